@@ -51,6 +51,7 @@ class Server:
             "MERGANSER_FOLLOWERS_EACH": "10000",
             "MERGANSER_RECEIVED_HOURLY": "0",  # and is sent more than anybody would
             "MERGANSER_RECIPIENTS_DAILY": "0",
+            "MERGANSER_AUTO_CREATE_DOMAINS": "on",
         }
         if self.store:
             own["MERGANSER_STORE"] = self.store

@@ -193,7 +193,7 @@ async def _furnished(server: Server, bus: Bus, world: World) -> House:
     users, secrets = list[int](), list[str]()
     for name in NAMES:
         new = NewUser(name, address=f"{name}@example.org", password_disabled=True, quota=0)
-        users.append(decode("User", await accounts.add(world, new)))
+        users.append(decode("User", (await accounts.add(world, new))[0]))
         secrets.append((await accounts.make_key(world, Key(name, name)))[1])
     root = (await accounts.make_key(world, Key("root", role=Role.ROOT)))[1]
     for nth, name in itertools.product(range(BEGUN), NAMES):

@@ -20,7 +20,6 @@ from resolvers import domainaliases, domainchange, domainrename
 from resolvers.domainaliases import NewAlias
 from resolvers.domainchange import Values
 
-GIB = 1 << 30
 ADMIN: dict[str, Any] = {"role": Role.ADMIN, "scope": Scope.MASTER}
 DELEGATED: dict[str, Any] = {"role": Role.DOMAIN_ADMIN, "scope": Scope.MASTER}
 ALIASES: dict[str, Any] = {**DELEGATED, "admin_permission": AdminPermission.ALIAS_DOMAINS}
@@ -57,11 +56,29 @@ class DomainCreateInput(Options):
     active: bool = leaf("Takes mail.", default=True)
     description: str | None = leaf("Text for people.", default=UNSET)
     tags: list[str] | None = leaf("Labels.", default=UNSET)
-    max_addresses: int = leaf("Addresses, those of accounts among them, 0 = any.", default=400)
-    max_users: int = leaf("Accounts, 0 = any number.", default=10)
-    default_user_quota: ByteSize | None = leaf(DEFAULT, default=ByteSize(3 * GIB))
-    max_user_quota: ByteSize = leaf("Highest per user, 0 = unlimited.", default=ByteSize(10 * GIB))
-    quota: ByteSize = leaf("For all users together, 0 = unlimited.", default=ByteSize(10 * GIB))
+    max_addresses: int | None = leaf(
+        "Addresses, those of accounts among them; 0 or null: any number. Default: "
+        "MERGANSER_DOMAIN_MAX_ADDRESSES, any number.",
+        default=UNSET,
+    )
+    max_users: int | None = leaf(
+        "Accounts; 0 or null: any number. Default: MERGANSER_DOMAIN_MAX_USERS, any number.",
+        default=UNSET,
+    )
+    default_user_quota: ByteSize | None = leaf(
+        "For users without a quota of their own; 0: unlimited, null: the platform's. Default: "
+        "MERGANSER_DOMAIN_DEFAULT_USER_QUOTA, the platform's.",
+        default=UNSET,
+    )
+    max_user_quota: ByteSize | None = leaf(
+        "Highest per user; 0 or null: unlimited. Default: MERGANSER_DOMAIN_MAX_USER_QUOTA, "
+        "unlimited.",
+        default=UNSET,
+    )
+    quota: ByteSize | None = leaf(
+        "For all users together; 0 or null: unlimited. Default: MERGANSER_DOMAIN_QUOTA, unlimited.",
+        default=UNSET,
+    )
     backup_mx: bool = leaf("Only relay to the primary server.", default=False)
     relay_all_recipients: bool = leaf("Also unknown ones; needs backupMx.", default=False)
     relay_unknown_only: bool = leaf(

@@ -13,7 +13,7 @@ from strawberry.types.base import StrawberryOptional
 from strawberry.types.field import StrawberryField
 
 from graph.conditions import check_conditions
-from graph.errors import MutationError, MutationOptions, MutationPayload, Options
+from graph.errors import MutationError, MutationOptions, MutationPayload, Options, Warning  # noqa: A004
 from graph.fields import Declare, Guard, Info
 from graph.kept import restored, stored
 from graph.scalars import STREAMS, Cursor
@@ -161,6 +161,9 @@ class Answer(Guard):
             shared = ctx.viewer.user_id and ctx.viewer.reach.shared
             before = await changes.standing(ctx) if shared else {}  # what is heard besides
             payload = await work()
+            payload.warnings += [
+                Warning(code=one.code, message=one.message, path=one.path) for one in ctx.warnings
+            ]
             reached = {**before, **ctx.reached} if ctx.reached else {}
             few = 0 < len(reached) <= STREAMS  # longer ones nobody could go on from
             payload.journal_cursor = Cursor(reached) if few else None
@@ -176,7 +179,7 @@ class Answer(Guard):
             if options.validate_only:
                 async with ctx.together(keep=False):
                     payload = await told()
-                return self.payload(**_counts(payload))
+                return self.payload(**_counts(payload), warnings=payload.warnings)
             for left in reversed(range(TRIES)):
                 try:
                     return await (self._once(info, asked, told) if asked.key else told())
@@ -334,7 +337,7 @@ def _note(ctx: Context, options: MutationOptions) -> None:
             raise Invalid(
                 f"at most {most} printable characters", constraint="length", path=["options", name]
             )
-    ctx.reached = None
+    ctx.reached, ctx.warnings = None, []
     ctx.origin = options.session_id or options.idempotency_key or ctx.session_id
     ctx.reason = options.reason or None
     if ctx.viewer.speaks_for_others:

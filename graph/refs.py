@@ -12,7 +12,7 @@ from graph.fields import Info
 from graph.scalars import BigInt, EmailAddress
 from mail import paths
 from models.columns import Picked
-from models.errors import Invalid, found
+from models.errors import Invalid, check_limit, found
 from models.mailboxes import SpecialUse
 from resolvers import domains, messages, users
 from resolvers.access import own
@@ -171,8 +171,8 @@ async def owner_named(info: Info, ref: UserRef | None) -> int | None:
 
 def keys_of(info: Info, kind: str, texts: Sequence[str]) -> list[int]:
     """The keys of these ids of one kind. Invalid where one is none, or there are too many."""
-    if len(texts) > (most := info.context.world.options.bulk):
-        raise Invalid(f"at most {most} at once", constraint="max", path=["ids"])
+    most = info.context.world.options.bulk
+    check_limit(len(texts), most, f"at most {most} at once", path=["ids"])
     return [ids.decode(kind, text, path="ids", index=nth) for nth, text in enumerate(texts)]
 
 

@@ -16,6 +16,10 @@ VALUES = {
         "MAILDIR_TAR": "A tar of a Maildir++.",
         "JSON": "A JSON object a line, each with a message in base64.",
     },
+    "UserFileFormat": {
+        "CSV": "Comma-separated values (RFC 4180), with the names of the fields in the first line.",
+        "JSON_LINES": "A JSON object in each line.",
+    },
     "ArchiveRestorePlace": {
         "ORIGINAL": "The folder it was deleted from.",
         "NEW_MAILBOX": "One folder for all, named after the day.",

@@ -16,7 +16,7 @@ from typing import Any
 from mail import fields, messages, textparts, wholeparts
 from mail.addresses import checked
 from mail.fields import Named, needs_utf8
-from models.errors import Invalid, Problems
+from models.errors import Invalid, Problems, check_limit
 
 KIB, MIB = 1 << 10, 1 << 20
 SUBJECT = 2 * KIB  # bytes, as all limits here
@@ -161,10 +161,8 @@ def build(draft: Draft, entity: bytes | None = None) -> bytes:
     lines += [fields.unstructured(header.key, header.value) for header in draft.headers]
     mime = _mime(body, draft.message_id) if entity is None else entity
     raw = b"".join(lines) + mime
-    if len(raw) > draft.most:
-        raise Invalid(
-            f"the message has more than {draft.most} bytes", constraint="max", path=["attachments"]
-        )
+    text = f"the message has more than {draft.most} bytes"
+    check_limit(len(raw), draft.most, text, path=["attachments"])
     return raw
 
 
@@ -281,8 +279,9 @@ def _body(draft: Draft, problems: Problems) -> _Body:
             if draft.text is None:
                 body.text = messages.html_to_text(body.html)
     with problems.caught():
-        if sum(len(attachment.content) for attachment in draft.attachments) > draft.most:
-            raise Invalid(f"more than {draft.most} bytes", constraint="max", path=["attachments"])
+        size = sum(len(attachment.content) for attachment in draft.attachments)
+        check_limit(size, draft.most, f"more than {draft.most} bytes", path=["attachments"])
+    with problems.caught():
         if len(draft.attachments) > FILES:
             raise Invalid(f"more than {FILES} files", constraint="max", path=["attachments"])
     for nth, attachment in enumerate(draft.attachments):

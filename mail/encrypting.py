@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from mail import delivery, messages
+from mail import delivery, messages, short_rsa
 from mail.delivery import SMALL
 from mail.placing import Letter
 from models.columns import Picked
@@ -121,10 +121,24 @@ def _armored(world: World, content: bytes, *keys: str) -> bytes | None:
         for cert in certs:
             if cert.is_revoked or (cert.expiration and cert.expiration <= world.now()):
                 return None
-        armored = pysequoia.encrypt(content, recipients=certs)
+        armored: bytes | None = pysequoia.encrypt(content, recipients=certs)
     except (RuntimeError, ValueError):  # what they say may tell of the content
+        armored = _armored_to_short(world, content, *keys)
+    if armored is None:
         return None
     return b"\r\n".join([*armored.splitlines(), b""])
+
+
+def _armored_to_short(world: World, content: bytes, *keys: str) -> bytes | None:
+    """The content encrypted to the one key, which is too short for Sequoia's policy.
+
+    None if there are several keys, or if the key can't be used at all.
+    """
+    try:
+        short = short_rsa.read(keys[0], world.now()) if len(keys) == 1 else None
+    except (RuntimeError, ValueError):
+        return None
+    return short_rsa.encrypt(content, short) if short else None
 
 
 def _wrapped(outer: bytes, armored: bytes, mark: str) -> bytes:

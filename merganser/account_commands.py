@@ -38,7 +38,7 @@ def add(
     ] = None,
     full_name: Annotated[str | None, typer.Option("--name", help="Name for people.")] = None,
 ) -> None:
-    """Make an account. Its domain is made with it, where it is new.
+    """Make an account. Its domain must exist: `merganser domain add` creates it.
 
     Example: merganser user add ada@example.org --quota "5 GiB"
 
@@ -61,10 +61,13 @@ def add(
         quota=_bytes(quota),
     )
 
-    async def work(world: "World", _settings: "Settings") -> str:
+    async def work(world: "World", _settings: "Settings") -> tuple[str, list[str]]:
         return await accounts.add(world, new)
 
-    typer.echo(f"{name} is made: {run(work)}")
+    key, warnings = run(work)
+    typer.echo(f"{name} is made: {key}")
+    for text in warnings:
+        typer.echo(f"warning: {text}", err=True)
 
 
 def passwd(

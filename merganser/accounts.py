@@ -54,9 +54,11 @@ class Key:
     expires: datetime | None = None
 
 
-async def add(world: World, new: NewUser) -> str:
-    """Make an account; returns its id."""
-    return encode("User", (await usercreate.create(owner(world), new)).id)
+async def add(world: World, new: NewUser) -> tuple[str, list[str]]:
+    """Create an account; returns its id, and warnings."""
+    ctx = owner(world)
+    user = await usercreate.create(ctx, new)
+    return encode("User", user.id), [one.message for one in ctx.warnings]
 
 
 async def create_from_file(

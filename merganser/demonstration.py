@@ -26,6 +26,8 @@ from models.users import User
 from models.world import Turn, World
 from resolvers import (
     apikeys,
+    domainchange,
+    domains,
     flagging,
     mailboxes,
     moves,
@@ -36,6 +38,7 @@ from resolvers import (
 )
 from resolvers.apikeys import NewKey
 from resolvers.auth import digest_of
+from resolvers.domainchange import Values
 from resolvers.mailboxes import NewMailboxes
 from resolvers.usercreate import NewUser
 
@@ -103,7 +106,10 @@ async def _create(world: World, account: DemoAccount) -> Any:
         password=account.password,
         internal_data={"demo": begun},
     )
-    await usercreate.create(owner(world), new)
+    ctx, domain = owner(world), ADDRESS.rpartition("@")[2]
+    if await domains.named(ctx, domain) is None:
+        await domainchange.create(ctx, domain, Values(), with_key=False)
+    await usercreate.create(ctx, new)
     return await _row(world)
 
 

@@ -21,11 +21,11 @@ Size = Annotated[str | None, typer.Option(help="Such as 5 GiB; 0 is unlimited.")
 def add(
     name: Annotated[str, typer.Argument(help="Name of the domain.")],
     description: Annotated[str | None, typer.Option(help="Text for people.")] = None,
-    max_users: Annotated[int, typer.Option(help="Accounts; 0 is any number.")] = 10,
-    max_addresses: Annotated[int, typer.Option(help="Addresses; 0 is any number.")] = 400,
-    default_user_quota: Size = "3 GiB",
-    max_user_quota: Size = "10 GiB",
-    quota: Size = "10 GiB",
+    max_users: Annotated[int | None, typer.Option(help="Accounts; 0 is any number.")] = None,
+    max_addresses: Annotated[int | None, typer.Option(help="Addresses; 0 is any number.")] = None,
+    default_user_quota: Size = None,
+    max_user_quota: Size = None,
+    quota: Size = None,
     backup_mx: Annotated[
         bool, typer.Option("--backup-mx", help="Only relay to the primary server.")
     ] = False,
@@ -36,14 +36,14 @@ def add(
     """Make a domain, with limits for its accounts, and say what DNS should hold of its key.
 
     Quotas are what a user has who is given none, what one user may have, and what all may have
-    together.
+    together. Limits that are not given are those of the settings MERGANSER_DOMAIN_…: none.
 
     Example: merganser domain add example.org --max-users 50 --quota "100 GiB"
     """
     from merganser import domains
     from merganser.commands import run
 
-    columns = {
+    given = {
         "description": description,
         "max_users": max_users,
         "max_addresses": max_addresses,
@@ -52,6 +52,7 @@ def add(
         "quota": _bytes("--quota", quota),
         "backup_mx": backup_mx,
     }
+    columns = {name: value for name, value in given.items() if value is not None}
 
     async def work(world: "World", _settings: "Settings") -> tuple[str, list[dict[str, Any]]]:
         return await domains.add(world, name, columns, with_key=dkim)

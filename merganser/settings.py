@@ -163,9 +163,32 @@ class Settings(
     )
     auto_create_domains: bool = Field(
         default=USUAL.auto_create_domains,
-        description="Make a domain when an ADMIN makes the first address in it; off: only "
-        "`domainCreate` does.",
+        description="Create a domain when an ADMIN creates the first address in it. Off: such "
+        "an address is refused.",
         json_schema_extra={"hint": "write on or off"},
+    )
+    domain_max_users: int = Field(
+        default=USUAL.domain_max_users,
+        ge=0,
+        description="`maxUsers` of a domain that is created without; 0: any number.",
+    )
+    domain_max_addresses: int = Field(
+        default=USUAL.domain_max_addresses,
+        ge=0,
+        description="`maxAddresses` of a domain that is created without; 0: any number.",
+    )
+    domain_default_user_quota: Size | None = Field(
+        default=USUAL.domain_default_user_quota,
+        description="`defaultUserQuota` of a domain that is created without; 0: unlimited.",
+        json_schema_extra=shown("MERGANSER_DEFAULT_QUOTA"),
+    )
+    domain_max_user_quota: Size = Field(
+        default=USUAL.domain_max_user_quota,
+        description="`maxUserQuota` of a domain that is created without; 0: unlimited.",
+    )
+    domain_quota: Size = Field(
+        default=USUAL.domain_quota,
+        description="`quota` of a domain that is created without; 0: unlimited.",
     )
     dns_resolver: str | None = Field(
         default=USUAL.dns_resolver,

@@ -93,7 +93,8 @@ class Problems:
     """What is wrong with the fields of an input, gathered check by check; of each the first counts.
 
     Each check that stands for itself goes into a `with problems.caught():`. Whoever needs what
-    was checked, or does anything, calls `settle` before. What is not Invalid is raised at once.
+    was checked, or does anything, calls `settle` before. What is neither Invalid nor LimitReached
+    is raised at once.
     """
 
     def __init__(self) -> None:
@@ -108,7 +109,7 @@ class Problems:
     def __exit__(
         self, _kind: type[BaseException] | None, wrong: BaseException | None, _trace: object
     ) -> bool:
-        if not isinstance(wrong, Invalid | Several):
+        if not isinstance(wrong, Invalid | LimitReached | Several):
             return False
         for one in wrong.each:
             self._found.setdefault(tuple(one.path), one)
@@ -195,6 +196,19 @@ class LimitReached(Refused):
         super().__init__(message, path=path)
         self.limit = limit
         self.used = used
+
+
+def check_limit(used: int, limit: int, message: str, *, path: Sequence[str]) -> None:
+    """Raise LimitReached if `used` is above `limit`, which a setting moves."""
+    if used > limit:
+        raise LimitReached(message, limit=limit, used=used, path=path)
+
+
+def check_count(count: int, limit: int, message: str, *, path: Sequence[str]) -> None:
+    """Raise Invalid if nothing is named, LimitReached if more than a setting allows."""
+    if not count:
+        raise Invalid(message, constraint="min", path=path)
+    check_limit(count, limit, message, path=path)
 
 
 class OverQuota(Refused):

@@ -53,7 +53,12 @@ class Options:
     quarantine_url: str = ""  # page where users see what is held, which letters lead to
     public_url: str = ""  # before the paths of addresses we hand out
     default_domain: str | None = None
-    auto_create_domains: bool = True  # by the first address that an ADMIN makes there
+    auto_create_domains: bool = False  # by the first address that an ADMIN makes there
+    domain_max_users: int = 0  # of a domain that is created without limits; 0: any number
+    domain_max_addresses: int = 0
+    domain_default_user_quota: int | None = None  # bytes; None: `default_quota`
+    domain_max_user_quota: int = 0
+    domain_quota: int = 0
     delimiters: str = "+"  # each begins a label of an address: what is right of it is cut off
     tls_cert: Path | None = None  # of SMTP, where none is stored for a name
     acme_directory: str = "https://acme-v02.api.letsencrypt.org/directory"

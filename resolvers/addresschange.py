@@ -15,7 +15,7 @@ from mail.addresses import normal
 from models.addresses import Address, AddressKind
 from models.columns import Picked
 from models.domains import Domain
-from models.errors import Conflict, Forbidden, Invalid, Problems, all_found
+from models.errors import Conflict, Forbidden, Invalid, Problems, all_found, check_count
 from models.journal import PLATFORM
 from models.roles import Role, Scope, UserPermission
 from models.users import User
@@ -169,8 +169,7 @@ async def remove(ctx: Context, ids: Sequence[int]) -> None:
     Whoever is not in charge of them deletes only those that they made for themselves.
     """
     most = ctx.world.options.bulk
-    if not 0 < len(ids) <= most:
-        raise Invalid(f"name 1 to {most} addresses", constraint="max", path=["ids"])
+    check_count(len(ids), most, f"name 1 to {most} addresses", path=["ids"])
     seen = await in_order(ctx, ids, ["ids"])
     async with ctx.write(*streams_of(seen)) as session:
         rows = await in_order(ctx, ids, ["ids"])

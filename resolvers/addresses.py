@@ -12,7 +12,7 @@ from mail.addresses import normal, normal_domain, resolve
 from models.addresses import Address, AddressKind
 from models.columns import Picked, picked
 from models.domains import Domain, DomainAlias
-from models.errors import Invalid, NotFound
+from models.errors import Invalid, NotFound, check_count
 from models.pages import Ask, Page
 from models.roles import Role
 from models.users import User
@@ -114,8 +114,7 @@ async def chosen(ctx: Context, refs: Sequence[Named], *, path: str = "addresses"
     NotFound where the viewer sees none such.
     """
     most = ctx.world.options.bulk
-    if not 0 < len(refs) <= most:
-        raise Invalid(f"name 1 to {most} addresses", constraint="max", path=[path])
+    check_count(len(refs), most, f"name 1 to {most} addresses", path=[path])
     ids = [ref.id for ref in refs if ref.id is not None]
     texts = [ref.address for ref in refs if ref.id is None]
     by_id = dict(zip(ids, await by_ids(ctx, ids), strict=True)) if ids else {}

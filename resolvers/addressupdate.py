@@ -235,7 +235,7 @@ async def _rename(ctx: Context, session: AsyncSession, row: Picked, work: Work, 
     key = row.domain_id
     if name != normal(row.shown).domain:
         try:
-            domain = await domains.ensure(ctx, session, name, path="address")
+            domain = await domains.ensure(ctx, session, name, path="address", within=AT)
         except Refused as refusal:
             refusal.path = path
             raise

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from mail.compose import FILES, Attachment, fitting
 from mail.contents import Stored
-from models.errors import Invalid, NotFound, found
+from models.errors import Invalid, NotFound, check_limit, found
 from resolvers import contents, uploads
 from resolvers.context import Context
 
@@ -43,8 +43,7 @@ class Room:
     def take(self, size: int, path: Sequence[str] = PATH) -> None:
         """Count a file in before it is read; Invalid where it is too large, or one too many."""
         self.used, self.files = self.used + size, self.files + 1
-        if self.used > self.most:
-            raise Invalid(f"more than {self.most} bytes", constraint="max", path=path)
+        check_limit(self.used, self.most, f"more than {self.most} bytes", path=path)
         if self.files > FILES:
             raise Invalid(f"more than {FILES} files", constraint="max", path=path)
 

@@ -14,7 +14,16 @@ from mail.compose import HTML_WITH_IMAGES, NAME, SUBJECT, TEXT, Priority
 from mail.fields import Named
 from models.columns import Picked, picked
 from models.compose import ComposeListener, ComposeRequest
-from models.errors import Code, Invalid, LimitReached, NotFound, Problems, Unavailable, found
+from models.errors import (
+    Code,
+    Invalid,
+    LimitReached,
+    NotFound,
+    Problems,
+    Unavailable,
+    check_limit,
+    found,
+)
 from models.files import FileAttachmentMode
 from models.journal import ChangeKind
 from models.runtime import leases
@@ -179,8 +188,8 @@ def _check(ctx: Context, fields: Fields, problems: Problems) -> None:
     most = ctx.world.options.max_recipients
     for name, given in people.items():
         with problems.caught():
-            if len(given or ()) > most:
-                raise Invalid(f"more than {most} addresses", constraint="max", path=[name])
+            text = f"more than {most} addresses"
+            check_limit(len(given or ()), most, text, path=[name])
             for nth, person in enumerate(given or ()):
                 compose.address(person.address, name, nth)
                 compose.line_of(person.name or "", [name], NAME)

@@ -164,6 +164,15 @@ def charge_nobody(_count: int) -> None:
     """Accept any number of bytes read: of a job, or outside of an execution."""
 
 
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """What succeeded, but is worth knowing: a warning in the payload of a mutation."""
+
+    code: str  # stable
+    message: str
+    path: list[str]  # inside the input
+
+
 @dataclass
 class Context:
     """One operation: a GraphQL request, one event of a stream, or a job."""
@@ -184,6 +193,7 @@ class Context:
     charge: Callable[[int], None] = field(default=charge_nobody, repr=False)
     begun: Position | None = field(default=None, repr=False)  # where a query's state is read from
     reached: Position | None = field(default=None, init=False)  # where the last unit ended
+    warnings: list[Notice] = field(default_factory=list, init=False)  # of the present mutation
     # what was searched for, by the place of the list in the answer
     sought: dict[Hashable, Sequence[Any]] = field(default_factory=dict, init=False, repr=False)
     _unit: "Unit | None" = field(default=None, init=False, repr=False)
@@ -219,6 +229,7 @@ class Context:
         """The same operation by somebody else, in the unit that is open, if one is."""
         other = replace(self, viewer=viewer, memo={})
         other._unit = self._unit  # noqa: SLF001 - it is one of us
+        other.warnings = self.warnings
         return other
 
     async def read(
@@ -338,6 +349,10 @@ class Context:
             for stream, kinds in told.items()
         }
         await journal.record_all(session, entries, at=self.world.now())
+
+    def warn(self, code: str, message: str, *, path: Sequence[str]) -> None:
+        """Add a warning to the payload of the present mutation."""
+        self.warnings.append(Notice(code, message, list(path)))
 
     @property
     def writing(self) -> bool:

@@ -11,7 +11,7 @@ from mail import lookalikes
 from mail.addresses import checked_domain, normal_domain
 from models.columns import Picked, picked
 from models.domains import Domain, DomainAlias
-from models.errors import Conflict, Invalid, LimitReached, NotFound
+from models.errors import Conflict, Invalid, LimitReached, NotFound, check_count
 from models.journal import PLATFORM, ChangeKind
 from models.pages import Ask, Page
 from resolvers import adminlog, dkimchange, domains, listing
@@ -128,8 +128,7 @@ async def create(ctx: Context, new: NewAlias) -> DomainAlias:
 async def remove(ctx: Context, ids: list[int]) -> None:
     """Delete these aliases, all or none; NotFound where one is none that the viewer sees."""
     most = ctx.world.options.bulk
-    if not 0 < len(ids) <= most:
-        raise Invalid(f"name 1 to {most} aliases", constraint="max", path=["ids"])
+    check_count(len(ids), most, f"name 1 to {most} aliases", path=["ids"])
     homes = [row.domain_id for row in await by_ids(ctx, ids) if row]
     async with ctx.write(PLATFORM, *homes) as session:
         rows = {}

@@ -14,7 +14,7 @@ from models import journal
 from models.addresses import Address
 from models.columns import Picked, picked
 from models.domains import Domain, DomainAlias
-from models.errors import Conflict, Invalid, LimitReached, NotFound
+from models.errors import Conflict, LimitReached, NotFound, check_count
 from models.journal import PLATFORM, ChangeKind, Stream
 from models.pages import Ask, Page
 from models.roles import Role
@@ -95,8 +95,7 @@ async def chosen(ctx: Context, refs: Sequence[Named], *, path: str = "domains") 
     NotFound where one is none that the viewer administers.
     """
     most = ctx.world.options.bulk
-    if not 0 < len(refs) <= most:
-        raise Invalid(f"name 1 to {most} domains", constraint="max", path=[path])
+    check_count(len(refs), most, f"name 1 to {most} domains", path=[path])
     names = [None if ref.name is None else normal_domain(ref.name) for ref in refs]
     which = or_(
         col(Domain.id).in_([ref.id for ref in refs if ref.id is not None]),
@@ -157,11 +156,14 @@ def _charges(user_id: int) -> Select[int]:
     return select(col(DomainAdmin.domain_id)).where(col(DomainAdmin.user_id) == user_id)
 
 
-async def ensure(ctx: Context, session: AsyncSession, name: str, *, path: str) -> Domain:
-    """The domain for a new address, held until the unit ends; an ADMIN's first use makes it.
+async def ensure(
+    ctx: Context, session: AsyncSession, name: str, *, path: str, within: Sequence[str] = ()
+) -> Domain:
+    """The domain for a new address, held until the unit ends; created where that is set.
 
-    NotFound where it is none of the viewer's, or may not be made so; Conflict where the name
-    is an alias; LimitReached where the domain has all its addresses.
+    The caller is warned of a domain that is created, with the input path `within` and `path`.
+    Raises NotFound if the domain is none of the viewer's, or may not be created; Conflict if the
+    name is an alias; LimitReached if the domain has all its addresses.
     """
     name = checked_domain(name, path=path)
     viewer, connection = ctx.viewer, await session.connection()
@@ -177,8 +179,11 @@ async def ensure(ctx: Context, session: AsyncSession, name: str, *, path: str) -
         if row is None:
             lookalikes.refuse_domain(name, path=path)
             await free_name(session, name, path=path)
+            warn_created(ctx, name, path=[*within, path])
             return await added(ctx, session, new(ctx, name))
-    if row is None or not (free or row.id in viewer.administers):
+    if row is None:
+        raise unknown(ctx, name, path=[path])
+    if not (free or row.id in viewer.administers):
         raise NotFound(name, path=[path])
     return await with_room(session, row.id, name, path=path)
 
@@ -209,10 +214,33 @@ def may_create(ctx: Context) -> bool:
     return ctx.viewer.role.includes(Role.ADMIN) and ctx.world.options.auto_create_domains
 
 
-def new(ctx: Context, name: str) -> Domain:
-    """A domain with the platform's defaults, not stored."""
-    at = ctx.world.now()
-    return Domain(id=ctx.world.key(), name=name, created_at=at, updated_at=at)
+def new(ctx: Context, name: str, **columns: Any) -> Domain:
+    """A domain that is not stored; columns that are not given have the platform's defaults."""
+    at, options = ctx.world.now(), ctx.world.options
+    usual: dict[str, Any] = {
+        "max_users": options.domain_max_users,
+        "max_addresses": options.domain_max_addresses,
+        "default_user_quota": options.domain_default_user_quota,
+        "max_user_quota": options.domain_max_user_quota,
+        "quota": options.domain_quota,
+    }
+    made: dict[str, Any] = {"id": ctx.world.key(), "created_at": at, "updated_at": at}
+    return Domain(name=name, **made, **{**usual, **columns})
+
+
+def unknown(ctx: Context, name: str, *, path: Sequence[str]) -> NotFound:
+    """The refusal of an address in a domain that doesn't exist, or that the viewer can't see."""
+    refusal = NotFound(name, path=path)
+    if ctx.viewer.role.includes(Role.ADMIN):
+        refusal.message = (
+            f"there is no domain {name}: create it first, by domainCreate or `merganser domain add`"
+        )
+    return refusal
+
+
+def warn_created(ctx: Context, name: str, *, path: Sequence[str]) -> None:
+    """Tell the caller that an address has created a domain: its name may be a typing error."""
+    ctx.warn("DOMAIN_CREATED", f"the domain {name} did not exist, and is created", path=path)
 
 
 async def taken(session: AsyncSession, name: str, *, path: str) -> list[Conflict]:

@@ -15,7 +15,7 @@ from mail.blobs.store import object_name
 from mail.keeping import Gone, Kept, blob_ids, find_stored, keep
 from models.blobs import Blob, Upload
 from models.columns import Picked, picked
-from models.errors import Forbidden, Invalid, LimitReached, NotFound, all_found, found
+from models.errors import Forbidden, Invalid, LimitReached, NotFound, all_found, check_limit, found
 from models.files import File, FileShare
 from models.journal import ChangeKind, Entry
 from models.pages import Ask, Page
@@ -123,8 +123,7 @@ async def upload(ctx: Context, new: NewFile) -> int:
     if new.upload_id is None:
         most = ctx.world.options.upload_max
         content = new.content or b""
-        if len(content) > most:
-            raise Invalid(f"a file has at most {most} bytes", constraint="max", path=["content"])
+        check_limit(len(content), most, f"a file has at most {most} bytes", path=["content"])
         name, kind = _described(ctx.world, new.filename, new.content_type, new.usual)
         digest = digest_of(content)
         return await create(ctx, Received(content, len(content), digest, kind, name))

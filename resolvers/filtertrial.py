@@ -10,7 +10,7 @@ from mail.filters import Followed, Looked
 from mail.messages import split
 from mail.sieve import Letter
 from models.columns import Picked
-from models.errors import Invalid, NotFound
+from models.errors import Invalid, NotFound, check_limit
 from resolvers import contents, filters, filterwords
 from resolvers.context import Context
 
@@ -74,6 +74,6 @@ async def _looked(
         given = raw.encode()
     except UnicodeEncodeError as half:
         raise Invalid("half a character", constraint="unicode", path=["raw"]) from half
-    if len(given) > (most := ctx.world.options.message_max):
-        raise Invalid(f"at most {most} bytes", constraint="max", path=["raw"])
+    most = ctx.world.options.message_max
+    check_limit(len(given), most, f"at most {most} bytes", path=["raw"])
     return await asyncio.to_thread(lambda: look(Letter(given, split(given))))

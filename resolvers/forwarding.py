@@ -13,7 +13,7 @@ from mail.queue.entering import Handed, Via
 from mail.targets import opened
 from models.blobs import MessageBlob
 from models.columns import Picked, picked
-from models.errors import Conflict, Forbidden, Invalid, NotFound
+from models.errors import Conflict, Forbidden, Invalid, NotFound, check_limit
 from models.filters import Filter
 from models.messages import Message
 from models.roles import Scope
@@ -198,8 +198,7 @@ async def _message(ctx: Context, key: int) -> Picked:
 async def _addresses(ctx: Context, owner: int, given: Sequence[str]) -> list[Target]:
     """The addresses, each once. Invalid where one is none, or the account's own."""
     most = ctx.world.options.max_recipients
-    if len(given) > most:
-        raise Invalid(f"more than {most} recipients", constraint="max", path=PATH)
+    check_limit(len(given), most, f"more than {most} recipients", path=PATH)
     if not given:
         raise Invalid("nobody to send it to", constraint="required", path=PATH)
     found: dict[str, str] = {}

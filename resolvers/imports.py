@@ -21,7 +21,7 @@ from mail.keeping import Kept, blob_ids
 from mail.sources import HEAD, Source, known, messages, source
 from models.blobs import Blob, Upload
 from models.columns import Picked, table_of
-from models.errors import Forbidden, Invalid, NotFound, OverQuota, found
+from models.errors import Forbidden, Invalid, NotFound, OverQuota, check_limit, found
 from models.exports import ImportArchive
 from models.journal import ChangeKind
 from models.roles import Role, Scope, opened
@@ -93,9 +93,8 @@ async def create(ctx: Context, new: NewImport) -> Task:
 async def _received(ctx: Context, new: NewImport) -> tuple[Received, str]:
     """The archive, and the name it has in the store or is to have."""
     if new.content is not None:
-        if len(new.content) > ctx.world.options.upload_max:
-            most = ctx.world.options.upload_max
-            raise Invalid(f"at most {most} bytes", constraint="max", path=["archive"])
+        most = ctx.world.options.upload_max
+        check_limit(len(new.content), most, f"at most {most} bytes", path=["archive"])
         _recognised(new.content[:HEAD], ["archive"])
         digest = digest_of(new.content)
         name = object_name(digest, ctx.world.key())

@@ -9,7 +9,7 @@ from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from models.columns import Picked, picked
-from models.errors import Conflict, Forbidden, Invalid, NotFound
+from models.errors import Conflict, Forbidden, Invalid, NotFound, check_limit
 from models.journal import LONGEST, ChangeKind
 from models.mailboxes import Mailbox
 from models.messages import Message
@@ -42,8 +42,7 @@ async def delete(ctx: Context, what: Gone, users: Users = MINE) -> list[int]:
     most = ctx.world.options.bulk
     if not what.names:
         raise Invalid("name at least one folder", constraint="required", path=["mailboxes"])
-    if len(what.names) > most:
-        raise Invalid(f"at most {most} at once", constraint="max", path=["mailboxes"])
+    check_limit(len(what.names), most, f"at most {most} at once", path=["mailboxes"])
     async with holding(ctx, users, "mailboxDelete", also=sharing.grantees) as held:
         all_trees = await ctx.load_all(trees, [Tree(user, COLUMNS) for user in held.ids])
         keys = [(user, name) for user in held.ids for name in what.names]

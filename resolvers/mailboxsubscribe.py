@@ -7,7 +7,7 @@ from sqlmodel import col
 
 from mail.paths import checked_path, spelled
 from models.columns import Picked, picked, table_of
-from models.errors import Invalid, LimitReached
+from models.errors import LimitReached, check_count
 from models.journal import ChangeKind
 from models.mailboxes import Mailbox
 from models.prepared import number
@@ -23,8 +23,7 @@ async def subscribe(
 ) -> list[Picked]:
     """Subscribe these accounts to paths, or no longer; returns the folders there are of them."""
     most = ctx.world.options.bulk
-    if not 0 < len(paths) <= most:
-        raise Invalid(f"name 1 to {most} paths", constraint="range", path=["paths"])
+    check_count(len(paths), most, f"name 1 to {most} paths", path=["paths"])
     if subscribed:
         wanted = {checked_path(p, path_in=["paths"], index=nth) for nth, p in enumerate(paths)}
     else:

@@ -12,7 +12,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from mail.placing import SYSTEM_FLAGS
 from mail.specialnames import USES
 from models.columns import Picked
-from models.errors import Forbidden, Invalid, NotFound
+from models.errors import Forbidden, Invalid, NotFound, check_count
 from models.journal import LONGEST, ChangeKind
 from models.mailboxes import Mailbox, SpecialUse
 from models.messages import Message
@@ -69,8 +69,7 @@ async def change(ctx: Context, what: Updated, user: Users = MINE) -> Done:
 
 def _values(ctx: Context, what: Updated) -> dict[str, Any]:
     values, most = dict(what.values), ctx.world.options.bulk
-    if not 0 < len(what.names) <= most:
-        raise Invalid(f"name 1 to {most} folders", constraint="range", path=["mailboxes"])
+    check_count(len(what.names), most, f"name 1 to {most} folders", path=["mailboxes"])
     if not values:
         raise Invalid("change at least one thing", constraint="required", path=AT)
     if values.get("special_use") and len(what.names) > 1:

@@ -13,7 +13,7 @@ from mail.fields import Named
 from mail.mending import Mended, half_written, mended
 from mail.wishes import Wish
 from models.columns import Picked
-from models.errors import Invalid, NotFound, Problems, Refused, Several
+from models.errors import Invalid, NotFound, Problems, Refused, Several, check_limit
 from models.files import FileShare
 from models.mailboxes import SpecialUse
 from models.world import World
@@ -270,8 +270,8 @@ async def _enveloped(
         address = compose.address(text, where, nth)
         recipients.setdefault(address.casefold(), address)
     most = ctx.world.options.max_recipients
-    if len(recipients) > most:
-        raise Invalid(f"more than {most} recipients", constraint="max", path=["to"])
+    if not outgoing.stays:
+        check_limit(len(recipients), most, f"more than {most} recipients", path=["to"])
     if not recipients and not outgoing.stays:
         raise Invalid("nobody to send it to", constraint="required", path=["to"])
     return sender, list(recipients.values())

@@ -7,8 +7,10 @@ from datetime import datetime
 from email.utils import parseaddr
 from typing import Any
 
+from mail import short_rsa
 from models.errors import Invalid
 from models.world import World
+from resolvers.context import Context
 
 LONGEST = 128 * 1024  # characters
 BEGIN = "-----BEGIN PGP PUBLIC KEY BLOCK-----"
@@ -23,6 +25,7 @@ class PublicKey:
     name: str | None = None
     address: str | None = None
     expires_at: datetime | None = None
+    is_short: bool = False  # below what OpenPGP programs call secure
 
     @property
     def info(self) -> dict[str, Any]:
@@ -36,15 +39,15 @@ class PublicKey:
 
 
 async def checked(world: World, text: str, *, path: Sequence[str] = ("pubKey",)) -> PublicKey:
-    """The key, if it can encrypt; Invalid where it is none, secret, weak, revoked or over.
+    """The key, if it can encrypt. Raises Invalid if it can't, or is secret, revoked or expired.
 
-    What is weak, RSA of 1024 bits and less among it, is what Sequoia's policy says.
+    Accepts what Sequoia's policy accepts, and RSA from 1,024 bits.
     """
     if len(text) > LONGEST:
         raise Invalid(f"at most {LONGEST} characters", constraint="max", path=path)
     if BEGIN not in text or "\0" in text:
         raise Invalid("not an armoured OpenPGP public key", constraint="key", path=path)
-    key, problem = await asyncio.to_thread(_read, text)
+    key, problem = await asyncio.to_thread(_read, text, world.now())
     if key is None or "\0" in key.armored or "\0" in f"{key.name}{key.address}":
         raise Invalid(problem or "no NUL", constraint="key", path=path)
     if key.expires_at and key.expires_at <= world.now():
@@ -52,7 +55,14 @@ async def checked(world: World, text: str, *, path: Sequence[str] = ("pubKey",))
     return key
 
 
-def _read(text: str) -> tuple[PublicKey | None, str]:
+def warn(ctx: Context, key: PublicKey, *, path: Sequence[str]) -> None:
+    """Tell the caller of a key that is too short."""
+    if key.is_short:
+        text = "the key is accepted, but too short to be secure: RSA needs 2,048 bits"
+        ctx.warn("WEAK_KEY", text, path=path)
+
+
+def _read(text: str, now: datetime) -> tuple[PublicKey | None, str]:
     """The key, or else why it is none."""
     import pysequoia  # noqa: PLC0415 - few need it, and all wait for the start
 
@@ -66,6 +76,8 @@ def _read(text: str) -> tuple[PublicKey | None, str]:
         pysequoia.encrypt(b"a trial", recipients=[cert])
         expires, names = cert.expiration, [str(one) for one in cert.user_ids]
     except RuntimeError:
+        if short := _short(text, cert, now):
+            return short, ""
         return None, "nothing can be encrypted to this key: it cannot, is over, or is too weak"
     name, address = parseaddr(names[0]) if names else ("", "")
     return PublicKey(
@@ -75,3 +87,16 @@ def _read(text: str) -> tuple[PublicKey | None, str]:
         address or None,
         expires,
     ), ""
+
+
+def _short(text: str, cert: Any, now: datetime) -> PublicKey | None:
+    """A key that is too short for Sequoia's policy, if mail can be encrypted to it."""
+    try:
+        short = short_rsa.read(text, now)
+    except (RuntimeError, ValueError):
+        return None
+    if short is None:
+        return None
+    name, address = parseaddr(short.user_id)
+    facts = (short.fingerprint, name or None, address or None, short.expires_at)
+    return PublicKey(str(cert), *facts, is_short=True)

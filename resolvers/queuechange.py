@@ -10,7 +10,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mail.queue import many, release, removing
 from models.columns import Picked
-from models.errors import Invalid, LimitReached, NotFound
+from models.errors import Invalid, LimitReached, NotFound, check_limit
 from models.journal import PLATFORM, ChangeKind
 from models.roles import Role
 from models.submission import Submission
@@ -94,9 +94,8 @@ async def _chosen(ctx: Context, which: Which, most: int) -> list[Picked]:
         text = "say which: queueIds, filter or all"
         raise Invalid(text, constraint="exclusive", path=["queueIds"])
     names = list(dict.fromkeys(which.queue_ids or ()))
-    if len(names) > ctx.world.options.bulk:
-        text = f"at most {ctx.world.options.bulk} at once"
-        raise Invalid(text, constraint="max", path=["queueIds"])
+    most = ctx.world.options.bulk
+    check_limit(len(names), most, f"at most {most} at once", path=["queueIds"])
     if which.all:
         ctx.viewer.require(Needs(role=Role.ADMIN))
     conditions = [visible(ctx)]

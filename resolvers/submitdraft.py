@@ -19,7 +19,7 @@ from mail.mending import Mended, mended
 from mail.placing import Letter, Place
 from mail.replacing import Earlier
 from models.columns import Picked, picked
-from models.errors import Conflict, Invalid, NotFound, Unavailable, found
+from models.errors import Conflict, Invalid, NotFound, Unavailable, check_limit, found
 from models.mailboxes import SpecialUse
 from models.messages import Message
 from models.submission import Submission
@@ -163,8 +163,7 @@ def _recipients(ctx: Context, made: Mended) -> list[str]:
         address = compose.address(text, PATH[0])
         each.setdefault(address.casefold(), address)
     most = ctx.world.options.max_recipients
-    if len(each) > most:
-        raise Invalid(f"more than {most} recipients", constraint="max", path=PATH)
+    check_limit(len(each), most, f"more than {most} recipients", path=PATH)
     if not each:
         raise Invalid("nobody to send it to", constraint="required", path=PATH)
     return list(each.values())

@@ -51,7 +51,7 @@ from resolvers.work import Kind, Plan, Planner
 PAUSE_AFTER_ERROR = 60.0  # seconds until a task is tried again that broke
 IDLE = 15.0  # seconds until a worker looks unasked
 TOLD = (  # of the last checkpoint, in the result
-    "corrected", "left", "stored", "known", "refused", "untold", "created", "errors",
+    "corrected", "left", "stored", "known", "refused", "untold", "created", "errors", "warnings",
 )  # fmt: skip
 ATTEMPTS = 5  # without getting any further
 BROKEN = "it broke on our side"

@@ -22,7 +22,16 @@ from mail.keeping import Gone, Kept
 from mail.placing import QUOTA, Letter, Place, Placed, place
 from mail.replacing import PATH, Earlier
 from models.columns import Picked, picked
-from models.errors import Conflict, Forbidden, Invalid, NotFound, OverQuota, Problems, found
+from models.errors import (
+    Conflict,
+    Forbidden,
+    Invalid,
+    NotFound,
+    OverQuota,
+    Problems,
+    check_limit,
+    found,
+)
 from models.messages import Message
 from models.sharing import ALL, Rights, ShareRight
 from models.world import Turn
@@ -103,9 +112,10 @@ async def store(ctx: Context, new: NewMessage, problems: Problems | None = None)
     account = await composing.account_of(ctx, user_id)
     previous = await _previous(ctx, new, box)
     if new.fields:
-        _check_people(ctx, new.fields)
         fileattaching.check(new.fields.files, "files")
     new, dropped = _finished(new)
+    if new.fields and not new.draft:
+        _check_people(ctx, new.fields)
     with problems.caught():
         source = await _source(ctx, account, new, previous)
     problems.settle()
@@ -263,12 +273,11 @@ async def _place(
 
 
 def _check_people(ctx: Context, fields: Fields) -> None:
-    """Refuse more recipients than could be written to."""
+    """Raise LimitReached if a message that is no draft has more recipients than can be sent to."""
     most = ctx.world.options.max_recipients
-    if sum(len(people or ()) for people in (fields.to, fields.cc, fields.bcc)) > most:
-        raise Invalid(f"more than {most} recipients", constraint="max", path=["to"])
-    if len(fields.reply_to or ()) > most:
-        raise Invalid(f"more than {most} addresses", constraint="max", path=["replyTo"])
+    used = sum(len(people or ()) for people in (fields.to, fields.cc, fields.bcc))
+    check_limit(used, most, f"more than {most} recipients", path=["to"])
+    check_limit(len(fields.reply_to or ()), most, f"more than {most} addresses", path=["replyTo"])
 
 
 def _finished(new: NewMessage) -> tuple[NewMessage, list[int]]:
@@ -360,8 +369,7 @@ async def whole(ctx: Context, raw: str | None, upload_id: int | None) -> bytes:
     limit = ctx.world.options.message_max
     if not content.strip():
         raise Invalid("the message is empty", constraint="required", path=path)
-    if len(content) > limit:
-        raise Invalid(f"a message has at most {limit} bytes", constraint="max", path=path)
+    check_limit(len(content), limit, f"a message has at most {limit} bytes", path=path)
     return stripped(content, own_names(ctx.world.options))
 
 

@@ -13,7 +13,7 @@ from resolvers.context import Context
 from resolvers.usercreate import CheckedUser, NewUser
 from resolvers.userinsert import NotAdmitted, PreparedUser
 
-MOST = 500  # accounts of one call
+MOST = 250  # accounts of one call
 PASSWORDS = 20  # of those, with a password to hash: each takes a part of a second
 HASHED_AT_ONCE = 4
 PATH = "users"
@@ -36,7 +36,9 @@ async def create(
     _settle(refused)
     prepared = await complete(ctx, accounts)
     try:
-        await userinsert.store(ctx, prepared, mutation="usersCreate")
+        await userinsert.store(
+            ctx, prepared, mutation="usersCreate", within=lambda nth: [PATH, str(nth)]
+        )
     except NotAdmitted as found:
         _settle(_each(found.refusals))
     except IntegrityError as clash:  # somebody was quicker, on a store with several writers
@@ -50,10 +52,13 @@ async def check(
     """Check the fields of each account; returns the valid ones, and what is wrong with others."""
     accounts, refused = dict[int, CheckedUser](), dict[int, list[Refused]]()
     for key, new in news.items():
+        warned = len(ctx.warnings)
         try:
             accounts[key] = await usercreate.check(ctx, new, problems.get(key, Problems()))
         except Refused as refusal:
             refused[key] = refusal.each
+        for one in ctx.warnings[warned:]:
+            one.path[:0] = [PATH, str(key)]
     return accounts, refused
 
 

@@ -273,7 +273,15 @@ async def _key(ctx: Context, new: NewUser, problems: Problems) -> dict[str, Any]
     """The public key and what it says, by column."""
     with problems.caught():
         if new.pub_key:
-            key = await publickeys.checked(ctx.world, new.pub_key)
+            try:
+                key = await publickeys.checked(ctx.world, new.pub_key)
+            except Invalid as unusable:
+                if new.encrypt_messages or new.encrypt_forwarded:
+                    raise
+                text = f"the key is not stored: {unusable.message}"
+                ctx.warn("KEY_NOT_STORED", text, path=["pubKey"])
+                return {}
+            publickeys.warn(ctx, key, path=["pubKey"])
             return {"pub_key": key.armored, "key_info": key.info}
         for name in ("encrypt_messages", "encrypt_forwarded"):
             if getattr(new, name):

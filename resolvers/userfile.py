@@ -61,6 +61,7 @@ class Outcome:
 
     created: int
     refused: list[dict[str, Any]]  # one item for each refusal: line, code, path, message
+    warnings: list[dict[str, Any]]  # code, message
 
 
 async def create(ctx: Context, upload_id: int, form: UserFileFormat | None) -> Task:
@@ -234,7 +235,9 @@ class Batch:
             for nth, refusals in sorted(refused.items())
             for one in refusals
         ]
-        return Outcome(len(self.lines) - len(refused), told)
+        warned = [{"code": one.code, "message": one.message} for one in self.ctx.warnings]
+        self.ctx.warnings.clear()
+        return Outcome(len(self.lines) - len(refused), told, warned)
 
 
 async def _new_user(ctx: Context, record: UserRecord, problems: Problems) -> NewUser:
@@ -269,7 +272,8 @@ async def step(
 ) -> Step:
     """Store the accounts of a part of the file."""
     batch: Batch = held.made
-    before: dict[str, Any] = {"at": 0, "created": 0, "refused": 0, "errors": []} | checkpoint
+    before: dict[str, Any] = {"at": 0, "created": 0, "refused": 0, "errors": [], "warnings": []}
+    before |= checkpoint
     if not batch.lines:
         await imports.forget(session, order)
         return Step(before)
@@ -281,5 +285,6 @@ async def step(
         "created": before["created"] + outcome.created,
         "refused": before["refused"] + len(batch.lines) - outcome.created,
         "errors": [*before["errors"], *outcome.refused][:TOLD],
+        "warnings": [*before["warnings"], *outcome.warnings][:TOLD],
     }
     return Step(note, done=len(batch.lines), more=True, total=batch.total)

@@ -4,7 +4,7 @@ The same checks run twice: before passwords are hashed, so that a refusal costs 
 in the transaction that holds the domains.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -123,12 +123,18 @@ async def check(ctx: Context, prepared: Mapping[int, PreparedUser]) -> dict[int,
 
 
 async def store(
-    ctx: Context, prepared: Mapping[int, PreparedUser], *, mutation: str, partly: bool = False
+    ctx: Context,
+    prepared: Mapping[int, PreparedUser],
+    *,
+    mutation: str,
+    partly: bool = False,
+    within: Callable[[int], Sequence[str]] = lambda _: (),
 ) -> dict[int, Refused]:
     """Store accounts in one transaction; returns why some are not stored, by the same keys.
 
     Raises NotAdmitted if there are any, unless `partly`: then nothing is stored. The
-    administrative log has one entry for each account, with this name of the `mutation`.
+    administrative log has one entry for each account, with this name of the `mutation`. `within`
+    gives the input path of an account, for warnings.
     """
     if not prepared:
         return {}
@@ -143,6 +149,8 @@ async def store(
         for name, domain in known.items():
             if name not in found and isinstance(domain, Domain) and domain.user_count:
                 await domains.added(ctx, session, domain)
+                first = next(key for key, one in admitted.items() if one.domain_name == name)
+                domains.warn_created(ctx, name, path=[*within(first), "address"])
         await _insert(ctx, session, list(admitted.values()))
         done = (_done(mutation, one.user) for one in admitted.values())
         await adminlog.note(ctx, session, *done)
@@ -203,7 +211,12 @@ async def _resolve_domains(
             except Invalid as refusal:
                 known[name] = refusal
         else:
-            known[name] = NotFound(name, path=["address"])
+            missing = domain is None and name not in aliases
+            known[name] = (
+                domains.unknown(ctx, name, path=["address"])
+                if missing
+                else NotFound(name, path=["address"])
+            )
     return known
 
 

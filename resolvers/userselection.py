@@ -11,7 +11,7 @@ from sqlmodel import col
 from mail import addresses
 from models.columns import Picked, picked
 from models.domains import Domain
-from models.errors import Forbidden, Invalid, LimitReached, NotFound
+from models.errors import Forbidden, Invalid, LimitReached, NotFound, check_limit
 from models.roles import Role
 from models.users import User, UserTag
 from models.usersearch import LETTERS, beginning, holding
@@ -102,8 +102,8 @@ async def _checked(ctx: Context, users: Users, path: str) -> list[int]:
     if users.all:
         ctx.viewer.require(Needs(role=Role.ADMIN))
     for name in ("ids", "usernames", "masks", "domains", "tags"):
-        if len(getattr(users, name)) > most:
-            raise Invalid(f"at most {most} at once", constraint="max", path=[path, name])
+        text = f"at most {most} at once"
+        check_limit(len(getattr(users, name)), most, text, path=[path, name])
     return await _named(ctx, users, path)
 
 

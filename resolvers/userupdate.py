@@ -209,6 +209,7 @@ async def _key(ctx: Context, patch: Patch, problems: Problems) -> dict[str, Any]
     with problems.caught():
         if patch.pub_key:
             key = await publickeys.checked(ctx.world, patch.pub_key, path=[*AT, "pubKey"])
+            publickeys.warn(ctx, key, path=[*AT, "pubKey"])
             return {"pub_key": key.armored, "key_info": key.info}
     return {} if patch.pub_key is None else {"pub_key": None, "key_info": None}
 

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 CHEAP = Options(
     argon2_memory=8,
     argon2_time=1,
+    auto_create_domains=True,
     hostname="mx.example.org",
     mx_private=True,  # the servers of tests are on loopback
     restore_window=timedelta(0),  # tests of the collector see at once what it removes

@@ -47,6 +47,8 @@ query ($query: String, $first: Int, $after: String, $last: Int, $before: String)
   domainAliases(query: $query, first: $first, after: $after, last: $last, before: $before) {
     nodes { alias domain { name } } totalCount pageInfo { endCursor startCursor hasNextPage } } }
 """
+LIMITED = {"maxUsers": 10, "maxAddresses": 400, "defaultUserQuota": "3 GiB",
+           "maxUserQuota": "10 GiB", "quota": "10 GiB"}  # fmt: skip
 UNLIMITED = {"maxUsers": 0, "maxAddresses": 0, "defaultUserQuota": None, "maxUserQuota": 0,
              "quota": 0}  # fmt: skip
 
@@ -58,8 +60,9 @@ async def done(client: Client, document: str, **given: Any) -> tuple[Any, list[A
 
 
 async def made(client: Client, name: str, **given: Any) -> Any:
-    """A new domain, without a key unless one is asked for: a key takes time."""
-    answer, errors = await done(client, CREATE, name=name, **{"createDkim": False, **given})
+    """A new domain, with limits, and without a key unless one is asked for: a key takes time."""
+    given = {"createDkim": False, **LIMITED, **given}
+    answer, errors = await done(client, CREATE, name=name, **given)
     assert errors == []
     return answer["domain"]
 

@@ -10,7 +10,7 @@ from sqlmodel import col
 from graph import ids
 from mail import addresses
 from models.domains import Domain
-from models.errors import NotFound, Refused
+from models.errors import LimitReached, NotFound, Refused
 from models.journal import PLATFORM, ChangeKind
 from models.options import Options
 from models.roles import Role
@@ -18,9 +18,23 @@ from models.users import User
 from models.world import World
 from resolvers import userlimits, users
 from resolvers.context import Context, Viewer
+from tests.accounts import id_of, run
 from tests.conftest import Client, receive
 from tests.counts import examine, journal, reached, rows
-from tests.domains import ALIAS, CREATE, DELETE, UNLIMITED, done, key_of, live, made, of, told
+from tests.domains import (
+    ALIAS,
+    CREATE,
+    DELETE,
+    LIMITED,
+    UNLIMITED,
+    done,
+    key_of,
+    live,
+    made,
+    of,
+    told,
+)
+from tests.held import set_options
 from tests.test_addresses import add
 
 GIB = 1 << 30
@@ -123,7 +137,7 @@ async def test_what_makes_no_domain_is_refused_by_name(
     root: Client, wrong: dict[str, Any], refusal: tuple[Any, ...]
 ) -> None:
     before = await rows(root.world, "SELECT count(*) FROM domains")
-    answer, errors = await done(root, CREATE, **{"name": "new.example", **wrong})
+    answer, errors = await done(root, CREATE, **{"name": "new.example", **LIMITED, **wrong})
     assert (answer["domain"], told(errors)) == (None, refusal)
     assert await rows(root.world, "SELECT count(*) FROM domains") == before
 
@@ -176,6 +190,87 @@ async def test_an_admin_makes_domains_on_the_way_unless_that_is_off(
     assert (await live(closed, "zoe@new.example")).domain_id == user.domain_id
 
 
+async def test_a_domain_has_the_limits_of_the_settings_and_else_none(root: Client) -> None:
+    """Whether domainCreate or an address creates it."""
+    names = ["maxUsers", "maxAddresses", "maxUserQuota", "quota", "defaultUserQuota"]
+    none = dict(zip(names, (0, 0, 0, 0, GIB), strict=True))
+    _, errors = await done(root, CREATE, name="a.example")
+    await live(root.world, "eve@b.example")
+    assert errors == []
+    for name in ("a.example", "b.example"):
+        assert {key: (await of(root, name))[key] for key in names} == none
+    set_options(
+        root.world,
+        domain_max_users=1,
+        domain_max_addresses=2,
+        domain_default_user_quota=GIB // 2,
+        domain_max_user_quota=GIB,
+        domain_quota=3 * GIB,
+    )
+    assert (await done(root, CREATE, name="c.example"))[1] == []
+    await live(root.world, "eve@d.example")
+    assert (await done(root, CREATE, name="e.example", maxUsers=7, quota=None))[1] == []
+    limits = dict(zip(names, (1, 2, GIB, 3 * GIB, GIB // 2), strict=True))
+    for name in ("c.example", "d.example"):
+        assert {key: (await of(root, name))[key] for key in names} == limits
+    given = {key: (await of(root, "e.example"))[key] for key in names}
+    assert given == limits | {"maxUsers": 7, "quota": 0}
+    with pytest.raises(LimitReached):
+        await live(root.world, "bob@d.example")
+
+
+async def address_in(client: Client, ada: Client, mutation: str, name: str, **options: Any) -> Any:
+    """The answer of a mutation that puts an address into this domain."""
+    given: dict[str, dict[str, Any]] = {
+        "userCreate": {"address": f"u@{name}", "passwordDisabled": True},
+        "usersCreate": {"users": [{"address": f"l@{name}", "passwordDisabled": True}]},
+        "addressCreate": {"user": {"id": id_of(ada)}, "address": f"a@{name}"},
+        "addressUpdate": {
+            "addresses": [{"address": ada.address}], "set": {"address": f"ada@{name}"},
+        },
+    }  # fmt: skip
+    fields = "warnings { code message path }"
+    more = {"options": options} if options else {}
+    return await run(client, mutation, fields, **given[mutation], **more)
+
+
+async def test_an_address_creates_no_domain_unless_that_is_set(root: Client, ada: Client) -> None:
+    assert Options().auto_create_domains is False
+    set_options(root.world, auto_create_domains=False)
+    for mutation, path in (
+        ("userCreate", ["address"]),
+        ("usersCreate", ["users", "0", "address"]),
+        ("addressCreate", ["address"]),
+        ("addressUpdate", ["set", "address"]),
+    ):
+        (error,) = (await address_in(root, ada, mutation, "typo.example"))["errors"]
+        assert (error["code"], error["path"]) == ("NOT_FOUND", path)
+        assert "there is no domain typo.example" in error["message"]
+    assert await of(root, "typo.example") is None
+
+
+@pytest.mark.parametrize("options", [{}, {"validateOnly": True}])
+@pytest.mark.parametrize(
+    ("mutation", "path"),
+    [
+        ("userCreate", ["address"]),
+        ("usersCreate", ["users", "0", "address"]),
+        ("addressCreate", ["address"]),
+        ("addressUpdate", ["set", "address"]),
+    ],
+)
+async def test_who_creates_a_domain_by_an_address_is_warned(
+    root: Client, ada: Client, mutation: str, path: list[str], options: dict[str, Any]
+) -> None:
+    answer = await address_in(root, ada, mutation, "example.org", validateOnly=True)
+    assert (answer["errors"], answer["warnings"]) == ([], [])
+    answer = await address_in(root, ada, mutation, "new.example", **options)
+    (warning,) = answer["warnings"]
+    assert (answer["errors"], warning["code"], warning["path"]) == ([], "DOMAIN_CREATED", path)
+    assert "new.example" in warning["message"]
+    assert (await of(root, "new.example") is None) == bool(options)
+
+
 # limits
 
 
@@ -224,7 +319,9 @@ async def test_all_roads_have_one_rule_for_storage(
         root.world.database,
         root.world.blobs,
         secret=b"s",
-        options=Options(default_quota=platform, argon2_memory=8, argon2_time=1),
+        options=Options(
+            default_quota=platform, argon2_memory=8, argon2_time=1, auto_create_domains=True
+        ),
         now=root.world.now,
     )
     made_ = await live(world, "eve@example.org", quota=user)

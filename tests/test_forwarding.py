@@ -86,7 +86,7 @@ async def test_what_is_deleted_meanwhile_goes_out_all_the_same(ada: Client, worl
         (["carol@example.net", "nobody"], ("VALIDATION", ["addresses"], 1)),
         (["carol@example.net\r\nRCPT TO:<x@y>"], ("VALIDATION", ["addresses"], 0)),
         (["ada@example.org"], ("VALIDATION", ["addresses"], 0)),
-        ([f"x{n}@example.net" for n in range(401)], ("VALIDATION", ["addresses"], None)),
+        ([f"x{n}@example.net" for n in range(401)], ("LIMIT_REACHED", ["addresses"], None)),
     ],
 )
 async def test_wrong_addresses_are_refused(

@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import update
 
 from graph import ids
-from models.errors import Invalid
+from models.errors import LimitReached
 from models.users import User
 from models.world import World
 from resolvers import uploading
@@ -80,9 +80,9 @@ async def test_too_large_a_message_is_refused_and_one_that_does_not_fit(
     raw = raw_message("Up").decode()
     small = replace(world, options=replace(world.options, message_max=len(raw) - 1))
     ctx = context(replace(post, world=small))
-    with pytest.raises(Invalid) as refused:
+    with pytest.raises(LimitReached) as refused:
         await uploading.store(ctx, uploading.NewMessage(Named(path="INBOX"), raw))
-    assert refused.value.constraint == "max"
+    assert (refused.value.limit, refused.value.used) == (len(raw) - 1, len(raw))
     ((used,),) = await rows(world, "SELECT used FROM users")
     async with world.write() as session:
         await session.exec(update(User).values(quota=used + len(raw) - 1))

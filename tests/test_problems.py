@@ -58,7 +58,7 @@ FORMS = (
     Form(
         "userCreate",
         {
-            **FACTS,
+            **{name: wrong for name, wrong in FACTS.items() if name != "pubKey"},  # is left out
             "address": ("e ve@example.org", "address", "address"),
             "role": ("PUBLIC", "role", "enum"),
             "adminPermissions": (["LOGIN_AS"], "adminPermissions", "role"),
@@ -87,7 +87,7 @@ FORMS = (
             "relayAllRecipients": (True, "relayAllRecipients", "requires"),
             "passwordPolicy": ({"minClasses": 5}, "passwordPolicy.minClasses", "range"),
         },
-        {"name": "new.example"},
+        {"name": "new.example", "quota": "10 GiB"},
     ),
     Form(
         "domainUpdate",

@@ -116,8 +116,8 @@ async def test_what_is_not_said_is_as_usual(root: Client) -> None:
         ({"fromWhitelist": ["@"]}, ("fromWhitelist", "pattern")),
         ({"fromWhitelist": ["a@-b.example"]}, ("fromWhitelist", "pattern")),
         ({"fromWhitelist": ["x" * 129 + "*"]}, ("fromWhitelist", "pattern")),
-        ({"pubKey": "-----BEGIN"}, ("pubKey", "key")),
-        ({"pubKey": "x" * 200_000}, ("pubKey", "max")),
+        ({"pubKey": "-----BEGIN", "encryptMessages": True}, ("pubKey", "key")),
+        ({"pubKey": "x" * 200_000, "encryptForwarded": True}, ("pubKey", "max")),
         ({"adminPermissions": ["LOGIN_AS"]}, ("adminPermissions", "role")),
         ({"administers": [{"name": "example.org"}]}, ("administers", "role")),
         ({"username": "\u0435.ve"}, ("username", "pattern")),  # the first letter is Cyrillic
@@ -168,7 +168,8 @@ async def test_a_password_to_be_changed_is_good_until_then(root: Client) -> None
     assert await signs_in(root.world, "eve", PASSWORD)
 
 
-@pytest.mark.parametrize("of", [SIGNS_ONLY, RSA_1024, "over", "revoked", "secret"])
+@pytest.mark.usefixtures("ada")
+@pytest.mark.parametrize("of", [SIGNS_ONLY, "over", "revoked", "secret"])
 async def test_a_key_nothing_can_be_encrypted_to_is_refused(root: Client, of: str) -> None:
     if of == "over":  # before the clock of these tests
         of = key_of("Eve <eve@example.org>", seconds=86_400)
@@ -181,9 +182,37 @@ async def test_a_key_nothing_can_be_encrypted_to_is_refused(root: Client, of: st
         of = str(revoked)
     elif of == "secret":
         of = str(pysequoia.Tsk.generate(user_id="Eve <eve@example.org>"))
-    user, (error,) = await create(root, pubKey=of)
-    assert (user, error["path"]) == (None, ["pubKey"])
-    assert error["constraint"] in {"key", "expired"}
+    for use in ("encryptMessages", "encryptForwarded"):
+        user, (error,) = await create(root, pubKey=of, **{use: True})
+        assert (user, error["path"]) == (None, ["pubKey"])
+        assert error["constraint"] in {"key", "expired"}
+    fields = "user { pubKey } warnings { code path message }"
+    given = {"address": "eve@example.org", "password": PASSWORD, "pubKey": of}
+    made = await run(root, "userCreate", fields, **given)  # nothing is encrypted to it
+    assert (made["errors"], made["user"]) == ([], {"pubKey": None})
+    (warning,) = made["warnings"]
+    assert (warning["code"], warning["path"]) == ("KEY_NOT_STORED", ["pubKey"])
+    one = {"address": "dan@example.org", "password": PASSWORD, "pubKey": of}
+    made = await run(root, "usersCreate", "warnings { code path }", users=[one])
+    assert made["warnings"] == [{"code": "KEY_NOT_STORED", "path": ["users", "0", "pubKey"]}]
+
+
+@pytest.mark.usefixtures("ada")
+async def test_a_key_of_1024_bits_is_accepted_with_a_warning(root: Client) -> None:
+    fields = "user { keyInfo { name address fingerprint } } warnings { code path }"
+    given = {"address": "eve@example.org", "password": PASSWORD, "pubKey": RSA_1024}
+    made = await run(root, "userCreate", fields, **given, encryptMessages=True)
+    assert made["errors"] == []
+    assert made["warnings"] == [{"code": "WEAK_KEY", "path": ["pubKey"]}]
+    assert made["user"]["keyInfo"] == {
+        "name": "rsa",
+        "address": "rsa@example.org",
+        "fingerprint": "8d2bf1c3865f0a95b17e589e4f13b7015f628a45",
+    }
+    who = {"users": {"usernames": ["eve@example.org"]}, "set": {"pubKey": RSA_1024}}
+    changed = await run(root, "userUpdate", "warnings { code path }", **who)
+    assert changed["errors"] == []
+    assert changed["warnings"] == [{"code": "WEAK_KEY", "path": ["set", "pubKey"]}]
 
 
 async def test_a_secret_key_in_disguise_is_not_kept(root: Client) -> None:

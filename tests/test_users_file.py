@@ -72,7 +72,7 @@ async def test_a_csv_file_has_the_fields_of_the_schema(boss: Client) -> None:
         "done": 2,
         "total": 2,
         "error": None,
-        "result": {"changed": 2, "created": 2, "refused": 0, "errors": []},
+        "result": {"changed": 2, "created": 2, "refused": 0, "errors": [], "warnings": []},
     }
     document = """{ user(by: {username: "eve@example.org"}) { name tags role retention metaData
       administers { name } adminPermissions smtpAllowedNetworks spam { level }

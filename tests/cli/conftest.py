@@ -69,7 +69,7 @@ def bare(
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     shell = Shell(tmp_path / "var", monkeypatch, capsys)
-    shell.set(data=str(shell.data), argon2_memory="8", argon2_time="1")
+    shell.set(data=str(shell.data), argon2_memory="8", argon2_time="1", auto_create_domains="on")
     yield shell
     root.handlers[:], root.level = handlers, level
 

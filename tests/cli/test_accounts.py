@@ -40,10 +40,14 @@ def viewer_of(secret: str) -> Viewer:
 
 
 def test_a_user_is_made_listed_and_signs_in(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    shell.set(auto_create_domains="off")
+    words = ("user", "add", "ada@example.org", "--password-stdin", "--quota", "5 GiB")
     monkeypatch.setattr("sys.stdin", io.StringIO("correct horse\n"))
-    said = shell(
-        "user", "add", "ada@example.org", "--password-stdin", "--quota", "5 GiB", "--role", "ADMIN"
-    )
+    said = shell(*words)
+    assert (said.code, "there is no domain example.org" in said.err) == (1, True)
+    assert shell("domain", "add", "example.org", "--no-dkim").code == 0
+    monkeypatch.setattr("sys.stdin", io.StringIO("correct horse\n"))
+    said = shell(*words, "--role", "ADMIN")
     assert (said.code, said.err) == (0, "")
     (row,) = shell("user", "list", "--json").json
     assert (row["username"], row["address"]) == ("ada@example.org", "ada@example.org")

@@ -40,7 +40,7 @@ def test_a_domain_is_made_listed_renamed_and_deleted(ada: Shell) -> None:
         (("add", "example.org"), "is a domain already"),
         (("add", "a b"), "name: not a domain name"),
         (("add", "x.example", "--quota", "much"), "--quota: write a size"),
-        (("add", "x.example", "--quota", "1 GiB"), "maxUserQuota"),
+        (("add", "x.example", "--quota", "1 GiB", "--max-user-quota", "2 GiB"), "maxUserQuota"),
         (("add", "x.example", "--max-users", "-1"), "maxUsers"),
         (("rename", "nowhere.example", "x.example"), "there is no domain nowhere.example"),
         (("rename", "example.org", "example.org"), "that is its name"),

@@ -84,6 +84,7 @@ class Server:
             "LMTP": f"127.0.0.1:{self.lmtp}",
             "ARGON2_MEMORY": "8",
             "ARGON2_TIME": "1",
+            "AUTO_CREATE_DOMAINS": "on",
             "HOSTNAME": "mx.example.org",
             **({"STORE": self.store} if self.store else {}),
             **self.more,

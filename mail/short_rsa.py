@@ -1,0 +1,175 @@
+"""Encrypt to OpenPGP keys (RFC 9580) that Sequoia's policy refuses: RSA from 1,024 bits.
+
+Sequoia offers no weaker policy, so this module writes the two packets itself: a version 3 PKESK,
+and version 1 SEIPD with AES-256. Self-signatures are verified; SHA-1 is accepted in them.
+"""
+
+import hashlib
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.decrepit.ciphers.modes import CFB
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey, RSAPublicNumbers
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
+
+LEAST = 1024  # bits
+AES_256, KEY_SIZE, BLOCK = 9, 32, 16
+PKESK, LITERAL, SEIPD = 1, 11, 18  # tags of packets
+RSA = {1, 2}  # encrypt or sign, encrypt only
+HASHES: dict[int, type[hashes.HashAlgorithm]] = {
+    2: hashes.SHA1,
+    8: hashes.SHA256,
+    9: hashes.SHA384,
+    10: hashes.SHA512,
+    11: hashes.SHA224,
+}
+VERSION = 4  # of keys and signatures
+
+
+@dataclass(frozen=True, slots=True)
+class ShortKey:
+    """A key that can encrypt, of a certificate that is neither revoked nor expired."""
+
+    public: RSAPublicKey
+    key_id: bytes
+    fingerprint: str  # of the certificate, lower case, hex
+    user_id: str
+    expires_at: datetime | None = None
+
+    @property
+    def bits(self) -> int:
+        """Size of the modulus."""
+        return self.public.key_size
+
+
+def read(armored: str, now: datetime) -> ShortKey | None:
+    """The key of a certificate to encrypt to; None if it has none of RSA with 1,024 bits or more.
+
+    Raises ValueError or RuntimeError if the certificate can't be parsed.
+    """
+    from pysequoia.packet import (  # noqa: PLC0415 - few need it, and all wait for the start
+        PacketPile,
+        SignatureType,
+        Tag,
+    )
+
+    packets = list(PacketPile.from_bytes(armored.encode()))
+    primary = _rsa(packets[0].body) if packets and packets[0].tag == Tag.PublicKey else None
+    revocations = [SignatureType.KeyRevocation, SignatureType.SubkeyRevocation]
+    if primary is None or any(one.signature_type in revocations for one in packets):
+        return None
+    user_id, found, ends = "", None, None
+    for key, signature in _bound(packets, primary):
+        flags, period = signature.key_flags, signature.key_validity_period
+        expires = key.key_created + period if period else None
+        if expires and expires <= now:
+            if key is packets[0]:
+                return None  # the whole certificate is over
+            continue
+        if key is packets[0]:
+            ends = expires
+        encrypts = flags and (flags.transport_encryption or flags.storage_encryption)
+        if encrypts and (public := _rsa(key.body)) and public.key_size >= LEAST:
+            found = (public, bytes.fromhex(key.key_id), expires)
+    for packet in packets:
+        if packet.tag == Tag.UserID:
+            user_id = packet.user_id or ""
+            break
+    if found is None or primary.key_size < LEAST:
+        return None
+    public, key_id, expires = found
+    limits = [one for one in (expires, ends) if one]
+    return ShortKey(public, key_id, packets[0].fingerprint, user_id, min(limits, default=None))
+
+
+def encrypt(content: bytes, key: ShortKey) -> bytes:
+    """The content encrypted to the key: an armoured OpenPGP message."""
+    import pysequoia  # noqa: PLC0415 - few need it, and all wait for the start
+
+    session_key = secrets.token_bytes(KEY_SIZE)
+    checked = bytes([AES_256]) + session_key + (sum(session_key) % 65536).to_bytes(2)
+    encrypted = int.from_bytes(key.public.encrypt(checked, PKCS1v15()))
+    wrapped = b"\x03" + key.key_id + b"\x01" + _mpi(encrypted)
+    prefix = secrets.token_bytes(BLOCK)
+    literal = _packet(LITERAL, b"b\x00" + bytes(4) + content)
+    plain = prefix + prefix[-2:] + literal + b"\xd3\x14"  # the header of the MDC packet
+    plain += hashlib.sha1(plain, usedforsecurity=False).digest()  # RFC 9580, section 5.13.1
+    cipher = Cipher(algorithms.AES256(session_key), CFB(bytes(BLOCK))).encryptor()
+    sealed = b"\x01" + cipher.update(plain) + cipher.finalize()
+    message = _packet(PKESK, wrapped) + _packet(SEIPD, sealed)
+    return pysequoia.armor(message, pysequoia.ArmorKind.Message).encode()
+
+
+def _bound(packets: list[Any], primary: RSAPublicKey) -> Iterator[tuple[Any, Any]]:
+    """Each key of a certificate with each of its self-signatures that is valid."""
+    from pysequoia.packet import SignatureType, Tag  # noqa: PLC0415 - as above
+
+    first = _hashed(packets[0].body)
+    certifications = [
+        SignatureType.GenericCertification,
+        SignatureType.PersonaCertification,
+        SignatureType.CasualCertification,
+        SignatureType.PositiveCertification,
+    ]
+    key, named = packets[0], b""
+    for packet in packets[1:]:
+        if packet.tag == Tag.UserID:
+            named = b"\xb4" + len(packet.body).to_bytes(4) + packet.body
+        elif packet.tag == Tag.PublicSubkey:
+            key = packet
+        elif packet.tag == Tag.Signature:
+            signed = b""
+            if packet.signature_type == SignatureType.SubkeyBinding:
+                signed = first + _hashed(key.body)
+            elif packet.signature_type in certifications and key is packets[0]:
+                signed = first + named
+            if signed and _is_valid(primary, signed, packet.body):
+                yield key, packet
+
+
+def _is_valid(primary: RSAPublicKey, signed: bytes, signature: bytes) -> bool:
+    """True if the primary key made this version 4 signature (RFC 9580, section 5.2.3)."""
+    if signature[0] != VERSION or signature[2] not in {1, 3} or signature[3] not in HASHES:
+        return False
+    hashed = signature[: 6 + int.from_bytes(signature[4:6])]
+    unhashed = int.from_bytes(signature[len(hashed) : len(hashed) + 2])
+    number = signature[len(hashed) + 2 + unhashed + 2 + 2 :]
+    trailer = b"\x04\xff" + len(hashed).to_bytes(4)
+    padded = number.rjust(primary.key_size // 8, b"\0")
+    try:
+        primary.verify(padded, signed + hashed + trailer, PKCS1v15(), HASHES[signature[3]]())
+    except InvalidSignature:
+        return False
+    return True
+
+
+def _rsa(body: bytes) -> RSAPublicKey | None:
+    """The RSA key of a version 4 key packet; None if it is of another kind."""
+    if body[0] != VERSION or body[5] not in RSA:
+        return None
+    bits = int.from_bytes(body[6:8])
+    end = 8 + (bits + 7) // 8
+    modulus, exponent = int.from_bytes(body[8:end]), int.from_bytes(body[end + 2 :])
+    return RSAPublicNumbers(exponent, modulus).public_key()
+
+
+def _hashed(body: bytes) -> bytes:
+    """A key packet as signatures hash it."""
+    return b"\x99" + len(body).to_bytes(2) + body
+
+
+def _mpi(number: int) -> bytes:
+    """A multiprecision integer (RFC 9580, section 3.2)."""
+    bits = number.bit_length()
+    return bits.to_bytes(2) + number.to_bytes((bits + 7) // 8)
+
+
+def _packet(tag: int, body: bytes) -> bytes:
+    """A packet with a length of five octets (RFC 9580, section 4.2.1)."""
+    return bytes([0xC0 | tag, 0xFF]) + len(body).to_bytes(4) + body
