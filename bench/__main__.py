@@ -16,6 +16,7 @@ from rich.progress import Progress
 from bench import (
     accounts,
     behind,
+    clients,
     fetching,
     folders,
     halfopen,
@@ -66,6 +67,7 @@ class Plan:
     unread: int = 300
     accounts: int = accounts.MANY
     searched: tuple[int, ...] = searches.MANY  # messages
+    clients: tuple[int, ...] = clients.MANY  # messages of accounts
     boxes: folders.Size = field(default_factory=folders.Size)
     followed: heard.Size = field(default_factory=heard.Size)
     behind: int = 1_000_000  # changes of one account
@@ -79,8 +81,8 @@ class Plan:
 FEW = folders.Size(2000, 50, 500)
 SOME = heard.Size(40, 20, 200, 2.0, 200)
 QUICK = Plan(
-    Size(2000), 20, 0.4, 5, (1, 16), (1, 8), 20, 100, 50, 5000, (2000,), FEW, SOME, 20_000, 20,
-    ruled.Size(2, 0.3, 1), 1000, 2000, 500,
+    Size(2000), 20, 0.4, 5, (1, 16), (1, 8), 20, 100, 50, 5000, (2000,), (2000, 10_000), FEW, SOME,
+    20_000, 20, ruled.Size(2, 0.3, 1), 1000, 2000, 500,
 )  # fmt: skip
 SECOND = Plan(Size(5000), 50, 2.0, 20, (1, 16), (1, 8), 100, 500, 150)  # what differs by the store
 
@@ -130,6 +132,11 @@ async def _alone(plan: Plan, results: Results, only: str) -> None:
     for many in plan.searched if only in searches.NAME else ():
         with tempfile.TemporaryDirectory(prefix="merganser-searches-") as folder:
             results.lines += await searches.measured(kind, Path(folder), many=many, seconds=seconds)
+    if only in clients.NAME:
+        with tempfile.TemporaryDirectory(prefix="merganser-clients-") as folder:
+            results.lines += await clients.measured(
+                kind, Path(folder), many=plan.clients, seconds=seconds
+            )
     if only in folders.NAME:
         with tempfile.TemporaryDirectory(prefix="merganser-folders-") as folder:
             lines, facts = await folders.measured(

@@ -44,7 +44,7 @@ class ValidationError(MutationError, of=errors.Invalid):
 
 @strawberry.type(description="A referenced thing does not exist or is not visible.")
 class NotFoundError(MutationError, of=errors.NotFound):
-    ref: str = leaf("What was looked for.")
+    ref: str = leaf('What was looked for, as the input names it; "" = the input does not.')
 
 
 @strawberry.type(description="Role, scope or permission missing, or never allowed for this thing.")

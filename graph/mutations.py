@@ -15,6 +15,7 @@ from strawberry.types.field import StrawberryField
 from graph.conditions import check_conditions
 from graph.errors import MutationError, MutationOptions, MutationPayload, Options, Warning  # noqa: A004
 from graph.fields import Declare, Guard, Info
+from graph.givenrefs import public
 from graph.kept import restored, stored
 from graph.scalars import STREAMS, Cursor
 from models import patience
@@ -191,10 +192,11 @@ class Answer(Guard):
         except Unauthenticated:
             raise  # of the whole request: the client signs in and tries again
         except Refused as refusal:
-            return self._refused(refusal)
+            return self._refused(refusal, given)
 
-    def _refused(self, refusal: Refused) -> MutationPayload:
-        return self.payload(errors=[MutationError.of(one) for one in refusal.each])
+    def _refused(self, refusal: Refused, given: Any = None) -> MutationPayload:
+        errors = [MutationError.of(public(one, given)) for one in refusal.each]
+        return self.payload(errors=errors)
 
     async def _once(
         self, info: Info, asked: Asked, work: Callable[[], Awaitable[MutationPayload]]

@@ -42,7 +42,8 @@ class Named:
     guid: str | None = None
 
     def __str__(self) -> str:
-        return str(next((getattr(self, by) for by in BY if getattr(self, by) is not None), ""))
+        """What people call it; "" if it is named by its key."""
+        return self.path or self.special_use or self.guid or ""
 
 
 @dataclass(frozen=True, slots=True)
