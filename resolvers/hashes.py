@@ -56,6 +56,7 @@ class Format:
     form: re.Pattern[str]
     costs: Callable[[re.Match[str]], bool]  # no more than we can afford
     verify: Callable[[bytes, str], bool]
+    native: bool = True  # the work does not hold the interpreter's lock
 
 
 def checked(stored: str, *, path: Sequence[str] = ("password",)) -> str:
@@ -93,6 +94,11 @@ def verify(password: str, stored: str) -> bool:
         if known.form.fullmatch(stored):
             return known.verify(password.encode(), stored)
     raise ValueError("a hash of no known form")
+
+
+def is_native(stored: str) -> bool:
+    """True if a password can be checked without holding the interpreter's lock."""
+    return any(known.native for known in FORMATS if known.form.fullmatch(stored))
 
 
 def foreign(stored: str) -> bool:
@@ -157,7 +163,12 @@ FORMATS = (
     Format(_ARGON2, _argon2_affordable, _argon2),
     Format(_PBKDF2, lambda match: 0 < int(match["cost"]) <= MOST["PBKDF2"], _pbkdf2),
     Format(_BCRYPT, lambda match: int(match["cost"]) <= MOST["bcrypt"], _bcrypt),
-    Format(_SHA, lambda match: int(match["cost"] or match["cost6"] or 0) <= MOST["crypt"], _sha),
-    Format(_MD5, _any, _crypt("md5_crypt")),
-    Format(_DES, _any, _crypt("des_crypt")),
+    Format(
+        _SHA,
+        lambda match: int(match["cost"] or match["cost6"] or 0) <= MOST["crypt"],
+        _sha,
+        native=False,
+    ),
+    Format(_MD5, _any, _crypt("md5_crypt"), native=False),
+    Format(_DES, _any, _crypt("des_crypt"), native=False),
 )
