@@ -25,6 +25,7 @@ from bench import (
     live,
     lmtp,
     logins,
+    occasional,
     queue,
     report,
     ruled,
@@ -76,13 +77,14 @@ class Plan:
     fetched: int = fetching.MESSAGES
     waiting: int = queue.MANY
     sent: int = sending.MESSAGES
+    asked: int = occasional.ROUNDS  # requests of each user who asks now and then
 
 
 FEW = folders.Size(2000, 50, 500)
 SOME = heard.Size(40, 20, 200, 2.0, 200)
 QUICK = Plan(
     Size(2000), 20, 0.4, 5, (1, 16), (1, 8), 20, 100, 50, 5000, (2000,), (2000, 10_000), FEW, SOME,
-    20_000, 20, ruled.Size(2, 0.3, 1), 1000, 2000, 500,
+    20_000, 20, ruled.Size(2, 0.3, 1), 1000, 2000, 500, 1,
 )  # fmt: skip
 SECOND = Plan(Size(5000), 50, 2.0, 20, (1, 16), (1, 8), 100, 500, 150)  # what differs by the store
 
@@ -153,6 +155,7 @@ async def _followed(plan: Plan, results: Results, only: str) -> None:
         heard.NAME: partial(heard.measured, size=plan.followed),
         behind.NAME: partial(behind.measured, many=plan.behind),
         fetching.NAME: partial(fetching.measured, many=plan.fetched),
+        occasional.NAME: partial(occasional.measured, rounds=plan.asked),
         queue.NAME: partial(queue.measured, many=plan.waiting),
         sending.NAME: partial(sending.measured, many=plan.sent),
         submitting.NAME: partial(submitting.measured, seconds=plan.seconds),

@@ -41,6 +41,7 @@ from models.blobs import SubmissionBlob, Upload
 from models.columns import Picked, table_of
 from models.compose import ComposeListener, ComposeRequest
 from models.connectors import Connector, ConnectorRun
+from models.credential_changes import CredentialChange, old_changes
 from models.exports import Export, ImportArchive
 from models.files import File, FileShare
 from models.greylist import Greylisted
@@ -93,6 +94,7 @@ class Tidied:
     undos: int = 0
     tokens: int = 0
     throttles: int = 0
+    credential_changes: int = 0
     events: int = 0  # of the security log
     steps: int = 0  # of messages on their way
     entries: int = 0  # of the administrative log
@@ -204,6 +206,7 @@ def _ended(world: World) -> dict[str, tuple[type[SQLModel], Any]]:
             (col(AccessToken.expires_at) <= now)
             | (col(AccessToken.pending) & (col(AccessToken.created_at) <= now - PENDING)),
         ),
+        "credential_changes": (CredentialChange, old_changes(now)),
         "throttles": (Throttle, col(Throttle.until) <= now - CALM),
         "events": (AuthEvent, col(AuthEvent.created_at) <= now - options.authlog_for),
         "steps": (MessageStep, col(MessageStep.at) <= now - options.trace_for),

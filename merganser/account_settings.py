@@ -241,7 +241,7 @@ class AccountSettings(BaseSettings):
     login_memory: Size = Field(
         default=USUAL.login_memory,
         description="Memory that all hashing of passwords may take at once; it says how many are "
-        "hashed side by side, one at least. Whoever has to wait too long is sent away.",
+        "hashed side by side, two at least. Whoever has to wait too long is sent away.",
     )
     login_failures: int = Field(
         default=USUAL.login_failures,

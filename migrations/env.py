@@ -19,6 +19,7 @@ import models.blobs
 import models.certificates
 import models.compose
 import models.connectors
+import models.credential_changes
 import models.dkim
 import models.documents
 import models.domains

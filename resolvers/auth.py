@@ -15,7 +15,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mail.networks import within
 from models import meters
-from models.auth import PENDING, AccessToken, ApiKey
+from models.auth import PENDING, AccessToken
 from models.columns import Picked, picked
 from models.errors import AuthenticationFailed, Forbidden, Invalid, RateLimited, Unauthenticated
 from models.roles import Role, Scope
@@ -110,9 +110,9 @@ def for_paths(viewer: Viewer) -> Viewer:
 async def ended(world: World, viewer: Viewer) -> bool:
     """Whether the credential is no longer good for all it was. Asking counts as using it."""
     if viewer.token_id:
-        found = await standing.token(world, col(AccessToken.id) == viewer.token_id)
+        found = await standing.token(world, id=viewer.token_id)
     elif viewer.api_key_id:
-        found = await standing.key(world, col(ApiKey.id) == viewer.api_key_id)
+        found = await standing.key(world, id=viewer.api_key_id)
     elif viewer.app_password_id:
         found = await standing.app_password(world, viewer.app_password_id)
     elif viewer.user_id:
@@ -147,16 +147,11 @@ def _bytes(text: str) -> bytes:
 
 
 async def _known(world: World, secret: str) -> Known | None:
-    memory, digest = memory_of(world.database), standing.digest_of(secret)
-    if found := memory.recall(digest, world.now()):
+    digest = standing.digest_of(secret)
+    if found := await known.recall(world, digest):
         return found
-    if secret.startswith(TOKEN):
-        found = await standing.token(world, col(AccessToken.digest) == digest)
-    else:
-        found = await standing.key(world, col(ApiKey.digest) == digest)
-    if found:
-        memory.keep(digest, found)
-    return found
+    read = standing.token if secret.startswith(TOKEN) else standing.key
+    return await known.look_up(world, digest, partial(read, world, digest=digest))
 
 
 def _elsewhere(world: World, found: Known, ip: str | None) -> None:

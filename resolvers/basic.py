@@ -35,8 +35,9 @@ async def signed(world: World, shown: str, ip: str | None) -> Viewer:
     digest = memory.keyed(f"{name}\0{password}")
     known = memory.recall(digest, now)
     if known is None:
+        turn = memory.turn
         known = await _proved(Context(world, Viewer(), client_ip=ip), name, password)
-        memory.keep(digest, known)
+        memory.keep(digest, known, turn)
     return known.viewer
 
 

@@ -61,6 +61,7 @@ class Format:
     costs: Callable[[re.Match[str]], bool]  # no more than we can afford
     verify: Callable[[bytes, str], bool]
     is_usable: Callable[[re.Match[str]], bool]  # `verify` can read it; costs no hash
+    native: bool = True  # the work does not hold the interpreter's lock
 
 
 def checked(stored: str, *, path: Sequence[str] = ("password",)) -> str:
@@ -95,6 +96,11 @@ def verify(password: str, stored: str) -> bool:
         if known.form.fullmatch(stored):
             return known.verify(password.encode(), stored)
     raise ValueError("a hash of no known form")
+
+
+def is_native(stored: str) -> bool:
+    """True if a password can be checked without holding the interpreter's lock."""
+    return any(known.native for known in FORMATS if known.form.fullmatch(stored))
 
 
 def foreign(stored: str) -> bool:
@@ -202,7 +208,8 @@ FORMATS = (
         lambda match: int(match["cost"] or match["cost6"] or 0) <= MOST["crypt"],
         _sha,
         _is_sha_usable,
+        native=False,
     ),
-    Format(_MD5, _any, _crypt("md5_crypt"), _any),
-    Format(_DES, _any, _crypt("des_crypt"), _any),
+    Format(_MD5, _any, _crypt("md5_crypt"), _any, native=False),
+    Format(_DES, _any, _crypt("des_crypt"), _any, native=False),
 )

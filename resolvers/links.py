@@ -11,7 +11,6 @@ from datetime import datetime, timedelta
 from sqlalchemy import select
 from sqlmodel import col
 
-from models.auth import AccessToken, ApiKey
 from models.columns import Picked
 from models.errors import Unauthenticated
 from models.roles import Role, Scope
@@ -89,9 +88,9 @@ async def caller(world: World, path: str, query: Mapping[str, str]) -> Viewer:
 
 async def _credential(world: World, kind: str, key: int) -> Known | None:
     if kind == "t":
-        return await standing.token(world, col(AccessToken.id) == key)
+        return await standing.token(world, id=key)
     if kind == "k":
-        return await standing.key(world, col(ApiKey.id) == key)
+        return await standing.key(world, id=key)
     return await standing.app_password(world, key)
 
 

@@ -1,4 +1,4 @@
-"""Passwords: Argon2id, a few at a time and behind everything else (resolvers/hashing.py).
+"""Passwords: Argon2id, a few at a time; a flood, behind everything else (resolvers/hashing.py).
 
 Hashes of other systems are checked here too (resolvers/hashes.py), until the first sign-in.
 """
@@ -41,7 +41,7 @@ def acceptable(password: str) -> bool:
 
 async def make(world: World, password: str) -> str:
     """The hash of a password, in PHC form, as `users.password` keeps it. Never inside a unit."""
-    return await pool_of(world).run(hashing.make, _hasher(world), checked(password))
+    return await pool_of(world).run(True, hashing.make, _hasher(world), checked(password))
 
 
 async def check(world: World, stored: str | None, password: str) -> bool:
@@ -49,15 +49,16 @@ async def check(world: World, stored: str | None, password: str) -> bool:
     if not acceptable(password):
         return False
     written = _written(password)
-    return await pool_of(world).run(hashing.verify, _hasher(world), stored, written, password)
+    native, hasher = stored is None or hashes.is_native(stored), _hasher(world)
+    return await pool_of(world).run(native, hashing.verify, hasher, stored, written, password)
 
 
 def admitted(world: World) -> AbstractContextManager[None]:
-    """A place for one who signs in. RateLimited where too many do already.
+    """A place for one who signs in. RateLimited where too many do, or a hash waits too long.
 
     To be had before anything is looked up for them: a flood costs no more than being told so.
     """
-    return pool_of(world).signing_in.one()
+    return pool_of(world).admit()
 
 
 async def close(world: World) -> None:
@@ -80,12 +81,12 @@ def _hasher(world: World) -> PasswordHasher:
 
 
 def pool_of(world: World) -> Pool:
-    """A process for each core but one, as far as memory is set aside for them; one at least.
+    """A thread for single hashes, and a process for each core but one as far as memory allows.
 
-    What is left to all else is a core: a flood takes the others.
+    There is one process at least. What is left to all else is a core: a flood takes the others.
     """
     options = world.options
-    fit = options.login_memory // (options.argon2_memory << 10)
+    fit = options.login_memory // (options.argon2_memory << 10) - 1
     return _pool(max(1, min(fit, (os.cpu_count() or 1) - 1)))
 
 

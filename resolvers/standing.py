@@ -7,12 +7,13 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Update, and_, or_, select, update
+from sqlalchemy import ColumnElement, Select, Update, and_, bindparam, or_, select, update
 from sqlmodel import col
 
 from models.apppasswords import AppPassword
 from models.auth import PENDING, AccessToken, ApiKey
-from models.columns import Picked, picked
+from models.columns import Instant, Picked, picked, table_of
+from models.prepared import prepared
 from models.roles import AdminPermission, Role, Scope, UserPermission
 from models.sharing import MailboxShare
 from models.users import User
@@ -48,24 +49,37 @@ def open_users() -> ColumnElement[bool]:
     return and_(~col(User.disabled), ~col(User.suspended), col(User.deleted_at).is_(None))
 
 
-async def token(world: World, which: ColumnElement[bool]) -> Known | None:
-    """The token, while it is good: with a factor outstanding for nobody yet."""
-    now, life = world.now(), world.options.token_life
+@prepared
+def token_lookup(by: str) -> Select[*tuple[Any, ...]]:
+    """SQL: the token whose column `by` has the value of the parameter `of`, while it is good."""
+    now = bindparam("now", type_=Instant)
     statement = (
         select(*picked(AccessToken), *_standing())
         .join(User, col(User.id) == col(AccessToken.user_id))
         .where(
-            which,
+            table_of(AccessToken).c[by] == bindparam("of"),
             col(AccessToken.expires_at) > now,
-            col(AccessToken.created_at) > now - life,
+            col(AccessToken.created_at) > bindparam("oldest", type_=Instant),
             col(AccessToken.auth_version) == col(User.auth_version),
             open_users(),
-            or_(~col(AccessToken.pending), col(AccessToken.created_at) > now - PENDING),
+            or_(
+                ~col(AccessToken.pending),
+                col(AccessToken.created_at) > bindparam("pending_since", type_=Instant),
+            ),
         )
     )
     actor = col(AccessToken.actor_id), col(AccessToken.actor_key_id)
-    for row in await world.database.read(makers.with_maker(statement, *actor, now)):
-        used, ends, owner = row.last_used_at, row.expires_at, row.user_id
+    return makers.with_maker(statement, *actor, now)
+
+
+async def token(world: World, *, digest: str = "", id: int | None = None) -> Known | None:
+    """The token, while it is good: with a factor outstanding for nobody yet."""
+    now, life = world.now(), world.options.token_life
+    statement, of = (token_lookup("digest"), digest) if id is None else (token_lookup("id"), id)
+    given = {"of": of, "now": now, "oldest": now - life, "pending_since": now - PENDING}
+    for row in await world.database.find(statement, given):
+        used, owner = row.last_used_at, row.user_id
+        ends = min(row.expires_at, row.created_at + life)
         if makers.has_maker(row):
             if not makers.may_act(row, row.owners, AdminPermission.LOGIN_AS):
                 return None
@@ -81,7 +95,8 @@ async def token(world: World, which: ColumnElement[bool]) -> Known | None:
                 auth_version=row.auth_version,
                 reach=_reach(world, owner, row),
             )
-            return Known(viewer, now, used, ends, owners=(owner, row.actor_id or 0))
+            owners = owner, row.actor_id or 0
+            return Known(viewer, now, used, _first_end(row), owners=owners)
         if row.pending:
             until = min(ends, row.created_at + PENDING)
             viewer = Viewer(token_id=row.id, pending_for=owner, ends_at=until)
@@ -98,29 +113,37 @@ async def token(world: World, which: ColumnElement[bool]) -> Known | None:
             auth_version=row.auth_version,
             reach=_reach(world, owner, row),
         )
-        return Known(viewer, now, used, ends, idle=ends - used, owners=(owner,))
+        idle = row.expires_at - used
+        return Known(viewer, now, used, ends, idle=idle, owners=(owner,))
     return None
 
 
-async def key(world: World, which: ColumnElement[bool]) -> Known | None:
+@prepared
+def key_lookup(by: str) -> Select[*tuple[Any, ...]]:
+    """SQL: the API key whose column `by` has the value of the parameter `of`, while it is good."""
+    now = bindparam("now", type_=Instant)
+    statement = (
+        select(*picked(ApiKey), *_standing())
+        .outerjoin(User, col(User.id) == col(ApiKey.user_id))
+        .where(
+            table_of(ApiKey).c[by] == bindparam("of"),
+            col(ApiKey.active),
+            or_(col(ApiKey.expires_at).is_(None), col(ApiKey.expires_at) > now),
+            or_(col(ApiKey.user_id).is_(None), open_users()),
+        )
+    )
+    return makers.with_maker(statement, col(ApiKey.made_by), col(ApiKey.made_by_key), now)
+
+
+async def key(world: World, *, digest: str = "", id: int | None = None) -> Known | None:
     """The API key, while it is good. It may never do more than the user it belongs to.
 
     One that is restricted to domains is nobody's: it acts for these, not for an account. If its
     owner is an ADMIN or nobody, it has all permissions of a DOMAIN_ADMIN there.
     """
     now = world.now()
-    statement = (
-        select(*picked(ApiKey), *_standing())
-        .outerjoin(User, col(User.id) == col(ApiKey.user_id))
-        .where(
-            which,
-            col(ApiKey.active),
-            or_(col(ApiKey.expires_at).is_(None), col(ApiKey.expires_at) > now),
-            or_(col(ApiKey.user_id).is_(None), open_users()),
-        )
-    )
-    maker = col(ApiKey.made_by), col(ApiKey.made_by_key)
-    for row in await world.database.read(makers.with_maker(statement, *maker, now)):
+    statement, of = (key_lookup("digest"), digest) if id is None else (key_lookup("id"), id)
+    for row in await world.database.find(statement, {"of": of, "now": now}):
         role = row.role if row.owners is None or row.owners.includes(row.role) else row.owners
         scopes = frozenset(map(Scope, row.scopes)) or frozenset({Scope.MASTER})
         if made := makers.has_maker(row):
@@ -154,11 +177,17 @@ async def key(world: World, which: ColumnElement[bool]) -> Known | None:
             viewer,
             now,
             row.last_used_at,
-            row.expires_at,
+            _first_end(row),
             owners=(row.user_id or 0, row.made_by or 0),
             networks=tuple(row.allowed_ips),
         )
     return None
+
+
+def _first_end(row: Picked) -> datetime | None:
+    """The end of a credential, or of the key that made it, whichever comes first."""
+    ends = [end for end in (row.expires_at, row.maker_key_expires_at) if end]
+    return min(ends, default=None)
 
 
 APP_OWNER = [

@@ -5,10 +5,10 @@ maker loses the role or the permission.
 """
 
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, String, cast, func, or_, select
+from sqlalchemy import ColumnElement, Select, String, cast, func, literal_column, or_, select
 from sqlalchemy.orm import aliased
 from sqlmodel import col
 
@@ -48,7 +48,8 @@ def narrowed(scopes: Sequence[Scope]) -> frozenset[Scope]:
 
 def domains_of(administrator: Any) -> Any:
     """SQL: the ids of the domains that this account administers, joined by commas."""
-    domains = func.aggregate_strings(cast(col(DomainAdmin.domain_id), String), ",")
+    comma: Any = literal_column("','")  # part of the text of a prepared statement
+    domains = func.aggregate_strings(cast(col(DomainAdmin.domain_id), String), comma)
     theirs: Select[Any] = select(domains).where(col(DomainAdmin.user_id) == administrator)
     return theirs.scalar_subquery()
 
@@ -59,9 +60,12 @@ def domain_ids(joined: str | None) -> frozenset[int]:
 
 
 def with_maker(
-    asked: Select[*tuple[Any, ...]], by: Any, by_key: Any, now: datetime
+    asked: Select[*tuple[Any, ...]], by: Any, by_key: Any, now: Any
 ) -> Select[*tuple[Any, ...]]:
-    """Add the columns that `may_act` reads; `by` and `by_key` are the columns of the maker."""
+    """Add the columns that `may_act` reads; `by` and `by_key` are the columns of the maker.
+
+    `now` is the time, or its parameter.
+    """
     able = ~col(Maker.disabled), ~col(Maker.suspended), col(Maker.deleted_at).is_(None)
     good = (
         col(MakerKey.active),
@@ -75,6 +79,7 @@ def with_maker(
         col(Maker.admin_permissions).label("maker_permissions"),
         domains_of(col(Maker.id)).label("maker_domains"),
         col(MakerKey.role).label("maker_key_role"),
+        col(MakerKey.expires_at).label("maker_key_expires_at"),
         col(MakerKey.domains).label("maker_key_domains"),
     ]
     return (

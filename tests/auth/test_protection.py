@@ -130,11 +130,12 @@ async def test_names_of_any_length_and_kind_are_counted(town: Town) -> None:
 async def test_memory_says_how_many_are_hashed_at_once(world: World) -> None:
     def processes(memory: int, each: int) -> int:
         options = replace(world.options, login_memory=memory, argon2_memory=each)
-        return passwords.pool_of(replace(world, options=options)).processes.most
+        pool = passwords.pool_of(replace(world, options=options))
+        return pool.prompt.size + pool.background.size
 
-    assert processes(1 << 30, 64 << 10) >= 1
-    assert processes(64 << 20, 64 << 10) == 1
-    assert processes(0, 64 << 10) == 1
+    assert processes(1 << 30, 64 << 10) >= 2
+    assert processes(128 << 20, 64 << 10) == 2
+    assert processes(0, 64 << 10) == 2
 
 
 async def test_of_many_at_once_in_one_network_no_more_are_heard_than_may_be(town: Town) -> None:
