@@ -13,7 +13,6 @@ from urllib.parse import quote, urlsplit
 import httptools
 import idna
 
-from mail.resolving import host_addresses
 from mail.specialranges import embedded_ipv4, is_special
 from models.errors import Invalid
 from models.options import Options
@@ -67,6 +66,8 @@ def by_server(place: str | None) -> Resolve:
     async def resolve(host: str, port: int) -> Sequence[str]:
         if place is None or "." not in host or _literal(host):
             return await by_system(host, port)
+        from mail.resolving import host_addresses  # noqa: PLC0415 - commands need no DNS
+
         return await host_addresses(place, host, CONNECTING)
 
     return resolve

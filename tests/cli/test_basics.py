@@ -21,7 +21,7 @@ from tests.cli.conftest import Shell
 ROOT = Path(__file__).parents[2]
 
 
-HEAVY = ("graph.schema", "strawberry", "sqlalchemy", "pydantic")
+HEAVY = ("graph.schema", "strawberry", "sqlalchemy", "pydantic", "dns")
 
 
 @pytest.mark.parametrize(
@@ -31,11 +31,11 @@ HEAVY = ("graph.schema", "strawberry", "sqlalchemy", "pydantic")
         ("settings", "pydantic"),
         ("send-test --to ada@example.org", "pydantic"),
         ("init", "pydantic sqlalchemy"),
-        ("doctor", "pydantic sqlalchemy"),
+        ("doctor", "pydantic sqlalchemy dns"),
         ("user list", "pydantic sqlalchemy"),
         ("token list", "pydantic sqlalchemy"),
         ("setting list", "pydantic sqlalchemy"),
-        ("check", "pydantic sqlalchemy"),
+        ("check", "pydantic sqlalchemy dns"),
     ],
 )
 def test_a_command_loads_only_what_it_needs(tmp_path: Path, words: str, allowed: str) -> None:
