@@ -6,7 +6,7 @@ and version 1 SEIPD with AES-256. Self-signatures are verified; SHA-1 is accepte
 
 import hashlib
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -30,6 +30,7 @@ HASHES: dict[int, type[hashes.HashAlgorithm]] = {
     11: hashes.SHA224,
 }
 VERSION = 4  # of keys and signatures
+SHORTEST = 10  # bytes of a key or signature, less than any has
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +66,7 @@ def read(armored: str, now: datetime) -> ShortKey | None:
     if primary is None or any(one.signature_type in revocations for one in packets):
         return None
     user_id, found, ends = "", None, None
-    for key, signature in _bound(packets, primary):
+    for key, signature in _newest(_bound(packets, primary)):
         flags, period = signature.key_flags, signature.key_validity_period
         expires = key.key_created + period if period else None
         if expires and expires <= now:
@@ -106,6 +107,16 @@ def encrypt(content: bytes, key: ShortKey) -> bytes:
     return pysequoia.armor(message, pysequoia.ArmorKind.Message).encode()
 
 
+def _newest(bound: Iterable[tuple[Any, Any]]) -> list[tuple[Any, Any]]:
+    """Each key with its newest self-signature, the only one that counts (RFC 9580, 5.2.3.10)."""
+    found: dict[int, tuple[Any, Any]] = {}
+    for key, signature in bound:
+        known = found.get(id(key))
+        if known is None or signature.signature_created >= known[1].signature_created:
+            found[id(key)] = key, signature
+    return list(found.values())
+
+
 def _bound(packets: list[Any], primary: RSAPublicKey) -> Iterator[tuple[Any, Any]]:
     """Each key of a certificate with each of its self-signatures that is valid."""
     from pysequoia.packet import SignatureType, Tag  # noqa: PLC0415 - as above
@@ -135,13 +146,18 @@ def _bound(packets: list[Any], primary: RSAPublicKey) -> Iterator[tuple[Any, Any
 
 def _is_valid(primary: RSAPublicKey, signed: bytes, signature: bytes) -> bool:
     """True if the primary key made this version 4 signature (RFC 9580, section 5.2.3)."""
-    if signature[0] != VERSION or signature[2] not in {1, 3} or signature[3] not in HASHES:
+    if (
+        len(signature) < SHORTEST
+        or signature[0] != VERSION
+        or signature[2] not in {1, 3}
+        or signature[3] not in HASHES
+    ):
         return False
     hashed = signature[: 6 + int.from_bytes(signature[4:6])]
     unhashed = int.from_bytes(signature[len(hashed) : len(hashed) + 2])
     number = signature[len(hashed) + 2 + unhashed + 2 + 2 :]
     trailer = b"\x04\xff" + len(hashed).to_bytes(4)
-    padded = number.rjust(primary.key_size // 8, b"\0")
+    padded = number.rjust((primary.key_size + 7) // 8, b"\0")
     try:
         primary.verify(padded, signed + hashed + trailer, PKCS1v15(), HASHES[signature[3]]())
     except InvalidSignature:
@@ -151,7 +167,7 @@ def _is_valid(primary: RSAPublicKey, signed: bytes, signature: bytes) -> bool:
 
 def _rsa(body: bytes) -> RSAPublicKey | None:
     """The RSA key of a version 4 key packet; None if it is of another kind."""
-    if body[0] != VERSION or body[5] not in RSA:
+    if len(body) < SHORTEST or body[0] != VERSION or body[5] not in RSA:
         return None
     bits = int.from_bytes(body[6:8])
     end = 8 + (bits + 7) // 8
