@@ -47,8 +47,8 @@ ADJECTIVES = set(
 )
 REQUESTS = set(  # of inputs and arguments: what is to be done along the way
     """
-    allow apply async check create delete disable2fa encrypt force hold include learn mark pin replace
-    request require reverse sanitize show skip subscribe unsubscribe validate
+    allow apply async check create delete disable2fa encrypt force hold include learn mark pin
+    replace request require reverse sanitize show skip subscribe unsubscribe validate
     """.split()  # noqa: SIM905 - a list of lines would be a page long
 )
 SUFFIXES = ("Enum", "Interface", "Object", "Type", "Union")
