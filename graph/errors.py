@@ -150,7 +150,11 @@ class MutationOptions:
         "Same key, same principal, within 24 h: same answer, no second effect.",
         default=strawberry.UNSET,
     )
-    validate_only: bool | None = leaf("Run every check, keep nothing.", default=False)
+    validate_only: bool | None = leaf(
+        "Runs every check and answers as the mutation would, but stores nothing. Secrets, tokens "
+        "and `journalCursor` are null.",
+        default=False,
+    )
     session_id: str | None = leaf(
         "The caller's session: the origin of the events this causes, and, believed from API keys "
         "of an ADMIN, the session in the security log.",

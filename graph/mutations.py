@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Any, Protocol, cast
@@ -30,6 +31,11 @@ LONGEST = 128  # characters of an idempotency key
 WORDS = 255  # characters of a session id, and of a reason
 FIELDS = 25  # of an `@atomic` request: others wait for its end
 ABORTED = "given up with the other fields of this @atomic request"
+# Fields of payloads that are good for nothing if the mutation is only tried.
+RESULTS = {
+    "challenge", "journal_cursor", "mobileconfig", "otpauth_url", "password", "qr_code",
+    "recovery_codes", "secret", "seed", "token", "undo",
+}  # fmt: skip
 BUSY = "others changed the same at the same time, twice: send it once more"
 
 
@@ -134,11 +140,8 @@ class Answer(Guard):
                 if not batch.refused:
                     payload = await self._answer(info, given, work)
                     if not payload.errors:
-                        batch.counts[key] = _counts(payload)
                         return payload
                     batch.refused[key] = payload
-            case Stage.TELL if batch.tried:
-                return self.payload(**batch.counts.get(key, {}))
         return batch.refused.get(key) or self._refused(Unavailable(ABORTED, aborted=True))
 
     def _looked(self, batch: "Batch", key: str, given: Any) -> MutationPayload:
@@ -168,7 +171,7 @@ class Answer(Guard):
             reached = {**before, **ctx.reached} if ctx.reached else {}
             few = 0 < len(reached) <= STREAMS  # longer ones nobody could go on from
             payload.journal_cursor = Cursor(reached) if few else None
-            return payload
+            return _without_results(payload) if ctx.trial else payload
 
         try:
             check_conditions(given)
@@ -178,9 +181,7 @@ class Answer(Guard):
             asked = Asked(key, f"{self.name} {_words(given)}" if key else "")
             _note(ctx, options)
             if options.validate_only:
-                async with ctx.together(keep=False):
-                    payload = await told()
-                return self.payload(**_counts(payload), warnings=payload.warnings)
+                return await (told() if ctx.joined else _try(ctx, told))
             for left in reversed(range(TRIES)):
                 try:
                     return await (self._once(info, asked, told) if asked.key else told())
@@ -223,13 +224,33 @@ class Answer(Guard):
         return await restored(info, self.payload, earlier)
 
 
-def _counts(payload: MutationPayload) -> dict[str, Any]:
-    """Return how many things a mutation would change, by the payload's fields that say so."""
-    counts = {name: value for name, value in vars(payload).items() if name.endswith("_count")}
+async def _try(ctx: Any, work: Callable[[], Awaitable[MutationPayload]]) -> MutationPayload:
+    """Return the payload of a mutation that is rolled back when its field is completed.
+
+    Until then the objects of the payload are read as the mutation has left them.
+    """
+    trial: AsyncExitStack = ctx.trial_end
+    try:
+        await trial.enter_async_context(ctx.together(keep=False))
+        return await work()
+    except BaseException:
+        await trial.aclose()
+        raise
+
+
+def _without_results(payload: MutationPayload) -> MutationPayload:
+    """The payload of a trial: without secrets and tokens, of which the store knows nothing.
+
+    If a task would do the work, the counts are those that the task would reach.
+    """
+    for name in vars(payload).keys() & RESULTS:
+        setattr(payload, name, [] if isinstance(getattr(payload, name), list) else None)
     task = vars(payload).get("task")
-    if task is None or task.row.total is None:
-        return counts
-    return {name: value or type(value)(task.row.total) for name, value in counts.items()}
+    if task is not None and task.row.total is not None:
+        for name, value in vars(payload).items():
+            if name.endswith("_count") and not value:
+                setattr(payload, name, type(value)(task.row.total))
+    return payload
 
 
 class Stage(Enum):
@@ -267,13 +288,7 @@ class Batch:
     trial: bool = False  # one of them is only tried: so all are
     refused: dict[str, MutationPayload] = field(default_factory=dict)  # by the name in the answer
     broken: bool = False  # what was asked of a payload could not be told
-    counts: dict[str, dict[str, Any]] = field(default_factory=dict)  # by the name in the answer
     result: ExecutionResult | None = None  # of the run whose changes are to be committed
-
-    @property
-    def tried(self) -> bool:
-        """Whether nothing was in the way of what is not to be kept."""
-        return self.trial and not (self.refused or self.broken)
 
     @staticmethod
     def check() -> None:
@@ -310,7 +325,7 @@ async def _tried(request: Request) -> ExecutionResult:
             batch.broken = bool(result.errors)
             unit.keep &= not (batch.refused or batch.broken)
             batch.result = result if unit.keep else None
-    if result.data is None or not (batch.refused or batch.broken or batch.trial):
+    if result.data is None or not (batch.refused or batch.broken):
         return result
     batch.stage = Stage.TELL
     told = await request.execute()

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping, Sequence
-from contextlib import aclosing
+from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -60,6 +60,7 @@ class Operation(Context):
     answer: AnswerBudget | None = field(default=None, repr=False)  # of what was run last
     batch: Batch | None = field(default=None, repr=False)  # the fields of an `@atomic` request
     field_deadline: FieldDeadline | None = field(default=None, repr=False)  # of a mutation
+    trial_end: AsyncExitStack | None = field(default=None, repr=False)  # of its present root field
 
 
 NO_BUGS = (

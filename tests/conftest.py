@@ -327,11 +327,11 @@ ASIDE = ("BEGIN", "PRAGMA", "SAVEPOINT", "RELEASE")
 
 
 def heard(database: Database, *aside: str) -> list[str]:
-    """Every SQL statement from now on, in order, but those that begin so."""
+    """Every SQL statement from now on, in order, but those that have one of these parts."""
     sent: list[str] = []
 
     def note(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
-        if not statement.startswith((*ASIDE, *aside)):
+        if not statement.startswith(ASIDE) and not any(part in statement for part in aside):
             sent.append(statement)
 
     for engine in database.engines:
@@ -343,6 +343,7 @@ def heard(database: Database, *aside: str) -> list[str]:
 def statements(database: Database) -> Any:
     """Every SQL statement sent, in order; `del statements[:]` to start afresh.
 
-    But not that which writes steps of messages, up to a second after they were taken.
+    But not that which writes steps of messages, up to a second after they were taken, and not
+    that which looks each second for changes of credentials.
     """
-    return heard(database, "INSERT INTO message_steps")
+    return heard(database, "INSERT INTO message_steps", "credential_changes")

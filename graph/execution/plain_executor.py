@@ -1,7 +1,7 @@
 """graphql-core's executor with limits on the bytes of an answer and on the length of a step."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
@@ -250,9 +250,10 @@ class PlainExecutor(ExecutorThrowingOnIncremental):
             if field is None:
                 continue
             path = Path(None, name, parent_type.name)
-            run = partial(self.execute_field, parent_type, source, details, path, None)
+            given = parent_type, source, details, path, None
+            run = partial(self._execute_root_field, partial(self.execute_field, *given))
             if is_non_null_type(field.type):  # `__typename`, which takes no time
-                results[name] = run()
+                results[name] = self.execute_field(*given)
                 continue
             try:
                 results[name] = await deadline.run(run)
@@ -260,6 +261,16 @@ class PlainExecutor(ExecutorThrowingOnIncremental):
                 self.handle_field_error(late, field.type, details, path)
                 results[name] = None
         return results
+
+    async def _execute_root_field(self, run: Callable[[], Any]) -> Any:
+        """Execute a root field. A trial that it begins (`validateOnly`) is rolled back at its end.
+
+        So the payload is completed with what the trial has written.
+        """
+        async with AsyncExitStack() as trial:
+            self.context_value.trial_end = trial
+            found = run()
+            return await found if isinstance(found, Awaitable) else found
 
     @classmethod
     def build(cls, *args: Any, **kwargs: Any) -> Any:
