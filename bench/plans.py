@@ -37,7 +37,8 @@ WARM = 8  # requests before: documents are compiled, PostgreSQL may have turned 
 COUNTED = 5
 FLUSH = 1.2  # seconds after which PostgreSQL adds what a connection has read to its counters
 STEP = 100  # of SQLite's virtual machine, between two counts
-SIGN_IN = re.compile(r"\bFROM (api_keys|access_tokens|users)\b|\bcredential_changes\b")  # of no document
+# statements that belong to no document
+SIGN_IN = re.compile(r"\bFROM (api_keys|access_tokens|users)\b|\bcredential_changes\b")
 INDEX = re.compile(r"(?:INDEX|INTEGER PRIMARY KEY) ?(\w*)")
 TABLES = ("messages", "threads", "mailboxes")
 
