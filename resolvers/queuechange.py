@@ -94,8 +94,8 @@ async def _chosen(ctx: Context, which: Which, most: int) -> list[Picked]:
         text = "say which: queueIds, filter or all"
         raise Invalid(text, constraint="exclusive", path=["queueIds"])
     names = list(dict.fromkeys(which.queue_ids or ()))
-    most = ctx.world.options.bulk
-    check_limit(len(names), most, f"at most {most} at once", path=["queueIds"])
+    few = ctx.world.options.bulk
+    check_limit(len(names), few, f"at most {few} at once", path=["queueIds"])
     if which.all:
         ctx.viewer.require(Needs(role=Role.ADMIN))
     conditions = [visible(ctx)]
