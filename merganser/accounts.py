@@ -5,7 +5,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import select
 from sqlmodel import col
@@ -26,7 +26,6 @@ from resolvers import (
     apikeys,
     usercreate,
     userdelete,
-    userfile,
     userlist,
     userrestore,
     userupdate,
@@ -35,10 +34,12 @@ from resolvers.apikeys import NewKey
 from resolvers.context import Context
 from resolvers.newpasswords import NewPassword
 from resolvers.usercreate import NewUser
-from resolvers.userfile import Outcome
 from resolvers.userlist import UserWhere
 from resolvers.userrestore import Named
 from resolvers.userselection import Users
+
+if TYPE_CHECKING:
+    from resolvers.userfile import Outcome
 from resolvers.userupdate import Patch
 
 
@@ -63,11 +64,13 @@ async def add(world: World, new: NewUser) -> tuple[str, list[str]]:
 
 async def create_from_file(
     world: World, path: Path, form: UserFileFormat | None
-) -> AsyncGenerator[Outcome]:
+) -> AsyncGenerator["Outcome"]:
     """Create the accounts of a CSV or JSON Lines file; yields what became of each part of it.
 
     An account that exists is refused, so the same file can be given again after a crash.
     """
+    from resolvers import userfile  # noqa: PLC0415 - it loads what imports of mail need
+
     ctx = owner(world)
     try:
         with path.open("rb") as file:

@@ -171,6 +171,7 @@ async def test_two_servers_behind_the_balancer_are_one_platform(site: Site) -> N
     servers = [f"http://{site.places[f'10.0.0.{n}:8025']}" for n in (11, 12)]
     async with httpx.AsyncClient(verify=False, headers=headers, timeout=60) as http:  # noqa: S501
         new = {"username": "ada", "address": "ada@example.org", "password": "correct horse battery"}
+        await _mutate(http, base, "domainCreate", {"name": "example.org"}, "domain { id }")
         made = await _mutate(http, base, "userCreate", new, "user { id }")
         large = "".join(f"line {n:060}\r\n" for n in range(20_000))  # its body is in the bucket
         balancer, _, port = site.places["10.0.0.10:8024"].partition(":")
@@ -207,7 +208,8 @@ async def test_an_upload_needs_no_stickiness(site: Site) -> None:
     first, second = (f"http://{site.places[f'10.0.0.{n}:8025']}" for n in (11, 12))
     headers = {"Authorization": f"Bearer {key_of(site)}"}
     async with httpx.AsyncClient(verify=False, headers=headers, timeout=60) as http:  # noqa: S501
-        new = {"username": "bea", "address": "bea@example.org", "password": "correct horse battery"}
+        new = {"username": "bea", "address": "bea@example.net", "password": "correct horse battery"}
+        await _mutate(http, base, "domainCreate", {"name": "example.net"}, "domain { id }")
         await _mutate(http, base, "userCreate", new, "user { id }")
         given = {"username": "bea", "password": new["password"], "token": True}
         token = (await _mutate(http, base, "authenticate", given, "token"))["token"]
