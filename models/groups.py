@@ -140,13 +140,20 @@ async def _note_end(group: Group, problem: Exception) -> None:
     """Note why SQLite ended the transaction of a group, if it did.
 
     It does so when the disk is full, or fails: https://www.sqlite.org/lang_transaction.html
+    After a failed flush SQLAlchemy has ended it, for whatever reason: nothing is noted then,
+    unless the failure is one of the store.
     """
     driver: Any = (await group.connection.get_raw_connection()).driver_connection
     if driver.in_transaction:
         return
-    group.failure = unavailable(problem) or StoreUnavailable()
-    if group.failure is not problem:
-        group.failure.__cause__ = problem
+    failure = unavailable(problem)
+    if failure is None:
+        if not group.connection.in_transaction():
+            return
+        failure = StoreUnavailable()
+    group.failure = failure
+    if failure is not problem:
+        failure.__cause__ = problem
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,6 +38,7 @@ HISTORY = {
     "message_steps.compared": "as above",
     "message_steps.domain_id": "as above",
     "message_steps.detail": "as above",
+    "credential_changes.user_id": "each process reads it once; deleted after an hour",
     "blobs.tenant_id": "the collector deletes blobs that nothing refers to",
     "audits.user_id": "an audit outlives its account",
     "audits.username": "as above",

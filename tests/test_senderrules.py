@@ -128,8 +128,8 @@ async def test_the_other_action_turns_a_rule_that_is_there(ada: Client, world: W
         ({"patterns": ["*." + "a." * 10 + "b"]}, ("VALIDATION", ["patterns"], 0, "max")),
         ({"comment": "x" * 501}, ("VALIDATION", ["comment"], None, "length")),
         ({"scope": {"global": False}}, ("VALIDATION", ["scope", "global"], None, "exclusive")),
-        ({"scope": {"user": {"username": "bob"}}}, ("NOT_FOUND", ["scope", "user"], None, "")),
-        ({"scope": {"user": {"username": "eve"}}}, ("NOT_FOUND", ["scope", "user"], None, "")),
+        ({"scope": {"user": {"username": "bob"}}}, ("NOT_FOUND", ["scope", "user"], None, "bob")),
+        ({"scope": {"user": {"username": "eve"}}}, ("NOT_FOUND", ["scope", "user"], None, "eve")),
         (
             {"scope": {"domain": "example.org"}},
             ("FORBIDDEN", ["scope", "domain"], None, "DOMAIN_ADMIN"),

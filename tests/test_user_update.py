@@ -255,7 +255,7 @@ async def test_a_user_changes_some_things_and_no_others(ada: Client) -> None:
 async def test_every_field_of_a_patch_is_judged(root: Client) -> None:
     answer = await root('{ __type(name: "UserPatch") { inputFields { name } } }')
     named = {one["name"] for one in answer["__type"]["inputFields"]}
-    words = {"password", "passwordDisabled", "hashedPassword", "allowUnsafe"}
+    words = {"password", "passwordDisabled", "hashedPassword", "allowUnsafe", "disable2fa"}
     assert named == {*OWN, *OTHERS, *words}
 
 

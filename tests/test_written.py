@@ -188,8 +188,6 @@ async def test_an_answer_is_a_draft_of_the_conversation(ada: Client, bob: Client
         ({"rawUpload": ids.encode("Upload", 7), "to": []}, "exclusive", ["rawUpload"]),
         ({"subject": "a\r\nBcc: eve@example.net"}, "pattern", ["subject"]),
         ({"subject": "ä" * 1025}, "max", ["subject"]),
-        ({"to": [{"address": ""}] * 200, "bcc": [{"address": "a@b.cd"}] * 201}, "max", ["to"]),
-        ({"replyTo": [{"address": "a@b.cd"}] * 401}, "max", ["replyTo"]),
         ({"headers": [{"key": "Received", "value": "x"}]}, "reserved", ["headers", "0", "key"]),
         ({"attachments": [attached("a\nb")]}, "pattern", ["attachments", "0", "filename"]),
         ({"attachments": [attached("a")] * 251}, "max", ["attachments"]),

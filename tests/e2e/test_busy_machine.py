@@ -24,8 +24,8 @@ SIGN_IN = (
     "password: $word}) { scope errors { code ... on RateLimitedError { retryAfter } } } }"
 )
 TIME, MEMORY = 3, 16384  # of a hash: what is usual, but a quarter of the memory
-COSTS = {"ARGON2_MEMORY": str(MEMORY), "ARGON2_TIME": str(TIME)}
 FLOOD = 10  # sign-ins a second
+LONG = 60  # passes of a hash that takes a second or so: a flood is more than any machine can hash
 
 
 @contextmanager
@@ -41,9 +41,11 @@ def busy_machine() -> Generator[None]:
             process.wait()
 
 
-@pytest.fixture
-def alone(tmp_path: Path) -> Generator[Server]:
-    server = Server(tmp_path, more={**COSTS, "NETWORK_FAILURES": "100000"})
+@pytest.fixture(params=[TIME])
+def alone(tmp_path: Path, request: pytest.FixtureRequest) -> Generator[Server]:
+    """A server whose hashes take so many passes."""
+    costs = {"ARGON2_MEMORY": str(MEMORY), "ARGON2_TIME": str(request.param)}
+    server = Server(tmp_path, more={**costs, "NETWORK_FAILURES": "100000"})
     server.make("ada")
     yield server.start()
     server.stop()
@@ -85,6 +87,7 @@ def test_a_single_sign_in_starts_no_process(alone: Server) -> None:
     assert Path(f"/proc/{alone.pid}/task/{alone.pid}/children").read_text() == ""
 
 
+@pytest.mark.parametrize("alone", [LONG], indirect=True)
 async def test_a_long_queue_is_sent_away_and_other_requests_go_on(alone: Server) -> None:
     said, health = Counter[str](), list[float]()
 
@@ -111,5 +114,6 @@ async def test_a_long_queue_is_sent_away_and_other_requests_go_on(alone: Server)
             await flood
     assert statistics.median(health) <= 2, health
     assert said.total() == 120
+    assert set(said) <= {"AUTHENTICATION_FAILED", "RATE_LIMITED", "DEADLINE_EXCEEDED"}, said
     assert said["DEADLINE_EXCEEDED"] <= 3, said
-    assert said["RATE_LIMITED"] >= 80, said
+    assert said["RATE_LIMITED"] >= 20, said
