@@ -25,6 +25,7 @@ LONG = (
     "test_demo_letters", "test_sockets", "lists/test_together",
 )  # fmt: skip
 LATER = (  # what is tried in CI alone: it takes longest, and what it is of is tried elsewhere, too
+    "auth/test_remembered",
     "browser",
     "cli/test_accounts",
     "cli/test_connectors",
@@ -34,6 +35,7 @@ LATER = (  # what is tried in CI alone: it takes longest, and what it is of is t
     "clients/test_replica",
     "e2e/test_attacks",
     "e2e/test_bad_text",
+    "e2e/test_busy_machine",
     "e2e/test_certificates",
     "e2e/test_clock_steps",
     "e2e/test_cluster_sending",
@@ -73,6 +75,7 @@ LATER = (  # what is tried in CI alone: it takes longest, and what it is of is t
     "test_users_plans",
 )
 EACH = (  # what is about the store: all of it is tried on both. Of all else the second has some
+    "auth/test_remembered",
     "e2e/test_clock_steps", "e2e/test_crash", "e2e/test_proof", "e2e/test_repeats",
     "e2e/test_road", "e2e/test_workers",
     "mail/test_blobs_collect", "mail/test_lmtp_store", "mail/test_mx_store", "mail/test_pacing",
