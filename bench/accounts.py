@@ -1,6 +1,5 @@
 """`python -m bench.accounts`: lists of 100,000 accounts, on a server and a store of their own."""
 
-import itertools
 import tempfile
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,9 +9,9 @@ import uvloop
 
 from bench import report
 from bench.crowds import fill
-from bench.load import Target, loaded, once, post
+from bench.load import Target, measure_documents, once
 from bench.measure import Line
-from bench.server import Server, bounded, running, settled
+from bench.server import Server, bounded, running
 from bench.sides import Kind, postgres
 from merganser.building import opened, owner
 from merganser.settings import Settings
@@ -64,20 +63,11 @@ async def measured(
     async with opened(settings, migrate=True) as world:
         await fill(world, many)
         _, secret = await apikeys.create_key(owner(world), NewKey("bench", role=Role.ROOT))
-    lines = []
     async with running(server.start) as pid:
         target = Target(server.http, pid, secret)
-        for name, body in asked(await _middle(target)).items():
-            answer = await once(target, "/graphql", body)
-            if "errors" in answer:
-                raise RuntimeError(f"{name}: {answer['errors']}")
-            requests = itertools.repeat(post(target, "/graphql", body))
-            figure = await loaded(
-                target, requests, connections=connections, seconds=seconds, least=5
-            )
-            lines.append(Line(f"{many:,} {NAME}: {name}", figure))
-            await settled(pid)
-    return lines
+        bodies = asked(await _middle(target))
+        figures = await measure_documents(target, bodies, connections=connections, seconds=seconds)
+    return [Line(f"{many:,} {NAME}: {name}", figure) for name, figure in figures.items()]
 
 
 async def _middle(target: Target) -> str:

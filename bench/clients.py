@@ -4,7 +4,6 @@ The accounts are in one store with some others, so that its statistics know seve
 messages are copied by SQL, and the statistics are up to date.
 """
 
-import itertools
 import tempfile
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
@@ -22,9 +21,9 @@ from sqlmodel import col
 from bench import report
 from bench.house import make_user
 from bench.letters import START, Writer
-from bench.load import Target, loaded, once, post
+from bench.load import Target, measure_documents
 from bench.measure import Line
-from bench.server import Server, bounded, running, settled
+from bench.server import Server, bounded, running
 from bench.sides import Kind, postgres
 from graph.ids import encode
 from mail import addresses, delivery
@@ -222,17 +221,14 @@ async def measured(
     ):
         for account in accounts:
             target = Target(server.http, pid, account.secret)
-            for name, document in DOCUMENTS.items():
-                body = account.body(document)
-                answer = await once(target, "/graphql", body)
-                if "errors" in answer:
-                    raise RuntimeError(f"{name}: {answer['errors']}")
-                requests = itertools.repeat(post(target, "/graphql", body))
-                figure = await loaded(
-                    target, requests, connections=connections, seconds=seconds, least=5
-                )
-                lines.append(Line(f"{account.messages:,} messages: {name}", figure))
-                await settled(pid)
+            bodies = {name: account.body(document) for name, document in DOCUMENTS.items()}
+            figures = await measure_documents(
+                target, bodies, connections=connections, seconds=seconds
+            )
+            lines += [
+                Line(f"{account.messages:,} messages: {name}", figure)
+                for name, figure in figures.items()
+            ]
     return lines
 
 

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from random import Random
@@ -72,7 +72,7 @@ async def furnish(
 
 
 async def make_user(world: World, address: str, *targets: str, **more: Any) -> User:
-    """Make an account of this address, without limits, that forwards to these."""
+    """Create an account of this address, without limits, that forwards to these; and its domain."""
     new = NewUser(
         username=address,
         address=address,
@@ -82,7 +82,8 @@ async def make_user(world: World, address: str, *targets: str, **more: Any) -> U
         targets=targets,
         **more,
     )
-    return await usercreate.create(owner(world), new)
+    options = replace(world.options, auto_create_domains=True)
+    return await usercreate.create(owner(replace(world, options=options)), new)
 
 
 async def _fill(world: World, count: int, progress: Progress) -> bytes:

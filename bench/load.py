@@ -1,6 +1,7 @@
 """An HTTP/1.1 client that costs little: kept-alive sockets, and no more parsing than needed."""
 
 import asyncio
+import itertools
 import re
 import time
 from collections.abc import Iterator, Mapping
@@ -10,7 +11,7 @@ from typing import Any, cast
 import orjson
 
 from bench.measure import Figure, figure
-from bench.server import HOST, PATIENCE, cpu, hang_up
+from bench.server import HOST, PATIENCE, cpu, hang_up, settled
 
 LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 LATE = b'"code":"DEADLINE_EXCEEDED"'
@@ -152,6 +153,23 @@ async def loaded(
     took = await _filled(target.port, run, connections, seconds)
     made = figure(connections, run.latencies, took, cpu(target.pid) - before)
     return replace(made, late=run.late)
+
+
+async def measure_documents(
+    target: Target, bodies: Mapping[str, Mapping[str, Any]], *, connections: int, seconds: float
+) -> dict[str, Figure]:
+    """Ask each GraphQL request for so long. Raises RuntimeError if one answers errors."""
+    figures = {}
+    for name, body in bodies.items():
+        answer = await once(target, "/graphql", body)
+        if "errors" in answer:
+            raise RuntimeError(f"{name}: {answer['errors']}")
+        requests = itertools.repeat(post(target, "/graphql", body))
+        figures[name] = await loaded(
+            target, requests, connections=connections, seconds=seconds, least=5
+        )
+        await settled(target.pid)
+    return figures
 
 
 async def filled(target: Target, requests: Iterator[bytes], *, connections: int, least: int) -> int:

@@ -13,14 +13,14 @@ from pathlib import Path
 from sqlalchemy import update
 from sqlmodel import col
 
+from bench.house import make_user
 from bench.load import LENGTH, Target, post
 from bench.measure import Fact, percentile
 from bench.server import HOST, hang_up
-from merganser.building import opened, owner
+from merganser.building import opened
 from merganser.settings import Settings
 from models.users import User
-from resolvers import passwords, usercreate
-from resolvers.usercreate import NewUser
+from resolvers import passwords
 
 COUNT = 100  # accounts: none of them is tried so often that it is closed
 ROUNDS = 3
@@ -72,12 +72,7 @@ async def accounts(env: Mapping[str, str]) -> list[str]:
     names = [f"login{nth}@bench.example" for nth in range(COUNT)]
     async with opened(settings) as world:
         stored = await passwords.make(world, PASSWORD)
-        made = [
-            await usercreate.create(
-                owner(world), NewUser(username=name, address=name, password_disabled=True, quota=0)
-            )
-            for name in names
-        ]
+        made = [await make_user(world, name) for name in names]
         async with world.write() as session:
             these = col(User.id).in_([user.id for user in made])
             await session.exec(update(User).where(these).values(password=stored))

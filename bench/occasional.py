@@ -18,6 +18,7 @@ from rich.progress import Progress
 from sqlalchemy import select
 from sqlmodel import col
 
+from bench.house import make_user
 from bench.load import Target, post
 from bench.logins import Line, lines
 from bench.measure import Fact, percentile
@@ -28,10 +29,9 @@ from merganser.settings import Settings
 from models.columns import picked
 from models.users import User
 from models.world import World
-from resolvers import tokens, usercreate
+from resolvers import tokens
 from resolvers.context import Context
 from resolvers.tokens import NewToken
-from resolvers.usercreate import NewUser
 
 NAME = "occasional users"
 USERS = 200
@@ -79,18 +79,7 @@ async def measured(
 
 async def sign_in(world: World, many: int) -> list[str]:
     """Make accounts; the secrets of their tokens."""
-    made = [
-        await usercreate.create(
-            owner(world),
-            NewUser(
-                username=f"now-and-then{nth}",
-                address=f"now-and-then{nth}@bench.example",
-                password_disabled=True,
-                quota=0,
-            ),
-        )
-        for nth in range(many)
-    ]
+    made = [await make_user(world, f"now-and-then{nth}@bench.example") for nth in range(many)]
     these = select(*picked(User)).where(col(User.id).in_([user.id for user in made]))
     rows = await world.database.read(these)
     async with Context(world, owner(world).viewer).write() as session:

@@ -1,6 +1,5 @@
 """`python -m bench.searches`: words in folders of many messages, newest 50 first."""
 
-import itertools
 import tempfile
 from datetime import timedelta
 from pathlib import Path
@@ -14,9 +13,9 @@ from sqlalchemy import insert, select, text
 from bench import report
 from bench.house import READER, make_user
 from bench.letters import START, Writer
-from bench.load import Target, loaded, once, post
+from bench.load import Target, measure_documents
 from bench.measure import Line
-from bench.server import Server, bounded, running, settled
+from bench.server import Server, bounded, running
 from bench.sides import Kind, postgres
 from mail import addresses, delivery
 from mail.searchindex import indexed, words_of
@@ -98,21 +97,11 @@ async def measured(
         user = await make_user(world, READER)
         await fill(world, many)
         _, secret = await apikeys.create_key(owner(world), NewKey("bench", user_id=user.id))
-    lines = []
+    bodies = {name: {"query": LIST, "variables": given} for name, given in ASKED.items()}
     async with running(server.start) as pid:
         target = Target(server.http, pid, secret)
-        for name, given in ASKED.items():
-            body = {"query": LIST, "variables": given}
-            answer = await once(target, "/graphql", body)
-            if "errors" in answer:
-                raise RuntimeError(f"{name}: {answer['errors']}")
-            requests = itertools.repeat(post(target, "/graphql", body))
-            figure = await loaded(
-                target, requests, connections=connections, seconds=seconds, least=5
-            )
-            lines.append(Line(f"{many:,} messages: {name}", figure))
-            await settled(pid)
-    return lines
+        figures = await measure_documents(target, bodies, connections=connections, seconds=seconds)
+    return [Line(f"{many:,} messages: {name}", figure) for name, figure in figures.items()]
 
 
 def main(

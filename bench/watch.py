@@ -25,7 +25,7 @@ from bench.watchroads import Place
 from bench.watchwriters import Writer, letter
 from graph.ids import decode, encode
 from mail import addresses, delivery, housekeeping
-from merganser import accounts
+from merganser import accounts, domains
 from merganser.accounts import Key
 from merganser.building import opened
 from merganser.settings import Settings
@@ -191,6 +191,7 @@ async def prove(server: Server, bus: Bus, plan: Plan, *, told: Told = lambda _: 
 
 async def _furnished(server: Server, bus: Bus, world: World) -> House:
     users, secrets = list[int](), list[str]()
+    await domains.add(world, "example.org", {}, with_key=False)
     for name in NAMES:
         new = NewUser(name, address=f"{name}@example.org", password_disabled=True, quota=0)
         users.append(decode("User", (await accounts.add(world, new))[0]))

@@ -29,6 +29,7 @@ class PostgresReaders:
     def __init__(self, reading: AsyncEngine, safe: AsyncEngine) -> None:
         self._reading, self._safe = reading, safe
         self.engine = reading.sync_engine
+        # apart, so that slow searches do not take the connections of quick reads
         self._near, self._far = Direct(reading), Direct(reading)
 
     async def read(

@@ -45,15 +45,22 @@ class Plans:
 
 
 @contextmanager
-def explained(world: World) -> Iterator[Plans]:
-    """Hear what is sent to the store."""
-    plans = Plans(world)
+def recorded_statements(world: World, sent: list[tuple[str, Any]]) -> Iterator[None]:
+    """Append each statement that is sent to the store, with its parameters."""
 
     def note(_connection: Any, _cursor: Any, statement: str, given: Any, *_: Any) -> None:
-        plans.sent.append((statement, given))
+        sent.append((statement, given))
 
     for engine in world.database.engines:
         event.listen(engine, "before_cursor_execute", note)
-    yield plans
+    yield
     for engine in world.database.engines:
         event.remove(engine, "before_cursor_execute", note)
+
+
+@contextmanager
+def explained(world: World) -> Iterator[Plans]:
+    """The plans of what is sent to the store."""
+    plans = Plans(world)
+    with recorded_statements(world, plans.sent):
+        yield plans

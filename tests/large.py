@@ -6,11 +6,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
-from sqlalchemy import event, text
+from sqlalchemy import text
 
 from models.database import READING
 from models.world import World
 from tests.conftest import Client
+from tests.explained import recorded_statements
 
 NUMBERS = "WITH RECURSIVE n(value) AS (SELECT 1 UNION ALL SELECT value + 1 FROM n WHERE value < {})"
 AT = {
@@ -101,14 +102,7 @@ def _read(plan: dict[str, Any]) -> int:
 
 @contextmanager
 def measured(world: World) -> Iterator[Effort]:
-    """Hear what is sent to the store."""
+    """The rows that are read by what is sent to the store."""
     effort = Effort(world)
-
-    def note(_connection: Any, _cursor: Any, statement: str, given: Any, *_: Any) -> None:
-        effort.sent.append((statement, given))
-
-    for engine in world.database.engines:
-        event.listen(engine, "before_cursor_execute", note)
-    yield effort
-    for engine in world.database.engines:
-        event.remove(engine, "before_cursor_execute", note)
+    with recorded_statements(world, effort.sent):
+        yield effort

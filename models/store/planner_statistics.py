@@ -20,6 +20,5 @@ STATEMENTS = (
 
 def refresh_statistics(connection: Connection) -> None:
     """Look at the indexes of an SQLite store, and let every connection know what was found."""
-    if connection.dialect.name == "sqlite":
-        for statement in STATEMENTS:
-            connection.exec_driver_sql(statement)
+    for statement in STATEMENTS:
+        connection.exec_driver_sql(statement)
