@@ -44,7 +44,9 @@ class ValidationError(MutationError, of=errors.Invalid):
 
 @strawberry.type(description="A referenced thing does not exist or is not visible.")
 class NotFoundError(MutationError, of=errors.NotFound):
-    ref: str = leaf('What was looked for, as the input names it; "" = the input does not.')
+    ref: str = leaf(
+        "The object that was not found, as the input names it. Empty if the input does not name it."
+    )
 
 
 @strawberry.type(description="Role, scope or permission missing, or never allowed for this thing.")

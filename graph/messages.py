@@ -243,8 +243,8 @@ class Message(Reading):
 
 @strawberry.type(description="A term of a search text that is not valid, and was left out.")
 class QueryProblem(View):
-    term: str = leaf('The term as it was written; "" = something is missing at the end.')
-    position: int = leaf("Where the term begins: the number of its first character, from 1.")
+    term: str = leaf("The term as written. Empty if something is missing at the end.")
+    position: int = leaf("Number of the first character of the term, from 1.")
     message: str = leaf("What is wrong, for people, in English.")
 
 
@@ -315,8 +315,8 @@ class MessageQuery:
         user: Annotated[
             UserRef | None,
             strawberry.argument(
-                description="Whose message. Default: that of the viewer, or the owner of the "
-                "message or folder that an id names."
+                description="The user whose message it is. Default: the signed-in user, or the "
+                "owner of the message or folder that an id names."
             ),
         ] = UNSET,
     ) -> Message | None:

@@ -31,8 +31,8 @@ LONGEST = 128  # characters of an idempotency key
 WORDS = 255  # characters of a session id, and of a reason
 FIELDS = 25  # of an `@atomic` request: others wait for its end
 ABORTED = "given up with the other fields of this @atomic request"
-# Fields of payloads that are good for nothing if the mutation is only tried.
-RESULTS = {
+# Fields of payloads whose values are valid only if the mutation is stored.
+UNSTORED = {
     "challenge", "journal_cursor", "mobileconfig", "otpauth_url", "password", "qr_code",
     "recovery_codes", "secret", "seed", "token", "undo",
 }  # fmt: skip
@@ -171,7 +171,7 @@ class Answer(Guard):
             reached = {**before, **ctx.reached} if ctx.reached else {}
             few = 0 < len(reached) <= STREAMS  # longer ones nobody could go on from
             payload.journal_cursor = Cursor(reached) if few else None
-            return _without_results(payload) if ctx.trial else payload
+            return _remove_unstored(payload) if ctx.trial else payload
 
         try:
             check_conditions(given)
@@ -181,7 +181,7 @@ class Answer(Guard):
             asked = Asked(key, f"{self.name} {_words(given)}" if key else "")
             _note(ctx, options)
             if options.validate_only:
-                return await (told() if ctx.joined else _try(ctx, told))
+                return await (told() if ctx.joined else _run_trial(ctx, told))
             for left in reversed(range(TRIES)):
                 try:
                     return await (self._once(info, asked, told) if asked.key else told())
@@ -224,7 +224,7 @@ class Answer(Guard):
         return await restored(info, self.payload, earlier)
 
 
-async def _try(ctx: Any, work: Callable[[], Awaitable[MutationPayload]]) -> MutationPayload:
+async def _run_trial(ctx: Any, work: Callable[[], Awaitable[MutationPayload]]) -> MutationPayload:
     """Return the payload of a mutation that is rolled back when its field is completed.
 
     Until then the objects of the payload are read as the mutation has left them.
@@ -238,12 +238,12 @@ async def _try(ctx: Any, work: Callable[[], Awaitable[MutationPayload]]) -> Muta
         raise
 
 
-def _without_results(payload: MutationPayload) -> MutationPayload:
-    """The payload of a trial: without secrets and tokens, of which the store knows nothing.
+def _remove_unstored(payload: MutationPayload) -> MutationPayload:
+    """Remove secrets and tokens from the payload of a trial, since they are not stored.
 
     If a task would do the work, the counts are those that the task would reach.
     """
-    for name in vars(payload).keys() & RESULTS:
+    for name in vars(payload).keys() & UNSTORED:
         setattr(payload, name, [] if isinstance(getattr(payload, name), list) else None)
     task = vars(payload).get("task")
     if task is not None and task.row.total is not None:

@@ -24,7 +24,7 @@ from models.mailboxes import SpecialUse
 from models.submission import SubmissionState
 from resolvers.looking import DEPTH
 from resolvers.messages import NEWEST, OLDEST
-from resolvers.searchtext import QueryProblem, is_words, understood
+from resolvers.searchtext import QueryProblem, has_only_words, understood
 from resolvers.selections import Selection
 from resolvers.where import MessageWhere
 
@@ -187,7 +187,7 @@ class MessageFilter(Conditions):
 
         Raises Invalid if a term is not valid, or if the text selects every message.
         """
-        if not self.query or self.has_words_only or is_words(self.query):
+        if not self.query or self.has_words_only or has_only_words(self.query):
             return None
         path = ["filter", "query"]
         if found := understood(self.query, now, path):

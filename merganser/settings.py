@@ -170,25 +170,25 @@ class Settings(
     domain_max_users: int = Field(
         default=USUAL.domain_max_users,
         ge=0,
-        description="`maxUsers` of a domain that is created without; 0: any number.",
+        description="`maxUsers` of a new domain if `domainCreate` omits it; 0: any number.",
     )
     domain_max_addresses: int = Field(
         default=USUAL.domain_max_addresses,
         ge=0,
-        description="`maxAddresses` of a domain that is created without; 0: any number.",
+        description="`maxAddresses` of a new domain if `domainCreate` omits it; 0: any number.",
     )
     domain_default_user_quota: Size | None = Field(
         default=USUAL.domain_default_user_quota,
-        description="`defaultUserQuota` of a domain that is created without; 0: unlimited.",
+        description="`defaultUserQuota` if `domainCreate` omits it; 0: unlimited.",
         json_schema_extra=shown("MERGANSER_DEFAULT_QUOTA"),
     )
     domain_max_user_quota: Size = Field(
         default=USUAL.domain_max_user_quota,
-        description="`maxUserQuota` of a domain that is created without; 0: unlimited.",
+        description="`maxUserQuota` of a new domain if `domainCreate` omits it; 0: unlimited.",
     )
     domain_quota: Size = Field(
         default=USUAL.domain_quota,
-        description="`quota` of a domain that is created without; 0: unlimited.",
+        description="`quota` of a new domain if `domainCreate` omits it; 0: unlimited.",
     )
     dns_resolver: str | None = Field(
         default=USUAL.dns_resolver,

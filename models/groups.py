@@ -106,7 +106,7 @@ class GroupCommit:
                     yield session
                     await session.commit()  # of the savepoint: a neighbour's failure is not ours
                 except Exception as problem:
-                    await _note_end(group, problem)
+                    await _note_lost_transaction(group, problem)
                     raise
         except Exception:
             if group.failure is not None:  # there is no savepoint to go back to
@@ -136,7 +136,7 @@ class GroupCommit:
                 self.store.give()
 
 
-async def _note_end(group: Group, problem: Exception) -> None:
+async def _note_lost_transaction(group: Group, problem: Exception) -> None:
     """Note why SQLite ended the transaction of a group, if it did.
 
     It does so when the disk is full, or fails: https://www.sqlite.org/lang_transaction.html

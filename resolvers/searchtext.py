@@ -86,7 +86,7 @@ def read(text: str, now: datetime, check: Check | None = None) -> Found:
     return Found(fields or {}, problems, is_void=fields is None)
 
 
-def is_words(text: str) -> bool:
+def has_only_words(text: str) -> bool:
     """True if a text has words and phrases only: no known key, no operator.
 
     Brackets without these change nothing, and an unknown key is a word.

@@ -275,7 +275,11 @@ async def test_a_worker_without_webhooks_asks_nothing_and_hears_of_the_first(
     ada: Client, root: Client, receiver: Receiver, statements: list[str]
 ) -> None:
     run = asyncio.create_task(webhookposts.run(ada.world, worded))
-    await asyncio.sleep(0.2)  # it has looked once
+    async with asyncio.timeout(30):  # until the first look is complete
+        seen = -1
+        while not statements or len(statements) > seen:
+            seen = len(statements)
+            await asyncio.sleep(0.3)
     del statements[:]
     await receive(ada, "Unheard")
     await asyncio.sleep(0.1)

@@ -74,7 +74,7 @@ async def test_what_is_wrong_is_refused_without_asking_the_store(
     assert len(statements) == 1
 
 
-async def test_a_token_is_asked_of_the_store_once_in_five_seconds(
+async def test_token_is_read_from_the_store_once_a_minute(
     town: Town, statements: list[str]
 ) -> None:
     token = await town.token("ada")
@@ -82,7 +82,10 @@ async def test_a_token_is_asked_of_the_store_once_in_five_seconds(
     for _ in range(3):
         await town.viewer(token)
     assert len(statements) == 1
-    town.clock.tick(seconds=5)
+    town.clock.tick(seconds=59)
+    await town.viewer(token)
+    assert len(statements) == 1
+    town.clock.tick(seconds=1)
     await town.viewer(token)
     assert len(statements) == 2
 

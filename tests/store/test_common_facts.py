@@ -12,6 +12,7 @@ from pydantic import SecretStr
 
 from mail import addresses, delivery
 from mail.blobs.store import MARK
+from merganser import domains
 from merganser.building import opened
 from merganser.settings import Settings
 from merganser.trouble import Trouble
@@ -92,6 +93,7 @@ async def test_second_server_must_have_secret_key_file_and_objects_of_the_first(
         assert f"copy {tmp_path}/first/secret from" in await reason(second)
         copy(tmp_path, "secret")
         await first.blobs.put("00/a", b"a")
+        await domains.add(first, "example.org", {}, with_key=False)
         ada = await make_user(first, "ada")
         letter = await delivery.read(raw_message("Hello"))
         to = await addresses.recipient(first, f"{ada.username}@example.org")
