@@ -1,6 +1,5 @@
 """From a question to a stream of results: the outer step once, then one execution per event."""
 
-import asyncio
 from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -31,7 +30,6 @@ from resolvers.context import Context
 MADE = meters.counter(
     "merganser_subscription_results", "Results made, each for one subscriber or for all who share."
 )
-PARTING = 5.0  # seconds that an event which nobody wants any more has to be done
 AFTER = "after"  # the argument that says where a stream goes on
 
 
@@ -212,15 +210,7 @@ async def _alone(schema: Runner, asked: Question, context: Context) -> Execution
 
 async def _event(executor: PlainExecutor) -> Answer:
     result = execute_subscription_event(executor)
-    if not isinstance(result, Awaitable):
-        return result
-    running = asyncio.ensure_future(result)
-    try:
-        return await asyncio.shield(running)
-    except asyncio.CancelledError:  # half an execution leaves coroutines that nobody awaits
-        await asyncio.wait([running], timeout=PARTING)
-        running.cancel()
-        raise
+    return await result if isinstance(result, Awaitable) else result
 
 
 def early(result: ExecutionResult) -> bool:

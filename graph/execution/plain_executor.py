@@ -19,46 +19,51 @@ from graphql import (
 )
 from graphql.execution.collect_fields import FieldDetailsList, GroupedFieldSet
 from graphql.execution.executor_throwing_on_incremental import ExecutorThrowingOnIncremental
-from graphql.pyutils import Path, gather_with_cancel
+from graphql.pyutils import Path, Undefined
 from strawberry.schema.schema import StrawberryGraphQLCoreExecutionContext
 
 from graph.deadlines import DeadlineExceeded, FieldDeadline
 from graph.execution.answer_budget import OVERHEAD, AnswerBudget, size_of
+from graph.execution.concurrency import gather_results
 from graph.execution.list_steps import StepClock, close_unstarted
 from graph.views import Listed
-
-
-async def _gathered(awaitables: Sequence[Any]) -> list[Any]:
-    return list(await gather_with_cancel(*awaitables))
 
 
 def _untracked(_awaitables: Sequence[Any]) -> None:
     """Nobody asks when work has ended: an operation that is called off cancels its own."""
 
 
-HELPERS = GraphQLResolveInfoHelpers(gather=_gathered, track=_untracked)
+HELPERS = GraphQLResolveInfoHelpers(gather=gather_results, track=_untracked)
 
 
 @dataclass
-class _CompletedItems:
-    """The completed items of a list, and the indexes of those that are coroutines."""
+class _CompletedValues:
+    """The completed items of a list or fields of an object, and the keys of the coroutines."""
 
-    results: list[Any]
-    awaited: list[int]
+    results: Any  # a list, or a dict by name
+    awaited: list[Any]  # indexes, or names
 
     @property
     def pending(self) -> list[Any]:
-        return [self.results[index] for index in self.awaited]
+        return [self.results[key] for key in self.awaited]
 
-    async def settle(self) -> list[Any]:
-        """Replace each coroutine by its result; a single one needs no task of its own."""
-        if len(self.awaited) == 1:
-            results = [await self.pending[0]]
-        else:
-            results = await gather_with_cancel(*self.pending)
-        for index, result in zip(self.awaited, results, strict=True):
-            self.results[index] = result
-        return self.results
+    def settle(self) -> Any:
+        """Return the results, or a coroutine that returns them if some are coroutines."""
+        return _settle(self.results, self.awaited) if self.awaited else self.results
+
+
+async def _settle(results: Any, awaited: list[Any]) -> Any:
+    """Replace each coroutine by its result; a single one needs no task of its own.
+
+    The parameters are a list or dict so that `close_unstarted` finds the coroutines in them.
+    """
+    if len(awaited) == 1:
+        results[awaited[0]] = await results[awaited[0]]
+        return results
+    values = await gather_results([results[key] for key in awaited])
+    for key, value in zip(awaited, values, strict=True):
+        results[key] = value
+    return results
 
 
 class PlainExecutor(ExecutorThrowingOnIncremental):
@@ -108,11 +113,25 @@ class PlainExecutor(ExecutorThrowingOnIncremental):
         grouped_field_set: GroupedFieldSet,
         position_context: Any,
     ) -> Any:
-        """Execute the fields of an object, and count the bytes of their names."""
+        """Execute the fields of an object concurrently, and count the bytes of their names."""
         self.answer.take(OVERHEAD * len(grouped_field_set) + sum(map(len, grouped_field_set)))
-        return super().execute_fields(
-            parent_type, source_value, path, grouped_field_set, position_context
-        )
+        completed = _CompletedValues({}, [])
+        try:
+            for name, details in grouped_field_set.items():
+                field_path = Path(path, name, parent_type.name)
+                result = self.execute_field(
+                    parent_type, source_value, details, field_path, position_context
+                )
+                if result is Undefined:
+                    continue
+                completed.results[name] = result
+                if self.is_awaitable(result):
+                    completed.awaited.append(name)
+        except Exception:
+            if completed.awaited:
+                self.settle_in_background(completed.pending)
+            raise
+        return completed.settle()
 
     def execute_field(
         self,
@@ -142,7 +161,7 @@ class PlainExecutor(ExecutorThrowingOnIncremental):
         if not isinstance(items, list | Listed):
             ordinary = super().complete_iterable_value
             return ordinary(item_type, field_details_list, info, path, items, position_context)
-        completed = _CompletedItems([], [])
+        completed = _CompletedValues([], [])
 
         def complete(index: int) -> None:
             item, results = items[index], completed.results
@@ -164,15 +183,15 @@ class PlainExecutor(ExecutorThrowingOnIncremental):
         except Exception:
             self._settle_rest(items, indexes, completed)
             raise
-        return completed.settle() if completed.awaited else completed.results
+        return completed.settle()
 
     async def _complete_rest(
         self,
         complete: Callable[[int], None],
         items: Sequence[Any],
         indexes: Iterator[int],
-        completed: "_CompletedItems",
-    ) -> list[Any]:
+        completed: _CompletedValues,
+    ) -> Any:
         """Complete the items with these indexes in further steps of the event loop."""
         try:
             await self.step.pause()
@@ -186,10 +205,11 @@ class PlainExecutor(ExecutorThrowingOnIncremental):
         except BaseException:  # the operation is cancelled: nothing of it may start any more
             close_unstarted(completed.pending)
             raise
-        return await completed.settle() if completed.awaited else completed.results
+        settled = completed.settle()
+        return await settled if completed.awaited else settled
 
     def _settle_rest(
-        self, items: Sequence[Any], indexes: Iterator[int], completed: "_CompletedItems"
+        self, items: Sequence[Any], indexes: Iterator[int], completed: _CompletedValues
     ) -> None:
         """Let all that is awaitable end in the background after an error, as graphql-core does."""
         pending = completed.pending

@@ -1,0 +1,38 @@
+"""Concurrent execution of the fields of an object and the items of a list."""
+
+import asyncio
+from collections.abc import Awaitable, Iterable
+from inspect import CORO_CREATED, getcoroutinestate, iscoroutine
+from types import FrameType
+from typing import Any, cast
+
+from graphql.pyutils import gather_with_cancel
+
+from graph.execution.list_steps import close_unstarted
+
+
+class FieldTask(asyncio.Task[Any]):
+    """The task of a coroutine that may hold other coroutines.
+
+    If it is cancelled before it starts, it closes these: nothing awaits them any more, which
+    Python would report on stderr.
+    """
+
+    def cancel(self, msg: Any | None = None) -> bool:
+        """Cancel the task."""
+        coroutine = self.get_coro()
+        if iscoroutine(coroutine) and getcoroutinestate(coroutine) == CORO_CREATED:
+            frame = cast("FrameType", coroutine.cr_frame)
+            close_unstarted(list(frame.f_locals.values()))
+        return super().cancel(msg)
+
+
+async def gather_results(awaitables: Iterable[Awaitable[Any]]) -> list[Any]:
+    """Await all of them concurrently, and return their results in order.
+
+    Raises the first error. The others are cancelled then, and if the caller is cancelled.
+    """
+    loop = asyncio.get_running_loop()
+    return await gather_with_cancel(
+        *(FieldTask(each, loop=loop) if iscoroutine(each) else each for each in awaitables)
+    )

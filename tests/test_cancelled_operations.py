@@ -1,0 +1,70 @@
+"""An operation that is cancelled at any moment leaves no coroutine that was never awaited."""
+
+import asyncio
+import gc
+import warnings
+
+import pytest
+
+from tests.conftest import Client, receive
+
+MOST = 400  # turns of the event loop, after which an operation is cancelled
+ROW = "id subject size thread { id messages(first: 2) { nodes { id } } } mailbox { path }"
+DOCUMENTS = {
+    "lists": f"""{{
+        user {{
+            username mailboxes {{ path parent {{ path }} }}
+            identities(first: 2) {{ nodes {{ id }} }}
+        }}
+        newest: messages(first: 5) {{ nodes {{ {ROW} }} totalCount }}
+        more: messages(first: 3) {{ nodes {{ {ROW} text html attachments {{ filename }} }} }}
+        again: user {{
+            authLog(first: 3) {{ nodes {{ id }} }} filters(first: 2) {{ nodes {{ id }} }}
+        }}
+    }}""",
+    "nested": """{ user { mailboxes { path messages(first: 3) { totalCount nodes {
+        id source headers { key value } thread { id messages(first: 2) { nodes { text } } }
+    } } } } }""",
+    "mutation": """mutation {
+        mailboxCreate(input: {paths: ["Trial", "Trial/A"], options: {validateOnly: true}}) {
+            mailboxes {
+                path messages(first: 2) { nodes { id } totalCount }
+                parent { path user { username } } user { username }
+            }
+            errors { code }
+        }
+        other: mailboxCreate(input: {paths: ["Other"], options: {validateOnly: true}}) {
+            mailboxes { path user { username mailboxes { path parent { path } } } }
+            errors { code }
+        }
+    }""",
+}
+
+
+async def cancel_after(client: Client, document: str, turns: int) -> bool:
+    """Run an operation and cancel it after so many turns. Returns true if it had not ended."""
+    operation = asyncio.create_task(client(document))
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    operation.cancel()
+    try:
+        await operation
+    except asyncio.CancelledError:
+        return True
+    return False
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+async def test_cancelled_operation_leaves_no_coroutine(ada: Client, name: str) -> None:
+    for nth in range(3):
+        await receive(ada, f"Message {nth}")
+    await ada(DOCUMENTS[name])
+    ended = turns = 0
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        while ended < 5 and turns < MOST:
+            ended += not await cancel_after(ada, DOCUMENTS[name], turns)
+            turns += 1
+        gc.collect()
+    assert turns > 8
+    assert [str(each.message) for each in caught if each.category is RuntimeWarning] == []
