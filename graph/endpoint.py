@@ -3,7 +3,6 @@
 import asyncio
 import ipaddress
 import json
-import logging
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -33,7 +32,7 @@ from graph.groups import Groups, pulled
 from graph.guards import Guards, Presence
 from graph.persisted import Find, Persisted, Unmet
 from graph.policy import Operation, Schema
-from graph.refusals import answer_to, client_address, crowded, request_id, turned_away
+from graph.refusals import answer_to, client_address, crowded, log_failure, request_id, turned_away
 from graph.sockets import Adapter, Crowded, Handler
 from graph.streams import HEADERS, Ended, EventStream, Kicked, Watch, one_result
 from graph.telemetry import RESPONSES, SOCKETS
@@ -41,8 +40,6 @@ from models.errors import Refused, Unauthenticated
 from models.roles import Role
 from models.world import World
 from resolvers.context import Viewer
-
-log = logging.getLogger(__name__)
 
 SignIn = Callable[
     [Mapping[str, str], Mapping[str, Any] | None, str | None], Awaitable[Viewer]
@@ -166,8 +163,8 @@ class Endpoint(GraphQL[Operation, None]):
                 raise
             task.uncancel()
             response = Response(status_code=400)  # nobody reads it
-        except Exception as problem:  # the edge of a listener: answered in JSON, and logged once
-            log.exception("a request broke", extra={"request_id": context.request_id})
+        except Exception as problem:  # noqa: BLE001 - the edge of a listener: logged once
+            log_failure(problem, context.request_id, request.url.path)
             response = _refused(answer_to(problem, context.request_id), kind)
         there = {name for name, _ in response.raw_headers}
         response.raw_headers += [pair for pair in ALWAYS if pair[0] not in there]

@@ -104,6 +104,14 @@ class ConnectorFailureError(MutationError, of=errors.ConnectorFailure):
 
 
 @strawberry.type(
+    description="Stored bytes that the mutation needs are lost or damaged. A retry fails in the "
+    "same way until an administrator repairs them."
+)
+class DamagedError(MutationError, of=errors.Damaged):
+    pass
+
+
+@strawberry.type(
     description="A component does not answer, nobody is there, or the field was given up."
 )
 class UnavailableError(MutationError, of=errors.Unavailable):

@@ -14,14 +14,16 @@ from strawberry.types.base import StrawberryOptional
 from strawberry.types.field import StrawberryField
 
 from graph.conditions import check_conditions
+from graph.damage import log_damage
 from graph.errors import MutationError, MutationOptions, MutationPayload, Options, Warning  # noqa: A004
 from graph.fields import Declare, Guard, Info
 from graph.givenrefs import public
 from graph.kept import restored, stored
 from graph.scalars import STREAMS, Cursor
+from mail.blobs.errors import Corrupt
 from models import patience
 from models.database import crossed
-from models.errors import Forbidden, Invalid, Refused, Unauthenticated, Unavailable
+from models.errors import Damaged, Forbidden, Invalid, Refused, Unauthenticated, Unavailable
 from models.store.key_collision import TRIES, KeyCollision
 from resolvers import changes, replays
 from resolvers.context import Context, Needs
@@ -194,6 +196,9 @@ class Answer(Guard):
             raise  # of the whole request: the client signs in and tries again
         except Refused as refusal:
             return self._refused(refusal, given)
+        except Corrupt as damage:
+            log_damage([damage], getattr(ctx, "request_id", ""), str(info.path.key))
+            return self._refused(Damaged(), given)
 
     def _refused(self, refusal: Refused, given: Any = None) -> MutationPayload:
         errors = [MutationError.of(public(one, given)) for one in refusal.each]

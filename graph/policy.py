@@ -18,6 +18,7 @@ from strawberry.types.graphql import OperationType as Kind
 
 from graph import feeds
 from graph.bodies import Question
+from graph.damage import damage_facts, log_damage
 from graph.deadlines import DeadlineExceeded, FieldDeadline
 from graph.documents import NO_NUL, Documents, Known, has_nul, refused
 from graph.execution.answer_budget import AnswerBudget, AnswerTooLarge
@@ -28,6 +29,7 @@ from graph.mutations import Batch, together
 from graph.plans import Book
 from graph.resolving import quicken
 from graph.telemetry import Observed
+from mail.blobs.errors import Corrupt
 from models.commits import WorkProgress, current_work
 from models.crowds import Seat
 from models.errors import Code, Forbidden, Invalid, RateLimited, Refused, Unauthenticated
@@ -65,6 +67,7 @@ class Operation(Context):
 
 NO_BUGS = (
     AnswerTooLarge,
+    Corrupt,
     Refused,
     DeadlineExceeded,
     MissingQueryError,
@@ -213,6 +216,10 @@ class Schema(strawberry.Schema):
         extra = {"request_id": getattr(context, "request_id", "")}
         if any(isinstance(error.original_error, DeadlineExceeded) for error in errors):
             log.warning("an operation was ended at its deadline", extra=extra)
+        damaged = [error for error in errors if isinstance(error.original_error, Corrupt)]
+        if damaged:
+            causes = [error.original_error for error in damaged]
+            log_damage(causes, extra["request_id"], ".".join(map(str, damaged[0].path or ())))
         bugs = [error for error in errors if is_bug(error)]
         if bugs:
             path = ".".join(map(str, bugs[0].path or ()))
@@ -332,6 +339,8 @@ def _settled(error: GraphQLError, context: object) -> GraphQLError:
             "code": "INTERNAL_SERVER_ERROR",
             "requestId": getattr(context, "request_id", ""),
         }
+    elif isinstance(error.original_error, Corrupt):
+        message, extensions = damage_facts(getattr(context, "request_id", ""))
     elif failure := unavailable(error.original_error):
         message, extensions = failure.message, outage_facts(failure)
     elif isinstance(error.original_error, Refused):

@@ -1,6 +1,7 @@
 """What every road over HTTP says of requests that it does not serve, and what it calls them."""
 
 import ipaddress
+import logging
 import re
 from collections.abc import Mapping
 from functools import lru_cache
@@ -8,11 +9,14 @@ from functools import lru_cache
 from starlette.requests import HTTPConnection
 
 from graph.bodies import Rejected
+from graph.damage import damage_facts, log_damage
 from graph.policy import facts, outage_facts
 from mail.blobs.errors import Corrupt
 from models.errors import LimitReached, Refused
 from models.store.outages import DiskFull, unavailable
 from models.world import World
+
+log = logging.getLogger(__name__)
 
 PLAIN = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
 
@@ -58,6 +62,14 @@ def broken(name: str) -> Rejected:
     return made
 
 
+def log_failure(problem: Exception, name: str, path: str) -> None:
+    """Log the exception that ended a request, for damaged bytes without its traceback."""
+    if isinstance(problem, Corrupt):
+        log_damage([problem], name, path)
+    else:
+        log.error("a request broke", exc_info=problem, extra={"request_id": name})
+
+
 def answer_to(problem: Exception, name: str) -> Rejected:
     """The answer to a request that an exception ended.
 
@@ -65,9 +77,9 @@ def answer_to(problem: Exception, name: str) -> Rejected:
     The status is 507 if a disk is full, 503 if the failure passes for another reason, else 500.
     """
     if isinstance(problem, Corrupt):
-        message = "The stored bytes are damaged: tell the administrator of the server."
-        made = Rejected(500, "DAMAGED", message)
-        made.extensions["requestId"] = name
+        message, extensions = damage_facts(name)
+        made = Rejected(500, extensions["code"], message)
+        made.extensions |= extensions
         return made
     failure = unavailable(problem)
     if failure is None:

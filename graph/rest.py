@@ -1,6 +1,5 @@
 """Bytes over HTTP: what is too large for GraphQL, behind the same rules."""
 
-import logging
 import sys
 import tempfile
 from collections.abc import Awaitable, Callable, Mapping
@@ -27,7 +26,7 @@ from graph.intake import (
     roomy,
     sending,
 )  # fmt: skip
-from graph.refusals import answer_to, client_address, request_id, turned_away
+from graph.refusals import answer_to, client_address, log_failure, request_id, turned_away
 from graph.serving import Bytes, Served, serve, streamed
 from graph.telemetry import RESPONSES
 from mail.archives.writing import ExportFormat, kind_of
@@ -40,8 +39,6 @@ from models.roles import Role, Scope, UserPermission
 from models.world import World
 from resolvers import archive, audit, contents, exports, links, quarantine, uploads
 from resolvers.context import Context, Needs
-
-log = logging.getLogger(__name__)
 
 UPLOADS = "/rest/uploads"
 UPDATES = "/rest/users/{id}/updates"
@@ -135,8 +132,8 @@ def _endpoint(
             response = _refused(turned_away(refusal, STATUSES))
         except ClientDisconnect:
             response = Response(status_code=400)  # nobody reads it
-        except Exception as problem:  # the edge of a listener: answered in JSON, and logged once
-            log.exception("a request broke", extra={"request_id": name})
+        except Exception as problem:  # noqa: BLE001 - the edge of a listener: logged once
+            log_failure(problem, name, request.url.path)
             response = _refused(answer_to(problem, name))
         response.headers.update({**ALWAYS, **more, "X-Request-Id": name})
         RESPONSES.add("rest", str(response.status_code))

@@ -59,6 +59,7 @@ from resolvers.outgoing import ENTRIES
 from resolvers.queue import QueueName
 from resolvers.submission import Envelope, Outgoing, Sent, Shown
 from resolvers.submitdraft import Order
+from resolvers.withheld import refusals
 
 for words, text in ((QueueName, "Where in the queue something stands."),):
     strawberry.enum(words, description=text)
@@ -124,7 +125,7 @@ class Submission(Shape):
         description="Each recipient.",
     )
 
-    batch = staticmethod(submission.by_ids)
+    batch = staticmethod(submission.seen_by_ids)
     made: ClassVar[Mapping[str, Made]] = {"id": identified("Submission")}
 
 
@@ -134,7 +135,12 @@ async def submission_page(
     states: list[SubmissionState] | None,
     page: tuple[object, object, object, object],
 ) -> Connection[Submission]:
-    """Return a page of the submissions of an account, the newest first."""
+    """Return a page of the submissions of an account, the newest first.
+
+    Raises Forbidden if the viewer does not see them.
+    """
+    if refused := await info.context.load(refusals, user_id):
+        raise refused
     narrowed = frozenset(states or ()) if is_given(states) else None
     ask = page_asked(submission.newest(narrowed), *page)
     listing = submission.OfUser(user_id, ask, columns(info, Submission), narrowed)

@@ -76,6 +76,7 @@ from resolvers.addresses import OfUser
 from resolvers.keyvalue import Namespace
 from resolvers.mailboxlists import Only
 from resolvers.twofactor import TwoFactorMethod, enabled
+from resolvers.withheld import openable
 
 if TYPE_CHECKING:
     from graph.auth import AccessToken
@@ -469,8 +470,13 @@ class User(Shape):
         rows = await info.context.load(savedsearches.of_users, self.row.id)
         return await listed(info, SavedSearch, rows)
 
-    @field("Exports that can be fetched, or are being made; newest first.", scope=Scope.MAIL_READ)
+    @field(
+        "Exports that can be fetched, or are being made; newest first. Only the user and a ROOT "
+        "see them; others get FORBIDDEN.",
+        scope=Scope.MAIL_READ,
+    )
     async def exports(self, info: Info) -> list[AccountExport]:
+        openable(info.context, self.row.id)
         rows = await info.context.load(exports.of_users, self.row.id)
         return await listed(info, AccountExport, rows)
 
@@ -486,7 +492,11 @@ class User(Shape):
     ) -> Connection[File]:
         return await file_page(info, self.row.id, query, (first, after, last, before))
 
-    @field("Sent and scheduled mail with delivery state.", scope=Scope.MAIL_READ)
+    @field(
+        "Sent and scheduled mail with delivery state, newest first. Administrators see that of the "
+        "accounts they manage, a DOMAIN_ADMIN with LOGIN_AS; others get FORBIDDEN.",
+        scope=Scope.MAIL_READ,
+    )
     async def submissions(
         self,
         info: Info,

@@ -194,6 +194,7 @@ VALUES = {
         "USER_OFFLINE": "No client of the user listens.",
         "UNAVAILABLE": "A component does not answer.",
         "SIEVE_COMPILE": "A script does not compile.",
+        "DAMAGED": "Stored bytes that the mutation needs are lost or damaged.",
         "ABORTED": "Given up with the others of its unit.",
     },
     "Frequency": {

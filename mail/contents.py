@@ -361,6 +361,21 @@ async def sources(
     `of` says of which table they are. `read` is that of an operation, which sees what its unit
     has written. Damage to one message is logged, and raised as Corrupt where it is looked into.
     """
+    found = await read_sources(world, rows, read, of, charge=charge)
+    for one in found:
+        _log_damage(one)
+    return found
+
+
+async def read_sources(
+    world: World,
+    rows: Sequence[Picked],
+    read: Read | None = None,
+    of: Holding = MESSAGES,
+    *,
+    charge: Callable[[int], None] = _charge_nobody,
+) -> list[Stored]:
+    """The same without a log line: for callers whose Corrupt is logged where it is handled."""
     read = read or world.database.read
     opened = await skeletons(world, await roots(rows, read))
     return [
@@ -397,12 +412,18 @@ async def roots(rows: Sequence[Picked], read: Read) -> Sequence[Picked]:
 
 
 async def skeletons(world: World, blobs: Sequence[Picked]) -> dict[int, Skeleton | Corrupt]:
-    """The skeletons that these hold, by their keys; damage is logged."""
+    """The skeletons that these hold, by their keys; the damage of those that are damaged."""
     turn = asyncio.Semaphore(AT_ONCE)
     if len(blobs) == 1:
         return {blobs[0].id: await _skeleton(world.blobs, blobs[0], turn)}
     opened = await asyncio.gather(*(_skeleton(world.blobs, blob, turn) for blob in blobs))
     return dict(zip((blob.id for blob in blobs), opened, strict=True))
+
+
+def _log_damage(message: Stored) -> None:
+    if isinstance(message.skeleton, Corrupt):
+        extra = {"blob": message.row.blob_id, "damage": str(message.skeleton)}
+        log.warning("a stored message is damaged", extra=extra)
 
 
 def skeleton_of(row: Picked, opened: Mapping[int, Skeleton | Corrupt]) -> Skeleton | Corrupt:
@@ -435,8 +456,7 @@ async def _skeleton(store: Store, blob: Picked, turn: asyncio.Semaphore) -> Skel
                 return await read_outline(store, blob)
             return open_skeleton(await pieces.read(store, blob))
     except Corrupt as problem:
-        log.exception("a stored message is damaged", extra={"blob": blob.id})
-        return problem
+        return Corrupt(f"The skeleton {blob.digest} cannot be read. {problem}")
 
 
 async def gathered(stream: Stream) -> bytes:

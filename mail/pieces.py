@@ -37,11 +37,19 @@ async def _object(store: Store, blob: Picked) -> bytes:
 
 
 def _content(blob: Picked, packed: bytes) -> bytes:
-    return verify(blob.digest, expand(blob.codec, packed, blob.size))
+    try:
+        return verify(blob.digest, expand(blob.codec, packed, blob.size))
+    except Corrupt as problem:
+        raise _damaged(blob, problem) from problem
 
 
 def _lost(blob: Picked) -> Corrupt:
     return Corrupt(f"The object {blob.name} of {blob.digest} is lost")
+
+
+def _damaged(blob: Picked, reason: object) -> Corrupt:
+    place = "row" if blob.name is None else f"object {blob.name}"
+    return Corrupt(f"The {place} of {blob.digest} is damaged: {reason}")
 
 
 async def stream(
@@ -73,7 +81,7 @@ async def _part(store: Store, blob: Picked, start: int, end: int) -> AsyncGenera
                     yield chunk[at : at + STEP]
         return
     if blob.codec != "zstd":
-        raise Corrupt(f"There is no codec {blob.codec!r}")
+        raise _damaged(blob, f"there is no codec {blob.codec!r}")
     reached = 0
     async with aclosing(_expanded(store, blob)) as steps:
         async for step in steps:
@@ -115,8 +123,9 @@ async def _packed(store: Store, blob: Picked, start: int, end: int) -> AsyncGene
 class _Ahead:
     """Compressed bytes that have come, for a reader that cannot wait."""
 
-    def __init__(self, source: AsyncIterator[bytes]) -> None:
+    def __init__(self, source: AsyncIterator[bytes], digest: str) -> None:
         self._source = source
+        self._digest = digest
         self._bytes = bytearray()
         self._ended = False
 
@@ -130,7 +139,7 @@ class _Ahead:
     def read(self, size: int) -> bytes:
         """Take what there is, at most `size` bytes."""
         if not self._bytes and not self._ended:
-            raise Corrupt("The frame needs more input for a step than it can")
+            raise Corrupt(f"The frame of {self._digest} needs more input for a step than it can")
         taken = bytes(self._bytes[:size])
         del self._bytes[:size]
         return taken
@@ -143,7 +152,7 @@ async def _expanded(store: Store, blob: Picked) -> AsyncGenerator[bytes]:
     needs as much as AHEAD. However small a frame is, no more than a step of it is expanded.
     """
     async with aclosing(_packed(store, blob, 0, blob.stored_size)) as packed:
-        ahead = _Ahead(packed)
+        ahead = _Ahead(packed, blob.digest)
         source: Any = ahead  # of all that a file is, only its `read` is used
         reader = zstandard.ZstdDecompressor().stream_reader(source)
         left = blob.size

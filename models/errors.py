@@ -12,6 +12,7 @@
   - OverQuota              it would exceed `allowed` bytes
   - RateLimited            too often; wait `retry_after`
   - NotCompiled            a script cannot be read, or means nothing, at this place
+  - Damaged                stored bytes that it needs are lost or damaged
   - Unavailable            a component does not answer, or the unit around it was given up
 """
 
@@ -43,6 +44,7 @@ class Code(StrEnum):
     ABORTED = "ABORTED"
     SIEVE_COMPILE = "SIEVE_COMPILE"
     CONNECTOR_FAILURE = "CONNECTOR_FAILURE"
+    DAMAGED = "DAMAGED"
 
 
 class Refused(Exception):
@@ -260,6 +262,15 @@ class ConnectorFailure(Refused):
     def __init__(self, message: str, *, stage: str, remote_message: str | None = None) -> None:
         super().__init__(message)
         self.stage, self.remote_message = stage, remote_message
+
+
+class Damaged(Refused):
+    """Stored bytes that the request needs are lost or damaged: an administrator must look."""
+
+    code = Code.DAMAGED
+
+    def __init__(self) -> None:
+        super().__init__("The stored bytes are damaged: tell the administrator of the server.")
 
 
 class Unavailable(Refused):

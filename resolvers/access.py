@@ -70,7 +70,7 @@ def administered(ctx: Context) -> bool:
     return viewer.role.includes(Role.ADMIN)
 
 
-def records(ctx: Context, table: type[Owned]) -> ColumnElement[bool]:
+def records(ctx: Context, table: Rows) -> ColumnElement[bool]:
     """The WHERE clause for folders and messages, without what is in them.
 
     What is visible, and for administrators that of the accounts they manage; a DOMAIN_ADMIN
@@ -82,7 +82,7 @@ def records(ctx: Context, table: type[Owned]) -> ColumnElement[bool]:
     return theirs | visible(ctx, table) if ctx.viewer.reach.shared else theirs
 
 
-def managed(ctx: Context, table: type[Owned]) -> ColumnElement[bool]:
+def managed(ctx: Context, table: Rows) -> ColumnElement[bool]:
     """The WHERE clause for folders, messages and files of the accounts that the viewer manages.
 
     The viewer's own are among them. A DOMAIN_ADMIN needs LOGIN_AS. Without the right to see other

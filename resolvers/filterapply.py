@@ -1,5 +1,6 @@
 """Running filters on mail that is there: a task, which moves, copies, marks and labels."""
 
+import logging
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -9,6 +10,7 @@ from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mail import filters as forms
+from mail.blobs.errors import Corrupt
 from mail.contents import Stored
 from mail.decision import Decision
 from mail.filters import Looked, Rule
@@ -27,6 +29,8 @@ from resolvers.flagging import KEYWORDS
 from resolvers.moves import Changes
 from resolvers.selections import Selection
 from resolvers.work import Plan, Step, part, past, queue
+
+log = logging.getLogger(__name__)
 
 KIND = "FILTER_APPLY"
 MOST = 100  # filters of a task
@@ -66,7 +70,11 @@ async def plan(ctx: Context, order: dict[str, Any], checkpoint: dict[str, Any]) 
     found: dict[int, Decision] = {}
     for key, stored in zip(ids, await ctx.load_all(contents.stored, ids), strict=True):
         if isinstance(stored, Stored) and rules:
-            found[key] = await _decided(stored, rules)
+            try:
+                found[key] = await _decided(stored, rules)
+            except Corrupt as damage:  # it stays where it is, and the others go on
+                extra = {"message_id": key, "damage": str(damage)}
+                log.warning("filters were not applied to a damaged message", extra=extra)
     ctx.forget()  # or all of it would stay in memory
     return Plan(ids=ids, made=found)
 

@@ -107,7 +107,7 @@ async def sent(
 ) -> tuple[Received, str]:
     """An upload of the viewer's, and its name in the store; Invalid where it is no archive."""
     row: Picked = found(await ctx.load(uploads.by_ids, upload_id), str(upload_id), path=path)
-    head = await ctx.world.blobs.get_range(row.blob_name, 0, min(row.size, HEAD))
+    head = await uploads.read_head(ctx, row, HEAD)
     _recognised(head, path)
     return Received(b"", row.size, row.digest, filename=row.filename or "archive"), row.blob_name
 

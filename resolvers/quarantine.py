@@ -139,7 +139,7 @@ async def stored(ctx: Context, ids: list[int]) -> list[Stored | None]:
     """
     rows = await ctx.read(_seen(ctx, contents.HELD).where(col(QuarantineItem.id).in_(ids)))
     await witnessed(ctx, {row.user_id for row in rows} - {ctx.viewer.user_id})
-    opened_ones = await bytes_of.sources(ctx.world, rows, ctx.read, bytes_of.QUARANTINE)
+    opened_ones = await bytes_of.read_sources(ctx.world, rows, ctx.read, bytes_of.QUARANTINE)
     found = {each.row.id: each for each in opened_ones}
     return [found.get(key) for key in ids]
 

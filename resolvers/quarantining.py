@@ -142,7 +142,7 @@ async def _accounts(ctx: Context, owners: Sequence[int]) -> dict[int, Picked]:
 
 async def _prepared(ctx: Context, row: Picked, account: Picked, *, again: bool) -> Ready:
     """Read a message once more, and make its bytes safe as they will lie there."""
-    (held,) = await contents.sources(ctx.world, [row], ctx.read, contents.QUARANTINE)
+    (held,) = await contents.read_sources(ctx.world, [row], ctx.read, contents.QUARANTINE)
     raw = await gathered(held.whole())
     instead = await rewrites.rewritten(ctx.world, [row.recipient])
     to = Recipient(

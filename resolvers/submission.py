@@ -26,7 +26,7 @@ from models.submission import Submission, SubmissionState
 from models.users import User
 from models.world import Turn, World
 from resolvers import composing, fileshares, listing, messages, ratelimits, sentscan, userlimits
-from resolvers.access import own, visible
+from resolvers.access import own, records, visible
 from resolvers.context import Batch, Context
 from resolvers.listing import Scan
 from resolvers.outgoing import Envelope as Envelope  # noqa: PLC0414 - known here
@@ -445,6 +445,15 @@ async def by_ids(ctx: Context, ids: list[int]) -> list[Picked | None]:
     return await listing.by_keys(ctx, theirs, col(Submission.id), ids)
 
 
+async def seen_by_ids(ctx: Context, ids: list[int]) -> list[Picked | None]:
+    """The submissions with these ids, in this order; None where the viewer sees none.
+
+    Administrators see those of the accounts they manage: `resolvers.access.records`.
+    """
+    theirs = select(*picked(Submission)).where(records(ctx, Submission))
+    return await listing.by_keys(ctx, theirs, col(Submission.id), ids)
+
+
 async def by_queue_ids(ctx: Context, queue_ids: list[str]) -> list[Picked | None]:
     """The viewer's submissions with these ids of the queue; None where there is none."""
     theirs = select(*picked(Submission)).where(visible(ctx, Submission))
@@ -454,7 +463,7 @@ async def by_queue_ids(ctx: Context, queue_ids: list[str]) -> list[Picked | None
 async def deliveries_of(ctx: Context, ids: list[int]) -> list[list[Picked]]:
     """The deliveries of these submissions, recipients in the order they were named."""
     asked = select(*picked(Delivery)).where(
-        col(Delivery.submission_id).in_(ids), visible(ctx, Delivery)
+        col(Delivery.submission_id).in_(ids), records(ctx, Delivery)
     )
     theirs: Mapping[int, list[Picked]] = defaultdict(list)
     for row in await ctx.read(asked.order_by(col(Delivery.id))):
@@ -496,5 +505,5 @@ async def counts(ctx: Context, keys: list[OfUser]) -> list[int]:
 
 
 def _of(ctx: Context, key: OfUser) -> list[ColumnElement[bool]]:
-    terms = [col(Submission.user_id) == key.user_id, visible(ctx, Submission)]
+    terms = [col(Submission.user_id) == key.user_id, records(ctx, Submission)]
     return [*terms, col(Submission.state).in_(key.states)] if key.states is not None else terms

@@ -142,7 +142,7 @@ async def _row(ctx: Context, key: int) -> Picked:
 
 
 async def _mended(ctx: Context, row: Picked, date: datetime) -> Mended:
-    (message,) = await contents.sources(ctx.world, [row], ctx.read)
+    (message,) = await contents.read_sources(ctx.world, [row], ctx.read)
     raw = await gathered(message.whole())
     raw = stripped(raw, own_names(ctx.world.options))
     message_id = composing.new_message_id(ctx, row.from_address or "")
@@ -182,7 +182,7 @@ async def _folder(
 
 
 async def _earlier(ctx: Context, row: Picked, *, draft: bool) -> Earlier:
-    (message,) = await contents.sources(ctx.world, [row], ctx.read)
+    (message,) = await contents.read_sources(ctx.world, [row], ctx.read)
     plain = await uploading.earlier(ctx, message)
     return Earlier(row.id, row.digest, plain.words, tuple(PATH), draft=draft, beyond=True)
 

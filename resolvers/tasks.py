@@ -10,9 +10,10 @@ from sqlalchemy import ColumnElement, case, func, or_, select, true, update
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
+from mail.blobs.errors import Corrupt
 from mail.upload_removal import forget_objects
 from models.columns import Picked, picked
-from models.errors import Forbidden, Invalid, NotFound, Refused
+from models.errors import Damaged, Forbidden, Invalid, NotFound, Refused
 from models.journal import PLATFORM, ChangeKind
 from models.pages import Ask, Page
 from models.roles import Role, Scope
@@ -214,6 +215,11 @@ async def _do(world: World, row: Picked) -> None:
     except Refused as refusal:
         result = await _result(ctx, row)
         await _end(ctx, row, TaskState.FAILED, result=result, error=refusal.message)
+    except Corrupt as damage:  # another attempt would find the same bytes
+        extra = {"task": row.id, "kind": row.kind, "damage": str(damage)}
+        log.warning("a task ended at damaged bytes", extra=extra)
+        result = await _result(ctx, row)
+        await _end(ctx, row, TaskState.FAILED, result=result, error=Damaged().message)
     except Exception:
         if row.attempts >= ATTEMPTS:
             await _end(ctx, row, TaskState.FAILED, error=BROKEN)

@@ -319,7 +319,7 @@ async def _previous(ctx: Context, new: NewMessage, box: Picked) -> Previous | No
     row = found(next(iter(await ctx.read(asked)), None), str(new.replaces), path=PATH)
     if not row.draft:
         raise Conflict("only a draft can be replaced", path=PATH)
-    (message,) = await contents.sources(ctx.world, [row], ctx.read)
+    (message,) = await contents.read_sources(ctx.world, [row], ctx.read)
     return Previous(message, new.keep)
 
 

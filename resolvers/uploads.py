@@ -157,6 +157,14 @@ async def by_ids(ctx: Context, ids: list[int]) -> list[Picked | None]:
     return await by_keys(ctx, theirs, col(Upload.id), ids)
 
 
+async def read_head(ctx: Context, upload: Picked, most: int) -> bytes:
+    """The first bytes of an upload, at most `most`, not verified. Raises Corrupt if it is lost."""
+    try:
+        return await ctx.world.blobs.get_range(upload.blob_name, 0, min(upload.size, most))
+    except KeyError as problem:
+        raise _lost(upload) from problem
+
+
 async def read_upload(ctx: Context, upload_id: int) -> bytes:
     """What was sent, verified; NotFound where the viewer has no such upload any more."""
     row = found(await ctx.load(by_ids, upload_id), str(upload_id))
@@ -164,4 +172,8 @@ async def read_upload(ctx: Context, upload_id: int) -> bytes:
         content = await ctx.world.blobs.get(row.blob_name)
         return await asyncio.to_thread(verify, row.digest, content)
     except KeyError as problem:
-        raise Corrupt(f"The object {row.blob_name} of an upload is lost") from problem
+        raise _lost(row) from problem
+
+
+def _lost(upload: Picked) -> Corrupt:
+    return Corrupt(f"The object {upload.blob_name} of an upload is lost")

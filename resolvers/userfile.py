@@ -72,7 +72,7 @@ async def create(ctx: Context, upload_id: int, form: UserFileFormat | None) -> T
     """
     owner = own(ctx)
     upload: Picked = found(await ctx.load(uploads.by_ids, upload_id), str(upload_id), path=FILE)
-    head = await ctx.world.blobs.get_range(upload.blob_name, 0, min(upload.size, HEAD))
+    head = await uploads.read_head(ctx, upload, HEAD)
     form = form or userrecords.detect_format(head)
     userrecords.check_head(head, form)
     received = Received(b"", upload.size, upload.digest, filename=upload.filename or "users")

@@ -69,6 +69,9 @@ NULLABLE = (
     "an error of one field of a request removed the payloads of all others, although they were done"
 )
 RELEASED_MUTATIONS: Any = build_schema(RELEASED).type_map["Mutation"]
+ACCEPTED["Enum value ErrorCode.DAMAGED was added."] = (
+    "Before, such a mutation answered INTERNAL_SERVER_ERROR and no payload"
+)
 ACCEPTED |= {
     f"Field Mutation.{name} changed type from {field.type} to {field.type.of_type}.": NULLABLE
     for name, field in RELEASED_MUTATIONS.fields.items()

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 
 from mail import demands, routes, ways
+from mail.blobs.errors import Corrupt
 from mail.chart import Chart
 from mail.compose import without_bcc
 from mail.contents import gathered
@@ -179,15 +180,24 @@ async def _attempt(worker: Worker, lane: Lane, job: Job) -> None:
         await _do(worker, lane, job)
     except LeaseLost:
         log.warning(TOO_LATE, extra={"queue": job.queue_id})
+    except Corrupt as damage:  # a repair or a restore may come before the message expires
+        extra = {"queue": job.queue_id, "damage": str(damage)}
+        log.warning("a queued message is damaged", extra=extra)
+        await _defer(worker, lane, "4.3.0 The stored message is damaged")
     except Exception:  # one bad message must not stop the others
         log.exception("sending broke", extra={"queue": job.queue_id})
-        later = DeliveryState.DEFERRED
-        broken = Result(later, 451, "4.3.0 Something broke on our side", after_dot=lane.sending)
-        try:
-            await _settled(worker, lane, _all(lane.jobs[0], broken), b"")
-        except Exception:  # the store does not answer
-            log.exception("that could not be written", extra={"queue": job.queue_id})
-            claims.abandon(worker.world, lane.jobs[0])
+        await _defer(worker, lane, "4.3.0 Something broke on our side")
+
+
+async def _defer(worker: Worker, lane: Lane, reason: str) -> None:
+    """Defer all recipients of the job of a lane."""
+    job = lane.jobs[0]
+    result = Result(DeliveryState.DEFERRED, 451, reason, after_dot=lane.sending)
+    try:
+        await _settled(worker, lane, _all(job, result), b"")
+    except Exception:  # the store does not answer
+        log.exception("that could not be written", extra={"queue": job.queue_id})
+        claims.abandon(worker.world, lane.jobs[0])
 
 
 async def _do(worker: Worker, lane: Lane, job: Job) -> None:

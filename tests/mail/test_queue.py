@@ -3,6 +3,7 @@
 import email
 from datetime import timedelta
 from email import policy
+from functools import partial
 from typing import Any
 
 import pytest
@@ -18,7 +19,7 @@ from mail.queue.jobs import Job, Result, To
 from mail.queue.settle import BACKOFF, pause, spared, summed
 from mail.routing import Route, next_hop
 from mail.verify import verify
-from models.blobs import SubmissionBlob
+from models.blobs import Blob, SubmissionBlob
 from models.journal import Change, ChangeKind, Entry, record
 from models.queue import DeliveryState
 from models.submission import Submission, SubmissionState
@@ -27,6 +28,7 @@ from models.world import World
 from resolvers import submission
 from resolvers.submission import Outgoing
 from tests.conftest import Client, Clock, context
+from tests.counts import rows
 from tests.mail.neighbours import Server, listening, server_tls, trust
 from tests.mail.sending import (
     FAR,
@@ -393,3 +395,31 @@ async def test_bytes_are_kept_for_what_is_still_to_be_sent_and_no_longer(
     left = await world.database.read(select(col(SubmissionBlob.submission_id)).distinct())
     assert [row.submission_id for row in left] == [waits]
     assert (await verify(world)).findings == []
+
+
+async def test_a_damaged_message_waits_for_its_repair(
+    ada: Client, world: World, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with listening(Server()) as there:
+        key = await send(ada)
+        blobs = await rows(world, "SELECT id, data FROM blobs ORDER BY id")
+        await _set_data(world, {key: data[:-1] for key, data in blobs})
+        async with working(world, relay(there)):
+            found = await settled(world, key)
+            assert {(row.state, row.last_response) for row in found.values()} == {
+                (State.DEFERRED, "4.3.0 The stored message is damaged")
+            }
+            lines = [one for one in caplog.records if one.msg == "a queued message is damaged"]
+            assert lines
+            assert not [one for one in caplog.records if one.exc_info]
+            await _set_data(world, dict(blobs))
+            clock.tick(hours=1)
+            ring(world)
+            await until(partial(is_now, world, key, "carol", State.RELAYED))
+
+
+async def _set_data(world: World, data: dict[int, bytes]) -> None:
+    async with world.write() as session:
+        for key, content in data.items():
+            change = update(Blob).where(col(Blob.id) == key).values(data=content)
+            await (await session.connection()).execute(change)
