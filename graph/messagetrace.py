@@ -1,17 +1,26 @@
 """What became of a message, as the API shows it."""
 
 from datetime import datetime
+from typing import TYPE_CHECKING, Annotated
 
 import strawberry
 from strawberry import UNSET
 
+from graph.conditions import Conditions
+from graph.connections import Connection, connected, page_asked
 from graph.errors import leaf
-from graph.fields import Info, query
+from graph.fields import Info, field, query
+from graph.refs import plain
+from graph.rows import shaped
 from graph.views import View
 from models.messagetrace import LogComponent
+from models.pages import Cursor, ordering
 from models.roles import Role, Scope
-from resolvers import messagetrace
-from resolvers.messagetrace import Sought
+from resolvers import messages, messagetrace
+from resolvers.messagetrace import Sought, TraceListing, TraceWhere
+
+if TYPE_CHECKING:
+    from graph.messages import Message
 
 strawberry.enum(LogComponent, description="A part of the server that decides about mail.")
 
@@ -30,6 +39,43 @@ class MessageTraceEvent(View):
     )
     detail: str | None = leaf("More about it, for people.")
     address: str | None = leaf("Of the recipient, as given.")
+    sender: str | None = leaf("Envelope sender, as given. Null if it is empty or not known.")
+
+    @field(
+        "The message that this step stored, or the sender's copy of the message in the queue. "
+        "Null if there is none, if it was deleted, or if the viewer may not see it.",
+        scope=Scope.MAIL_READ,
+    )
+    async def message(
+        self, info: Info
+    ) -> Annotated["Message", strawberry.lazy("graph.messages")] | None:
+        key = self.row.stored_message_id
+        row = await info.context.load(messages.by_ids, key) if key else None
+        return MESSAGE(row) if row else None
+
+
+MESSAGE = shaped("graph.messages", "Message")
+
+
+@strawberry.input(description="Conditions for steps of messages. All of them must hold.")
+class MessageTraceFilter(Conditions):
+    sender: str | None = leaf(
+        "Envelope sender: an address or a domain, in any case. Labels (`+label`) and dots of the "
+        "local part are ignored.",
+        default=UNSET,
+    )
+    recipient: str | None = leaf(
+        "Recipient: an address or a domain, in any case. Labels (`+label`) and dots of the local "
+        "part are ignored.",
+        default=UNSET,
+    )
+    since: datetime | None = leaf("Steps at this time or later.", default=UNSET)
+    before: datetime | None = leaf("Steps before this time.", default=UNSET)
+
+    def where(self) -> TraceWhere:
+        """The conditions as the resolvers take them."""
+        given = {name: value for name, value in vars(self).items() if plain(value) is not None}
+        return TraceWhere(**given)
 
 
 @strawberry.type
@@ -54,3 +100,32 @@ class MessageTraceQuery:
             address or None,
         )
         return [MessageTraceEvent.of(one) for one in await messagetrace.trace(info.context, sought)]
+
+    @query(
+        "Steps of messages by sender, recipient and time, newest first. A DOMAIN_ADMIN must name "
+        "a sender or a recipient, and gets the steps of messages to their domains and from users "
+        "of their domains. `messageTrace` with the `queueId` of a step returns all steps of the "
+        "message.",
+        role=Role.DOMAIN_ADMIN,
+        scope=Scope.READ,
+    )
+    async def message_trace_events(
+        self,
+        info: Info,
+        filter: MessageTraceFilter,
+        first: int | None = UNSET,
+        after: str | None = UNSET,
+        last: int | None = UNSET,
+        before: str | None = UNSET,
+    ) -> Connection[MessageTraceEvent]:
+        ctx, where = info.context, filter.where()
+        messagetrace.check_trace_filter(ctx, where)
+        ask = page_asked(ordering(messagetrace.NEWEST, where), first, after, last, before)
+        wanted = TraceListing(ask, where)
+        return await connected(
+            info,
+            MessageTraceEvent,
+            await ctx.load(messagetrace.pages, wanted),
+            lambda row: Cursor(ask.ordering, row.at, row.id),
+            lambda: ctx.load(messagetrace.counts, wanted),
+        )

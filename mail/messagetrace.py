@@ -7,7 +7,7 @@ steps; so is what does not fit into memory. Both are counted.
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -53,9 +53,10 @@ class Way:
     """The steps of a message that came in."""
 
     queue_id: str = ""
+    sender: str = ""  # of the envelope
     steps: list[dict[str, Any]] = field(default_factory=list)
 
-    def say(
+    def say(  # noqa: PLR0913 - the columns of a step
         self,
         world: World,
         event: str,
@@ -63,6 +64,7 @@ class Way:
         detail: str | None = None,
         *,
         component: LogComponent = LogComponent.MTA,
+        stored_message_id: int | None = None,
     ) -> None:
         """Take down a step for a recipient: the address, and the domain that may see it."""
         address, domain_id = to
@@ -74,9 +76,9 @@ class Way:
                 "event": event,
                 "detail": detail,
                 "address": address,
-                "compared": "@".join(normal(address)),
                 "domain_id": domain_id,
                 "submission_id": None,
+                "stored_message_id": stored_message_id,
             }
         )
 
@@ -86,14 +88,23 @@ class Way:
 
     def put(self, turn: Turn, letter: Letter) -> None:
         """Write the steps now, in a unit that is about nothing that waits."""
-        rows = [_cut(row) for row in self._taken(letter)]
+        rows = self._taken(letter)
         if turn.world.options.trace_for and rows:
             turn.connection.execute(insert(table_of(MessageStep)), rows)
 
     def _taken(self, letter: Letter) -> list[dict[str, Any]]:
         known = {"queue_id": self.queue_id, "message_id": cut(letter.facts.message_id)}
-        rows, self.steps = [{**step, **known} for step in self.steps], []
-        return rows
+        known |= _sender_columns(self.sender)
+        steps, self.steps = self.steps, []
+        return [
+            {
+                **step,
+                **known,
+                **_recipient_columns(step["address"]),
+                "detail": cut(step["detail"]),
+            }
+            for step in steps
+        ]
 
 
 def new_id(world: World) -> str:
@@ -107,20 +118,55 @@ def cut(text: str | None) -> str | None:
     return made
 
 
-def queued(world: World, submission_id: int, queue_id: str, message_id: str | None) -> list[Sent]:
-    """What writes down, in the unit that queues, by which Message-ID a submission is found."""
-    if not (world.options.trace_for and message_id):
-        return []
-    row = {
-        "id": world.key(),
-        "at": world.now(),
-        "queue_id": queue_id,
-        "message_id": cut(message_id),
-        "component": LogComponent.MTA,
-        "event": "queued",
-        "submission_id": submission_id,
+def search_key(address: str) -> str | None:
+    """The form in which the addresses of steps are stored and searched."""
+    return cut("@".join(normal(address)))
+
+
+def _sender_columns(address: str) -> dict[str, str | None]:
+    """The columns of an envelope sender; without values if it is empty."""
+    key = search_key(address) if address else None
+    return {
+        "sender": cut(address),
+        "sender_compared": key,
+        "sender_domain": _domain(key),
     }
-    return [(_STEP, row)]
+
+
+def _recipient_columns(address: str) -> dict[str, str | None]:
+    """The columns of a recipient."""
+    key = search_key(address)
+    return {"address": cut(address), "compared": key, "recipient_domain": _domain(key)}
+
+
+def _domain(key: str | None) -> str | None:
+    """The domain of an address in normal form; None if it has none."""
+    return key.rpartition("@")[2] or None if key else None
+
+
+def steps_of_submission(
+    world: World, submission: Mapping[str, Any], recipients: Iterable[str]
+) -> list[Sent]:
+    """Inserts of one step for each recipient of a submission, for the unit that queues it.
+
+    `messageTrace` reads the submission itself, and only finds it by these steps.
+    """
+    if not world.options.trace_for:
+        return []
+    shared = {
+        "at": world.now(),
+        "queue_id": submission["queue_id"],
+        "message_id": submission["header_id"],
+        "component": LogComponent.MTA,
+        "event": "queued" if submission["copy_of"] is None else "copied",
+        "submission_id": submission["id"],
+        "stored_message_id": submission["message_id"],
+        **_sender_columns(submission["envelope_from"]),
+    }
+    return [
+        (_STEP, {"id": world.key(), **shared, **_recipient_columns(address)})
+        for address in dict.fromkeys(recipients)
+    ]
 
 
 def _note(world: World, rows: Sequence[dict[str, Any]]) -> None:
@@ -131,15 +177,10 @@ def _note(world: World, rows: Sequence[dict[str, Any]]) -> None:
     if len(rows) > room:
         LOST.add(by=len(rows) - room)
         log.warning("steps of messages are lost: too many wait", extra={"rows": len(rows) - room})
-    for row in rows[:room]:
-        waiting.rows.append(_cut(row))
+    waiting.rows += rows[:room]
     if waiting.timer is None:
         loop = asyncio.get_running_loop()
         waiting.timer = loop.call_later(WAIT, _begin, world, waiting)
-
-
-def _cut(row: dict[str, Any]) -> dict[str, Any]:
-    return {**row, "detail": cut(row["detail"]), "address": cut(row["address"])}
 
 
 def _begin(world: World, waiting: _Waiting) -> None:

@@ -198,6 +198,7 @@ def enter(turn: Turn, one: Ready, by: str) -> Placed | None:
         acknowledging.enter(turn, *one.report)
     sent = [outgoing.onward for outgoing, _ in one.leaving]
     way = waysteps.released(turn.world, one.queue_id, one.todo.judged.to, (placed, by))
+    way.sender = one.came.sender
     for each in sent:
         waysteps.sent_on(turn.world, way, each)
     way.put(turn, one.letter)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 def began(world: World, way: Way, sender: str, taken: Sequence[Taken]) -> None:
     """It was accepted for these."""
+    way.sender = sender
     way.queue_id = way.queue_id or next((e.queue_id for e in taken if e.queue_id), new_id(world))
     for each in taken:
         way.say(world, "accepted", _whose(each), f"from <{sender}>")
@@ -73,8 +74,15 @@ def _stored(world: World, way: Way, to: Recipient, placed: Placed | None) -> Non
     if placed is None:
         way.say(world, "not stored", whose, "by a rule", component=LogComponent.STORE)
     else:
-        where = f"message {placed.message_id:x}, uid {placed.uid}{_instead(to)}"
-        way.say(world, "stored", whose, where, component=LogComponent.STORE)
+        where = f"uid {placed.uid}{_instead(to)}"
+        way.say(
+            world,
+            "stored",
+            whose,
+            where,
+            component=LogComponent.STORE,
+            stored_message_id=placed.message_id,
+        )
 
 
 def released(world: World, queue_id: str, to: Recipient, what: tuple[Placed | None, str]) -> Way:

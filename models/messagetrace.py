@@ -17,7 +17,7 @@ class LogComponent(StrEnum):
 
 
 class MessageStep(Row, table=True):
-    """A step of a message for one recipient; or, with a submission, what one belongs to."""
+    """A step of a message for one recipient. With a submission: that it entered the queue."""
 
     __tablename__ = "message_steps"
     __table_args__ = (
@@ -27,6 +27,20 @@ class MessageStep(Row, table=True):
             *("message_id", "at", "id"),
             sqlite_where=text("message_id IS NOT NULL"),
             postgresql_where=text("message_id IS NOT NULL"),
+        ),
+        *(
+            Index(
+                f"message_steps_of_{name}",
+                *(column, "at", "id"),
+                sqlite_where=text(f"{column} IS NOT NULL"),
+                postgresql_where=text(f"{column} IS NOT NULL"),
+            )
+            for name, column in (
+                ("recipient", "compared"),
+                ("recipient_domain", "recipient_domain"),
+                ("sender", "sender_compared"),
+                ("sender_domain", "sender_domain"),
+            )
         ),
     )
 
@@ -38,5 +52,10 @@ class MessageStep(Row, table=True):
     detail: str | None = None
     address: str | None = None  # of the recipient, as given
     compared: str | None = None  # the same in normal form
+    recipient_domain: str | None = None  # of `compared`
+    sender: str | None = None  # of the envelope, as given; None if it is empty or not known
+    sender_compared: str | None = None  # the same in normal form
+    sender_domain: str | None = None  # of `sender_compared`
+    stored_message_id: MaybeNumber = None  # the message that was stored or is sent; may be gone
     domain_id: MaybeNumber = None  # whose administrators may see it; it may be gone
     submission_id: MaybeNumber = None  # which may be gone

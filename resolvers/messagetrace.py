@@ -5,30 +5,41 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, or_, select, true
+from sqlalchemy import ColumnElement, func, or_, select, true
 from sqlmodel import col
 
 from mail import messagetrace
-from mail.addresses import normal
-from mail.messagetrace import cut
+from mail.addresses import normal, normal_domain
+from mail.messagetrace import cut, search_key
+from mail.storable import storable
 from models.columns import Picked, picked
 from models.errors import Invalid
 from models.messagetrace import LogComponent, MessageStep
+from models.pages import Ask, Page
+from models.query_hints import without_index
 from models.queue import Delivery, DeliveryState, answer
 from models.roles import Role
 from models.submission import Submission
 from models.users import User
+from resolvers import listing
 from resolvers.access import overseen_users
 from resolvers.context import Context
+from resolvers.listing import Scan
 
 MOST = 1000  # steps, submissions and deliveries, of each
 LONGEST = 1000  # characters of what is looked for
-STEP = ("at", "queue_id", "message_id", "component", "event", "detail", "address")
+STEP = (
+    "at", "queue_id", "message_id", "component", "event", "detail", "address", "sender",
+    "stored_message_id",
+)  # fmt: skip
+SUBMISSION = ("id", "queue_id", "envelope_from", "copy_of", "created_at", "message_id")
+PLACE = (col(MessageStep.at), col(MessageStep.id))
+NEWEST = "trace-newest"
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One step; `address` is that of the recipient it is about."""
+    """One step; `address` is that of the recipient it is about, `sender` of the envelope."""
 
     at: datetime
     queue_id: str
@@ -36,6 +47,116 @@ class Step:
     event: str
     detail: str | None = None
     address: str | None = None
+    sender: str | None = None
+    stored_message_id: int | None = None  # the message that was stored or is sent
+
+
+@dataclass(frozen=True, slots=True)
+class TraceWhere:
+    """Conditions of a list of steps; all hold. An address, or a domain with or without "@"."""
+
+    sender: str | None = None
+    recipient: str | None = None
+    since: datetime | None = None  # inclusive
+    before: datetime | None = None  # exclusive
+
+    def terms(self) -> list[ColumnElement[bool]]:
+        """The WHERE clause of these conditions, which `check_trace_filter` has accepted."""
+        found = self._addresses()
+        if self.since is not None:
+            found.append(col(MessageStep.at) >= self.since)
+        if self.before is not None:
+            found.append(col(MessageStep.at) < self.before)
+        return found
+
+    def _addresses(self) -> list[ColumnElement[bool]]:
+        """The terms for sender and recipient. A domain beside an address needs no index."""
+        whole, domains = list[ColumnElement[bool]](), list[ColumnElement[bool]]()
+        for name, address_column, domain_column in (
+            ("sender", MessageStep.sender_compared, MessageStep.sender_domain),
+            ("recipient", MessageStep.compared, MessageStep.recipient_domain),
+        ):
+            text: str | None = getattr(self, name)
+            if text is None:
+                continue
+            local, _, domain = text.strip().rpartition("@")
+            if local:
+                whole.append(col(address_column) == search_key(text))
+            else:
+                domains.append(col(domain_column) == cut(normal_domain(domain)))
+        return [*whole, without_index(*domains)] if whole and domains else [*whole, *domains]
+
+
+@dataclass(frozen=True, slots=True)
+class TraceListing:
+    """A page of steps, newest first."""
+
+    ask: Ask
+    where: TraceWhere
+
+
+async def pages(ctx: Context, keys: list[TraceListing]) -> list[Page[Picked]]:
+    """Read pages of the steps that the viewer may see, newest first."""
+    await messagetrace.settle(ctx.world)
+    scans = []
+    for key in keys:
+        terms = _list_conditions(ctx, key.where)
+        rows = select(*picked(MessageStep, {"id", *STEP})).where(*terms)
+        scans.append(Scan(rows, key.ask, PLACE, falling=True))
+    return await listing.pages(ctx, scans)
+
+
+async def counts(ctx: Context, keys: list[TraceListing]) -> list[int]:
+    """Count the steps of these lists."""
+    many = func.count().label("many")
+    scans = [
+        select(many).select_from(MessageStep).where(*_list_conditions(ctx, key.where))
+        for key in keys
+    ]
+    return [row.many for (row,) in await listing.together(ctx, scans)]
+
+
+def check_trace_filter(ctx: Context, where: TraceWhere) -> None:
+    """Raise Invalid for a text that is no address or domain, and for an empty range of time.
+
+    Also if a DOMAIN_ADMIN names a time alone: most steps in it may belong to other domains, and
+    all of them would be read.
+    """
+    for name, text in (("sender", where.sender), ("recipient", where.recipient)):
+        if text is not None and not _is_address_or_domain(text):
+            words = f"{name} must be an address or a domain of at most {LONGEST} characters"
+            raise Invalid(words, constraint="address", path=["filter", name])
+    if where.since and where.before and where.since >= where.before:
+        words = "since must be earlier than before"
+        raise Invalid(words, constraint="range", path=["filter", "since"])
+    is_time_alone = where.sender is None and where.recipient is None
+    if is_time_alone and not ctx.viewer.role.includes(Role.ADMIN):
+        words = "name a sender or a recipient; only an ADMIN can search by time alone"
+        raise Invalid(words, constraint="required", path=["filter"])
+
+
+def _is_address_or_domain(text: str) -> bool:
+    """True if the text can be one. The addresses of other servers follow no stricter rule."""
+    domain = text.strip().rpartition("@")[2]
+    is_text = len(text) <= LONGEST and text.isprintable() and storable(text) == text
+    return is_text and " " not in domain and bool(normal_domain(domain))
+
+
+def _list_conditions(ctx: Context, where: TraceWhere) -> list[ColumnElement[bool]]:
+    """The WHERE clause of a list: what was asked for, of what the viewer may see."""
+    terms = where.terms()
+    if ctx.viewer.role.includes(Role.ADMIN):
+        return terms
+    received = col(MessageStep.submission_id).is_(None) & _domains(ctx)
+    return [*terms, received | _sent_by_overseen(ctx)]
+
+
+def _sent_by_overseen(ctx: Context) -> ColumnElement[bool]:
+    """Steps of submissions that the viewer sees, each looked up by its id."""
+    sent = select(col(Submission.id)).where(
+        col(Submission.id) == col(MessageStep.submission_id), _submissions(ctx)
+    )
+    return sent.correlate(MessageStep).exists()
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +185,7 @@ async def trace(ctx: Context, sought: Sought) -> list[Step]:
 def _checked(sought: Sought) -> Sought:
     """What is looked for as it is stored; Invalid where it can be none."""
     if (sought.queue_id is None) is (sought.message_id is None):
-        words = "give queueId or messageId"
+        words = "give queueId or messageId; messageTraceEvents finds messages by address and time"
         raise Invalid(words, constraint="exclusive", path=["messageId"])
     for name, value in (("queueId", sought.queue_id), ("messageId", sought.message_id)):
         if value is not None and not 0 < len(value.strip()) <= LONGEST:
@@ -98,7 +219,7 @@ async def _written(ctx: Context, sought: Sought) -> Sequence[Picked]:
         wanted, col(MessageStep.submission_id).is_(None), _domains(ctx)
     )
     if sought.address:
-        asked = asked.where(col(MessageStep.compared) == "@".join(normal(sought.address)))
+        asked = asked.where(col(MessageStep.compared) == search_key(sought.address))
     return await ctx.read(asked.order_by(col(MessageStep.at), col(MessageStep.id)).limit(MOST))
 
 
@@ -125,7 +246,7 @@ async def _queue(ctx: Context, sought: Sought, known: set[str]) -> list[Step]:
         col(MessageStep.message_id).in_(names), col(MessageStep.submission_id).is_not(None)
     )
     rows = await ctx.read(
-        select(*picked(Submission, ("id", "queue_id", "envelope_from", "copy_of", "created_at")))
+        select(*picked(Submission, SUBMISSION))
         .where(
             or_(col(Submission.id).in_(linked), col(Submission.queue_id) == sought.queue_id),
             _submissions(ctx),
@@ -146,11 +267,12 @@ def _sent(row: Picked, deliveries: Sequence[Picked]) -> Iterator[Step]:
     """A submission, and how far each of its deliveries has come."""
     event = "queued" if row.copy_of is None else "copied"
     said = f"from <{row.envelope_from}>"
-    yield Step(row.created_at, row.queue_id, LogComponent.MTA, event, said)
+    of = {"sender": row.envelope_from or None, "stored_message_id": row.message_id}
+    yield Step(row.created_at, row.queue_id, LogComponent.MTA, event, said, **of)
     for each in deliveries:
         at = each.reported_at or each.delivered_at or row.created_at
         state, said = DeliveryState(each.state).lower(), _said(each)
-        yield Step(at, row.queue_id, LogComponent.MTA, state, said, each.recipient)
+        yield Step(at, row.queue_id, LogComponent.MTA, state, said, each.recipient, **of)
 
 
 def _reporter(row: Picked) -> str | None:

@@ -223,6 +223,8 @@ EXCEPTIONS: dict[str, dict[str, str]] = {  # by rule, what breaks it with a reas
         "Query.adminLog(until:)": "the other end of since; before is a cursor there",
         "Message.date": "the header field Date",
         "Message.expires": OUTLINE,
+        "MessageTraceFilter.before": "named as in AuthLogFilter",
+        "MessageTraceFilter.since": "named as in AuthLogFilter",
         "MessageChanges.expires": OUTLINE,
         "MessageSendInput.sendTime": OUTLINE,
         "MessageSubmitInput.sendTime": OUTLINE,

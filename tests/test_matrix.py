@@ -63,6 +63,7 @@ ALSO = {("filterTest", "raw"), ("messageTrace", "queueId")}  # of several one mu
 CHOSEN = {"ImportSource": "upload"}  # its first is for ROOT alone
 CONDITIONS = {  # selections need a condition
     "MessageSelection": {"ids": [ids.encode("Message", 1)]},
+    "MessageTraceFilter": {"recipient": "ada@example.org"},
     "UserSelection": {"usernames": ["x"]},
 }
 NAMED = {"address": "ada@example.org"}  # arguments that take no other text
@@ -149,6 +150,8 @@ def document(kind: str, name: str) -> tuple[str, dict[str, Any]]:
 REACHED = {  # how an object is come by whose fields are guarded
     "Address": 'user(by: {username: "WHOSE"}) { address { FIELD } }',
     "Domain": 'domain(by: {name: "example.org"}) { FIELD }',
+    "MessageTraceEvent": 'messageTraceEvents(filter: {recipient: "example.org"}) '
+    "{ nodes { FIELD } }",
     "Message": 'user(by: {username: "WHOSE"}) { messages(first: 1) { nodes { FIELD } } }',
     "QuarantineItem": 'user(by: {username: "WHOSE"}) { quarantine(first: 1) { nodes { FIELD } } }',
     "User": 'user(by: {username: "WHOSE"}) { FIELD }',

@@ -120,7 +120,8 @@ def hand_in_all(turn: Turn, of: Sender, handed: Sequence[Handed]) -> list[int]:
         works += [(_DELIVERY, delivery) for delivery in _deliveries(turn, one, key, of.user_id)]
         needs = set(one.blobs)
         works += [(_NEED, {"submission_id": key, "blob_id": blob}) for blob in needs]
-        works += messagetrace.queued(turn.world, key, row["queue_id"], one.header_id)
+        to = (*one.recipients, *(via.recipient for via in one.via))
+        works += messagetrace.steps_of_submission(turn.world, row, to)
         if one.at - now < SOON:
             turn.bells.add(QUEUE)
     entries = [

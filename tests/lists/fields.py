@@ -66,6 +66,10 @@ ARGUMENTS = {
     "Query.webhooks.type": ('"*"', '"messageAdded"', '"message*"'),
     "Query.keyValues.store": ('"default"',),
     "User.addressRegister.query": ('"a"', '"address1"'),
+    "Query.messageTraceEvents.filter": (
+        '{sender: "carol@example.com"}',
+        '{recipient: "example.org", since: "2029-01-01T00:00:00Z"}',
+    ),
     "Query.searchLookup.filter": ('{query: "word1"}', '{query: "answer"}'),
     "String": ('"a"', '"1"', '"user"', '"letter"', '"t1"', '"example"', '"store"'),
     "UserRef": ('{username: "ada"}', '{username: "bob"}'),

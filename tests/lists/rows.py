@@ -21,8 +21,10 @@ from models.dkim import DkimKey
 from models.domains import Domain, DomainAlias
 from models.files import File
 from models.filters import Filter
+from models.journal import ChangeKind
 from models.keyvalue import KeyValue
 from models.messages import Message
+from models.messagetrace import MessageStep
 from models.quarantine import QuarantineItem
 from models.queue import Delivery
 from models.rates import RateHold, RateLimit
@@ -95,6 +97,16 @@ async def fill(ada: Client, bob: Client, clock: Clock) -> None:
     assert await indexing.index(ada.world)
     await receive(ada, raw_message("Waits", body="word1 is not in the index yet"))
     await _of_users(ada.world, [ada.user.id, bob.user.id])
+    await add(
+        ada.world,
+        MessageStep,
+        at=lambda n: START + timedelta(minutes=n),
+        compared="ada@example.org",
+        recipient_domain="example.org",
+        sender="carol@example.com",
+        sender_compared="carol@example.com",
+        sender_domain="example.com",
+    )
     await _shares(ada, bob)
     await _of_platform(ada.world, ada.user.id)
 
@@ -196,7 +208,11 @@ async def _of_users(world: World, users: Sequence[int]) -> None:
                 number=lambda n: n,
                 stream_id=user,
                 type="messageAdded",
-            )
+                body={
+                    "user": None, "domain": None, "origin": None,
+                    "kind": ChangeKind.MESSAGE_ADDED, "objects": [],
+                },
+            )  # fmt: skip
         sent = await add(
             world,
             Submission,
@@ -268,7 +284,7 @@ async def _of_platform(world: World, user: int) -> None:
         Transport,
     ):
         await add(world, table)
-    await add(world, DkimKey, domain_id=domain)
+    await add(world, DkimKey, domain_id=domain, public="AAAA")
     await add(world, RecipientRewrite, target="eve@example.com")
     await add(world, RateLimit, id=users.__getitem__, user_id=users.__getitem__)
     await add(world, RateHold, id=users.__getitem__, until=START + timedelta(days=9))

@@ -54,6 +54,7 @@ QUERIES = {
     "message seen": "message(by: {id: @Message}, markAsSeen: true) { id }",
     "message uid": "message(by: {uid: {mailbox: {id: @inbox}, uid: @uid}}) { id }",
     "messageTrace": 'messageTrace(queueId: "@mark") { detail }',
+    "messageTraceEvents": "messageTraceEvents(filter: {recipient: @address}) { nodes { detail } }",
     "messages": "messages(users: @users) { nodes { id } }",
     "node": "node(id: @User) { id }",
     "nodes": "nodes(ids: [@User, @Mailbox, @Message]) { id }",
