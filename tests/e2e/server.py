@@ -28,6 +28,7 @@ from models.roles import Role
 from models.world import World
 from resolvers.usercreate import NewUser
 from tests import stores
+from tests.e2e.forked_process import ForkedProcess
 from tests.mail.lmtp_client import Neighbour
 from tests.mail.lmtp_client import connect as lmtp
 
@@ -74,7 +75,7 @@ class Server:
     hop: int = 0  # where its next hop may listen
     words: tuple[str, ...] = ()  # behind `serve`
     secrets: dict[str, str] = field(default_factory=dict)  # of the users that were made, by name
-    _process: "subprocess.Popen[bytes] | None" = None
+    _process: "subprocess.Popen[bytes] | ForkedProcess | None" = None
 
     @property
     def env(self) -> dict[str, str]:
@@ -123,11 +124,7 @@ class Server:
 
     def start(self) -> Self:
         """Run the command until it answers."""
-        command = [sys.executable, "-m", "merganser", "serve", *self.words]
-        with (self.folder / "log").open("ab") as log:
-            self._process = subprocess.Popen(
-                command, cwd=ROOT, env=self.env, stderr=log, stdout=log, stdin=subprocess.DEVNULL
-            )
+        self._process = self._begin(["serve", *self.words])
         until = time.monotonic() + START
         while True:
             with contextlib.suppress(httpx.TransportError):
@@ -138,6 +135,15 @@ class Server:
             assert self._process.poll() is None, self.log
             assert time.monotonic() < until, self.log
             time.sleep(0.02)
+
+    def _begin(self, words: list[str]) -> "subprocess.Popen[bytes] | ForkedProcess":
+        if "LD_PRELOAD" not in self.env:  # which acts when a program starts
+            return ForkedProcess(words, self.env, self.folder / "log")
+        command = [sys.executable, "-m", "merganser", *words]
+        with (self.folder / "log").open("ab") as log:
+            return subprocess.Popen(
+                command, cwd=ROOT, env=self.env, stderr=log, stdout=log, stdin=subprocess.DEVNULL
+            )
 
     def hindered(self) -> float:
         """Seconds so far in which the machine did something else for us than serve.

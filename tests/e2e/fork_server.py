@@ -1,0 +1,81 @@
+"""A process that has imported the server, and runs commands in forks of itself.
+
+To import takes most of the CPU time of a start. Requests come as lines of JSON on stdin; each
+gets the line {"pid": …}. When a command ends, the line {"pid": …, "code": …} follows; the code
+is negative if a signal ended it.
+"""
+
+import json
+import os
+import select
+import signal
+import sys
+from typing import Any, Never
+
+
+def _import_server() -> None:
+    import graph.schema  # noqa: F401 - after the check of the name of this module
+    import merganser.__main__
+    import merganser.serving  # noqa: F401
+
+
+def _run(request: dict[str, Any]) -> Never:
+    """Become the command of a request: its environment, folder, arguments and log."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.set_wakeup_fd(-1)
+    os.environ.clear()
+    os.environ.update(request["env"])
+    os.chdir(request["folder"])
+    log = os.open(request["log"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+    for source, target in ((os.open(os.devnull, os.O_RDONLY), 0), (log, 1), (log, 2)):
+        os.dup2(source, target)
+    os.closerange(3, 64)
+    sys.argv = ["merganser", *request["words"]]
+    from merganser.__main__ import main
+
+    sys.exit(main())
+
+
+def _say(**facts: int) -> None:
+    os.write(1, json.dumps(facts).encode() + b"\n")
+
+
+def _report_ended() -> None:
+    while True:
+        try:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return
+        if pid == 0:
+            return
+        _say(pid=pid, code=os.waitstatus_to_exitcode(status))
+
+
+def serve() -> None:
+    """Run what is asked for until stdin ends."""
+    _import_server()
+    woken, wake = os.pipe()
+    os.set_blocking(woken, False)
+    os.set_blocking(wake, False)
+    signal.set_wakeup_fd(wake)
+    signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
+    unread = b""
+    while True:
+        ready, _, _ = select.select([0, woken], [], [])
+        if woken in ready:
+            os.read(woken, 4096)
+            _report_ended()
+        if 0 not in ready:
+            continue
+        if not (piece := os.read(0, 1 << 20)):
+            return
+        *lines, unread = (unread + piece).split(b"\n")
+        for line in lines:
+            pid = os.fork()
+            if pid == 0:
+                _run(json.loads(line))
+            _say(pid=pid)
+
+
+if __name__ == "__main__":
+    serve()
