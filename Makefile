@@ -5,7 +5,7 @@ unexport PYTHONDONTWRITEBYTECODE  # tests and servers would be compiled anew by 
 SCRATCH := $(shell [ "$$(df -k --output=avail /dev/shm 2>/dev/null | tail -1)" -gt 2000000 ] \
 	2>/dev/null && echo /dev/shm || echo $${TMPDIR:-/tmp})
 
-.PHONY: run check test clients schema released docs soak conformance bench gate webui clean
+.PHONY: run check test test-all clients schema released docs soak conformance bench gate webui clean
 
 run: .venv/installed  ## a server with a demo account, on this machine alone
 	@merganser serve --demo
@@ -16,8 +16,11 @@ check: .venv/ready  ## format, lint, types, walls, printed schema; no tests
 	lint-imports
 	python -m merganser schema | diff - schema.graphql
 
-test: .venv/ready  ## a sample on SQLite and PostgreSQL, end to end, in five minutes; with CI=1 all
+test: .venv/ready  ## a sample on SQLite and PostgreSQL, end to end, in five minutes; with CI=1 what a change must pass
 	@TMPDIR=$(SCRATCH) PYTEST_DEBUG_TEMPROOT=$(SCRATCH) STORES=sqlite,postgres pytest -n 4 --dist loadfile --no-loadscope-reorder
+
+test-all: .venv/ready  ## all tests on both stores, with their long forms
+	@ALL_TESTS=1 TMPDIR=$(SCRATCH) PYTEST_DEBUG_TEMPROOT=$(SCRATCH) STORES=sqlite,postgres pytest -n 4 --dist loadfile --no-loadscope-reorder
 
 clients: examples/node_modules/.package-lock.json  ## the JavaScript clients that the tests run, from npm
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests import stores
-from tests.whole import CI
+from tests.whole import ALL, CI
 
 HERE = Path(__file__).parent
 # Files that take long, the longest first: begun last, they would keep one worker when all others
@@ -91,7 +91,7 @@ EACH = (  # what is about the store: all of it is tried on both. Of all else the
     "test_users_listed", "test_users_plans", "test_wakeups", "test_wordpages",
 )  # fmt: skip
 EACH_TESTS = ("test_the_journal_tells_exactly_what_a_mutation_changed",)
-SOME = 4  # of so many tests of a file the second store has one
+SOME = 10  # of so many tests of a file the second store has one
 SAMPLE = 4  # of so many functions of a file one is tried outside CI
 
 
@@ -106,15 +106,15 @@ def longest_first(item: pytest.Item) -> int:
 
 
 def left_out(items: list[pytest.Item]) -> set[pytest.Item]:
-    """What does not run here: nothing, where there is one store alone."""
-    if len(stores.STORES) == 1:
+    """Return the tests that do not run: none with `ALL_TESTS` or with one store."""
+    if ALL or len(stores.STORES) == 1:
         return set()
     left = _spared(items)
     return left if CI else left | _waiting(items)
 
 
 def _spared(items: list[pytest.Item]) -> set[pytest.Item]:
-    """What the second store is spared: `STORES=postgres pytest` tries all on it alone."""
+    """Return the tests that the second store leaves out; `make test-all` runs them."""
     files: dict[str, list[pytest.Item]] = {}
     for item in items:
         whole = _file(item).startswith(EACH) or item.name.startswith(EACH_TESTS)

@@ -35,9 +35,9 @@ from tests.differential_play import as_shipped, staged
 from tests.differential_schema import make_schema
 from tests.differential_values import Dice, definition
 from tests.furnished import demo_client
-from tests.whole import CI
+from tests.whole import ALL, CI
 
-CASES = int(os.environ.get("DIFFERENTIAL_CASES", "6000" if CI else "1200"))
+CASES = int(os.environ.get("DIFFERENTIAL_CASES", "6000" if ALL else "2400" if CI else "1200"))
 SEED = int(os.environ.get("DIFFERENTIAL_SEED", "1"))
 
 # graphql-core drops some of its own coroutines where a sibling fails at once. Where the collector

@@ -101,8 +101,12 @@ NAMED = {
 }
 
 
-@pytest.mark.parametrize("name", FILTERS)
-async def test_each_filter_has_an_index(crowd: Crowd, name: str) -> None:
+async def test_each_filter_has_an_index(crowd: Crowd) -> None:
+    for name in FILTERS:
+        await check_index(crowd, name)
+
+
+async def check_index(crowd: Crowd, name: str) -> None:
     where, index = FILTERS[name]
     index = NAMED[crowd.world.database.dialect].get(index, index)
     page = await userlist.pages(crowd.ctx(), where, Ask("x"), {"username"})

@@ -1,8 +1,9 @@
-"""Whether all is to be tried, as in CI.
+"""Which part of the tests runs: a sample, those of CI (`CI=1`), or all (`make test-all`).
 
-pytest does not hear of it: it would write out how texts differ, which of large ones takes hours.
+pytest does not see `CI`: it would print the differences of long texts, which takes hours.
 """
 
 import os
 
-CI = bool(os.environ.setdefault("TESTS_IN_CI", os.environ.pop("CI", "")))
+ALL = bool(os.environ.get("ALL_TESTS"))
+CI = ALL or bool(os.environ.setdefault("TESTS_IN_CI", os.environ.pop("CI", "")))
