@@ -104,7 +104,9 @@ def selector_of(normal: str) -> str:
     return hashlib.sha256(normal.encode()).hexdigest()[:SELECTOR]
 
 
-async def matching(world: World, user_id: int, password: str) -> Picked | None:
+async def matching(
+    world: World, user_id: int, password: str, check: passwords.Check = passwords.check
+) -> Picked | None:
     """The account's active password that this is, found by one hash check at most; else None.
 
     Whatever it is good for: the caller looks at its `scopes`. Never inside a unit. A hash is
@@ -125,7 +127,7 @@ async def matching(world: World, user_id: int, password: str) -> Picked | None:
         maker = col(AppPassword.made_by), col(AppPassword.made_by_key)
         rows = await world.database.read(makers.with_maker(asked, *maker, world.now()))
         row = next((row for row in rows if not has_ended_with_maker(row)), None)
-    right = await passwords.check(world, row.password if row else None, normal or password[:TYPED])
+    right = await check(world, row.password if row else None, normal or password[:TYPED])
     return row if right else None
 
 

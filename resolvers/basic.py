@@ -15,6 +15,7 @@ from models.world import World
 from resolvers import apppasswords, authlog, passwords, proving, standing, throttles
 from resolvers.context import Context, Reach, Viewer
 from resolvers.known import Known, memory_of
+from resolvers.password_checks import PasswordChecks
 from resolvers.proving import Attempt, Entry, Proved, Source
 
 BASIC = "basic"
@@ -27,16 +28,18 @@ async def signed(world: World, shown: str, ip: str | None) -> Viewer:
     """Who shows this name and password (RFC 7617), in UTF-8.
 
     An application password is good for what of MAIL_READ, MAIL and SUBMIT it has; that of an
-    account without second factors for all. Remembered for seconds, so that not each request is
-    hashed. Unauthenticated; RateLimited as in `authenticate`.
+    account without second factors for all. The account is remembered for a second, and the
+    result of the hash for 60 s while it is stored unchanged. Unauthenticated; RateLimited as in
+    `authenticate`.
     """
     name, password = _read(shown)
     memory, now = memory_of(world.database), world.now()
     digest = memory.keyed(f"{name}\0{password}")
     known = memory.recall(digest, now)
     if known is None:
-        turn = memory.turn
-        known = await _proved(Context(world, Viewer(), client_ip=ip), name, password)
+        turn, checks = memory.turn, PasswordChecks(memory, digest, now)
+        known = await _proved(Context(world, Viewer(), client_ip=ip), name, password, checks)
+        checks.keep()
         memory.keep(digest, known, turn)
     return known.viewer
 
@@ -52,9 +55,9 @@ def _read(shown: str) -> tuple[str, str]:
     return name, password
 
 
-async def _proved(ctx: Context, name: str, password: str) -> Known:
+async def _proved(ctx: Context, name: str, password: str, checks: PasswordChecks) -> Known:
     world = ctx.world
-    who, found = await proving.tried(ctx, name, password, apps=True)
+    who, found = await proving.tried(ctx, name, password, apps=True, check=checks.check)
     user = who.user
     if user is None or found is None or not who.open:
         await proving.refuse(ctx, who, HTTP, found)

@@ -17,7 +17,7 @@ from collections.abc import Awaitable, Callable, Collection, Coroutine
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import lru_cache
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakValueDictionary
 
 from models.credential_changes import ChangeReader
@@ -26,6 +26,9 @@ from models.runtime.clock_steps import is_ahead
 from models.runtime.registration import boot_time
 from models.world import World
 from resolvers.context import Reach, Viewer
+
+if TYPE_CHECKING:
+    from resolvers.password_checks import KeptChecks
 
 log = logging.getLogger(__name__)
 
@@ -74,6 +77,7 @@ class Memory:
     dropped: dict[int, int] = field(default_factory=dict)  # the turn, by account
     cleared: int = 0  # the turn when all were
     lookups: dict[str, Lookup] = field(default_factory=dict)  # by digest
+    password_checks: dict[str, "KeptChecks"] = field(default_factory=dict)  # by digest
     changes: ChangeReader = field(default_factory=ChangeReader)
     reading: "asyncio.Task[None] | None" = None  # the changes
     certain_at: tuple[int, datetime] | None = None  # when they were last read, by both clocks
@@ -144,6 +148,7 @@ class Memory:
         self.cleared = self.turn
         self.known.clear()
         self.owned.clear()
+        self.password_checks.clear()
         return many
 
     def reach(self, user_id: int, *, shared: bool) -> Reach:
@@ -165,7 +170,7 @@ class Memory:
         task.add_done_callback(self.tasks.discard)
 
 
-def is_recent(known: Known, now: datetime, most: timedelta) -> bool:
+def is_recent(known: "Known | KeptChecks", now: datetime, most: timedelta) -> bool:
     """True if it was read less than `most` ago, by both clocks."""
     age = (boot_time() - known.read_at) * MILLISECOND
     return age < most and known.at <= now < known.at + most

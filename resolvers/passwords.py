@@ -5,7 +5,7 @@ Hashes of other systems are checked here too (resolvers/hashes.py), until the fi
 
 import os
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractContextManager
 from functools import cache
 
@@ -15,6 +15,8 @@ from models.errors import Invalid
 from models.world import World
 from resolvers import hashes, hashing
 from resolvers.hashing import Pool
+
+Check = Callable[[World, str | None, str], Awaitable[bool]]  # as `check` below
 
 LONGEST = 256  # characters
 LANES = 1  # of a hash: more would be threads beside the processes, for as much work

@@ -90,15 +90,21 @@ class Proved:
 
 
 async def tried(
-    ctx: Context, username: str, password: str, *, apps: bool
+    ctx: Context,
+    username: str,
+    password: str,
+    *,
+    apps: bool,
+    check: passwords.Check = passwords.check,
 ) -> tuple[Entry, Proved | None]:
     """Who signs in as `username`, and what this password proves; with `apps` also a program's.
 
-    RateLimited, before anything is hashed, who has to wait. Never inside a unit.
+    `check` compares passwords with hashes. RateLimited, before anything is hashed, who has to
+    wait. Never inside a unit.
     """
     with passwords.admitted(ctx.world):
         who = await _entry(ctx, username)
-        return who, await _proved(ctx.world, who.user, password, apps=apps)
+        return who, await _proved(ctx.world, who.user, password, check, apps=apps)
 
 
 async def _entry(ctx: Context, username: str) -> Entry:
@@ -119,19 +125,21 @@ def _counted(username: str, *, known: bool) -> str:
     return hashlib.sha256(name.encode(errors="surrogatepass")).hexdigest()
 
 
-async def _proved(world: World, user: Picked | None, password: str, *, apps: bool) -> Proved | None:
+async def _proved(
+    world: World, user: Picked | None, password: str, check: passwords.Check, *, apps: bool
+) -> Proved | None:
     stored = user.password if user else None
-    right = await passwords.check(world, stored, password)
+    right = await check(world, stored, password)
     if stored and not stored.startswith(OURS):
-        await passwords.check(world, None, password)
+        await check(world, None, password)
     if GENERATED.fullmatch(password):
         other = user.temporary_password if user and _runs(user, world.now()) else None
-        if await passwords.check(world, other, password) and not right:
+        if await check(world, other, password) and not right:
             return Proved(Source.TEMPORARY)
     elif apps and apppasswords.written(password):
         if user is None:
-            await passwords.check(world, None, password)
-        elif app := await apppasswords.matching(world, user.id, password):
+            await check(world, None, password)
+        elif app := await apppasswords.matching(world, user.id, password, check):
             return Proved(Source.APP, app)
     return Proved(Source.MASTER) if right else None
 

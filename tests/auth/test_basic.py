@@ -1,10 +1,12 @@
 """`Authorization: Basic`."""
 
 import base64
+from datetime import UTC, datetime
 from typing import Any
 
 import httpx
 import pytest
+from argon2 import PasswordHasher
 from sqlalchemy import select, update
 from sqlmodel import col
 
@@ -16,9 +18,14 @@ from models.roles import Role, Scope
 from models.world import World
 from resolvers import auth, usercreate
 from resolvers.context import Context, Viewer
+from resolvers.known import memory_of
 from resolvers.usercreate import NewUser
 from tests.auth.conftest import MASTER, PASSWORD, Town
 from tests.auth.test_scopes import PROGRAM, program
+
+
+def make_hash(password: str) -> str:
+    return PasswordHasher(1, 8, 1).hash(password)
 
 
 def shown(name: str, password: str) -> dict[str, str]:
@@ -71,6 +78,89 @@ async def test_an_accounts_password_is_for_paths_and_without_factors(town: Town)
     assert await auth.ended(town.world, viewer)
     town.clock.tick(seconds=5)
     with pytest.raises(Forbidden):
+        await signed(town, PASSWORD)
+
+
+@pytest.fixture
+def hashes(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The hashes that argon2 has compared with passwords."""
+    compared, verify = list[str](), PasswordHasher.verify
+
+    def note(self: PasswordHasher, stored: str, password: str) -> bool:
+        compared.append(stored)
+        return verify(self, stored, password)
+
+    monkeypatch.setattr(PasswordHasher, "verify", note)
+    return compared
+
+
+@pytest.mark.parametrize("password", [PASSWORD, PROGRAM])
+async def test_password_is_hashed_once_a_minute(
+    town: Town, password: str, hashes: list[str]
+) -> None:
+    await program(town, ["MAIL"])
+    await signed(town, password)
+    once = len(hashes)
+    assert once >= 1
+    for _ in range(5):
+        town.clock.tick(seconds=10)
+        await signed(town, password)
+    assert len(hashes) == once
+    town.clock.tick(seconds=10)
+    await signed(town, password)
+    assert len(hashes) == 2 * once
+
+
+async def test_flushed_cache_forgets_password_checks(town: Town, hashes: list[str]) -> None:
+    await signed(town, PASSWORD)
+    once = len(hashes)
+    assert memory_of(town.world.database).clear() == 1
+    await signed(town, PASSWORD)
+    assert len(hashes) == 2 * once
+
+
+async def test_wrong_passwords_are_hashed_each_time(town: Town, hashes: list[str]) -> None:
+    for count in (1, 2, 3):
+        with pytest.raises(Unauthenticated):
+            await signed(town, "wrong")
+        assert len(hashes) == count
+
+
+PROGRAMS: dict[str, dict[str, Any]] = {
+    "switched off": {"active": False},
+    "expired": {"expires_at": datetime(2029, 1, 1, tzinfo=UTC)},
+    "another password": {"password": make_hash("another")},
+    "protocols alone": {"scopes": ["IMAP"]},
+}
+ACCOUNTS: dict[str, dict[str, Any]] = {
+    "disabled": {"disabled": True},
+    "suspended": {"suspended": True},
+    "deleted": {"deleted_at": datetime(2030, 1, 1, tzinfo=UTC)},
+    "another password": {"password": make_hash("another")},
+    "a second factor": {"second_factors": ["TOTP"]},
+}
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+async def test_application_password_that_ends_is_refused_within_a_second(
+    town: Town, name: str
+) -> None:
+    key = await program(town, ["MAIL"])
+    await signed(town, PROGRAM)
+    async with town.world.write() as session:
+        row = col(AppPassword.id) == key
+        await session.exec(update(AppPassword).where(row).values(PROGRAMS[name]))
+    town.clock.tick(seconds=1)
+    with pytest.raises((Unauthenticated, Forbidden)):
+        await signed(town, PROGRAM)
+
+
+@pytest.mark.parametrize("name", ACCOUNTS)
+async def test_account_that_changes_is_refused_within_a_second(town: Town, name: str) -> None:
+    await signed(town, PASSWORD)
+    await town.change("ada", **ACCOUNTS[name])
+    town.clock.tick(seconds=1)
+    with pytest.raises((Unauthenticated, Forbidden)):
         await signed(town, PASSWORD)
 
 
