@@ -95,7 +95,7 @@ async def tried(
     password: str,
     *,
     apps: bool,
-    check: passwords.Check = passwords.check,
+    check: passwords.Check | None = None,
 ) -> tuple[Entry, Proved | None]:
     """Who signs in as `username`, and what this password proves; with `apps` also a program's.
 
@@ -104,7 +104,9 @@ async def tried(
     """
     with passwords.admitted(ctx.world):
         who = await _entry(ctx, username)
-        return who, await _proved(ctx.world, who.user, password, check, apps=apps)
+        return who, await _proved(
+            ctx.world, who.user, password, check or passwords.check, apps=apps
+        )
 
 
 async def _entry(ctx: Context, username: str) -> Entry:

@@ -19,6 +19,7 @@ from models.errors import (
 from models.roles import Scope
 from resolvers import auth, passwords
 from resolvers.context import Context, Viewer
+from resolvers.hashing import BUSY
 from resolvers.proving import Attempt
 from tests.auth.conftest import PASSWORD, TOKEN, Town, count, fail
 
@@ -223,7 +224,13 @@ async def test_a_hundred_failures_close_a_network_for_everybody(town: Town) -> N
 async def test_of_many_guesses_at_once_twelve_are_heard(town: Town) -> None:
     guesses = (town.enter("ada", f"guess {nth}", ip=None) for nth in range(40))
     answers = await asyncio.gather(*guesses, return_exceptions=True)
-    assert [type(answer) for answer in answers].count(AuthenticationFailed) == 12
-    assert [type(answer) for answer in answers].count(RateLimited) == 28
-    with pytest.raises(RateLimited):
+    heard = [type(answer) for answer in answers].count(AuthenticationFailed)
+    limited = [answer for answer in answers if isinstance(answer, RateLimited)]
+    assert heard + len(limited) == 40
+    unheard = [answer for answer in limited if answer.message == BUSY]  # too slow a machine
+    assert heard == 12 or (heard < 12 and unheard)
+    for nth in range(heard, 12):
+        with pytest.raises(AuthenticationFailed):
+            await town.enter("ada", f"later guess {nth}", ip=None)
+    with pytest.raises(RateLimited, match="too many failures"):
         await town.enter("ada", ip=None)  # also with the right one
