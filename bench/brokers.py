@@ -11,7 +11,7 @@ from typing import Protocol
 
 import asyncpg
 
-from bench.server import HOST, free_port
+from bench.ports import HOST, free_port
 
 START = 10.0  # seconds
 LISTENING = """SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid()

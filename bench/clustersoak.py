@@ -31,8 +31,9 @@ from bench.clustersoak_account import Account, Evidence, close_account, count_wa
 from bench.clustersoak_store import LostCommits, ReplicatedStore
 from bench.crash import buried
 from bench.load import Target, once
+from bench.ports import HOST
 from bench.sendsoak import SEND, Far, Post, furnished
-from bench.server import HOST, Server, answering, bounded, spawned, stop
+from bench.server import Server, answering, bounded, spawned, stop
 from bench.sides import postgres
 from merganser.settings import Settings
 from models.database import Database

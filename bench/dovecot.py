@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
-from bench.server import HOST, free_port
+from bench.ports import HOST, free_port
 
 PASSWORD = "far-away"  # noqa: S105 - of no use elsewhere
 NOBODY = 65534  # user and group that Dovecot reads mail as

@@ -20,7 +20,8 @@ from bench.house import READER, make_user
 from bench.letters import Writer
 from bench.load import Target, asking, once, post
 from bench.measure import Fact, percentile
-from bench.server import HOST, PATIENCE, Server, broken, cpu, running, settled, whole_memory
+from bench.ports import HOST
+from bench.server import PATIENCE, Server, broken, cpu, running, settled, whole_memory
 from bench.sides import Kind, postgres
 from merganser.building import opened, owner
 from merganser.settings import Settings

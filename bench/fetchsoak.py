@@ -22,7 +22,8 @@ from sqlalchemy import select
 from bench.crash import Death, Ledger, Post, buried, stored
 from bench.dovecot import PASSWORD, Dovecot, dovecot
 from bench.house import READER, make_user
-from bench.server import HOST, Server, bounded, checked, stop
+from bench.ports import HOST
+from bench.server import Server, bounded, checked, stop
 from mail import contents, placing
 from merganser.building import opened, owner
 from merganser.settings import Settings

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager, suppress
 
 from bench.load import Target, loaded
 from bench.measure import Fact
-from bench.server import HOST
+from bench.ports import HOST
 
 COUNT = 300
 ROUNDS = 5

@@ -21,13 +21,12 @@ from bench.letters import Writer
 from bench.lmtp import Neighbour, delivered
 from bench.load import Target
 from bench.measure import Fact, Figure
+from bench.ports import HOST, free_port
 from bench.server import (
-    HOST,
     PATIENCE,
     ROOT,
     Server,
     broken,
-    free_port,
     hang_up,
     running,
     settled,

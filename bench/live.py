@@ -14,7 +14,8 @@ from websockets.typing import Subprotocol
 from bench.lmtp import Neighbour
 from bench.load import Target, once
 from bench.measure import Fact, percentile
-from bench.server import HOST, cpu, memory, settled
+from bench.ports import HOST
+from bench.server import cpu, memory, settled
 
 EVENTS = "subscription { changes { cursor events { kind ... on MessageChange { messageId } } } }"
 PAUSE = 0.08  # seconds between two letters: longer than the window in which events are gathered

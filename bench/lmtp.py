@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from bench.load import WARM, Target
 from bench.measure import Figure, figure
-from bench.server import HOST, PATIENCE, cpu, hang_up
+from bench.ports import HOST
+from bench.server import PATIENCE, cpu, hang_up
 
 SENDER = "bob@example.com"
 

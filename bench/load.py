@@ -11,7 +11,8 @@ from typing import Any, cast
 import orjson
 
 from bench.measure import Figure, figure
-from bench.server import HOST, PATIENCE, cpu, hang_up, settled
+from bench.ports import HOST
+from bench.server import PATIENCE, cpu, hang_up, settled
 
 LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 LATE = b'"code":"DEADLINE_EXCEEDED"'

@@ -16,7 +16,8 @@ from sqlmodel import col
 from bench.house import make_user
 from bench.load import LENGTH, Target, post
 from bench.measure import Fact, percentile
-from bench.server import HOST, hang_up
+from bench.ports import HOST
+from bench.server import hang_up
 from merganser.building import opened
 from merganser.settings import Settings
 from models.users import User

@@ -19,7 +19,8 @@ from aiosmtpd.smtp import SMTP, Envelope
 
 from bench.crash import Death, Ledger, Post, Round, drained, killed
 from bench.house import READER, make_user
-from bench.server import HOST, Server, checked, free_port
+from bench.ports import HOST, free_port
+from bench.server import Server, checked
 from merganser.building import opened, owner
 from merganser.settings import Settings
 from resolvers import addresschange, autoreply

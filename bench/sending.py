@@ -14,7 +14,8 @@ from sqlmodel import col
 from bench.goals import SENT_OUT
 from bench.house import READER, make_user
 from bench.measure import Fact
-from bench.server import HOST, ROOT, Server, broken, cpu, running
+from bench.ports import HOST
+from bench.server import ROOT, Server, broken, cpu, running
 from bench.sides import Kind, postgres
 from mail.fields import Named
 from merganser.building import on_behalf, opened

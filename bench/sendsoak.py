@@ -32,7 +32,8 @@ from sqlalchemy import text
 from bench.crash import Death, buried
 from bench.house import READER, make_user
 from bench.load import Target, once
-from bench.server import HOST, Server, bounded, checked, free_port, stop
+from bench.ports import HOST, free_port
+from bench.server import Server, bounded, checked, stop
 from bench.sides import postgres
 from merganser.building import opened, owner
 from merganser.settings import Settings

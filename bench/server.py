@@ -3,7 +3,6 @@
 import asyncio
 import os
 import signal
-import socket
 import sys
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
@@ -14,19 +13,12 @@ from typing import Any
 
 import orjson
 
+from bench.ports import HOST, free_port
+
 ROOT = Path(__file__).parents[1]
-HOST = "127.0.0.1"  # all load stays on this machine
 PATIENCE = 60.0  # seconds that a server has to start, and to stop
 TICKS = os.sysconf("SC_CLK_TCK")
 QUIET = 0.04  # of a core: a server that takes less has nothing more to do
-
-
-def free_port() -> int:
-    """A port of the loopback that nobody listens on at this moment."""
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @dataclass

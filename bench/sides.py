@@ -19,7 +19,8 @@ from bench.goals import FIRST
 from bench.house import House, furnish
 from bench.load import Target
 from bench.measure import Fact
-from bench.server import ROOT, Server, answering, free_port, running, settled, spawned
+from bench.ports import free_port
+from bench.server import ROOT, Server, answering, running, settled, spawned
 from graph.ids import decode
 
 

@@ -10,7 +10,7 @@ from typing import cast
 
 import uvloop
 
-from bench.server import HOST
+from bench.ports import HOST
 
 OFFERS = b"250-sink\r\n250-PIPELINING\r\n250-SIZE 100000000\r\n250-8BITMIME\r\n250 SMTPUTF8\r\n"
 END = b"\r\n.\r\n"

@@ -14,8 +14,8 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import WebSocketException
 from websockets.typing import Subprotocol
 
+from bench.ports import HOST
 from bench.replica import FIELDS, Event, Replica
-from bench.server import HOST
 
 BROKEN = (OSError, httpx.TransportError, WebSocketException, TimeoutError)  # and to be tried again
 LATER = {

@@ -9,11 +9,11 @@ from typing import Any
 
 import httpx
 
+from bench.ports import free_port
 from graph.app import create_app
 from models.world import World
 from tests.certifying import NAME, ONE
 from tests.conftest import Client
-from tests.e2e.server import free_port
 from tests.live import house
 from tests.mail.neighbours import Names, answering
 from tests.mail.pebble import Pebble, pebble

@@ -12,6 +12,7 @@ from cryptography import x509
 from sqlalchemy import update
 from sqlmodel import col
 
+from bench.ports import free_port
 from models.certificates import Certificate
 from models.world import World
 from resolvers import acmeruns
@@ -19,7 +20,6 @@ from tests.authorities import Place, placed
 from tests.certifying import DAY, DELETE, NAME, Signer, put, stored
 from tests.conftest import Client
 from tests.counts import rows
-from tests.e2e.server import free_port
 from tests.mail.front import REVOKES, Front, Said, front
 
 OTHER = "imap.example.org"

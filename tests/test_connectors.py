@@ -9,6 +9,7 @@ import httpx
 import pytest
 from sqlalchemy import select
 
+from bench.ports import free_port
 from graph import ids as ids_
 from mail.outward import Gate
 from models.connectors import Connector
@@ -17,7 +18,6 @@ from resolvers import connectorruns
 from resolvers.connectorruns import Worker
 from tests import accounts
 from tests.conftest import Client, make_client, raw_message
-from tests.e2e.server import free_port
 from tests.fetching import far, server
 from tests.furnished import subscribed
 from tests.mail.dovecot import PASSWORD, Dovecot

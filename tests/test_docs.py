@@ -22,6 +22,7 @@ from graphql import (
     validate,
 )
 
+from bench.ports import free_port
 from mail import addresses, delivery
 from merganser import building
 from merganser.commands import app
@@ -32,7 +33,7 @@ from models.world import World
 from resolvers import usercreate
 from resolvers.usercreate import NewUser
 from tests.conftest import Client, Clock, make_client, raw_message, receive
-from tests.e2e.server import Server, free_port
+from tests.e2e.server import Server
 from tests.furnished import demo_client, serving, subscribed
 from tests.held import hold
 from tests.printed import SDL

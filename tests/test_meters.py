@@ -12,6 +12,7 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics
 from prometheus_client.parser import text_string_to_metric_families as older
 
+from bench.ports import free_port
 from graph.app import create_app
 from graph.metrics import Census
 from graph.openmetrics import preferred, written
@@ -30,7 +31,6 @@ from resolvers.context import Viewer
 from resolvers.metrics import Standing, standing
 from resolvers.submission import Outgoing
 from tests.conftest import Client, Clock, context, receive
-from tests.e2e.server import free_port
 
 ODD = 'a\\b"c\nd\u00fc{},='
 

@@ -19,6 +19,7 @@ import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 from rich.filesize import decimal
 
+from bench.ports import free_port
 from graph.ids import encode
 from merganser import accounts
 from merganser.building import opened, owner
@@ -27,7 +28,6 @@ from models.connectors import Protocol, Security
 from resolvers import connectorchange
 from tests.cli.conftest import Shell
 from tests.conftest import raw_message
-from tests.e2e.server import free_port
 from tests.mail.dovecot import PASSWORD, Dovecot, dovecot
 from tests.mail.smtp_client import Authority
 

@@ -4,8 +4,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from bench.ports import free_port
 from tests import stores
-from tests.e2e.server import Server, free_port
+from tests.e2e.server import Server
 
 
 def beside(url: str, name: str) -> str:

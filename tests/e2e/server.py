@@ -5,7 +5,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -20,6 +19,7 @@ import httpx
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.typing import Subprotocol
 
+from bench.ports import free_port
 from merganser import accounts
 from merganser.accounts import Key
 from merganser.building import opened
@@ -39,13 +39,6 @@ START = 240.0  # seconds, on a machine that does other things too
 STOP = 30.0
 ANSWER = 15.0
 PASSED = ("PATH", "PYTHONPATH")  # of our environment
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def is_complete(ready: httpx.Response) -> bool:

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 
+from bench.ports import free_port
 from tests.certifying import NAME, Signer
-from tests.e2e.server import Server, free_port
+from tests.e2e.server import Server
 from tests.mail.neighbours import Names, answering
 from tests.mail.pebble import pebble
 

@@ -20,8 +20,9 @@ from aiosmtpd.smtp import Envelope
 
 from bench.clustersoak import LATER, ReceivingServer, ServerGroup, clock_ahead, make_data_folder
 from bench.load import Target, once
+from bench.ports import HOST
 from bench.sendsoak import SEND, Far, furnished
-from bench.server import HOST, Server
+from bench.server import Server
 from merganser.building import opened, owner
 from merganser.settings import Settings
 from models.database import Database

@@ -13,8 +13,9 @@ from urllib.parse import urlsplit
 import asyncpg
 import pytest
 
+from bench.ports import free_port
 from tests import stores
-from tests.e2e.server import Client, Server, free_port
+from tests.e2e.server import Client, Server
 from tests.e2e.small_disk import SmallDisk, small_disk
 from tests.mail.lmtp_client import connect
 

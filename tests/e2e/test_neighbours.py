@@ -9,12 +9,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from bench.ports import free_port
 from merganser.accounts import found
 from merganser.building import on_behalf
 from resolvers import mailboxes
 from resolvers.mailboxes import NewMailboxes
 from tests.conftest import raw_message
-from tests.e2e.server import OTHER, PASSWORD, Client, Server, Socket, free_port
+from tests.e2e.server import OTHER, PASSWORD, Client, Server, Socket
 
 STORES = ["sqlite"]  # the road there is the same whatever the store
 FOLLOW = """

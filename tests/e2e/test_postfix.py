@@ -11,6 +11,7 @@ from typing import Any
 import dkim
 import pytest
 
+from bench.ports import free_port
 from mail.fields import Named
 from mail.lmtp import Lmtp
 from mail.mx import Mx
@@ -24,7 +25,6 @@ from resolvers.submitting import Clerk
 from tests.accounts import run
 from tests.conftest import Client, Clock, raw_message
 from tests.e2e.postfix import Mail, Policy, Postfix, postfix
-from tests.e2e.server import free_port
 from tests.mail.neighbours import Server as Neighbour
 from tests.mail.sending import (
     bodies,

@@ -6,7 +6,6 @@ import json
 import os
 import re
 import signal
-import socket
 import sys
 import time
 from collections.abc import AsyncIterator
@@ -17,15 +16,10 @@ from typing import Any
 import httpx
 import pytest
 
+from bench.ports import free_port
+
 ROOT = Path(__file__).parents[2]
 COUNT = 40
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @dataclass

@@ -25,10 +25,11 @@ import pytest
 from websockets.asyncio.client import connect as connect_socket
 from websockets.typing import Subprotocol
 
+from bench.ports import free_port
 from tests import stores
 from tests.certifying import Signer
 from tests.conftest import raw_message
-from tests.e2e.server import ROOT, free_port
+from tests.e2e.server import ROOT
 from tests.mail.lmtp_client import connect as connect_lmtp
 from tests.mail.test_blobs_store import s3
 from tests.whole import CI

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.server import PASSWORD, Client, Server, free_port
+from bench.ports import free_port
+from tests.e2e.server import PASSWORD, Client, Server
 from tests.mail.sending import until
 from tests.mail.smtp_client import NAME, Authority
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.server import free_port
+from bench.ports import free_port
 from tests.mail.smtp_client import Authority
 from tests.whole import CI
 

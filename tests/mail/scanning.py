@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.brokers import Broker, redis
-from bench.server import HOST, free_port
+from bench.ports import HOST, free_port
 from tests import buses
 
 EICAR = b"X5O!P%@AP[4\\PZX54(P^)7CC)7}$EICAR-STANDARD-" + b"ANTIVIRUS-TEST-FILE!$H+H*"

@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import select
 from sqlmodel import col
 
-from bench.server import free_port
+from bench.ports import free_port
 from mail.fields import Named
 from mail.mx import Mx
 from mail.routing import Route, next_hop

@@ -14,7 +14,7 @@ import pytest
 from sqlalchemy import update
 from sqlmodel import col
 
-from bench.server import HOST, free_port
+from bench.ports import HOST, free_port
 from graph import ids
 from mail.authentication.dkim import Result
 from mail.compose import Attachment
