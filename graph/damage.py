@@ -19,7 +19,7 @@ class DamageFacts(NamedTuple):
 
 
 def damage_facts(request_id: str) -> DamageFacts:
-    """What a client is told: nothing of the object, and the request that the log names."""
+    """Return what the client gets: the id of the request, and nothing about the object."""
     refusal = Damaged()
     return DamageFacts(refusal.message, {"code": str(refusal.code), "requestId": request_id})
 

@@ -375,7 +375,10 @@ async def read_sources(
     *,
     charge: Callable[[int], None] = _charge_nobody,
 ) -> list[Stored]:
-    """The same without a log line: for callers whose Corrupt is logged where it is handled."""
+    """The messages of these rows, as `sources` returns them, without a line in the log.
+
+    It is for callers whose Corrupt is logged where it is handled.
+    """
     read = read or world.database.read
     opened = await skeletons(world, await roots(rows, read))
     return [

@@ -17,7 +17,7 @@ from collections.abc import Awaitable, Callable, Collection, Coroutine
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 from weakref import WeakValueDictionary
 
 from models.credential_changes import ChangeReader
@@ -26,9 +26,6 @@ from models.runtime.clock_steps import is_ahead
 from models.runtime.registration import boot_time
 from models.world import World
 from resolvers.context import Reach, Viewer
-
-if TYPE_CHECKING:
-    from resolvers.password_checks import KeptChecks
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +53,15 @@ class Known:
 
 
 @dataclass(frozen=True, slots=True)
+class KeptChecks:
+    """Results of the password checks of one sign-in, by a digest of stored hash and password."""
+
+    results: dict[str, bool]
+    at: datetime
+    read_at: int = field(default_factory=boot_time)  # milliseconds since the boot
+
+
+@dataclass(frozen=True, slots=True)
 class Lookup:
     """A lookup of a credential that is under way."""
 
@@ -77,7 +83,7 @@ class Memory:
     dropped: dict[int, int] = field(default_factory=dict)  # the turn, by account
     cleared: int = 0  # the turn when all were
     lookups: dict[str, Lookup] = field(default_factory=dict)  # by digest
-    password_checks: dict[str, "KeptChecks"] = field(default_factory=dict)  # by digest
+    password_checks: dict[str, KeptChecks] = field(default_factory=dict)  # by digest
     changes: ChangeReader = field(default_factory=ChangeReader)
     reading: "asyncio.Task[None] | None" = None  # the changes
     certain_at: tuple[int, datetime] | None = None  # when they were last read, by both clocks
@@ -170,7 +176,7 @@ class Memory:
         task.add_done_callback(self.tasks.discard)
 
 
-def is_recent(known: "Known | KeptChecks", now: datetime, most: timedelta) -> bool:
+def is_recent(known: Known | KeptChecks, now: datetime, most: timedelta) -> bool:
     """True if it was read less than `most` ago, by both clocks."""
     age = (boot_time() - known.read_at) * MILLISECOND
     return age < most and known.at <= now < known.at + most

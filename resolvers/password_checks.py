@@ -3,19 +3,9 @@
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from models.runtime.registration import boot_time
 from models.world import World
 from resolvers import passwords
-from resolvers.known import LONGEST, MOST, Memory, is_recent
-
-
-@dataclass(frozen=True, slots=True)
-class KeptChecks:
-    """Results by stored hash and password, and when they were computed."""
-
-    results: dict[str, bool]
-    at: datetime
-    read_at: int  # milliseconds since the boot
+from resolvers.known import LONGEST, MOST, KeptChecks, Memory, is_recent
 
 
 @dataclass
@@ -51,7 +41,7 @@ class PasswordChecks:
         kept.pop(self.digest, None)
         if len(kept) >= MOST:
             del kept[next(iter(kept))]
-        kept[self.digest] = KeptChecks(self.results, self.now, boot_time())
+        kept[self.digest] = KeptChecks(self.results, self.now)
 
     def _kept(self) -> dict[str, bool]:
         kept = self.memory.password_checks.get(self.digest)

@@ -60,7 +60,7 @@ def recorded_statements(world: World, sent: list[tuple[str, Any]]) -> Iterator[N
 
 @contextmanager
 def explained(world: World) -> Iterator[Plans]:
-    """The plans of what is sent to the store."""
+    """Record the statements that are sent to the store, to explain their plans."""
     plans = Plans(world)
     with recorded_statements(world, plans.sent):
         yield plans

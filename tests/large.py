@@ -102,7 +102,7 @@ def _read(plan: dict[str, Any]) -> int:
 
 @contextmanager
 def measured(world: World) -> Iterator[Effort]:
-    """The rows that are read by what is sent to the store."""
+    """Record the statements that are sent to the store, to count the rows they read."""
     effort = Effort(world)
     with recorded_statements(world, effort.sent):
         yield effort

@@ -1,7 +1,7 @@
 """A process that has imported the server, and runs commands in forks of itself.
 
-To import takes most of the CPU time of a start. Requests come as lines of JSON on stdin; each
-gets the line {"pid": …}. When a command ends, the line {"pid": …, "code": …} follows; the code
+Imports take most of the CPU time of a start. Requests are lines of JSON on stdin. The answer to
+each is the line {"pid": …}. When a command ends, the line {"pid": …, "code": …} follows; the code
 is negative if a signal ended it.
 """
 
@@ -52,7 +52,7 @@ def _report_ended() -> None:
 
 
 def serve() -> None:
-    """Run what is asked for until stdin ends."""
+    """Run the requested commands until stdin ends."""
     _import_server()
     woken, wake = os.pipe()
     os.set_blocking(woken, False)

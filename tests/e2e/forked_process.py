@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from queue import SimpleQueue
 
@@ -90,11 +91,7 @@ class ForkedProcess:
         self.send_signal(9)
 
 
-_servers: list[ForkServer] = []
-
-
+@cache
 def fork_server() -> ForkServer:
     """Return the fork server of this test process."""
-    if not _servers:
-        _servers.append(ForkServer())
-    return _servers[0]
+    return ForkServer()
