@@ -14,8 +14,6 @@ from resolvers.granted import ordered
 if TYPE_CHECKING:
     from graph.users import User
 
-strawberry.enum(ShareRight, description="What somebody may do in another's folder (RFC 4314).")
-
 
 @strawberry.type(description="What an account is called, for those who share a folder with it.")
 class AccountName:

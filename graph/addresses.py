@@ -28,7 +28,6 @@ from resolvers.addresses import AddressWhere, OfUser
 if TYPE_CHECKING:
     from graph.users import User
 
-strawberry.enum(AddressKind, description="What happens to mail for an address.")
 OURS: dict[str, Any] = {"role": Role.DOMAIN_ADMIN}
 
 

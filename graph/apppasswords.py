@@ -23,8 +23,6 @@ from resolvers.apppasswords import AppPasswordPatch, AppPasswordScope, NewAppPas
 if TYPE_CHECKING:
     from graph.users import User
 
-strawberry.enum(AppPasswordScope, description="What an application password may be good for.")
-
 
 @strawberry.type(description="The last sign-in by a credential.")
 class LastUse(View):

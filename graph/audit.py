@@ -30,7 +30,6 @@ from resolvers.audit import ACCESSES, COPIES, NEWEST, NewAudit, OfAudit
 if TYPE_CHECKING:
     from graph.users import User
 
-strawberry.enum(AuditRoad, description="How a message came to be copied.")
 FOR_ADMINS = Auth(role=Role.ADMIN)
 SHOWN = ("from_", "to", "cc", "bcc", "intro", "has_attachments")
 

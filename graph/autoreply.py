@@ -20,9 +20,6 @@ from resolvers import autoreply
 from resolvers.autoreplyfacts import PLAIN
 from resolvers.autoreplypreview import Letter, Preview, preview
 
-strawberry.enum(
-    Silence, name="AutoreplySilence", description="Why a message gets no automatic answer."
-)
 RULE = {name: Made(("rule",), attrgetter(name)) for name in PLAIN}
 SENDER = strawberry.argument(description="Who writes; of a message, absent = who sent it.")
 SUBJECT = strawberry.argument(description="Of what is answered; absent = that of the message.")

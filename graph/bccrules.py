@@ -22,7 +22,6 @@ from models.roles import AdminPermission, Role, Scope
 from resolvers import bccrules, domains
 from resolvers.bccrules import OLDEST, NewRule, Values
 
-strawberry.enum(BccDirection, description="Whose mail is copied.")
 MATCH = "Address without label, or @domain; dots do not count, nor which name of a domain it is."
 BCC_TO = "Where the copy goes; it need not be here."
 MAPS: dict[str, Any] = {"role": Role.DOMAIN_ADMIN, "admin_permission": AdminPermission.BCC_MAPS}

@@ -22,10 +22,6 @@ from models.roles import Role, Scope
 from resolvers import acmerevocation, certificates
 from resolvers.certificates import OLDEST, Given, Where
 
-strawberry.enum(
-    Reason, name="RevocationReason", description="Why a certificate is revoked (RFC 5280)."
-)
-
 WRITES: dict[str, Any] = {"role": Role.ADMIN, "scope": Scope.MASTER}
 
 

@@ -20,9 +20,6 @@ from models.users import LimitKind, UsageLevel
 from resolvers import mailboxes, messages, submission, users
 from resolvers.changes import Batch, ResyncReason
 
-strawberry.enum(ChangeKind, description="What happened. New kinds may come: have a default.")
-strawberry.enum(ResyncReason, description="Why a stream cannot go on from a cursor.")
-
 
 def _user(row: Any) -> User | None:
     return User.maybe(row)

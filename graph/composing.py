@@ -27,20 +27,13 @@ WRITTEN = (  # fields of the input that a message is written from
 )
 
 
+@strawberry.enum(description="How content is written.")
 class ContentEncoding(StrEnum):
     """How the content of an attachment is written."""
 
     BASE64 = "BASE64"
     HEX = "HEX"
     UTF8 = "UTF8"
-
-
-for words, text in (
-    (Priority, "How much its sender hurries."),
-    (ContentEncoding, "How content is written."),
-    (ReferenceQuote, "Where the message referred to is quoted."),
-):
-    strawberry.enum(words, description=text)
 
 
 @strawberry.input(description="Somebody in a header.")

@@ -33,11 +33,6 @@ ORDER = "connectors"
 OF_USER = "connectors-of"
 RUNS = "connector-runs-"
 WRITES: dict[str, Any] = {"scope": Scope.SETTINGS, "user_permission": UserPermission.SYNCJOBS}
-strawberry.enum(Protocol, name="ConnectorProtocol", description="What the server elsewhere speaks.")
-strawberry.enum(Security, name="ConnectorSecurity", description="How the connection is encrypted.")
-strawberry.enum(
-    OptionName, name="ConnectorOptionName", description="What is rarely needed of connectors."
-)
 
 
 def _lasting(column: str) -> Made:

@@ -25,10 +25,6 @@ from resolvers.dkim import Record
 from resolvers.dkimchange import WEAK, NewKey
 from resolvers.dkimrotation import NewKeys
 
-strawberry.enum(DkimAlgorithm, description="What a key signs with.")
-strawberry.enum(DnsState, description="How what DNS says compares with what it should.")
-strawberry.enum(DkimKeyState, description="Where a key stands in its life.")
-
 OURS: dict[str, Any] = {"role": Role.DOMAIN_ADMIN}
 WRITES: dict[str, Any] = {**OURS, "scope": Scope.MASTER}
 LIST = "dkim-keys"

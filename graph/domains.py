@@ -56,7 +56,6 @@ if TYPE_CHECKING:
     from graph.senderrules import SenderRule
     from graph.users import User
 
-strawberry.enum(SenderAction, description="What becomes of a sender's mail.")
 
 DNS_COST = 20
 OURS: dict[str, Any] = {"role": Role.DOMAIN_ADMIN}

@@ -4,14 +4,11 @@ from typing import Any, ClassVar
 
 import strawberry
 
+import graph.enums  # noqa: F401 - before the first field that has an enum
 from graph.scalars import BigInt, ByteSize, Cursor, Duration, IPAddress
 from mail.connectors.servers import Stage
 from models import errors
 from resolvers.twofactor import TwoFactorMethod
-
-strawberry.enum(TwoFactorMethod, description="How a second factor is proved.")
-strawberry.enum(Stage, name="ConnectorStage", description="Where a run is, or where it failed.")
-strawberry.enum(errors.Code, name="ErrorCode", description="Why; clients switch on it.")
 
 
 def leaf(description: str, **more: Any) -> Any:

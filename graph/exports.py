@@ -31,12 +31,6 @@ from resolvers.imports import NewImport
 if TYPE_CHECKING:
     from graph.users import User
 
-strawberry.enum(
-    ExportFormat,
-    description="How an account is written into a file. All but MBOX have folders, flags, dates, "
-    "free data and settings beside the messages.",
-)
-
 
 @strawberry.type(description="Account as a file.", directives=[Auth(scope=Scope.MAIL_READ)])
 class AccountExport(Shape):

@@ -10,6 +10,7 @@ from strawberry.schema_directive import Location
 from strawberry.types.field import StrawberryField
 from strawberry.utils.str_converters import to_camel_case
 
+import graph.enums  # noqa: F401 - before the first field that has an enum
 from graph.conditions import CheckConditions, check_conditions, has_conditions
 from graph.limits import Cost
 from models.journal import Position
@@ -19,14 +20,6 @@ from resolvers.context import Context, Needs
 Info = strawberry.Info[Context, None]
 Standing = Callable[[Context], Awaitable[Position]]
 Resolver = TypeVar("Resolver", bound=Callable[..., Any])
-
-for words, text in (
-    (Role, "Each includes the ones before it."),
-    (Scope, "What a credential is good for."),
-    (AdminPermission, "What a DOMAIN_ADMIN may do for users of the domains."),
-    (UserPermission, "What a USER may change himself."),
-):
-    strawberry.enum(words, description=text)
 
 
 class Declare(Protocol):

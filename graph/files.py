@@ -27,8 +27,6 @@ from resolvers.fileshares import LONGEST, NewShare
 from resolvers.uploads import OPAQUE
 from resolvers.withheld import legible, refusals
 
-strawberry.enum(FileAttachmentMode, description="How somebody gets a file.")
-
 
 @strawberry.type(description="Link to a file.", directives=[Auth(scope=Scope.MAIL_READ)])
 class FileShare(Shape):

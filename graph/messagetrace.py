@@ -22,8 +22,6 @@ from resolvers.messagetrace import Sought, TraceListing, TraceWhere
 if TYPE_CHECKING:
     from graph.messages import Message
 
-strawberry.enum(LogComponent, description="A part of the server that decides about mail.")
-
 
 @strawberry.type(description="A step of a message for one recipient.")
 class MessageTraceEvent(View):

@@ -24,7 +24,6 @@ from resolvers.notifications import Wanted
 if TYPE_CHECKING:
     from graph.users import User
 
-strawberry.enum(PushKind, description="By which service a user is told.")
 PLACES = "{SUBJECT}, {SENDER}, {SENDER_NAME}, {SENDER_ADDRESS}, {TO_NAME}, {TO_ADDRESS}, {MSG_ID}"
 
 

@@ -9,8 +9,6 @@ from graph.errors import leaf
 from models.queue import DeliveryState, answer
 from resolvers.forwarding import Target
 
-strawberry.enum(DeliveryState, description="How far a delivery to one recipient has come.")
-
 
 @strawberry.type(description="One queued recipient.")
 class OutboundEntry:

@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from graph.domains import Domain
     from graph.users import User
 
-strawberry.enum(RateFrame, description="In what time.")
 
 OURS: dict[str, Any] = {
     "role": Role.DOMAIN_ADMIN,

@@ -24,9 +24,6 @@ from resolvers.userselection import Users
 
 Item = TypeVar("Item")
 
-strawberry.enum(ReferenceAction, description="What is done with the message referred to.")
-strawberry.enum(SpecialUse, description="Role of a folder.")
-
 
 @strawberry.input(one_of=True, description="Names one user.")
 class UserRef:

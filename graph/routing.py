@@ -20,7 +20,6 @@ from models.routing import TlsPolicyLevel
 from resolvers import routing
 from resolvers.routing import FORWARDERS, POLICIES, RELAYS, TRANSPORTS, Sort
 
-strawberry.enum(TlsPolicyLevel, description="How much encryption the way to a destination has.")
 ADMIN: dict[str, Any] = {"role": Role.ADMIN}
 READS: dict[str, Any] = {**ADMIN, "scope": Scope.READ}
 

@@ -19,6 +19,7 @@ from graphql import (
 from strawberry.types import get_object_definition
 from strawberry.types.base import StrawberryObjectDefinition
 
+import graph.enums  # noqa: F401 - before the first field that has an enum
 from graph import ids
 from graph.errors import leaf
 from graph.fields import Info

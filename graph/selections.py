@@ -29,12 +29,6 @@ from resolvers.selections import Selection
 from resolvers.where import MessageWhere
 
 IDS = 1000  # of one selection
-strawberry.enum(
-    SubmissionState, description="Where a submission stands: the sum of its deliveries."
-)
-strawberry.enum(
-    StorageTier, description="Where bodies lie: where they are read fast, or where they cost less."
-)
 
 
 @strawberry.enum(

@@ -61,9 +61,6 @@ from resolvers.submission import Envelope, Outgoing, Sent, Shown
 from resolvers.submitdraft import Order
 from resolvers.withheld import refusals
 
-for words, text in ((QueueName, "Where in the queue something stands."),):
-    strawberry.enum(words, description=text)
-
 
 @strawberry.type(description="One recipient of a submission.")
 class RecipientDelivery:

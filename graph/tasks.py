@@ -27,8 +27,6 @@ from resolvers.tasks import TaskWhere
 if TYPE_CHECKING:
     from graph.users import User
 
-strawberry.enum(TaskState, description="Where a task stands.")
-
 
 @strawberry.type(description="Background work.")
 class Task(Shape):

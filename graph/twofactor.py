@@ -29,8 +29,6 @@ SECRET = {"secret": True}  # never kept for an idempotency key
 CHECKED = Alone("what is proved by a second factor", once=True)
 PROVED = Alone(CHECKED.what, lambda given: bool(given.proof), once=True)
 
-strawberry.enum(TwoFactorMethod, description="How a second factor is proved.")
-strawberry.enum(Ceremony, name="WebauthnCeremony", description="What a challenge is for.")
 
 Account = Annotated["User", strawberry.lazy("graph.users")]
 _account = shaped("graph.users", "User")

@@ -22,8 +22,6 @@ from models.users import DelimiterAction, ProtocolScope
 from resolvers import userbulk, usercreate, userfile
 from resolvers.usercreate import NewUser
 
-strawberry.enum(UserFileFormat, description="Format of a file with accounts.")
-
 HASHED = (
     "The password is a hash, known by its form: $pbkdf2-sha1$, $pbkdf2-sha256$, $pbkdf2-sha512$; "
     "bcrypt $2a$, $2b$, $2y$; crypt $1$ (MD5), $5$ (SHA-256), $6$ (SHA-512); $argon2d$, "

@@ -8,19 +8,10 @@ from graph.errors import leaf
 from graph.fields import Info, field
 from graph.scalars import BigInt, ByteSize, Duration
 from graph.views import View
-from models.users import LimitKind, UsageKind, UsageLevel
 from models.users import LimitSource as LimitSource  # noqa: PLC0414 - known here
+from models.users import UsageLevel
 from resolvers import userlimits
 from resolvers.userlimits import Window
-
-strawberry.enum(LimitKind, description="What is limited.")
-strawberry.enum(LimitSource, description="Who has set a limit.")
-strawberry.enum(UsageKind, description="A counter that begins anew.")
-strawberry.enum(
-    UsageLevel,
-    description="How far a limit is used up. The marks are the settings limits.warning and "
-    "limits.critical.",
-)
 
 
 @strawberry.type(description="Counter that refills.")

@@ -18,8 +18,6 @@ from models.roles import Role, Scope
 from resolvers import changes, userlist
 from resolvers.userlist import UserOrder, UserWhere
 
-strawberry.enum(UserOrder, description="Order of a list of accounts; ties by id.")
-
 
 @strawberry.input(description="For listings; fields are combined with AND.")
 class UserFilter(Conditions):

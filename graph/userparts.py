@@ -8,11 +8,6 @@ import strawberry
 from graph.errors import leaf
 from graph.scalars import EmailAddress
 from mail.spam import JUNK, REJECT
-from models.users import DelimiterAction, Frequency, ProtocolScope
-
-strawberry.enum(ProtocolScope, description="A protocol of mail programs.")
-strawberry.enum(Frequency, description="How often something is written to somebody.")
-strawberry.enum(DelimiterAction, description="What becomes of mail to an address with a label.")
 
 
 @strawberry.type(description="How strict.")

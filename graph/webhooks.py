@@ -33,7 +33,6 @@ from resolvers.webhooktypes import EVERY, TYPES
 if TYPE_CHECKING:
     from graph.users import User
 
-strawberry.enum(PostState, description="How far a post has come.")
 FOR_ADMINS = Auth(role=Role.DOMAIN_ADMIN)
 OVERLAP = timedelta(days=1)
 CALLED = {"Security": "AuthEvent", "Setting": "SettingChange", "Limit": "User"}

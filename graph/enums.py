@@ -1,0 +1,121 @@
+"""Registration of the enums of lower layers as GraphQL enums, with their descriptions.
+
+Modules that define types import this module first: strawberry must know an enum before the first
+field that has it.
+"""
+
+import strawberry
+
+from mail.acme import Reason
+from mail.archives.writing import ExportFormat
+from mail.autoreply import Silence
+from mail.compose import Priority
+from mail.connectors.servers import Stage
+from mail.dnsadvice import DnsState
+from models import errors
+from models.addresses import AddressKind
+from models.audit import AuditRoad
+from models.blobs import StorageTier
+from models.connectors import Protocol, Security
+from models.dkim import DkimAlgorithm, DkimKeyState
+from models.files import FileAttachmentMode
+from models.journal import ChangeKind
+from models.mailboxes import SpecialUse
+from models.messagetrace import LogComponent
+from models.notifications import PushKind
+from models.queue import DeliveryState
+from models.rate_values import RateFrame
+from models.rewrites import BccDirection
+from models.roles import AdminPermission, Role, Scope, UserPermission
+from models.routing import TlsPolicyLevel
+from models.senderrules import SenderAction
+from models.sharing import ShareRight
+from models.submission import SubmissionState
+from models.tasks import TaskState
+from models.user_files import UserFileFormat
+from models.users import (
+    DelimiterAction,
+    Frequency,
+    LimitKind,
+    LimitSource,
+    ProtocolScope,
+    UsageKind,
+    UsageLevel,
+)
+from models.webhooks import PostState
+from resolvers.apppasswords import AppPasswordScope
+from resolvers.changes import ResyncReason
+from resolvers.connectoroptions import OptionName
+from resolvers.queue import QueueName
+from resolvers.references import ReferenceAction, ReferenceQuote
+from resolvers.twofactor import TwoFactorMethod
+from resolvers.userlist import UserOrder
+from resolvers.webauthn import Ceremony
+
+strawberry.enum(AddressKind, description="What happens to mail for an address.")
+strawberry.enum(AppPasswordScope, description="What an application password may be good for.")
+strawberry.enum(AuditRoad, description="How a message came to be copied.")
+strawberry.enum(BccDirection, description="Whose mail is copied.")
+strawberry.enum(Ceremony, name="WebauthnCeremony", description="What a challenge is for.")
+strawberry.enum(ChangeKind, description="What happened. New kinds may come: have a default.")
+strawberry.enum(DelimiterAction, description="What becomes of mail to an address with a label.")
+strawberry.enum(DeliveryState, description="How far a delivery to one recipient has come.")
+strawberry.enum(DkimAlgorithm, description="What a key signs with.")
+strawberry.enum(DkimKeyState, description="Where a key stands in its life.")
+strawberry.enum(DnsState, description="How what DNS says compares with what it should.")
+strawberry.enum(
+    ExportFormat,
+    description="How an account is written into a file. All but MBOX have folders, flags, dates, "
+    "free data and settings beside the messages.",
+)
+strawberry.enum(FileAttachmentMode, description="How somebody gets a file.")
+strawberry.enum(Frequency, description="How often something is written to somebody.")
+strawberry.enum(LimitKind, description="What is limited.")
+strawberry.enum(LimitSource, description="Who has set a limit.")
+strawberry.enum(LogComponent, description="A part of the server that decides about mail.")
+strawberry.enum(
+    OptionName, name="ConnectorOptionName", description="What is rarely needed of connectors."
+)
+strawberry.enum(PostState, description="How far a post has come.")
+strawberry.enum(Protocol, name="ConnectorProtocol", description="What the server elsewhere speaks.")
+strawberry.enum(ProtocolScope, description="A protocol of mail programs.")
+strawberry.enum(PushKind, description="By which service a user is told.")
+strawberry.enum(RateFrame, description="In what time.")
+strawberry.enum(
+    Reason, name="RevocationReason", description="Why a certificate is revoked (RFC 5280)."
+)
+strawberry.enum(ReferenceAction, description="What is done with the message referred to.")
+strawberry.enum(ResyncReason, description="Why a stream cannot go on from a cursor.")
+strawberry.enum(Security, name="ConnectorSecurity", description="How the connection is encrypted.")
+strawberry.enum(SenderAction, description="What becomes of a sender's mail.")
+strawberry.enum(ShareRight, description="What somebody may do in another's folder (RFC 4314).")
+strawberry.enum(
+    Silence, name="AutoreplySilence", description="Why a message gets no automatic answer."
+)
+strawberry.enum(SpecialUse, description="Role of a folder.")
+strawberry.enum(Stage, name="ConnectorStage", description="Where a run is, or where it failed.")
+strawberry.enum(
+    StorageTier, description="Where bodies lie: where they are read fast, or where they cost less."
+)
+strawberry.enum(
+    SubmissionState, description="Where a submission stands: the sum of its deliveries."
+)
+strawberry.enum(TaskState, description="Where a task stands.")
+strawberry.enum(TlsPolicyLevel, description="How much encryption the way to a destination has.")
+strawberry.enum(TwoFactorMethod, description="How a second factor is proved.")
+strawberry.enum(UsageKind, description="A counter that begins anew.")
+strawberry.enum(
+    UsageLevel,
+    description="How far a limit is used up. The marks are the settings limits.warning and "
+    "limits.critical.",
+)
+strawberry.enum(UserFileFormat, description="Format of a file with accounts.")
+strawberry.enum(UserOrder, description="Order of a list of accounts; ties by id.")
+strawberry.enum(errors.Code, name="ErrorCode", description="Why; clients switch on it.")
+strawberry.enum(Role, description="Each includes the ones before it.")
+strawberry.enum(Scope, description="What a credential is good for.")
+strawberry.enum(AdminPermission, description="What a DOMAIN_ADMIN may do for users of the domains.")
+strawberry.enum(UserPermission, description="What a USER may change himself.")
+strawberry.enum(QueueName, description="Where in the queue something stands.")
+strawberry.enum(Priority, description="How much its sender hurries.")
+strawberry.enum(ReferenceQuote, description="Where the message referred to is quoted.")
