@@ -15,7 +15,7 @@ from bench.server import Server, bounded, running
 from bench.sides import Kind, postgres
 from merganser.building import opened, owner
 from merganser.settings import Settings
-from models.roles import Role
+from models.users.roles import Role
 from resolvers import apikeys
 from resolvers.apikeys import NewKey
 

@@ -20,9 +20,9 @@ from bench.sides import Kind, postgres
 from mail import addresses, delivery
 from merganser.building import on_behalf, opened, owner
 from merganser.settings import Settings
-from models.columns import Picked, picked
-from models.journal import Change, ChangeKind, Stream
-from models.world import World
+from models.events.journal import Change, ChangeKind, Stream
+from models.runtime.environment import World
+from models.store.columns import Picked, picked
 from resolvers import apikeys, bulk
 from resolvers.apikeys import NewKey
 from resolvers.bulk import Order

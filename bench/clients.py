@@ -29,9 +29,9 @@ from graph.ids import encode
 from mail import addresses, delivery
 from merganser.building import on_behalf, opened, owner
 from merganser.settings import Settings
-from models.columns import picked, table_of
-from models.messages import Message, Thread
-from models.world import World
+from models.messages.tables import Message, Thread
+from models.runtime.environment import World
+from models.store.columns import picked, table_of
 from resolvers import apikeys, mailboxes
 from resolvers.apikeys import NewKey
 from resolvers.mailboxes import NewMailboxes

@@ -36,7 +36,7 @@ from bench.sendsoak import SEND, Far, Post, furnished
 from bench.server import Server, answering, bounded, spawned, stop
 from bench.sides import postgres
 from merganser.settings import Settings
-from models.database import Database
+from models.store.database import Database
 
 BUSY = 60  # messages that wait at most
 LOOK = 0.05  # seconds between two looks

@@ -8,14 +8,14 @@ from typing import Any
 from sqlalchemy import insert, text
 from sqlmodel import SQLModel
 
-from models.addresses import Address
-from models.columns import table_of
-from models.domains import Domain
-from models.journal import Stream
-from models.roles import Role
-from models.users import User, UserTag
-from models.usersearch import words_of
-from models.world import World
+from models.addresses.tables import Address
+from models.domains.tables import Domain
+from models.events.journal import Stream
+from models.runtime.environment import World
+from models.store.columns import table_of
+from models.users.roles import Role
+from models.users.search_index import words_of
+from models.users.tables import User, UserTag
 
 FIRST = ("ada", "bert", "carl", "dora", "emil", "frida", "gustav", "hedwig", "ivo", "judith")
 LAST = ("keller", "lovelace", "meyer", "novak", "okafor", "petrov", "quandt", "rossi", "sato")

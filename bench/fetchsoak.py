@@ -27,10 +27,10 @@ from bench.server import Server, bounded, checked, stop
 from mail import contents, placing
 from merganser.building import opened, owner
 from merganser.settings import Settings
-from models.columns import picked
 from models.connectors import Protocol, Security
-from models.mailboxes import Mailbox
-from models.messages import Message
+from models.mailboxes.tables import Mailbox
+from models.messages.tables import Message
+from models.store.columns import picked
 from resolvers import connectorchange
 
 KEEPING = ("fetched", "commit", "outside")  # places of death where the source keeps its mail

@@ -34,11 +34,11 @@ from graph.schema import schema
 from mail import addresses, delivery
 from merganser.building import on_behalf, opened, owner
 from merganser.settings import Settings
-from models.columns import Picked, picked
-from models.journal import Change, ChangeKind
-from models.messages import Message
-from models.pages import Cursor
-from models.world import World
+from models.events.journal import Change, ChangeKind
+from models.messages.tables import Message
+from models.runtime.environment import World
+from models.store.columns import Picked, picked
+from models.store.keyset_pages import Cursor
 from resolvers import apikeys, auth, mailboxes
 from resolvers.apikeys import NewKey
 from resolvers.context import Viewer

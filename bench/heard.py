@@ -23,7 +23,7 @@ from mail import addresses, delivery
 from merganser.building import opened, owner
 from merganser.server.sockets import raise_open_file_limit
 from merganser.settings import Settings
-from models.world import World
+from models.runtime.environment import World
 from resolvers import apikeys
 from resolvers.apikeys import NewKey
 

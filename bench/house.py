@@ -17,9 +17,9 @@ from mail import addresses, delivery, indexing, placing
 from mail.addresses import Recipient
 from merganser.building import on_behalf, opened, owner
 from merganser.settings import Settings
-from models.messages import Message
-from models.users import User
-from models.world import World
+from models.messages.tables import Message
+from models.runtime.environment import World
+from models.users.tables import User
 from resolvers import apikeys, mailboxes, usercreate
 from resolvers.apikeys import NewKey
 from resolvers.mailboxes import NewMailboxes

@@ -22,7 +22,7 @@ from graph.guards import Guards
 from graph.schema import schema
 from merganser.building import opened
 from merganser.settings import read
-from models.world import World
+from models.runtime.environment import World
 from resolvers import auth
 from resolvers.context import Needs, Viewer
 

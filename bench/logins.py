@@ -20,7 +20,7 @@ from bench.ports import HOST
 from bench.server import hang_up
 from merganser.building import opened
 from merganser.settings import Settings
-from models.users import User
+from models.users.tables import User
 from resolvers import passwords
 
 COUNT = 100  # accounts: none of them is tried so often that it is closed

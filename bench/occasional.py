@@ -26,9 +26,9 @@ from bench.server import Server, bounded, fine_cpu, running, settled
 from bench.sides import Kind, postgres
 from merganser.building import opened, owner
 from merganser.settings import Settings
-from models.columns import picked
-from models.users import User
-from models.world import World
+from models.runtime.environment import World
+from models.store.columns import picked
+from models.users.tables import User
 from resolvers import tokens
 from resolvers.context import Context
 from resolvers.tokens import NewToken

@@ -24,7 +24,7 @@ from graph.scalars import SCALARS
 from graph.schema import TYPES, Mutation, Query, Subscription
 from merganser.building import opened
 from merganser.settings import read
-from models.world import World
+from models.runtime.environment import World
 from resolvers import auth
 
 

@@ -28,7 +28,7 @@ from graph.endpoint import Settings as Limits
 from graph.guards import Guards
 from graph.schema import schema
 from merganser.building import opened
-from models.world import World
+from models.runtime.environment import World
 from resolvers import auth
 from resolvers.context import Viewer
 

@@ -31,11 +31,11 @@ from mail.queue.turns import LAST, Room, Round
 from merganser.building import on_behalf, opened, owner
 from merganser.server.http_server import COLLECT
 from merganser.settings import Settings
-from models.columns import Picked, picked
-from models.pages import Ask
-from models.queue import MIDDLE, Delivery, DeliveryState
-from models.submission import Submission, SubmissionState
-from models.world import Turn, World
+from models.queue.tables import MIDDLE, Delivery, DeliveryState
+from models.runtime.environment import Turn, World
+from models.store.columns import Picked, picked
+from models.store.keyset_pages import Ask
+from models.submission.tables import Submission, SubmissionState
 from resolvers import queue, submission
 from resolvers.queue import OLDEST, EntryWhere, QueueName
 from resolvers.submission import Outgoing

@@ -9,11 +9,11 @@ from sqlmodel import col
 
 from graph.ids import encode
 from mail.placing import SYSTEM_FLAGS, flags
-from models.columns import picked
-from models.database import Database
-from models.journal import Change, Stream, events
-from models.mailboxes import Mailbox
-from models.messages import Message
+from models.events.journal import Change, Stream, events
+from models.mailboxes.tables import Mailbox
+from models.messages.tables import Message
+from models.store.columns import picked
+from models.store.database import Database
 
 FIELDS = """cursor events { cursor kind
   ... on MailboxChange { folder: mailboxId path oldPath modseq mailbox { id path } }

@@ -21,10 +21,10 @@ from mail import addresses, delivery
 from mail.searchindex import indexed, words_of
 from merganser.building import opened, owner
 from merganser.settings import Settings
-from models import searchindex
-from models.columns import picked
-from models.messages import Message
-from models.world import World
+from models.messages.tables import Message
+from models.runtime.environment import World
+from models.search import text_index
+from models.store.columns import picked
 from resolvers import apikeys
 from resolvers.apikeys import NewKey
 
@@ -73,7 +73,7 @@ async def fill(world: World, many: int) -> None:
         async with world.write() as session:
             connection = await session.connection()
             await connection.execute(insert(Message), rows)
-            await connection.execute(searchindex.insert(dialect), words)
+            await connection.execute(text_index.insert(dialect), words)
     async with world.database.engine.begin() as connection:
         await connection.execute(text("UPDATE messages SET indexed = true"))
         await connection.execute(text("ANALYZE") if dialect != "sqlite" else text("SELECT 1"))

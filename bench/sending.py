@@ -20,8 +20,8 @@ from bench.sides import Kind, postgres
 from mail.fields import Named
 from merganser.building import on_behalf, opened
 from merganser.settings import Settings
-from models.queue import Delivery
-from models.world import World
+from models.queue.tables import Delivery
+from models.runtime.environment import World
 from resolvers import submission
 from resolvers.submission import Outgoing
 

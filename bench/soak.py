@@ -24,9 +24,9 @@ from bench.server import Server, bounded, checked
 from mail import contents
 from merganser.building import opened
 from merganser.settings import Settings
-from models.columns import picked
-from models.messages import Message
-from models.world import World
+from models.messages.tables import Message
+from models.runtime.environment import World
+from models.store.columns import picked
 
 PLACES = ("data", "commit", "reply", "outside")
 FIRST, LAST = 5, 40  # the passing, or the letter, at which the server dies

@@ -12,9 +12,9 @@ from sqlmodel import col
 
 from merganser.building import database
 from merganser.settings import read
-from models.blobs import Blob, MessageBlob
-from models.database import Database
-from models.messages import Message
+from models.files.blobs import Blob, MessageBlob
+from models.messages.tables import Message
+from models.store.database import Database
 
 SIZES: dict[str, Select[*tuple[Any, ...]]] = {  # of the whole database, by dialect
     "sqlite": select(text("page_count * page_size")).select_from(

@@ -30,9 +30,9 @@ from graph import telemetry
 from graph.telemetry import Observed, Sampler
 from merganser import logs, otlp
 from merganser.settings import Settings
-from models.database import STORE
-from models.roles import Role
-from models.traces import Timed
+from models.observability.traces import Timed
+from models.store.database import STORE
+from models.users.roles import Role
 from resolvers.context import BATCHES, LOADING, Viewer
 
 ROUNDS, EACH = 9, 20_000

@@ -32,9 +32,9 @@ from mail import addresses, delivery
 from mail.addresses import Recipient
 from merganser.building import opened
 from merganser.settings import read
-from models import journal
-from models.prepared import Sent
-from models.world import World
+from models.events import journal
+from models.runtime.environment import World
+from models.store.prepared_statements import Sent
 
 NAME = "live: writing the journal"
 LETTER = 20_000  # bytes

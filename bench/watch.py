@@ -29,10 +29,10 @@ from merganser import accounts, domains
 from merganser.accounts import Key
 from merganser.building import opened
 from merganser.settings import Settings
-from models.messages import Message
-from models.roles import Role
-from models.tasks import Task
-from models.world import World
+from models.admin.tasks import Task
+from models.messages.tables import Message
+from models.runtime.environment import World
+from models.users.roles import Role
 from resolvers.usercreate import NewUser
 
 NAMES = ("ada", "bob")

@@ -7,7 +7,7 @@ import strawberry
 from graph.errors import leaf
 from graph.rows import link, shaped
 from graph.scalars import EmailAddress
-from models.sharing import ShareRight, rights_of
+from models.mailboxes.shares import ShareRight, rights_of
 from resolvers import sharing, users
 from resolvers.granted import ordered
 

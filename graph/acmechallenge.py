@@ -7,7 +7,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from mail.acme import TOKEN, WELL_KNOWN
-from models.world import World
+from models.runtime.environment import World
 from resolvers import acmeruns
 
 SPELT = re.compile(rf"[A-Za-z0-9_-]{{1,{TOKEN}}}")  # RFC 8555, section 8.3

@@ -15,8 +15,8 @@ from graph.fields import Info
 from graph.mutations import mutation
 from graph.refs import AddressRef, UserRef, address_named, keys_of, owner_named
 from graph.scalars import Duration
-from models.addresses import AddressKind
-from models.roles import Role, Scope, UserPermission
+from models.addresses.tables import AddressKind
+from models.users.roles import Role, Scope, UserPermission
 from resolvers import addresschange, addresses, addresstemporary, addressupdate
 from resolvers.addresschange import NewAddress
 from resolvers.addresstemporary import NewTemporary

@@ -19,9 +19,9 @@ from graph.rows import Shape, columns, identified, link, shaped
 from graph.userlimits import Usage
 from graph.views import Made, View, same
 from mail.addresses import normal
-from models.addresses import AddressKind
-from models.pages import Cursor, ordering
-from models.roles import Role, Scope
+from models.addresses.tables import AddressKind
+from models.store.keyset_pages import Cursor, ordering
+from models.users.roles import Role, Scope
 from resolvers import addresses, autoreply, domains, userlimits, users
 from resolvers.addresses import AddressWhere, OfUser
 

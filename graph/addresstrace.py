@@ -17,7 +17,7 @@ from graph.rows import Shape
 from graph.senderrules import SenderRule
 from graph.users import User
 from graph.views import Made, View
-from models.roles import Role, Scope
+from models.users.roles import Role, Scope
 from resolvers import addresstrace
 
 RECORDS: Mapping[str, type[Shape]] = {

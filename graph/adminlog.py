@@ -17,8 +17,8 @@ from graph.refs import UserRef, owner_of
 from graph.rows import Shape, columns, identified
 from graph.scalars import IPAddress
 from graph.views import Made
-from models.pages import Cursor, ordering
-from models.roles import Role, Scope
+from models.store.keyset_pages import Cursor, ordering
+from models.users.roles import Role, Scope
 from resolvers import adminlog
 from resolvers.adminlog import EntryWhere
 

@@ -20,8 +20,8 @@ from graph.headers import dressed
 from graph.intake import Limits
 from graph.metrics import Census, Fleet, Metrics, Readers
 from graph.schema import schema
+from models.runtime.environment import World
 from models.store.outages import RETRY_AFTER, StoreUnavailable
-from models.world import World
 from resolvers import auth, documents, standing
 from resolvers.context import Viewer
 

@@ -16,7 +16,7 @@ from graph.rows import Shape, identified, link, shaped
 from graph.scalars import Duration, EmailAddress
 from graph.twofactor import SECRET
 from graph.views import Expressed, Made, View, Viewed
-from models.roles import Scope, UserPermission
+from models.users.roles import Scope, UserPermission
 from resolvers import apppasswords, authlog, users
 from resolvers.apppasswords import AppPasswordPatch, AppPasswordScope, NewAppPassword
 

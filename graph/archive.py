@@ -21,8 +21,8 @@ from graph.scalars import URL, ByteSize
 from graph.selections import MessageFilter
 from graph.tasks import Task
 from graph.views import Made
-from models.pages import Cursor, ordering
-from models.roles import Scope
+from models.store.keyset_pages import Cursor, ordering
+from models.users.roles import Scope
 from resolvers import archive, mailboxes, messages, users
 from resolvers.archive import NEWEST, OLDEST, Listing, Span
 from resolvers.messages import ALL

@@ -18,11 +18,11 @@ from graph.refs import UserRef, keys_of, owner_named, user_of
 from graph.rows import Shape, columns, identified, link, shaped
 from graph.scalars import URL, BigInt, ByteSize, IPAddress
 from graph.views import Made
-from models.audit import AuditRoad
+from models.admin.audits import AuditRoad
+from models.admin.tasks import TaskState
 from models.errors import found
-from models.pages import Cursor, ordering
-from models.roles import Role, Scope
-from models.tasks import TaskState
+from models.store.keyset_pages import Cursor, ordering
+from models.users.roles import Role, Scope
 from resolvers import audit, users
 from resolvers.adminlog import NONE
 from resolvers.audit import ACCESSES, COPIES, NEWEST, NewAudit, OfAudit

@@ -29,8 +29,8 @@ from graph.rows import Shape, columns, identified, link
 from graph.scalars import CIDR, Duration, IPAddress
 from graph.views import Made
 from models.errors import Invalid, Problems, found
-from models.pages import Cursor
-from models.roles import AdminPermission, Role, Scope, UserPermission
+from models.store.keyset_pages import Cursor
+from models.users.roles import AdminPermission, Role, Scope, UserPermission
 from resolvers import acting, apikeys, apppasswords, auth, domains, flushing, tokens, users
 from resolvers.apikeys import KeyChange, NewKey
 from resolvers.auth import Authenticated

@@ -16,8 +16,8 @@ from graph.refs import UserRef, owner_of, plain
 from graph.rows import Shape, columns, identified, link, shaped
 from graph.scalars import CIDR, IPAddress
 from graph.views import Made
-from models.pages import Cursor, ordering
-from models.roles import Role, Scope
+from models.store.keyset_pages import Cursor, ordering
+from models.users.roles import Role, Scope
 from resolvers import authlog, users
 from resolvers.authlog import Events, EventWhere
 

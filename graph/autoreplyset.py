@@ -14,7 +14,7 @@ from graph.refs import UserSelection, users_named
 from graph.scalars import Duration, EmailAddress
 from graph.users import User
 from graph.userupdate import UsersPayload
-from models.roles import Scope
+from models.users.roles import Scope
 from resolvers import autoreply, users
 from resolvers.autoreplyfacts import FACTS
 

@@ -16,9 +16,9 @@ from graph.refs import given, keys_of
 from graph.rows import Shape, columns, identified, link
 from graph.scalars import EmailAddress
 from graph.views import Made
-from models.pages import Cursor
-from models.rewrites import BccDirection
-from models.roles import AdminPermission, Role, Scope
+from models.addresses.rewrites import BccDirection
+from models.store.keyset_pages import Cursor
+from models.users.roles import AdminPermission, Role, Scope
 from resolvers import bccrules, domains
 from resolvers.bccrules import OLDEST, NewRule, Values
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from mail.networks import network
-from models.roles import Role
+from models.users.roles import Role
 from resolvers.context import Context, Viewer
 
 FOR_MANY = frozenset(role for role in Role if role.includes(Role.ADMIN))

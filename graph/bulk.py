@@ -19,9 +19,9 @@ from graph.rows import asked
 from graph.scalars import BigInt, free_data
 from graph.selections import MessageSelection
 from graph.tasks import Task, UndoToken
-from models.blobs import StorageTier
 from models.errors import Invalid
-from models.roles import Role, Scope
+from models.files.blobs import StorageTier
+from models.users.roles import Role, Scope
 from resolvers import bulk, messages, tiers
 from resolvers.bulk import Done, Order
 from resolvers.moves import Changes

@@ -17,8 +17,8 @@ from graph.rows import Shape, columns, identified
 from graph.views import Made
 from mail.acme import Reason
 from mail.certificates import Sent
-from models.pages import Cursor
-from models.roles import Role, Scope
+from models.store.keyset_pages import Cursor
+from models.users.roles import Role, Scope
 from resolvers import acmerevocation, certificates
 from resolvers.certificates import OLDEST, Given, Where
 

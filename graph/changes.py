@@ -15,8 +15,8 @@ from graph.rows import Shape, link
 from graph.scalars import BigInt, Cursor
 from graph.submission import Submission
 from graph.users import User
-from models.journal import ChangeKind, Event
-from models.users import LimitKind, UsageLevel
+from models.events.journal import ChangeKind, Event
+from models.users.tables import LimitKind, UsageLevel
 from resolvers import mailboxes, messages, submission, users
 from resolvers.changes import Batch, ResyncReason
 

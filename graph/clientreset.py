@@ -8,7 +8,7 @@ from graph.fields import Info
 from graph.mutations import mutation
 from graph.refs import UserSelection, users_named
 from graph.users import User
-from models.roles import Scope, UserPermission
+from models.users.roles import Scope, UserPermission
 from resolvers import clientreset
 
 

@@ -52,7 +52,7 @@ from graph.views import (
     Whole,
     same,
 )
-from models.prepared import Column, Driven, instant
+from models.store.prepared_statements import Column, Driven, instant
 
 STATEMENTS = 8  # whose rows one list may be of: an argument may choose another
 BRANCHES = 40  # object types behind an interface or a union, that we compile for

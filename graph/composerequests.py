@@ -22,7 +22,7 @@ from graph.rows import Shape, identified, link, listed
 from graph.sendforms import FileAttachmentInput, address, files_given
 from graph.views import Made, Viewed
 from mail.compose import Priority
-from models.roles import Scope
+from models.users.roles import Scope
 from resolvers import composerequests, files, identities, mailboxes, messages
 from resolvers.composerequests import Asking
 from resolvers.composing import Fields

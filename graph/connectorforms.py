@@ -16,7 +16,7 @@ from graph.scalars import URL, ByteSize, Duration
 from mail.connectors.servers import Failure, Stage
 from models.connectors import Protocol, Security
 from models.errors import ConnectorFailure, Invalid
-from models.roles import Scope
+from models.users.roles import Scope
 from resolvers import connectorchange, connectorcheck, connectors
 from resolvers.connectoroptions import OptionName
 

@@ -18,10 +18,10 @@ from graph.rows import Shape, columns, identified, link, shaped
 from graph.scalars import URL, BigInt, ByteSize, Duration
 from graph.views import Made, View, Viewed
 from mail.connectors.servers import Stage
+from models.admin.tasks import TaskState
 from models.connectors import Protocol, Security
-from models.pages import Cursor, ordering
-from models.roles import Scope, UserPermission
-from models.tasks import TaskState
+from models.store.keyset_pages import Cursor, ordering
+from models.users.roles import Scope, UserPermission
 from resolvers import connectorchange, connectors, progress, users
 from resolvers.connectoroptions import OptionName
 from resolvers.connectors import ConnectorWhere, OfConnector, OfUser

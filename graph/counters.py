@@ -8,7 +8,7 @@ from strawberry import UNSET
 from graph.fields import Info, subscription
 from graph.mailboxes import Mailbox
 from graph.refs import UserRef, owner_named
-from models.roles import Scope
+from models.users.roles import Scope
 from resolvers import counters
 
 

@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
-from models.commits import WorkProgress, current_work
+from models.store.committed_transactions import WorkProgress, current_work
 
 
 class DeadlineExceeded(Exception):

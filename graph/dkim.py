@@ -17,9 +17,9 @@ from graph.rows import Shape, columns, identified
 from graph.views import Made, View, Viewed
 from mail.authentication import privatekeys
 from mail.dnsadvice import DnsState, SigningKey, dkim_advice
-from models.dkim import DkimAlgorithm, DkimKeyState
-from models.pages import Cursor, ordering
-from models.roles import Role, Scope
+from models.domains.dkim_keys import DkimAlgorithm, DkimKeyState
+from models.store.keyset_pages import Cursor, ordering
+from models.users.roles import Role, Scope
 from resolvers import dkim, dkimchange, dkimrotation
 from resolvers.dkim import Record
 from resolvers.dkimchange import WEAK, NewKey

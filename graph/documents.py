@@ -35,8 +35,8 @@ from graph.limits import FREE, Clerk, Limits, Price, Ruler, defaults, excesses
 from graph.literal_rule import LiteralRule
 from graph.plans import Book
 from graph.scopes import needed
-from models import meters
-from models.roles import Scope
+from models.observability import metrics
+from models.users.roles import Scope
 
 Value = TypeVar("Value")
 
@@ -53,12 +53,12 @@ KEPT_MAX = 32_000  # characters; longer documents are read anew each time
 PLACE = "User", "cursor"  # the field that tells it
 ATOMIC = "atomic"  # the directive
 NO_NUL = "A text must not hold the character NUL: neither mail nor every store can."
-LOOKUPS = meters.counter(
+LOOKUPS = metrics.counter(
     "merganser_document_lookups",
     "Looks into the cache of documents: hit; bad, known as refused; miss, read anew.",
     "result",
 )
-EVICTIONS = meters.counter("merganser_document_evictions", "Documents that made room for others.")
+EVICTIONS = metrics.counter("merganser_document_evictions", "Documents that made room for others.")
 TOKEN = 700  # bytes that a token takes once it is parsed, measured
 PLAN = 600  # and once it is compiled
 

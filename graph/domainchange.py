@@ -15,7 +15,7 @@ from graph.ratelimits import RateLimitInput
 from graph.refs import DomainRef, domain_named
 from graph.scalars import ByteSize
 from models.errors import Invalid
-from models.roles import AdminPermission, Role, Scope
+from models.users.roles import AdminPermission, Role, Scope
 from resolvers import domainaliases, domainchange, domainrename
 from resolvers.domainaliases import NewAlias
 from resolvers.domainchange import Values

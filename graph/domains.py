@@ -30,9 +30,9 @@ from graph.rows import Shape, columns, identified, link, listed, shaped
 from graph.scalars import BigInt, ByteSize
 from graph.views import Made, View
 from mail.dnsadvice import DnsState
-from models.pages import Cursor, ordering
-from models.roles import Role, Scope
-from models.senderrules import SenderAction
+from models.spam.sender_rules import SenderAction
+from models.store.keyset_pages import Cursor, ordering
+from models.users.roles import Role, Scope
 from resolvers import (
     dkim,
     dnsrecords,

@@ -37,8 +37,8 @@ from graph.sockets import Adapter, Crowded, Handler
 from graph.streams import HEADERS, Ended, EventStream, Kicked, Watch, one_result
 from graph.telemetry import RESPONSES, SOCKETS
 from models.errors import Refused, Unauthenticated
-from models.roles import Role
-from models.world import World
+from models.runtime.environment import World
+from models.users.roles import Role
 from resolvers.context import Viewer
 
 SignIn = Callable[

@@ -13,27 +13,28 @@ from mail.compose import Priority
 from mail.connectors.servers import Stage
 from mail.dnsadvice import DnsState
 from models import errors
-from models.addresses import AddressKind
-from models.audit import AuditRoad
-from models.blobs import StorageTier
+from models.addresses.rewrites import BccDirection
+from models.addresses.tables import AddressKind
+from models.admin.audits import AuditRoad
+from models.admin.tasks import TaskState
 from models.connectors import Protocol, Security
-from models.dkim import DkimAlgorithm, DkimKeyState
-from models.files import FileAttachmentMode
-from models.journal import ChangeKind
-from models.mailboxes import SpecialUse
-from models.messagetrace import LogComponent
-from models.notifications import PushKind
-from models.queue import DeliveryState
-from models.rate_values import RateFrame
-from models.rewrites import BccDirection
-from models.roles import AdminPermission, Role, Scope, UserPermission
-from models.routing import TlsPolicyLevel
-from models.senderrules import SenderAction
-from models.sharing import ShareRight
-from models.submission import SubmissionState
-from models.tasks import TaskState
-from models.user_files import UserFileFormat
-from models.users import (
+from models.domains.dkim_keys import DkimAlgorithm, DkimKeyState
+from models.events.journal import ChangeKind
+from models.files.blobs import StorageTier
+from models.files.tables import FileAttachmentMode
+from models.mailboxes.shares import ShareRight
+from models.mailboxes.tables import SpecialUse
+from models.messages.message_trace import LogComponent
+from models.notifications.push_channels import PushKind
+from models.notifications.webhooks import PostState
+from models.queue.rate_values import RateFrame
+from models.queue.tables import DeliveryState
+from models.routing.tables import TlsPolicyLevel
+from models.spam.sender_rules import SenderAction
+from models.submission.tables import SubmissionState
+from models.users.list_formats import UserFileFormat
+from models.users.roles import AdminPermission, Role, Scope, UserPermission
+from models.users.tables import (
     DelimiterAction,
     Frequency,
     LimitKind,
@@ -42,7 +43,6 @@ from models.users import (
     UsageKind,
     UsageLevel,
 )
-from models.webhooks import PostState
 from resolvers.apppasswords import AppPasswordScope
 from resolvers.changes import ResyncReason
 from resolvers.connectoroptions import OptionName

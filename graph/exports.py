@@ -21,8 +21,8 @@ from graph.selections import MessageFilter
 from graph.tasks import Task
 from graph.views import Made
 from mail.archives.writing import ExportFormat
-from models.roles import Scope
-from models.tasks import TaskState
+from models.admin.tasks import TaskState
+from models.users.roles import Scope
 from resolvers import exports, imports, tasks, users
 from resolvers.access import own
 from resolvers.exports import NewExport

@@ -22,12 +22,12 @@ from graph.execution.plain_executor import PlainExecutor
 from graph.executor import executor_of
 from graph.fields import Standing
 from graph.plans import Book
-from models import meters
-from models.journal import Position
+from models.events.journal import Position
+from models.observability import metrics
 from models.store.outages import StoreUnavailable, unavailable
 from resolvers.context import Context
 
-MADE = meters.counter(
+MADE = metrics.counter(
     "merganser_subscription_results", "Results made, each for one subscriber or for all who share."
 )
 AFTER = "after"  # the argument that says where a stream goes on

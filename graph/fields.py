@@ -13,8 +13,8 @@ from strawberry.utils.str_converters import to_camel_case
 import graph.enums  # noqa: F401 - before the first field that has an enum
 from graph.conditions import CheckConditions, check_conditions, has_conditions
 from graph.limits import Cost
-from models.journal import Position
-from models.roles import AdminPermission, Role, Scope, UserPermission
+from models.events.journal import Position
+from models.users.roles import AdminPermission, Role, Scope, UserPermission
 from resolvers.context import Context, Needs
 
 Info = strawberry.Info[Context, None]

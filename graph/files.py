@@ -18,9 +18,9 @@ from graph.rows import Shape, columns, identified, listed
 from graph.scalars import URL, ByteSize, Duration, Upload
 from graph.views import Made
 from models.errors import Forbidden, Invalid
-from models.files import FileAttachmentMode
-from models.pages import Cursor, ordering
-from models.roles import Scope
+from models.files.tables import FileAttachmentMode
+from models.store.keyset_pages import Cursor, ordering
+from models.users.roles import Scope
 from resolvers import files, fileshares
 from resolvers.files import NEWEST, NewFile, OfUser
 from resolvers.fileshares import LONGEST, NewShare

@@ -27,9 +27,9 @@ from graph.serving import Bytes, Served, serve
 from mail import pieces
 from mail.spool import Spool
 from mail.storage.damage_check import check_piece
-from models.columns import Picked
 from models.errors import Stale, found
-from models.roles import Role, Scope
+from models.store.columns import Picked
+from models.users.roles import Role, Scope
 from resolvers import files, fileshares, links
 from resolvers.context import Context, Viewer
 from resolvers.uploads import Received

@@ -9,7 +9,7 @@ from graph.filters import Filter, FiltersPayload
 from graph.mutations import mutation
 from graph.refs import UserRef, owner_named
 from models.errors import found
-from models.roles import Scope
+from models.users.roles import Scope
 from resolvers import filterimport, filters
 
 

@@ -29,8 +29,8 @@ from graph.tasks import Task
 from graph.views import Made, View, Viewed
 from mail.messages import Header
 from models.errors import NotFound, found
-from models.pages import Cursor, ordering
-from models.roles import Role, Scope
+from models.store.keyset_pages import Cursor, ordering
+from models.users.roles import Role, Scope
 from resolvers import filterapply, filterchange, filters, filtertrial, mailboxes, users, webhooks
 from resolvers.filters import MADE, ORDER, Deed, FilterWhere, OfUser
 

@@ -14,9 +14,9 @@ from graph.refs import UserRef, is_given, owner_named
 from graph.scalars import Cursor, Duration
 from graph.userlist import UserFilter
 from models.errors import Invalid
-from models.journal import ChangeKind, Position
-from models.roles import Role, Scope
-from models.sharing import ShareRight
+from models.events.journal import ChangeKind, Position
+from models.mailboxes.shares import ShareRight
+from models.users.roles import Role, Scope
 from resolvers import overseeing
 from resolvers.changes import Asked, follow, page, standing
 from resolvers.hearing import Hear

@@ -9,7 +9,7 @@ from graph.mutations import mutation
 from graph.outbound import ForwardTarget
 from graph.refs import MessageRef, message_of
 from models.errors import NotFound
-from models.roles import Scope
+from models.users.roles import Scope
 from resolvers import forwarding
 
 

@@ -23,7 +23,7 @@ from graph.outbox import Outbox
 from graph.policy import Operation
 from graph.streams import Watch
 from graph.telemetry import Observed
-from models.journal import Position
+from models.events.journal import Position
 from models.store.outages import StoreUnavailable
 from resolvers.context import Context, Trail
 

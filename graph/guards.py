@@ -10,9 +10,9 @@ from graphql import GraphQLError
 
 from graph.budgets import FOR_MANY, Budgets, least, payer, reading
 from graph.execution.answer_budget import ANSWER_MAX, AnswerBudget
-from models.crowds import Crowd, Seat
 from models.errors import RateLimited, Unavailable
-from models.roles import Role
+from models.runtime.concurrency_limits import Crowd, Seat
+from models.users.roles import Role
 from resolvers.context import Context, Viewer
 
 Introspection = Literal["open", "signed-in", "off"]

@@ -16,8 +16,8 @@ from graph.rows import Shape, columns, identified, link
 from graph.scalars import EmailAddress
 from graph.views import Made
 from models.errors import found
-from models.pages import Cursor
-from models.roles import Scope
+from models.store.keyset_pages import Cursor
+from models.users.roles import Scope
 from resolvers import identities, identitychange, mailboxes
 from resolvers.identities import OfUser
 from resolvers.identitychange import Said

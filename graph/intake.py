@@ -14,12 +14,12 @@ from graph import bodies
 from graph.bodies import Rejected
 from graph.refusals import client_address
 from mail.spool import Budget, NoRoom, Spool, room
-from models.crowds import Crowd
 from models.errors import RateLimited
-from models.options import MIB
-from models.roles import Role, Scope
+from models.runtime.concurrency_limits import Crowd
+from models.runtime.environment import World
+from models.runtime.options import MIB
 from models.store.outages import RETRY_AFTER, DiskFull, unavailable
-from models.world import World
+from models.users.roles import Role, Scope
 from resolvers import links, uploads
 from resolvers.context import Context, Needs, Viewer
 from resolvers.uploads import Received

@@ -16,9 +16,9 @@ from graph.rows import Shape, columns, identified
 from graph.scalars import BigInt, Duration
 from graph.views import Made
 from models.errors import Invalid
-from models.journal import PLATFORM
-from models.pages import Cursor, ordering
-from models.roles import Scope
+from models.events.journal import PLATFORM
+from models.store.keyset_pages import Cursor, ordering
+from models.users.roles import Scope
 from resolvers import keyvalue
 from resolvers.access import own
 from resolvers.keyvalue import DEFAULT, Listing, Namespace, NewValue

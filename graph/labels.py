@@ -13,7 +13,7 @@ from graph.refs import plain
 from graph.rows import Shape, identified
 from graph.views import Made
 from models.errors import Invalid
-from models.roles import Scope
+from models.users.roles import Scope
 from resolvers import labels
 from resolvers.access import own
 from resolvers.labels import Words

@@ -29,7 +29,7 @@ from strawberry.schema_directive import Location
 
 from graph.origins import origin
 from graph.overlaps import Comparisons
-from models.roles import Role
+from models.users.roles import Role
 
 CEILING = 10**12  # counts stop here: 800 fragments that double make a number of 240 digits
 LEVELS = 80  # nested selections and spreads that we follow, far more than a depth of 16 needs

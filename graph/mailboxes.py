@@ -21,9 +21,9 @@ from graph.selections import MessageFilter, MessageOrder, Wanted
 from graph.tasks import Task
 from graph.views import Link, Made
 from mail import paths
-from models.mailboxes import SpecialUse
-from models.roles import Scope
-from models.sharing import ShareRight
+from models.mailboxes.shares import ShareRight
+from models.mailboxes.tables import SpecialUse
+from models.users.roles import Scope
 from resolvers import (
     granted,
     mailboxbelow,

@@ -8,8 +8,8 @@ from graph.fields import Info, query
 from graph.mailboxes import Mailbox
 from graph.refs import UserSelection, users_named
 from graph.rows import columns
-from models.pages import Cursor, ordering
-from models.roles import Scope
+from models.store.keyset_pages import Cursor, ordering
+from models.users.roles import Scope
 from resolvers import mailboxlists
 
 

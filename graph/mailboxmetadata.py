@@ -8,7 +8,7 @@ from graph.fields import Info
 from graph.mailboxes import WHOSE, MetadataEntry
 from graph.mutations import mutation
 from graph.refs import MailboxRef, UserSelection, named, users_named
-from models.roles import Scope
+from models.users.roles import Scope
 from resolvers import mailboxmetadata
 
 

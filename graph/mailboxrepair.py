@@ -9,7 +9,7 @@ from graph.mailboxes import WHOSE, Mailbox
 from graph.mutations import Alone, mutation
 from graph.refs import UserSelection, users_named
 from graph.tasks import Task
-from models.roles import Role, Scope
+from models.users.roles import Role, Scope
 from resolvers import mailboxrepair
 from resolvers.mailboxrepair import Asked
 

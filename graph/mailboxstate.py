@@ -9,7 +9,7 @@ from graph.mailboxes import WHOSE, MailboxesPayload, payload
 from graph.mutations import mutation
 from graph.refs import MailboxRef, UserSelection, named, users_named
 from graph.scalars import BigInt
-from models.roles import Role, Scope
+from models.users.roles import Role, Scope
 from resolvers import mailboxstate
 from resolvers.mailboxstate import State
 

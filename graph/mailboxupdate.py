@@ -10,8 +10,8 @@ from graph.mutations import mutation
 from graph.refs import MailboxRef, UserRef, UserSelection, named, owner_named, users_named
 from graph.scalars import Duration
 from graph.tasks import Task
-from models.mailboxes import SpecialUse
-from models.roles import Scope
+from models.mailboxes.tables import SpecialUse
+from models.users.roles import Scope
 from resolvers import mailboxsubscribe, mailboxupdate
 from resolvers.mailboxupdate import Updated
 from resolvers.userselection import Users

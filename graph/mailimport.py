@@ -13,7 +13,7 @@ from graph.refs import MailboxRef, UserRef, UserSelection, named, user_of, users
 from graph.scalars import Upload
 from graph.selections import MessageFilter
 from models.errors import found
-from models.roles import Scope
+from models.users.roles import Scope
 from resolvers import connectors, mailimport
 from resolvers.mailimport import NewMailImport, Remote
 

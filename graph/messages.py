@@ -24,10 +24,10 @@ from graph.views import Made, MaybeThreaded, View, Viewed, same
 from mail.addresses import normal
 from mail.contents import is_large_tree
 from mail.placing import named_flags as flags_of
-from models.blobs import StorageTier
-from models.columns import Picked
-from models.pages import Cursor, Page, ordering
-from models.roles import Scope
+from models.files.blobs import StorageTier
+from models.store.columns import Picked
+from models.store.keyset_pages import Cursor, Page, ordering
+from models.users.roles import Scope
 from resolvers import (
     bulk,
     fileattaching,

@@ -13,9 +13,9 @@ from graph.fields import Info, field, query
 from graph.refs import plain
 from graph.rows import shaped
 from graph.views import View
-from models.messagetrace import LogComponent
-from models.pages import Cursor, ordering
-from models.roles import Role, Scope
+from models.messages.message_trace import LogComponent
+from models.store.keyset_pages import Cursor, ordering
+from models.users.roles import Role, Scope
 from resolvers import messages, messagetrace
 from resolvers.messagetrace import Sought, TraceListing, TraceWhere
 

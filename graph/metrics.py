@@ -19,11 +19,11 @@ from starlette.responses import Response
 from graph import openmetrics
 from graph.plans import REASONS, TALLY
 from graph.refusals import client_address
-from models import meters, process
 from models.errors import Refused, Unauthenticated
-from models.meters import Across, Family, Kind, Point, gauge
-from models.roles import Role, Scope
-from models.world import World
+from models.observability import metrics, process_stats
+from models.observability.metrics import Across, Family, Kind, Point, gauge
+from models.runtime.environment import World
+from models.users.roles import Role, Scope
 from resolvers.context import Needs, Viewer
 from resolvers.metrics import MOST, Standing, standing
 
@@ -66,7 +66,7 @@ class Fleet(Protocol):
 
 def counted() -> list[Family]:
     """What this process has counted."""
-    return [*meters.families(), _plans(), _reasons(), *process.families()]
+    return [*metrics.families(), _plans(), _reasons(), *process_stats.families()]
 
 
 class Census:
@@ -114,7 +114,7 @@ def _plans() -> Family:
     counts = {
         (outcome, where): many
         for outcome, tally in TALLY._asdict().items()
-        for where, many in tally.most_common(meters.MOST // len(TALLY))
+        for where, many in tally.most_common(metrics.MOST // len(TALLY))
     }
     points = [Point(labels, many) for labels, many in counts.items()]
     words = "Functions made of selections: used, compiled, refused, fell back, given up."
@@ -123,7 +123,7 @@ def _plans() -> Family:
 
 def _reasons() -> Family:
     """Why selections were not compiled, and values not completed by their functions."""
-    points = [Point(labels, many) for labels, many in REASONS.most_common(meters.MOST)]
+    points = [Point(labels, many) for labels, many in REASONS.most_common(metrics.MOST)]
     words = "Why functions were not made (refused), or gave a value to graphql-core (fell)."
     return Family("merganser_plan_reasons", Kind.COUNTER, words, ("outcome", "reason"), points)
 
@@ -134,7 +134,7 @@ def _build(world: World) -> list[Family]:
         "python": platform.python_version(),
         "store": world.database.dialect,
     }
-    return [meters.info("merganser_build", "What runs here.", facts)]
+    return [metrics.info("merganser_build", "What runs here.", facts)]
 
 
 def version_of(package: str) -> str:

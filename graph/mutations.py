@@ -21,9 +21,9 @@ from graph.givenrefs import public
 from graph.kept import restored, stored
 from graph.scalars import STREAMS, Cursor
 from mail.blobs.errors import Corrupt
-from models import patience
-from models.database import crossed
 from models.errors import Damaged, Forbidden, Invalid, Refused, Unauthenticated, Unavailable
+from models.store import cancel_safety
+from models.store.database import crossed
 from models.store.key_collision import TRIES, KeyCollision
 from resolvers import changes, replays
 from resolvers.context import Context, Needs
@@ -298,7 +298,7 @@ class Batch:
     @staticmethod
     def check() -> None:
         """Go no further where nobody waits any more."""
-        if patience.called_off():
+        if cancel_safety.called_off():
             raise asyncio.CancelledError
 
 

@@ -48,7 +48,7 @@ from graph.twofactor import WebauthnKey
 from graph.users import User
 from graph.webhooks import Webhook, WebhookDelivery
 from models.errors import Invalid
-from models.roles import Scope
+from models.users.roles import Scope
 
 MOST = 250  # ids of one call
 KINDS: dict[str, type[Shape]] = {

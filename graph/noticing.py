@@ -12,7 +12,7 @@ from graph.following import since
 from graph.messages import Message
 from graph.rows import link
 from graph.scalars import Cursor
-from models.roles import Scope
+from models.users.roles import Scope
 from resolvers import messages
 from resolvers.changes import standing
 from resolvers.noticing import Notice, follow

@@ -16,8 +16,8 @@ from graph.mutations import mutation
 from graph.refs import MailboxRef, UserSelection, keys_of, named, users_named
 from graph.rows import Shape, identified, link, shaped
 from graph.views import Made
-from models.notifications import PushKind
-from models.roles import Scope, UserPermission
+from models.notifications.push_channels import PushKind
+from models.users.roles import Scope, UserPermission
 from resolvers import mailboxes, notifications, users, webpush
 from resolvers.notifications import Wanted
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 from itertools import accumulate
 
-from models.meters import Family, Kind, Labels, Point
+from models.observability.metrics import Family, Kind, Labels, Point
 
 OPENMETRICS = "application/openmetrics-text"
 TYPES = {

@@ -6,7 +6,7 @@ from typing import Any
 import strawberry
 
 from graph.errors import leaf
-from models.queue import DeliveryState, answer
+from models.queue.tables import DeliveryState, answer
 from resolvers.forwarding import Target
 
 

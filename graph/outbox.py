@@ -8,11 +8,11 @@ from typing import Generic, Protocol, TypeVar
 from strawberry.http.exceptions import WebSocketDisconnected
 
 from graph.feeds import Told
-from models import meters
+from models.observability import metrics
 
 log = logging.getLogger(__name__)
 
-OVERFLOWS = meters.counter(
+OVERFLOWS = metrics.counter(
     "merganser_subscription_overflows", "Connections whose waiting results were dropped."
 )
 MOST = 64  # results that wait for one connection

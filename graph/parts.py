@@ -9,7 +9,7 @@ from graph import ids
 from graph.fields import Info
 from graph.scalars import URL
 from models.errors import Invalid
-from models.roles import Role
+from models.users.roles import Role
 from resolvers import links
 from resolvers.withheld import legible
 

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from graph.bodies import Question, Rejected, bad
 from graph.documents import KEPT_MAX, TEXT_MAX, Known, Shelf
-from models.roles import Role
+from models.users.roles import Role
 from resolvers.context import Context
 from resolvers.documents import hash_of
 

@@ -30,11 +30,11 @@ from graph.plans import Book
 from graph.resolving import quicken
 from graph.telemetry import Observed
 from mail.blobs.errors import Corrupt
-from models.commits import WorkProgress, current_work
-from models.crowds import Seat
 from models.errors import Code, Forbidden, Invalid, RateLimited, Refused, Unauthenticated
-from models.roles import Role, opened
+from models.runtime.concurrency_limits import Seat
+from models.store.committed_transactions import WorkProgress, current_work
 from models.store.outages import StoreUnavailable, unavailable
+from models.users.roles import Role, opened
 from resolvers import changes
 from resolvers.context import Context
 

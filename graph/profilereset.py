@@ -9,7 +9,7 @@ from graph.mutations import mutation
 from graph.refs import UserSelection, users_named
 from graph.users import User
 from graph.userupdate import UsersPayload
-from models.roles import Scope, UserPermission
+from models.users.roles import Scope, UserPermission
 from resolvers import profilereset
 
 

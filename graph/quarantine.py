@@ -20,8 +20,8 @@ from graph.scalars import URL
 from graph.spamreports import SpamSymbol
 from graph.views import Made
 from models.errors import found
-from models.pages import Cursor, ordering
-from models.roles import Scope, UserPermission
+from models.store.keyset_pages import Cursor, ordering
+from models.users.roles import Scope, UserPermission
 from resolvers import domains, quarantine, users
 from resolvers.quarantine import NEWEST, ItemWhere, OfUser
 

@@ -11,8 +11,8 @@ from graph.messages import Message
 from graph.mutations import mutation
 from graph.refs import UserSelection, keys_of, users_named
 from graph.userupdate import UsersPayload, payload_of
-from models.roles import Scope, UserPermission
-from models.users import Frequency
+from models.users.roles import Scope, UserPermission
+from models.users.tables import Frequency
 from resolvers import messages, quarantining
 from resolvers.quarantining import Beside
 

@@ -18,8 +18,8 @@ from graph.scalars import ByteSize
 from graph.submission import RecipientDelivery, Submission
 from graph.tasks import Task
 from graph.views import Made
-from models.pages import Cursor, ordering
-from models.roles import Role, Scope
+from models.store.keyset_pages import Cursor, ordering
+from models.users.roles import Role, Scope
 from resolvers import queue, queuechange, queuefollow, submission, users
 from resolvers.queue import OLDEST, EntryWhere, QueueName
 from resolvers.queuechange import Which

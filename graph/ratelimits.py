@@ -16,9 +16,9 @@ from graph.refs import DomainRef, UserSelection, domain_named, plain, users_name
 from graph.rows import Shape, columns, identified, link, shaped
 from graph.userlimits import LimitSource
 from graph.views import Made
-from models.pages import Cursor, ordering
-from models.rate_values import Rate, RateFrame
-from models.roles import AdminPermission, Role, Scope
+from models.queue.rate_values import Rate, RateFrame
+from models.store.keyset_pages import Cursor, ordering
+from models.users.roles import AdminPermission, Role, Scope
 from resolvers import domains, ratelimitchange, ratelimits, users
 from resolvers.domains import Named
 from resolvers.ratelimitchange import Whose

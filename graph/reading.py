@@ -17,7 +17,7 @@ from graph.refs import ReferenceAction
 from graph.rows import Shape, shaped
 from graph.scalars import URL, BigInt, ByteSize
 from mail import messages as mime
-from models.roles import Role
+from models.users.roles import Role
 from resolvers import contents, mailboxes, messages, reading, snippets
 from resolvers.contents import Showing, Shown
 

@@ -14,8 +14,8 @@ from graph.mutations import mutation
 from graph.refs import given, keys_of
 from graph.rows import Shape, columns, identified
 from graph.views import Made
-from models.pages import Cursor
-from models.roles import Role, Scope
+from models.store.keyset_pages import Cursor
+from models.users.roles import Role, Scope
 from resolvers import recipientrewrites
 from resolvers.recipientrewrites import OLDEST, NewRewrite, Values
 

@@ -11,9 +11,9 @@ from graph.errors import leaf
 from graph.fields import Info
 from graph.scalars import BigInt, EmailAddress
 from mail import paths
-from models.columns import Picked
 from models.errors import Invalid, check_limit, found
-from models.mailboxes import SpecialUse
+from models.mailboxes.tables import SpecialUse
+from models.store.columns import Picked
 from resolvers import domains, messages, users
 from resolvers.access import own
 from resolvers.addresses import Named as Address

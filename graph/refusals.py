@@ -13,8 +13,8 @@ from graph.damage import damage_facts, log_damage
 from graph.policy import facts, outage_facts
 from mail.blobs.errors import Corrupt
 from models.errors import LimitReached, Refused
+from models.runtime.environment import World
 from models.store.outages import DiskFull, unavailable
-from models.world import World
 
 log = logging.getLogger(__name__)
 

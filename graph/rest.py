@@ -33,10 +33,10 @@ from mail.archives.writing import ExportFormat, kind_of
 from mail.contents import Stored
 from mail.messages import Part
 from mail.spool import Budget, Spool
-from models.crowds import Crowd
 from models.errors import Invalid, NotFound, Refused, found
-from models.roles import Role, Scope, UserPermission
-from models.world import World
+from models.runtime.concurrency_limits import Crowd
+from models.runtime.environment import World
+from models.users.roles import Role, Scope, UserPermission
 from resolvers import archive, audit, contents, exports, links, quarantine, uploads
 from resolvers.context import Context, Needs
 

@@ -9,7 +9,7 @@ from graph.fields import Info
 from graph.mutations import Alone, mutation
 from graph.refs import plain
 from graph.scalars import EmailAddress
-from models.roles import Role, Scope
+from models.users.roles import Role, Scope
 from resolvers import routetest
 from resolvers.routetest import Tried
 

@@ -14,9 +14,9 @@ from graph.fields import Auth, Info, field, query
 from graph.rows import Shape, columns, identified, listed
 from graph.scalars import CIDR
 from graph.views import Made
-from models.pages import Cursor
-from models.roles import Role, Scope
-from models.routing import TlsPolicyLevel
+from models.routing.tables import TlsPolicyLevel
+from models.store.keyset_pages import Cursor
+from models.users.roles import Role, Scope
 from resolvers import routing
 from resolvers.routing import FORWARDERS, POLICIES, RELAYS, TRANSPORTS, Sort
 

@@ -14,8 +14,8 @@ from graph.routing import ForwardingHost, RelayHost, TlsPolicy, Transport
 from graph.rows import Shape
 from graph.scalars import CIDR
 from models.errors import Invalid
-from models.roles import Role, Scope
-from models.routing import TlsPolicyLevel
+from models.routing.tables import TlsPolicyLevel
+from models.users.roles import Role, Scope
 from resolvers import forwardinghosts, routingchange
 from resolvers.routing import POLICIES, RELAYS, TRANSPORTS, Sort
 

@@ -24,7 +24,7 @@ from graph import ids
 from graph.errors import leaf
 from graph.fields import Info
 from graph.views import KEY_FIELDS, KeyRow, Link, Listed, Made, View
-from models.prepared import Rows
+from models.store.prepared_statements import Rows
 from resolvers.context import Batch
 
 Item = TypeVar("Item", bound=View)

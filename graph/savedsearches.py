@@ -17,7 +17,7 @@ from graph.searchtext import fields_of
 from graph.selections import MessageFilter, MessageOrder, Wanted, filter_of
 from graph.views import Made
 from models.errors import Invalid
-from models.roles import Scope
+from models.users.roles import Scope
 from resolvers import messages, savedsearches, searches
 from resolvers.access import own
 from resolvers.searchtext import understood

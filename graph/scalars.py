@@ -12,8 +12,8 @@ from graphql import GraphQLError
 from strawberry.scalars import JSON
 from strawberry.types.scalar import ScalarDefinition
 
-from models import amounts
-from models.journal import Position
+from models import quantities
+from models.events.journal import Position
 from resolvers import freedata
 
 BigInt = NewType("BigInt", int)
@@ -44,7 +44,7 @@ def _said(read: Callable[[object], Any]) -> Callable[[object], Any]:
     return heard
 
 
-_whole, _size, _duration = map(_said, (amounts.whole, amounts.size, amounts.duration))
+_whole, _size, _duration = map(_said, (quantities.whole, quantities.size, quantities.duration))
 
 
 def _instant(value: datetime) -> str:
@@ -126,13 +126,13 @@ SCALARS: dict[object, ScalarDefinition] = {
     BigInt: _scalar(
         "BigInt",
         "Whole number up to 2^53-1 as JSON number; strings accepted.",
-        amounts.whole,
+        quantities.whole,
         _whole,
     ),
     ByteSize: _scalar(
         "ByteSize",
         'Bytes as BigInt; inputs also take strings such as "3 GiB".',
-        amounts.whole,
+        quantities.whole,
         _size,
     ),
     CIDR: _scalar("CIDR", "Network or single address.", _text, _network, f"{RFC}4632"),
@@ -143,7 +143,7 @@ SCALARS: dict[object, ScalarDefinition] = {
     Duration: _scalar(
         "Duration",
         "ISO 8601 duration such as P30D or PT20M.",
-        amounts.long,
+        quantities.long,
         _duration,
         f"{RFC_3339}#appendix-A",
     ),

@@ -19,7 +19,7 @@ from graphql import (
 
 from graph.fields import Auth
 from graph.origins import origin
-from models.roles import Scope
+from models.users.roles import Scope
 
 
 def needed(

@@ -20,9 +20,9 @@ from graph.searchtext import fields_of
 from graph.selections import MessageFilter
 from graph.tasks import Task
 from graph.views import Made, View
-from models.pages import Cursor, ordering
-from models.roles import Role, Scope
-from models.searchindex import ENGINES
+from models.search.text_index import ENGINES
+from models.store.keyset_pages import Cursor, ordering
+from models.users.roles import Role, Scope
 from resolvers import messages, reindexing, searches, searchlookup
 from resolvers.reindexing import Asked
 from resolvers.searchlookup import Lookup

@@ -22,9 +22,9 @@ from graph.selections import (
     Wanted,
     filter_of,
 )
-from models import amounts
+from models import quantities
 from models.errors import Refused
-from models.roles import Scope
+from models.users.roles import Scope
 from resolvers import searches
 from resolvers.searchkeys import spelled
 from resolvers.searchtext import QueryProblem, read
@@ -65,7 +65,7 @@ def fields_of(filter_: MessageFilter, now: datetime) -> dict[str, Any]:
             value = fields_of(value, now)
         elif name in BOUNDS:
             at, ago = given(value.at), given(value.ago)
-            value = {"at": spelled(at)} if at else {"ago": amounts.long(ago)}
+            value = {"at": spelled(at)} if at else {"ago": quantities.long(ago)}
         elif name == "mailbox":
             value = _box(value)
         elif name == "mailboxes":

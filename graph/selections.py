@@ -17,11 +17,11 @@ from graph.fields import Info
 from graph.refs import MailboxRef, UserSelection, is_given, named, plain, users_named
 from graph.scalars import BigInt, ByteSize, Duration
 from mail.paths import LONGEST_MASK
-from models import amounts
-from models.blobs import StorageTier
+from models import quantities
 from models.errors import Invalid
-from models.mailboxes import SpecialUse
-from models.submission import SubmissionState
+from models.files.blobs import StorageTier
+from models.mailboxes.tables import SpecialUse
+from models.submission.tables import SubmissionState
 from resolvers.looking import DEPTH
 from resolvers.messages import NEWEST, OLDEST
 from resolvers.searchtext import QueryProblem, has_only_words, understood
@@ -280,7 +280,7 @@ def filter_of(fields: Mapping[str, Any]) -> MessageFilter:
 def _bound(value: Mapping[str, str]) -> DateBound:
     if "at" in value:
         return DateBound(at=strawberry.Some(datetime.fromisoformat(value["at"])), ago=None)
-    return DateBound(at=None, ago=strawberry.Some(Duration(amounts.duration(value["ago"]))))
+    return DateBound(at=None, ago=strawberry.Some(Duration(quantities.duration(value["ago"]))))
 
 
 def _mailbox(value: Mapping[str, Any]) -> MailboxRef:

@@ -17,9 +17,9 @@ from graph.refs import UserRef, given, keys_of, plain, user_of
 from graph.rows import Shape, columns, identified, link, shaped
 from graph.views import Made, View, Viewed
 from models.errors import Invalid, found
-from models.pages import Cursor, ordering
-from models.roles import AdminPermission, Scope, UserPermission
-from models.senderrules import SenderAction
+from models.spam.sender_rules import SenderAction
+from models.store.keyset_pages import Cursor, ordering
+from models.users.roles import AdminPermission, Scope, UserPermission
 from resolvers import domains, senderrules, senderruling, users
 from resolvers.senderrules import ORDER, RuleWhere
 from resolvers.senderruling import NewRules, Whom

@@ -16,7 +16,7 @@ from graph.files import DateBoundFuture
 from graph.refs import plain
 from graph.scalars import free_data
 from models.errors import Invalid
-from models.files import FileAttachmentMode
+from models.files.tables import FileAttachmentMode
 from resolvers.fileattaching import PATH, Address, Given
 from resolvers.outgoing import Entry
 

@@ -9,7 +9,7 @@ from graph.fields import Info
 from graph.mutations import mutation
 from graph.refs import UserSelection, users_named
 from models.errors import Invalid
-from models.roles import Scope
+from models.users.roles import Scope
 from resolvers import sessions
 
 REASON_MAX = 120  # characters

@@ -16,8 +16,8 @@ from graph.mutations import mutation
 from graph.rows import Shape, columns, identified
 from graph.views import Made
 from models.errors import Invalid
-from models.pages import Cursor, ordering
-from models.roles import Role, Scope
+from models.store.keyset_pages import Cursor, ordering
+from models.users.roles import Role, Scope
 from resolvers import settings
 from resolvers.settings import Found, History
 

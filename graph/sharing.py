@@ -12,9 +12,9 @@ from graph.mailboxes import Mailbox, MailboxesPayload, payload
 from graph.mutations import mutation
 from graph.refs import MailboxRef, UserRef, given, named
 from graph.rows import columns
-from models.pages import Cursor
-from models.roles import Scope
-from models.sharing import ShareRight
+from models.mailboxes.shares import ShareRight
+from models.store.keyset_pages import Cursor
+from models.users.roles import Scope
 from resolvers import sharing
 from resolvers.sharing import Grantee, OfUser
 

@@ -15,8 +15,8 @@ from graph.rows import Shape, columns, identified
 from graph.scalars import ByteSize
 from graph.views import Made
 from models.errors import NotFound, found
-from models.pages import Cursor
-from models.roles import Scope
+from models.store.keyset_pages import Cursor
+from models.users.roles import Scope
 from resolvers import sieve
 from resolvers.sieve import Checked, OfUser
 

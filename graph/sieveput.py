@@ -10,7 +10,7 @@ from graph.refs import UserSelection, users_named
 from graph.sieve import SieveScript
 from graph.users import User
 from graph.userupdate import UsersPayload
-from models.roles import Scope
+from models.users.roles import Scope
 from resolvers import sieve, sieveput, users
 
 WHOSE = "Whose; nothing = the viewer's."

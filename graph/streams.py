@@ -24,8 +24,8 @@ from graph.bodies import EVENTS, Rejected, encode
 from graph.feeds import Told
 from graph.policy import Operation
 from graph.scalars import cursor, position
-from models.journal import Position
-from models.roles import Role
+from models.events.journal import Position
+from models.users.roles import Role
 from resolvers.context import Trail, Viewer
 
 log = logging.getLogger(__name__)

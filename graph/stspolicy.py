@@ -5,7 +5,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from mail.stspolicy import PATH
-from models.world import World
+from models.runtime.environment import World
 from resolvers import stspolicy
 
 HEADERS = {"Cache-Control": "max-age=3600"}

@@ -40,10 +40,10 @@ from graph.sendforms import (
 from graph.tasks import UndoToken
 from graph.views import Made
 from models.errors import Invalid, NotFound, Problems
-from models.pages import Cursor
-from models.queue import DeliveryState, answer
-from models.roles import Scope
-from models.submission import SubmissionState
+from models.queue.tables import DeliveryState, answer
+from models.store.keyset_pages import Cursor
+from models.submission.tables import SubmissionState
+from models.users.roles import Scope
 from resolvers import (
     files,
     messages,

@@ -18,9 +18,9 @@ from graph.refs import items_of
 from graph.rows import Shape, columns, identified, link, shaped
 from graph.scalars import BigInt
 from graph.views import Made
-from models.pages import Cursor, ordering
-from models.roles import Scope
-from models.tasks import TaskState
+from models.admin.tasks import TaskState
+from models.store.keyset_pages import Cursor, ordering
+from models.users.roles import Scope
 from resolvers import progress, tasks, undoing, users
 from resolvers.tasks import TaskWhere
 

@@ -16,9 +16,9 @@ from typing import Any, Protocol
 from graphql import OperationType
 from strawberry.schema.exceptions import InvalidOperationTypeError
 
-from models import meters, traces
-from models.roles import Role
-from models.traces import Span
+from models.observability import metrics, traces
+from models.observability.traces import Span
+from models.users.roles import Role
 from resolvers.context import Viewer
 from resolvers.documents import hash_of
 
@@ -32,32 +32,32 @@ CODES = 8  # of one operation, in its line
 FAILURES = frozenset(("INTERNAL_SERVER_ERROR", "DEADLINE_EXCEEDED"))  # ours, not the client's
 FORCED = 10.0  # traces a second that those signed in may ask for by `traceparent`
 
-NAMED = meters.MOST + 20  # the names, and what stands for the rest
-SECONDS = meters.histogram(
+NAMED = metrics.MOST + 20  # the names, and what stands for the rest
+SECONDS = metrics.histogram(
     "merganser_operation_seconds",
     "Time that operations took, from the document to the settled result.",
     "operation",
     "kind",
     most=NAMED,
 )
-ERRORS = meters.counter(
+ERRORS = metrics.counter(
     "merganser_operation_errors",
     "Operations that had an error with this code.",
     "operation",
     "code",
     most=2 * NAMED,
 )
-COST = meters.counter(
+COST = metrics.counter(
     "merganser_operation_cost", "Cost that was asked for, in points.", "operation", most=NAMED
 )
-EVENTS = meters.counter(
+EVENTS = metrics.counter(
     "merganser_subscription_events", "Results sent to subscribers.", "operation", most=NAMED
 )
-RESPONSES = meters.counter(
+RESPONSES = metrics.counter(
     "merganser_http_responses", "Answers over HTTP, by the road they took.", "road", "status"
 )
-OPEN = meters.level("merganser_subscriptions", "Subscriptions that are open.")
-SOCKETS = meters.level("merganser_sockets", "WebSockets that are open, signed in or not.")
+OPEN = metrics.level("merganser_subscriptions", "Subscriptions that are open.")
+SOCKETS = metrics.level("merganser_sockets", "WebSockets that are open, signed in or not.")
 
 NOTHING: Mapping[str, str] = {}
 _PARENT = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?", re.ASCII)
@@ -98,7 +98,7 @@ class Names:
         if name in self._known:
             return name
         if len(name) > LONGEST or self._left[signed_in] <= 0:
-            return meters.OTHER
+            return metrics.OTHER
         self._left[signed_in] -= 1
         self._known.add(name)
         return name

@@ -21,7 +21,7 @@ from graph.selections import MessageOrder, Wanted
 from graph.tasks import Task, UndoToken
 from graph.views import Made
 from models.errors import Invalid
-from models.roles import Scope
+from models.users.roles import Scope
 from resolvers import mailboxes, messages, threads
 from resolvers.threads import ThreadOrder
 

@@ -36,8 +36,8 @@ from mail.arriving import Arriving, Busy, Lost
 from mail.blobs.codec import digest_of
 from mail.messages.parameters import filename_of
 from mail.spool import MEMORY, NoRoom, room
-from models.columns import Picked
 from models.errors import NotFound
+from models.store.columns import Picked
 from models.store.outages import StoreUnavailable
 from resolvers import links, resuming, uploads
 from resolvers.context import Context

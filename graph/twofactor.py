@@ -16,7 +16,7 @@ from graph.refs import UserRef, keys_of, owner_named
 from graph.rows import Shape, identified, shaped
 from graph.views import Made, View
 from models.errors import Invalid
-from models.roles import Role, Scope
+from models.users.roles import Role, Scope
 from resolvers import factors, users, webauthn
 from resolvers.twofactor import Proof, TwoFactorMethod
 from resolvers.webauthn import Ceremony

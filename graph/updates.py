@@ -16,9 +16,9 @@ from graph.intake import Desk
 from graph.policy import Operation
 from graph.refusals import client_address, crowded, request_id
 from graph.streams import HEADERS, EventStream, Farewell, Watch, one_event
-from models.crowds import Seat
-from models.roles import Role
-from models.roles import Scope as Scopes
+from models.runtime.concurrency_limits import Seat
+from models.users.roles import Role
+from models.users.roles import Scope as Scopes
 from resolvers import overseeing, users
 from resolvers.context import Needs
 

@@ -26,7 +26,7 @@ from graph.scalars import Upload, free_data
 from graph.sendforms import files_attached
 from mail.compose import Priority
 from models.errors import NotFound, Problems
-from models.roles import Scope
+from models.users.roles import Scope
 from resolvers import uploading
 from resolvers.composing import Fields
 from resolvers.uploading import NewMessage

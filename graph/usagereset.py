@@ -9,8 +9,8 @@ from graph.mutations import mutation
 from graph.refs import UserSelection, users_named
 from graph.users import User
 from models.errors import Invalid
-from models.roles import AdminPermission, Role, Scope
-from models.users import UsageKind
+from models.users.roles import AdminPermission, Role, Scope
+from models.users.tables import UsageKind
 from resolvers import usagereset, users
 
 

@@ -15,10 +15,10 @@ from graph.scalars import CIDR, ByteSize, Duration, Upload
 from graph.tasks import Task
 from graph.users import User
 from models.errors import Problems, Refused
-from models.mailboxes import SpecialUse
-from models.roles import AdminPermission, Role, Scope, UserPermission
-from models.user_files import UserFileFormat
-from models.users import DelimiterAction, ProtocolScope
+from models.mailboxes.tables import SpecialUse
+from models.users.list_formats import UserFileFormat
+from models.users.roles import AdminPermission, Role, Scope, UserPermission
+from models.users.tables import DelimiterAction, ProtocolScope
 from resolvers import userbulk, usercreate, userfile
 from resolvers.usercreate import NewUser
 

@@ -17,7 +17,7 @@ from graph.tasks import Task
 from graph.users import User
 from graph.views import Made, View
 from models.errors import InUse
-from models.roles import Role, Scope
+from models.users.roles import Role, Scope
 from resolvers import userdelete, userrestore
 from resolvers.userdelete import Deletion
 from resolvers.userrestore import Named

@@ -8,8 +8,8 @@ from graph.errors import leaf
 from graph.fields import Info, field
 from graph.scalars import BigInt, ByteSize, Duration
 from graph.views import View
-from models.users import LimitSource as LimitSource  # noqa: PLC0414 - known here
-from models.users import UsageLevel
+from models.users.tables import LimitSource as LimitSource  # noqa: PLC0414 - known here
+from models.users.tables import UsageLevel
 from resolvers import userlimits
 from resolvers.userlimits import Window
 

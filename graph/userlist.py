@@ -13,8 +13,8 @@ from graph.refs import UserRef, items_of, plain, user_of
 from graph.rows import asked, columns
 from graph.scalars import Cursor as ChangeCursor
 from graph.users import User
-from models.pages import Cursor, ordering
-from models.roles import Role, Scope
+from models.store.keyset_pages import Cursor, ordering
+from models.users.roles import Role, Scope
 from resolvers import changes, userlist
 from resolvers.userlist import UserOrder, UserWhere
 

@@ -9,7 +9,7 @@ from graph.refs import UserSelection, users_named
 from graph.scalars import ByteSize
 from graph.tasks import Task
 from graph.users import User
-from models.roles import Role, Scope
+from models.users.roles import Role, Scope
 from resolvers import userquota, users
 
 

@@ -44,10 +44,10 @@ from graph.submission import Submission, submission_page
 from graph.twofactor import TwoFactor, WebauthnKey
 from graph.userparts import EffectiveSetting, KeyInfo, SpamPolicy, info_of, policy_of
 from graph.views import Made, Whole
-from models.pages import ordering
-from models.roles import AdminPermission, Role, Scope, UserPermission
-from models.submission import SubmissionState
-from models.users import DelimiterAction, Frequency, ProtocolScope
+from models.store.keyset_pages import ordering
+from models.submission.tables import SubmissionState
+from models.users.roles import AdminPermission, Role, Scope, UserPermission
+from models.users.tables import DelimiterAction, Frequency, ProtocolScope
 from resolvers import (
     addresses,
     apppasswords,

@@ -15,8 +15,8 @@ from graph.scalars import CIDR, ByteSize, Duration
 from graph.usercreate import FORWARDS, HASHED, SENDERS
 from graph.users import User
 from models.errors import found
-from models.roles import AdminPermission, Role, Scope, UserPermission
-from models.users import DelimiterAction, ProtocolScope
+from models.users.roles import AdminPermission, Role, Scope, UserPermission
+from models.users.tables import DelimiterAction, ProtocolScope
 from resolvers import passwordreset, spampolicy, userrights, users, userupdate
 from resolvers.newpasswords import NewPassword
 from resolvers.userrights import Standing

@@ -7,7 +7,7 @@ from functools import partial
 from operator import attrgetter
 from typing import Any, ClassVar, NamedTuple, Self
 
-from models.prepared import Rows
+from models.store.prepared_statements import Rows
 from resolvers.context import Batch
 
 KEY_FIELDS = frozenset({"id", "__typename"})  # what the key of an object alone answers

@@ -22,10 +22,10 @@ from graph.scalars import URL, Cursor, Duration, cursor
 from graph.tasks import Task
 from graph.views import Made
 from models.errors import found
-from models.pages import Cursor as Place
-from models.pages import ordering
-from models.roles import Role, Scope
-from models.webhooks import PostState
+from models.notifications.webhooks import PostState
+from models.store.keyset_pages import Cursor as Place
+from models.store.keyset_pages import ordering
+from models.users.roles import Role, Scope
 from resolvers import domains, users, webhooks
 from resolvers.webhooks import LOG, NEWEST, NewWebhook, OfWebhook, WebhookWhere
 from resolvers.webhooktypes import EVERY, TYPES

@@ -23,10 +23,10 @@ from mail.routes import Taken
 from mail.scan import Scan
 from mail.topping import first
 from mail.wishes import On, Wish, restored, typed
-from models.columns import Picked
-from models.journal import PLATFORM
-from models.queue import DeliveryState
-from models.world import Turn, World
+from models.events.journal import PLATFORM
+from models.queue.tables import DeliveryState
+from models.runtime.environment import Turn, World
+from models.store.columns import Picked
 
 if TYPE_CHECKING:
     from mail.pipeline import Mail

@@ -46,21 +46,21 @@ from sqlmodel import col
 from mail import userlimits
 from mail.labels import label_of
 from mail.userlimits import ALLOWED, Reached
-from models.addresses import Address, AddressKind
+from models.addresses.rewrites import BccDirection, BccRule, RecipientRewrite
+from models.addresses.tables import Address, AddressKind
 from models.autoreply import answering
-from models.columns import Instant, Picked, picked
-from models.domains import Domain, DomainAlias
+from models.domains.tables import Domain, DomainAlias
 from models.errors import Invalid, NotFound, OverQuota, RateLimited
-from models.filters import filtered
-from models.mailboxes import Mailbox, SpecialUse
-from models.makers import Account, Maker, covers, join_of_maker, maker_columns
-from models.prepared import Prepared, among, number, prepared
-from models.rewrites import BccDirection, BccRule, RecipientRewrite
-from models.roles import Role
-from models.senderrules import SenderRule
-from models.sieve import scripted
-from models.users import DelimiterAction, LimitKind, User
-from models.world import World
+from models.filters.sieve_scripts import scripted
+from models.filters.tables import filtered
+from models.mailboxes.tables import Mailbox, SpecialUse
+from models.runtime.environment import World
+from models.spam.sender_rules import SenderRule
+from models.store.columns import Instant, Picked, picked
+from models.store.prepared_statements import Prepared, among, number, prepared
+from models.users.roles import Role
+from models.users.rule_makers import Account, Maker, covers, join_of_maker, maker_columns
+from models.users.tables import DelimiterAction, LimitKind, User
 
 STATIC = 32  # letters beside the "*" of a pattern, at most
 LONGEST = 320  # letters of an address (RFC 3696, erratum 1690)

@@ -20,12 +20,12 @@ from mail.archives import mboxes
 from mail.blobs.errors import Corrupt
 from mail.blobs.pack import open_skeleton, rebuild
 from mail.storage.damage_check import BUDGET, check_pieces
-from models.audit import Audit, AuditBlob, AuditCopy, AuditRoad
-from models.blobs import Blob, MessageBlob
-from models.columns import Instant, Picked, picked
-from models.mailboxes import Mailbox
-from models.messages import Message
-from models.world import Turn, World
+from models.admin.audits import Audit, AuditBlob, AuditCopy, AuditRoad
+from models.files.blobs import Blob, MessageBlob
+from models.mailboxes.tables import Mailbox
+from models.messages.tables import Message
+from models.runtime.environment import Turn, World
+from models.store.columns import Instant, Picked, picked
 
 STEP = 1000  # copies that are looked at together
 CHECKED = 100  # rows of pieces that are read together, perhaps with their bytes

@@ -19,10 +19,10 @@ from sqlmodel import col
 
 from mail.addresses import ODD, normal_domain
 from mail.lookups import resolve_all
-from models.domains import Domain, DomainAlias
+from models.domains.tables import Domain, DomainAlias
 from models.errors import NotFound
-from models.prepared import Prepared
-from models.world import World
+from models.runtime.environment import World
+from models.store.prepared_statements import Prepared
 
 _NAME: Any = bindparam("name", type_=String)
 _BEHIND = select(col(DomainAlias.domain_id)).where(

@@ -18,11 +18,11 @@ from sqlmodel import col
 from mail.addresses import ascii_domain, normal_domain
 from mail.expressions import Expression
 from mail.routing import Route
-from models.columns import table_of
-from models.domains import Domain
+from models.domains.tables import Domain
 from models.errors import Invalid
-from models.routing import RelayHost, TlsPolicy, Transport
-from models.world import World
+from models.routing.tables import RelayHost, TlsPolicy, Transport
+from models.runtime.environment import World
+from models.store.columns import table_of
 
 HOLDS = 10.0  # seconds that something read is used again
 

@@ -29,16 +29,16 @@ from mail.storage.large_skeleton import (
     Outline,
     read_outline,
 )
-from models.blobs import Blob, MessageBlob, SubmissionBlob
-from models.columns import Picked
 from models.errors import NotFound
-from models.messages import Message
-from models.prepared import Prepared, number
-from models.quarantine import QuarantineBlob, QuarantineItem
-from models.shelf import Shelf
-from models.stores import Store
-from models.submission import Submission
-from models.world import World
+from models.files.blobs import Blob, MessageBlob, SubmissionBlob
+from models.messages.tables import Message
+from models.runtime.environment import World
+from models.spam.quarantine import QuarantineBlob, QuarantineItem
+from models.store.byte_cache import Shelf
+from models.store.columns import Picked
+from models.store.object_store import Store
+from models.store.prepared_statements import Prepared, number
+from models.submission.tables import Submission
 
 log = logging.getLogger(__name__)
 

@@ -44,7 +44,7 @@ from mail.wire import (
     wanted,
 )
 from models.errors import NotFound, Refused
-from models.options import MIB
+from models.runtime.options import MIB
 
 log = logging.getLogger(__name__)
 

@@ -18,10 +18,10 @@ from mail.addresses import ODD, normal_domain
 from mail.contents import Read, Stored, examine_each
 from mail.lookups import resolve_all
 from mail.messages import Part, Source
-from models.addresses import Address, Correspondent
-from models.columns import insert_or, table_of
-from models.mailboxes import Mailbox, SpecialUse
-from models.world import World
+from models.addresses.tables import Address, Correspondent
+from models.mailboxes.tables import Mailbox, SpecialUse
+from models.runtime.environment import World
+from models.store.columns import insert_or, table_of
 
 MOST = 1000  # correspondents of an account: who was not heard of for longest is forgotten
 EACH = 50  # of one message

@@ -15,10 +15,10 @@ from mail.addresses import KEY, Recipient
 from mail.junk import Judged
 from mail.paths import INBOX, checked_path
 from models.errors import Invalid
-from models.mailboxes import Mailbox
-from models.prepared import Prepared, number
-from models.users import DelimiterAction, User
-from models.world import Turn, World
+from models.mailboxes.tables import Mailbox
+from models.runtime.environment import Turn, World
+from models.store.prepared_statements import Prepared, number
+from models.users.tables import DelimiterAction, User
 
 MOST = 100  # folders that are made for labels
 

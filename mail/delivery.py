@@ -16,12 +16,12 @@ from mail.keeping import Gone, Kept, keep, keep_small
 from mail.parting import parted
 from mail.placing import ARRIVING, Letter, Place, Placed, Way, place
 from mail.userlimits import Reached, TooMany
-from models.columns import Instant
 from models.errors import OverQuota, found
-from models.messages import Message, Receipt
-from models.prepared import Prepared
-from models.users import LimitKind
-from models.world import Turn, World
+from models.messages.tables import Message, Receipt
+from models.runtime.environment import Turn, World
+from models.store.columns import Instant
+from models.store.prepared_statements import Prepared
+from models.users.tables import LimitKind
 
 Outcome = TypeVar("Outcome")
 

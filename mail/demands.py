@@ -8,8 +8,8 @@ from mail.chart import Chart
 from mail.proofs import Check, Parameters, Proof, parameters
 from mail.routing import Host, Route, Server, Tls, Unroutable, signed_addresses
 from models.errors import Invalid
-from models.routing import TlsPolicy, TlsPolicyLevel
-from models.sts import StsMode
+from models.routing.mta_sts import StsMode
+from models.routing.tables import TlsPolicy, TlsPolicyLevel
 
 UNFIT = 451  # a policy that cannot be kept to may change: the mail waits
 CLEAR = (Tls.NEVER, Tls.OPPORTUNISTIC)

@@ -15,7 +15,7 @@ from mail import stspolicy
 from mail.addresses import ascii_domain
 from mail.authentication import privatekeys
 from mail.stspolicy import BEFORE, OFF
-from models.dkim import ALL, DkimAlgorithm
+from models.domains.dkim_keys import ALL, DkimAlgorithm
 
 UNSET = "not configured: "  # begins the value of what there is nothing for yet
 FOUND = 10  # records shown of one name

@@ -13,9 +13,9 @@ from pathlib import Path
 from mail import delivery, messages, short_rsa
 from mail.delivery import SMALL
 from mail.placing import Letter
-from models.columns import Picked
 from models.errors import Unavailable
-from models.world import World
+from models.runtime.environment import World
+from models.store.columns import Picked
 
 log = logging.getLogger(__name__)
 

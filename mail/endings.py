@@ -8,11 +8,11 @@ from typing import Any
 from sqlalchemy import bindparam, delete, select, update
 from sqlmodel import col
 
-from models.addresses import Address
-from models.columns import Picked, table_of
-from models.domains import Domain
-from models.journal import PLATFORM, ChangeKind, Entry
-from models.world import Turn, World
+from models.addresses.tables import Address
+from models.domains.tables import Domain
+from models.events.journal import PLATFORM, ChangeKind, Entry
+from models.runtime.environment import Turn, World
+from models.store.columns import Picked, table_of
 
 KEPT = timedelta(days=30)  # after its end nobody else gets an address for so long
 ROUND = 200  # addresses of one unit

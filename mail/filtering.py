@@ -24,14 +24,14 @@ from mail.junk import Judged
 from mail.placing import Letter, Placed
 from mail.sieve import Vacation
 from mail.surroundings import Boxes
-from models.columns import Picked, picked, table_of
-from models.filters import Filter
-from models.prepared import Prepared, among, number, prepared
-from models.users import User
-from models.vault import Sealed
-from models.wakeups import WEBHOOKS
-from models.webhooks import TRIED_FOR, PostState, Webhook, put
-from models.world import Turn, World
+from models.events.wakeups import WEBHOOKS
+from models.filters.tables import Filter
+from models.notifications.webhooks import TRIED_FOR, PostState, Webhook, put
+from models.runtime.environment import Turn, World
+from models.runtime.secret_box import Sealed
+from models.store.columns import Picked, picked, table_of
+from models.store.prepared_statements import Prepared, among, number, prepared
+from models.users.tables import User
 
 if TYPE_CHECKING:
     from mail.pipeline import Mail

@@ -7,11 +7,11 @@ from sqlalchemy import case, delete, insert, select, update
 from sqlmodel import col
 
 from mail.paths import with_parents
-from models.columns import picked
-from models.journal import ChangeKind, Entry
-from models.mailboxes import Mailbox, Subscription
-from models.users import User
-from models.world import Turn
+from models.events.journal import ChangeKind, Entry
+from models.mailboxes.tables import Mailbox, Subscription
+from models.runtime.environment import Turn
+from models.store.columns import picked
+from models.users.tables import User
 
 
 def made(turn: Turn, user_id: int, path: str) -> int | None:

@@ -23,12 +23,12 @@ from mail.placing import Letter, Placed
 from mail.queue.entering import Via
 from mail.routes import Loop, Onward
 from mail.userlimits import TooMany
-from models import meters
-from models.columns import Picked
 from models.errors import NotFound, Refused, Unavailable
-from models.prepared import Prepared, number
-from models.users import User
-from models.world import World
+from models.observability import metrics
+from models.runtime.environment import World
+from models.store.columns import Picked
+from models.store.prepared_statements import Prepared, number
+from models.users.tables import User
 
 if TYPE_CHECKING:
     from mail.pipeline import Mail
@@ -47,7 +47,7 @@ class Outcome(StrEnum):
     UNENCRYPTED = "UNENCRYPTED"  # it cannot be encrypted, and is to be
 
 
-FORWARDS = meters.counter(
+FORWARDS = metrics.counter(
     "merganser_forwards",
     "Messages to accounts that forward: sent, or why not.",
     "outcome",

@@ -14,9 +14,9 @@ from sqlalchemy import Select, String, select
 from sqlmodel import col
 
 from mail.sendingnetworks import WIDEST, shown
-from models.prepared import among, prepared
-from models.routing import ForwardingHost
-from models.world import World
+from models.routing.tables import ForwardingHost
+from models.runtime.environment import World
+from models.store.prepared_statements import among, prepared
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,10 +13,10 @@ from sqlmodel import col
 
 from mail.networks import network, within
 from mail.rates import Rates
-from models.columns import insert_or
-from models.greylist import Greylisted
-from models.prepared import Prepared
-from models.world import Turn, World
+from models.runtime.environment import Turn, World
+from models.spam.greylist import Greylisted
+from models.store.columns import insert_or
+from models.store.prepared_statements import Prepared
 
 RETURN = timedelta(days=2)  # in which those come again who are put off
 NEW = 1000  # rows that one network makes in an hour

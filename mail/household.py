@@ -8,7 +8,7 @@ from typing import Protocol
 from mail import acknowledging, onward, pipeline, routes
 from mail.client import Client
 from mail.routes import Taken
-from models.world import World
+from models.runtime.environment import World
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,36 +31,36 @@ from mail.audit import unfinished
 from mail.blobs.collect import collect
 from mail.threads import ended
 from mail.upload_removal import delete_expired
-from models.adminlog import AdminLogEntry
-from models.apppasswords import AppPassword
-from models.audit import Audit, AuditCopy
-from models.auth import CALM, PENDING, AccessToken, Throttle
-from models.authlog import AuthEvent
+from models.admin.admin_log import AdminLogEntry
+from models.admin.audits import Audit, AuditCopy
+from models.admin.key_values import KeyValue
+from models.admin.settings import SettingChange
+from models.admin.tasks import Task, Undo
+from models.auth.application_passwords import AppPassword
+from models.auth.credential_changes import CredentialChange, old_changes
+from models.auth.credentials import CALM, PENDING, AccessToken, Throttle
+from models.auth.second_factors import TotpSeed, WebauthnChallenge
+from models.auth.security_log import AuthEvent
 from models.autoreply import AutoreplySender
-from models.blobs import SubmissionBlob, Upload
-from models.columns import Picked, table_of
-from models.compose import ComposeListener, ComposeRequest
 from models.connectors import Connector, ConnectorRun
-from models.credential_changes import CredentialChange, old_changes
-from models.exports import Export, ImportArchive
-from models.files import File, FileShare
-from models.greylist import Greylisted
-from models.journal import ChangeKind, Entry
-from models.keyvalue import KeyValue
-from models.mailboxes import Mailbox
-from models.messages import Message, Receipt, Thread
-from models.messagetrace import MessageStep
-from models.quarantine import QuarantineItem
-from models.queue import OPEN, Delivery, PlaceTurn
-from models.rates import RateHold, RateWindow
-from models.replays import Replay
-from models.server_processes import ServerProcess
-from models.settings import SettingChange
-from models.sieve import SieveMemory
-from models.tasks import Task, Undo
-from models.twofactor import TotpSeed, WebauthnChallenge
-from models.users import Usage, User
-from models.world import Turn, World
+from models.events.journal import ChangeKind, Entry
+from models.files.blobs import SubmissionBlob, Upload
+from models.files.tables import File, FileShare
+from models.filters.sieve_scripts import SieveMemory
+from models.mailboxes.tables import Mailbox
+from models.messages.message_trace import MessageStep
+from models.messages.tables import Message, Receipt, Thread
+from models.queue.rate_limits import RateHold, RateWindow
+from models.queue.tables import OPEN, Delivery, PlaceTurn
+from models.runtime.environment import Turn, World
+from models.runtime.idempotency import Replay
+from models.runtime.server_processes import ServerProcess
+from models.spam.greylist import Greylisted
+from models.spam.quarantine import QuarantineItem
+from models.store.columns import Picked, table_of
+from models.submission.compose_requests import ComposeListener, ComposeRequest
+from models.transfer import Export, ImportArchive
+from models.users.tables import Usage, User
 
 log = logging.getLogger(__name__)
 

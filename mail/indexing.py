@@ -13,11 +13,11 @@ from mail.correspondents import Heard
 from mail.messages import Part, Source
 from mail.searchindex import Words, indexed
 from mail.searchindex import words_of as read_words
-from models import searchindex
-from models.columns import picked
-from models.messages import Message
-from models.wakeups import UNINDEXED
-from models.world import World
+from models.events.wakeups import UNINDEXED
+from models.messages.tables import Message
+from models.runtime.environment import World
+from models.search import text_index
+from models.store.columns import picked
 
 BATCH = 200  # messages a unit
 NOTHING = Heard()
@@ -68,7 +68,7 @@ class Entry(NamedTuple):
 
     id: int
     blob_id: int
-    words: dict[str, Any]  # of models/searchindex.py: insert
+    words: dict[str, Any]  # of models/search/text_index.py: insert
     heard: Heard = NOTHING  # what is noted of it when it is put there
 
 
@@ -106,7 +106,7 @@ def put(connection: Connection, entries: Sequence[Entry]) -> int:
     now = set(marked.scalars())  # another process may have been quicker
     rest = [entry.words for entry in entries if entry.id in now]
     if rest:
-        connection.execute(searchindex.insert(connection.dialect.name), rest)
+        connection.execute(text_index.insert(connection.dialect.name), rest)
         correspondents.note(connection, (entry.heard for entry in entries if entry.id in now))
     return len(rest)
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from models import meters
+from models.observability import metrics
 
 OUTCOMES = {"2": "delivered", "4": "later", "5": "refused"}  # by what a reply begins with
 
@@ -12,21 +12,21 @@ class Intake:
 
     def __init__(self, name: str, shown: str) -> None:
         begins = f"merganser_{name}"
-        self.recipients = meters.counter(
+        self.recipients = metrics.counter(
             f"{begins}_recipients",
             f"Recipients of mail that came by {shown}: delivered; later, refused for now; "
             "refused for good.",
             "outcome",
         )
-        self.bytes = meters.counter(
+        self.bytes = metrics.counter(
             f"{begins}_bytes", f"Bytes of messages that came by {shown} and were taken."
         )
-        self.sessions = meters.level(f"{begins}_sessions", f"{shown} sessions that are open.")
+        self.sessions = metrics.level(f"{begins}_sessions", f"{shown} sessions that are open.")
 
     def count(self, replies: Sequence[str], size: int = 0) -> None:
         """Count the replies to the recipients of a message of so many bytes."""
         for reply in replies:
-            self.recipients.add(OUTCOMES.get(reply[:1], meters.OTHER))
+            self.recipients.add(OUTCOMES.get(reply[:1], metrics.OTHER))
         if any(reply.startswith("2") for reply in replies):
             self.bytes.add(by=size)
 

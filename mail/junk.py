@@ -13,10 +13,10 @@ from mail.placing import Letter
 from mail.routes import Answering
 from mail.senderrules import Match
 from mail.spam import JUNK, REJECT, Limits, Spam
-from models.mailboxes import Mailbox, SpecialUse
-from models.roles import Role
-from models.users import User, UserTag
-from models.world import World
+from models.mailboxes.tables import Mailbox, SpecialUse
+from models.runtime.environment import World
+from models.users.roles import Role
+from models.users.tables import User, UserTag
 
 LEVEL = 50  # of accounts that have said nothing
 

@@ -11,10 +11,10 @@ from sqlmodel import col
 from mail.blobs.codec import compress
 from mail.blobs.pack import Filed, Piece
 from mail.blobs.store import object_name
-from models.blobs import Blob, MessageBlob
-from models.columns import insert_or, table_of
-from models.prepared import Prepared, Sent, among, number, prepared
-from models.world import Turn, World
+from models.files.blobs import Blob, MessageBlob
+from models.runtime.environment import Turn, World
+from models.store.columns import insert_or, table_of
+from models.store.prepared_statements import Prepared, Sent, among, number, prepared
 
 INLINE_ROOT = 256 * 1024  # compressed bytes; ordinary reads then touch no store
 INLINE = 4 * 1024

@@ -19,14 +19,14 @@ from mail.blobs.errors import Corrupt
 from mail.scanners.body import Body
 from mail.scanners.breaker import Down
 from mail.scanners.teaching import LESSONS, taught
-from models import wakeups
-from models.columns import Picked, insert_or, picked
 from models.errors import NotFound
-from models.lessons import Lesson
-from models.mailboxes import Mailbox, SpecialUse
-from models.messages import Message
+from models.events import wakeups
+from models.mailboxes.tables import Mailbox, SpecialUse
+from models.messages.tables import Message
 from models.runtime import leases
-from models.world import Turn, World
+from models.runtime.environment import Turn, World
+from models.spam.training import Lesson
+from models.store.columns import Picked, insert_or, picked
 
 log = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from mail.intake import Intake
 from mail.lmtplimits import Limits, limits_of
 from mail.replies import CLOSING
 from mail.spool import Budget, claim, room
-from models.world import World
+from models.runtime.environment import World
 
 
 class Session(Protocol):

@@ -13,7 +13,7 @@ from mail.replies import refusal
 from mail.routes import Taken
 from mail.spool import Spool
 from mail.wire import Transaction
-from models.world import World
+from models.runtime.environment import World
 
 log = logging.getLogger(__name__)
 

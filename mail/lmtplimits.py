@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from models.options import MIB, Options
+from models.runtime.options import MIB, Options
 
 BUDGET = 256 * MIB
 CONNECTIONS = 200

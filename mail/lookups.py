@@ -9,11 +9,11 @@ from sqlalchemy.orm import aliased
 from sqlmodel import col
 
 from mail.addresses import Read, Sought
-from models.addresses import Address
-from models.columns import Instant, Picked, picked
-from models.domains import Domain, DomainAlias
-from models.prepared import among, prepared
-from models.world import World
+from models.addresses.tables import Address
+from models.domains.tables import Domain, DomainAlias
+from models.runtime.environment import World
+from models.store.columns import Instant, Picked, picked
+from models.store.prepared_statements import among, prepared
 
 Homes = Mapping[str, Mapping[int, bool]]
 

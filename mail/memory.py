@@ -7,10 +7,10 @@ from typing import Any
 from sqlalchemy import select
 from sqlmodel import col
 
-from models.columns import insert_or
-from models.prepared import prepared
-from models.sieve import MemoryKind, SieveMemory
-from models.world import Turn
+from models.filters.sieve_scripts import MemoryKind, SieveMemory
+from models.runtime.environment import Turn
+from models.store.columns import insert_or
+from models.store.prepared_statements import prepared
 
 
 def known(turn: Turn, user_id: int, kind: MemoryKind, key: str) -> bool:

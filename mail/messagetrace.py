@@ -17,12 +17,12 @@ from sqlalchemy import insert
 from mail.addresses import normal
 from mail.placing import Letter
 from mail.storable import storable
-from models import meters
-from models.columns import table_of
-from models.database import Database
-from models.messagetrace import LogComponent, MessageStep
-from models.prepared import Prepared, Sent
-from models.world import Turn, World
+from models.messages.message_trace import LogComponent, MessageStep
+from models.observability import metrics
+from models.runtime.environment import Turn, World
+from models.store.columns import table_of
+from models.store.database import Database
+from models.store.prepared_statements import Prepared, Sent
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ LONGEST = 500  # characters of a Message-ID, and of a detail: an index takes no 
 
 _STEP = Prepared(insert(MessageStep).inline())
 
-LOST = meters.counter("merganser_trace_lost", "Steps of messages that could not be written.")
+LOST = metrics.counter("merganser_trace_lost", "Steps of messages that could not be written.")
 
 
 @dataclass

@@ -20,7 +20,7 @@ from mail.routes import Loop, Taken
 from mail.smtp import Smtp, SmtpSession, Terms
 from mail.spool import Spool
 from mail.wire import Transaction, Wrong
-from models.world import World
+from models.runtime.environment import World
 
 log = logging.getLogger(__name__)
 

@@ -20,11 +20,11 @@ from mail.queue.entering import Sender, hand_in, handed
 from mail.routes import Loop, Onward, Taken, check_limit
 from mail.topping import before, first
 from mail.wishes import Wish
-from models.addresses import Address
+from models.addresses.tables import Address
 from models.errors import NotFound
-from models.journal import PLATFORM
-from models.messages import Message, Receipt
-from models.world import Turn, World
+from models.events.journal import PLATFORM
+from models.messages.tables import Message, Receipt
+from models.runtime.environment import Turn, World
 
 HEAD = 1 << 20  # bytes of a large message that are searched for where it has been
 HOPS = 30  # Received fields; a message with so many goes in circles

@@ -15,7 +15,7 @@ import idna
 
 from mail.specialranges import embedded_ipv4, is_special
 from models.errors import Invalid
-from models.options import Options
+from models.runtime.options import Options
 
 LONGEST = 2048  # characters of an address
 HEAD = 16 << 10  # bytes of the head of an answer

@@ -9,7 +9,7 @@ from functools import lru_cache
 from mail import lookalikes
 from mail.specialnames import NAMES
 from models.errors import Invalid
-from models.folding import fold_text
+from models.store.text_folding import fold_text
 
 INBOX = "INBOX"
 LEVELS = 128

@@ -32,12 +32,12 @@ from mail.rules import KEYWORDS, Ruled, Spot, ruled
 from mail.sieve import Edit
 from mail.storable import storable
 from mail.topping import first, remade
-from models import meters
 from models.errors import NotFound, Refused
-from models.journal import ChangeKind, Entry
-from models.mailboxes import SpecialUse
-from models.sieve import MemoryKind, SieveScript
-from models.world import Turn, World
+from models.events.journal import ChangeKind, Entry
+from models.filters.sieve_scripts import MemoryKind, SieveScript
+from models.mailboxes.tables import SpecialUse
+from models.observability import metrics
+from models.runtime.environment import Turn, World
 
 if TYPE_CHECKING:
     from mail.pipeline import Mail
@@ -47,7 +47,7 @@ log = logging.getLogger(__name__)
 WORDS = 400  # of a refusal; a line of a reply has 512 bytes (RFC 5321, section 4.5.3.1.5)
 TRIES = 3  # where other mail has changed what a script remembers
 SHOWN_AGAIN = timedelta(hours=1)  # the same error of a script, at most
-SCRIPTS = meters.counter(
+SCRIPTS = metrics.counter(
     "merganser_sieve_runs", "Scripts that mail was run through: done, or failed.", "outcome"
 )
 

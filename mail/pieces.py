@@ -10,9 +10,9 @@ import zstandard
 
 from mail.blobs.codec import expand, verify
 from mail.blobs.errors import Corrupt
-from models.blobs import Blob
-from models.columns import Picked, picked
-from models.stores import Store
+from models.files.blobs import Blob
+from models.store.columns import Picked, picked
+from models.store.object_store import Store
 
 COLUMNS = tuple(picked(Blob, ("id", "digest", "size", "stored_size", "codec", "name", "data")))
 STEP = 256 * 1024  # most bytes that `stream` yields at once

@@ -63,8 +63,8 @@ from mail.scanners.refusing import Unwanted, check_onward, turn_away
 from mail.scanners.teaching import teach
 from mail.wishes import USUAL, On, Wish
 from models.errors import Refused
-from models.submission import ARRIVED
-from models.world import World
+from models.runtime.environment import World
+from models.submission.tables import ARRIVED
 
 Key = tuple[int, int]  # an account, and its INBOX
 SMALL = 8 * 1024  # bytes of a message that may be looked through on the spot

@@ -20,16 +20,16 @@ from mail.scan import Scan
 from mail.storable import storable
 from mail.threads import Led
 from mail.userlimits import ALLOWED
-from models.audit import AuditRoad
-from models.columns import Instant, Picked, insert_or
+from models.admin.audits import AuditRoad
 from models.errors import NotFound, OverQuota, Refused
-from models.journal import ChangeKind, Entry
-from models.mailboxes import Mailbox
-from models.messages import Message, Receipt
-from models.prepared import Prepared, Sent, number, prepared
-from models.users import User
-from models.wakeups import UNINDEXED
-from models.world import Turn
+from models.events.journal import ChangeKind, Entry
+from models.events.wakeups import UNINDEXED
+from models.mailboxes.tables import Mailbox
+from models.messages.tables import Message, Receipt
+from models.runtime.environment import Turn
+from models.store.columns import Instant, Picked, insert_or
+from models.store.prepared_statements import Prepared, Sent, number, prepared
+from models.users.tables import User
 
 SYSTEM_FLAGS = ("seen", "answered", "flagged", "deleted", "draft")
 _OF_ROW = attrgetter(*SYSTEM_FLAGS, "keywords")

@@ -24,16 +24,16 @@ from mail.spam import Spam
 from mail.storable import storable
 from mail.userlimits import TooMany
 from mail.wishes import On, stored
-from models import meters
+from models.admin.tasks import Task
 from models.errors import LimitReached, NotFound
-from models.journal import LONGEST, ChangeKind, Entry
-from models.messages import Receipt
-from models.prepared import Prepared, number
-from models.quarantine import QuarantineBlob, QuarantineItem
-from models.tasks import Task
-from models.users import Frequency, User
-from models.wakeups import TASKS
-from models.world import Turn, World
+from models.events.journal import LONGEST, ChangeKind, Entry
+from models.events.wakeups import TASKS
+from models.messages.tables import Receipt
+from models.observability import metrics
+from models.runtime.environment import Turn, World
+from models.spam.quarantine import QuarantineBlob, QuarantineItem
+from models.store.prepared_statements import Prepared, number
+from models.users.tables import Frequency, User
 
 if TYPE_CHECKING:
     from mail.pipeline import Mail
@@ -49,7 +49,9 @@ WAITS = {  # until a letter tells of what is held
     Frequency.DAILY: timedelta(days=1),
     Frequency.WEEKLY: timedelta(days=7),
 }
-HELD = meters.counter("merganser_quarantine_held", "Messages held for a recipient, and why.", "why")
+HELD = metrics.counter(
+    "merganser_quarantine_held", "Messages held for a recipient, and why.", "why"
+)
 
 
 @dataclass(frozen=True, slots=True)

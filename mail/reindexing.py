@@ -11,9 +11,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlmodel import col
 
 from mail.indexing import Entry, unchanged
-from models import searchindex
-from models.columns import Big
-from models.messages import Message
+from models.messages.tables import Message
+from models.search import text_index
+from models.store.columns import Big
 
 PAGES = 500  # of an SQLite index that are merged at once
 
@@ -23,8 +23,8 @@ async def renew(connection: AsyncConnection, entries: Sequence[Entry]) -> int:
     now = await _as_read(connection, entries)
     these = [entry.words for entry in entries if entry.id in now]
     if these:
-        await connection.execute(searchindex.delete("postgresql"), these)
-        await connection.execute(searchindex.insert("postgresql"), these)
+        await connection.execute(text_index.delete("postgresql"), these)
+        await connection.execute(text_index.insert("postgresql"), these)
         mark = update(Message).where(col(Message.id).in_(now), ~col(Message.indexed))
         await connection.execute(mark.values(indexed=True))
     return len(these)
@@ -32,7 +32,7 @@ async def renew(connection: AsyncConnection, entries: Sequence[Entry]) -> int:
 
 async def begin(connection: AsyncConnection) -> None:
     """Make an empty index beside the one in use; what another try left there goes."""
-    for statement in searchindex.CREATE_NEXT[connection.dialect.name]:
+    for statement in text_index.CREATE_NEXT[connection.dialect.name]:
         await connection.exec_driver_sql(statement)
 
 
@@ -42,25 +42,25 @@ async def add(connection: AsyncConnection, entries: Sequence[Entry]) -> int:
     now = await _as_read(connection, entries)
     these = [entry.words for entry in entries if entry.id in now]
     if these:
-        await connection.execute(searchindex.insert(dialect, searchindex.NEXT), these)
+        await connection.execute(text_index.insert(dialect, text_index.NEXT), these)
     return len(these)
 
 
 async def swap(connection: AsyncConnection) -> None:
     """Put the index that was made in use. What came or changed meanwhile waits to be indexed."""
     dialect = connection.dialect.name
-    (key,) = searchindex.rows(dialect, searchindex.NEXT).c
+    (key,) = text_index.rows(dialect, text_index.NEXT).c
     # NOT as the index of those that wait has it: SQLite compares the words.
     waited = update(Message).where(text("NOT messages.indexed"), col(Message.id).in_(select(key)))
     await connection.execute(waited.values(indexed=True))
-    lost = text(searchindex.LOST[dialect]).columns(column("id", Big)).subquery()
+    lost = text(text_index.LOST[dialect]).columns(column("id", Big)).subquery()
     missed = update(Message).where(col(Message.id).in_(select(lost.c.id)), col(Message.indexed))
     await connection.execute(missed.values(indexed=False))
-    for statement in searchindex.DROP:  # behind whoever is about to index
+    for statement in text_index.DROP:  # behind whoever is about to index
         await connection.exec_driver_sql(statement)
     if dialect == "postgresql":  # what they put there
         await connection.execute(missed.values(indexed=False))
-    for statement in searchindex.TAKE_OVER[dialect]:
+    for statement in text_index.TAKE_OVER[dialect]:
         await connection.exec_driver_sql(statement)
 
 
@@ -69,9 +69,9 @@ async def merge(connection: AsyncConnection, *, first: bool) -> bool:
 
     Below zero FTS5 makes up its mind to merge all there is.
     """
-    before = (await connection.execute(searchindex.CHANGED)).scalar_one()
-    await connection.execute(searchindex.MERGE, {"pages": -PAGES if first else PAGES})
-    after = (await connection.execute(searchindex.CHANGED)).scalar_one()
+    before = (await connection.execute(text_index.CHANGED)).scalar_one()
+    await connection.execute(text_index.MERGE, {"pages": -PAGES if first else PAGES})
+    after = (await connection.execute(text_index.CHANGED)).scalar_one()
     return bool(after - before > 1)
 
 

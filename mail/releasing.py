@@ -36,9 +36,9 @@ from mail.routes import Loop
 from mail.rules import Ruled
 from mail.spam import Reason, Spam
 from mail.wishes import restored
-from models.columns import Picked
 from models.errors import Unavailable
-from models.world import Turn, World
+from models.runtime.environment import Turn, World
+from models.store.columns import Picked
 
 log = logging.getLogger(__name__)
 

@@ -15,17 +15,17 @@ from mail.placing import Letter, Place, Placed, columns, flags, over_quota, refe
 from mail.storable import storable
 from mail.threads import begun, ended, led
 from mail.userlimits import ALLOWED
-from models import searchindex
-from models.audit import AuditRoad
-from models.blobs import MessageBlob
-from models.columns import Picked, picked
+from models.admin.audits import AuditRoad
 from models.errors import Conflict, Stale
-from models.journal import ChangeKind, Entry
-from models.mailboxes import Mailbox
-from models.messages import Message, Thread, ThreadRef
-from models.users import User
-from models.wakeups import UNINDEXED
-from models.world import Turn
+from models.events.journal import ChangeKind, Entry
+from models.events.wakeups import UNINDEXED
+from models.files.blobs import MessageBlob
+from models.mailboxes.tables import Mailbox
+from models.messages.tables import Message, Thread, ThreadRef
+from models.runtime.environment import Turn
+from models.search import text_index
+from models.store.columns import Picked, picked
+from models.users.tables import User
 
 PATH = ("replacePrevious",)
 _STATE = {
@@ -141,7 +141,7 @@ def replace(turn: Turn, letter: Letter, kept: Kept, to: Place, earlier: Earlier)
     if thread_id != row.thread_id:
         turn.connection.execute(ended([row.thread_id]))
     turn.send(led(turn, to.user_id, letter.facts.thread_keys, thread_id))
-    searchindex.forget(turn.connection, earlier.words, known=row.indexed)
+    text_index.forget(turn.connection, earlier.words, known=row.indexed)
     facts = {
         "mailbox": to.mailbox_id,
         "uid": [taken.uid_next - 1],

@@ -22,15 +22,15 @@ from mail.queue.jobs import Action
 from mail.queue.settle import announce
 from mail.reports import Fate, Report
 from mail.storable import storable
-from models import meters
-from models.columns import Picked
-from models.queue import Delivery, DeliveryState
-from models.submission import Submission
-from models.world import Turn
+from models.observability import metrics
+from models.queue.tables import Delivery, DeliveryState
+from models.runtime.environment import Turn
+from models.store.columns import Picked
+from models.submission.tables import Submission
 
 NEWEST = 20  # submissions of one message that a report may be about
 
-REPORTS = meters.counter(
+REPORTS = metrics.counter(
     "merganser_queue_reports",
     "Recipients of reports that came from other servers and are about mail of the account: what "
     "they say.",

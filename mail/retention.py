@@ -22,10 +22,10 @@ from sqlalchemy import (
 from sqlalchemy.orm import Mapped
 from sqlmodel import col
 
-from models import notifications, webhooks
-from models.columns import Picked, table_of
-from models.journal import Change, Stream
-from models.world import Turn, World
+from models.events.journal import Change, Stream
+from models.notifications import push_channels, webhooks
+from models.runtime.environment import Turn, World
+from models.store.columns import Picked, table_of
 
 STREAMS = 5000  # looked at together
 ROUND = 1000  # events that one unit removes
@@ -50,7 +50,7 @@ class Feed:
 # length from when they happened. What goes unread they find by `Stream.gone`, and tell.
 FEEDS = (
     Feed("webhooks", webhooks.read, webhooks.heard),
-    Feed("push", notifications.read, notifications.heard),
+    Feed("push", push_channels.read, push_channels.heard),
 )
 
 

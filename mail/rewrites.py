@@ -32,17 +32,17 @@ from mail.keeping import Kept
 from mail.placing import Letter
 from mail.queue.entering import Sender, hand_in, handed
 from mail.topping import before, first
-from models.columns import Picked, picked
-from models.domains import Domain, DomainAlias
+from models.addresses.rewrites import BccDirection, BccRule, RecipientRewrite
+from models.domains.tables import Domain, DomainAlias
 from models.errors import Invalid
-from models.journal import PLATFORM
-from models.makers import Account, Maker, covers, join_of_maker, maker_columns
-from models.prepared import Prepared, among, number, prepared
-from models.queue import Delivery
-from models.rewrites import BccDirection, BccRule, RecipientRewrite
-from models.submission import ARRIVED, Submission
-from models.users import User
-from models.world import Turn, World
+from models.events.journal import PLATFORM
+from models.queue.tables import Delivery
+from models.runtime.environment import Turn, World
+from models.store.columns import Picked, picked
+from models.store.prepared_statements import Prepared, among, number, prepared
+from models.submission.tables import ARRIVED, Submission
+from models.users.rule_makers import Account, Maker, covers, join_of_maker, maker_columns
+from models.users.tables import User
 
 log = logging.getLogger(__name__)
 

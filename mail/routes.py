@@ -26,11 +26,11 @@ from mail.addresses import Outside, Recipient, normal_domain
 from mail.lookups import homes, homes_and_held, resolve_all
 from mail.queue.entering import Via
 from mail.wishes import USUAL, Wish
-from models.addresses import LEARNING, AddressKind
-from models.columns import Picked
+from models.addresses.rewrites import RecipientRewrite
+from models.addresses.tables import LEARNING, AddressKind
 from models.errors import Conflict, Invalid, NotFound, RateLimited, Refused
-from models.rewrites import RecipientRewrite
-from models.world import World
+from models.runtime.environment import World
+from models.store.columns import Picked
 
 DEEPEST = 10  # addresses that forward, one behind the other
 WIDEST = 200  # places that one address may come to

@@ -16,10 +16,10 @@ from mail.queue.jobs import Pace
 from mail.queue.transport import Channel, NotReached
 from mail.routing import Host, Route, Unroutable
 from mail.ways import Asked
-from models.columns import table_of
 from models.errors import NotFound
-from models.routing import RelayHost, Transport
-from models.world import World
+from models.routing.tables import RelayHost, Transport
+from models.runtime.environment import World
+from models.store.columns import table_of
 
 PACE = Pace(connect=10.0, greeting=20.0, answer=20.0)
 WHOLE = 60.0  # seconds

@@ -21,7 +21,7 @@ from mail.outward import inward
 from mail.proofs import ANY_NAME, Proof
 from mail.resolving import kept
 from models.errors import Invalid
-from models.world import World
+from models.runtime.environment import World
 
 SMTP_PORT = 25
 SMTPS_PORT = 465

@@ -41,8 +41,8 @@ from mail.sieve import (
 )
 from mail.spam import Spam
 from mail.surroundings import NONE, Account, Box, Boxes, Script
-from models.mailboxes import SpecialUse
-from models.world import World
+from models.mailboxes.tables import SpecialUse
+from models.runtime.environment import World
 
 if TYPE_CHECKING:
     from mail.pipeline import Mail

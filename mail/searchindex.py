@@ -15,8 +15,8 @@ from itertools import chain, pairwise
 from typing import NamedTuple
 
 from mail.runs import longer
-from models.folding import character_ranges, dropped_characters, fold_text
-from models.searchindex import APART, owner
+from models.search.text_index import APART, owner
+from models.store.text_folding import character_ranges, dropped_characters, fold_text
 
 LONGEST = 64  # letters of a word
 MOST = 16_000  # words of a message in their order: PostgreSQL counts 16,383 positions

@@ -22,13 +22,13 @@ from sqlalchemy import Select, String, select
 from sqlmodel import col
 
 from mail.addresses import LONGEST, checked, checked_domain, normal_domain
-from models.columns import Picked, picked
 from models.errors import Invalid
-from models.makers import Account, Maker, covers, join_of_maker, maker_columns
-from models.prepared import among, prepared
-from models.roles import Role
-from models.senderrules import EVERYBODY, SenderAction, SenderRule, of_domain, of_tag, of_user
-from models.world import World
+from models.runtime.environment import World
+from models.spam.sender_rules import EVERYBODY, SenderAction, SenderRule, of_domain, of_tag, of_user
+from models.store.columns import Picked, picked
+from models.store.prepared_statements import among, prepared
+from models.users.roles import Role
+from models.users.rule_makers import Account, Maker, covers, join_of_maker, maker_columns
 
 DEEP = 10  # labels of a domain whose subdomains are meant
 BELOW = "*."

@@ -24,15 +24,15 @@ from sqlalchemy import (
 from sqlmodel import col
 
 from mail.userlimits import Reached, tell
-from models.columns import Big, Instant, insert_or, table_of
 from models.errors import RateLimited
-from models.journal import PLATFORM
-from models.options import Options
-from models.prepared import Made, Prepared, number, prepared
-from models.rate_values import RateFrame, parse_rate
-from models.rates import RateHold, RateLimit, RateWindow
-from models.users import LimitKind, LimitSource, User
-from models.world import Turn, World
+from models.events.journal import PLATFORM
+from models.queue.rate_limits import RateHold, RateLimit, RateWindow
+from models.queue.rate_values import RateFrame, parse_rate
+from models.runtime.environment import Turn, World
+from models.runtime.options import Options
+from models.store.columns import Big, Instant, insert_or, table_of
+from models.store.prepared_statements import Made, Prepared, number, prepared
+from models.users.tables import LimitKind, LimitSource, User
 
 FRAME = table_of(RateLimit).c.frame.type
 SOURCES = (LimitSource.USER, LimitSource.DOMAIN, LimitSource.PLATFORM)  # and their order

@@ -15,12 +15,12 @@ from mail.addresses import ascii_domain, normal_domain
 from mail.authentication import privatekeys
 from mail.authentication.privatekeys import PrivateKey, Signer, Unusable
 from mail.resolving import records
-from models import meters
-from models.dkim import ALL, DkimKey, DkimKeyState
-from models.prepared import Prepared
+from models.domains.dkim_keys import ALL, DkimKey, DkimKeyState
+from models.observability import metrics
 from models.runtime.clock_steps import is_ahead
-from models.vault import Sealed
-from models.world import World
+from models.runtime.environment import World
+from models.runtime.secret_box import Sealed
+from models.store.prepared_statements import Prepared
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ LOOK = 3.0  # seconds for the record of a key that is for all domains
 SEEN, UNSEEN = timedelta(hours=1), timedelta(minutes=5)  # until it is looked for again
 ROOM = 300  # bytes of that
 
-CLOSED = meters.counter("merganser_dkim_unusable", "Keys that could not be opened to sign.")
+CLOSED = metrics.counter("merganser_dkim_unusable", "Keys that could not be opened to sign.")
 
 _COLUMNS: tuple[Any, ...] = (
     col(DkimKey.id),

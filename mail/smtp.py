@@ -18,8 +18,8 @@ from mail.networks import network, within
 from mail.received import HELLO, Hop
 from mail.tls import Certificates, Tunnel
 from mail.wire import Transaction, Vanished
-from models.crowds import Crowd, Seat
-from models.world import World
+from models.runtime.concurrency_limits import Crowd, Seat
+from models.runtime.environment import World
 
 EACH = 20  # connections of one network
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from mail.certificates import wildcard
 from mail.tls import Certificates, fresh, loaded
-from models.vault import Sealed
+from models.runtime.secret_box import Sealed
 
 log = logging.getLogger(__name__)
 

@@ -10,10 +10,10 @@ from sqlmodel import col
 
 from mail.housekeeping import rounds
 from mail.messages.relocation import COLUMNS, relocate
-from models.columns import Picked, picked
-from models.mailboxes import Mailbox
-from models.messages import Message
-from models.world import Turn, World
+from models.mailboxes.tables import Mailbox
+from models.messages.tables import Message
+from models.runtime.environment import Turn, World
+from models.store.columns import Picked, picked
 
 log = logging.getLogger(__name__)
 

@@ -33,7 +33,7 @@ from mail.addresses import normal_domain
 from mail.messages import Opinion
 from mail.scan import Scan
 from mail.senderrules import Match
-from models.senderrules import SenderAction
+from models.spam.sender_rules import SenderAction
 
 EVERYTHING, NOTHING = 0, 100  # levels at which all is spam, and none is
 FLAGGED = 50  # what a filter calls spam without more words

@@ -3,7 +3,7 @@
 from datetime import date
 
 from mail.languages import closest
-from models.mailboxes import SpecialUse
+from models.mailboxes.tables import SpecialUse
 
 USES = (SpecialUse.SENT, SpecialUse.TRASH, SpecialUse.DRAFTS, SpecialUse.JUNK)
 ENGLISH = ("Sent", "Trash", "Drafts", "Junk")

@@ -12,7 +12,7 @@ from base64 import b32encode
 from datetime import timedelta
 
 from models.errors import Invalid
-from models.world import World
+from models.runtime.environment import World
 
 VALID = timedelta(days=21)  # a bounce that comes later is nobody's
 DAYS = 1024  # after so many the two letters of the day begin anew

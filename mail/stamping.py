@@ -18,7 +18,7 @@ from mail.delivery import read
 from mail.fields import on_wire, unstructured
 from mail.placing import Letter
 from mail.topping import before, first, remade
-from models.users import DelimiterAction
+from models.users.tables import DelimiterAction
 
 _ODD = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
 _SUBJECT = re.compile(rb"(?im)^subject[ \t]*:[^\n]*\n(?:[ \t][^\n]*\n)*")

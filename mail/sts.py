@@ -15,10 +15,10 @@ from sqlmodel import col
 
 from mail.outward import Gate, Target, Unsent, fetch
 from mail.routing import Route, Unroutable, ask
-from models.columns import insert_or, table_of
 from models.errors import Invalid
-from models.sts import StsMode, StsPolicy
-from models.world import Turn, World
+from models.routing.mta_sts import StsMode, StsPolicy
+from models.runtime.environment import Turn, World
+from models.store.columns import insert_or, table_of
 
 LARGEST = 64 << 10  # bytes of a policy (RFC 8461, section 3.3)
 WHOLE = 20.0  # seconds to read it

@@ -27,7 +27,7 @@ from models.errors import (
     Refused,
     Unauthenticated,
 )
-from models.world import World
+from models.runtime.environment import World
 
 log = logging.getLogger(__name__)
 

@@ -11,13 +11,13 @@ from sqlmodel import col
 from mail.addresses import KEY
 from mail.programs import included, program_of
 from mail.sieve import Circumstances, Program, SieveError
-from models.addresses import Address, AddressKind
-from models.columns import Picked, picked
-from models.mailboxes import HOLDING_USES, Mailbox, MailboxEntry, SpecialUse
-from models.prepared import among, prepared
-from models.sieve import MemoryKind, SieveMemory, SieveScript
-from models.users import User
-from models.world import World
+from models.addresses.tables import Address, AddressKind
+from models.filters.sieve_scripts import MemoryKind, SieveMemory, SieveScript
+from models.mailboxes.tables import HOLDING_USES, Mailbox, MailboxEntry, SpecialUse
+from models.runtime.environment import World
+from models.store.columns import Picked, picked
+from models.store.prepared_statements import among, prepared
+from models.users.tables import User
 
 PERSONAL = "personal"  # where a script is included from; there are none for all accounts
 # What is asked for only where a script uses it.

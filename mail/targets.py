@@ -9,7 +9,7 @@ from typing import Any
 
 import orjson
 
-from models.world import World
+from models.runtime.environment import World
 
 HIDDEN = "***"  # what stands for a password
 

@@ -6,12 +6,12 @@ from typing import Any, NamedTuple
 from sqlalchemy import Delete, Select, String, delete, func, insert, select, update
 from sqlmodel import col
 
-from models.columns import insert_or
-from models.journal import ChangeKind, Entry
-from models.messages import Message, Thread, ThreadRef
-from models.prepared import Prepared, Sent, among, number, prepared
-from models.query_hints import without_index
-from models.world import Turn
+from models.events.journal import ChangeKind, Entry
+from models.messages.tables import Message, Thread, ThreadRef
+from models.runtime.environment import Turn
+from models.store.columns import insert_or
+from models.store.prepared_statements import Prepared, Sent, among, number, prepared
+from models.store.query_hints import without_index
 
 MOST = 1000  # messages of a conversation that takes others in, or is taken in
 _BEGUN = Prepared(insert(Thread).inline())

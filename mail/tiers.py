@@ -10,10 +10,10 @@ from sqlmodel import col
 from mail.blobs.errors import Corrupt
 from mail.blobs.store import object_name
 from mail.keeping import INLINE, INLINE_ROOT
-from models.blobs import COLD, Blob, MessageBlob
-from models.columns import Picked, picked, table_of
-from models.messages import Message
-from models.world import Turn, World
+from models.files.blobs import COLD, Blob, MessageBlob
+from models.messages.tables import Message
+from models.runtime.environment import Turn, World
+from models.store.columns import Picked, picked, table_of
 
 AT_ONCE = 8  # pieces under way at once
 _SHOWN = ("id", "digest", "size", "stored_size", "name", "data")

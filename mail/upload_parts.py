@@ -18,9 +18,9 @@ from sqlmodel import col
 from mail.arriving import Arriving, Lost
 from mail.blobs.errors import Corrupt
 from mail.blobs.store import object_name
-from models.blobs import UploadPart
-from models.columns import Picked, picked
-from models.world import Turn, World
+from models.files.blobs import UploadPart
+from models.runtime.environment import Turn, World
+from models.store.columns import Picked, picked
 
 
 @dataclass(frozen=True, slots=True)

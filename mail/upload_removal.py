@@ -8,8 +8,8 @@ from sqlmodel import col
 
 from mail.blobs.collect import drop_objects
 from mail.upload_parts import delete_parts
-from models.blobs import Blob, Upload
-from models.world import Turn, World
+from models.files.blobs import Blob, Upload
+from models.runtime.environment import Turn, World
 
 ROUND = 1000  # rows that one unit deletes
 

@@ -7,15 +7,15 @@ from typing import Any
 from sqlalchemy import Column, ColumnElement, bindparam, func, insert, null, select, update
 from sqlmodel import col
 
-from models.columns import Big, Picked, insert_or, table_of
-from models.domains import Domain
+from models.admin.tasks import Task
+from models.domains.tables import Domain
 from models.errors import NotFound, RateLimited
-from models.journal import ChangeKind, Entry
-from models.options import Options
-from models.tasks import Task
-from models.users import LimitKind, Usage, UsageKind, UsageLevel, User
-from models.wakeups import TASKS
-from models.world import Turn, World
+from models.events.journal import ChangeKind, Entry
+from models.events.wakeups import TASKS
+from models.runtime.environment import Turn, World
+from models.runtime.options import Options
+from models.store.columns import Big, Picked, insert_or, table_of
+from models.users.tables import LimitKind, Usage, UsageKind, UsageLevel, User
 
 LETTER = "LIMIT_LETTER"  # kind of the task that writes to the account: resolvers/limitletter.py
 DAY = timedelta(days=1)  # in which one refusal for want of room is told

@@ -8,8 +8,8 @@ from mail.client import Client
 from mail.messages import believed
 from mail.placing import Letter
 from models.errors import Refused
-from models.options import Options
-from models.world import World
+from models.runtime.environment import World
+from models.runtime.options import Options
 
 
 class Forged(Refused):

@@ -19,9 +19,9 @@ from mail.demands import Place
 from mail.queue.jobs import Job, To
 from mail.routing import SMTP_PORT, SMTPS_PORT, Host, Route, Tls, Unroutable, servers
 from mail.waysecrets import place_of_relay, place_of_transport
-from models.routing import RelayHost, Transport
-from models.vault import Sealed
-from models.world import World
+from models.routing.tables import RelayHost, Transport
+from models.runtime.environment import World
+from models.runtime.secret_box import Sealed
 
 PORTS = 1 << 16
 

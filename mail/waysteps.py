@@ -12,8 +12,8 @@ from mail.routes import Answering, Onward, Taken
 from mail.spam import Spam
 from mail.storable import storable
 from models.errors import Refused
-from models.messagetrace import LogComponent
-from models.world import World
+from models.messages.message_trace import LogComponent
+from models.runtime.environment import World
 
 if TYPE_CHECKING:
     from mail.quarantine import Why

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from merganser.trouble import MISUSED, WRONG, Trouble
-from models.roles import Role, Scope
-from models.user_files import UserFileFormat
+from models.users.list_formats import UserFileFormat
+from models.users.roles import Role, Scope
 
 if TYPE_CHECKING:
     from merganser.settings import Settings
-    from models.world import World
+    from models.runtime.environment import World
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Stdin = Annotated[bool, typer.Option("--password-stdin", help="Read the password from stdin.")]

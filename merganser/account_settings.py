@@ -9,7 +9,7 @@ from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings
 
 from merganser.spelling import HOST, PLACE, USUAL, Names, Size, Span, networked, shown
-from models.rate_values import RATE_PATTERN
+from models.queue.rate_values import RATE_PATTERN
 
 RATE = rf"^({RATE_PATTERN.pattern})?$"
 PER: dict[str, Any] = {"hint": "write how many in what time, such as 100/HOUR"}

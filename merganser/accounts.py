@@ -14,14 +14,14 @@ from graph.ids import decode, encode
 from mail.addresses import login_of
 from merganser.building import owner
 from merganser.trouble import Trouble
-from models.addresses import Address
-from models.columns import picked
+from models.addresses.tables import Address
 from models.errors import Invalid, Refused
-from models.pages import MOST, Ask, Cursor
-from models.roles import Role, Scope
-from models.user_files import UserFileFormat
-from models.users import User
-from models.world import World
+from models.runtime.environment import World
+from models.store.columns import picked
+from models.store.keyset_pages import MOST, Ask, Cursor
+from models.users.list_formats import UserFileFormat
+from models.users.roles import Role, Scope
+from models.users.tables import User
 from resolvers import (
     apikeys,
     usercreate,

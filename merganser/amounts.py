@@ -3,7 +3,7 @@
 import re
 from datetime import timedelta
 
-from models.amounts import BINARY
+from models.quantities import BINARY
 
 _SIZES = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
 _SIZES |= {"kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "tib": 1 << 40}

@@ -30,12 +30,12 @@ from merganser.settings import Settings
 from merganser.trouble import MISUSED, Trouble
 from merganser.upgrade import lacking, upgrade
 from merganser.vaults import vault
-from models.database import Database
-from models.roles import Role, Scope
+from models.runtime.environment import World
+from models.store.database import Database
+from models.store.object_store import Store
 from models.store.outages import StoreUnavailable
-from models.store.postgres_address import AddressError, is_postgres, parse_postgres_address
-from models.stores import Store
-from models.world import World
+from models.store.postgres.address import AddressError, is_postgres, parse_postgres_address
+from models.users.roles import Role, Scope
 from resolvers import known, passwords
 from resolvers import settings as stored_settings
 from resolvers.auth import settle

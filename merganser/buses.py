@@ -8,10 +8,10 @@ from urllib.parse import urlsplit
 
 from merganser.settings import DRIVERS, PREFIX, Settings, driven
 from merganser.trouble import MISUSED, Trouble
-from models.buses import Bus
-from models.buses.local import LocalBus
-from models.store.postgres_address import is_postgres
-from models.wakeups import Shared, Wakeups
+from models.events.bus import Bus
+from models.events.bus.local_bus import LocalBus
+from models.events.wakeups import Shared, Wakeups
+from models.store.postgres.address import is_postgres
 
 
 def wakeups(settings: Settings, secret: bytes) -> Wakeups:
@@ -32,14 +32,14 @@ def _bus(settings: Settings, asked: str, secret: bytes) -> Bus:
                 Path(parts.path) if parts.path.startswith("/") else settings.data / "bells"
             )
         if kind in DRIVERS:
-            from models.buses.postgres import PostgresBus
+            from models.events.bus.postgres_bus import PostgresBus
 
             return PostgresBus(settings.store if asked == "postgresql" else driven(asked))
         if kind in ("redis", "rediss"):
-            from models.buses.redis import RedisBus
+            from models.events.bus.redis_bus import RedisBus
 
             return RedisBus(asked, channel)
-        from models.buses.nats import NatsBus
+        from models.events.bus.nats_bus import NatsBus
 
         return NatsBus(asked, channel)
     except ModuleNotFoundError as problem:

@@ -12,7 +12,7 @@ from merganser.trouble import MISUSED, Trouble
 
 if TYPE_CHECKING:
     from merganser.settings import Settings
-    from models.world import World
+    from models.runtime.environment import World
     from resolvers.certificates import Notice
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]

@@ -12,9 +12,9 @@ from mail.certificates import Sent
 from merganser.building import owner
 from merganser.trouble import MISUSED, Trouble
 from models.certificates import Certificate
-from models.columns import Picked, picked
 from models.errors import Refused
-from models.world import World
+from models.runtime.environment import World
+from models.store.columns import Picked, picked
 from resolvers import certificates
 from resolvers.certificates import Given, Notice
 

@@ -15,7 +15,7 @@ from merganser.findings import Finding, action, hint, ok
 from merganser.settings import PREFIX, Settings
 from merganser.trouble import Trouble
 from models.certificates import Certificate
-from models.columns import picked
+from models.store.columns import picked
 
 SOON = timedelta(days=14)
 SHOWN = 20  # certificates

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from merganser.findings import Finding
     from merganser.importing import Progress
     from merganser.settings import Settings
-    from models.world import World
+    from models.runtime.environment import World
     from resolvers.importing import Outcome
 
 Result = TypeVar("Result")

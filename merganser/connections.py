@@ -16,7 +16,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from graph.headers import NOTHING, POLICY, USUAL
-from models.crowds import Crowd, Seat
+from models.runtime.concurrency_limits import Crowd, Seat
 
 HEAD_MAX = 64 << 10  # bytes of a request line and its headers
 HEADERS_MAX = 100

@@ -11,13 +11,13 @@ from rich.filesize import decimal
 from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from merganser.commands import progress_bar
-from models.tasks import TaskState
+from models.admin.tasks import TaskState
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
     from merganser.connectors import Named, Told
-    from models.columns import Picked
+    from models.store.columns import Picked
 
 STOPPING = "it ends at the next safe point; Ctrl-C again leaves at once"
 

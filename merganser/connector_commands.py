@@ -12,8 +12,8 @@ from merganser.trouble import WRONG, Trouble
 if TYPE_CHECKING:
     from merganser.connectors import Named
     from merganser.settings import Settings
-    from models.columns import Picked
-    from models.world import World
+    from models.runtime.environment import World
+    from models.store.columns import Picked
     from resolvers.connectorcheck import Checked
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]

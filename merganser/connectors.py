@@ -17,13 +17,13 @@ from merganser import accounts
 from merganser.building import owner
 from merganser.server.store_use import used_by_server
 from merganser.trouble import Trouble
-from models.columns import Picked, picked
+from models.admin.tasks import TaskState
 from models.connectors import Connector
 from models.errors import Invalid
-from models.pages import MOST, Ask, Cursor
-from models.tasks import TaskState
-from models.users import User
-from models.world import World
+from models.runtime.environment import World
+from models.store.columns import Picked, picked
+from models.store.keyset_pages import MOST, Ask, Cursor
+from models.users.tables import User
 from resolvers import connectorchange, connectorcheck, connectorruns
 from resolvers import connectors as stored
 from resolvers.connectorcheck import Checked

@@ -19,11 +19,11 @@ from merganser.demo import Letter, letters
 from merganser.demo.credentials import ADDRESS, NAME, DemoAccount, read_account
 from merganser.files import replaced
 from merganser.trouble import Trouble
-from models.auth import ApiKey
+from models.auth.credentials import ApiKey
 from models.errors import OverQuota
-from models.messages import Message
-from models.users import User
-from models.world import Turn, World
+from models.messages.tables import Message
+from models.runtime.environment import Turn, World
+from models.users.tables import User
 from resolvers import (
     apikeys,
     domainchange,

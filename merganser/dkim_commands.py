@@ -10,7 +10,7 @@ from merganser.domain_tables import Json, shown
 
 if TYPE_CHECKING:
     from merganser.settings import Settings
-    from models.world import World
+    from models.runtime.environment import World
 
 Names = Annotated[list[str], typer.Argument(help='Names of domains; "*" is all without a key.')]
 
@@ -57,7 +57,7 @@ def dkim_add(
     """
     from merganser import dkimkeys
     from merganser.commands import run
-    from models.dkim import DkimAlgorithm
+    from models.domains.dkim_keys import DkimAlgorithm
     from resolvers.dkimchange import NewKey
 
     new = NewKey(selector, algorithm=DkimAlgorithm[algorithm.name], key_size=bits)

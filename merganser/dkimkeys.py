@@ -6,9 +6,9 @@ from typing import Any
 from graph.ids import encode
 from merganser.building import owner
 from merganser.trouble import Trouble
-from models.dkim import DkimAlgorithm, DkimKeyState
-from models.pages import MOST, Ask, Cursor
-from models.world import World
+from models.domains.dkim_keys import DkimAlgorithm, DkimKeyState
+from models.runtime.environment import World
+from models.store.keyset_pages import MOST, Ask, Cursor
 from resolvers import dkim, dkimchange, dkimrotation
 from resolvers.context import Context
 from resolvers.dkim import Record

@@ -26,9 +26,9 @@ from merganser.server import sockets
 from merganser.settings import PREFIX, Settings
 from merganser.trouble import Trouble
 from merganser.upgrade import lacking
-from models.amounts import rounded
-from models.database import Database
-from models.domains import Domain
+from models.domains.tables import Domain
+from models.quantities import rounded
+from models.store.database import Database
 
 PATIENCE = 3.0  # seconds for an answer of DNS
 DOMAINS = 20  # looked up at most

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from graph.documents import Fault
     from merganser.manifests import Entry
     from merganser.settings import Settings
-    from models.world import World
+    from models.runtime.environment import World
     from resolvers.documents import NewDocument
 
 TOLD = 100  # complaints that are printed; whoever has more has one mistake many times

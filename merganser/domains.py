@@ -7,9 +7,9 @@ from graph.ids import encode
 from merganser import dkimkeys
 from merganser.building import owner
 from merganser.trouble import Trouble
-from models.columns import Picked
-from models.pages import MOST, Ask, Cursor
-from models.world import World
+from models.runtime.environment import World
+from models.store.columns import Picked
+from models.store.keyset_pages import MOST, Ask, Cursor
 from resolvers import dnsrecords, domainchange, domainlists, domainrename
 from resolvers import domains as resolved
 from resolvers.context import Context

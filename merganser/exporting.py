@@ -12,7 +12,7 @@ from mail.archives.writing import ENDINGS, Chunk, ExportFormat, State
 from merganser.building import on_behalf
 from merganser.importing import user_named
 from merganser.trouble import MISUSED, Trouble
-from models.world import World
+from models.runtime.environment import World
 from resolvers import exporting, mailboxes, passphrases
 from resolvers.context import Context
 from resolvers.exporting import After

@@ -22,12 +22,12 @@ from mail.keeping import Gone, Kept
 from mail.sources import Source, messages, source
 from merganser.building import on_behalf
 from merganser.trouble import MISUSED, Trouble
-from models.columns import Picked, picked
+from models.admin.tasks import Task, TaskState
 from models.errors import OverQuota, Refused
-from models.journal import ChangeKind
-from models.tasks import Task, TaskState
-from models.users import User
-from models.world import World
+from models.events.journal import ChangeKind
+from models.runtime.environment import World
+from models.store.columns import Picked, picked
+from models.users.tables import User
 from resolvers import connectorarchive, importing, passphrases
 from resolvers.importing import Import, Outcome, Reading, Ready
 

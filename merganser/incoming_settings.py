@@ -8,7 +8,7 @@ from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings
 
 from merganser.spelling import USUAL, Names, Size, Span
-from models.options import MIB
+from models.runtime.options import MIB
 
 
 class IncomingSettings(BaseSettings):

@@ -10,7 +10,7 @@ from merganser.trouble import Trouble
 if TYPE_CHECKING:
     from merganser.rotation import Key, Rotated
     from merganser.settings import Settings
-    from models.world import World
+    from models.runtime.environment import World
 
 TOLD = 20  # complaints that are printed
 

@@ -10,7 +10,7 @@ from sqlalchemy import make_url, text
 from sqlalchemy.pool import NullPool
 
 from merganser.trouble import Trouble
-from models.store.postgres_address import is_postgres
+from models.store.postgres.address import is_postgres
 
 SERVED = 0x6D657268  # of PostgreSQL's advisory locks, which are each database's own
 
@@ -97,9 +97,7 @@ class _Flock:
 
 @asynccontextmanager
 async def _advisory(store: str, *, shared: bool) -> AsyncGenerator[bool]:
-    from models.store.postgres_connection import (  # noqa: PLC0415 - needs asyncpg
-        postgres_engine,
-    )
+    from models.store.postgres.connection import postgres_engine  # noqa: PLC0415 - needs asyncpg
 
     engine = postgres_engine(store, poolclass=NullPool, isolation_level="AUTOCOMMIT")
     how = "pg_try_advisory_lock_shared" if shared else "pg_try_advisory_lock"

@@ -18,7 +18,7 @@ from typing import Any
 
 import orjson
 
-from models import meters
+from models.observability import metrics
 from models.store.outage_log import OUTAGES
 from models.store.outages import unavailable
 
@@ -29,7 +29,7 @@ HELD = 1 << 20  # bytes we hold for somebody who does not read
 AGAIN = 0.1  # seconds until we look whether somebody reads again
 PARTING = 2.0  # seconds for what is held at our end
 
-LOST = meters.counter("merganser_log_lines_lost", "Lines nobody read in time.")
+LOST = metrics.counter("merganser_log_lines_lost", "Lines nobody read in time.")
 
 
 def facts_of(record: logging.LogRecord) -> Mapping[str, Any]:

@@ -17,7 +17,7 @@ from merganser.parts import Part
 from merganser.server import sockets
 from merganser.settings import PREFIX, Settings
 from merganser.trouble import MISUSED, Trouble
-from models.world import World
+from models.runtime.environment import World
 from resolvers import certificatewatch
 from resolvers.submitting import Clerk
 

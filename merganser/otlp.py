@@ -18,10 +18,10 @@ from graph.metrics import Census, version_of
 from graph.telemetry import Root, Sampler
 from merganser.settings import PREFIX, Settings
 from merganser.trouble import MISUSED, Trouble
-from models.meters import Family, Kind, Point
-from models.process import started
-from models.traces import Span
-from models.world import World
+from models.observability.metrics import Family, Kind, Point
+from models.observability.process_stats import started
+from models.observability.traces import Span
+from models.runtime.environment import World
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.metrics.export import Metric, MetricExporter

@@ -14,8 +14,8 @@ from mail.networks import network
 from merganser.parts import Part
 from merganser.server import sockets
 from merganser.settings import Settings
-from models.crowds import Crowd
-from models.world import World
+from models.runtime.concurrency_limits import Crowd
+from models.runtime.environment import World
 from resolvers import acmeruns
 
 log = logging.getLogger(__name__)

@@ -13,8 +13,8 @@ from graph.health import Check
 from mail.spool import MARK
 from merganser.ending import Ending
 from merganser.parts import ALONE, Part
-from models.database import Database
-from models.world import World
+from models.runtime.environment import World
+from models.store.database import Database
 
 VERSIONS: Select[Any] = select(column("version_num")).select_from(table("alembic_version"))
 

@@ -6,8 +6,8 @@ from datetime import datetime
 from merganser import vaults
 from merganser.server.store_use import used_alone
 from merganser.settings import Settings
-from models.vault import Vault, new_key
-from models.world import World
+from models.runtime.environment import World
+from models.runtime.secret_box import Vault, new_key
 from resolvers import sealing
 from resolvers.sealing import Progress
 

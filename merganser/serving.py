@@ -35,7 +35,7 @@ from merganser.settings import Settings
 from merganser.trouble import MISUSED, Trouble
 from models.errors import Invalid
 from models.runtime import leases
-from models.world import World
+from models.runtime.environment import World
 from resolvers import (
     acmeruns,
     changes,

@@ -10,7 +10,7 @@ from merganser.trouble import MISUSED, Trouble
 
 if TYPE_CHECKING:
     from merganser.settings import Settings
-    from models.world import World
+    from models.runtime.environment import World
     from resolvers.context import Context
     from resolvers.settings import Found
 
@@ -143,7 +143,7 @@ def _read(key: str, text: str) -> Any:
     import json
 
     from merganser.amounts import span
-    from models.amounts import long
+    from models.quantities import long
     from resolvers.declared import DECLARED, Kind
 
     declared = DECLARED.get(key)

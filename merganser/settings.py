@@ -22,8 +22,8 @@ from merganser.signing_settings import SigningSettings
 from merganser.smtp_settings import SmtpSettings
 from merganser.spelling import HOST, PLACE, USUAL, Names, Size, Span, shown
 from merganser.trouble import MISUSED, Trouble
-from models.options import Options
-from models.store.postgres_address import is_postgres, parse_postgres_address
+from models.runtime.options import Options
+from models.store.postgres.address import is_postgres, parse_postgres_address
 
 PREFIX = "MERGANSER_"
 FAULT = r"^[a-z]+:[1-9][0-9]*$"

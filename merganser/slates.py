@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from graph.metrics import counted
-from models.merging import WORKER, carried, merged, packed, unpacked
-from models.meters import Across, Family, Kind, Point
+from models.observability.metrics import Across, Family, Kind, Point
+from models.observability.metrics_merge import WORKER, carried, merged, packed, unpacked
 
 log = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ from pydantic import BeforeValidator, Field
 from pydantic_settings import NoDecode
 
 from merganser.amounts import size, span
-from models.options import Options
+from models.runtime.options import Options
 
 PLACE = r"^[^:].*:[0-9]{1,5}$"  # a host always: without one we would listen to the whole world
 HOST = r"^[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?$"

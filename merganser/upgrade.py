@@ -4,8 +4,8 @@ from pathlib import Path
 
 from sqlalchemy import Connection, inspect, text
 
-from models.database import Database
-from models.store.postgres_limits import UNLIMITED
+from models.store.database import Database
+from models.store.postgres.limits import UNLIMITED
 
 _PACKED = Path(__file__).with_name("migrations")  # in the wheel; a checkout has them at the top
 SCRIPTS = _PACKED if _PACKED.is_dir() else Path(__file__).parents[1] / "migrations"

@@ -17,10 +17,10 @@ from merganser.server.common_facts import (
 )
 from merganser.settings import Settings
 from merganser.trouble import Trouble
-from models.auth import VaultKey
-from models.columns import insert_or
-from models.database import Database
-from models.vault import SIZE, Vault, new_key
+from models.auth.credentials import VaultKey
+from models.runtime.secret_box import SIZE, Vault, new_key
+from models.store.columns import insert_or
+from models.store.database import Database
 
 OTHERS = 0o077  # rights of anybody else
 

@@ -6,7 +6,7 @@ from typing import Any
 from sqlalchemy import CheckConstraint, ColumnElement, bindparam, exists, or_
 from sqlmodel import Field, SQLModel, col
 
-from models.columns import Instant, MaybeMoment, MaybeNumber, Moment, Row, plain, ref
+from models.store.columns import Instant, MaybeMoment, MaybeNumber, Moment, Row, plain, ref
 
 
 class Autoreply(Row, table=True):

@@ -2,7 +2,7 @@
 
 from sqlmodel import Field, SQLModel
 
-from models.columns import (
+from models.store.columns import (
     Big,
     MaybeMoment,
     MaybeNumber,

@@ -6,7 +6,8 @@ from typing import Any
 from sqlalchemy import Index, text
 from sqlmodel import Field, SQLModel
 
-from models.columns import (
+from models.admin.tasks import TaskState
+from models.store.columns import (
     Big,
     ByBytes,
     MaybeMoment,
@@ -20,7 +21,6 @@ from models.columns import (
     plain,
     ref,
 )
-from models.tasks import TaskState
 
 
 class Protocol(StrEnum):

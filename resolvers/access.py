@@ -10,16 +10,16 @@ from sqlalchemy import ColumnElement, false, or_, select
 from sqlmodel import col
 
 from mail.addresses import Normal
-from models.addresses import Address
-from models.columns import MaybeOwned, Owned, Picked
-from models.domains import Domain, DomainAlias
+from models.addresses.tables import Address
+from models.domains.tables import Domain, DomainAlias
 from models.errors import Forbidden
-from models.mailboxes import Mailbox
-from models.messages import Message
-from models.prepared import number
-from models.roles import AdminPermission, Role
-from models.sharing import MailboxShare, ShareRight, holding
-from models.users import User
+from models.mailboxes.shares import MailboxShare, ShareRight, holding
+from models.mailboxes.tables import Mailbox
+from models.messages.tables import Message
+from models.store.columns import MaybeOwned, Owned, Picked
+from models.store.prepared_statements import number
+from models.users.roles import AdminPermission, Role
+from models.users.tables import User
 from resolvers.context import Context
 
 Rows = type[Owned] | type[MaybeOwned]
@@ -159,7 +159,7 @@ def require_charge(ctx: Context, rows: Iterable[Picked], path: Sequence[str]) ->
 
 
 def maker(ctx: Context) -> dict[str, Any]:
-    """The columns of a rule that name the viewer as its maker: `models/makers.py`."""
+    """The columns of a rule that name the viewer as its maker: `models/users/rule_makers.py`."""
     return {"made_by": ctx.viewer.user_id or None, "made_as": ctx.viewer.role}
 
 

@@ -8,9 +8,9 @@ from sqlmodel import col
 
 from mail import acme
 from models.certificates import AcmeAccount
-from models.columns import insert_or, picked
-from models.vault import Sealed
-from models.world import World
+from models.runtime.environment import World
+from models.runtime.secret_box import Sealed
+from models.store.columns import insert_or, picked
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,10 +10,10 @@ from sqlmodel import col
 from mail import acme
 from mail.acme import Failure, Reason
 from models.certificates import Certificate
-from models.columns import Picked
 from models.errors import Conflict, Invalid, Refused, Unavailable
-from models.journal import PLATFORM, ChangeKind
-from models.world import World
+from models.events.journal import PLATFORM, ChangeKind
+from models.runtime.environment import World
+from models.store.columns import Picked
 from resolvers import acmeaccounts, adminlog
 from resolvers.adminlog import Done
 from resolvers.context import Context

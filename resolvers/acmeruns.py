@@ -18,14 +18,15 @@ from mail import certificates as pem
 from mail.acme import Advice, Challenge, Client, Failure
 from mail.certificates import Fitting, Sent
 from mail.resolving import records
-from models import journal, meters
 from models.certificates import AcmeChallenge, Certificate
-from models.columns import Picked, picked
 from models.errors import Invalid, Unavailable
-from models.journal import PLATFORM, ChangeKind, Entry
+from models.events import journal
+from models.events.journal import PLATFORM, ChangeKind, Entry
+from models.events.wakeups import CERTIFICATES, rest
+from models.observability import metrics
 from models.runtime import leases
-from models.wakeups import CERTIFICATES, rest
-from models.world import World, ring
+from models.runtime.environment import World, ring
+from models.store.columns import Picked, picked
 from resolvers import acmeaccounts
 from resolvers.certificates import named_in, opened, resting, stored
 
@@ -47,7 +48,7 @@ KEPT = timedelta(hours=1)  # what answers a challenge
 LOOKED = 5.0  # seconds for a question to DNS
 ABREAST = 10  # names that DNS is asked about at a time
 
-ENDED = meters.counter("merganser_acme_orders", "Orders of certificates that ended.", "outcome")
+ENDED = metrics.counter("merganser_acme_orders", "Orders of certificates that ended.", "outcome")
 
 Value = TypeVar("Value")
 

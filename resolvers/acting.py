@@ -6,10 +6,10 @@ from datetime import timedelta
 from sqlalchemy import select
 from sqlmodel import col
 
-from models.columns import Picked, picked
 from models.errors import Conflict, Forbidden, Invalid, NotFound
-from models.roles import Scope
-from models.users import User
+from models.store.columns import Picked, picked
+from models.users.roles import Scope
+from models.users.tables import User
 from resolvers import adminlog, authlog, standing, tokens
 from resolvers.access import managed_users, own, visible_users
 from resolvers.adminlog import Done

@@ -12,13 +12,13 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mail import targets
 from mail.addresses import normal
-from models.addresses import Address, AddressKind
-from models.columns import Picked
-from models.domains import Domain
+from models.addresses.tables import Address, AddressKind
+from models.domains.tables import Domain
 from models.errors import Conflict, Forbidden, Invalid, Problems, all_found, check_count
-from models.journal import PLATFORM
-from models.roles import Role, Scope, UserPermission
-from models.users import User
+from models.events.journal import PLATFORM
+from models.store.columns import Picked
+from models.users.roles import Role, Scope, UserPermission
+from models.users.tables import User
 from resolvers import addresses, addressmains, addressreplies, adminlog, domains
 from resolvers.addressfacts import EVERYWHERE, can_be_main, consistent, facts, spelled, word
 from resolvers.addressmains import Changed

@@ -9,13 +9,13 @@ from sqlalchemy import literal as plain
 from sqlmodel import col
 
 from mail.addresses import normal, normal_domain, resolve
-from models.addresses import Address, AddressKind
-from models.columns import Picked, picked
-from models.domains import Domain, DomainAlias
+from models.addresses.tables import Address, AddressKind
+from models.domains.tables import Domain, DomainAlias
 from models.errors import Invalid, NotFound, check_count
-from models.pages import Ask, Page
-from models.roles import Role
-from models.users import User
+from models.store.columns import Picked, picked
+from models.store.keyset_pages import Ask, Page
+from models.users.roles import Role
+from models.users.tables import User
 from resolvers import listing
 from resolvers.access import visible_users
 from resolvers.context import Context

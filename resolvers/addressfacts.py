@@ -6,7 +6,7 @@ from typing import Any
 
 from mail import lookalikes
 from mail.addresses import LONGEST, STATIC, checked, checked_domain
-from models.addresses import LEARNING, AddressKind
+from models.addresses.tables import LEARNING, AddressKind
 from models.errors import Invalid, Problems
 from resolvers import freedata, texts
 from resolvers.userfacts import camel

@@ -9,14 +9,14 @@ from sqlalchemy import select, update
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from models.addresses import Address
-from models.columns import Picked, picked
-from models.domains import Domain
+from models.addresses.tables import Address
+from models.domains.tables import Domain
 from models.errors import Forbidden, found
-from models.journal import PLATFORM
-from models.roles import Role
-from models.users import User
-from models.usersearch import words_of
+from models.events.journal import PLATFORM
+from models.store.columns import Picked, picked
+from models.users.roles import Role
+from models.users.search_index import words_of
+from models.users.tables import User
 from resolvers.context import Context
 from resolvers.quotas import effective, give, seat
 from resolvers.userdelete import count_places

@@ -7,8 +7,8 @@ from typing import Any
 
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from models import journal
-from models.journal import PLATFORM, ChangeKind, Entry
+from models.events import journal
+from models.events.journal import PLATFORM, ChangeKind, Entry
 from resolvers.context import Context
 
 

@@ -7,13 +7,13 @@ from sqlalchemy import Select, func, null, select, union, union_all
 from sqlmodel import col
 
 from mail.correspondents import key_of
-from models.addresses import Address, Correspondent
-from models.columns import Picked
-from models.domains import Domain
+from models.addresses.tables import Address, Correspondent
+from models.domains.tables import Domain
 from models.errors import Invalid
-from models.pages import MOST
-from models.users import User
-from models.usersearch import LETTERS, beginning, holding
+from models.store.columns import Picked
+from models.store.keyset_pages import MOST
+from models.users.search_index import LETTERS, beginning, holding
+from models.users.tables import User
 from resolvers.access import visible
 from resolvers.context import Context
 from resolvers.listing import together

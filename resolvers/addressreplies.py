@@ -7,9 +7,9 @@ from typing import Any
 
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from models.addresses import AddressKind
-from models.columns import Picked
+from models.addresses.tables import AddressKind
 from models.errors import Invalid, Problems
+from models.store.columns import Picked
 from resolvers import autoreplyfacts
 
 

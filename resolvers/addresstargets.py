@@ -13,7 +13,7 @@ from sqlmodel import col
 from mail import outward
 from mail.addresses import checked, normal
 from mail.targets import HIDDEN
-from models.domains import DomainAlias
+from models.domains.tables import DomainAlias
 from models.errors import Invalid, Problems
 from resolvers.context import Context
 

@@ -8,11 +8,11 @@ from sqlalchemy.exc import IntegrityError
 from sqlmodel import col
 
 from mail.addresses import checked_domain, normal_domain
-from models.addresses import Address
-from models.columns import Picked, picked
-from models.domains import Domain
+from models.addresses.tables import Address
+from models.domains.tables import Domain
 from models.errors import Conflict, Invalid, LimitReached, NotFound, Problems
-from models.roles import Role, Scope
+from models.store.columns import Picked, picked
+from models.users.roles import Role, Scope
 from resolvers import addressmains, adminlog, domains
 from resolvers.access import own
 from resolvers.addresschange import TAKEN, free

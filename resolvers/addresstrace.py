@@ -13,11 +13,11 @@ from mail.lookups import resolve_all
 from mail.routes import is_ours
 from mail.senderrules import rules_of
 from mail.spam import Known, Reason
-from models.addresses import AddressKind
-from models.domains import Domain, DomainAlias
+from models.addresses.tables import AddressKind
+from models.domains.tables import Domain, DomainAlias
 from models.errors import Invalid
-from models.roles import Role
-from models.users import UserTag
+from models.users.roles import Role
+from models.users.tables import UserTag
 from resolvers import addresses, autoreply, domains, filters, senderrules, users
 from resolvers.autoreply import Standing
 from resolvers.context import Context

@@ -11,12 +11,12 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mail import targets
 from mail.addresses import normal
-from models.addresses import Address, AddressKind
-from models.columns import Picked, picked, table_of
+from models.addresses.tables import Address, AddressKind
 from models.errors import Conflict, Invalid, Problems, Refused
-from models.journal import PLATFORM
-from models.roles import Role
-from models.vault import Sealed
+from models.events.journal import PLATFORM
+from models.runtime.secret_box import Sealed
+from models.store.columns import Picked, picked, table_of
+from models.users.roles import Role
 from resolvers import addressmains, addressreplies, adminlog, domains
 from resolvers.addresschange import (
     SHOWN,

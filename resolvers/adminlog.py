@@ -9,11 +9,11 @@ from sqlalchemy import ColumnElement, false, func, insert, select, true
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from models.adminlog import AdminLogEntry
-from models.columns import Picked, picked
+from models.admin.admin_log import AdminLogEntry
 from models.errors import Invalid
-from models.pages import Ask, Page
-from models.roles import Role
+from models.store.columns import Picked, picked
+from models.store.keyset_pages import Ask, Page
+from models.users.roles import Role
 from resolvers import listing
 from resolvers.authlog import actor
 from resolvers.context import Context

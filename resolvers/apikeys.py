@@ -11,13 +11,13 @@ from sqlalchemy import ColumnElement, delete, func, select, true, update
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from models.auth import ApiKey
-from models.columns import Picked, picked
-from models.domains import Domain
+from models.auth.credentials import ApiKey
+from models.domains.tables import Domain
 from models.errors import Forbidden, Invalid, NotFound, Problems
-from models.pages import Ask, Page
-from models.roles import AdminPermission, Role, Scope, opened
-from models.users import DomainAdmin, User
+from models.store.columns import Picked, picked
+from models.store.keyset_pages import Ask, Page
+from models.users.roles import AdminPermission, Role, Scope, opened
+from models.users.tables import DomainAdmin, User
 from resolvers import adminlog, authlog, listing
 from resolvers.access import managed_users, visible_users
 from resolvers.adminlog import Done

@@ -15,13 +15,13 @@ from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mail.addresses import checked as checked_address
-from models.apppasswords import AppPassword
-from models.columns import Picked, picked
+from models.auth.application_passwords import AppPassword
 from models.errors import Conflict, Forbidden, Invalid, LimitReached, Problems
-from models.options import Options
-from models.roles import AdminPermission, Role, Scope, opened
-from models.users import User
-from models.world import World
+from models.runtime.environment import World
+from models.runtime.options import Options
+from models.store.columns import Picked, picked
+from models.users.roles import AdminPermission, Role, Scope, opened
+from models.users.tables import User
 from resolvers import adminlog, authlog, mobileconfig, passwords, possessions
 from resolvers.access import own
 from resolvers.adminlog import Done

@@ -11,14 +11,14 @@ from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mail.specialnames import restored_in
-from models.columns import Picked, picked
+from models.admin.tasks import Task
 from models.errors import Forbidden, Invalid, NotFound, all_found
-from models.journal import ChangeKind
-from models.mailboxes import SpecialUse
-from models.messages import Message
-from models.pages import Ask, Page
-from models.roles import AdminPermission, Role
-from models.tasks import Task
+from models.events.journal import ChangeKind
+from models.mailboxes.tables import SpecialUse
+from models.messages.tables import Message
+from models.store.columns import Picked, picked
+from models.store.keyset_pages import Ask, Page
+from models.users.roles import AdminPermission, Role
 from resolvers import adminlog, flagging, listing, mailboxes, moves, users
 from resolvers.access import administered, own, records
 from resolvers.adminlog import Done

@@ -10,14 +10,14 @@ from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mail import audit
-from models.audit import Audit, AuditAccess, AuditCopy
-from models.columns import Picked, picked
+from models.admin.audits import Audit, AuditAccess, AuditCopy
+from models.admin.tasks import Task, TaskState
 from models.errors import Forbidden, Invalid, LimitReached, NotFound, all_found, found
-from models.journal import PLATFORM, ChangeKind
-from models.messages import Message
-from models.pages import Ask, Page
-from models.roles import Role
-from models.tasks import Task, TaskState
+from models.events.journal import PLATFORM, ChangeKind
+from models.messages.tables import Message
+from models.store.columns import Picked, picked
+from models.store.keyset_pages import Ask, Page
+from models.users.roles import Role
 from resolvers import adminlog, authlog, listing
 from resolvers.adminlog import Done
 from resolvers.context import Context

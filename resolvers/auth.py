@@ -14,13 +14,13 @@ from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mail.networks import within
-from models import meters
-from models.auth import PENDING, AccessToken
-from models.columns import Picked, picked
+from models.auth.credentials import PENDING, AccessToken
 from models.errors import AuthenticationFailed, Forbidden, Invalid, RateLimited, Unauthenticated
-from models.roles import Role, Scope
-from models.users import User
-from models.world import World
+from models.observability import metrics
+from models.runtime.environment import World
+from models.store.columns import Picked, picked
+from models.users.roles import Role, Scope
+from models.users.tables import User
 from resolvers import (
     apppasswords,
     authlog,
@@ -47,7 +47,7 @@ SECRET = re.compile(r"mg[tk]_[A-Za-z0-9_-]{43}")
 PROTOCOL = re.compile(r"[A-Za-z0-9.+_-]{1,32}")
 HEADERS = {"authorization": "", "x-access-token": TOKEN, "x-api-key": KEY, "token": ""}
 
-CREDENTIALS_REFUSED = meters.counter(
+CREDENTIALS_REFUSED = metrics.counter(
     "merganser_credentials_refused", "Tokens and keys that were shown and are not good."
 )
 PAUSE = timedelta(hours=1)  # between two notes of a credential's use

@@ -29,16 +29,16 @@ from sqlalchemy.exc import IntegrityError
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from models import journal
-from models.auth import ApiKey
-from models.authlog import LETTER, AuthEvent
-from models.columns import Picked, insert_or, picked
+from models.auth.credentials import ApiKey
+from models.auth.security_log import LETTER, AuthEvent
 from models.errors import Invalid
-from models.journal import ChangeKind, Entry, Position
-from models.pages import Ask, Page
-from models.roles import Role
-from models.users import User
-from models.world import Turn, World
+from models.events import journal
+from models.events.journal import ChangeKind, Entry, Position
+from models.runtime.environment import Turn, World
+from models.store.columns import Picked, insert_or, picked
+from models.store.keyset_pages import Ask, Page
+from models.users.roles import Role
+from models.users.tables import User
 from resolvers import listing, work
 from resolvers.access import overseen_users
 from resolvers.context import Context, Viewer

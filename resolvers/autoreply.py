@@ -12,14 +12,14 @@ from mail import addresses
 from mail import autoreply as answering
 from mail.archives.records import moment
 from mail.autoreply import Rule
-from models import journal
-from models.addresses import Address, AddressKind
+from models.addresses.tables import Address, AddressKind
 from models.autoreply import Autoreply
-from models.columns import picked
 from models.errors import Invalid, NotFound, Problems
-from models.journal import ChangeKind, Entry
-from models.roles import Scope, opened
-from models.users import User
+from models.events import journal
+from models.events.journal import ChangeKind, Entry
+from models.store.columns import picked
+from models.users.roles import Scope, opened
+from models.users.tables import User
 from resolvers import adminlog
 from resolvers.access import overseen_users, own
 from resolvers.addresses import visible_addresses

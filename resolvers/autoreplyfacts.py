@@ -12,8 +12,8 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mail.autoreply import Rule
 from models.autoreply import Autoreply, AutoreplySender
-from models.columns import Picked, insert_or, picked, table_of
 from models.errors import Invalid, Problems
+from models.store.columns import Picked, insert_or, picked, table_of
 from resolvers.userfacts import camel
 
 NAME = 128  # characters

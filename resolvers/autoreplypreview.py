@@ -10,11 +10,11 @@ from sqlmodel import col
 from mail import addresses, messages
 from mail import autoreply as answering
 from mail.autoreply import Came, Silence
-from models.addresses import Address
-from models.columns import Picked, picked
+from models.addresses.tables import Address
 from models.errors import Invalid, NotFound
-from models.messages import Message
-from models.users import User
+from models.messages.tables import Message
+from models.store.columns import Picked, picked
+from models.users.tables import User
 from resolvers import contents
 from resolvers.access import overseen_users, visible
 from resolvers.addresses import visible_addresses

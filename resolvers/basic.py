@@ -7,11 +7,11 @@ from datetime import timedelta
 from sqlalchemy import update
 from sqlmodel import col
 
-from models.columns import Picked
 from models.errors import Forbidden, Unauthenticated
-from models.roles import Role, Scope, UserPermission
-from models.users import User
-from models.world import World
+from models.runtime.environment import World
+from models.store.columns import Picked
+from models.users.roles import Role, Scope, UserPermission
+from models.users.tables import User
 from resolvers import apppasswords, authlog, passwords, proving, standing, throttles
 from resolvers.context import Context, Reach, Viewer
 from resolvers.known import Known, memory_of

@@ -10,14 +10,14 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mail.addresses import Normal, checked, normal
 from mail.rewrites import matched
-from models.addresses import Address
-from models.columns import Picked, picked
-from models.domains import Domain, DomainAlias
+from models.addresses.rewrites import BccDirection, BccRule
+from models.addresses.tables import Address
+from models.domains.tables import Domain, DomainAlias
 from models.errors import Conflict, Invalid, LimitReached, NotFound, Problems, all_found
-from models.journal import PLATFORM, ChangeKind
-from models.pages import Ask, Page
-from models.rewrites import BccDirection, BccRule
-from models.roles import AdminPermission, Role
+from models.events.journal import PLATFORM, ChangeKind
+from models.store.columns import Picked, picked
+from models.store.keyset_pages import Ask, Page
+from models.users.roles import AdminPermission, Role
 from resolvers import adminlog, authlog, domains, listing
 from resolvers.access import maker, require_below
 from resolvers.adminlog import Done

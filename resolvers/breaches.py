@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from models.world import World
+from models.runtime.environment import World
 from resolvers.commonest import COMMONEST
 
 log = logging.getLogger(__name__)

@@ -20,15 +20,15 @@ from mail.found import Found, Unusable
 from mail.keeping import Kept
 from mail.sources import Source, messages, source
 from mail.storable import storable
-from models.columns import Picked, picked
 from models.connectors import Protocol
 from models.errors import NotFound, OverQuota
-from models.exports import ImportArchive
-from models.mailboxes import Mailbox, SpecialUse
-from models.messages import Message
-from models.roles import Role, Scope
-from models.users import User
-from models.world import World
+from models.mailboxes.tables import Mailbox, SpecialUse
+from models.messages.tables import Message
+from models.runtime.environment import World
+from models.store.columns import Picked, picked
+from models.transfer import ImportArchive
+from models.users.roles import Role, Scope
+from models.users.tables import User
 from resolvers import exporting, importfolders, importing, imports, sifting
 from resolvers.context import Context, Viewer
 from resolvers.fetched import Tally

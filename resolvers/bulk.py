@@ -11,15 +11,15 @@ from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mail.placing import QUOTA
-from models.columns import Picked, picked
+from models.admin.tasks import Task
 from models.errors import Forbidden, Invalid, NotFound, OverQuota, Stale
-from models.journal import PLATFORM, ChangeKind
-from models.mailboxes import Mailbox
-from models.messages import Message
-from models.prepared import values_of
-from models.sharing import Rights, ShareRight
-from models.tasks import Task
-from models.world import Turn
+from models.events.journal import PLATFORM, ChangeKind
+from models.mailboxes.shares import Rights, ShareRight
+from models.mailboxes.tables import Mailbox
+from models.messages.tables import Message
+from models.runtime.environment import Turn
+from models.store.columns import Picked, picked
+from models.store.prepared_statements import values_of
 from resolvers import (
     copies,
     flagging,

@@ -17,14 +17,14 @@ from mail.acme import Reason
 from mail.certificates import Fitting, Sent, covers, wildcard
 from mail.sni import rank
 from models.certificates import Certificate, CertificateName
-from models.columns import Picked, picked
 from models.errors import Conflict, Invalid, LimitReached, Unavailable, all_found
-from models.journal import PLATFORM, ChangeKind
-from models.pages import Ask, Page
-from models.roles import Role
-from models.vault import Sealed
-from models.wakeups import CERTIFICATES
-from models.world import World, ring
+from models.events.journal import PLATFORM, ChangeKind
+from models.events.wakeups import CERTIFICATES
+from models.runtime.environment import World, ring
+from models.runtime.secret_box import Sealed
+from models.store.columns import Picked, picked
+from models.store.keyset_pages import Ask, Page
+from models.users.roles import Role
 from resolvers import acmerevocation, adminlog, listing
 from resolvers.adminlog import Done
 from resolvers.context import Context

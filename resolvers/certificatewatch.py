@@ -10,9 +10,9 @@ from sqlmodel import col
 from mail.sni import Held, Keyring
 from mail.tls import Certificates
 from models.certificates import Certificate
-from models.columns import Picked, picked
-from models.wakeups import CERTIFICATES
-from models.world import World
+from models.events.wakeups import CERTIFICATES
+from models.runtime.environment import World
+from models.store.columns import Picked, picked
 from resolvers.certificates import place_of
 
 log = logging.getLogger(__name__)

@@ -12,21 +12,22 @@ from itertools import islice
 from sqlalchemy import select
 from sqlmodel import col
 
-from models import journal, meters
-from models.columns import Picked
 from models.errors import Invalid
-from models.journal import ChangeKind, Event, Position, Stream
-from models.world import World
+from models.events import journal
+from models.events.journal import ChangeKind, Event, Position, Stream
+from models.observability import metrics
+from models.runtime.environment import World
+from models.store.columns import Picked
 from resolvers import known
 from resolvers.context import Context
 from resolvers.hearing import Hear, Heard, hearing
 
 log = logging.getLogger(__name__)
 
-RESYNCS = meters.counter(
+RESYNCS = metrics.counter(
     "merganser_change_resyncs", "Followers who were told to read afresh, and why.", "reason"
 )
-LAG = meters.histogram(
+LAG = metrics.histogram(
     "merganser_change_lag_seconds",
     "Time from a change to the batch that brings it to a follower who had read all before it.",
 )

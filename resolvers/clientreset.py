@@ -5,9 +5,9 @@ from typing import Any
 from sqlalchemy import update
 from sqlmodel import col
 
-from models import journal
-from models.columns import Picked
-from models.users import User
+from models.events import journal
+from models.store.columns import Picked
+from models.users.tables import User
 from resolvers import adminlog, users
 from resolvers.adminlog import Done
 from resolvers.context import Context

@@ -12,8 +12,6 @@ from sqlmodel import col
 from mail import compose
 from mail.compose import HTML_WITH_IMAGES, NAME, SUBJECT, TEXT, Priority
 from mail.fields import Named
-from models.columns import Picked, picked
-from models.compose import ComposeListener, ComposeRequest
 from models.errors import (
     Code,
     Invalid,
@@ -24,10 +22,12 @@ from models.errors import (
     check_limit,
     found,
 )
-from models.files import FileAttachmentMode
-from models.journal import ChangeKind
+from models.events.journal import ChangeKind
+from models.files.tables import FileAttachmentMode
 from models.runtime import leases
-from models.world import Turn
+from models.runtime.environment import Turn
+from models.store.columns import Picked, picked
+from models.submission.compose_requests import ComposeListener, ComposeRequest
 from resolvers import (
     adminlog,
     changes,

@@ -13,10 +13,10 @@ from mail import compose, quoting
 from mail.compose import Attachment, Draft, HeaderLine, Priority
 from mail.contents import Stored
 from mail.fields import Named
-from models.columns import Picked, picked
 from models.errors import Invalid, NotFound, found
-from models.prepared import Prepared, number
-from models.users import User
+from models.store.columns import Picked, picked
+from models.store.prepared_statements import Prepared, number
+from models.users.tables import User
 from resolvers import attaching, fileattaching, identities
 from resolvers.attaching import Chosen, Room, Uploaded
 from resolvers.context import Context

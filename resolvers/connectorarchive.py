@@ -14,11 +14,11 @@ from sqlmodel import col
 from mail.archives.locked import Lock, Locked
 from mail.archives.records import Account
 from mail.connectors.servers import Failure
-from models.columns import Picked, picked
 from models.connectors import Connector, Protocol, Security
 from models.errors import Forbidden, Invalid, LimitReached, Refused
-from models.roles import UserPermission
-from models.world import World
+from models.runtime.environment import World
+from models.store.columns import Picked, picked
+from models.users.roles import UserPermission
 from resolvers import connectorchange, connectorforms, connectorsecrets
 from resolvers.access import own
 from resolvers.connectoroptions import OptionName

@@ -9,14 +9,14 @@ from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mail.connectors.servers import Failure
-from models.columns import Picked, picked
+from models.admin.tasks import TaskState
 from models.connectors import Connector, ConnectorFolder, ConnectorRun, Security
 from models.errors import Conflict, Invalid, LimitReached, all_found
-from models.journal import ChangeKind
-from models.roles import UserPermission
-from models.tasks import TaskState
-from models.wakeups import CONNECTORS
-from models.world import World
+from models.events.journal import ChangeKind
+from models.events.wakeups import CONNECTORS
+from models.runtime.environment import World
+from models.store.columns import Picked, picked
+from models.users.roles import UserPermission
 from resolvers import (
     adminlog,
     authlog,

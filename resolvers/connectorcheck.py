@@ -14,9 +14,9 @@ from mail.connectors import folders
 from mail.connectors.servers import Failure, Server, Stage
 from mail.connectors.sessions import Session, session
 from mail.outward import Gate
-from models.columns import picked
 from models.connectors import Connector, Protocol, Security
 from models.errors import RateLimited, found
+from models.store.columns import picked
 from resolvers import connectorforms, connectorsecrets
 from resolvers.connectors import visible
 from resolvers.context import Context

@@ -12,7 +12,7 @@ from mail.expressions import Expression
 from mail.outward import check_outside, host_of
 from models.connectors import Protocol, Security
 from models.errors import Invalid
-from models.options import Options
+from models.runtime.options import Options
 from resolvers import connectoroptions, texts
 
 NAME = 255  # characters

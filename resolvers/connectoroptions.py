@@ -6,7 +6,7 @@ from enum import StrEnum
 from typing import Any
 
 from mail.expressions import Expression
-from models import amounts
+from models import quantities
 from models.errors import Invalid
 
 PATH = ("customOptions",)
@@ -112,7 +112,7 @@ def _mask(text: str) -> str:
 
 
 def _age(text: str) -> float:
-    seconds = amounts.duration(text).total_seconds()
+    seconds = quantities.duration(text).total_seconds()
     if seconds < 0:
         raise ValueError("0 or more")
     return seconds
@@ -125,8 +125,8 @@ READ: Mapping[OptionName, Callable[[str], Any]] = {
     OptionName.EXCLUDE_MASK: _mask,
     OptionName.SUBSCRIBED: _yes,
     OptionName.MIN_AGE: _age,
-    OptionName.MIN_SIZE: amounts.size,
-    OptionName.MAX_SIZE: amounts.size,
+    OptionName.MIN_SIZE: quantities.size,
+    OptionName.MAX_SIZE: quantities.size,
     OptionName.NO_FLAGS: _yes,
     OptionName.IDLE: _yes,
 }

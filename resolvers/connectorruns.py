@@ -15,17 +15,17 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mail.connectors.servers import Failure, Stage
 from mail.outward import Gate
-from models import meters
-from models.columns import Picked, picked
+from models.admin.tasks import TaskState
 from models.connectors import Connector, ConnectorRun
 from models.errors import Refused
-from models.journal import ChangeKind
-from models.roles import Role, Scope
+from models.events.journal import ChangeKind
+from models.events.wakeups import CONNECTORS
+from models.observability import metrics
 from models.runtime import leases
-from models.tasks import TaskState
-from models.users import User
-from models.wakeups import CONNECTORS
-from models.world import Turn, World
+from models.runtime.environment import Turn, World
+from models.store.columns import Picked, picked
+from models.users.roles import Role, Scope
+from models.users.tables import User
 from resolvers import fetching, singleimports
 from resolvers.connectordue import next_at, queued
 from resolvers.connectoroptions import Chosen, chosen
@@ -41,11 +41,11 @@ KEPT = 100  # runs of a connector that are remembered
 LINES = 200  # of the log of a run
 
 
-ENDED = meters.counter("merganser_connector_runs", "Runs of connectors that ended.", "outcome")
-MESSAGES = meters.counter(
+ENDED = metrics.counter("merganser_connector_runs", "Runs of connectors that ended.", "outcome")
+MESSAGES = metrics.counter(
     "merganser_connector_messages", "Messages that connectors imported and so on.", "outcome"
 )
-BYTES = meters.counter("merganser_connector_bytes", "Bytes that connectors fetched.")
+BYTES = metrics.counter("merganser_connector_bytes", "Bytes that connectors fetched.")
 
 
 COUNTED = {"imported": "imported", "skipped": "skipped", "deleted_remote": "deleted elsewhere"}

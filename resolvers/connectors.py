@@ -7,11 +7,11 @@ from typing import Any
 from sqlalchemy import ColumnElement, Select, func, select, true
 from sqlmodel import col
 
-from models.columns import Picked, picked
 from models.connectors import Connector, ConnectorRun
-from models.pages import Ask, Page
-from models.roles import AdminPermission, Role
-from models.users import User
+from models.store.columns import Picked, picked
+from models.store.keyset_pages import Ask, Page
+from models.users.roles import AdminPermission, Role
+from models.users.tables import User
 from resolvers import listing
 from resolvers.access import managed_users
 from resolvers.context import Context, Needs

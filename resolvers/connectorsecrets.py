@@ -15,11 +15,11 @@ from sqlmodel import col
 from mail.connectors.servers import BY_TOKEN, Failure, Server, Stage, said
 from mail.connectors.sessions import Session, session
 from mail.outward import Gate, Unsent, ask, target
-from models.columns import Picked
 from models.connectors import Connector, Protocol, Security
 from models.errors import Invalid
-from models.vault import Sealed
-from models.world import World
+from models.runtime.environment import World
+from models.runtime.secret_box import Sealed
+from models.store.columns import Picked
 
 EARLY = timedelta(minutes=2)  # before a token ends another is asked for
 USUAL = 3600  # seconds a token lives, where nothing is said (RFC 6749, section 5.1)

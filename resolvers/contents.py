@@ -26,12 +26,12 @@ from mail.contents import (
 )
 from mail.messages import CalendarEvent, Header, Part, Whole
 from mail.storage.large_skeleton import COPIES, READING, Outline
-from models.columns import Picked, picked
 from models.errors import Forbidden, Invalid, LimitReached
-from models.messages import Message
-from models.options import MIB
-from models.prepared import number, prepared
-from models.roles import Scope
+from models.messages.tables import Message
+from models.runtime.options import MIB
+from models.store.columns import Picked, picked
+from models.store.prepared_statements import number, prepared
+from models.users.roles import Scope
 from resolvers.access import beyond, owned, records
 from resolvers.context import Context
 from resolvers.withheld import Withheld, refusal, shown

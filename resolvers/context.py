@@ -20,18 +20,19 @@ from aiodataloader import DataLoader
 from sqlalchemy import Select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from models import journal, meters
-from models.columns import Picked
-from models.commits import is_committed
-from models.database import Database, current_transaction
 from models.errors import Forbidden, Unauthenticated
-from models.journal import ChangeKind, Entry, Position
-from models.patience import to_the_end
-from models.prepared import Prepared
-from models.roles import AdminPermission, Role, Scope, UserPermission, opened
-from models.steps import Step, Steps, told_later
-from models.traces import Timed
-from models.world import Turn, World
+from models.events import journal
+from models.events.journal import ChangeKind, Entry, Position
+from models.observability import metrics
+from models.observability.traces import Timed
+from models.runtime.environment import Turn, World
+from models.store.cancel_safety import to_the_end
+from models.store.columns import Picked
+from models.store.committed_transactions import is_committed
+from models.store.database import Database, current_transaction
+from models.store.dependent_selects import Step, Steps, told_later
+from models.store.prepared_statements import Prepared
+from models.users.roles import AdminPermission, Role, Scope, UserPermission, opened
 
 Key = TypeVar("Key")
 Value = TypeVar("Value")
@@ -39,10 +40,10 @@ Outcome = TypeVar("Outcome")
 
 BATCH = 250  # keys at most; SQLite takes no more than 500 parts in a UNION
 
-BATCHES = meters.histogram(
-    "merganser_loader_batch_keys", "Keys in a batch of a loader.", "batch", bounds=meters.MANY
+BATCHES = metrics.histogram(
+    "merganser_loader_batch_keys", "Keys in a batch of a loader.", "batch", bounds=metrics.MANY
 )
-LOADING = meters.histogram("merganser_loader_batch_seconds", "Time of a batch.", "batch")
+LOADING = metrics.histogram("merganser_loader_batch_seconds", "Time of a batch.", "batch")
 
 
 class Batch(Protocol[Key, Value]):

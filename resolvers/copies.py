@@ -12,13 +12,13 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mail import audit, userlimits
 from mail.placing import flags, take_quota
-from models.audit import AuditRoad
-from models.blobs import MessageBlob
-from models.columns import Picked, insert_or, picked
-from models.journal import ChangeKind
-from models.messages import Message, Thread, ThreadRef
-from models.wakeups import UNINDEXED
-from models.world import Turn, ring
+from models.admin.audits import AuditRoad
+from models.events.journal import ChangeKind
+from models.events.wakeups import UNINDEXED
+from models.files.blobs import MessageBlob
+from models.messages.tables import Message, Thread, ThreadRef
+from models.runtime.environment import Turn, ring
+from models.store.columns import Picked, insert_or, picked
 from resolvers import moves
 from resolvers.context import Context
 

@@ -5,9 +5,9 @@ from collections.abc import AsyncGenerator, Iterable, Sequence
 from sqlalchemy import select
 from sqlmodel import col
 
-from models.columns import Picked, picked
-from models.journal import ChangeKind, Event
-from models.mailboxes import Mailbox
+from models.events.journal import ChangeKind, Event
+from models.mailboxes.tables import Mailbox
+from models.store.columns import Picked, picked
 from resolvers import changes, granted, mailboxes, overseeing
 from resolvers.access import own, records
 from resolvers.changes import Asked

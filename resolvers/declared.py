@@ -11,10 +11,10 @@ from typing import Any
 import orjson
 
 from mail.addresses import DELIMITERS, checked_domain
-from models import amounts
+from models import quantities
 from models.errors import Invalid
-from models.options import MIB, Options
-from models.rate_values import RATE_PATTERN
+from models.queue.rate_values import RATE_PATTERN
+from models.runtime.options import MIB, Options
 
 CUSTOM = "custom."  # what keys begin with that are the operator's own
 CUSTOM_KEY = re.compile(r"custom(\.[A-Za-z0-9][A-Za-z0-9_-]*)+")
@@ -45,7 +45,7 @@ class Setting:
     """A setting that has an option behind it: `read` and `write` go between JSON and that."""
 
     key: str
-    option: str  # its name in models/options.py
+    option: str  # its name in models/runtime/options.py
     kind: Kind
     name: str
     description: str
@@ -85,7 +85,7 @@ class Setting:
 def _written(value: Any) -> Any:
     if isinstance(value, tuple):
         return [_written(each) for each in value]
-    return amounts.long(value) if isinstance(value, timedelta) else value
+    return quantities.long(value) if isinstance(value, timedelta) else value
 
 
 def _string(value: object) -> str:
@@ -109,9 +109,9 @@ def _list(value: object) -> list[Any]:
 READ: Mapping[Kind, Callable[[object], Any]] = {
     Kind.STRING: _string,
     Kind.BOOLEAN: _switch,
-    Kind.NUMBER: amounts.whole,
-    Kind.SIZE: amounts.size,
-    Kind.DURATION: amounts.duration,
+    Kind.NUMBER: quantities.whole,
+    Kind.SIZE: quantities.size,
+    Kind.DURATION: quantities.duration,
     Kind.LIST: _list,
 }
 
@@ -155,7 +155,7 @@ def _days(value: timedelta) -> int:
 
 def _pauses(value: list[Any]) -> tuple[timedelta, ...]:
     try:
-        found = tuple(map(amounts.duration, value))
+        found = tuple(map(quantities.duration, value))
     except ValueError as problem:
         raise Invalid(f"queue.backoff: {problem}", constraint="type", path=PATH) from None
     if not found or not all(timedelta(seconds=1) <= each <= 7 * DAY for each in found):
@@ -502,7 +502,7 @@ def _scalar(value: object) -> bool:
         case bool():
             return True
         case int():
-            return abs(value) < amounts.WHOLE
+            return abs(value) < quantities.WHOLE
         case float():
             return math.isfinite(value)
         case str():

@@ -9,9 +9,9 @@ from sqlmodel import col
 
 from mail.addresses import normal_domain
 from mail.dnsadvice import Advice, DnsState, SigningKey, dkim_advice
-from models.columns import Picked, picked
-from models.dkim import ALL, DkimAlgorithm, DkimKey, DkimKeyState
-from models.pages import Ask, Page
+from models.domains.dkim_keys import ALL, DkimAlgorithm, DkimKey, DkimKeyState
+from models.store.columns import Picked, picked
+from models.store.keyset_pages import Ask, Page
 from resolvers import domains, listing
 from resolvers.context import Context
 from resolvers.dnsrecords import look

@@ -15,12 +15,12 @@ from mail.authentication import privatekeys
 from mail.authentication.keys import NAME_MAX, is_domain
 from mail.authentication.privatekeys import SIZES, PrivateKey, Unusable
 from mail.signkeys import place_of
-from models.columns import Picked, picked
-from models.dkim import ALL, DkimAlgorithm, DkimKey, DkimKeyState
-from models.domains import Domain, DomainAlias
+from models.domains.dkim_keys import ALL, DkimAlgorithm, DkimKey, DkimKeyState
+from models.domains.tables import Domain, DomainAlias
 from models.errors import Conflict, Forbidden, Invalid, LimitReached, NotFound, Problems, all_found
-from models.journal import PLATFORM, ChangeKind
-from models.roles import Role
+from models.events.journal import PLATFORM, ChangeKind
+from models.store.columns import Picked, picked
+from models.users.roles import Role
 from resolvers import adminlog, dkim, domains, texts
 from resolvers.adminlog import Done
 from resolvers.context import Context

@@ -16,13 +16,13 @@ from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mail.dnsadvice import DnsState
-from models import meters
-from models.columns import Picked, picked
-from models.dkim import ALL, DkimAlgorithm, DkimKey, DkimKeyState
+from models.domains.dkim_keys import ALL, DkimAlgorithm, DkimKey, DkimKeyState
 from models.errors import Conflict, Invalid, NotFound
-from models.journal import PLATFORM
-from models.roles import Role, Scope
-from models.world import World
+from models.events.journal import PLATFORM
+from models.observability import metrics
+from models.runtime.environment import World
+from models.store.columns import Picked, picked
+from models.users.roles import Role, Scope
 from resolvers import dkim, dkimchange
 from resolvers.context import Context, Viewer
 from resolvers.dkim import Record
@@ -36,7 +36,7 @@ FIRST, LONGEST = timedelta(minutes=1), timedelta(hours=1)  # between two looks a
 AGAIN = timedelta(days=1)  # until it is asked again whether a retired key can go
 TRIES = 26  # letters of one day's selectors
 
-ROTATED = meters.counter(
+ROTATED = metrics.counter(
     "merganser_dkim_rotation", "Keys whose record was seen, and old ones deleted.", "step"
 )
 

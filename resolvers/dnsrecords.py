@@ -13,9 +13,9 @@ from sqlmodel import col
 
 from mail.dnsadvice import Advice, DnsState, Judged, Ours, SigningKey, advise
 from mail.resolving import resolver
-from models.columns import Picked, picked
-from models.dkim import ALL, DkimKey, DkimKeyState
+from models.domains.dkim_keys import ALL, DkimKey, DkimKeyState
 from models.errors import Forbidden
+from models.store.columns import Picked, picked
 from resolvers.certificates import spki_served
 from resolvers.context import Context
 

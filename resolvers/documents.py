@@ -8,11 +8,11 @@ from hashlib import sha256
 from sqlalchemy import bindparam, delete, select
 from sqlmodel import col
 
-from models.columns import Picked, insert_or, picked
-from models.documents import Document
+from models.admin.trusted_documents import Document
 from models.errors import NotFound
-from models.roles import Role, Scope
-from models.world import World
+from models.runtime.environment import World
+from models.store.columns import Picked, insert_or, picked
+from models.users.roles import Role, Scope
 from resolvers.context import BATCH, Context, Needs
 
 log = logging.getLogger(__name__)

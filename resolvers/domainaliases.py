@@ -9,11 +9,11 @@ from sqlmodel import col
 
 from mail import lookalikes
 from mail.addresses import checked_domain, normal_domain
-from models.columns import Picked, picked
-from models.domains import Domain, DomainAlias
+from models.domains.tables import Domain, DomainAlias
 from models.errors import Conflict, Invalid, LimitReached, NotFound, check_count
-from models.journal import PLATFORM, ChangeKind
-from models.pages import Ask, Page
+from models.events.journal import PLATFORM, ChangeKind
+from models.store.columns import Picked, picked
+from models.store.keyset_pages import Ask, Page
 from resolvers import adminlog, dkimchange, domains, listing
 from resolvers.adminlog import Done
 from resolvers.context import Context

@@ -11,16 +11,16 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mail import lookalikes
 from mail.addresses import checked_domain
-from models.addresses import Address
-from models.auth import ApiKey
-from models.columns import Picked, picked
-from models.dkim import DkimAlgorithm, DkimKey
-from models.domains import Domain, DomainAlias
+from models.addresses.rewrites import RecipientRewrite
+from models.addresses.tables import Address
+from models.auth.credentials import ApiKey
+from models.domains.dkim_keys import DkimAlgorithm, DkimKey
+from models.domains.tables import Domain, DomainAlias
 from models.errors import Conflict, Forbidden, Invalid, LimitReached, NotFound, Problems, Refused
-from models.journal import PLATFORM, ChangeKind, Stream
-from models.rewrites import RecipientRewrite
-from models.roles import AdminPermission, Role
-from models.users import DomainAdmin, User
+from models.events.journal import PLATFORM, ChangeKind, Stream
+from models.store.columns import Picked, picked
+from models.users.roles import AdminPermission, Role
+from models.users.tables import DomainAdmin, User
 from resolvers import (
     adminlog,
     dkimchange,

@@ -7,9 +7,9 @@ from sqlalchemy import bindparam, or_, select, text, update
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from models.addresses import Address, AddressKind
-from models.columns import Plain, picked, table_of
-from models.users import User
+from models.addresses.tables import Address, AddressKind
+from models.store.columns import Plain, picked, table_of
+from models.users.tables import User
 from resolvers.context import Context
 from resolvers.texts import holding, within
 

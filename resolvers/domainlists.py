@@ -6,11 +6,11 @@ from typing import Any, NamedTuple
 from sqlalchemy import ColumnElement, Select, func, select
 from sqlmodel import col
 
-from models.addresses import Address
-from models.columns import Picked, picked
-from models.domains import DomainTotal
-from models.pages import Ask, Page
-from models.users import DomainAdmin, User
+from models.addresses.tables import Address
+from models.domains.tables import DomainTotal
+from models.store.columns import Picked, picked
+from models.store.keyset_pages import Ask, Page
+from models.users.tables import DomainAdmin, User
 from resolvers import listing
 from resolvers.access import visible_users
 from resolvers.context import Context

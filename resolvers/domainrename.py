@@ -21,14 +21,14 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mail import lookalikes
 from mail.addresses import ascii_domain, checked_domain, checked_username
-from models.addresses import Address
-from models.columns import Picked, picked, table_of
-from models.domains import Domain, DomainAlias
+from models.addresses.rewrites import BccRule, RecipientRewrite
+from models.addresses.tables import Address
+from models.domains.tables import Domain, DomainAlias
 from models.errors import Conflict, Invalid, NotFound, Refused, Several
-from models.journal import PLATFORM, ChangeKind
-from models.rewrites import BccRule, RecipientRewrite
-from models.users import User
-from models.usersearch import words_of
+from models.events.journal import PLATFORM, ChangeKind
+from models.store.columns import Picked, picked, table_of
+from models.users.search_index import words_of
+from models.users.tables import User
 from resolvers import adminlog, dkimchange, domainfollowers, domains
 from resolvers.adminlog import Done
 from resolvers.context import Context

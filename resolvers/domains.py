@@ -10,15 +10,15 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mail import lookalikes
 from mail.addresses import checked_domain, normal_domain
-from models import journal
-from models.addresses import Address
-from models.columns import Picked, picked
-from models.domains import Domain, DomainAlias
+from models.addresses.tables import Address
+from models.domains.tables import Domain, DomainAlias
 from models.errors import Conflict, LimitReached, NotFound, check_count
-from models.journal import PLATFORM, ChangeKind, Stream
-from models.pages import Ask, Page
-from models.roles import Role
-from models.users import DomainAdmin, User
+from models.events import journal
+from models.events.journal import PLATFORM, ChangeKind, Stream
+from models.store.columns import Picked, picked
+from models.store.keyset_pages import Ask, Page
+from models.users.roles import Role
+from models.users.tables import DomainAdmin, User
 from resolvers import listing
 from resolvers.context import Context
 from resolvers.listing import Scan, by_keys

@@ -15,14 +15,14 @@ from mail.archives.writing import Chunk, ExportFormat, State
 from mail.blobs.errors import Corrupt
 from mail.contents import Stored, gathered, submitted
 from mail.placing import SYSTEM_FLAGS, flags
-from models.columns import Picked, picked
+from models.admin.key_values import KeyValue
 from models.errors import NotFound
-from models.identities import Identity
-from models.keyvalue import KeyValue
-from models.mailboxes import Mailbox, MailboxEntry
-from models.messages import Message
-from models.senderrules import SenderRule, of_user
-from models.users import User
+from models.mailboxes.tables import Mailbox, MailboxEntry
+from models.messages.tables import Message
+from models.spam.sender_rules import SenderRule, of_user
+from models.store.columns import Picked, picked
+from models.submission.identities import Identity
+from models.users.tables import User
 from resolvers import (
     autoreply,
     connectorarchive,

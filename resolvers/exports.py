@@ -16,14 +16,14 @@ from mail.blobs.codec import digest_of
 from mail.blobs.pack import Piece
 from mail.keeping import Kept, blob_ids, keep
 from mail.storage.damage_check import BUDGET, check_pieces
-from models.blobs import Blob
-from models.columns import Picked, picked, table_of
+from models.admin.tasks import Task, TaskState
 from models.errors import LimitReached, NotFound, found
-from models.exports import Export, ExportPiece
-from models.journal import ChangeKind
-from models.roles import Role, Scope, opened
-from models.tasks import Task, TaskState
-from models.world import Turn
+from models.events.journal import ChangeKind
+from models.files.blobs import Blob
+from models.runtime.environment import Turn
+from models.store.columns import Picked, picked, table_of
+from models.transfer import Export, ExportPiece
+from models.users.roles import Role, Scope, opened
 from resolvers import adminlog, exporting, passphrases
 from resolvers.adminlog import Done
 from resolvers.context import Context

@@ -9,13 +9,13 @@ from sqlalchemy import func, select, update
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from models.auth import AccessToken
-from models.columns import Picked, picked
+from models.auth.credentials import AccessToken
+from models.auth.second_factors import TotpSeed, WebauthnKey
 from models.errors import AuthenticationFailed, Conflict, Forbidden, Invalid, NotFound
-from models.journal import ChangeKind
-from models.roles import Role, Scope
-from models.twofactor import TotpSeed, WebauthnKey
-from models.users import User
+from models.events.journal import ChangeKind
+from models.store.columns import Picked, picked
+from models.users.roles import Role, Scope
+from models.users.tables import User
 from resolvers import adminlog, auth, authlog, recovery, totp, webauthn
 from resolvers.access import overseen_users, own
 from resolvers.adminlog import Done

@@ -12,8 +12,8 @@ from mail.addresses import Recipient
 from mail.connectors.folders import Mapped
 from mail.connectors.servers import Failure, Opened, Stage
 from mail.connectors.sessions import Session
-from models.columns import Picked
-from models.world import Turn
+from models.runtime.environment import Turn
+from models.store.columns import Picked
 from resolvers.connectoroptions import Chosen
 from resolvers.importing import Import
 from resolvers.where import MessageWhere

@@ -19,10 +19,10 @@ from mail.expressions import Expression
 from mail.outward import Gate
 from mail.paths import INBOX
 from mail.sieve.regex import compiled
-from models.columns import picked
 from models.connectors import ConnectorFolder, ConnectorMessage, Protocol
-from models.mailboxes import SpecialUse
+from models.mailboxes.tables import SpecialUse
 from models.runtime.clock_steps import is_ahead
+from models.store.columns import picked
 from resolvers import bringing, connectorsecrets, fetchstore, fetchsync, importfolders, importing
 from resolvers.fetched import Fetch, Place, Tally
 from resolvers.singleimports import order_of

@@ -28,12 +28,12 @@ from mail.placing import Letter, Placed, Way
 from mail.routes import Person, Taken
 from mail.scanners import clamd, rspamd
 from mail.scanners.refusing import Unwanted
-from models.addresses import Address
-from models.columns import picked
+from models.addresses.tables import Address
 from models.connectors import ConnectorFolder, ConnectorMessage
 from models.errors import OverQuota, Refused
-from models.messages import Message, Receipt
-from models.world import Turn
+from models.messages.tables import Message, Receipt
+from models.runtime.environment import Turn
+from models.store.columns import picked
 from resolvers import flagging, importfolders, importing, moves, sifting
 from resolvers.fetched import IGNORED, Fetch, Place, joined
 from resolvers.importing import TOGETHER, Ready, short

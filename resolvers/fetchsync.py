@@ -9,8 +9,8 @@ from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mail.connectors.imap import Imap
-from models.columns import Picked, picked, table_of
 from models.connectors import ConnectorFolder, ConnectorMessage
+from models.store.columns import Picked, picked, table_of
 from resolvers import flagging, mailboxes, moves
 from resolvers.fetched import IGNORED, MARKS, Fetch, Place, joined
 from resolvers.moves import Changes

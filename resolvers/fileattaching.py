@@ -12,12 +12,12 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from mail import pieces
 from mail.compose import FILES, Attachment
 from mail.messages import html_to_text
-from models.columns import Picked, picked
-from models.compose import DraftFile
 from models.errors import Invalid, NotFound
-from models.files import File, FileAttachmentMode, FileShare
-from models.roles import Scope
-from models.world import Turn
+from models.files.tables import File, FileAttachmentMode, FileShare
+from models.runtime.environment import Turn
+from models.store.columns import Picked, picked
+from models.submission.compose_requests import DraftFile
+from models.users.roles import Scope
 from resolvers import files, fileshares
 from resolvers.access import visible
 from resolvers.attaching import Room

@@ -13,15 +13,15 @@ from mail.blobs.codec import digest_of
 from mail.blobs.pack import Piece
 from mail.blobs.store import object_name
 from mail.keeping import Gone, Kept, blob_ids, find_stored, keep
-from models.blobs import Blob, Upload
-from models.columns import Picked, picked
 from models.errors import Forbidden, Invalid, LimitReached, NotFound, all_found, check_limit, found
-from models.files import File, FileShare
-from models.journal import ChangeKind, Entry
-from models.pages import Ask, Page
-from models.roles import Scope
-from models.users import User
-from models.world import Turn, World
+from models.events.journal import ChangeKind, Entry
+from models.files.blobs import Blob, Upload
+from models.files.tables import File, FileShare
+from models.runtime.environment import Turn, World
+from models.store.columns import Picked, picked
+from models.store.keyset_pages import Ask, Page
+from models.users.roles import Scope
+from models.users.tables import User
 from resolvers import listing, uploads
 from resolvers.access import own, records, visible
 from resolvers.context import Context

@@ -13,13 +13,13 @@ from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mail.keeping import Kept, blob_ids
-from models.columns import Picked, picked
 from models.errors import Forbidden, Invalid, LimitReached, NotFound, Stale, all_found, found
-from models.files import File, FileAttachmentMode, FileShare
-from models.journal import ChangeKind, Entry
-from models.roles import Role
-from models.users import User
-from models.world import Turn, World
+from models.events.journal import ChangeKind, Entry
+from models.files.tables import File, FileAttachmentMode, FileShare
+from models.runtime.environment import Turn, World
+from models.store.columns import Picked, picked
+from models.users.roles import Role
+from models.users.tables import User
 from resolvers import files, passwords, standing, throttles
 from resolvers.access import visible
 from resolvers.context import Context

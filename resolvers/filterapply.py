@@ -16,12 +16,12 @@ from mail.decision import Decision
 from mail.filters import Looked, Rule
 from mail.placing import QUOTA
 from mail.sieve import Letter
-from models.columns import Picked, picked
+from models.admin.tasks import Task
 from models.errors import Invalid, NotFound, all_found
-from models.filters import Filter
-from models.journal import ChangeKind
-from models.mailboxes import Mailbox, SpecialUse
-from models.tasks import Task
+from models.events.journal import ChangeKind
+from models.filters.tables import Filter
+from models.mailboxes.tables import Mailbox, SpecialUse
+from models.store.columns import Picked, picked
 from resolvers import contents, copies, exporting, filters, flagging, moves
 from resolvers.access import own
 from resolvers.context import Context

@@ -9,11 +9,11 @@ from sqlalchemy import delete, func, insert, select, update
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from models.columns import Picked, picked, table_of
 from models.errors import Invalid, all_found
-from models.filters import Filter
-from models.journal import ChangeKind, Entry
-from models.roles import AdminPermission, Role
+from models.events.journal import ChangeKind, Entry
+from models.filters.tables import Filter
+from models.store.columns import Picked, picked, table_of
+from models.users.roles import AdminPermission, Role
 from resolvers import adminlog, authlog, filterforms, texts
 from resolvers.access import own
 from resolvers.adminlog import Done

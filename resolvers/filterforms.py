@@ -15,8 +15,8 @@ from mail.sieve import limits, regex
 from mail.sieve.base import FIELD_NAME
 from mail.sieve.keywords import known
 from models.errors import Invalid, NotFound, Problems, Several
-from models.mailboxes import HOLDING_USES
-from models.webhooks import Webhook
+from models.mailboxes.tables import HOLDING_USES
+from models.notifications.webhooks import Webhook
 from resolvers import filtertext, mailboxes
 from resolvers.addresstargets import Targets, checked_targets
 from resolvers.context import Context

@@ -10,7 +10,7 @@ from mail.filterdeeds import Folder
 from mail.filterreading import Read, Reading
 from mail.sieve import Problem, SieveError, limits
 from models.errors import Invalid, NotFound, Refused, Several
-from models.mailboxes import SpecialUse
+from models.mailboxes.tables import SpecialUse
 from resolvers import filterchange, mailboxes
 from resolvers.access import own
 from resolvers.context import Context

@@ -12,13 +12,13 @@ from mail import sieve
 from mail.decision import Target
 from mail.filters import Names, Rule
 from mail.languages import closest
-from models.columns import Picked, picked
 from models.errors import LimitReached
-from models.filters import Filter
-from models.mailboxes import Mailbox
-from models.pages import Ask, Page
-from models.roles import AdminPermission, Role
-from models.users import User
+from models.filters.tables import Filter
+from models.mailboxes.tables import Mailbox
+from models.store.columns import Picked, picked
+from models.store.keyset_pages import Ask, Page
+from models.users.roles import AdminPermission, Role
+from models.users.tables import User
 from resolvers import filterwords, listing
 from resolvers.access import overseen_users
 from resolvers.context import Context

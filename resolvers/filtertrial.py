@@ -9,8 +9,8 @@ from mail import filters as forms
 from mail.filters import Followed, Looked
 from mail.messages import split
 from mail.sieve import Letter
-from models.columns import Picked
 from models.errors import Invalid, NotFound, check_limit
+from models.store.columns import Picked
 from resolvers import contents, filters, filterwords
 from resolvers.context import Context
 

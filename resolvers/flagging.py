@@ -11,12 +11,20 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mail import learning
 from mail.placing import SYSTEM_FLAGS, flags, named_flags
-from models.columns import Picked, picked, table_of
 from models.errors import Invalid
-from models.journal import ChangeKind
-from models.messages import Message
-from models.prepared import Sent, among, chosen, number, prepared, read_of, values_of
-from models.world import Turn
+from models.events.journal import ChangeKind
+from models.messages.tables import Message
+from models.runtime.environment import Turn
+from models.store.columns import Picked, picked, table_of
+from models.store.prepared_statements import (
+    Sent,
+    among,
+    chosen,
+    number,
+    prepared,
+    read_of,
+    values_of,
+)
 from resolvers.context import Context
 from resolvers.moves import STATE, Changes, Tally, by_user, counted
 

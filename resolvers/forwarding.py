@@ -11,14 +11,14 @@ from mail.audit import SHOWN
 from mail.contents import gathered
 from mail.queue.entering import Handed, Via
 from mail.targets import opened
-from models.blobs import MessageBlob
-from models.columns import Picked, picked
 from models.errors import Conflict, Forbidden, Invalid, NotFound, check_limit
-from models.filters import Filter
-from models.messages import Message
-from models.roles import Scope
-from models.users import User
-from models.world import Turn
+from models.files.blobs import MessageBlob
+from models.filters.tables import Filter
+from models.messages.tables import Message
+from models.runtime.environment import Turn
+from models.store.columns import Picked, picked
+from models.users.roles import Scope
+from models.users.tables import User
 from resolvers import (
     authlog,
     composing,

@@ -9,10 +9,10 @@ from sqlmodel import col
 
 from mail.addresses import ascii_domain, checked_domain
 from mail.sendingnetworks import WIDEST, networks, shown
-from models.columns import Picked, picked
 from models.errors import Conflict, Forbidden, Invalid, NotFound
-from models.journal import PLATFORM
-from models.routing import ForwardingHost
+from models.events.journal import PLATFORM
+from models.routing.tables import ForwardingHost
+from models.store.columns import Picked, picked
 from resolvers import adminlog
 from resolvers.adminlog import Done
 from resolvers.context import Context

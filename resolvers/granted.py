@@ -7,10 +7,10 @@ from typing import Any
 from sqlalchemy import Select, select
 from sqlmodel import col
 
-from models.columns import Picked, picked
 from models.errors import OverQuota
-from models.prepared import number, prepared
-from models.sharing import ALL, MailboxShare, Rights, ShareRight, rights_of
+from models.mailboxes.shares import ALL, MailboxShare, Rights, ShareRight, rights_of
+from models.store.columns import Picked, picked
+from models.store.prepared_statements import number, prepared
 from resolvers.context import Context
 
 NONE: Rights = frozenset()

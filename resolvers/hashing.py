@@ -24,8 +24,8 @@ from typing import Any, Generic, ParamSpec, TypeVar
 from argon2 import PasswordHasher
 from argon2.exceptions import VerifyMismatchError
 
-from models.apart import Apart
 from models.errors import RateLimited
+from models.runtime.helper_process import Apart
 from resolvers import hashes
 
 WAITING = 16  # for each process; more are sent away: they would wait for seconds

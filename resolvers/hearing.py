@@ -5,9 +5,9 @@ from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
-from models.columns import Picked
-from models.journal import ChangeKind, Event, Position
-from models.sharing import ShareRight, rights_of
+from models.events.journal import ChangeKind, Event, Position
+from models.mailboxes.shares import ShareRight, rights_of
+from models.store.columns import Picked
 from resolvers import granted
 from resolvers.access import own
 from resolvers.context import Context

@@ -27,13 +27,13 @@ from sqlalchemy.orm import aliased
 from sqlmodel import col
 
 from mail.addresses import Normal, normal
-from models.addresses import Address, AddressKind
-from models.columns import Instant, Picked, picked
-from models.domains import Domain
-from models.identities import Identity
-from models.pages import Ask, Page
-from models.prepared import number, prepared
-from models.users import User
+from models.addresses.tables import Address, AddressKind
+from models.domains.tables import Domain
+from models.store.columns import Instant, Picked, picked
+from models.store.keyset_pages import Ask, Page
+from models.store.prepared_statements import number, prepared
+from models.submission.identities import Identity
+from models.users.tables import User
 from resolvers import listing, senders
 from resolvers.access import overseen_users
 from resolvers.context import Context

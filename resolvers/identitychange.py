@@ -11,12 +11,12 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mail import compose, messages
 from mail.addresses import normal
-from models.columns import Picked, picked
 from models.errors import Conflict, Forbidden, Invalid, LimitReached, NotFound, Problems, all_found
-from models.identities import Identity
-from models.journal import ChangeKind
-from models.mailboxes import HOLDING_USES
-from models.roles import AdminPermission, Role
+from models.events.journal import ChangeKind
+from models.mailboxes.tables import HOLDING_USES
+from models.store.columns import Picked, picked
+from models.submission.identities import Identity
+from models.users.roles import AdminPermission, Role
 from resolvers import adminlog, identities, mailboxes
 from resolvers.access import own
 from resolvers.adminlog import Done

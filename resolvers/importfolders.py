@@ -2,7 +2,7 @@
 
 from mail import paths
 from models.errors import Conflict
-from models.mailboxes import HOLDING_USES, SpecialUse
+from models.mailboxes.tables import HOLDING_USES, SpecialUse
 from resolvers import mailboxes
 from resolvers.context import Context
 from resolvers.mailboxes import NewMailboxes

@@ -20,14 +20,14 @@ from mail.found import Found, Unusable
 from mail.keeping import Gone, Kept
 from mail.placing import Letter, Place, Placed, Way
 from mail.storable import storable
-from models.columns import Picked, picked
 from models.errors import Conflict, Invalid, LimitReached, NotFound, Refused
-from models.mailboxes import HOLDING_USES, SpecialUse
-from models.messages import Message
-from models.roles import UserPermission
-from models.senderrules import SenderAction
-from models.users import User
-from models.world import Turn, World
+from models.mailboxes.tables import HOLDING_USES, SpecialUse
+from models.messages.tables import Message
+from models.runtime.environment import Turn, World
+from models.spam.sender_rules import SenderAction
+from models.store.columns import Picked, picked
+from models.users.roles import UserPermission
+from models.users.tables import User
 from resolvers import (
     autoreply,
     filterarchive,

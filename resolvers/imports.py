@@ -19,14 +19,14 @@ from mail.blobs.store import object_name
 from mail.found import Unusable
 from mail.keeping import Kept, blob_ids
 from mail.sources import HEAD, Source, known, messages, source
-from models.blobs import Blob, Upload
-from models.columns import Picked, table_of
+from models.admin.tasks import Task
 from models.errors import Forbidden, Invalid, NotFound, OverQuota, check_limit, found
-from models.exports import ImportArchive
-from models.journal import ChangeKind
-from models.roles import Role, Scope, opened
-from models.tasks import Task
-from models.world import Turn, World
+from models.events.journal import ChangeKind
+from models.files.blobs import Blob, Upload
+from models.runtime.environment import Turn, World
+from models.store.columns import Picked, table_of
+from models.transfer import ImportArchive
+from models.users.roles import Role, Scope, opened
 from resolvers import adminlog, connectorarchive, importing, passphrases, uploads
 from resolvers.access import own
 from resolvers.adminlog import Done

@@ -12,15 +12,15 @@ from sqlalchemy import ColumnElement, String, cast, delete, func, null, select, 
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from models import amounts
-from models.columns import Picked, insert_or, picked
+from models import quantities
+from models.admin.key_values import KeyValue
 from models.errors import Invalid, LimitReached, NotFound, Stale
-from models.journal import PLATFORM, ChangeKind
-from models.keyvalue import KeyValue
-from models.pages import Ask, Page
-from models.roles import Role, Scope, opened
-from models.users import User
-from models.usersearch import beginning
+from models.events.journal import PLATFORM, ChangeKind
+from models.store.columns import Picked, insert_or, picked
+from models.store.keyset_pages import Ask, Page
+from models.users.roles import Role, Scope, opened
+from models.users.search_index import beginning
+from models.users.tables import User
 from resolvers import adminlog, listing
 from resolvers.access import visible_users
 from resolvers.adminlog import Done
@@ -222,7 +222,7 @@ def _end(ctx: Context, ttl: timedelta | None) -> datetime | None:
 
 def _number(value: str) -> int:
     try:
-        return amounts.whole(value)
+        return quantities.whole(value)
     except ValueError as problem:
         text = "its value is no whole number below 2^53"
         raise Invalid(text, constraint="number", path=["key"]) from problem
@@ -262,7 +262,7 @@ async def increment(
             raise NotFound(key, path=["key"])
         # whoever writes here holds the stream, so nobody adds to the same number meanwhile
         number = (_number(old.value) if old else 0) + difference
-        if abs(number) >= amounts.WHOLE:
+        if abs(number) >= quantities.WHOLE:
             rule = "max" if number > 0 else "min"
             raise Invalid("it would pass 2^53", constraint=rule, path=["difference"])
         ends = old.expires_at if old else None

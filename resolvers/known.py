@@ -2,7 +2,8 @@
 
 What ends is forgotten at once, here and in all processes that hear us. Tokens and keys are
 remembered for `LONGEST` at most. One that was read longer ago than `FRESH` counts only if the
-process has read, less than `FRESH` ago, what changed in the store (models/credential_changes.py).
+process has read, less than `FRESH` ago, what changed in the store
+(models/auth/credential_changes.py).
 So no process needs to hear another one, and what ends is refused within `FRESH`.
 
 Times are compared by the clock of the world, which may be set, and by the time since the boot.
@@ -20,11 +21,11 @@ from functools import lru_cache
 from typing import Any, TypeVar
 from weakref import WeakValueDictionary
 
-from models.credential_changes import ChangeReader
-from models.database import Database, current_transaction
+from models.auth.credential_changes import ChangeReader
 from models.runtime.clock_steps import is_ahead
+from models.runtime.environment import World
 from models.runtime.registration import boot_time
-from models.world import World
+from models.store.database import Database, current_transaction
 from resolvers.context import Reach, Viewer
 
 log = logging.getLogger(__name__)

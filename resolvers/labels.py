@@ -10,11 +10,11 @@ from sqlalchemy.dialects import postgresql
 from sqlmodel import col
 from sqlmodel import select as instances
 
-from models.columns import Picked, picked
 from models.errors import Invalid, LimitReached, NotFound
-from models.journal import ChangeKind
-from models.labels import Label
-from models.messages import Message
+from models.events.journal import ChangeKind
+from models.messages.labels import Label
+from models.messages.tables import Message
+from models.store.columns import Picked, picked
 from resolvers import texts
 from resolvers.access import own, visible
 from resolvers.context import Context

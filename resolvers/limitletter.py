@@ -17,13 +17,13 @@ from mail.keeping import Kept
 from mail.languages import closest
 from mail.placing import Letter, Place, Way, place
 from mail.userlimits import ALLOWED, LETTER, level
-from models.addresses import Address
-from models.amounts import rounded
-from models.columns import Picked
+from models.addresses.tables import Address
 from models.errors import NotFound
-from models.mailboxes import Mailbox, SpecialUse
-from models.users import UsageLevel, User
-from models.world import World
+from models.mailboxes.tables import Mailbox, SpecialUse
+from models.quantities import rounded
+from models.runtime.environment import World
+from models.store.columns import Picked
+from models.users.tables import UsageLevel, User
 from resolvers.access import own
 from resolvers.context import Context
 from resolvers.limitwords import ENGLISH, WORDS

@@ -11,11 +11,11 @@ from datetime import datetime, timedelta
 from sqlalchemy import select
 from sqlmodel import col
 
-from models.columns import Picked
 from models.errors import Unauthenticated
-from models.roles import Role, Scope
-from models.users import User
-from models.world import World
+from models.runtime.environment import World
+from models.store.columns import Picked
+from models.users.roles import Role, Scope
+from models.users.tables import User
 from resolvers import standing
 from resolvers.context import Reach, Viewer
 from resolvers.known import Known

@@ -17,8 +17,8 @@ from sqlalchemy import (
     union_all,
 )
 
-from models.columns import Picked
-from models.pages import Ask, Page
+from models.store.columns import Picked
+from models.store.keyset_pages import Ask, Page
 from resolvers.context import Context
 
 Row = TypeVar("Row")

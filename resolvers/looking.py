@@ -17,12 +17,12 @@ from mail.blobs.errors import Corrupt, Hole
 from mail.contents import Stored
 from mail.indexing import BATCH, body_of
 from mail.messages import Part, Source
-from models.columns import picked
 from models.errors import Invalid, LimitReached
-from models.folding import fold_text
-from models.mailboxes import Mailbox
-from models.messages import Message
-from models.roles import Role
+from models.mailboxes.tables import Mailbox
+from models.messages.tables import Message
+from models.store.columns import picked
+from models.store.text_folding import fold_text
+from models.users.roles import Role
 from resolvers.access import administered, records
 from resolvers.context import Context
 from resolvers.searchindex import Waiting, waiting_of

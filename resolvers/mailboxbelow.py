@@ -7,12 +7,12 @@ from sqlalchemy import insert, select
 from sqlmodel import col
 
 from mail.paths import checked_path
-from models import journal
-from models.columns import Picked, picked
 from models.errors import Forbidden, Invalid, LimitReached
-from models.mailboxes import Mailbox
-from models.sharing import MailboxShare, ShareRight
-from models.users import User
+from models.events import journal
+from models.mailboxes.shares import MailboxShare, ShareRight
+from models.mailboxes.tables import Mailbox
+from models.store.columns import Picked, picked
+from models.users.tables import User
 from resolvers import mailboxes
 from resolvers.access import own
 from resolvers.context import Context

@@ -8,12 +8,12 @@ from sqlalchemy import select
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from models.columns import Picked, picked
 from models.errors import Conflict, Forbidden, Invalid, NotFound, check_limit
-from models.journal import LONGEST, ChangeKind
-from models.mailboxes import Mailbox
-from models.messages import Message
-from models.sharing import MailboxShare
+from models.events.journal import LONGEST, ChangeKind
+from models.mailboxes.shares import MailboxShare
+from models.mailboxes.tables import Mailbox
+from models.messages.tables import Message
+from models.store.columns import Picked, picked
 from resolvers import filterchange, sharing, subscriptions
 from resolvers.context import Context
 from resolvers.mailboxes import Named, Tree, named, trees

@@ -13,13 +13,13 @@ from sqlmodel import select as instances
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mail.paths import checked_path, in_tree, with_parents
-from models.columns import Picked, picked
 from models.errors import Conflict, Forbidden, Invalid, LimitReached, NotFound
-from models.journal import ChangeKind
-from models.mailboxes import Mailbox, SpecialUse
-from models.prepared import chosen, prepared, values_of
-from models.sharing import ShareRight
-from models.users import User
+from models.events.journal import ChangeKind
+from models.mailboxes.shares import ShareRight
+from models.mailboxes.tables import Mailbox, SpecialUse
+from models.store.columns import Picked, picked
+from models.store.prepared_statements import chosen, prepared, values_of
+from models.users.tables import User
 from resolvers import granted, subscriptions
 from resolvers.access import administered, beyond, own, owned, records, shared
 from resolvers.context import Context

@@ -8,11 +8,11 @@ from sqlalchemy import ColumnElement, func, select
 from sqlmodel import col
 
 from mail import paths
-from models.columns import Picked, picked
-from models.mailboxes import Mailbox
-from models.pages import Ask, Page
-from models.prepared import chosen, values_of
-from models.users import User
+from models.mailboxes.tables import Mailbox
+from models.store.columns import Picked, picked
+from models.store.keyset_pages import Ask, Page
+from models.store.prepared_statements import chosen, values_of
+from models.users.tables import User
 from resolvers import listing
 from resolvers.access import records
 from resolvers.context import Context

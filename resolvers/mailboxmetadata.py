@@ -8,11 +8,11 @@ from typing import Any
 from sqlalchemy import ColumnElement, Select, delete, func, select, true, update
 from sqlmodel import col
 
-from models.columns import Picked, insert_or, table_of
 from models.errors import Invalid, LimitReached
-from models.journal import ChangeKind
-from models.mailboxes import Mailbox, MailboxEntry
-from models.prepared import number
+from models.events.journal import ChangeKind
+from models.mailboxes.tables import Mailbox, MailboxEntry
+from models.store.columns import Picked, insert_or, table_of
+from models.store.prepared_statements import number
 from resolvers.access import administered, records
 from resolvers.context import Context
 from resolvers.mailboxes import Named, named_of_each

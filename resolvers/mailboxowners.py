@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from models import journal
-from models.columns import Picked
 from models.errors import Forbidden
-from models.journal import Entry
-from models.roles import AdminPermission
+from models.events import journal
+from models.events.journal import Entry
+from models.store.columns import Picked
+from models.users.roles import AdminPermission
 from resolvers import adminlog
 from resolvers.access import administered
 from resolvers.adminlog import Done

@@ -9,11 +9,11 @@ from sqlalchemy import ColumnElement, Integer, String, bindparam, func, or_, sel
 from sqlmodel import col
 
 from mail.paths import LEVELS, checked_path, with_parents
-from models.columns import Picked, picked, table_of
 from models.errors import Conflict, Forbidden, Invalid, NotFound
-from models.journal import ChangeKind
-from models.mailboxes import Mailbox, SpecialUse
-from models.prepared import number
+from models.events.journal import ChangeKind
+from models.mailboxes.tables import Mailbox, SpecialUse
+from models.store.columns import Picked, picked, table_of
+from models.store.prepared_statements import number
 from resolvers import subscriptions
 from resolvers.context import Context
 from resolvers.mailboxes import Named, accounts_of, by_ids, check_room, named, new_mailbox

@@ -13,12 +13,12 @@ from mail import paths
 from mail.verify import folders
 from mail.verify.folders import Examined
 from mail.verify.report import Finding
-from models.columns import Picked, picked
-from models.journal import PLATFORM, ChangeKind
-from models.mailboxes import Mailbox
-from models.messages import Message
-from models.roles import Role, Scope
-from models.tasks import Task
+from models.admin.tasks import Task
+from models.events.journal import PLATFORM, ChangeKind
+from models.mailboxes.tables import Mailbox
+from models.messages.tables import Message
+from models.store.columns import Picked, picked
+from models.users.roles import Role, Scope
 from resolvers.context import Context, Needs
 from resolvers.mailboxes import by_ids, fitting
 from resolvers.mailboxowners import owners

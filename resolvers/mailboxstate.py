@@ -7,14 +7,14 @@ from typing import Any
 from sqlalchemy import bindparam, select, update
 from sqlmodel import col
 
-from models import journal
-from models.columns import Picked, picked, table_of
 from models.errors import Conflict, Invalid
-from models.journal import ChangeKind, Stream
-from models.mailboxes import Mailbox
-from models.prepared import number
-from models.roles import Role, Scope
-from models.users import User
+from models.events import journal
+from models.events.journal import ChangeKind, Stream
+from models.mailboxes.tables import Mailbox
+from models.store.columns import Picked, picked, table_of
+from models.store.prepared_statements import number
+from models.users.roles import Role, Scope
+from models.users.tables import User
 from resolvers.context import Context, Needs
 from resolvers.mailboxes import GUID, Named, by_ids, named_of_each
 from resolvers.mailboxowners import Held, holding

@@ -6,11 +6,11 @@ from sqlalchemy import bindparam, select, update
 from sqlmodel import col
 
 from mail.paths import checked_path, spelled
-from models.columns import Picked, picked, table_of
 from models.errors import LimitReached, check_count
-from models.journal import ChangeKind
-from models.mailboxes import Mailbox
-from models.prepared import number
+from models.events.journal import ChangeKind
+from models.mailboxes.tables import Mailbox
+from models.store.columns import Picked, picked, table_of
+from models.store.prepared_statements import number
 from resolvers import subscriptions
 from resolvers.context import Context
 from resolvers.mailboxes import by_ids

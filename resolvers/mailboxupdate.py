@@ -11,12 +11,12 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mail.placing import SYSTEM_FLAGS
 from mail.specialnames import USES
-from models.columns import Picked
+from models.admin.tasks import Task
 from models.errors import Forbidden, Invalid, NotFound, check_count
-from models.journal import LONGEST, ChangeKind
-from models.mailboxes import Mailbox, SpecialUse
-from models.messages import Message
-from models.tasks import Task
+from models.events.journal import LONGEST, ChangeKind
+from models.mailboxes.tables import Mailbox, SpecialUse
+from models.messages.tables import Message
+from models.store.columns import Picked
 from resolvers import flagging, moves
 from resolvers.context import Context
 from resolvers.mailboxes import Named, accounts_of, by_ids, check_keys, named, seconds

@@ -10,14 +10,14 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mail import paths
 from mail.keeping import blob_ids
-from models.columns import Picked, table_of
 from models.connectors import Connector, ConnectorRun, Protocol, Security
 from models.errors import Invalid, LimitReached, NotFound
-from models.exports import ImportArchive
-from models.journal import ChangeKind
-from models.mailboxes import Mailbox
-from models.roles import UserPermission
-from models.world import Turn
+from models.events.journal import ChangeKind
+from models.mailboxes.tables import Mailbox
+from models.runtime.environment import Turn
+from models.store.columns import Picked, table_of
+from models.transfer import ImportArchive
+from models.users.roles import UserPermission
 from resolvers import adminlog, connectorforms, connectorsecrets, imports, sifting
 from resolvers.adminlog import Done
 from resolvers.connectorchange import wake

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from sqlalchemy import select
 from sqlmodel import col
 
-from models.columns import Picked, picked
 from models.errors import Conflict, Forbidden, Invalid
-from models.messages import Message
-from models.sharing import Rights, ShareRight
-from models.users import User
+from models.mailboxes.shares import Rights, ShareRight
+from models.messages.tables import Message
+from models.store.columns import Picked, picked
+from models.users.tables import User
 from resolvers import granted, mailboxes
 from resolvers.access import own, shared
 from resolvers.context import Context

@@ -7,11 +7,11 @@ from sqlalchemy import select
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from models.columns import Picked
 from models.errors import Conflict, Invalid, NotFound
-from models.journal import PLATFORM
-from models.mailboxes import Mailbox
-from models.messages import Message
+from models.events.journal import PLATFORM
+from models.mailboxes.tables import Mailbox
+from models.messages.tables import Message
+from models.store.columns import Picked
 from resolvers import adminlog, authlog, mailboxes, messagegrants
 from resolvers.access import administered, managed_apart, own
 from resolvers.adminlog import Done

@@ -9,14 +9,14 @@ from typing import Any
 from sqlalchemy import Select, func, select
 from sqlmodel import col
 
-from models.columns import Picked, picked
 from models.errors import Forbidden
-from models.mailboxes import Mailbox
-from models.messages import Message, Thread
-from models.pages import Ask, Page
-from models.prepared import number, prepared
-from models.query_hints import without_index
-from models.roles import Role, Scope
+from models.mailboxes.tables import Mailbox
+from models.messages.tables import Message, Thread
+from models.store.columns import Picked, picked
+from models.store.keyset_pages import Ask, Page
+from models.store.prepared_statements import number, prepared
+from models.store.query_hints import without_index
+from models.users.roles import Role, Scope
 from resolvers import listing, wordpages
 from resolvers.access import beyond, owned, readable, records, shared
 from resolvers.context import Context

@@ -12,15 +12,15 @@ from mail import messagetrace
 from mail.addresses import normal, normal_domain
 from mail.messagetrace import cut, search_key
 from mail.storable import storable
-from models.columns import Picked, picked
 from models.errors import Invalid
-from models.messagetrace import LogComponent, MessageStep
-from models.pages import Ask, Page
-from models.query_hints import without_index
-from models.queue import Delivery, DeliveryState, answer
-from models.roles import Role
-from models.submission import Submission
-from models.users import User
+from models.messages.message_trace import LogComponent, MessageStep
+from models.queue.tables import Delivery, DeliveryState, answer
+from models.store.columns import Picked, picked
+from models.store.keyset_pages import Ask, Page
+from models.store.query_hints import without_index
+from models.submission.tables import Submission
+from models.users.roles import Role
+from models.users.tables import User
 from resolvers import listing
 from resolvers.access import overseen_users
 from resolvers.context import Context

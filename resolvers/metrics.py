@@ -7,10 +7,10 @@ from sqlalchemy import func, select, text
 from sqlmodel import col
 
 from models.certificates import Certificate
-from models.messages import Message
-from models.queue import DUE, OPEN, Delivery
-from models.submission import Submission
-from models.world import World
+from models.messages.tables import Message
+from models.queue.tables import DUE, OPEN, Delivery
+from models.runtime.environment import World
+from models.submission.tables import Submission
 
 MOST = 10_000  # rows that are counted of each sort: a look must stay cheap, however much there is
 

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from mail import addresses
-from models.apppasswords import AppPassword
-from models.columns import Picked
+from models.auth.application_passwords import AppPassword
 from models.errors import Invalid, NotFound, Unavailable
-from models.options import Options
-from models.world import World
+from models.runtime.environment import World
+from models.runtime.options import Options
+from models.store.columns import Picked
 from resolvers.addresses import mains
 from resolvers.context import Context
 from resolvers.totp import PRODUCT

@@ -19,13 +19,13 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from mail import audit, learning, userlimits
 from mail.placing import SYSTEM_FLAGS, flags, take_quota
 from mail.threads import ended
-from models.columns import Instant, Picked, picked, table_of
 from models.errors import Invalid, NotFound
-from models.journal import ChangeKind
-from models.mailboxes import Mailbox
-from models.messages import Message
-from models.prepared import Sent, among, fetched, listed, number, prepared, send
-from models.users import User
+from models.events.journal import ChangeKind
+from models.mailboxes.tables import Mailbox
+from models.messages.tables import Message
+from models.store.columns import Instant, Picked, picked, table_of
+from models.store.prepared_statements import Sent, among, fetched, listed, number, prepared, send
+from models.users.tables import User
 from resolvers.context import Context
 
 STATE = frozenset(

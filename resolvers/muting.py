@@ -6,9 +6,9 @@ from sqlalchemy import select, update
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from models.columns import picked
-from models.journal import ChangeKind
-from models.messages import Thread
+from models.events.journal import ChangeKind
+from models.messages.tables import Thread
+from models.store.columns import picked
 from resolvers.access import own, visible
 from resolvers.context import Context
 

@@ -4,7 +4,7 @@ import asyncio
 import logging
 from contextlib import suppress
 
-from models.world import World
+from models.runtime.environment import World
 from resolvers import changes
 
 log = logging.getLogger(__name__)

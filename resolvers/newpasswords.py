@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from itertools import count
 
 from models.errors import Invalid
-from models.world import World
+from models.runtime.environment import World
 from resolvers import breaches, hashes, passwords
 from resolvers.context import Context
 from resolvers.passwordpolicy import KINDS, PasswordPolicy, classes

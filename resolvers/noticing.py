@@ -4,9 +4,9 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from models.columns import Picked
-from models.journal import ChangeKind, Event, Position
-from models.users import LimitKind, UsageLevel
+from models.events.journal import ChangeKind, Event, Position
+from models.store.columns import Picked
+from models.users.tables import LimitKind, UsageLevel
 from resolvers import authlog, changes
 from resolvers.access import own
 from resolvers.changes import Asked

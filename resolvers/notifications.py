@@ -12,13 +12,13 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mail.expressions import Expression
 from mail.outward import target
-from models.columns import Picked, picked, table_of
 from models.errors import Invalid, NotFound, Problems
-from models.journal import ChangeKind, Stream
-from models.notifications import PushChannel, PushKind
-from models.roles import AdminPermission, Role
-from models.vault import Sealed
-from models.wakeups import PUSHES
+from models.events.journal import ChangeKind, Stream
+from models.events.wakeups import PUSHES
+from models.notifications.push_channels import PushChannel, PushKind
+from models.runtime.secret_box import Sealed
+from models.store.columns import Picked, picked, table_of
+from models.users.roles import AdminPermission, Role
 from resolvers import adminlog, authlog, possessions, webpush
 from resolvers.adminlog import Done
 from resolvers.authlog import Event

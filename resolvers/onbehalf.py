@@ -6,9 +6,9 @@ from contextlib import asynccontextmanager
 from sqlalchemy import select
 from sqlmodel import col
 
-from models.columns import picked
-from models.messages import Message
-from models.roles import AdminPermission, Role, Scope
+from models.messages.tables import Message
+from models.store.columns import picked
+from models.users.roles import AdminPermission, Role, Scope
 from resolvers import adminlog, authlog
 from resolvers.access import managed_apart
 from resolvers.adminlog import Done

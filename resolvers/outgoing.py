@@ -12,11 +12,11 @@ from mail.compose import HTML_WITH_IMAGES, KIB, MIB, SUBJECT, TEXT, Draft
 from mail.fields import Named
 from mail.mending import Mended, half_written, mended
 from mail.wishes import Wish
-from models.columns import Picked
 from models.errors import Invalid, NotFound, Problems, Refused, Several, check_limit
-from models.files import FileShare
-from models.mailboxes import SpecialUse
-from models.world import World
+from models.files.tables import FileShare
+from models.mailboxes.tables import SpecialUse
+from models.runtime.environment import World
+from models.store.columns import Picked
 from resolvers import composing, fileattaching, mailboxes, recipientkeys, uploading
 from resolvers.access import own
 from resolvers.composing import Fields, How, Letterhead, copied, new_message_id

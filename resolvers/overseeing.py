@@ -8,12 +8,12 @@ from sqlalchemy import select
 from sqlmodel import col
 
 from mail.addresses import normal_domain
-from models.addresses import Address
-from models.domains import Domain
+from models.addresses.tables import Address
+from models.domains.tables import Domain
 from models.errors import Forbidden, Invalid, NotFound
-from models.journal import PLATFORM, ChangeKind, Event, Position
-from models.roles import Role
-from models.users import User
+from models.events.journal import PLATFORM, ChangeKind, Event, Position
+from models.users.roles import Role
+from models.users.tables import User
 from resolvers import userlist
 from resolvers.access import administered, managed_users
 from resolvers.changes import Sift

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from models.errors import Invalid
-from models.roles import Scope
-from models.vault import Sealed
-from models.world import World
+from models.runtime.environment import World
+from models.runtime.secret_box import Sealed
+from models.users.roles import Scope
 from resolvers.context import Context
 
 LEAST, MOST = 12, 1024  # characters

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from models.world import World
+from models.runtime.environment import World
 from resolvers import passwords
 from resolvers.known import LONGEST, MOST, KeptChecks, Memory, is_recent
 

@@ -9,10 +9,10 @@ from sqlalchemy import select
 from sqlmodel import col
 
 from mail.addresses import checked_domain
-from models.domains import Domain
+from models.domains.tables import Domain
 from models.errors import Invalid
-from models.users import User
-from models.world import World
+from models.runtime.environment import World
+from models.users.tables import User
 from resolvers import domains, passwords
 from resolvers.access import visible_users
 from resolvers.context import Context

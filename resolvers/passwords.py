@@ -12,7 +12,7 @@ from functools import cache
 from argon2 import PasswordHasher
 
 from models.errors import Invalid
-from models.world import World
+from models.runtime.environment import World
 from resolvers import hashes, hashing
 from resolvers.hashing import Pool
 

@@ -7,10 +7,10 @@ from sqlalchemy import ColumnElement, select
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from models.columns import Owned, Picked, picked
 from models.errors import Forbidden, NotFound, all_found
-from models.roles import AdminPermission, Role
-from models.users import User
+from models.store.columns import Owned, Picked, picked
+from models.users.roles import AdminPermission, Role
+from models.users.tables import User
 from resolvers.access import managed_users, overseen_users
 from resolvers.context import Context
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from models.columns import Picked
+from models.store.columns import Picked
 from resolvers import adminlog, keyvalue, users
 from resolvers.adminlog import Done
 from resolvers.context import Context

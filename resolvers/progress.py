@@ -3,10 +3,10 @@
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from typing import NamedTuple
 
-from models.columns import Picked
 from models.errors import NotFound
-from models.journal import PLATFORM, ChangeKind
-from models.submission import SubmissionState
+from models.events.journal import PLATFORM, ChangeKind
+from models.store.columns import Picked
+from models.submission.tables import SubmissionState
 from resolvers import changes, connectors, submission, tasks
 from resolvers.access import own
 from resolvers.changes import Asked

@@ -18,13 +18,13 @@ from sqlmodel import col
 
 from mail.addresses import LOGIN, LONGEST, login_given, normal, username_key
 from mail.networks import within
-from models import meters
-from models.columns import Picked, picked
 from models.errors import Forbidden
-from models.prepared import Prepared
-from models.roles import Scope
-from models.users import User
-from models.world import World
+from models.observability import metrics
+from models.runtime.environment import World
+from models.store.columns import Picked, picked
+from models.store.prepared_statements import Prepared
+from models.users.roles import Scope
+from models.users.tables import User
 from resolvers import apppasswords, authlog, passwords, throttles
 from resolvers.authlog import Event
 from resolvers.context import Context
@@ -36,7 +36,7 @@ from resolvers.twofactor import Proof
 
 log = logging.getLogger(__name__)
 
-SIGN_INS = meters.counter(
+SIGN_INS = metrics.counter(
     "merganser_sign_ins", "Attempts to sign in with a password, by what came of them.", "result"
 )
 OURS = "$argon2"  # what hashes begin with that are no imported ones

@@ -9,7 +9,7 @@ from typing import Any
 
 from mail import short_rsa
 from models.errors import Invalid
-from models.world import World
+from models.runtime.environment import World
 from resolvers.context import Context
 
 LONGEST = 128 * 1024  # characters

@@ -13,16 +13,16 @@ from sqlalchemy import ColumnElement, Select, bindparam, func, select, union, up
 from sqlmodel import col
 
 from mail.outward import Gate, Unsent, post, refused, target
-from models import meters
-from models.columns import Picked, picked, table_of
 from models.errors import Invalid
-from models.journal import ChangeKind, Entry, Stream, record
-from models.notifications import PushChannel, PushKind
+from models.events.journal import ChangeKind, Entry, Stream, record
+from models.events.wakeups import PUSHES, rest
+from models.notifications.push_channels import PushChannel, PushKind
+from models.observability import metrics
 from models.runtime import leases
-from models.users import User
-from models.vault import Sealed
-from models.wakeups import PUSHES, rest
-from models.world import World
+from models.runtime.environment import World
+from models.runtime.secret_box import Sealed
+from models.store.columns import Picked, picked, table_of
+from models.users.tables import User
 from resolvers import pushnews
 from resolvers.pushnews import Found, News
 from resolvers.pushposts import Called, Notice, of_many, of_message, posted, sample
@@ -30,8 +30,8 @@ from resolvers.webhookposts import pause as pause_after
 
 log = logging.getLogger(__name__)
 
-PUSHED = meters.counter("merganser_pushes", "Pushes to users, and what came.", "kind", "result")
-TOOK = meters.histogram("merganser_push_seconds", "Time of a push.")
+PUSHED = metrics.counter("merganser_pushes", "Pushes to users, and what came.", "kind", "result")
+TOOK = metrics.histogram("merganser_push_seconds", "Time of a push.")
 PAUSE_AFTER_ERROR = 30.0  # seconds until a channel is tried again that broke
 IDLE = 15.0  # seconds until it looks unasked
 AT_ONCE = 50  # channels that a process serves

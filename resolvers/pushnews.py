@@ -13,11 +13,11 @@ from mail import messages
 from mail.blobs.errors import Corrupt
 from mail.contents import sources
 from mail.expressions import Expression
-from models.columns import Picked, picked
-from models.journal import LONGEST, Change, ChangeKind, Event
-from models.mailboxes import Mailbox, SpecialUse
-from models.messages import Message, Thread
-from models.world import World
+from models.events.journal import LONGEST, Change, ChangeKind, Event
+from models.mailboxes.tables import Mailbox, SpecialUse
+from models.messages.tables import Message, Thread
+from models.runtime.environment import World
+from models.store.columns import Picked, picked
 from resolvers.senders import permitted
 
 CHANGES = 1000  # of the journal, at once

@@ -11,9 +11,9 @@ from urllib.parse import urlencode
 import orjson
 
 from mail.outward import target
-from models.columns import Picked
-from models.notifications import PushKind
-from models.world import World
+from models.notifications.push_channels import PushKind
+from models.runtime.environment import World
+from models.store.columns import Picked
 from resolvers import webpush
 
 PLACES = ("SUBJECT", "SENDER", "SENDER_NAME", "SENDER_ADDRESS", "TO_NAME", "TO_ADDRESS", "MSG_ID")

@@ -10,12 +10,12 @@ from sqlmodel import col
 
 from mail import contents as bytes_of
 from mail.contents import Stored
-from models.columns import Picked, picked
 from models.errors import Invalid
-from models.pages import Ask, Page
-from models.quarantine import QuarantineItem
-from models.roles import AdminPermission, Role, Scope, UserPermission, opened
-from models.users import DeletedUser, User
+from models.spam.quarantine import QuarantineItem
+from models.store.columns import Picked, picked
+from models.store.keyset_pages import Ask, Page
+from models.users.roles import AdminPermission, Role, Scope, UserPermission, opened
+from models.users.tables import DeletedUser, User
 from resolvers import contents, listing
 from resolvers.access import managed_users
 from resolvers.context import Context

@@ -19,14 +19,14 @@ from mail.keeping import Kept
 from mail.languages import closest
 from mail.placing import Letter, Place, Way, place
 from mail.quarantine import LETTER
-from models.addresses import Address
-from models.columns import Picked, picked
+from models.addresses.tables import Address
 from models.errors import NotFound
-from models.journal import ChangeKind
-from models.mailboxes import Mailbox, SpecialUse
-from models.quarantine import QuarantineItem
-from models.users import Frequency, User
-from models.world import World
+from models.events.journal import ChangeKind
+from models.mailboxes.tables import Mailbox, SpecialUse
+from models.runtime.environment import World
+from models.spam.quarantine import QuarantineItem
+from models.store.columns import Picked, picked
+from models.users.tables import Frequency, User
 from resolvers.access import own
 from resolvers.context import Context
 from resolvers.quarantinewords import ENGLISH, WORDS, Words

@@ -14,7 +14,6 @@ from mail.addresses import KEY, Recipient
 from mail.contents import gathered
 from mail.keeping import Gone
 from mail.releasing import Ready
-from models.columns import Picked, picked
 from models.errors import (
     Forbidden,
     Invalid,
@@ -24,15 +23,16 @@ from models.errors import (
     Refused,
     all_found,
 )
-from models.filters import filtered
-from models.journal import PLATFORM, ChangeKind
-from models.mailboxes import Mailbox, SpecialUse
-from models.quarantine import QuarantineItem
-from models.roles import AdminPermission, Role, Scope, UserPermission
-from models.senderrules import SenderAction
-from models.sieve import scripted
-from models.users import Frequency, User
-from models.world import Turn
+from models.events.journal import PLATFORM, ChangeKind
+from models.filters.sieve_scripts import scripted
+from models.filters.tables import filtered
+from models.mailboxes.tables import Mailbox, SpecialUse
+from models.runtime.environment import Turn
+from models.spam.quarantine import QuarantineItem
+from models.spam.sender_rules import SenderAction
+from models.store.columns import Picked, picked
+from models.users.roles import AdminPermission, Role, Scope, UserPermission
+from models.users.tables import Frequency, User
 from resolvers import adminlog, possessions, senderruling
 from resolvers.adminlog import Done
 from resolvers.context import Context, Needs

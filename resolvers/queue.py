@@ -10,12 +10,12 @@ from typing import Any, cast
 from sqlalchemy import ColumnElement, Select, and_, case, func, or_, select, text, true
 from sqlmodel import col
 
-from models.columns import Picked, picked
-from models.pages import Ask, Page
-from models.queue import DEFERRED, OPEN, Delivery, DeliveryState, answer
-from models.roles import Role
-from models.submission import WAITING, Submission
-from models.users import User
+from models.queue.tables import DEFERRED, OPEN, Delivery, DeliveryState, answer
+from models.store.columns import Picked, picked
+from models.store.keyset_pages import Ask, Page
+from models.submission.tables import WAITING, Submission
+from models.users.roles import Role
+from models.users.tables import User
 from resolvers import listing
 from resolvers.access import managed_users
 from resolvers.context import Context

@@ -9,14 +9,14 @@ from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mail.queue import many, release, removing
-from models.columns import Picked
+from models.admin.tasks import Task
 from models.errors import Invalid, LimitReached, NotFound, check_limit
-from models.journal import PLATFORM, ChangeKind
-from models.roles import Role
-from models.submission import Submission
-from models.tasks import Task
-from models.users import User
-from models.world import Turn
+from models.events.journal import PLATFORM, ChangeKind
+from models.runtime.environment import Turn
+from models.store.columns import Picked
+from models.submission.tables import Submission
+from models.users.roles import Role
+from models.users.tables import User
 from resolvers import adminlog
 from resolvers.adminlog import Done
 from resolvers.context import Context, Needs

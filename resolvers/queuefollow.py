@@ -9,10 +9,10 @@ from collections.abc import AsyncGenerator, Collection, Sequence
 from sqlalchemy import select
 from sqlmodel import col
 
-from models import journal
-from models.columns import Picked
-from models.journal import ChangeKind, Stream
-from models.wakeups import rest
+from models.events import journal
+from models.events.journal import ChangeKind, Stream
+from models.events.wakeups import rest
+from models.store.columns import Picked
 from resolvers.changes import LOOK
 from resolvers.context import Context
 from resolvers.queue import EntryWhere, fitting

@@ -4,10 +4,10 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from models.columns import Picked
-from models.domains import Domain
+from models.domains.tables import Domain
 from models.errors import LimitReached
-from models.world import World
+from models.runtime.environment import World
+from models.store.columns import Picked
 
 
 def effective(world: World, domain: Any, quota: int | None) -> int:

@@ -8,12 +8,12 @@ from sqlalchemy import delete, select
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from models.columns import Picked, insert_or, picked
 from models.errors import Forbidden, Invalid
-from models.journal import PLATFORM, ChangeKind
-from models.rate_values import MOST, Rate
-from models.rates import RateHold, RateLimit, RateWindow
-from models.roles import Role
+from models.events.journal import PLATFORM, ChangeKind
+from models.queue.rate_limits import RateHold, RateLimit, RateWindow
+from models.queue.rate_values import MOST, Rate
+from models.store.columns import Picked, insert_or, picked
+from models.users.roles import Role
 from resolvers import adminlog, domains
 from resolvers.access import require_charge
 from resolvers.adminlog import Done

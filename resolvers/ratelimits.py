@@ -10,13 +10,13 @@ from sqlmodel import col
 
 from mail import sendingrates
 from mail.sendingrates import Full, held_up
-from models.columns import Picked, picked
-from models.domains import Domain
+from models.domains.tables import Domain
 from models.errors import RateLimited
-from models.pages import Ask, Page
-from models.rates import RateHold, RateLimit, RateWindow
-from models.users import LimitSource, User
-from models.world import Turn
+from models.queue.rate_limits import RateHold, RateLimit, RateWindow
+from models.runtime.environment import Turn
+from models.store.columns import Picked, picked
+from models.store.keyset_pages import Ask, Page
+from models.users.tables import LimitSource, User
 from resolvers import listing
 from resolvers.access import visible_users
 from resolvers.context import Context

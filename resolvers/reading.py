@@ -13,9 +13,9 @@ from mail.blobs.pack import Gap
 from mail.contents import CODED, Stored, gathered
 from mail.messages import CalendarEvent, Facts, Part, Whole
 from mail.messages.calendar import MOST_BYTES, MOST_EVENTS, unfolded
-from models.blobs import Blob, MessageBlob
 from models.errors import LimitReached
-from models.messages import Message
+from models.files.blobs import Blob, MessageBlob
+from models.messages.tables import Message
 from resolvers.access import records
 from resolvers.contents import LONGEST, kept, ranged
 from resolvers.context import Context

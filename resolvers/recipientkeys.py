@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from sqlalchemy import select
 from sqlmodel import col
 
-from models.addresses import AddressKind
-from models.columns import picked
+from models.addresses.tables import AddressKind
 from models.errors import Invalid
-from models.users import User
+from models.store.columns import picked
+from models.users.tables import User
 from resolvers.context import Context
 from resolvers.sendable import resolved
 

@@ -10,13 +10,13 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mail.addresses import Normal, normal
 from mail.rewrites import circular, matched, replacement
-from models.columns import Picked, picked
-from models.domains import Domain, DomainAlias
+from models.addresses.rewrites import RecipientRewrite
+from models.domains.tables import Domain, DomainAlias
 from models.errors import Conflict, Invalid, LimitReached, all_found
-from models.journal import PLATFORM, ChangeKind
-from models.pages import Ask, Page
-from models.rewrites import RecipientRewrite
-from models.roles import Role
+from models.events.journal import PLATFORM, ChangeKind
+from models.store.columns import Picked, picked
+from models.store.keyset_pages import Ask, Page
+from models.users.roles import Role
 from resolvers import adminlog, listing
 from resolvers.access import maker, require_below
 from resolvers.adminlog import Done

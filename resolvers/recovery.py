@@ -7,9 +7,9 @@ from sqlalchemy import delete, func, select, update
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from models.twofactor import RecoveryCode
-from models.users import User
-from models.world import World
+from models.auth.second_factors import RecoveryCode
+from models.runtime.environment import World
+from models.users.tables import User
 from resolvers.access import overseen_users
 from resolvers.context import Context
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
-from models.amounts import long
+from models.quantities import long
 
 HIDDEN = "(hidden)"  # what stands for a secret that was set
 SECRETS = frozenset(

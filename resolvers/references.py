@@ -15,12 +15,12 @@ from mail.compose import Attachment
 from mail.contents import Stored, gathered
 from mail.fields import Named
 from mail.quoting import Original, Quote
-from models.addresses import Address
-from models.columns import Picked, picked
-from models.domains import Domain, DomainAlias
+from models.addresses.tables import Address
+from models.domains.tables import Domain, DomainAlias
 from models.errors import found
-from models.messages import Message
-from models.roles import Scope
+from models.messages.tables import Message
+from models.store.columns import Picked, picked
+from models.users.roles import Scope
 from resolvers import attaching, contents, flagging, moves
 from resolvers.access import own, visible
 from resolvers.attaching import Chosen, Room

@@ -10,16 +10,16 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mail import indexing, paths, reindexing
 from mail.indexing import BATCH, SHOWN
-from models import searchindex
-from models.columns import Picked, picked
+from models.admin.tasks import Task
 from models.errors import Conflict, Invalid
-from models.journal import PLATFORM, ChangeKind
-from models.mailboxes import Mailbox
-from models.messages import Message
-from models.roles import Role, Scope
-from models.tasks import Task
-from models.wakeups import UNINDEXED
-from models.world import ring
+from models.events.journal import PLATFORM, ChangeKind
+from models.events.wakeups import UNINDEXED
+from models.mailboxes.tables import Mailbox
+from models.messages.tables import Message
+from models.runtime.environment import ring
+from models.search import text_index
+from models.store.columns import Picked, picked
+from models.users.roles import Role, Scope
 from resolvers.context import Context, Needs
 from resolvers.mailboxes import fitting
 from resolvers.mailboxowners import owners
@@ -88,7 +88,7 @@ async def optimize(ctx: Context) -> Task:
     ctx.viewer.require(OPERATORS)
     total = None
     if ctx.world.database.dialect == "postgresql":
-        listed = select(func.count()).select_from(searchindex.rows("postgresql"))
+        listed = select(func.count()).select_from(text_index.rows("postgresql"))
         ((total,),) = await ctx.read(listed)
     return await _task(ctx, OPTIMIZE, {}, total)
 
@@ -200,7 +200,7 @@ async def _rebuild(
 async def _plan_optimize(ctx: Context, _: dict[str, Any], checkpoint: dict[str, Any]) -> Plan:
     if ctx.world.database.dialect == "sqlite":
         return Plan()
-    (key,) = searchindex.rows("postgresql").c
+    (key,) = text_index.rows("postgresql").c
     asked = select(key).where(key > checkpoint.get("at", 0)).order_by(key).limit(LOOKED)
     return Plan(ids=[row.rowid for row in await ctx.read(asked)])
 
@@ -215,7 +215,7 @@ async def _optimize(
     if not held.ids:
         return Step(checkpoint)
     last = held.ids[-1]
-    gone = await connection.execute(searchindex.DEAD, {"after": at, "last": last})
+    gone = await connection.execute(text_index.DEAD, {"after": at, "last": last})
     corrected = checkpoint.get("corrected", 0) + gone.rowcount
     return Step({"at": last, "corrected": corrected}, done=len(held.ids), more=True)
 

@@ -10,9 +10,9 @@ from dataclasses import replace
 from typing import Any
 
 from mail.searchindex import Sought, Term, standing
-from models.columns import Picked
 from models.errors import Invalid
-from models.pages import Ask, Page
+from models.store.columns import Picked
+from models.store.keyset_pages import Ask, Page
 from resolvers import messages
 from resolvers.context import Context
 from resolvers.messages import NEWEST, Listing

@@ -9,7 +9,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlmodel import col
 
 from models.errors import Conflict
-from models.replays import Replay
+from models.runtime.idempotency import Replay
 from resolvers.context import Context
 
 

@@ -10,10 +10,10 @@ from sqlmodel import col
 from mail.blobs.store import object_name
 from mail.upload_parts import StoredPart, delete_parts
 from mail.upload_removal import delete_uploads, forget_objects
-from models.blobs import Upload, UploadPart
-from models.columns import Picked, picked
 from models.errors import LimitReached, NotFound, Refused, found
-from models.world import Turn
+from models.files.blobs import Upload, UploadPart
+from models.runtime.environment import Turn
+from models.store.columns import Picked, picked
 from resolvers.access import visible
 from resolvers.context import Context
 from resolvers.uploads import KEPT, check, kept, permit, put

@@ -9,13 +9,13 @@ from sqlalchemy import ColumnElement, Select, false, func, select, true
 from sqlmodel import SQLModel, col
 
 from mail import waysecrets
-from models.columns import Picked, picked, table_of
-from models.domains import Domain
+from models.domains.tables import Domain
 from models.errors import Invalid, all_found
-from models.journal import ChangeKind
-from models.pages import Ask, Page
-from models.roles import Role
-from models.routing import ForwardingHost, RelayHost, TlsPolicy, Transport
+from models.events.journal import ChangeKind
+from models.routing.tables import ForwardingHost, RelayHost, TlsPolicy, Transport
+from models.store.columns import Picked, picked, table_of
+from models.store.keyset_pages import Ask, Page
+from models.users.roles import Role
 from resolvers import domains, listing
 from resolvers.context import Batch, Context
 from resolvers.listing import Scan, all_by_keys, by_keys

@@ -6,11 +6,11 @@ from typing import Any
 from sqlalchemy import delete, func, insert, select, update
 from sqlmodel import col
 
-from models.columns import Picked, table_of
-from models.domains import Domain
+from models.domains.tables import Domain
 from models.errors import Conflict, Invalid, LimitReached, NotFound, Problems, Refused, Unavailable
-from models.journal import PLATFORM, ChangeKind
-from models.routing import TlsPolicyLevel
+from models.events.journal import PLATFORM, ChangeKind
+from models.routing.tables import TlsPolicyLevel
+from models.store.columns import Picked, table_of
 from resolvers import adminlog, routingforms
 from resolvers.adminlog import Done
 from resolvers.context import Context

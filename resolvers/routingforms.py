@@ -13,7 +13,7 @@ from mail.expressions import Expression
 from mail.outward import host_of
 from mail.proofs import MOST
 from models.errors import Invalid
-from models.routing import TlsPolicyLevel
+from models.routing.tables import TlsPolicyLevel
 
 PORTS = 1 << 16
 NAME = 255  # characters of a user name

@@ -11,11 +11,11 @@ from sqlalchemy import func, select
 from sqlmodel import col
 from sqlmodel import select as instances
 
-from models.columns import Picked, picked
 from models.errors import Invalid, LimitReached, NotFound
-from models.journal import ChangeKind
-from models.pages import Ask
-from models.savedsearches import SavedSearch
+from models.events.journal import ChangeKind
+from models.search.saved_searches import SavedSearch
+from models.store.columns import Picked, picked
+from models.store.keyset_pages import Ask
 from resolvers import changes, messages, texts
 from resolvers.access import own, visible
 from resolvers.changes import Asked

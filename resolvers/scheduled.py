@@ -15,12 +15,12 @@ from sqlmodel import col
 
 from mail.archives.records import Told
 from mail.blobs.codec import digest_of
-from models import submission
-from models.columns import Picked, picked
-from models.mailboxes import Mailbox, SpecialUse
-from models.messages import Message
-from models.queue import Delivery
-from models.submission import Submission, SubmissionState
+from models.mailboxes.tables import Mailbox, SpecialUse
+from models.messages.tables import Message
+from models.queue.tables import Delivery
+from models.store.columns import Picked, picked
+from models.submission import tables
+from models.submission.tables import Submission, SubmissionState
 from resolvers.context import Context
 
 WAITING = (SubmissionState.SCHEDULED, SubmissionState.HELD_FOR_UNDO)
@@ -100,7 +100,7 @@ def _without_copy(user_id: int) -> list[Any]:
     copy = exists().where(
         col(Message.id) == col(Submission.message_id), col(Message.archived_at).is_(None)
     )
-    waits = text(submission.WAITING), col(Submission.state).in_(WAITING)  # the first has an index
+    waits = text(tables.WAITING), col(Submission.state).in_(WAITING)  # the first has an index
     return [col(Submission.user_id) == user_id, *waits, ~copy]
 
 

@@ -8,18 +8,18 @@ from sqlalchemy import func, select, update
 from sqlmodel import SQLModel
 
 from mail import signkeys, targets, waysecrets
-from models.addresses import Address
+from models.addresses.tables import Address
+from models.auth.second_factors import TotpSeed
 from models.certificates import AcmeAccount, Certificate
-from models.columns import Picked, picked, table_of
 from models.connectors import Connector
-from models.dkim import DkimKey
-from models.notifications import PushChannel, PushKey
-from models.routing import RelayHost, Transport
-from models.twofactor import TotpSeed
-from models.users import User
-from models.vault import Sealed
-from models.webhooks import Webhook
-from models.world import Turn, World
+from models.domains.dkim_keys import DkimKey
+from models.notifications.push_channels import PushChannel, PushKey
+from models.notifications.webhooks import Webhook
+from models.routing.tables import RelayHost, Transport
+from models.runtime.environment import Turn, World
+from models.runtime.secret_box import Sealed
+from models.store.columns import Picked, picked, table_of
+from models.users.tables import User
 from resolvers import (
     acmeaccounts,
     certificates,

@@ -6,11 +6,11 @@ from typing import Any
 from sqlalchemy import select
 from sqlmodel import col
 
-from models.columns import Picked, picked
 from models.errors import Forbidden, Invalid, LimitReached
-from models.folding import fold_text
-from models.mailboxes import Mailbox
-from models.pages import Page
+from models.mailboxes.tables import Mailbox
+from models.store.columns import Picked, picked
+from models.store.keyset_pages import Page
+from models.store.text_folding import fold_text
 from resolvers import messages, userselection
 from resolvers.access import administered, own, records
 from resolvers.context import Context

@@ -9,11 +9,11 @@ from sqlmodel import col
 
 from mail import indexing
 from mail.searchindex import Every, Places, Sought, Term, terms, written
-from models import searchindex
-from models.columns import picked
 from models.errors import Invalid, Unavailable
-from models.messages import Message
-from models.prepared import number, prepared
+from models.messages.tables import Message
+from models.search import text_index
+from models.store.columns import picked
+from models.store.prepared_statements import number, prepared
 from resolvers.context import Context
 
 LONGEST = 1024  # characters of a search
@@ -65,7 +65,7 @@ def matching(ctx: Context, waiting: Waiting, sought: Sought) -> ColumnElement[bo
     """Messages with these words, as SQL."""
     dialect = ctx.world.database.dialect
     query = written(dialect, waiting.owners, sought)
-    found = searchindex.found(dialect, query, waiting.holding(sought))
+    found = text_index.found(dialect, query, waiting.holding(sought))
     known = found.columns(column("rowid")).subquery()
     return col(Message.id).in_(select(known.c.rowid))
 

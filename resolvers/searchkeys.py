@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
-from models import amounts
-from models.mailboxes import SpecialUse
-from models.submission import SubmissionState
+from models import quantities
+from models.mailboxes.tables import SpecialUse
+from models.submission.tables import SubmissionState
 
 Fields = Mapping[str, Any]
 
@@ -142,8 +142,8 @@ def _time(key: str, text: str, now: datetime) -> Fields | None:
 def _number(text: str) -> int:
     try:
         if text.isascii() and text.isdigit():
-            return amounts.whole(text)
-        return amounts.size(re.sub(r"(?<=[0-9])([kmgtKMGT])$", r"\1iB", text.strip()))
+            return quantities.whole(text)
+        return quantities.size(re.sub(r"(?<=[0-9])([kmgtKMGT])$", r"\1iB", text.strip()))
     except ValueError as problem:
         raise Unclear("a number, or a size such as 5M") from problem
 
@@ -155,9 +155,9 @@ def bound(text: str, now: datetime) -> Fields:
             seconds = int(found[1]) * _UNITS[found[2][0]]
             if seconds > OLDEST.total_seconds():
                 raise ValueError(text)
-            return {"ago": amounts.long(timedelta(seconds=seconds))}
+            return {"ago": quantities.long(timedelta(seconds=seconds))}
         if text.startswith("P"):
-            return {"ago": amounts.long(amounts.duration(text))}
+            return {"ago": quantities.long(quantities.duration(text))}
         if _STAMP.fullmatch(text):
             return {"at": spelled(datetime.fromtimestamp(int(text), UTC))}
         at = _day(text, now) or datetime.fromisoformat(text)

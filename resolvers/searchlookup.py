@@ -8,12 +8,12 @@ from sqlalchemy import column, func, select
 from sqlmodel import col
 
 from mail.searchindex import Every, Some, Sought, Term, words, written
-from models import searchindex
-from models.columns import Big
+from models.admin.tasks import Task, TaskState
 from models.errors import Invalid
-from models.messages import Message
-from models.pages import Ask, Page
-from models.tasks import Task, TaskState
+from models.messages.tables import Message
+from models.search import text_index
+from models.store.columns import Big
+from models.store.keyset_pages import Ask, Page
 from resolvers.context import Context
 from resolvers.reindexing import OPTIMIZE, WAIT
 from resolvers.searchindex import narrows
@@ -34,14 +34,14 @@ class Hit(NamedTuple):
 
 async def documents(ctx: Context) -> int:
     """How many messages the index has, those that have gone since included."""
-    listed = searchindex.rows(ctx.world.database.dialect)
+    listed = text_index.rows(ctx.world.database.dialect)
     ((many,),) = await ctx.read(select(func.count()).select_from(listed))
     return int(many)
 
 
 async def size(ctx: Context) -> int:
     """How many bytes the index takes."""
-    asked = searchindex.size(ctx.world.database.dialect).columns(column("size", Big)).subquery()
+    asked = text_index.size(ctx.world.database.dialect).columns(column("size", Big)).subquery()
     ((many,),) = await ctx.read(select(asked.c.size))
     return int(many)
 
@@ -120,7 +120,7 @@ async def lookup(ctx: Context, asked: Lookup) -> Page[Hit]:
     """The hits, the newest key first, with the scores that the store gives them."""
     dialect, ask = ctx.world.database.dialect, asked.ask
     before = ask.place.id if ask.place else HIGHEST
-    found = searchindex.hits(dialect, asked.query(ctx), before, ask.count + 1)
+    found = text_index.hits(dialect, asked.query(ctx), before, ask.count + 1)
     hits = found.columns(column("rowid", Big), column("score")).subquery()
     rows = await ctx.read(select(hits.c.rowid, hits.c.score).order_by(hits.c.rowid.desc()))
     _, rest = divided(asked.where)
@@ -129,7 +129,7 @@ async def lookup(ctx: Context, asked: Lookup) -> Page[Hit]:
 
 async def count(ctx: Context, asked: Lookup) -> int:
     """How many hits there are."""
-    found = searchindex.found(ctx.world.database.dialect, asked.query(ctx))
+    found = text_index.found(ctx.world.database.dialect, asked.query(ctx))
     hits = found.columns(column("rowid", Big)).subquery()
     ((many,),) = await ctx.read(select(func.count()).select_from(hits))
     return int(many)

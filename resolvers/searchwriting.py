@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import Any
 
-from models.mailboxes import SpecialUse
+from models.mailboxes.tables import SpecialUse
 from resolvers.searchkeys import FLAGS, LISTS, NUMBERS, TEXTS, TIMES, Fields
 from resolvers.searchtext import read
 

@@ -29,14 +29,14 @@ from sqlmodel import col
 
 from mail.searchindex import Every, Some, Sought
 from mail.tiers import lies
-from models.blobs import Blob, StorageTier
-from models.columns import table_of
 from models.errors import Invalid
-from models.folding import fold_text
-from models.mailboxes import Mailbox, SpecialUse
-from models.messages import Message
-from models.query_hints import without_index
-from models.submission import Submission
+from models.files.blobs import Blob, StorageTier
+from models.mailboxes.tables import Mailbox, SpecialUse
+from models.messages.tables import Message
+from models.store.columns import table_of
+from models.store.query_hints import without_index
+from models.store.text_folding import fold_text
+from models.submission.tables import Submission
 from resolvers.context import Context
 from resolvers.looking import READ, Looked, Place, looked, parts
 from resolvers.mailboxes import Named

@@ -26,13 +26,13 @@ from sqlmodel import col
 from mail import addresses
 from mail.addresses import normal
 from mail.lookups import resolve_all
-from models.addresses import Address, AddressKind
-from models.columns import Picked, picked
-from models.domains import Domain, DomainAlias
+from models.addresses.tables import Address, AddressKind
+from models.domains.tables import Domain, DomainAlias
 from models.errors import Forbidden, Invalid, NotFound
-from models.prepared import Prepared, number
-from models.sharing import MailboxShare, ShareRight, holding
-from models.world import World
+from models.mailboxes.shares import MailboxShare, ShareRight, holding
+from models.runtime.environment import World
+from models.store.columns import Picked, picked
+from models.store.prepared_statements import Prepared, number
 from resolvers.context import Context
 from resolvers.senders import permitted
 

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from sqlalchemy import ColumnElement, func, select, true
 from sqlmodel import col
 
-from models.columns import Picked, picked
-from models.pages import Ask, Page
-from models.roles import AdminPermission, Role
-from models.senderrules import SenderAction, SenderRule, of_domain, of_tag, of_user
-from models.users import User, UserTag
+from models.spam.sender_rules import SenderAction, SenderRule, of_domain, of_tag, of_user
+from models.store.columns import Picked, picked
+from models.store.keyset_pages import Ask, Page
+from models.users.roles import AdminPermission, Role
+from models.users.tables import User, UserTag
 from resolvers import listing
 from resolvers.access import visible_users
 from resolvers.context import Context

@@ -10,12 +10,12 @@ from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mail.senderrules import checked_pattern
-from models.columns import Picked, picked
 from models.errors import Forbidden, Invalid, LimitReached, NotFound
-from models.journal import PLATFORM, ChangeKind
-from models.roles import AdminPermission, Role, Scope
-from models.senderrules import EVERYBODY, SenderAction, SenderRule, of_domain, of_tag, of_user
-from models.users import User
+from models.events.journal import PLATFORM, ChangeKind
+from models.spam.sender_rules import EVERYBODY, SenderAction, SenderRule, of_domain, of_tag, of_user
+from models.store.columns import Picked, picked
+from models.users.roles import AdminPermission, Role, Scope
+from models.users.tables import User
 from resolvers import adminlog, domains, texts
 from resolvers.access import maker, managed_users
 from resolvers.adminlog import Done

@@ -11,11 +11,11 @@ from sqlalchemy import select, union_all
 from sqlmodel import col
 
 from mail.addresses import checked_domain, normal_domain
-from models.addresses import Address
-from models.domains import Domain, DomainAlias
+from models.addresses.tables import Address
+from models.domains.tables import Domain, DomainAlias
 from models.errors import Forbidden, Invalid
-from models.roles import Role
-from models.users import User
+from models.users.roles import Role
+from models.users.tables import User
 from resolvers.context import Context
 
 LONGEST = 128  # characters

@@ -3,8 +3,8 @@
 from sqlalchemy import select
 from sqlmodel import col
 
-from models.columns import Picked, picked
-from models.submission import Submission
+from models.store.columns import Picked, picked
+from models.submission.tables import Submission
 from resolvers.access import visible
 from resolvers.context import Context
 from resolvers.submission import deliveries_of

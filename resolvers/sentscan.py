@@ -7,14 +7,14 @@ from mail.client import Client
 from mail.scanners import of_sent
 from mail.scanners.refusing import Infected, Unwanted, check
 from mail.scanners.rspamd import Envelope
-from models import meters
-from models.columns import Picked
 from models.errors import Forbidden
+from models.observability import metrics
+from models.store.columns import Picked
 from resolvers.context import Context
 
 log = logging.getLogger(__name__)
 
-REFUSED = meters.counter(
+REFUSED = metrics.counter(
     "merganser_sent_refused", "Messages of our users that were not queued.", "reason"
 )
 

@@ -5,9 +5,9 @@ from collections.abc import Callable, Collection
 from sqlalchemy import delete, update
 from sqlmodel import col
 
-from models.auth import AccessToken
+from models.auth.credentials import AccessToken
 from models.errors import Code, Unavailable
-from models.users import User
+from models.users.tables import User
 from resolvers import authlog
 from resolvers.authlog import Event
 from resolvers.context import Context

@@ -12,15 +12,15 @@ from sqlalchemy import Connection, delete, func, insert, literal, select, update
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from models.columns import Big, Picked, insert_or, picked
-from models.domains import Domain
+from models.admin.settings import SettingChange, SettingValue
+from models.domains.tables import Domain
 from models.errors import Invalid, LimitReached
-from models.journal import PLATFORM, ChangeKind, Stream
-from models.pages import Ask, Page
-from models.roles import Role, Scope
-from models.settings import SettingChange, SettingValue
-from models.users import User
-from models.world import Adopted, World
+from models.events.journal import PLATFORM, ChangeKind, Stream
+from models.runtime.environment import Adopted, World
+from models.store.columns import Big, Picked, insert_or, picked
+from models.store.keyset_pages import Ask, Page
+from models.users.roles import Role, Scope
+from models.users.tables import User
 from resolvers import adminlog, listing
 from resolvers.adminlog import Done
 from resolvers.authlog import actor

@@ -10,15 +10,15 @@ from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mail import addresses
-from models import journal
-from models.addresses import Address
-from models.columns import Picked, insert_or, picked
+from models.addresses.tables import Address
 from models.errors import Forbidden, Invalid, LimitReached, found
-from models.journal import ChangeKind
-from models.mailboxes import Mailbox
-from models.pages import Ask, Page
-from models.sharing import MailboxShare, Rights, ShareRight, rights_of, written
-from models.users import User
+from models.events import journal
+from models.events.journal import ChangeKind
+from models.mailboxes.shares import MailboxShare, Rights, ShareRight, rights_of, written
+from models.mailboxes.tables import Mailbox
+from models.store.columns import Picked, insert_or, picked
+from models.store.keyset_pages import Ask, Page
+from models.users.tables import User
 from resolvers import granted, listing
 from resolvers.access import administered, managed_users, own, records, shared, visible_users
 from resolvers.context import Context

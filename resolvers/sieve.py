@@ -26,12 +26,12 @@ from mail.sieve import (
     Vacation,
 )
 from mail.surroundings import Script
-from models.columns import Picked, picked
 from models.errors import NotFound
-from models.messages import Message
-from models.pages import Ask, Page
-from models.roles import AdminPermission, Scope, opened
-from models.sieve import SieveScript
+from models.filters.sieve_scripts import SieveScript
+from models.messages.tables import Message
+from models.store.columns import Picked, picked
+from models.store.keyset_pages import Ask, Page
+from models.users.roles import AdminPermission, Scope, opened
 from resolvers import contents, listing, possessions
 from resolvers.access import visible
 from resolvers.context import Context

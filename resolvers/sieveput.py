@@ -14,12 +14,12 @@ from sqlmodel import col
 from mail.programs import program_of, redirects
 from mail.sieve import SieveError, limits
 from mail.surroundings import PERSONAL
-from models import journal
-from models.columns import Picked, picked
 from models.errors import Conflict, Invalid, LimitReached, NotCompiled, NotFound, Several
-from models.journal import ChangeKind, Entry
-from models.roles import AdminPermission, Role
-from models.sieve import SieveScript
+from models.events import journal
+from models.events.journal import ChangeKind, Entry
+from models.filters.sieve_scripts import SieveScript
+from models.store.columns import Picked, picked
+from models.users.roles import AdminPermission, Role
 from resolvers import adminlog, authlog
 from resolvers.adminlog import Done
 from resolvers.authlog import Event

@@ -14,11 +14,11 @@ from mail.found import Found
 from mail.messages import Header, MailAddress
 from mail.placing import SYSTEM_FLAGS, Letter
 from mail.searchindex import Places, words_of
-from models.blobs import StorageTier
 from models.errors import Invalid
-from models.folding import fold_text
-from models.mailboxes import SpecialUse
-from models.submission import SubmissionState
+from models.files.blobs import StorageTier
+from models.mailboxes.tables import SpecialUse
+from models.store.text_folding import fold_text
+from models.submission.tables import SubmissionState
 from resolvers.looking import parts
 from resolvers.mailboxes import Named
 from resolvers.searchindex import sought_by

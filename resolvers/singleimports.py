@@ -8,9 +8,9 @@ from sqlalchemy import delete, select, update
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from models.columns import Picked
 from models.connectors import Connector, ConnectorFolder, ConnectorRun
-from models.exports import ImportArchive
+from models.store.columns import Picked
+from models.transfer import ImportArchive
 from resolvers import sifting
 from resolvers.where import MessageWhere
 

@@ -7,7 +7,7 @@ from html import escape
 
 from mail.contents import Stored
 from mail.searchindex import Term, term_of
-from models.folding import fold_text
+from models.store.text_folding import fold_text
 from resolvers import contents
 from resolvers.context import Context
 from resolvers.relevance import terms

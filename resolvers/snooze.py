@@ -15,10 +15,10 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mail.placing import flags
 from mail.specialnames import snoozed_in
-from models.columns import Picked
 from models.errors import Forbidden, Invalid, LimitReached
-from models.mailboxes import SpecialUse
-from models.messages import Message
+from models.mailboxes.tables import SpecialUse
+from models.messages.tables import Message
+from models.store.columns import Picked
 from resolvers import flagging, mailboxes, moves
 from resolvers.context import Context
 from resolvers.moves import Changes

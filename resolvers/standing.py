@@ -10,14 +10,14 @@ from typing import Any
 from sqlalchemy import ColumnElement, Select, Update, and_, bindparam, or_, select, update
 from sqlmodel import col
 
-from models.apppasswords import AppPassword
-from models.auth import PENDING, AccessToken, ApiKey
-from models.columns import Instant, Picked, picked, table_of
-from models.prepared import prepared
-from models.roles import AdminPermission, Role, Scope, UserPermission
-from models.sharing import MailboxShare
-from models.users import User
-from models.world import Turn, World
+from models.auth.application_passwords import AppPassword
+from models.auth.credentials import PENDING, AccessToken, ApiKey
+from models.mailboxes.shares import MailboxShare
+from models.runtime.environment import Turn, World
+from models.store.columns import Instant, Picked, picked, table_of
+from models.store.prepared_statements import prepared
+from models.users.roles import AdminPermission, Role, Scope, UserPermission
+from models.users.tables import User
 from resolvers import apppasswords
 from resolvers.context import Reach, Viewer
 from resolvers.credentials import makers

@@ -7,8 +7,8 @@ from sqlmodel import col
 from mail import stspolicy
 from mail.addresses import normal_domain
 from mail.stspolicy import BEFORE, OFF
-from models.domains import Domain, DomainAlias
-from models.world import World
+from models.domains.tables import Domain, DomainAlias
+from models.runtime.environment import World
 
 LONGEST = 300  # characters of a name that is looked at
 

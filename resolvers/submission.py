@@ -15,16 +15,16 @@ from mail.placing import Item, Letter, Place, Placed, place_many
 from mail.queue import entering
 from mail.queue.entering import Handed, Sender
 from mail.wishes import ALL, Wish
-from models.columns import Picked, picked
 from models.errors import Forbidden, Invalid, NotFound, OverQuota, Problems, Unavailable
-from models.files import FileShare
-from models.journal import PLATFORM
-from models.pages import Ask, Page, ordering
-from models.prepared import Prepared, number
-from models.queue import Delivery
-from models.submission import Submission, SubmissionState
-from models.users import User
-from models.world import Turn, World
+from models.events.journal import PLATFORM
+from models.files.tables import FileShare
+from models.queue.tables import Delivery
+from models.runtime.environment import Turn, World
+from models.store.columns import Picked, picked
+from models.store.keyset_pages import Ask, Page, ordering
+from models.store.prepared_statements import Prepared, number
+from models.submission.tables import Submission, SubmissionState
+from models.users.tables import User
 from resolvers import composing, fileshares, listing, messages, ratelimits, sentscan, userlimits
 from resolvers.access import own, records, visible
 from resolvers.context import Batch, Context

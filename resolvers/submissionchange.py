@@ -10,12 +10,12 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mail.queue import many, release
 from mail.queue.entering import HELD
-from models.columns import Picked
 from models.errors import Conflict, all_found
-from models.journal import PLATFORM
-from models.submission import Submission, SubmissionState
-from models.wakeups import QUEUE
-from models.world import Turn
+from models.events.journal import PLATFORM
+from models.events.wakeups import QUEUE
+from models.runtime.environment import Turn
+from models.store.columns import Picked
+from models.submission.tables import Submission, SubmissionState
 from resolvers.access import owners
 from resolvers.context import Context
 from resolvers.outgoing import check_time

@@ -18,12 +18,12 @@ from mail.keeping import Gone, Kept
 from mail.mending import Mended, mended
 from mail.placing import Letter, Place
 from mail.replacing import Earlier
-from models.columns import Picked, picked
 from models.errors import Conflict, Invalid, NotFound, Unavailable, check_limit, found
-from models.mailboxes import SpecialUse
-from models.messages import Message
-from models.submission import Submission
-from models.world import Turn
+from models.mailboxes.tables import SpecialUse
+from models.messages.tables import Message
+from models.runtime.environment import Turn
+from models.store.columns import Picked, picked
+from models.submission.tables import Submission
 from resolvers import (
     composing,
     fileattaching,

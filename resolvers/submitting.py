@@ -13,12 +13,12 @@ from mail.compose import address
 from mail.mending import mended
 from mail.submitting import Writer
 from mail.wishes import Wish
-from models.columns import Picked, picked
 from models.errors import AuthenticationFailed, Forbidden, found
-from models.mailboxes import SpecialUse
-from models.roles import Role, Scope
-from models.users import User
-from models.world import World
+from models.mailboxes.tables import SpecialUse
+from models.runtime.environment import World
+from models.store.columns import Picked, picked
+from models.users.roles import Role, Scope
+from models.users.tables import User
 from resolvers import auth, mailboxes, proving, standing, submission, userlimits
 from resolvers.composing import ACCOUNT, new_message_id
 from resolvers.context import Context, Viewer

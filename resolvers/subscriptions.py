@@ -9,9 +9,9 @@ from sqlalchemy import bindparam, delete, insert, select
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from models.columns import table_of
-from models.mailboxes import Subscription
-from models.users import User
+from models.mailboxes.tables import Subscription
+from models.store.columns import table_of
+from models.users.tables import User
 from resolvers.access import administered, managed_users, own
 from resolvers.context import Context
 

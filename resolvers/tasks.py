@@ -12,15 +12,15 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mail.blobs.errors import Corrupt
 from mail.upload_removal import forget_objects
-from models.columns import Picked, picked
+from models.admin.tasks import Task, TaskState
 from models.errors import Damaged, Forbidden, Invalid, NotFound, Refused
-from models.journal import PLATFORM, ChangeKind
-from models.pages import Ask, Page
-from models.roles import Role, Scope
+from models.events.journal import PLATFORM, ChangeKind
+from models.events.wakeups import TASKS
 from models.runtime import leases
-from models.tasks import Task, TaskState
-from models.wakeups import TASKS
-from models.world import World
+from models.runtime.environment import World
+from models.store.columns import Picked, picked
+from models.store.keyset_pages import Ask, Page
+from models.users.roles import Role, Scope
 from resolvers import (
     archive,
     audit,

@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, String, exists, false, func, or_, select
 
 from models.errors import Invalid
-from models.folding import fold_text
+from models.store.text_folding import fold_text
 
 LABEL = 128  # characters of a tag
 LABELS = 100  # of one thing
@@ -16,7 +16,7 @@ LONGEST = 1000  # characters: the store reads a pattern for seconds that is much
 
 
 def within(column: Any, part: str) -> ColumnElement[bool]:
-    """Return SQL: `part` is in the text, compared without accents and case (models/folding.py).
+    """Return SQL: `part` is in the text, compared without accents and case.
 
     A part of invisible characters alone is in no text. Raises Invalid if the part has more
     than 1,000 characters.

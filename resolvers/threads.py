@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from sqlalchemy import select
 from sqlmodel import col
 
-from models.columns import Picked, picked
 from models.errors import Invalid, all_found
-from models.messages import Message, Thread
-from models.query_hints import without_index
+from models.messages.tables import Message, Thread
+from models.store.columns import Picked, picked
+from models.store.query_hints import without_index
 from resolvers import bulk
 from resolvers.access import own, visible
 from resolvers.bulk import Done, Order

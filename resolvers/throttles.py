@@ -19,13 +19,13 @@ from sqlalchemy import Connection, bindparam, delete, select, update
 from sqlmodel import col
 
 from mail.networks import network, within
-from models.auth import CALM, AccessToken, Throttle
-from models.authlog import AuthEvent
-from models.columns import Picked, insert_or, picked
+from models.auth.credentials import CALM, AccessToken, Throttle
+from models.auth.security_log import AuthEvent
 from models.errors import RateLimited
-from models.options import Options
-from models.prepared import Prepared
-from models.world import Turn, World
+from models.runtime.environment import Turn, World
+from models.runtime.options import Options
+from models.store.columns import Picked, insert_or, picked
+from models.store.prepared_statements import Prepared
 from resolvers.context import Context
 
 DOUBLED = 20  # times at most: no wait is that long

@@ -11,11 +11,11 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mail import tiers
 from mail.blobs.tiers import Tiers
-from models.blobs import Blob, StorageTier
+from models.admin.tasks import Task
 from models.errors import NotFound, Unavailable
-from models.journal import PLATFORM, ChangeKind
-from models.messages import Message
-from models.tasks import Task
+from models.events.journal import PLATFORM, ChangeKind
+from models.files.blobs import Blob, StorageTier
+from models.messages.tables import Message
 from resolvers import messageowners
 from resolvers.context import Context
 from resolvers.selections import Selection

@@ -9,11 +9,11 @@ from sqlalchemy import ColumnElement, Select, delete, or_, select
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from models.auth import PENDING, AccessToken
-from models.columns import Picked, picked
+from models.auth.credentials import PENDING, AccessToken
 from models.errors import all_found
-from models.roles import Role, Scope
-from models.users import User
+from models.store.columns import Picked, picked
+from models.users.roles import Role, Scope
+from models.users.tables import User
 from resolvers.access import visible
 from resolvers.authlog import Event, note
 from resolvers.context import Context, Needs

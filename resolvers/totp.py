@@ -12,10 +12,10 @@ from sqlalchemy import Select, delete, or_, select, update
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from models.columns import Picked, insert_or, picked
+from models.auth.second_factors import TotpSeed
 from models.errors import AuthenticationFailed, Conflict, Invalid
-from models.twofactor import TotpSeed
-from models.world import World
+from models.runtime.environment import World
+from models.store.columns import Picked, insert_or, picked
 from resolvers.context import Context
 
 STEP = 30  # seconds that a code is shown

@@ -8,8 +8,8 @@ from typing import Any
 
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from models.columns import Picked
 from models.errors import AuthenticationFailed
+from models.store.columns import Picked
 from resolvers import authlog, recovery, throttles, totp, webauthn
 from resolvers.authlog import Event
 from resolvers.context import Context

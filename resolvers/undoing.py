@@ -13,12 +13,12 @@ from sqlmodel import select as instances
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mail.placing import flags
-from models.columns import Picked, picked
+from models.admin.tasks import Undo
 from models.errors import Conflict, NotFound, Problems
-from models.mailboxes import Mailbox
-from models.prepared import Prepared, values_of
-from models.prepared import Sent as Work
-from models.tasks import Undo
+from models.mailboxes.tables import Mailbox
+from models.store.columns import Picked, picked
+from models.store.prepared_statements import Prepared, values_of
+from models.store.prepared_statements import Sent as Work
 from resolvers import flagging, moves, muting, submission, submissionchange, submitdraft
 from resolvers.access import own, visible
 from resolvers.auth import digest_of

@@ -21,7 +21,6 @@ from mail.fields import Named as Person
 from mail.keeping import Gone, Kept
 from mail.placing import QUOTA, Letter, Place, Placed, place
 from mail.replacing import PATH, Earlier
-from models.columns import Picked, picked
 from models.errors import (
     Conflict,
     Forbidden,
@@ -32,9 +31,10 @@ from models.errors import (
     check_limit,
     found,
 )
-from models.messages import Message
-from models.sharing import ALL, Rights, ShareRight
-from models.world import Turn
+from models.mailboxes.shares import ALL, Rights, ShareRight
+from models.messages.tables import Message
+from models.runtime.environment import Turn
+from models.store.columns import Picked, picked
 from resolvers import (
     adminlog,
     composing,

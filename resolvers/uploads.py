@@ -15,12 +15,12 @@ from mail.blobs.codec import verify
 from mail.blobs.errors import Corrupt
 from mail.blobs.store import object_name
 from mail.messages.parameters import filename_of, parameters
-from models.blobs import Upload
-from models.columns import Picked, picked
 from models.errors import Forbidden, LimitReached, RateLimited, Refused, found
-from models.options import MIB
-from models.roles import Scope, opened
-from models.world import Turn, World
+from models.files.blobs import Upload
+from models.runtime.environment import Turn, World
+from models.runtime.options import MIB
+from models.store.columns import Picked, picked
+from models.users.roles import Scope, opened
 from resolvers.access import own, visible
 from resolvers.context import Context
 from resolvers.listing import by_keys

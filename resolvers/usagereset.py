@@ -6,8 +6,8 @@ from collections.abc import Collection
 from sqlalchemy import delete
 from sqlmodel import col
 
-from models.columns import Picked
-from models.users import Usage, UsageKind
+from models.store.columns import Picked
+from models.users.tables import Usage, UsageKind
 from resolvers.access import require_charge
 from resolvers.context import Context
 from resolvers.userholding import Held, changing

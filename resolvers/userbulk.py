@@ -7,7 +7,7 @@ from typing import Protocol
 from sqlalchemy.exc import IntegrityError
 
 from models.errors import Conflict, Invalid, Problems, Refused, Several
-from models.users import User
+from models.users.tables import User
 from resolvers import usercreate, userinsert
 from resolvers.context import Context
 from resolvers.usercreate import CheckedUser, NewUser

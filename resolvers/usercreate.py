@@ -11,10 +11,10 @@ from mail import addresses, lookalikes
 from mail.paths import checked_path
 from mail.specialnames import names_in
 from models.errors import Conflict, Forbidden, Invalid, Problems
-from models.mailboxes import SpecialUse
-from models.roles import AdminPermission, Role, UserPermission
-from models.users import DelimiterAction, ProtocolScope, User
-from models.usersearch import words_of
+from models.mailboxes.tables import SpecialUse
+from models.users.roles import AdminPermission, Role, UserPermission
+from models.users.search_index import words_of
+from models.users.tables import DelimiterAction, ProtocolScope, User
 from resolvers import (
     newpasswords,
     passwordpolicy,

@@ -27,15 +27,15 @@ from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mail.addresses import username_key
-from models.addresses import Address
-from models.auth import AccessToken
-from models.columns import Picked, picked, table_of
-from models.domains import Domain
+from models.addresses.tables import Address
+from models.admin.tasks import Task, TaskState
+from models.auth.credentials import AccessToken
+from models.domains.tables import Domain
 from models.errors import Conflict, Forbidden, Invalid, NotFound
-from models.journal import PLATFORM, ChangeKind
-from models.roles import Role
-from models.tasks import Task, TaskState
-from models.users import DeletedUser, User
+from models.events.journal import PLATFORM, ChangeKind
+from models.store.columns import Picked, picked, table_of
+from models.users.roles import Role
+from models.users.tables import DeletedUser, User
 from resolvers import adminlog, sharing
 from resolvers.access import managed_users
 from resolvers.adminlog import Done

@@ -7,8 +7,8 @@ from datetime import timedelta
 from typing import Any
 
 from models.errors import Forbidden, Invalid, Problems
-from models.roles import AdminPermission, Role, UserPermission
-from models.users import ProtocolScope
+from models.users.roles import AdminPermission, Role, UserPermission
+from models.users.tables import ProtocolScope
 from resolvers import freedata
 from resolvers.context import Context, Needs
 from resolvers.mailboxes import seconds

@@ -14,15 +14,15 @@ from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mail.keeping import blob_ids
-from models.columns import Picked, picked, table_of
+from models.admin.tasks import Task
 from models.errors import Invalid, Problems, RateLimited, Refused, found
-from models.exports import ImportArchive
-from models.journal import ChangeKind
-from models.roles import AdminPermission, Role, Scope, UserPermission
-from models.tasks import Task
-from models.user_files import UserFileFormat
-from models.users import DomainAdmin, User
-from models.world import Turn
+from models.events.journal import ChangeKind
+from models.runtime.environment import Turn
+from models.store.columns import Picked, picked, table_of
+from models.transfer import ImportArchive
+from models.users.list_formats import UserFileFormat
+from models.users.roles import AdminPermission, Role, Scope, UserPermission
+from models.users.tables import DomainAdmin, User
 from resolvers import (
     adminlog,
     domains,

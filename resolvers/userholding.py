@@ -10,13 +10,13 @@ from sqlalchemy import update
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from models import journal
-from models.columns import Picked, table_of
-from models.domains import Domain
+from models.domains.tables import Domain
 from models.errors import Conflict
-from models.journal import PLATFORM, ChangeKind
-from models.roles import Role, Scope
-from models.users import User
+from models.events import journal
+from models.events.journal import PLATFORM, ChangeKind
+from models.store.columns import Picked, table_of
+from models.users.roles import Role, Scope
+from models.users.tables import User
 from resolvers import adminlog, auth
 from resolvers.adminlog import Done
 from resolvers.context import Context, Needs

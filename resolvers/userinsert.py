@@ -15,15 +15,15 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mail import lookalikes
 from mail.paths import with_parents
-from models import journal
-from models.addresses import Address
-from models.columns import picked
-from models.domains import Domain, DomainAlias
+from models.addresses.tables import Address
+from models.domains.tables import Domain, DomainAlias
 from models.errors import Conflict, Invalid, LimitReached, NotFound, Refused
-from models.journal import PLATFORM, ChangeKind, Entry, Stream
-from models.mailboxes import Mailbox, SpecialUse
-from models.roles import Role
-from models.users import DomainAdmin, User, UserTag
+from models.events import journal
+from models.events.journal import PLATFORM, ChangeKind, Entry, Stream
+from models.mailboxes.tables import Mailbox, SpecialUse
+from models.store.columns import picked
+from models.users.roles import Role
+from models.users.tables import DomainAdmin, User, UserTag
 from resolvers import adminlog, domains, welcome
 from resolvers.adminlog import Done
 from resolvers.context import Context

@@ -10,11 +10,11 @@ from sqlalchemy import bindparam, case, select
 from sqlmodel import col
 
 from mail.userlimits import Reached, level, refused, still, tell
-from models.columns import Instant, Picked, insert_or, picked
 from models.errors import RateLimited
-from models.prepared import Prepared, number, prepared
-from models.users import LimitKind, LimitSource, Usage, UsageKind, UsageLevel, User
-from models.world import Turn, World
+from models.runtime.environment import Turn, World
+from models.store.columns import Instant, Picked, insert_or, picked
+from models.store.prepared_statements import Prepared, number, prepared
+from models.users.tables import LimitKind, LimitSource, Usage, UsageKind, UsageLevel, User
 from resolvers import domains, ratelimits
 from resolvers.access import visible_users
 from resolvers.context import Context

@@ -10,14 +10,14 @@ from sqlalchemy import ColumnElement, Select, false, func, or_, select, text, un
 from sqlmodel import col
 
 from mail import addresses
-from models.addresses import Address
-from models.columns import Picked, picked
-from models.domains import Domain
+from models.addresses.tables import Address
+from models.domains.tables import Domain
 from models.errors import Invalid
-from models.pages import Ask, Page
-from models.roles import Role
-from models.users import DeletedUser, User
-from models.usersearch import LETTERS, beginning, holding, last_login
+from models.store.columns import Picked, picked
+from models.store.keyset_pages import Ask, Page
+from models.users.roles import Role
+from models.users.search_index import LETTERS, beginning, holding, last_login
+from models.users.tables import DeletedUser, User
 from resolvers import domains, listing
 from resolvers.access import visible_users
 from resolvers.context import Context

@@ -9,16 +9,16 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mail.threads import ended
 from mail.upload_removal import ROUND, delete_uploads
-from models.authlog import AuthEvent
-from models.blobs import Upload
-from models.columns import picked
-from models.files import File
-from models.journal import PLATFORM, Change, ChangeKind, Stream
-from models.keyvalue import KeyValue
-from models.messages import Message
-from models.quarantine import QuarantineItem
-from models.submission import Submission
-from models.users import DeletedUser, User
+from models.admin.key_values import KeyValue
+from models.auth.security_log import AuthEvent
+from models.events.journal import PLATFORM, Change, ChangeKind, Stream
+from models.files.blobs import Upload
+from models.files.tables import File
+from models.messages.tables import Message
+from models.spam.quarantine import QuarantineItem
+from models.store.columns import picked
+from models.submission.tables import Submission
+from models.users.tables import DeletedUser, User
 from resolvers import moves
 from resolvers.context import Context
 from resolvers.work import Plan, Step

@@ -9,12 +9,12 @@ from sqlalchemy import bindparam, func, select, update
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from models.columns import picked, table_of
-from models.journal import PLATFORM, ChangeKind
-from models.messages import Message
-from models.roles import Role
-from models.tasks import Task
-from models.users import User
+from models.admin.tasks import Task
+from models.events.journal import PLATFORM, ChangeKind
+from models.messages.tables import Message
+from models.store.columns import picked, table_of
+from models.users.roles import Role
+from models.users.tables import User
 from resolvers.context import Context, Needs
 from resolvers.userselection import Users, chosen
 from resolvers.work import Plan, Step, queue

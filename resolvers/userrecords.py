@@ -15,12 +15,12 @@ from typing import Any
 
 import orjson
 
-from models import amounts
+from models import quantities
 from models.errors import Invalid, Problems
-from models.mailboxes import SpecialUse
-from models.roles import AdminPermission, Role, UserPermission
-from models.user_files import UserFileFormat
-from models.users import DelimiterAction, ProtocolScope
+from models.mailboxes.tables import SpecialUse
+from models.users.list_formats import UserFileFormat
+from models.users.roles import AdminPermission, Role, UserPermission
+from models.users.tables import DelimiterAction, ProtocolScope
 from resolvers.usercreate import NewUser
 from resolvers.userfacts import camel
 
@@ -219,8 +219,8 @@ def _reader(name: str) -> Callable[[Any], Any]:
         "delimiter_action": _choice(DelimiterAction),
         "disabled_scopes": _choices(ProtocolScope),
         "smtp_allowed_networks": _networks,
-        "quota": amounts.size,
-        "retention": amounts.duration,
+        "quota": quantities.size,
+        "retention": quantities.duration,
         "meta_data": _free,
         "internal_data": _free,
     }

@@ -12,15 +12,15 @@ from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mail.addresses import normal, normal_domain, username_key
-from models.addresses import Address
-from models.columns import Picked, picked
-from models.domains import Domain, DomainAlias
+from models.addresses.tables import Address
+from models.admin.tasks import Task, TaskState
+from models.domains.tables import Domain, DomainAlias
 from models.errors import Conflict, NotFound
-from models.journal import PLATFORM, ChangeKind
-from models.roles import Role
-from models.tasks import Task, TaskState
-from models.users import DeletedUser, User
-from models.usersearch import words_of
+from models.events.journal import PLATFORM, ChangeKind
+from models.store.columns import Picked, picked
+from models.users.roles import Role
+from models.users.search_index import words_of
+from models.users.tables import DeletedUser, User
 from resolvers import adminlog, users
 from resolvers.adminlog import Done
 from resolvers.auth import forget

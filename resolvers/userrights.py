@@ -8,8 +8,8 @@ from sqlalchemy import delete, insert, select
 from sqlmodel import col
 
 from models.errors import Forbidden, Invalid, NotFound, Problems
-from models.roles import AdminPermission, Role, UserPermission
-from models.users import DomainAdmin
+from models.users.roles import AdminPermission, Role, UserPermission
+from models.users.tables import DomainAdmin
 from resolvers import domains
 from resolvers.context import Context
 from resolvers.userholding import Held, changing

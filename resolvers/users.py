@@ -7,12 +7,12 @@ from sqlalchemy import Select, select
 from sqlmodel import col
 
 from mail import addresses
-from models.columns import Picked, picked
-from models.domains import Domain
+from models.domains.tables import Domain
 from models.errors import NotFound
-from models.mailboxes import Mailbox, SpecialUse
-from models.prepared import number, prepared
-from models.users import DomainAdmin, User
+from models.mailboxes.tables import Mailbox, SpecialUse
+from models.store.columns import Picked, picked
+from models.store.prepared_statements import number, prepared
+from models.users.tables import DomainAdmin, User
 from resolvers import domains
 from resolvers.access import own, visible_users
 from resolvers.context import Context

@@ -9,12 +9,12 @@ from sqlalchemy import ColumnElement, func, or_, select
 from sqlmodel import col
 
 from mail import addresses
-from models.columns import Picked, picked
-from models.domains import Domain
+from models.domains.tables import Domain
 from models.errors import Forbidden, Invalid, LimitReached, NotFound, check_limit
-from models.roles import Role
-from models.users import User, UserTag
-from models.usersearch import LETTERS, beginning, holding
+from models.store.columns import Picked, picked
+from models.users.roles import Role
+from models.users.search_index import LETTERS, beginning, holding
+from models.users.tables import User, UserTag
 from resolvers.access import managed_users, own, visible_users
 from resolvers.context import Context, Needs
 

@@ -9,10 +9,10 @@ from typing import Any
 from sqlalchemy import select
 from sqlmodel import col
 
-from models.columns import Picked
 from models.errors import Invalid
-from models.mailboxes import Mailbox
-from models.users import User
+from models.mailboxes.tables import Mailbox
+from models.store.columns import Picked
+from models.users.tables import User
 from resolvers import addresses, passwordpolicy, userlimits
 from resolvers.access import visible_users
 from resolvers.context import Context

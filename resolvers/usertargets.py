@@ -6,9 +6,9 @@ from typing import Any
 from mail import targets
 from mail.addresses import normal
 from mail.lookups import resolve_all
-from models.columns import Picked
 from models.errors import Invalid
-from models.vault import Sealed
+from models.runtime.secret_box import Sealed
+from models.store.columns import Picked
 from resolvers import authlog
 from resolvers.addresstargets import Targets, checked_targets
 from resolvers.authlog import Event

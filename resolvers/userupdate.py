@@ -9,15 +9,15 @@ from sqlalchemy.exc import IntegrityError
 from sqlmodel import col
 
 from mail import addresses
-from models.addresses import Address
-from models.auth import AccessToken
-from models.columns import Picked
+from models.addresses.tables import Address
+from models.auth.credentials import AccessToken
 from models.errors import AuthenticationFailed, Conflict, Forbidden, Invalid, Problems
-from models.mailboxes import Mailbox
-from models.roles import Role, Scope
-from models.users import UsageKind, User, UserTag
-from models.usersearch import words_of
-from models.world import World
+from models.mailboxes.tables import Mailbox
+from models.runtime.environment import World
+from models.store.columns import Picked
+from models.users.roles import Role, Scope
+from models.users.search_index import words_of
+from models.users.tables import UsageKind, User, UserTag
 from resolvers import (
     authlog,
     factors,

@@ -18,12 +18,12 @@ from sqlalchemy.exc import IntegrityError
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from models.columns import Picked, picked
+from models.auth.second_factors import WebauthnChallenge, WebauthnKey
 from models.errors import AuthenticationFailed, Conflict, Invalid, LimitReached, Unavailable
-from models.options import Options
-from models.twofactor import WebauthnChallenge, WebauthnKey
-from models.users import User
-from models.world import Turn, World
+from models.runtime.environment import Turn, World
+from models.runtime.options import Options
+from models.store.columns import Picked, picked
+from models.users.tables import User
 from resolvers.access import overseen_users
 from resolvers.context import Context
 from resolvers.listing import by_keys

@@ -10,12 +10,10 @@ from sqlalchemy import and_, bindparam, func, literal, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlmodel import col
 
-from models.authlog import AuthEvent
-from models.columns import Big, Picked, insert_or, picked, table_of
-from models.domains import Domain
-from models.journal import LONGEST, PLATFORM, Change, ChangeKind, Stream
-from models.users import User
-from models.webhooks import (
+from models.auth.security_log import AuthEvent
+from models.domains.tables import Domain
+from models.events.journal import LONGEST, PLATFORM, Change, ChangeKind, Stream
+from models.notifications.webhooks import (
     TRIED_FOR,
     PostState,
     Webhook,
@@ -24,7 +22,9 @@ from models.webhooks import (
     put,
     wide,
 )
-from models.world import World
+from models.runtime.environment import World
+from models.store.columns import Big, Picked, insert_or, picked, table_of
+from models.users.tables import User
 from resolvers.webhooktypes import MISSED, News, news, wanted
 
 log = logging.getLogger(__name__)

@@ -29,21 +29,21 @@ from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mail.outward import Gate, Unsent, post, refused, target
-from models import meters
-from models.columns import Picked, picked, table_of
 from models.errors import Invalid
+from models.events.wakeups import WEBHOOKS, rest
+from models.notifications.webhooks import PostState, Webhook, WebhookDelivery, WebhookLane
+from models.observability import metrics
 from models.runtime import leases
-from models.vault import Sealed
-from models.wakeups import WEBHOOKS, rest
-from models.webhooks import PostState, Webhook, WebhookDelivery, WebhookLane
-from models.world import World
+from models.runtime.environment import World
+from models.runtime.secret_box import Sealed
+from models.store.columns import Picked, picked, table_of
 from resolvers.webhookfeed import feed
 from resolvers.webhooksigns import signed
 
 log = logging.getLogger(__name__)
 
-POSTS = meters.counter("merganser_webhook_posts", "Posts to webhooks, and what came.", "result")
-TOOK = meters.histogram("merganser_webhook_post_seconds", "Time of a post to a webhook.")
+POSTS = metrics.counter("merganser_webhook_posts", "Posts to webhooks, and what came.", "result")
+TOOK = metrics.histogram("merganser_webhook_post_seconds", "Time of a post to a webhook.")
 TESTS = -1  # the lane of test calls: no stream
 PAUSE_AFTER_ERROR = 20.0  # seconds until a lane is tried again that broke
 IDLE = 15.0  # seconds until it looks unasked

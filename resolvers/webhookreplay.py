@@ -6,12 +6,12 @@ from sqlalchemy import select
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from models import journal
-from models.columns import Picked, picked
 from models.errors import Invalid, NotFound
-from models.journal import Position, Stream
-from models.users import User
-from models.webhooks import Webhook, put
+from models.events import journal
+from models.events.journal import Position, Stream
+from models.notifications.webhooks import Webhook, put
+from models.store.columns import Picked, picked
+from models.users.tables import User
 from resolvers.context import Context
 from resolvers.webhookfeed import Target, rows_of
 from resolvers.work import Plan, Step

@@ -11,15 +11,22 @@ from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mail.outward import target
-from models.columns import Picked, picked
+from models.admin.tasks import Task
 from models.errors import Forbidden, Invalid, LimitReached, NotFound, all_found
-from models.journal import PLATFORM, ChangeKind, Position
-from models.pages import Ask, Page
-from models.roles import Role
-from models.tasks import Task
-from models.users import User
-from models.wakeups import WEBHOOKS
-from models.webhooks import TRIED_FOR, PostState, Webhook, WebhookDelivery, WebhookLane, put
+from models.events.journal import PLATFORM, ChangeKind, Position
+from models.events.wakeups import WEBHOOKS
+from models.notifications.webhooks import (
+    TRIED_FOR,
+    PostState,
+    Webhook,
+    WebhookDelivery,
+    WebhookLane,
+    put,
+)
+from models.store.columns import Picked, picked
+from models.store.keyset_pages import Ask, Page
+from models.users.roles import Role
+from models.users.tables import User
 from resolvers import adminlog, listing, work
 from resolvers.access import managed_users
 from resolvers.adminlog import Done

@@ -3,8 +3,8 @@
 import base64
 import hmac
 
-from models.columns import Picked
-from models.world import World
+from models.runtime.environment import World
+from models.store.columns import Picked
 
 PREFIX = "whsec_"
 SIZE = 32  # bytes of a secret

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from models.columns import Picked
-from models.journal import ChangeKind
+from models.events.journal import ChangeKind
+from models.store.columns import Picked
 
 PING = "ping"  # of a test; nobody asks for it
 MISSED = "changes.missed"  # told unasked, too

@@ -14,10 +14,10 @@ from typing import Any
 from sqlalchemy import select
 
 from mail.outward import Target, target
-from models.columns import insert_or, picked
 from models.errors import Invalid
-from models.notifications import PushKey
-from models.world import World
+from models.notifications.push_channels import PushKey
+from models.runtime.environment import World
+from models.store.columns import insert_or, picked
 
 ONLY = 1  # the key of the only row
 SIGNED_FOR = timedelta(hours=12)  # RFC 8292, section 2: at most 24 hours

@@ -26,9 +26,9 @@ from mail.delivery import read, stored
 from mail.fields import Named
 from mail.placing import Letter, Place, place
 from models.errors import Refused
-from models.mailboxes import Mailbox, SpecialUse
-from models.users import User
-from models.world import World
+from models.mailboxes.tables import Mailbox, SpecialUse
+from models.runtime.environment import World
+from models.users.tables import User
 from resolvers.context import Context
 
 log = logging.getLogger(__name__)

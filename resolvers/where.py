@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from datetime import datetime
 
-from models.blobs import StorageTier
-from models.submission import SubmissionState
+from models.files.blobs import StorageTier
+from models.submission.tables import SubmissionState
 from resolvers.mailboxes import Named
 
 

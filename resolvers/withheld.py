@@ -11,10 +11,10 @@ from sqlalchemy import select
 from sqlmodel import col
 
 from models.errors import Forbidden
-from models.mailboxes import Mailbox
-from models.roles import AdminPermission, Role
-from models.sharing import ShareRight
-from models.users import User
+from models.mailboxes.shares import ShareRight
+from models.mailboxes.tables import Mailbox
+from models.users.roles import AdminPermission, Role
+from models.users.tables import User
 from resolvers import authlog
 from resolvers.access import administered, managed_users, shared
 from resolvers.authlog import Event

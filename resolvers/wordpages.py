@@ -30,12 +30,12 @@ from sqlalchemy.sql.operators import custom_op
 from sqlmodel import col
 
 from mail.searchindex import Sought, written
-from models import searchindex
-from models.columns import Big, Picked, picked
-from models.messages import Message
-from models.pages import Ask, Page
-from models.prepared import number, prepared
-from models.steps import Step, only
+from models.messages.tables import Message
+from models.search import text_index
+from models.store.columns import Big, Picked, picked
+from models.store.dependent_selects import Step, only
+from models.store.keyset_pages import Ask, Page
+from models.store.prepared_statements import number, prepared
 from resolvers import listing
 from resolvers.access import owned
 from resolvers.context import Context
@@ -191,14 +191,14 @@ def _stretched(
 @prepared
 def _planned(parts: Parts, rest: Rest, *, waiting: bool) -> Select[*tuple[Any, ...]]:
     """What is found, in a way that PostgreSQL chooses by how many have these words."""
-    found = searchindex.ALL["postgresql"] if waiting else searchindex.ALONE
+    found = text_index.ALL["postgresql"] if waiting else text_index.ALONE
     rows = select(*picked(Message, parts.form.columns)).where(*parts.mine(), *rest.terms())
     return parts.ordered(rows.where(KEY.in_(_found(found))))
 
 
 @prepared
 def _some() -> Select[*tuple[Any, ...]]:
-    found = searchindex.SOME.columns(column("many", Integer), column("ids", String)).subquery()
+    found = text_index.SOME.columns(column("many", Integer), column("ids", String)).subquery()
     return select(found.c.many, found.c.ids)
 
 
@@ -216,7 +216,7 @@ def _walk(parts: Parts, rest: Rest, stretch: Stretch) -> Select[*tuple[Any, ...]
     there = [*parts.mine(), *parts.between(stretch)]
     ends = select(func.min(KEY).label("low"), func.max(KEY).label("high"))
     ends_ = ends.where(*there, *listing.beyond(parts.form, parts.place)).cte("stretch")
-    rows = select(KEY).where(*there, SIGNED.in_(_found(searchindex.WITHIN)), *rest.terms())
+    rows = select(KEY).where(*there, SIGNED.in_(_found(text_index.WITHIN)), *rest.terms())
     return _in_one(parts.ordered(rows.add_cte(ends_)))
 
 
@@ -225,7 +225,7 @@ def _sorted(parts: Parts, rest: Rest, *, few: bool) -> Select[*tuple[Any, ...]]:
 
     Inside a CASE nothing names an index, so what was found comes first.
     """
-    found = searchindex.LISTED if few else searchindex.ALL["sqlite"]
+    found = text_index.LISTED if few else text_index.ALL["sqlite"]
     rows = select(KEY).where(
         KEY.in_(_found(found)),
         case((and_(*parts.mine(), *rest.terms()), 1), else_=0) == 1,
@@ -240,7 +240,7 @@ _kept_walk, _kept_sorted = prepared(_walk), prepared(_sorted)
 def _rows(parts: Parts) -> Select[*tuple[Any, ...]]:
     """Messages by their keys, as above."""
     rows = select(*picked(Message, parts.form.columns)).where(
-        KEY.in_(_found(searchindex.LISTED)),
+        KEY.in_(_found(text_index.LISTED)),
         case((and_(*parts.mine()), 1), else_=0) == 1,
     )
     return parts.ordered(rows)

@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from models.tasks import Task
-from models.wakeups import TASKS
-from models.world import ring
+from models.admin.tasks import Task
+from models.events.wakeups import TASKS
+from models.runtime.environment import ring
 from resolvers.context import Context
 
 

@@ -3,12 +3,12 @@
 from typing import Any
 
 from graph import ids
-from models.columns import table_of
 from models.errors import AuthenticationFailed
-from models.journal import Change
-from models.roles import AdminPermission, Role, Scope
-from models.users import User
-from models.world import World
+from models.events.journal import Change
+from models.runtime.environment import World
+from models.store.columns import table_of
+from models.users.roles import AdminPermission, Role, Scope
+from models.users.tables import User
 from resolvers.auth import authenticate
 from resolvers.context import Context, Viewer
 from resolvers.proving import Attempt

@@ -7,10 +7,10 @@ import httpx
 from sqlalchemy import select
 from sqlmodel import col
 
-from models.domains import Domain
-from models.roles import AdminPermission, Role
-from models.users import DomainAdmin, User
-from models.world import World
+from models.domains.tables import Domain
+from models.runtime.environment import World
+from models.users.roles import AdminPermission, Role
+from models.users.tables import DomainAdmin, User
 from tests.conftest import Client, make_client
 
 

@@ -5,10 +5,10 @@ from typing import Any
 from sqlalchemy import select
 from sqlmodel import col
 
-from models.authlog import AuthEvent
-from models.columns import picked
-from models.journal import Change, ChangeKind
-from models.world import World
+from models.auth.security_log import AuthEvent
+from models.events.journal import Change, ChangeKind
+from models.runtime.environment import World
+from models.store.columns import picked
 from resolvers import authlog
 from resolvers.authlog import Event
 from resolvers.context import Context, Viewer

@@ -11,7 +11,7 @@ import httpx
 
 from bench.ports import free_port
 from graph.app import create_app
-from models.world import World
+from models.runtime.environment import World
 from tests.certifying import NAME, ONE
 from tests.conftest import Client
 from tests.live import house

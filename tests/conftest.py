@@ -18,13 +18,13 @@ from graph.app import create_app
 from mail import addresses, delivery, lmtp, messagetrace, placing
 from mail.blobs.store import LocalStore
 from mail.lmtp import Lmtp
-from models.auth import ApiKey
-from models.columns import Picked
-from models.database import Database
-from models.options import Options
-from models.roles import Role, Scope
-from models.users import User
-from models.world import World
+from models.auth.credentials import ApiKey
+from models.runtime.environment import World
+from models.runtime.options import Options
+from models.store.columns import Picked
+from models.store.database import Database
+from models.users.roles import Role, Scope
+from models.users.tables import User
 from resolvers import auth, mailboxes, usercreate
 from resolvers.context import Context, Viewer
 from resolvers.mailboxes import NewMailboxes

@@ -5,9 +5,9 @@ from typing import Any
 from sqlalchemy import text
 
 from mail.verify import verify
-from models.columns import table_of
-from models.journal import Change, ChangeKind
-from models.world import World
+from models.events.journal import Change, ChangeKind
+from models.runtime.environment import World
+from models.store.columns import table_of
 from tests.whole import CI
 
 FOLDERS = """

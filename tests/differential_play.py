@@ -17,7 +17,7 @@ from graphql import (
     lexicographic_sort_schema,
 )
 
-from models.world import World
+from models.runtime.environment import World
 from resolvers.context import Context, Viewer
 from tests.differential_rows import source
 from tests.differential_values import ERRORS, Dice, Maker, definition, is_link

@@ -13,8 +13,8 @@ from graph.mimeparts import MailAddress
 from graph.views import View
 from mail.messages.parts import part_json
 from mail.messages.split import opened
-from models.pages import Cursor, Page
-from models.roles import Scope
+from models.store.keyset_pages import Cursor, Page
+from models.users.roles import Scope
 from tests.differential_values import EMPTY, Dice, definition, text
 
 PLACES = [

@@ -6,9 +6,9 @@ import httpx
 from sqlalchemy import update
 from sqlmodel import col
 
-from models.roles import AdminPermission, Role, Scope
-from models.users import DomainAdmin, User
-from models.world import World
+from models.runtime.environment import World
+from models.users.roles import AdminPermission, Role, Scope
+from models.users.tables import DomainAdmin, User
 from resolvers import usercreate
 from resolvers.context import Context, Viewer
 from resolvers.usercreate import NewUser

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
-from models.world import Adopted, World
+from models.runtime.environment import Adopted, World
 from tests.conftest import Client
 from tests.counts import rows
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from sqlalchemy import event
 
-from models.database import READING
-from models.world import World
+from models.runtime.environment import World
+from models.store.database import READING
 
 
 @dataclass

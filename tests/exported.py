@@ -10,9 +10,9 @@ from sqlmodel import col
 from mail import delivery, placing
 from mail.contents import gathered
 from mail.placing import Place
-from models.columns import picked
-from models.mailboxes import Mailbox, MailboxEntry
-from models.messages import Message
+from models.mailboxes.tables import Mailbox, MailboxEntry
+from models.messages.tables import Message
+from models.store.columns import picked
 from resolvers import contents, flagging, keyvalue, mailboxes, mailboxmetadata, moves, tasks
 from resolvers.exporting import SETTINGS
 from resolvers.keyvalue import Namespace, NewValue

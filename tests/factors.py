@@ -11,7 +11,7 @@ import cbor2
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
-from models.world import World
+from models.runtime.environment import World
 from resolvers import totp
 from tests.conftest import Client
 

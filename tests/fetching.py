@@ -11,12 +11,12 @@ from sqlalchemy import select, update
 from sqlmodel import col
 
 from mail.outward import Gate
-from models.columns import picked
 from models.connectors import Connector, ConnectorRun, Protocol, Security
-from models.mailboxes import Mailbox
-from models.messages import Message
-from models.roles import UserPermission
-from models.world import World
+from models.mailboxes.tables import Mailbox
+from models.messages.tables import Message
+from models.runtime.environment import World
+from models.store.columns import picked
+from models.users.roles import UserPermission
 from resolvers import connectorruns, connectorsecrets
 from resolvers.connectorruns import Worker
 from resolvers.context import Context

@@ -13,8 +13,8 @@ from graph.policy import Operation
 from graph.schema import schema
 from merganser.demo.credentials import NAME, read_account
 from merganser.demonstration import furnish
-from models.users import User
-from models.world import World
+from models.runtime.environment import World
+from models.users.tables import User
 from resolvers import auth
 from tests.conftest import Client, raw_message
 from tests.e2e.server import Server

@@ -11,10 +11,10 @@ from mail import addresses, pipeline, quarantine
 from mail.household import Household
 from mail.quarantine import Why
 from mail.scan import Symbol
-from models.columns import Picked, table_of
-from models.journal import ChangeKind
-from models.quarantine import QuarantineItem
-from models.world import Adopted, World
+from models.events.journal import ChangeKind
+from models.runtime.environment import Adopted, World
+from models.spam.quarantine import QuarantineItem
+from models.store.columns import Picked, table_of
 from tests.calls.call import Call
 from tests.conftest import Client, raw_message
 from tests.domains import ERRORS

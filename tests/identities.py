@@ -5,10 +5,10 @@ from typing import Any
 from sqlalchemy import select, update
 from sqlmodel import col
 
-from models.addresses import Address
-from models.domains import Domain
-from models.users import User
-from models.world import World
+from models.addresses.tables import Address
+from models.domains.tables import Domain
+from models.runtime.environment import World
+from models.users.tables import User
 from tests.accounts import ERRORS
 from tests.conftest import Client
 

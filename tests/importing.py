@@ -12,9 +12,9 @@ from sqlalchemy import select
 from sqlmodel import col
 
 from mail.outward import Gate
-from models.mailboxes import Mailbox
-from models.messages import Message
-from models.world import World
+from models.mailboxes.tables import Mailbox
+from models.messages.tables import Message
+from models.runtime.environment import World
 from resolvers import connectorruns
 from resolvers.connectorruns import Worker
 from tests.accounts import ERRORS, run

@@ -8,8 +8,8 @@ from typing import Any
 import orjson
 from sqlalchemy import text
 
-from models.database import READING
-from models.world import World
+from models.runtime.environment import World
+from models.store.database import READING
 from tests.conftest import Client
 from tests.explained import recorded_statements
 

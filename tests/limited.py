@@ -6,12 +6,12 @@ from sqlalchemy import func, select, update
 from sqlmodel import col
 
 from mail import addresses
-from models.columns import table_of
-from models.domains import Domain
+from models.domains.tables import Domain
 from models.errors import OverQuota, RateLimited
-from models.journal import Change, ChangeKind
-from models.users import User
-from models.world import World
+from models.events.journal import Change, ChangeKind
+from models.runtime.environment import World
+from models.store.columns import table_of
+from models.users.tables import User
 from tests.conftest import Client, raw_message, receive
 from tests.counts import rows
 

@@ -22,9 +22,9 @@ from graph.groups import Group
 from graph.scalars import SCALARS, Cursor
 from merganser.server import sockets
 from merganser.settings import Settings
-from models import journal
-from models.journal import ChangeKind, Entry
-from models.world import World
+from models.events import journal
+from models.events.journal import ChangeKind, Entry
+from models.runtime.environment import World
 from tests.conftest import Client
 from tests.serving import Quiet
 

@@ -4,8 +4,8 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 from models.runtime import leases
+from models.runtime.environment import World
 from models.runtime.registration import Registration
-from models.world import World
 
 BEAT, DEAD_AFTER = 0.25, 4.0  # seconds; a heartbeat may be late on a busy machine
 

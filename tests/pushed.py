@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from graph import ids
 from mail import addresses, delivery, placing
 from mail.outward import Gate
-from models.world import Adopted, World
+from models.runtime.environment import Adopted, World
 from resolvers.pushing import Worker, look
 from tests.conftest import Client, raw_message
 from tests.receiver import Got, Receiver

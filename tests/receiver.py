@@ -13,7 +13,7 @@ from typing import Any
 
 from graph.webhooks import worded
 from mail.outward import Gate
-from models.world import Adopted, World
+from models.runtime.environment import Adopted, World
 from resolvers.webhookfeed import feed
 from resolvers.webhookposts import Worker, look
 from tests.conftest import Client

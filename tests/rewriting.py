@@ -6,9 +6,9 @@ from sqlalchemy import select
 from sqlmodel import col
 
 from mail.household import Household
-from models.queue import Delivery
-from models.submission import Submission
-from models.world import World
+from models.queue.tables import Delivery
+from models.runtime.environment import World
+from models.submission.tables import Submission
 from tests.conftest import Client, raw_message
 from tests.domains import ERRORS, done
 

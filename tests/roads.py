@@ -14,11 +14,11 @@ from sqlmodel import col
 
 from graph.app import create_app
 from mail import housekeeping, indexing, learning, lmtp, quarantine, snoozing, verify
-from models.keyvalue import KeyValue
-from models.mailboxes import Mailbox
-from models.messages import Message
-from models.users import User
-from models.world import World
+from models.admin.key_values import KeyValue
+from models.mailboxes.tables import Mailbox
+from models.messages.tables import Message
+from models.runtime.environment import World
+from models.users.tables import User
 from resolvers import acmeruns, dkimrotation, tasks
 from tests import fetching, pushed, receiver, signed
 from tests.calls import CALLS, Call

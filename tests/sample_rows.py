@@ -6,8 +6,8 @@ from typing import Any
 import sqlalchemy
 from sqlalchemy import DateTime, create_engine, insert
 
-from models.columns import table_of
-from models.world import World
+from models.runtime.environment import World
+from models.store.columns import table_of
 
 _SAMPLES = {
     "AutoString": "x", "String": "x", "Boolean": False, "BigInteger": 7, "Integer": 7,

@@ -5,9 +5,9 @@ from typing import Any
 from sqlalchemy import select
 from sqlmodel import col
 
-from models.roles import Role, Scope
-from models.settings import SettingValue
-from models.world import World
+from models.admin.settings import SettingValue
+from models.runtime.environment import World
+from models.users.roles import Role, Scope
 from resolvers.context import Context, Viewer
 from tests.conftest import Client
 

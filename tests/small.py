@@ -24,7 +24,6 @@ from graph.endpoint import Endpoint, Settings
 from graph.limits import Cost, Limits
 from graph.policy import Schema
 from mail.blobs.store import LocalStore
-from models.database import Database
 from models.errors import (
     Conflict,
     Forbidden,
@@ -34,8 +33,9 @@ from models.errors import (
     Refused,
     Unauthenticated,
 )
-from models.roles import Role
-from models.world import World
+from models.runtime.environment import World
+from models.store.database import Database
+from models.users.roles import Role
 from resolvers.context import Context, Viewer
 
 Info = strawberry.Info[Context, None]

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection, Select, Table, literal_column, select, union_all
 from sqlmodel import SQLModel
 
-from models.world import World
+from models.runtime.environment import World
 
 Rows = dict[str, dict[tuple[Any, ...], dict[str, Any]]]
 USES = {("api_keys", "last_used_at"), ("api_keys", "last_used_ip")}  # noted behind the answer

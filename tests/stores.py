@@ -14,8 +14,8 @@ from sqlalchemy import Engine, text
 from sqlmodel import SQLModel
 
 from merganser.upgrade import upgrade
-from models.database import Database
-from models.searchindex import TABLE
+from models.search.text_index import TABLE
+from models.store.database import Database
 
 Result = TypeVar("Result")
 

@@ -13,8 +13,8 @@ from cryptography import x509
 
 from mail import acme
 from models.certificates import AcmeChallenge
-from models.vault import Vault
-from models.world import World
+from models.runtime.environment import World
+from models.runtime.secret_box import Vault
 from resolvers import acmeaccounts, acmeruns, certificates, certificatewatch
 from tests.authorities import RECORDS, alone, placed
 from tests.certifying import DELETE, NAME, ONE, RENEW, Signer, put

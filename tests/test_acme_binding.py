@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from models.world import World
+from models.runtime.environment import World
 from resolvers import acmeaccounts, acmeruns
 from tests.authorities import placed
 from tests.certifying import NAME, RENEW, put

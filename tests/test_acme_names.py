@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from mail.acme import Failure
-from models.world import World
+from models.runtime.environment import World
 from resolvers import acmeruns, certificates, certificatewatch
 from tests.authorities import alone, placed
 from tests.certifying import BEGIN, DAY, NAME, ONE, RENEW, Signer, put

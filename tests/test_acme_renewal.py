@@ -15,8 +15,8 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from mail import acme
-from models.journal import PLATFORM
-from models.world import World
+from models.events.journal import PLATFORM
+from models.runtime.environment import World
 from resolvers import acmeruns
 from tests.authorities import Place, placed
 from tests.certifying import DAY, NAME, RENEW, Signer, pem_of, put

@@ -14,7 +14,7 @@ from sqlmodel import col
 
 from bench.ports import free_port
 from models.certificates import Certificate
-from models.world import World
+from models.runtime.environment import World
 from resolvers import acmeruns
 from tests.authorities import Place, placed
 from tests.certifying import DAY, DELETE, NAME, Signer, put, stored

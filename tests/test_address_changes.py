@@ -8,15 +8,15 @@ from sqlalchemy import select, update
 from sqlmodel import col
 
 from mail import addresses, targets
-from models.addresses import Address
-from models.columns import picked
-from models.domains import Domain
+from models.addresses.tables import Address
+from models.domains.tables import Domain
 from models.errors import NotFound
-from models.journal import ChangeKind
-from models.options import Options
-from models.roles import AdminPermission, UserPermission
-from models.vault import Vault
-from models.world import World
+from models.events.journal import ChangeKind
+from models.runtime.environment import World
+from models.runtime.options import Options
+from models.runtime.secret_box import Vault
+from models.store.columns import picked
+from models.users.roles import AdminPermission, UserPermission
 from resolvers import sealing
 from tests import domains
 from tests.accounts import run

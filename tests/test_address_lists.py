@@ -6,8 +6,8 @@ import pytest
 from sqlalchemy import update
 from sqlmodel import col
 
-from models.domains import Domain
-from models.users import User
+from models.domains.tables import Domain
+from models.users.tables import User
 from tests import domains
 from tests.addressing import change, made, names, of, temporary
 from tests.conftest import Client

@@ -8,10 +8,10 @@ from sqlalchemy import func, select, update
 from sqlmodel import col
 
 from mail import addresses, correspondents, delivery, housekeeping, indexing
-from models.addresses import Address, Correspondent
-from models.journal import ChangeKind
-from models.mailboxes import Mailbox, SpecialUse
-from models.messages import Message
+from models.addresses.tables import Address, Correspondent
+from models.events.journal import ChangeKind
+from models.mailboxes.tables import Mailbox, SpecialUse
+from models.messages.tables import Message
 from tests.addressing import made, of, temporary
 from tests.calls import Call
 from tests.conftest import Client, Clock, raw_message

@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from models.journal import ChangeKind
-from models.roles import AdminPermission
-from models.world import World
+from models.events.journal import ChangeKind
+from models.runtime.environment import World
+from models.users.roles import AdminPermission
 from tests import domains, test_autoreply_sent
 from tests.addressing import change, create, delete, made
 from tests.conftest import Client

@@ -10,8 +10,8 @@ from sqlmodel import col
 from mail import lmtp
 from mail.autoreply import sending
 from mail.housekeeping import tidy
-from models.addresses import Address
-from models.world import World
+from models.addresses.tables import Address
+from models.runtime.environment import World
 from tests.addressing import change
 from tests.conftest import Client, Clock, raw_message
 from tests.counts import rows

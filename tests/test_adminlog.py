@@ -10,12 +10,12 @@ from sqlmodel import col
 
 from graph import ids
 from mail import housekeeping
-from models.adminlog import AdminLogEntry
-from models.columns import picked
-from models.domains import Domain
-from models.roles import Role, Scope
-from models.users import DomainAdmin
-from models.world import World
+from models.admin.admin_log import AdminLogEntry
+from models.domains.tables import Domain
+from models.runtime.environment import World
+from models.store.columns import picked
+from models.users.roles import Role, Scope
+from models.users.tables import DomainAdmin
 from resolvers import adminlog
 from resolvers.adminlog import Done
 from resolvers.context import Context, Viewer

@@ -9,13 +9,13 @@ import pytest
 from sqlalchemy import select, text
 from sqlmodel import col
 
-from models.adminlog import AdminLogEntry
-from models.apppasswords import AppPassword
-from models.authlog import AuthEvent
-from models.columns import table_of
+from models.admin.admin_log import AdminLogEntry
+from models.auth.application_passwords import AppPassword
+from models.auth.security_log import AuthEvent
 from models.errors import Forbidden, LimitReached, NotFound, Refused
-from models.roles import AdminPermission, Role, Scope, UserPermission
-from models.world import World
+from models.runtime.environment import World
+from models.store.columns import table_of
+from models.users.roles import AdminPermission, Role, Scope, UserPermission
 from resolvers import apppasswords, passwords
 from resolvers.apppasswords import AppPasswordPatch, AppPasswordScope, NewAppPassword
 from resolvers.context import Context, Viewer
@@ -334,7 +334,7 @@ async def test_an_administrator_of_the_domain_needs_the_permission(
 async def test_a_user_needs_the_permission(ada: Client) -> None:
     from sqlalchemy import update
 
-    from models.users import User
+    from models.users.tables import User
     from resolvers import auth
 
     rest = [one.value for one in UserPermission if one is not UserPermission.APP_PASSWDS]

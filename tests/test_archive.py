@@ -8,9 +8,9 @@ from sqlalchemy import text
 
 from graph import ids
 from mail import housekeeping, indexing
-from models.journal import ChangeKind
-from models.roles import AdminPermission, Role
-from models.world import World
+from models.events.journal import ChangeKind
+from models.runtime.environment import World
+from models.users.roles import AdminPermission, Role
 from resolvers import mailboxdelete, mailboxes, mailboxrename, tasks
 from resolvers.mailboxdelete import Gone
 from resolvers.mailboxes import Named, NewMailboxes

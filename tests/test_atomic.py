@@ -11,13 +11,13 @@ from sqlmodel import col
 
 from graph.mutations import FIELDS
 from graph.schema import schema
-from models.auth import Throttle
-from models.mailboxes import Mailbox
-from models.replays import Replay
-from models.settings import SettingValue
-from models.tasks import Task
-from models.wakeups import QUEUE
-from models.world import World
+from models.admin.settings import SettingValue
+from models.admin.tasks import Task
+from models.auth.credentials import Throttle
+from models.events.wakeups import QUEUE
+from models.mailboxes.tables import Mailbox
+from models.runtime.environment import World
+from models.runtime.idempotency import Replay
 from resolvers import tasks
 from tests.conftest import Client, receive
 from tests.counts import examine

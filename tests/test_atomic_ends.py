@@ -17,8 +17,8 @@ from sqlalchemy import event, text
 from graph.app import create_app
 from graph.schema import schema
 from mail.blobs.store import LocalStore
-from models import journal
-from models.world import World
+from models.events import journal
+from models.runtime.environment import World
 from tests.conftest import Client
 from tests.live import House, house, until
 from tests.test_atomic import LOST, codes, entries, put

@@ -15,8 +15,8 @@ from graph import ids
 from mail import housekeeping
 from mail.blobs.collect import collect
 from mail.verify import verify
-from models.roles import AdminPermission, Role
-from models.world import World
+from models.runtime.environment import World
+from models.users.roles import AdminPermission, Role
 from resolvers import tasks
 from tests.accounts import ERRORS, id_of, run
 from tests.administrators import make_domain_admin

@@ -12,10 +12,10 @@ from sqlmodel import col
 
 from graph import ids
 from mail import housekeeping
-from models.journal import Change, ChangeKind
-from models.roles import Role, Scope
-from models.users import User
-from models.world import Adopted, World
+from models.events.journal import Change, ChangeKind
+from models.runtime.environment import Adopted, World
+from models.users.roles import Role, Scope
+from models.users.tables import User
 from resolvers import auth, authlog
 from resolvers.authlog import Event
 from resolvers.context import Context, Viewer

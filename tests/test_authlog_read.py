@@ -9,11 +9,11 @@ from sqlalchemy import func, insert, select, text
 from sqlmodel import col
 
 from graph import ids
-from models.authlog import AuthEvent
-from models.domains import Domain
-from models.pages import Ask
-from models.roles import Role, Scope
-from models.users import DomainAdmin
+from models.auth.security_log import AuthEvent
+from models.domains.tables import Domain
+from models.store.keyset_pages import Ask
+from models.users.roles import Role, Scope
+from models.users.tables import DomainAdmin
 from resolvers import authlog
 from resolvers.authlog import Event, Events, EventWhere
 from resolvers.context import Context, Viewer

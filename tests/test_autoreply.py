@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 
 from graph import ids
-from models.journal import ChangeKind
-from models.roles import AdminPermission
-from models.world import World
+from models.events.journal import ChangeKind
+from models.runtime.environment import World
+from models.users.roles import AdminPermission
 from tests.accounts import chief, costs_of_users, events, id_of, run
 from tests.calls import Call
 from tests.conftest import Client, Clock, make_client, raw_message, receive

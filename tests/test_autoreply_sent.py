@@ -18,10 +18,10 @@ from mail.fields import Named
 from mail.household import Household
 from mail.housekeeping import tidy
 from mail.placing import Placed
-from models.addresses import Address
-from models.domains import Domain
-from models.users import Usage, User
-from models.world import World
+from models.addresses.tables import Address
+from models.domains.tables import Domain
+from models.runtime.environment import World
+from models.users.tables import Usage, User
 from resolvers import submission
 from resolvers.submission import Outgoing
 from tests.accounts import run

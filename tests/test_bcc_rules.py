@@ -13,13 +13,13 @@ from graph import ids
 from mail import rewrites
 from mail.fields import Named
 from mail.household import Household
+from models.addresses.rewrites import BccDirection
 from models.errors import NotFound
-from models.journal import PLATFORM, Change, ChangeKind
-from models.makers import Account
-from models.queue import DeliveryState
-from models.rewrites import BccDirection
-from models.roles import AdminPermission, Role
-from models.world import World
+from models.events.journal import PLATFORM, Change, ChangeKind
+from models.queue.tables import DeliveryState
+from models.runtime.environment import World
+from models.users.roles import AdminPermission, Role
+from models.users.rule_makers import Account
 from resolvers import submissionchange
 from tests.administrators import make_domain_admin
 from tests.conftest import Client, context, make_client, raw_message

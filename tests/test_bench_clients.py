@@ -7,9 +7,9 @@ from sqlmodel import col
 
 from bench import clients
 from bench.sides import Kind
-from models.mailboxes import Mailbox
-from models.messages import Message
-from models.world import World
+from models.mailboxes.tables import Mailbox
+from models.messages.tables import Message
+from models.runtime.environment import World
 
 HELD = select(func.count()).where(col(Message.mailbox_id) == col(Mailbox.id)).scalar_subquery()
 COUNTS = select(col(Mailbox.path), col(Mailbox.total), HELD.label("held"))

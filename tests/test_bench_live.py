@@ -24,9 +24,9 @@ from bench.live import BEHIND
 from bench.load import Answer
 from bench.measure import Fact
 from mail import addresses, delivery
-from models.columns import picked
-from models.journal import Change, ChangeKind
-from models.world import World
+from models.events.journal import Change, ChangeKind
+from models.runtime.environment import World
+from models.store.columns import picked
 from tests.conftest import Client, make_key
 
 LIMITS = {  # the last value that holds, and the first one that does not

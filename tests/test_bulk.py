@@ -8,10 +8,10 @@ from sqlalchemy import update
 
 from graph import ids
 from mail import housekeeping
-from models.journal import ChangeKind
-from models.messages import Message
-from models.users import User
-from models.world import World
+from models.events.journal import ChangeKind
+from models.messages.tables import Message
+from models.runtime.environment import World
+from models.users.tables import User
 from tests.bulk import call, inbox, keys, nodes, places, take_back
 from tests.conftest import Client, Clock, receive
 from tests.counts import journal, reached, rows

@@ -10,10 +10,10 @@ import pytest
 
 from graph import ids
 from graph.app import create_app
-from models.journal import PLATFORM, ChangeKind
-from models.roles import AdminPermission, Role
-from models.users import User
-from models.world import World
+from models.events.journal import PLATFORM, ChangeKind
+from models.runtime.environment import World
+from models.users.roles import AdminPermission, Role
+from models.users.tables import User
 from resolvers import tasks
 from resolvers.mailboxes import NewMailboxes, create
 from tests.administrators import make_domain_admin

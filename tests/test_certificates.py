@@ -13,9 +13,9 @@ from sqlmodel import col
 
 from graph import ids
 from models.certificates import AcmeAccount, Certificate
-from models.journal import PLATFORM, ChangeKind
-from models.roles import AdminPermission
-from models.world import World
+from models.events.journal import PLATFORM, ChangeKind
+from models.runtime.environment import World
+from models.users.roles import AdminPermission
 from resolvers import acmeaccounts, certificates, sealing
 from tests.administrators import make_domain_admin
 from tests.certifying import (

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from sqlalchemy import Connection, text
 
-from models import checkpoints
-from models.database import Database
+from models.store.database import Database
+from models.store.sqlite import wal_checkpoints
 
 FEW = 20  # rows: far from as many pages as a commit brings in by itself
 
@@ -41,7 +41,7 @@ async def test_it_comes_into_the_file_while_others_go_on(tmp_path: Path) -> None
                 many += 1
                 async with database.write() as session:  # units of either kind
                     await (await session.connection()).execute(text("DELETE FROM ducks WHERE 0"))
-                await asyncio.sleep(checkpoints.EVERY / 20)
+                await asyncio.sleep(wal_checkpoints.EVERY / 20)
         log = await asyncio.to_thread(Path(f"{file}-wal").stat)
         assert log.st_size < 4000 * 4096  # no commit has done it
     finally:
@@ -59,12 +59,12 @@ async def test_a_store_that_cannot_be_reached_holds_up_nobody(tmp_path: Path) ->
         held.execute("SELECT count(*) FROM ducks").fetchone()  # who reads holds the log where it is
         for _ in range(10):
             await written(database, "INSERT INTO ducks VALUES ('Anas')")
-            await asyncio.sleep(checkpoints.EVERY / 4)
+            await asyncio.sleep(wal_checkpoints.EVERY / 4)
         assert in_file(file) < 10
         held.execute("COMMIT")
         async with asyncio.timeout(20):
             while in_file(file) < 10:
-                await asyncio.sleep(checkpoints.EVERY)
+                await asyncio.sleep(wal_checkpoints.EVERY)
                 await written(database, "DELETE FROM ducks WHERE 0")
     finally:
         held.close()

@@ -9,10 +9,10 @@ from sqlmodel import col
 
 from graph import ids
 from mail import housekeeping
-from models.compose import ComposeListener, ComposeRequest
-from models.roles import AdminPermission, Scope
 from models.runtime import leases
-from models.world import World
+from models.runtime.environment import World
+from models.submission.compose_requests import ComposeListener, ComposeRequest
+from models.users.roles import AdminPermission, Scope
 from resolvers import composerequests
 from tests.accounts import id_of, run
 from tests.administrators import make_domain_admin

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from graph import ids, parts
-from models.roles import Role, Scope
+from models.users.roles import Role, Scope
 from tests.conftest import Client, make_key, receive
 from tests.mime import files, put, source
 from tests.rich import FILES, RICH

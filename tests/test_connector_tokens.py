@@ -14,10 +14,10 @@ import pytest
 
 from mail.connectors.servers import Stage
 from mail.outward import Gate
+from models.admin.tasks import TaskState
 from models.connectors import Protocol, Security
 from models.errors import Invalid
-from models.tasks import TaskState
-from models.world import World
+from models.runtime.environment import World
 from resolvers import connectorchange, connectorcheck, connectorruns, connectorsecrets
 from resolvers.connectorruns import Worker
 from tests.conftest import Client, Clock, raw_message

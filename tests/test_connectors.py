@@ -13,7 +13,7 @@ from bench.ports import free_port
 from graph import ids as ids_
 from mail.outward import Gate
 from models.connectors import Connector
-from models.roles import AdminPermission
+from models.users.roles import AdminPermission
 from resolvers import connectorruns
 from resolvers.connectorruns import Worker
 from tests import accounts

@@ -18,11 +18,11 @@ from sqlmodel import col
 
 from mail.archives.locked import MADE_BY, Lock, Locked
 from mail.outward import Gate
-from models.columns import picked
 from models.connectors import Connector, ConnectorRun, Protocol, Security
 from models.errors import Invalid
-from models.roles import Scope
-from models.world import World
+from models.runtime.environment import World
+from models.store.columns import picked
+from models.users.roles import Scope
 from resolvers import connectorchange, connectorruns, connectorsecrets, passphrases, tasks
 from resolvers.connectorarchive import FIELDS
 from resolvers.connectoroptions import OptionName

@@ -8,10 +8,10 @@ from sqlalchemy import update
 from graph import ids
 from mail import indexing
 from mail.blobs import collect
-from models.journal import ChangeKind
-from models.tasks import Task
-from models.users import User
-from models.world import World
+from models.admin.tasks import Task
+from models.events.journal import ChangeKind
+from models.runtime.environment import World
+from models.users.tables import User
 from resolvers import bulk, tasks
 from tests.bulk import call, inbox, keys, nodes, places
 from tests.conftest import Client, Clock, raw_message, receive

@@ -14,8 +14,8 @@ import pytest
 from graph.app import create_app
 from graph.schema import schema
 from mail.blobs.store import LocalStore
-from models.shelf import Shelf
-from models.world import World
+from models.runtime.environment import World
+from models.store.byte_cache import Shelf
 from tests.conftest import Client, raw_message, receive
 from tests.test_atomic import entries, put
 

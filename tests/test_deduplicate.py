@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from graph import ids
-from models.journal import ChangeKind
+from models.events.journal import ChangeKind
 from resolvers import bulk, tasks
 from resolvers.mailboxes import NewMailboxes, create
 from tests.bulk import call, inbox, nodes, of, take_back

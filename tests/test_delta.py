@@ -9,9 +9,9 @@ import httpx
 
 from graph import ids
 from mail import housekeeping
-from models.journal import ChangeKind, Entry, record_each
-from models.roles import AdminPermission, Role, Scope
-from models.world import World
+from models.events.journal import ChangeKind, Entry, record_each
+from models.runtime.environment import World
+from models.users.roles import AdminPermission, Role, Scope
 from tests.administrators import make_domain_admin
 from tests.conftest import Client, Clock, make_client, make_key, receive
 from tests.live import MADE, cursor

@@ -24,7 +24,7 @@ from graph.executor import CompiledExecutor
 from graph.policy import Operation
 from graph.resolving import Inputs, quicken
 from graph.schema import schema as real
-from models.world import World
+from models.runtime.environment import World
 from resolvers import auth
 from tests import differential_stored as stored
 from tests.conftest import Client

@@ -14,8 +14,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from graph import ids
 from mail.authentication import privatekeys
 from mail.authentication.privatekeys import Algorithm
-from models.journal import PLATFORM, ChangeKind
-from models.world import World
+from models.events.journal import PLATFORM, ChangeKind
+from models.runtime.environment import World
 from resolvers import dkimrotation, sealing
 from tests import counts, signed
 from tests.administrators import make_domain_admin

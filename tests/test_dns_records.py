@@ -16,8 +16,8 @@ import pytest
 
 from graph.app import create_app
 from models.errors import Forbidden
-from models.roles import Role
-from models.world import World
+from models.runtime.environment import World
+from models.users.roles import Role
 from resolvers import dnsrecords
 from resolvers.context import Context, Viewer
 from resolvers.dnsrecords import Question

@@ -28,8 +28,8 @@ from merganser import building
 from merganser.commands import app
 from merganser.demo.credentials import ADDRESS, NAME
 from merganser.settings import Settings
-from models.roles import Role
-from models.world import World
+from models.runtime.environment import World
+from models.users.roles import Role
 from resolvers import usercreate
 from resolvers.usercreate import NewUser
 from tests.conftest import Client, Clock, make_client, raw_message, receive

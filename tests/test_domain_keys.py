@@ -8,8 +8,8 @@ import pytest
 from graph import ids
 from mail import signkeys
 from mail.authentication import privatekeys
-from models.journal import PLATFORM, ChangeKind
-from models.world import World
+from models.events.journal import PLATFORM, ChangeKind
+from models.runtime.environment import World
 from resolvers import dkimrotation
 from tests import counts, signed
 from tests.administrators import make_domain_admin

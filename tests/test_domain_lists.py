@@ -3,7 +3,7 @@
 import pytest
 from sqlalchemy import text
 
-from models.world import World
+from models.runtime.environment import World
 from tests.conftest import Client, receive
 from tests.domains import ALIAS, LIST, administrator, done, live, made, names, of
 

@@ -9,14 +9,14 @@ from sqlalchemy import insert, update
 from sqlmodel import col
 
 from mail import addresses, delivery
-from models.addresses import Address, AddressKind
-from models.columns import table_of
-from models.domains import Domain
+from models.addresses.tables import Address, AddressKind
+from models.domains.tables import Domain
 from models.errors import NotFound
-from models.journal import PLATFORM, ChangeKind, Stream
-from models.users import User
-from models.usersearch import words_of
-from models.world import World
+from models.events.journal import PLATFORM, ChangeKind, Stream
+from models.runtime.environment import World
+from models.store.columns import table_of
+from models.users.search_index import words_of
+from models.users.tables import User
 from tests.conftest import Client, raw_message
 from tests.counts import examine, journal, reached, rows
 from tests.domains import ALIAS, RENAME, UNLIMITED, done, key_of, live, made, of

@@ -7,9 +7,9 @@ from sqlalchemy import delete
 from sqlmodel import col
 
 from graph import ids
-from models.roles import Role, Scope
-from models.users import DomainAdmin
-from models.world import World
+from models.runtime.environment import World
+from models.users.roles import Role, Scope
+from models.users.tables import DomainAdmin
 from resolvers import domains
 from resolvers.context import Context, Viewer
 from resolvers.domains import DomainWhere

@@ -6,8 +6,8 @@ import pytest
 
 from mail import addresses
 from models.errors import NotFound
-from models.journal import ChangeKind
-from models.world import World
+from models.events.journal import ChangeKind
+from models.runtime.environment import World
 from tests.conftest import Client
 from tests.counts import examine, journal, reached, rows
 from tests.domains import UNLIMITED, UPDATE, change, done, key_of, live, made, of, told

@@ -9,13 +9,13 @@ from sqlmodel import col
 
 from graph import ids
 from mail import addresses
-from models.domains import Domain
+from models.domains.tables import Domain
 from models.errors import LimitReached, NotFound, Refused
-from models.journal import PLATFORM, ChangeKind
-from models.options import Options
-from models.roles import Role
-from models.users import User
-from models.world import World
+from models.events.journal import PLATFORM, ChangeKind
+from models.runtime.environment import World
+from models.runtime.options import Options
+from models.users.roles import Role
+from models.users.tables import User
 from resolvers import userlimits, users
 from resolvers.context import Context, Viewer
 from tests.accounts import id_of, run

@@ -12,9 +12,9 @@ from starlette.routing import Route
 from graph import ids, parts, rest
 from mail.blobs.errors import Corrupt
 from mail.storage.damage_check import check_piece, check_pieces
-from models.blobs import Blob
-from models.columns import picked
-from models.world import World
+from models.files.blobs import Blob
+from models.runtime.environment import World
+from models.store.columns import picked
 from resolvers import tasks
 from tests import rich
 from tests.accounts import run

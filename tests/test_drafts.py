@@ -17,9 +17,9 @@ from mail.blobs.store import LocalStore
 from mail.placing import Place
 from mail.replacing import Earlier
 from models.errors import Conflict, Stale
-from models.journal import ChangeKind
-from models.users import User
-from models.world import World
+from models.events.journal import ChangeKind
+from models.runtime.environment import World
+from models.users.tables import User
 from resolvers import mailboxes
 from resolvers.mailboxes import NewMailboxes
 from tests.conftest import Client, Clock, context, raw_message, receive

@@ -20,9 +20,9 @@ from mail.household import Household
 from mail.queue import local
 from mail.queue.jobs import Job, To
 from models.errors import Unavailable
-from models.journal import ChangeKind
-from models.users import User
-from models.world import World
+from models.events.journal import ChangeKind
+from models.runtime.environment import World
+from models.users.tables import User
 from resolvers import contents, submission
 from resolvers.mailboxes import NewMailboxes
 from resolvers.mailboxes import create as make

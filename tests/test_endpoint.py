@@ -11,7 +11,7 @@ import pytest
 
 from graph.endpoint import Endpoint, Settings
 from graph.guards import Guards, Introspection
-from models.world import World
+from models.runtime.environment import World
 from resolvers.context import Context, Viewer
 from tests.small import Server, a_world, client_of, make_schema, page, serving, sign_in
 

@@ -13,7 +13,7 @@ from graphql import OperationType, get_operation_ast, parse
 
 from mail import addresses, delivery
 from merganser.demo.credentials import ADDRESS
-from models.world import World
+from models.runtime.environment import World
 from tests.conftest import Client, raw_message
 from tests.furnished import demo_client, subscribed
 

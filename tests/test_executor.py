@@ -21,9 +21,9 @@ from graph.rows import Shape
 from graph.schema import schema
 from mail import indexing
 from mail.sendingrates import Full, held_up
-from models.rate_values import RateFrame
-from models.users import LimitSource
-from models.world import World
+from models.queue.rate_values import RateFrame
+from models.runtime.environment import World
+from models.users.tables import LimitSource
 from resolvers import authlog
 from resolvers.authlog import Event
 from resolvers.context import Viewer

@@ -12,8 +12,8 @@ import pytest
 
 from graph import ids
 from mail import housekeeping
-from models.roles import AdminPermission, Role, Scope
-from models.world import World
+from models.runtime.environment import World
+from models.users.roles import AdminPermission, Role, Scope
 from resolvers import auth, mailboxes, tasks
 from resolvers.mailboxes import NewMailboxes
 from tests import filters

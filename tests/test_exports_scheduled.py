@@ -11,10 +11,10 @@ import pytest
 from sqlalchemy import select, update
 from sqlmodel import col
 
-from models.blobs import Blob
-from models.submission import Submission
-from models.users import User
-from models.world import World
+from models.files.blobs import Blob
+from models.runtime.environment import World
+from models.submission.tables import Submission
+from models.users.tables import User
 from tests.accounts import run
 from tests.conftest import Client, receive
 from tests.exported import FULL, ended, exported, imported, told

@@ -6,13 +6,13 @@ import pytest
 from sqlalchemy import select, update
 from sqlmodel import col
 
-from models.columns import picked, table_of
+from models.admin.tasks import TaskState
 from models.connectors import ConnectorMessage, Protocol
-from models.mailboxes import Mailbox
-from models.messages import Message
-from models.tasks import TaskState
-from models.users import User
-from models.world import World
+from models.mailboxes.tables import Mailbox
+from models.messages.tables import Message
+from models.runtime.environment import World
+from models.store.columns import picked, table_of
+from models.users.tables import User
 from resolvers import connectorsecrets
 from tests.conftest import Client, Clock, raw_message
 from tests.fetching import (

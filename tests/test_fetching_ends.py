@@ -10,10 +10,10 @@ from sqlalchemy import select
 from sqlmodel import col
 
 from mail.outward import Gate
+from models.admin.tasks import TaskState
 from models.connectors import ConnectorRun, Protocol, Security
 from models.runtime import leases
-from models.tasks import TaskState
-from models.world import World
+from models.runtime.environment import World
 from resolvers import connectorchange, connectorruns
 from resolvers.connectorruns import Worker
 from tests import accounts

@@ -10,15 +10,15 @@ import pytest
 from sqlalchemy import select, update
 from sqlmodel import col
 
-from models.columns import picked, table_of
+from models.admin.tasks import TaskState
 from models.connectors import Protocol
-from models.journal import Change, ChangeKind
-from models.mailboxes import SpecialUse
-from models.messages import Message
-from models.submission import Submission
-from models.tasks import TaskState
-from models.users import User
-from models.world import World
+from models.events.journal import Change, ChangeKind
+from models.mailboxes.tables import SpecialUse
+from models.messages.tables import Message
+from models.runtime.environment import World
+from models.store.columns import picked, table_of
+from models.submission.tables import Submission
+from models.users.tables import User
 from tests.accounts import run as call
 from tests.conftest import Client, Clock, raw_message
 from tests.counts import rows

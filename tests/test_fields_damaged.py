@@ -13,9 +13,9 @@ from sqlmodel import col
 from graph import ids
 from graph.schema import schema
 from mail import indexing
-from models.blobs import Blob
-from models.columns import picked
-from models.world import World
+from models.files.blobs import Blob
+from models.runtime.environment import World
+from models.store.columns import picked
 from tests import rich
 from tests.bulk import call, inbox
 from tests.calls import CALLS, Call

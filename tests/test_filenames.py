@@ -10,8 +10,8 @@ import pytest
 from sqlalchemy import select, update
 from sqlmodel import col
 
-from models.columns import table_of
-from models.messages import Message
+from models.messages.tables import Message
+from models.store.columns import table_of
 from tests.conftest import Client, receive
 
 ASKED = """{ viewer { user { messages { nodes { attachmentsUrl attachments { filename url }

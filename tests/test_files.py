@@ -13,9 +13,9 @@ from graph import ids
 from graph.app import create_app
 from mail import housekeeping
 from mail.blobs.collect import collect
-from models.journal import ChangeKind
-from models.roles import AdminPermission, Role
-from models.world import World
+from models.events.journal import ChangeKind
+from models.runtime.environment import World
+from models.users.roles import AdminPermission, Role
 from resolvers import fileshares, tasks
 from tests.accounts import ERRORS, PASSWORD, id_of, run
 from tests.administrators import make_domain_admin

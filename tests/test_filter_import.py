@@ -6,9 +6,9 @@ import pytest
 
 from graph import ids
 from mail.sieve import limits
-from models.journal import ChangeKind
-from models.roles import AdminPermission
-from models.world import World
+from models.events.journal import ChangeKind
+from models.runtime.environment import World
+from models.users.roles import AdminPermission
 from tests.accounts import chief
 from tests.conftest import Client, raw_message
 from tests.counts import journal, reached

@@ -11,12 +11,12 @@ from sqlmodel import col
 from graph import ids
 from mail import sieve
 from models.errors import LimitReached
-from models.filters import Filter
-from models.journal import ChangeKind
-from models.roles import AdminPermission
-from models.users import User
-from models.webhooks import Webhook
-from models.world import World
+from models.events.journal import ChangeKind
+from models.filters.tables import Filter
+from models.notifications.webhooks import Webhook
+from models.runtime.environment import World
+from models.users.roles import AdminPermission
+from models.users.tables import User
 from resolvers import filterchange, mailboxes
 from resolvers.mailboxes import NewMailboxes
 from tests.accounts import chief, id_of, run

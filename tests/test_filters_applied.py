@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from graph import ids
-from models.world import World
+from models.runtime.environment import World
 from resolvers import mailboxes, tasks
 from resolvers.mailboxes import NewMailboxes
 from tests.accounts import run

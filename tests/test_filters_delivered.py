@@ -3,7 +3,7 @@
 import pytest
 
 from graph import ids
-from models.world import World
+from models.runtime.environment import World
 from tests.accounts import id_of, run
 from tests.conftest import Client, Clock, make_client, raw_message
 from tests.counts import rows

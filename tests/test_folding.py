@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import pytest
 from sqlalchemy import func, literal, select, text
 
-from models.folding import PIECE, fold_text
-from models.world import World
+from models.runtime.environment import World
+from models.store.text_folding import PIECE, fold_text
 from resolvers.mailboxes import NewMailboxes, create
 from tests.conftest import Client, context, receive
 from tests.test_searches import subjects

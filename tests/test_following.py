@@ -11,11 +11,11 @@ from sqlmodel import col
 
 from graph import ids
 from graph.scalars import SCALARS, Cursor
-from models.auth import ApiKey
-from models.journal import ChangeKind
-from models.roles import AdminPermission, Role, Scope
-from models.users import User
-from models.world import World
+from models.auth.credentials import ApiKey
+from models.events.journal import ChangeKind
+from models.runtime.environment import World
+from models.users.roles import AdminPermission, Role, Scope
+from models.users.tables import User
 from resolvers import auth
 from tests.accounts import change, create
 from tests.administrators import make_domain_admin

@@ -6,10 +6,10 @@ import pytest
 from sqlalchemy import update
 
 from graph import ids
-from models.journal import ChangeKind
-from models.roles import Scope
-from models.users import User
-from models.world import World
+from models.events.journal import ChangeKind
+from models.runtime.environment import World
+from models.users.roles import Scope
+from models.users.tables import User
 from tests.bulk import keys, nodes
 from tests.conftest import Client, make_key, raw_message, receive
 from tests.counts import journal, reached, rows

@@ -9,8 +9,8 @@ from sqlalchemy import select, update
 from sqlmodel import col
 
 from graph import ids
-from models.messages import Message
-from models.users import User
+from models.messages.tables import Message
+from models.users.tables import User
 from tests.accounts import change
 from tests.conftest import Client, raw_message
 from tests.counts import rows

@@ -7,9 +7,9 @@ import httpx
 import pytest
 from sqlalchemy import event, text
 
-from models.database import Database
-from models.pgreaders import PostgresReaders
-from models.world import World
+from models.runtime.environment import World
+from models.store.database import Database
+from models.store.postgres.reader import PostgresReaders
 from tests import stores
 from tests.conftest import Client, make_client, receive
 from tests.large import fill

@@ -15,11 +15,11 @@ from graph import feeds
 from graph.bodies import Question, encode
 from graph.schema import schema
 from merganser.settings import Settings
-from models.auth import ApiKey
-from models.database import Database
-from models.journal import ChangeKind
-from models.roles import Role, Scope
-from models.world import World
+from models.auth.credentials import ApiKey
+from models.events.journal import ChangeKind
+from models.runtime.environment import World
+from models.store.database import Database
+from models.users.roles import Role, Scope
 from resolvers import mailboxes
 from resolvers.context import Context, Viewer
 from resolvers.mailboxes import NewMailboxes

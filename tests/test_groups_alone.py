@@ -14,7 +14,7 @@ import pytest
 from graph import feeds, groups
 from graph.bodies import Question
 from graph.schema import schema
-from models.world import World
+from models.runtime.environment import World
 from resolvers import bulk, changes, mailboxes
 from resolvers.bulk import Order
 from resolvers.mailboxes import NewMailboxes

@@ -16,9 +16,9 @@ from graph.intake import Limits as Uploads
 from merganser.server import http_server
 from merganser.settings import Settings as Operators
 from merganser.shares import shared
-from models.crowds import Crowd
-from models.roles import Role
-from models.world import World
+from models.runtime.concurrency_limits import Crowd
+from models.runtime.environment import World
+from models.users.roles import Role
 from resolvers.context import Viewer
 from tests.small import a_world, client_of, closing, greet, hear, make_schema, say, serving, sign_in
 

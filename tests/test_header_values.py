@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from models.tasks import TaskState
-from models.world import World
+from models.admin.tasks import TaskState
+from models.runtime.environment import World
 from tests.bulk import call
 from tests.conftest import Client, raw_message
 from tests.exported import exported, place

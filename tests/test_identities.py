@@ -5,10 +5,10 @@ from typing import Any
 import pytest
 
 from graph import ids
-from models.addresses import AddressKind
-from models.journal import ChangeKind
-from models.roles import AdminPermission
-from models.world import World
+from models.addresses.tables import AddressKind
+from models.events.journal import ChangeKind
+from models.runtime.environment import World
+from models.users.roles import AdminPermission
 from resolvers import mailboxes
 from resolvers.identitychange import MOST
 from resolvers.mailboxes import NewMailboxes

@@ -12,7 +12,7 @@ import pytest
 
 from graph import ids
 from mail import housekeeping
-from models.world import World
+from models.runtime.environment import World
 from resolvers import tasks
 from tests.accounts import run
 from tests.conftest import Client, Clock, raw_message

@@ -8,13 +8,13 @@ import pytest
 from sqlalchemy import insert, select
 from sqlmodel import SQLModel, col
 
-from models.blobs import Blob
-from models.columns import table_of
-from models.mailboxes import Mailbox
-from models.messages import Message
+from models.files.blobs import Blob
+from models.mailboxes.tables import Mailbox
+from models.messages.tables import Message
+from models.runtime.environment import Turn, World
+from models.store.columns import table_of
 from models.store.key_collision import KeyCollision, is_key_collision
-from models.users import User
-from models.world import Turn, World
+from models.users.tables import User
 from tests.conftest import Client, receive
 
 

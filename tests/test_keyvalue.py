@@ -7,10 +7,10 @@ import pytest
 
 from graph import ids
 from mail import housekeeping
-from models.database import Database
-from models.journal import PLATFORM
-from models.roles import AdminPermission, Role, Scope
-from models.world import World
+from models.events.journal import PLATFORM
+from models.runtime.environment import World
+from models.store.database import Database
+from models.users.roles import AdminPermission, Role, Scope
 from resolvers import keyvalue
 from resolvers.context import Context, Viewer
 from resolvers.keyvalue import Namespace

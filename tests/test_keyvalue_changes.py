@@ -9,11 +9,11 @@ import pytest
 from sqlalchemy import insert, select
 
 from graph import ids
-from models.columns import picked
-from models.journal import Change
-from models.keyvalue import KeyValue
-from models.roles import Role, Scope, UserPermission
-from models.world import World
+from models.admin.key_values import KeyValue
+from models.events.journal import Change
+from models.runtime.environment import World
+from models.store.columns import picked
+from models.users.roles import Role, Scope, UserPermission
 from resolvers import tasks
 from tests.conftest import Client, make_client, make_key, make_user
 from tests.counts import reached, rows

@@ -5,10 +5,10 @@ from collections.abc import AsyncIterator
 import pytest
 from sqlalchemy import insert, text
 
-from models.keyvalue import KeyValue
-from models.pages import Ask, Cursor
-from models.roles import Role, Scope
-from models.world import World
+from models.admin.key_values import KeyValue
+from models.runtime.environment import World
+from models.store.keyset_pages import Ask, Cursor
+from models.users.roles import Role, Scope
 from resolvers import keyvalue
 from resolvers.context import Context, Viewer
 from resolvers.keyvalue import Listing, Namespace

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from models.journal import ChangeKind
+from models.events.journal import ChangeKind
 from tests.bulk import call, inbox
 from tests.conftest import Client, receive
 from tests.counts import journal, reached

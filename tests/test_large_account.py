@@ -14,11 +14,11 @@ from sqlmodel import col
 from graph import ids
 from graph.schema import schema as made
 from mail.blobs.store import LocalStore
-from models.columns import picked
-from models.database import Database
-from models.roles import Scope
-from models.users import User
-from models.world import World
+from models.runtime.environment import World
+from models.store.columns import picked
+from models.store.database import Database
+from models.users.roles import Scope
+from models.users.tables import User
 from tests import stores
 from tests.conftest import CHEAP, Client, Clock, make_client, make_key, receive
 from tests.large import Effort, fill, measured

@@ -9,11 +9,11 @@ import pytest
 from sqlalchemy import select
 from sqlmodel import SQLModel, col
 
-from models.columns import picked
-from models.rewrites import RecipientRewrite
-from models.roles import Role, Scope
-from models.users import User
-from models.world import World
+from models.addresses.rewrites import RecipientRewrite
+from models.runtime.environment import World
+from models.store.columns import picked
+from models.users.roles import Role, Scope
+from models.users.tables import User
 from resolvers import tasks, usercreate
 from resolvers.context import Context, Viewer
 from resolvers.usercreate import NewUser

@@ -12,9 +12,9 @@ import pytest
 from sqlalchemy import update
 
 from mail.languages import closest
+from models.admin.tasks import Task
 from models.errors import OverQuota
-from models.tasks import Task
-from models.world import Adopted, World
+from models.runtime.environment import Adopted, World
 from resolvers import tasks
 from resolvers.limitwords import WORDS, Words
 from tests.bulk import DELETE

@@ -10,8 +10,8 @@ from graphql import build_schema, get_introspection_query, parse
 
 from graph.documents import Documents
 from graph.limits import CEILING, Limits, Ruler
-from models.roles import Role
-from models.world import World
+from models.runtime.environment import World
+from models.users.roles import Role
 from resolvers.context import Context, Viewer
 from tests.small import a_world, make_schema
 

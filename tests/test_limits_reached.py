@@ -14,9 +14,9 @@ from sqlalchemy import update
 from mail import lmtp
 from mail.queue import local
 from mail.queue.jobs import Job, To
-from models.domains import Domain
+from models.domains.tables import Domain
 from models.errors import OverQuota
-from models.world import Adopted, World
+from models.runtime.environment import Adopted, World
 from resolvers.auth import settle
 from tests.accounts import costs_of_users
 from tests.bulk import DELETE, TAKE_BACK, UPLOAD

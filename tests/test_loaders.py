@@ -5,7 +5,7 @@ from typing import cast
 
 import strawberry
 
-from models.world import World
+from models.runtime.environment import World
 from resolvers.context import Context, Viewer
 
 Info = strawberry.Info[Context, None]

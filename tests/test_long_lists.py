@@ -8,7 +8,7 @@ import strawberry
 
 from graph.execution import list_steps
 from graph.policy import Operation, Schema
-from models.world import World
+from models.runtime.environment import World
 from resolvers.context import Viewer
 from tests.loop_steps import measure_steps
 

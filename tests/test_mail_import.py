@@ -9,10 +9,10 @@ import pytest
 from sqlalchemy import select
 
 from mail import housekeeping
-from models.columns import picked
 from models.connectors import Connector
-from models.journal import ChangeKind
-from models.world import World
+from models.events.journal import ChangeKind
+from models.runtime.environment import World
+from models.store.columns import picked
 from resolvers import mailboxes
 from tests.accounts import run
 from tests.conftest import Client, Clock, context, raw_message

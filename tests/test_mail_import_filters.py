@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
-from models.columns import picked
 from models.connectors import Connector
+from models.store.columns import picked
 from tests.accounts import run
 from tests.conftest import Client, make_client, raw_message
 from tests.counts import rows

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from graph import ids
-from models.roles import AdminPermission
-from models.world import World
+from models.runtime.environment import World
+from models.users.roles import AdminPermission
 from resolvers import mailboxes
 from resolvers.mailboxes import NewMailboxes
 from tests.accounts import chief, create, id_of, run

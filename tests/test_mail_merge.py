@@ -9,8 +9,8 @@ from sqlmodel import col
 
 from mail import templates
 from models.errors import Invalid
-from models.users import User
-from models.world import Adopted, World
+from models.runtime.environment import Adopted, World
+from models.users.tables import User
 from tests.accounts import run
 from tests.bulk import take_back
 from tests.conftest import Client

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from models.errors import LimitReached
-from models.journal import ChangeKind
-from models.roles import AdminPermission, Role
-from models.world import World
+from models.events.journal import ChangeKind
+from models.runtime.environment import World
+from models.users.roles import AdminPermission, Role
 from resolvers import mailboxes, mailboxrename, mailboxsubscribe, mailboxupdate, tasks
 from resolvers.mailboxes import Named, NewMailboxes
 from resolvers.mailboxrename import Renamed

@@ -11,9 +11,9 @@ from sqlmodel import col
 from graph import ids
 from graph.plans import TALLY
 from mail import paths
-from models.mailboxes import Mailbox
-from models.roles import AdminPermission
-from models.world import World
+from models.mailboxes.tables import Mailbox
+from models.runtime.environment import World
+from models.users.roles import AdminPermission
 from resolvers import mailboxes
 from resolvers.mailboxes import NewMailboxes, fitting
 from tests.administrators import make_domain_admin

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from models.journal import ChangeKind
-from models.world import World
+from models.events.journal import ChangeKind
+from models.runtime.environment import World
 from resolvers import mailboxmetadata
 from tests.conftest import Client, receive
 from tests.counts import examine, journal, reached, rows

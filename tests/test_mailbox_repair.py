@@ -11,8 +11,8 @@ from sqlalchemy import text
 
 from graph import ids
 from mail.verify import verify
-from models.journal import ChangeKind
-from models.world import World
+from models.events.journal import ChangeKind
+from models.runtime.environment import World
 from resolvers import mailboxrepair, tasks
 from tests.conftest import Client, raw_message, receive
 from tests.counts import journal, reached, rows

@@ -9,7 +9,7 @@ from merganser.mailports import certificate, required
 from merganser.server import sockets
 from merganser.settings import Settings
 from merganser.trouble import MISUSED, Trouble
-from models.world import World
+from models.runtime.environment import World
 from tests.mail.smtp_client import Authority
 
 

@@ -28,10 +28,10 @@ from graph.bodies import Question
 from graph.policy import Operation
 from graph.schema import schema
 from mail import addresses, delivery, pipeline, quarantine
-from models.auth import AccessToken
-from models.roles import AdminPermission, Role, Scope
-from models.users import User
-from models.world import World
+from models.auth.credentials import AccessToken
+from models.runtime.environment import World
+from models.users.roles import AdminPermission, Role, Scope
+from models.users.tables import User
 from resolvers import apppasswords, auth
 from resolvers.apppasswords import AppPasswordScope, NewAppPassword
 from resolvers.context import Context, Viewer

@@ -6,8 +6,8 @@ import httpx
 import pytest
 
 from graph import ids
-from models.roles import AdminPermission, Role
-from models.world import World
+from models.runtime.environment import World
+from models.users.roles import AdminPermission, Role
 from resolvers import tasks
 from tests.accounts import run
 from tests.administrators import make_domain_admin

@@ -12,8 +12,8 @@ from graph import ids
 from graph.errors import MutationError
 from graph.scalars import SCALARS
 from graph.submission import SubmissionMutation, SubmissionQuery
-from models.roles import Scope
-from models.world import World
+from models.runtime.environment import World
+from models.users.roles import Scope
 from tests.conftest import Client, context, raw_message, receive
 from tests.mail.neighbours import Server, listening
 from tests.mail.sending import inbox, relay, settled, working

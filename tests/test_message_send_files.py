@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from models.world import World
+from models.runtime.environment import World
 from tests.accounts import run
 from tests.conftest import Client, Clock
 from tests.counts import rows

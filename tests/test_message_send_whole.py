@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from graph import ids
-from models.roles import Scope
-from models.world import World
+from models.runtime.environment import World
+from models.users.roles import Scope
 from tests.accounts import change, run
 from tests.conftest import Client, make_key, raw_message, receive
 from tests.keys import opened, pair_of, public_of

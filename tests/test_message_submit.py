@@ -10,11 +10,11 @@ from sqlalchemy import update
 from sqlmodel import col
 
 from graph import ids
-from models.journal import ChangeKind
-from models.mailboxes import Mailbox
-from models.roles import Role, Scope
-from models.users import User
-from models.world import World
+from models.events.journal import ChangeKind
+from models.mailboxes.tables import Mailbox
+from models.runtime.environment import World
+from models.users.roles import Role, Scope
+from models.users.tables import User
 from tests.accounts import run
 from tests.bulk import take_back
 from tests.conftest import Client, Clock, make_key, raw_message, receive

@@ -9,8 +9,8 @@ from sqlalchemy import update
 
 from graph import ids
 from models.errors import LimitReached
-from models.users import User
-from models.world import World
+from models.runtime.environment import World
+from models.users.tables import User
 from resolvers import uploading
 from resolvers.mailboxes import Named
 from tests.bulk import call, keys

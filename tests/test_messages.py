@@ -7,8 +7,8 @@ import pytest
 
 from graph import ids
 from mail import addresses, delivery
-from models.roles import Role, Scope
-from models.world import World
+from models.runtime.environment import World
+from models.users.roles import Role, Scope
 from resolvers import uploading
 from resolvers.mailboxes import Named, NewMailboxes, create
 from resolvers.uploading import NewMessage

@@ -11,8 +11,8 @@ from sqlmodel import col
 from mail import housekeeping, messagetrace
 from mail.fields import Named
 from mail.household import Household
-from models.submission import Submission
-from models.world import Adopted, World
+from models.runtime.environment import Adopted, World
+from models.submission.tables import Submission
 from tests.accounts import change, chief, create
 from tests.conftest import Client, Clock, heard, raw_message
 from tests.counts import rows

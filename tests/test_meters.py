@@ -20,12 +20,12 @@ from graph.telemetry import LONGEST, NAMES, Names, Root, Sampler, parent_of
 from mail.blobs.store import LocalStore
 from mail.fields import Named
 from merganser.logs import HELD, JsonLines, Outlet, TextLines
-from models import meters
-from models.database import Database
-from models.meters import Counter, Histogram, Level, info
-from models.roles import Role
-from models.traces import MOST, Span, Timed, current
-from models.world import World
+from models.observability import metrics
+from models.observability.metrics import Counter, Histogram, Level, info
+from models.observability.traces import MOST, Span, Timed, current
+from models.runtime.environment import World
+from models.store.database import Database
+from models.users.roles import Role
 from resolvers import submission
 from resolvers.context import Viewer
 from resolvers.metrics import Standing, standing
@@ -43,7 +43,7 @@ def samples(families: Any) -> dict[tuple[str, tuple[tuple[str, str], ...]], floa
     }
 
 
-def filled() -> list[meters.Family]:
+def filled() -> list[metrics.Family]:
     counter, level = (
         Counter("some_things", "Things\nof \\ kinds.", ("kind",)),
         Level("open", "Open."),
@@ -119,7 +119,7 @@ def test_labels_that_are_missing_are_a_mistake_of_ours() -> None:
 
 def test_a_meter_is_made_once() -> None:
     with pytest.raises(ValueError, match="merganser_sockets"):
-        meters.counter("merganser_sockets", "Again.")
+        metrics.counter("merganser_sockets", "Again.")
 
 
 def test_a_flood_of_names_leaves_those_of_others_their_room() -> None:

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from models.errors import Invalid, NotFound, Unavailable
-from models.options import Options
+from models.runtime.options import Options
 from resolvers import apppasswords
 from resolvers.apppasswords import AppPasswordScope, NewAppPassword
 from resolvers.context import Context

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from graph import ids
-from models.journal import ChangeKind
-from models.world import World
+from models.events.journal import ChangeKind
+from models.runtime.environment import World
 from resolvers import authlog
 from resolvers.authlog import Event
 from tests.conftest import Client, context

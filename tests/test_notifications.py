@@ -11,9 +11,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 
 from graph import ids
-from models.roles import AdminPermission, UserPermission
-from models.vault import Vault
-from models.world import World
+from models.runtime.environment import World
+from models.runtime.secret_box import Vault
+from models.users.roles import AdminPermission, UserPermission
 from resolvers import sealing
 from tests.administrators import make_domain_admin
 from tests.bulk import call

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mail.authentication import without_own_results
-from models.world import World
+from models.runtime.environment import World
 from tests.bulk import call
 from tests.conftest import Client, raw_message
 from tests.fetching import connector, far, ran, server

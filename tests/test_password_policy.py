@@ -7,8 +7,8 @@ import pytest
 
 from graph import ids
 from models.errors import Invalid
-from models.roles import AdminPermission, Role
-from models.world import World
+from models.runtime.environment import World
+from models.users.roles import AdminPermission, Role
 from resolvers import newpasswords, passwordpolicy
 from resolvers.context import Context, Viewer
 from resolvers.passwordpolicy import PasswordPolicy

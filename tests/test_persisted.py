@@ -21,9 +21,9 @@ from graph.endpoint import Settings
 from graph.limits import Limits
 from graph.persisted import FRESH, Persisted, Unmet, claim
 from merganser.building import owner
-from models.database import Database
-from models.roles import Role
-from models.world import World
+from models.runtime.environment import World
+from models.store.database import Database
+from models.users.roles import Role
 from resolvers import documents
 from resolvers.context import Context, Viewer
 from resolvers.documents import NewDocument

@@ -11,11 +11,11 @@ from sqlmodel import col
 from mail import addresses, delivery, placing
 from mail.placing import Placed, Way
 from models.errors import NotFound, OverQuota
-from models.journal import Change, ChangeKind
-from models.messages import Message, Thread, ThreadRef
-from models.prepared import TOGETHER
-from models.users import User
-from models.world import Adopted, World
+from models.events.journal import Change, ChangeKind
+from models.messages.tables import Message, Thread, ThreadRef
+from models.runtime.environment import Adopted, World
+from models.store.prepared_statements import TOGETHER
+from models.users.tables import User
 from tests.conftest import Client, raw_message, receive
 
 pytestmark = pytest.mark.usefixtures("examined")

@@ -15,12 +15,12 @@ from graph import ids
 from mail import addresses, indexing, snoozing
 from mail.archives.writing import ExportFormat, State
 from mail.blobs.store import LocalStore
-from models.columns import picked
-from models.database import Database
-from models.messages import Message
-from models.roles import Scope
-from models.users import User
-from models.world import World
+from models.messages.tables import Message
+from models.runtime.environment import World
+from models.store.columns import picked
+from models.store.database import Database
+from models.users.roles import Scope
+from models.users.tables import User
 from resolvers import exporting, messages, reading, searchindex
 from resolvers.mailboxes import NewMailboxes, create
 from tests import stores

@@ -11,9 +11,9 @@ from sqlalchemy import update
 
 from graph import ids
 from graph.intake import Limits
-from models.roles import Role, Scope
-from models.users import User
-from models.world import World
+from models.runtime.environment import World
+from models.users.roles import Role, Scope
+from models.users.tables import User
 from tests.conftest import Client, make_key, raw_message
 from tests.counts import rows
 from tests.mime import source

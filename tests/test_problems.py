@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from models.errors import Conflict, Invalid, Problems, Several
-from models.world import World
+from models.runtime.environment import World
 from tests.conftest import Client, make_client
 from tests.counts import rows
 from tests.held import set_options

@@ -6,7 +6,7 @@ from datetime import timedelta
 import pytest
 
 from graph import ids
-from models.world import World
+from models.runtime.environment import World
 from resolvers import submissionchange, tasks
 from tests.conftest import Client, context, receive
 from tests.live import Follower, House, until

@@ -9,8 +9,8 @@ import pytest
 from merganser import proving
 from merganser.proving import Proving
 from models.certificates import AcmeChallenge
-from models.crowds import Crowd
-from models.world import World
+from models.runtime.concurrency_limits import Crowd
+from models.runtime.environment import World
 from tests.certifying import put
 from tests.conftest import Client
 from tests.counts import rows

@@ -10,7 +10,7 @@ import pytest
 
 from graph import ids
 from mail.outward import Gate
-from models.world import World
+from models.runtime.environment import World
 from resolvers import pushing, pushnews
 from resolvers.pushing import BURST
 from tests.conftest import Client, Clock

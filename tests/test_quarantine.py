@@ -14,12 +14,12 @@ from mail.addresses import recipient
 from mail.quarantine import Why
 from mail.scan import Symbol
 from mail.verify import verify
-from models.columns import table_of
 from models.errors import LimitReached, NotFound
-from models.quarantine import QuarantineBlob, QuarantineItem
-from models.roles import AdminPermission, Scope
-from models.users import User
-from models.world import World
+from models.runtime.environment import World
+from models.spam.quarantine import QuarantineBlob, QuarantineItem
+from models.store.columns import table_of
+from models.users.roles import AdminPermission, Scope
+from models.users.tables import User
 from resolvers import tasks
 from tests.accounts import change
 from tests.administrators import make_domain_admin

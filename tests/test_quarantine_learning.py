@@ -9,9 +9,9 @@ from sqlmodel import col
 
 from mail import learning
 from mail.quarantine import Why
-from models.lessons import Lesson
-from models.roles import AdminPermission
-from models.world import World
+from models.runtime.environment import World
+from models.spam.training import Lesson
+from models.users.roles import AdminPermission
 from tests.administrators import make_domain_admin
 from tests.conftest import Client, Clock, raw_message
 from tests.domains import done, told

@@ -13,9 +13,9 @@ from sqlmodel import col
 
 from mail import quarantine
 from mail.quarantine import Why
-from models.journal import ChangeKind
-from models.quarantine import QuarantineItem
-from models.world import World
+from models.events.journal import ChangeKind
+from models.runtime.environment import World
+from models.spam.quarantine import QuarantineItem
 from resolvers import tasks
 from resolvers.quarantineletter import NAMED
 from resolvers.quarantinewords import WORDS, Words

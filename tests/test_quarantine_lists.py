@@ -9,8 +9,8 @@ from sqlalchemy import text as sql
 
 from mail.quarantine import Why
 from mail.scan import Symbol
-from models.columns import table_of
-from models.quarantine import QuarantineBlob, QuarantineItem
+from models.spam.quarantine import QuarantineBlob, QuarantineItem
+from models.store.columns import table_of
 from tests.conftest import Client, Clock, make_user, raw_message
 from tests.explained import explained
 from tests.held import (

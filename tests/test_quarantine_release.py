@@ -8,8 +8,8 @@ import pytest
 from graph import ids
 from mail import housekeeping
 from mail.quarantine import Why
-from models.journal import ChangeKind
-from models.roles import AdminPermission
+from models.events.journal import ChangeKind
+from models.users.roles import AdminPermission
 from resolvers import tasks
 from tests.administrators import make_domain_admin
 from tests.calls import Call

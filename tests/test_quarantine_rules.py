@@ -8,8 +8,8 @@ from sqlmodel import col
 
 from graph import ids
 from mail.quarantine import Why
-from models.users import User
-from models.world import World
+from models.runtime.environment import World
+from models.users.tables import User
 from tests.accounts import change
 from tests.calls.call import Call
 from tests.conftest import Client, raw_message

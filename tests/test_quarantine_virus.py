@@ -8,8 +8,8 @@ import pytest
 
 from graph import ids
 from mail import lmtp
-from models.roles import AdminPermission
-from models.world import World
+from models.runtime.environment import World
+from models.users.roles import AdminPermission
 from tests.administrators import make_domain_admin
 from tests.conftest import Client, raw_message
 from tests.domains import done, told

@@ -13,11 +13,11 @@ from mail.fields import Named
 from mail.maintenance import restore_mark
 from mail.queue import claims, many
 from mail.queue.entering import Handed, Sender, hand_in
-from models.adminlog import AdminLogEntry
-from models.blobs import SubmissionBlob
-from models.pages import Ask
-from models.submission import Submission
-from models.world import World
+from models.admin.admin_log import AdminLogEntry
+from models.files.blobs import SubmissionBlob
+from models.runtime.environment import World
+from models.store.keyset_pages import Ask
+from models.submission.tables import Submission
 from resolvers import queue, tasks
 from resolvers.queue import OLDEST, EntryWhere, QueueName
 from resolvers.userselection import Users

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as some
 
 from models.errors import Refused
-from models.world import World
+from models.runtime.environment import World
 from resolvers import bulk, mailboxdelete, mailboxes, mailboxrename, undoing
 from resolvers.bulk import Order
 from resolvers.mailboxdelete import Gone

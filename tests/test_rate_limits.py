@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 
 from graph import ids
-from models.journal import PLATFORM, ChangeKind
-from models.roles import AdminPermission, Role
-from models.world import World
+from models.events.journal import PLATFORM, ChangeKind
+from models.runtime.environment import World
+from models.users.roles import AdminPermission, Role
 from resolvers.auth import settle
 from tests.accounts import chief, create, events, id_of, run
 from tests.administrators import make_domain_admin

@@ -13,14 +13,14 @@ from mail import housekeeping, sendingrates
 from mail.smtp import Terms
 from mail.submitting import Submission as Listener
 from mail.tls import Certificate
-from models.columns import insert_or
-from models.database import Database
 from models.errors import RateLimited
-from models.rate_values import Rate, RateFrame, parse_rate
-from models.rates import RateLimit, RateWindow
-from models.roles import Scope
-from models.users import User
-from models.world import Turn, World
+from models.queue.rate_limits import RateLimit, RateWindow
+from models.queue.rate_values import Rate, RateFrame, parse_rate
+from models.runtime.environment import Turn, World
+from models.store.columns import insert_or
+from models.store.database import Database
+from models.users.roles import Scope
+from models.users.tables import User
 from resolvers.auth import settle
 from resolvers.submitting import Clerk
 from tests.accounts import chief, create

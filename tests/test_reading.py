@@ -7,7 +7,7 @@ import pytest
 
 from mail.contents import Stored
 from models.errors import Invalid, LimitReached
-from models.shelf import ROOM, Shelf
+from models.store.byte_cache import ROOM, Shelf
 from resolvers import contents
 from resolvers.contents import Showing
 from tests import rich

@@ -13,8 +13,8 @@ from mail.household import Household
 from mail.placing import Placed
 from mail.queue import local
 from mail.queue.jobs import Job, To
-from models.queue import DeliveryState
-from models.roles import Role
+from models.queue.tables import DeliveryState
+from models.users.roles import Role
 from tests import rich
 from tests.conftest import Client, make_client, raw_message, receive
 from tests.entries import limit

@@ -13,9 +13,9 @@ from mail import addresses, lmtp, rewrites
 from mail.addresses import Normal
 from mail.fields import Named
 from models.errors import NotFound
-from models.journal import PLATFORM, ChangeKind
-from models.roles import AdminPermission
-from models.world import World
+from models.events.journal import PLATFORM, ChangeKind
+from models.runtime.environment import World
+from models.users.roles import AdminPermission
 from tests.administrators import make_domain_admin
 from tests.conftest import Client, raw_message
 from tests.counts import journal, reached, rows

@@ -10,7 +10,7 @@ from mail.fields import Named
 from mail.queue import claims
 from mail.queue.jobs import Result
 from mail.queue.settle import settle
-from models.world import World
+from models.runtime.environment import World
 from tests.conftest import Client, Clock
 from tests.mail.sending import PACE, deliveries, send, state
 from tests.processes import taken_for_dead

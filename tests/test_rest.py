@@ -20,14 +20,14 @@ from starlette.requests import Request
 from graph import ids, parts, serving
 from graph.app import create_app
 from graph.bodies import Rejected
-from models.blobs import Blob
-from models.columns import picked
 from models.errors import Invalid, Unauthenticated
-from models.messages import Message
-from models.options import Options
-from models.roles import Role, Scope
-from models.users import User
-from models.world import World
+from models.files.blobs import Blob
+from models.messages.tables import Message
+from models.runtime.environment import World
+from models.runtime.options import Options
+from models.store.columns import picked
+from models.users.roles import Role, Scope
+from models.users.tables import User
 from resolvers import links
 from resolvers.context import Viewer
 from tests import rich

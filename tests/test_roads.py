@@ -12,8 +12,8 @@ from mail.routing import Route
 from merganser import serving
 from merganser.ending import Ending
 from merganser.parts import ALONE
-from models.messages import Message
-from models.world import World
+from models.messages.tables import Message
+from models.runtime.environment import World
 from resolvers import tasks
 from tests.conftest import Client, receive
 from tests.roads import LETTERS, ROADS, Stage, change

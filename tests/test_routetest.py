@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from models.world import World
+from models.runtime.environment import World
 from resolvers import routetest
 from tests.calls import CALLS, Call
 from tests.conftest import Client

@@ -9,11 +9,11 @@ from sqlmodel import col
 
 from graph import ids
 from mail import waysecrets
-from models.adminlog import AdminLogEntry
-from models.journal import PLATFORM, ChangeKind
-from models.routing import RelayHost
-from models.vault import Vault, new_key
-from models.world import World
+from models.admin.admin_log import AdminLogEntry
+from models.events.journal import PLATFORM, ChangeKind
+from models.routing.tables import RelayHost
+from models.runtime.environment import World
+from models.runtime.secret_box import Vault, new_key
 from resolvers import sealing
 from tests.administrators import make_domain_admin
 from tests.conftest import Client

@@ -8,9 +8,9 @@ from sqlmodel import col
 
 from mail import addresses, delivery, junk, pipeline, quarantine
 from mail.fields import Named
-from models.roles import AdminPermission, Role
-from models.users import User
-from models.world import World
+from models.runtime.environment import World
+from models.users.roles import AdminPermission, Role
+from models.users.tables import User
 from tests.administrators import make_domain_admin
 from tests.conftest import Client, make_client, raw_message
 from tests.domains import done, told

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from graph import ids
-from models.journal import ChangeKind
+from models.events.journal import ChangeKind
 from resolvers import savedsearches
 from resolvers.where import MessageWhere
 from tests.bulk import call, inbox

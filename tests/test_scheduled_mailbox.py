@@ -9,10 +9,10 @@ from sqlmodel import col
 
 from mail.queue import claims
 from mail.queue.jobs import Pace
-from models.journal import Change
-from models.queue import Delivery, DeliveryState
-from models.submission import Submission, SubmissionState
-from models.world import World
+from models.events.journal import Change
+from models.queue.tables import Delivery, DeliveryState
+from models.runtime.environment import World
+from models.submission.tables import Submission, SubmissionState
 from tests.bulk import take_back
 from tests.conftest import Client, Clock
 from tests.test_undoing import send

@@ -14,9 +14,9 @@ from graph import ids
 from graph.schema import schema
 from mail import indexing
 from models.errors import Invalid
-from models.messages import Message
-from models.pages import Ask
-from models.world import World
+from models.messages.tables import Message
+from models.runtime.environment import World
+from models.store.keyset_pages import Ask
 from resolvers import messages, uploading
 from resolvers.flagging import change
 from resolvers.mailboxes import Named, NewMailboxes, create

@@ -9,8 +9,8 @@ from hypothesis import example, given
 from hypothesis import strategies as some
 
 from mail import indexing, searchindex
-from models.pages import Ask
-from models.world import World
+from models.runtime.environment import World
+from models.store.keyset_pages import Ask
 from resolvers import messages
 from resolvers.messages import Listing
 from resolvers.where import MessageWhere

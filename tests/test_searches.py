@@ -7,8 +7,8 @@ import pytest
 
 from graph import ids
 from mail import indexing
-from models.roles import Role
-from models.world import World
+from models.runtime.environment import World
+from models.users.roles import Role
 from resolvers.mailboxes import NewMailboxes, create
 from tests.conftest import Client, Clock, context, make_client, raw_message, receive
 

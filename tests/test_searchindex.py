@@ -8,10 +8,10 @@ from sqlalchemy import text
 
 from graph import ids
 from mail import indexing
-from models import searchindex
-from models.journal import PLATFORM
-from models.roles import Role
-from models.world import World
+from models.events.journal import PLATFORM
+from models.runtime.environment import World
+from models.search import text_index
+from models.users.roles import Role
 from resolvers import reindexing, searchlookup, tasks
 from resolvers.work import Step
 from tests.conftest import Client, Clock, context, make_client, raw_message, receive
@@ -53,7 +53,7 @@ async def worked(world: World) -> list[tuple[Any, ...]]:
 
 
 async def indexed(world: World) -> set[int]:
-    listed = searchindex.rows(world.database.dialect)
+    listed = text_index.rows(world.database.dialect)
     (key,) = listed.c
     return {row[0] for row in await rows(world, f"SELECT {key.name} FROM {listed.name}")}  # noqa: S608
 
@@ -70,13 +70,13 @@ async def letters(world: World) -> set[int]:
 async def harm(world: World) -> None:
     """Let the index lose all, and know nothing of it."""
     async with world.database.engine.begin() as connection:
-        for statement in (*searchindex.DROP, *searchindex.CREATE[world.database.dialect]):
+        for statement in (*text_index.DROP, *text_index.CREATE[world.database.dialect]):
             await connection.execute(text(statement))
 
 
 async def test_how_the_index_is(post: Client, root: Client, world: World) -> None:
     before = await status(root)
-    engine = searchindex.ENGINES[world.database.dialect]
+    engine = text_index.ENGINES[world.database.dialect]
     assert (before["enabled"], before["engine"], before["lastOptimizedAt"]) == (True, engine, None)
     assert (before["documents"], before["pending"]) == (0, 4)
     await filled(world)
@@ -276,7 +276,7 @@ async def test_a_filter_is_shown_as_the_index_is_asked(ada: Client, root: Client
         ]
     }
     assert found["terms"] == ["the", "duck", "pon*", "swan"]
-    assert searchindex.owner(ada.user.id) in found["native"]
+    assert text_index.owner(ada.user.id) in found["native"]
     either = {"or": [{"query": "a"}, {"query": "b"}]}
     found = (await root(EXPAND, filter=either, users=ADA))["searchExpand"]
     assert found["expanded"] == {"or": [{"words": ["a"]}, {"words": ["b"]}]}

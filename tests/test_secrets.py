@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import select
 from sqlmodel import SQLModel
 
-from models.world import World
+from models.runtime.environment import World
 from resolvers import totp
 from tests.conftest import Client, Clock
 from tests.factors import SoftKey, code_of, made, signed, totp_on
@@ -115,8 +115,8 @@ async def test_what_is_sealed_holds_for_its_account_only(ada: Client, bob: Clien
     from sqlalchemy import update
     from sqlmodel import col
 
-    from models.twofactor import TotpSeed
-    from models.vault import Sealed
+    from models.auth.second_factors import TotpSeed
+    from models.runtime.secret_box import Sealed
     from resolvers.twofactor import Proof, check
     from tests.conftest import context
     from tests.twofactor.conftest import all_of, row_of

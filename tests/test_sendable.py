@@ -8,9 +8,9 @@ from sqlalchemy import delete
 from sqlmodel import col
 
 from mail import addresses
-from models.addresses import Address, AddressKind
+from models.addresses.tables import Address, AddressKind
 from models.errors import Forbidden, NotFound
-from models.world import World
+from models.runtime.environment import World
 from resolvers import composing
 from resolvers.sendable import grants, may_send_as, resolved
 from tests.conftest import Client, context

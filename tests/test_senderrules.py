@@ -9,11 +9,11 @@ from sqlalchemy import insert, select, text
 
 from graph import ids
 from mail.senderrules import rules_of
-from models.columns import table_of
-from models.journal import PLATFORM, ChangeKind
-from models.roles import AdminPermission, Scope
-from models.senderrules import EVERYBODY, SenderAction, SenderRule, of_domain, of_user
-from models.world import World
+from models.events.journal import PLATFORM, ChangeKind
+from models.runtime.environment import World
+from models.spam.sender_rules import EVERYBODY, SenderAction, SenderRule, of_domain, of_user
+from models.store.columns import table_of
+from models.users.roles import AdminPermission, Scope
 from resolvers import auth
 from tests.administrators import make_domain_admin
 from tests.calls import Call

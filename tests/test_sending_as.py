@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from graph import ids
-from models.roles import Scope
-from models.world import World
+from models.runtime.environment import World
+from models.users.roles import Scope
 from resolvers import mailboxes
 from resolvers.mailboxes import NewMailboxes
 from tests.conftest import Client, context, make_key

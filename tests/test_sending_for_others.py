@@ -5,8 +5,8 @@ from typing import Any
 import httpx
 import pytest
 
-from models.roles import AdminPermission
-from models.world import World
+from models.runtime.environment import World
+from models.users.roles import AdminPermission
 from tests.accounts import run
 from tests.administrators import make_domain_admin
 from tests.conftest import Client

@@ -10,9 +10,9 @@ from graph import ids
 from mail.submitting import Writer
 from mail.wishes import USUAL
 from models.errors import Forbidden, Unavailable
-from models.messages import Message
-from models.submission import Submission
-from models.world import World
+from models.messages.tables import Message
+from models.runtime.environment import World
+from models.submission.tables import Submission
 from resolvers.submitting import Clerk
 from tests.accounts import run
 from tests.conftest import Client, raw_message, receive

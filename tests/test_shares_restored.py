@@ -6,8 +6,8 @@ from sqlmodel import col
 
 from graph import ids
 from mail.maintenance import restore_mark
-from models.files import FileShare
-from models.world import World
+from models.files.tables import FileShare
+from models.runtime.environment import World
 from resolvers import fileshares
 from tests.conftest import Client, Clock
 from tests.test_files import share, stored

@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 
 from graph import ids
-from models.journal import ChangeKind
-from models.roles import Role
-from models.sharing import MailboxShare, ShareRight, rights_of, written
-from models.world import Adopted, World
+from models.events.journal import ChangeKind
+from models.mailboxes.shares import MailboxShare, ShareRight, rights_of, written
+from models.runtime.environment import Adopted, World
+from models.users.roles import Role
 from tests.accounts import PASSWORD
 from tests.conftest import Client, make_client
 from tests.counts import examine, journal, rows

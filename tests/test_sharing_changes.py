@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from graph.scalars import SCALARS, Cursor
-from models.journal import ChangeKind, Event, Position
+from models.events.journal import ChangeKind, Event, Position
 from resolvers import changes
 from resolvers.changes import Asked, Batch, ResyncReason
 from tests.conftest import Client, context, make_client, receive

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from models.tasks import Task
-from models.world import Adopted
+from models.admin.tasks import Task
+from models.runtime.environment import Adopted
 from resolvers import tasks
 from tests.conftest import Client, make_client, raw_message
 from tests.counts import examine, rows

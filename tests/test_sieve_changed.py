@@ -2,7 +2,7 @@
 
 import pytest
 
-from models.world import World
+from models.runtime.environment import World
 from tests.conftest import Client, raw_message
 from tests.held import CAROL, come
 from tests.sieving import put

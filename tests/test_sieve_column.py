@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from graph import ids
-from models.roles import AdminPermission, Role, Scope
+from models.users.roles import AdminPermission, Role, Scope
 from resolvers.sieveput import MOST
 from tests.accounts import run
 from tests.administrators import make_domain_admin

@@ -12,7 +12,7 @@ import pytest
 from mail.fields import Named
 from mail.household import Household
 from mail.housekeeping import tidy
-from models.world import World
+from models.runtime.environment import World
 from tests.accounts import run
 from tests.conftest import Client, Clock, make_client, raw_message
 from tests.counts import rows

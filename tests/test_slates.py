@@ -7,8 +7,8 @@ import pytest
 from merganser import slates
 from merganser.logs import LOST
 from merganser.slates import Board, Ship, Slates
-from models.merging import MOST, carried, merged, packed, unpacked
-from models.meters import Across, Counter, Family, Histogram, Level, gauge, info
+from models.observability.metrics import Across, Counter, Family, Histogram, Level, gauge, info
+from models.observability.metrics_merge import MOST, carried, merged, packed, unpacked
 
 
 def counts(posts: int, sockets: int, *waits: float) -> list[Family]:

@@ -19,12 +19,12 @@ from mail.queue import body
 from mail.smtp import Terms
 from mail.submitting import Submission as Listener
 from mail.tls import Certificate
-from models.authlog import AuthEvent
-from models.messages import Message
-from models.queue import Delivery
-from models.submission import Submission
-from models.users import User
-from models.world import World
+from models.auth.security_log import AuthEvent
+from models.messages.tables import Message
+from models.queue.tables import Delivery
+from models.runtime.environment import World
+from models.submission.tables import Submission
+from models.users.tables import User
 from resolvers import auth, passwords
 from resolvers.submitting import Clerk
 from tests.conftest import Client, Clock, make_user

@@ -9,8 +9,8 @@ from sqlmodel import col
 
 from graph import ids
 from mail import snoozing
-from models.journal import ChangeKind
-from models.messages import Message, Thread
+from models.events.journal import ChangeKind
+from models.messages.tables import Message, Thread
 from resolvers import mailboxes, tasks
 from resolvers.mailboxes import NewMailboxes
 from tests.bulk import call, inbox, keys, places, take_back

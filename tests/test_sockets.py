@@ -12,7 +12,7 @@ from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosedError, InvalidStatus
 
 from graph.endpoint import Settings
-from models.world import World
+from models.runtime.environment import World
 from resolvers.context import Viewer
 from tests.small import Server, a_world, closing, greet, hear, say, serving
 

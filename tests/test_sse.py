@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from graph.endpoint import Settings
-from models.world import World
+from models.runtime.environment import World
 from tests.small import Server, a_world, serving
 
 EVENTS = {"Accept": "text/event-stream"}

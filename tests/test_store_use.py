@@ -13,11 +13,11 @@ from merganser.server.server_identity import server_identity
 from merganser.server.store_use import used_alone, used_by_server
 from merganser.settings import Settings
 from merganser.trouble import Trouble
-from models.auth import VaultKey
-from models.columns import table_of
+from models.auth.credentials import VaultKey
 from models.runtime import leases
-from models.server_processes import ServerProcess
-from models.world import World
+from models.runtime.environment import World
+from models.runtime.server_processes import ServerProcess
+from models.store.columns import table_of
 from tests.mail.sending import until
 from tests.processes import another_process
 

@@ -9,14 +9,14 @@ from sqlmodel import col
 
 from mail import housekeeping
 from mail.verify.everything import verify
-from models.adminlog import AdminLogEntry
-from models.columns import picked
-from models.domains import Domain
-from models.journal import PLATFORM, Change, ChangeKind, Stream
-from models.options import Options
-from models.roles import Role, Scope
-from models.settings import SettingChange, SettingValue
-from models.world import World
+from models.admin.admin_log import AdminLogEntry
+from models.admin.settings import SettingChange, SettingValue
+from models.domains.tables import Domain
+from models.events.journal import PLATFORM, Change, ChangeKind, Stream
+from models.runtime.environment import World
+from models.runtime.options import Options
+from models.store.columns import picked
+from models.users.roles import Role, Scope
 from resolvers import settings
 from resolvers.declared import DECLARED, effective
 from tests.conftest import Client, Clock, make_client, make_key, make_user

@@ -11,11 +11,11 @@ import pytest
 from sqlalchemy import insert
 
 from mail.lmtp import Lmtp
-from models.buses.local import LocalBus
-from models.database import Database
-from models.settings import SettingValue
-from models.wakeups import Shared
-from models.world import Adopted, World
+from models.admin.settings import SettingValue
+from models.events.bus.local_bus import LocalBus
+from models.events.wakeups import Shared
+from models.runtime.environment import Adopted, World
+from models.store.database import Database
 from resolvers import settings
 from tests.conftest import CHEAP, Client, Clock
 from tests.live import until

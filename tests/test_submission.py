@@ -13,18 +13,18 @@ from mail.compose import Attachment, HeaderLine
 from mail.fields import Named
 from mail.queue import claims
 from mail.queue.jobs import Pace
-from models import wakeups
-from models.blobs import SubmissionBlob
-from models.columns import Picked, picked
 from models.errors import Conflict, Forbidden, Invalid, NotFound, OverQuota, Problems, Refused
-from models.journal import Change
-from models.messages import Message
-from models.pages import Ask
-from models.queue import DeliveryState
-from models.submission import Submission, SubmissionState
-from models.users import User
-from models.wakeups import QUEUE
-from models.world import World
+from models.events import wakeups
+from models.events.journal import Change
+from models.events.wakeups import QUEUE
+from models.files.blobs import SubmissionBlob
+from models.messages.tables import Message
+from models.queue.tables import DeliveryState
+from models.runtime.environment import World
+from models.store.columns import Picked, picked
+from models.store.keyset_pages import Ask
+from models.submission.tables import Submission, SubmissionState
+from models.users.tables import User
 from resolvers import composing, mailboxdelete, mailboxes, submission, submissionchange
 from resolvers.context import Context
 from resolvers.mailboxdelete import Gone

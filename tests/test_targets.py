@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from models.world import World
+from models.runtime.environment import World
 from tests import chosen, stores
 from tests.printed import SDL
 from tests.targets import changes, reads, streams

@@ -9,9 +9,9 @@ from sqlalchemy import update
 from sqlmodel import col
 
 from graph import ids
-from models.journal import ChangeKind
-from models.tasks import Task, TaskState
-from models.world import World
+from models.admin.tasks import Task, TaskState
+from models.events.journal import ChangeKind
+from models.runtime.environment import World
 from resolvers import bulk, tasks
 from resolvers.bulk import Done, Order, carry_out
 from resolvers.moves import Changes

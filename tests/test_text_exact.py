@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from mail.messages import body_html, body_text, split
-from models.world import World
+from models.runtime.environment import World
 from tests.accounts import run
 from tests.conftest import Client, receive
 from tests.mail.neighbours import Server, listening

@@ -8,8 +8,8 @@ import pytest
 from graph import ids
 from graph.plans import TALLY
 from mail import snoozing, threads
-from models.journal import ChangeKind
-from models.roles import Role, Scope
+from models.events.journal import ChangeKind
+from models.users.roles import Role, Scope
 from resolvers import tasks
 from tests.conftest import Client, Clock, make_key, raw_message, receive
 from tests.counts import journal, reached, rows

@@ -15,10 +15,10 @@ from mail.blobs.collect import collect
 from mail.blobs.store import LocalStore
 from mail.blobs.tiers import Tiers
 from mail.verify import verify
-from models.blobs import StorageTier
-from models.journal import ChangeKind
-from models.roles import Role
-from models.world import World
+from models.events.journal import ChangeKind
+from models.files.blobs import StorageTier
+from models.runtime.environment import World
+from models.users.roles import Role
 from resolvers import tasks, tiers
 from resolvers.selections import Selection
 from resolvers.userselection import Users

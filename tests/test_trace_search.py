@@ -8,10 +8,10 @@ from sqlalchemy import insert, text
 
 from mail import delivery, messagetrace
 from mail.household import Household
-from models.columns import table_of
-from models.messagetrace import LogComponent, MessageStep
-from models.roles import AdminPermission, Role
-from models.world import World
+from models.messages.message_trace import LogComponent, MessageStep
+from models.runtime.environment import World
+from models.store.columns import table_of
+from models.users.roles import AdminPermission, Role
 from tests.accounts import run
 from tests.administrators import make_domain_admin
 from tests.bulk import nodes

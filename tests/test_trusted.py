@@ -6,8 +6,8 @@ import pytest
 
 from merganser.building import owner
 from models.errors import Forbidden, NotFound
-from models.roles import Role, Scope
-from models.world import World
+from models.runtime.environment import World
+from models.users.roles import Role, Scope
 from resolvers import documents
 from resolvers.context import BATCH, Context, Viewer
 from resolvers.documents import NewDocument, hash_of

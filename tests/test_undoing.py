@@ -6,9 +6,9 @@ import pytest
 from sqlalchemy import select
 from sqlmodel import col
 
-from models.queue import Delivery, DeliveryState
-from models.tasks import Undo
-from models.world import World
+from models.admin.tasks import Undo
+from models.queue.tables import Delivery, DeliveryState
+from models.runtime.environment import World
 from resolvers import submission, submissionchange
 from tests.bulk import call, keys, places, take_back
 from tests.conftest import Client, Clock, context

@@ -9,8 +9,8 @@ from typing import Any
 import httpx
 
 from graph import ids
-from models.roles import AdminPermission, Role, Scope
-from models.world import World
+from models.runtime.environment import World
+from models.users.roles import AdminPermission, Role, Scope
 from tests.administrators import make_domain_admin
 from tests.conftest import Client, make_client, make_key, receive
 from tests.live import MADE, PLAIN, House, cursor, until

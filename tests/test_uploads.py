@@ -19,11 +19,11 @@ from starlette.applications import Starlette
 from graph import ids, rest
 from graph.intake import Limits
 from mail.blobs.errors import Corrupt
-from models.blobs import Upload
-from models.columns import picked
 from models.errors import LimitReached, NotFound, RateLimited
-from models.roles import Role, Scope
-from models.world import World
+from models.files.blobs import Upload
+from models.runtime.environment import World
+from models.store.columns import picked
+from models.users.roles import Role, Scope
 from resolvers import auth, uploads
 from resolvers.context import Viewer
 from resolvers.uploads import Received

@@ -7,11 +7,11 @@ from sqlalchemy import insert, select, update
 from sqlmodel import col
 
 from graph import ids
-from models.columns import table_of
-from models.journal import PLATFORM, Change, ChangeKind
-from models.roles import AdminPermission, Role
-from models.users import Usage, UsageKind, User
-from models.world import World
+from models.events.journal import PLATFORM, Change, ChangeKind
+from models.runtime.environment import World
+from models.store.columns import table_of
+from models.users.roles import AdminPermission, Role
+from models.users.tables import Usage, UsageKind, User
 from resolvers.auth import settle
 from tests.accounts import chief, create, id_of, run
 from tests.administrators import make_domain_admin

@@ -13,8 +13,8 @@ import pytest
 from graph import ids
 from mail.specialnames import NAMES, names_in
 from models.errors import Forbidden, Invalid, LimitReached, NotFound
-from models.mailboxes import SpecialUse
-from models.roles import AdminPermission, Role, Scope, UserPermission
+from models.mailboxes.tables import SpecialUse
+from models.users.roles import AdminPermission, Role, Scope, UserPermission
 from resolvers import usercreate
 from resolvers.context import Context, Viewer
 from resolvers.usercreate import NewUser

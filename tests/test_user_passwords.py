@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from sqlalchemy import update
 
-from models.auth import AccessToken
-from models.roles import Role
+from models.auth.credentials import AccessToken
+from models.users.roles import Role
 from tests.accounts import NEW, PASSWORD, change, chief, create, id_of, row_of, run, signs_in
 from tests.conftest import Client, Clock, make_client
 from tests.counts import rows

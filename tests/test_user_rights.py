@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from models.roles import AdminPermission, Role, UserPermission
+from models.users.roles import AdminPermission, Role, UserPermission
 from tests.accounts import change, chief, create, id_of, row_of, run
 from tests.conftest import Client, make_client, make_user
 from tests.counts import rows

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from graph import ids
-from models.journal import PLATFORM, ChangeKind
-from models.roles import AdminPermission, Role, Scope
-from models.users import Usage, UsageKind
+from models.events.journal import PLATFORM, ChangeKind
+from models.users.roles import AdminPermission, Role, Scope
+from models.users.tables import Usage, UsageKind
 from tests.accounts import NEW, UPDATE, change, chief, create, events, id_of, row_of, run
 from tests.auth.test_hashes import KNOWN
 from tests.conftest import Client, make_client, make_key, make_user

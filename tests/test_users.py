@@ -6,11 +6,11 @@ import pytest
 from sqlalchemy import update
 
 from graph import ids
-from models.domains import Domain, DomainAlias
+from models.domains.tables import Domain, DomainAlias
 from models.errors import Forbidden, NotFound
-from models.journal import ChangeKind
-from models.roles import AdminPermission, Role, Scope
-from models.world import World
+from models.events.journal import ChangeKind
+from models.runtime.environment import World
+from models.users.roles import AdminPermission, Role, Scope
 from resolvers import usercreate, userinsert
 from resolvers.context import Context, Viewer
 from resolvers.usercreate import NewUser

@@ -14,9 +14,9 @@ from sqlmodel import col
 from graph import ids
 from mail import addresses, delivery
 from models.errors import NotFound, Refused
-from models.roles import Role, Scope
-from models.users import User
-from models.world import World
+from models.runtime.environment import World
+from models.users.roles import Role, Scope
+from models.users.tables import User
 from resolvers import tasks, usercreate, userdelete, userquota, userrestore, users
 from resolvers.context import Context, Viewer
 from resolvers.usercreate import NewUser

@@ -10,7 +10,7 @@ import pytest
 
 from graph import ids
 from models.errors import Conflict
-from models.roles import Role, Scope
+from models.users.roles import Role, Scope
 from resolvers import hashes, newpasswords, passwordpolicy, userbulk
 from resolvers.context import Context, Viewer
 from resolvers.newpasswords import NewPassword

@@ -10,13 +10,13 @@ from sqlalchemy import text
 from graph import ids
 from mail import addresses, delivery, placing
 from mail.blobs.collect import collect
-from models.addresses import Address
-from models.domains import Domain
+from models.addresses.tables import Address
+from models.domains.tables import Domain
 from models.errors import AuthenticationFailed, NotFound
-from models.journal import PLATFORM, ChangeKind
-from models.roles import Role, Scope
-from models.users import DomainAdmin
-from models.world import World
+from models.events.journal import PLATFORM, ChangeKind
+from models.runtime.environment import World
+from models.users.roles import Role, Scope
+from models.users.tables import DomainAdmin
 from resolvers import auth, tasks, usercreate, userdelete, users
 from resolvers.context import Context, Viewer
 from resolvers.usercreate import NewUser

@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import text
 
 from graph import ids
-from models.roles import AdminPermission, Role
+from models.users.roles import AdminPermission, Role
 from resolvers import tasks, userfile
 from tests.accounts import chief, create, run, signs_in
 from tests.conftest import Client, make_client

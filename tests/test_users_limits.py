@@ -9,12 +9,12 @@ from sqlalchemy import update
 from sqlmodel import col
 
 from mail import addresses, housekeeping
-from models.addresses import Address
-from models.domains import Domain
+from models.addresses.tables import Address
+from models.domains.tables import Domain
 from models.errors import RateLimited
-from models.journal import ChangeKind
-from models.users import User
-from models.world import World
+from models.events.journal import ChangeKind
+from models.runtime.environment import World
+from models.users.tables import User
 from resolvers import changes
 from resolvers.changes import Asked, ResyncReason
 from tests.accounts import costs_of_users

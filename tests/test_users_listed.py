@@ -8,10 +8,10 @@ from sqlalchemy import update
 from sqlmodel import col
 
 from graph import ids
-from models.pages import Cursor
-from models.roles import Role, Scope
-from models.users import User
-from models.world import World
+from models.runtime.environment import World
+from models.store.keyset_pages import Cursor
+from models.users.roles import Role, Scope
+from models.users.tables import User
 from resolvers import usercreate, users
 from resolvers.context import Context, Viewer
 from resolvers.usercreate import NewUser

@@ -8,9 +8,9 @@ from hypothesis import strategies as some
 
 from mail.addresses import login_of, username_key
 from models.errors import Conflict
-from models.pages import Ask
-from models.roles import Role, Scope
-from models.world import World
+from models.runtime.environment import World
+from models.store.keyset_pages import Ask
+from models.users.roles import Role, Scope
 from resolvers import usercreate, userdelete, userlist, userrestore, users
 from resolvers.context import Context, Viewer
 from resolvers.usercreate import NewUser

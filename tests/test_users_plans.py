@@ -8,9 +8,9 @@ import pytest
 from sqlalchemy import text
 
 from bench.crowds import fill
-from models.pages import Ask, Cursor
-from models.roles import Role
-from models.world import World
+from models.runtime.environment import World
+from models.store.keyset_pages import Ask, Cursor
+from models.users.roles import Role
 from resolvers import userlist
 from resolvers.access import visible_users
 from resolvers.context import Context, Viewer

@@ -14,9 +14,9 @@ import pytest
 
 from merganser.buses import wakeups
 from merganser.settings import Settings
-from models.buses import Bus, Heard
-from models.buses.local import LocalBus
-from models.wakeups import LONGEST, PAUSE, Shared, Wakeups, _messages
+from models.events.bus import Bus, Heard
+from models.events.bus.local_bus import LocalBus
+from models.events.wakeups import LONGEST, PAUSE, Shared, Wakeups, _messages
 from tests.buses import BROKERS
 
 SECRET = b"s" * 32
@@ -127,7 +127,7 @@ async def test_who_only_tells_need_not_hear(road: Road) -> None:
 async def test_a_bus_that_was_away_is_heard_again(
     road: Road, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level("INFO", "models.wakeups")
+    caplog.set_level("INFO", "models.events.wakeups")
     here, there = road.bells(), road.bells()
     async with hearing(here) as joined, hearing(there) as there_joined:
         with here.listen([7]) as bell:

@@ -11,10 +11,10 @@ from graphql import GraphQLObjectType, get_named_type, is_leaf_type
 from sqlalchemy import Connection, event
 from sqlmodel import SQLModel
 
-from models import journal
-from models.journal import ChangeKind
-from models.roles import AdminPermission, Role, Scope
-from models.world import World
+from models.events import journal
+from models.events.journal import ChangeKind
+from models.runtime.environment import World
+from models.users.roles import AdminPermission, Role, Scope
 from resolvers import auth
 from tests.administrators import make_domain_admin
 from tests.calls import CALLS, Call, Calls

@@ -7,8 +7,8 @@ from sqlalchemy import func, insert, select, text
 from sqlmodel import col
 
 from graph import ids
-from models.webhooks import PostState, WebhookDelivery
-from models.world import World
+from models.notifications.webhooks import PostState, WebhookDelivery
+from models.runtime.environment import World
 from resolvers import webhookposts
 from tests.conftest import Client, receive
 from tests.explained import explained

@@ -14,8 +14,8 @@ from sqlmodel import col
 
 from graph.webhooks import worded
 from mail.outward import Gate, Target, Unsent, inward, post
-from models.webhooks import WebhookDelivery, WebhookLane
-from models.world import World
+from models.notifications.webhooks import WebhookDelivery, WebhookLane
+from models.runtime.environment import World
 from resolvers import webhookposts
 from resolvers.webhookfeed import feed
 from resolvers.webhookposts import ATTEMPTS, PATIENCE

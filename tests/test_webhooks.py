@@ -8,12 +8,12 @@ import pytest
 from graph import ids
 from mail import retention
 from mail.maintenance import restore_mark
-from models.domains import Domain
-from models.journal import ChangeKind
-from models.roles import AdminPermission, Role
-from models.users import User
-from models.vault import Vault
-from models.world import World
+from models.domains.tables import Domain
+from models.events.journal import ChangeKind
+from models.runtime.environment import World
+from models.runtime.secret_box import Vault
+from models.users.roles import AdminPermission, Role
+from models.users.tables import User
 from resolvers import auth, sealing, tasks
 from resolvers.webhooktypes import KINDS, TYPES, known
 from tests.administrators import make_domain_admin

@@ -8,9 +8,9 @@ from sqlalchemy import select
 from sqlmodel import col
 
 from graph.ids import encode
-from models.authlog import AuthEvent
-from models.roles import AdminPermission, Role
-from models.world import World
+from models.auth.security_log import AuthEvent
+from models.runtime.environment import World
+from models.users.roles import AdminPermission, Role
 from tests.administrators import make_domain_admin
 from tests.conftest import Client, make_client, receive
 

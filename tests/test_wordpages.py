@@ -8,9 +8,9 @@ import pytest
 from sqlalchemy import insert, select, update
 
 from mail.searchindex import indexed, words_of
-from models import searchindex
-from models.columns import picked
-from models.messages import Message
+from models.messages.tables import Message
+from models.search import text_index
+from models.store.columns import picked
 from tests.conftest import Client, Clock, raw_message, receive
 
 MANY = 1700
@@ -68,7 +68,7 @@ async def letters(ada: Client, clock: Clock) -> list[Letter]:
         away = update(Message).values(archived_at=begin, mailbox_id=None, indexed=True)
         await connection.execute(away)
         await connection.execute(insert(Message), rows)
-        await connection.execute(searchindex.insert(dialect), words)
+        await connection.execute(text_index.insert(dialect), words)
     return sorted(made)
 
 

@@ -17,7 +17,7 @@ from sqlmodel import col
 from graph import parts
 from graph.zips import LONGEST, distinct
 from mail.zips import File, zipped
-from models.blobs import Blob
+from models.files.blobs import Blob
 from resolvers import contents
 from tests import rich
 from tests.conftest import Client, context, receive

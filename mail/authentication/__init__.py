@@ -29,13 +29,13 @@ from mail.messages.authentication import says, stamps
 from mail.messages.headers import Field
 from mail.messages.headers import fields as listed
 from mail.messages.words import unfolded
-from models import meters
-from models.world import World
+from models.observability import metrics
+from models.runtime.environment import World
 
 __all__ = ["Findings", "authors", "checked", "sealed", "stamped", "without_own_results"]
 
 _NAMED = re.compile(r"@([^\s@<>()\[\]\",:;\\]+)")  # domains in text that is no address
-CHECKS = meters.counter(
+CHECKS = metrics.counter(
     "merganser_authentication",
     "Checks of who sent a message, by what they came to.",
     "method",

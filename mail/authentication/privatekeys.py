@@ -27,7 +27,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from mail.authentication.keys import EXPONENT, LONGEST, SHORTEST, NoKey, Weak, parsed
-from models.dkim import DkimAlgorithm
+from models.domains.dkim_keys import DkimAlgorithm
 
 SIZES = (1024, 2048, 3072, 4096)  # bits of RSA keys that are made
 TEXT = 16 << 10  # characters of a key that is brought along

@@ -14,7 +14,7 @@ from mail.authentication.findings import FIELD
 from mail.canonical import STEP
 from mail.messages.authentication import server
 from mail.messages.words import unfolded
-from models.options import Options
+from models.runtime.options import Options
 
 _NAME = FIELD.lower().encode()
 _RECEIVED = re.compile(rb"^received[ \t]*:", re.IGNORECASE | re.MULTILINE)

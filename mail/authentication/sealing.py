@@ -24,12 +24,12 @@ from mail.authentication.fields import tags
 from mail.authentication.keys import LONGEST, SHORTEST, is_domain
 from mail.authentication.making import field_of, folded, proven
 from mail.authentication.names import Names
-from models import meters
-from models.world import World
+from models.observability import metrics
+from models.runtime.environment import World
 
 log = logging.getLogger(__name__)
 
-SEALS = meters.counter(
+SEALS = metrics.counter(
     "merganser_arc_seals",
     "Messages sent on in the name of a domain with a key: sealed; chain, the chain that they came "
     "with is broken; dns, it could not be checked; key, the key cannot be used.",

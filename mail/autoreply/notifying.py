@@ -14,7 +14,7 @@ from mail.placing import Way
 from mail.routes import Onward
 from mail.sieve import Notify
 from mail.surroundings import Boxes
-from models.world import World
+from models.runtime.environment import World
 
 _PRIORITY = {1: Priority.HIGH, 3: Priority.LOW}
 _AUTOMATIC = frozenset({"auto-submitted"})

@@ -41,16 +41,16 @@ from mail.messages import Header
 from mail.placing import Letter
 from mail.queue.entering import Sender, hand_in, handed, unkept
 from mail.routes import Answering
-from models import meters
-from models.addresses import Address
+from models.addresses.tables import Address
 from models.autoreply import Autoreply, AutoreplySender
-from models.columns import Instant, Picked, insert_or, picked
-from models.domains import Domain, DomainAlias
+from models.domains.tables import Domain, DomainAlias
 from models.errors import Invalid, NotFound
-from models.journal import PLATFORM
-from models.prepared import Prepared, number, prepared
-from models.users import Usage, UsageKind, User
-from models.world import Turn, World
+from models.events.journal import PLATFORM
+from models.observability import metrics
+from models.runtime.environment import Turn, World
+from models.store.columns import Instant, Picked, insert_or, picked
+from models.store.prepared_statements import Prepared, number, prepared
+from models.users.tables import Usage, UsageKind, User
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ LOOKED = 50  # addresses in To and Cc that may be the account's
 HEADER = 256 << 10  # bytes that are looked at
 TRIES = 3  # where the rule is changed while we answer
 
-ANSWERS = meters.counter(
+ANSWERS = metrics.counter(
     "merganser_autoreplies",
     "Messages to accounts and addresses that answer by themselves: answered, failed, or why not.",
     "outcome",

@@ -31,13 +31,13 @@ from mail.queue.entering import Sender, hand_in, handed, unkept
 from mail.rules import flags_of
 from mail.sieve import Copy, Vacation
 from mail.surroundings import Boxes
-from models.addresses import Address
-from models.columns import Picked
+from models.addresses.tables import Address
 from models.errors import Refused
-from models.prepared import Prepared, number
-from models.sieve import MemoryKind
-from models.users import UsageKind, User
-from models.world import Turn, World
+from models.filters.sieve_scripts import MemoryKind
+from models.runtime.environment import Turn, World
+from models.store.columns import Picked
+from models.store.prepared_statements import Prepared, number
+from models.users.tables import UsageKind, User
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,15 +8,15 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Row, and_, delete
 from sqlmodel import col, select
 
-from models.audit import AuditBlob
-from models.blobs import Blob, MessageBlob, SubmissionBlob, Upload, UploadPart
-from models.columns import insert_or
-from models.exports import ExportPiece, ImportArchive
-from models.files import File, FileShare
-from models.quarantine import QuarantineBlob
-from models.store.incarnation import MARK, DroppedObject
-from models.stores import Store, Stored
-from models.world import World
+from models.admin.audits import AuditBlob
+from models.events.incarnation import MARK, DroppedObject
+from models.files.blobs import Blob, MessageBlob, SubmissionBlob, Upload, UploadPart
+from models.files.tables import File, FileShare
+from models.runtime.environment import World
+from models.spam.quarantine import QuarantineBlob
+from models.store.columns import insert_or
+from models.store.object_store import Store, Stored
+from models.transfer import ExportPiece, ImportArchive
 
 GRACE = timedelta(hours=24)
 ROUND = 1000  # rows that one unit deletes, objects that one batch does

@@ -19,9 +19,9 @@ import obstore.store
 from obstore.exceptions import BaseError, GenericError
 
 from mail.blobs.errors import Corrupt
+from models.store.object_store import Store, Stored
 from models.store.outage_log import OUTAGES
 from models.store.outages import NO_SPACE, Component, DiskFull, StoreUnavailable
-from models.stores import Store, Stored
 
 NAME = re.compile(r"[0-9a-f]{2}/(?!\.{1,2}$)[A-Za-z0-9._-]+")
 MARK = "00/merganser.mark"  # says whose objects these are: merganser/server/common_facts.py

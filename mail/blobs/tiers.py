@@ -3,8 +3,8 @@
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from pathlib import Path
 
-from models.blobs import COLD
-from models.stores import Store, Stored
+from models.files.blobs import COLD
+from models.store.object_store import Store, Stored
 
 
 class Tiers:

@@ -13,7 +13,7 @@ from mail.paths import INBOX, SPECIAL
 from mail.sieve.regex import Regex, places
 from mail.specialnames import NAMES, USES
 from models.errors import Invalid
-from models.mailboxes import SpecialUse
+from models.mailboxes.tables import SpecialUse
 
 LONGEST = 255  # characters of a level that is made
 ROLES = {  # of RFC 6154

@@ -21,12 +21,12 @@ from sqlalchemy import event, select, text
 from sqlalchemy.exc import DBAPIError
 from sqlmodel import col
 
-from models.journal import Stream
-from models.store import incarnation
-from models.store.incarnation import MARK, READ, Incarnation, incarnation_of
+from models.events import incarnation
+from models.events.incarnation import MARK, READ, Incarnation, incarnation_of
+from models.events.journal import Stream
+from models.events.wakeups import Gathering, rest
+from models.runtime.environment import Turn, World
 from models.store.outages import StoreUnavailable
-from models.wakeups import Gathering, rest
-from models.world import Turn, World
 
 log = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from mail.messages.facts import Facts, facts
-from models.apart import Apart
+from models.runtime.helper_process import Apart
 
 INLINE_BELOW = 8 << 10  # bytes: the most expensive message takes some milliseconds
 THREAD_BELOW = 1 << 20  # bytes: beyond, a thread would hold the interpreter's lock too long

@@ -9,11 +9,11 @@ from sqlalchemy import bindparam, update
 from sqlmodel import col
 
 from mail.placing import SYSTEM_FLAGS, flags
-from models.columns import Picked, table_of
-from models.journal import ChangeKind, Entry
-from models.mailboxes import Mailbox
-from models.messages import Message
-from models.world import Turn
+from models.events.journal import ChangeKind, Entry
+from models.mailboxes.tables import Mailbox
+from models.messages.tables import Message
+from models.runtime.environment import Turn
+from models.store.columns import Picked, table_of
 
 COLUMNS = ("id", "mailbox_id", "uid", "size", "keywords", *SYSTEM_FLAGS)  # needed of each message
 

@@ -7,7 +7,7 @@ from mail.blobs.errors import Corrupt
 from mail.contents import Stored, gathered
 from mail.queue.bounces import HEAD
 from mail.queue.jobs import Job
-from models.world import World
+from models.runtime.environment import World
 
 LARGE = 1 << 20  # bytes; from here on it is not whole in memory where it goes elsewhere
 

@@ -16,8 +16,8 @@ from mail.compose import message_id, without_bcc
 from mail.fields import Named, needs_utf8
 from mail.queue.jobs import Action, Job, Result, To
 from mail.wishes import FULL, On, Wish, escaped, some, typed
-from models.queue import DeliveryState
-from models.world import World
+from models.queue.tables import DeliveryState
+from models.runtime.environment import World
 
 HEAD = 64 * 1024  # bytes of the message's header that go into a report
 WHOLE = 1 << 20  # bytes of a message that is returned as a whole

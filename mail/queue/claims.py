@@ -14,19 +14,19 @@ from mail.queue import release
 from mail.queue.jobs import Job, Pace, To
 from mail.queue.turns import Chosen, Room, Round, choose, waits_until
 from mail.wishes import Wish, kept
-from models import meters
-from models.columns import Instant, Picked
-from models.prepared import Prepared, among, number, prepared
-from models.queue import Delivery, DeliveryState
+from models.observability import metrics
+from models.queue.tables import Delivery, DeliveryState
 from models.runtime import leases
-from models.submission import Submission
-from models.users import User
-from models.world import Turn, World
+from models.runtime.environment import Turn, World
+from models.store.columns import Instant, Picked
+from models.store.prepared_statements import Prepared, among, number, prepared
+from models.submission.tables import Submission
+from models.users.tables import User
 
 PAUSE_AFTER_ERROR = 120.0  # seconds until recipients are tried again whose result was not written
 OPEN_STATES = (DeliveryState.PENDING, DeliveryState.DEFERRED)
 
-UNCERTAIN = meters.counter(
+UNCERTAIN = metrics.counter(
     "merganser_queue_uncertain",
     "Recipients tried again though they may have the message: after its end no answer was written "
     "down.",

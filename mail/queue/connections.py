@@ -16,10 +16,10 @@ from mail.queue.encryption import Contexts
 from mail.queue.jobs import Pace
 from mail.queue.transport import Channel
 from mail.routing import Host
-from models import meters
-from models.world import World
+from models.observability import metrics
+from models.runtime.environment import World
 
-OPENED = meters.counter(
+OPENED = metrics.counter(
     "merganser_queue_connections", "Connections to servers elsewhere, by whether new.", "kind"
 )
 

@@ -14,14 +14,14 @@ from mail.keeping import Kept, blob_ids
 from mail.placing import Letter, Placed, columns
 from mail.queue.turns import LAST
 from mail.wishes import NEVER, USUAL, Wish, some
-from models.blobs import SubmissionBlob
-from models.journal import PLATFORM, ChangeKind, Entry
-from models.prepared import Prepared, Sent, number
-from models.queue import MIDDLE, Delivery, DeliveryState
-from models.submission import Submission, SubmissionState
-from models.users import User
-from models.wakeups import QUEUE
-from models.world import Turn
+from models.events.journal import PLATFORM, ChangeKind, Entry
+from models.events.wakeups import QUEUE
+from models.files.blobs import SubmissionBlob
+from models.queue.tables import MIDDLE, Delivery, DeliveryState
+from models.runtime.environment import Turn
+from models.store.prepared_statements import Prepared, Sent, number
+from models.submission.tables import Submission, SubmissionState
+from models.users.tables import User
 
 SOON = timedelta(minutes=1)  # whoever sends looks more often by himself: `Pace.look`
 _SUBMISSION = Prepared(insert(Submission).inline())

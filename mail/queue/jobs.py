@@ -6,8 +6,8 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 
 from mail.wishes import USUAL, Wish
-from models.journal import PLATFORM
-from models.queue import MIDDLE, DeliveryState
+from models.events.journal import PLATFORM
+from models.queue.tables import MIDDLE, DeliveryState
 
 TOGETHER = 100  # recipients of a transaction: what every server takes (RFC 5321, 4.5.3.1.8)
 PERMANENT = 500  # SMTP codes from here on do not change by waiting

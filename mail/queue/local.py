@@ -13,8 +13,8 @@ from mail.queue import notices
 from mail.queue.jobs import Job, Result, To
 from mail.routes import Loop
 from models.errors import NotFound, OverQuota, RateLimited, Unavailable
-from models.queue import DeliveryState
-from models.world import World
+from models.queue.tables import DeliveryState
+from models.runtime.environment import World
 
 REFUSALS: tuple[tuple[type[Exception], int, str], ...] = (
     (NotFound, 550, "5.1.1 Nobody has this address"),

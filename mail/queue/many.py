@@ -8,14 +8,14 @@ from sqlalchemy import ColumnElement, bindparam, delete, exists, select, update
 from sqlmodel import col
 
 from mail.queue.settle import OPEN, summed
-from models import journal
-from models.blobs import SubmissionBlob
-from models.columns import Picked, table_of
-from models.journal import PLATFORM, ChangeKind, Entry
-from models.queue import Delivery, DeliveryState
-from models.submission import Submission, SubmissionState
-from models.wakeups import QUEUE
-from models.world import Turn
+from models.events import journal
+from models.events.journal import PLATFORM, ChangeKind, Entry
+from models.events.wakeups import QUEUE
+from models.files.blobs import SubmissionBlob
+from models.queue.tables import Delivery, DeliveryState
+from models.runtime.environment import Turn
+from models.store.columns import Picked, table_of
+from models.submission.tables import Submission, SubmissionState
 
 MOST = 500  # submissions of a unit
 CANCELLED = {

@@ -21,8 +21,8 @@ from mail.wishes import (
     rcpt_parameters,
     typed,
 )
-from models.queue import DeliveryState
-from models.world import World
+from models.queue.tables import DeliveryState
+from models.runtime.environment import World
 
 PROOF = 16  # letters of base32, which are 80 bits
 THERE = frozenset({DeliveryState.DELIVERED, DeliveryState.RELAYED})

@@ -18,9 +18,9 @@ from mail.queue.jobs import Action, Job, Pace, Result
 from mail.queue.notices import THERE
 from mail.queue.settle import reported
 from mail.wishes import On
-from models.prepared import number
-from models.queue import Delivery
-from models.world import Turn, World
+from models.queue.tables import Delivery
+from models.runtime.environment import Turn, World
+from models.store.prepared_statements import number
 
 log = logging.getLogger(__name__)
 

@@ -11,10 +11,10 @@ from sqlalchemy import bindparam, update
 from sqlmodel import col
 
 from mail.queue.jobs import Result
-from models.columns import Instant, insert_or
-from models.prepared import Made, Prepared, prepared
-from models.queue import PlaceTurn
-from models.world import Turn, World
+from models.queue.tables import PlaceTurn
+from models.runtime.environment import Turn, World
+from models.store.columns import Instant, insert_or
+from models.store.prepared_statements import Made, Prepared, prepared
 
 FIRST = 5.0  # seconds for which a place that does not answer is left alone
 LONGEST = 300.0  # the most of it: it doubles with each time

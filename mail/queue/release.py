@@ -16,15 +16,15 @@ from sqlmodel import col
 from mail.messages.relocation import COLUMNS, relocate
 from mail.queue import many
 from mail.queue.entering import HELD
-from models.columns import Instant, Picked, picked
-from models.journal import PLATFORM
-from models.mailboxes import Mailbox, SpecialUse
-from models.messages import Message
-from models.prepared import Prepared
-from models.queue import Delivery
-from models.submission import Submission, SubmissionState
-from models.wakeups import QUEUE
-from models.world import Turn, World
+from models.events.journal import PLATFORM
+from models.events.wakeups import QUEUE
+from models.mailboxes.tables import Mailbox, SpecialUse
+from models.messages.tables import Message
+from models.queue.tables import Delivery
+from models.runtime.environment import Turn, World
+from models.store.columns import Instant, Picked, picked
+from models.store.prepared_statements import Prepared
+from models.submission.tables import Submission, SubmissionState
 
 AT_ONCE = 100  # submissions that one look releases
 _HELD_BY_HAND = exists().where(

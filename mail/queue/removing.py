@@ -9,9 +9,9 @@ from mail.queue import body, claims
 from mail.queue.jobs import Job, Result
 from mail.queue.many import free
 from mail.queue.settle import settle
-from models.queue import Delivery, DeliveryState
+from models.queue.tables import Delivery, DeliveryState
 from models.runtime import leases
-from models.world import Turn, World
+from models.runtime.environment import Turn, World
 
 REMOVED = Result(DeliveryState.BOUNCED, 554, "5.7.1 Removed from the queue")
 

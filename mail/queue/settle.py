@@ -22,16 +22,16 @@ from mail.queue.jobs import Action, Job, Result, To
 from mail.queue.notices import FAILED, THERE
 from mail.queue.turns import LAST
 from mail.wishes import On
-from models import meters
-from models.columns import table_of
 from models.errors import Invalid, OverQuota
-from models.journal import ChangeKind, Entry
-from models.mailboxes import Mailbox, SpecialUse
-from models.options import Options
-from models.prepared import Prepared, number
-from models.queue import MIDDLE, Delivery, DeliveryState
-from models.submission import Submission, SubmissionState
-from models.world import Turn, World
+from models.events.journal import ChangeKind, Entry
+from models.mailboxes.tables import Mailbox, SpecialUse
+from models.observability import metrics
+from models.queue.tables import MIDDLE, Delivery, DeliveryState
+from models.runtime.environment import Turn, World
+from models.runtime.options import Options
+from models.store.columns import table_of
+from models.store.prepared_statements import Prepared, number
+from models.submission.tables import Submission, SubmissionState
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ JITTER = 0.2  # of a pause, up or down
 SHARE = 0.25  # of its age that a message is put off for at most, where its place is down for less
 SECOND = timedelta(seconds=1)
 
-ATTEMPTS = meters.counter(
+ATTEMPTS = metrics.counter(
     "merganser_queue_results", "What came of attempts to send, for each recipient.", "state"
 )
 UNSAFE = "4.7."  # how answers begin that speak of security (RFC 3463, section 3.8)

@@ -19,10 +19,10 @@ from mail.authentication.signing import over
 from mail.canonical import Relaxed
 from mail.queue.jobs import Job
 from mail.queue.letters import Flow, Letter
-from models import meters
-from models.world import World
+from models.observability import metrics
+from models.runtime.environment import World
 
-SIGNED = meters.counter(
+SIGNED = metrics.counter(
     "merganser_dkim_signed",
     "Messages written here that left: signed; unsigned, the domain of the author has no key; "
     "header, it cannot be read.",

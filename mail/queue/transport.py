@@ -27,7 +27,7 @@ from mail.queue.jobs import Pace, Result, To
 from mail.queue.letters import Letter
 from mail.queue.wire import Wire, taken_over
 from mail.routing import Host, Tls
-from models.queue import DeliveryState
+from models.queue.tables import DeliveryState
 
 WAITING = 256 * 1024  # bytes that may lie unsent before we wait
 NAP = 0.01  # seconds

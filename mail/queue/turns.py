@@ -31,11 +31,11 @@ from sqlalchemy.sql.dml import UpdateBase
 from sqlmodel import col
 
 from mail.queue.jobs import TOGETHER
-from models.columns import Instant
-from models.prepared import Prepared, among, number, prepared
-from models.queue import RANKS, Delivery
-from models.submission import Submission
-from models.world import Turn
+from models.queue.tables import RANKS, Delivery
+from models.runtime.environment import Turn
+from models.store.columns import Instant
+from models.store.prepared_statements import Prepared, among, number, prepared
+from models.submission.tables import Submission
 
 # Which rank goes first, look after look; the others have what room it leaves.
 FIRST = (0, 1, 0, 1, 0, 1, 2)

@@ -14,9 +14,9 @@ from mail.queue.jobs import Job, Result
 from mail.queue.letters import Flow, Letter
 from mail.routing import Host, Unroutable, next_hop
 from models.errors import Invalid
-from models.queue import DeliveryState
-from models.vault import Sealed
-from models.world import World
+from models.queue.tables import DeliveryState
+from models.runtime.environment import World
+from models.runtime.secret_box import Sealed
 
 TRIED = 3  # addresses of a relay
 PASSING = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS)  # though they are 4xx

@@ -26,11 +26,11 @@ from mail.queue.transport import LeaseLost, NotReached
 from mail.queue.turns import LAST, Room, Round
 from mail.routing import Host, Route, Unroutable
 from mail.ways import Way
-from models.queue import DeliveryState
+from models.events.wakeups import QUEUE
+from models.queue.tables import DeliveryState
 from models.runtime import leases
+from models.runtime.environment import Turn, World
 from models.store.outages import StoreUnavailable
-from models.wakeups import QUEUE
-from models.world import Turn, World
 
 log = logging.getLogger(__name__)
 

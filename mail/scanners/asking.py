@@ -12,8 +12,8 @@ from mail.scanners.body import Body, body_of
 from mail.scanners.breaker import SCANS, Down, TooLarge, breaker_of
 from mail.scanners.rspamd import Envelope, Rspamd
 from models.errors import Unavailable
-from models.options import Options
-from models.world import World
+from models.runtime.environment import World
+from models.runtime.options import Options
 
 if TYPE_CHECKING:
     from mail.pipeline import Mail

@@ -8,10 +8,10 @@ from functools import lru_cache
 from time import monotonic
 from typing import TypeVar
 
-from models import meters
-from models.database import Database
+from models.observability import metrics
 from models.runtime.clock_steps import is_ahead
-from models.world import World
+from models.runtime.environment import World
+from models.store.database import Database
 
 Outcome = TypeVar("Outcome")
 
@@ -20,14 +20,14 @@ log = logging.getLogger(__name__)
 AT_ONCE = 16  # questions to a scanner, of one process
 FAILURES = 3  # in a row, after which it is not asked
 SHUT = timedelta(seconds=10)  # for so long; then one question goes through, and decides
-SCANS = meters.counter(
+SCANS = metrics.counter(
     "merganser_scans",
     "Messages for a scanner: judged, clean, virus; failed, shut, busy, too_large.",
     "scanner",
     "result",
 )
-TOOK = meters.histogram("merganser_scan_seconds", "Time of a scan.", "scanner")
-DOWN = meters.level("merganser_scanners_down", "Scanners that are not asked for now.", "scanner")
+TOOK = metrics.histogram("merganser_scan_seconds", "Time of a scan.", "scanner")
+DOWN = metrics.level("merganser_scanners_down", "Scanners that are not asked for now.", "scanner")
 
 
 class Down(Exception):

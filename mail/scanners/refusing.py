@@ -6,7 +6,7 @@ from mail.junk import Judged
 from mail.scan import Scan
 from mail.spam import REJECT
 from models.errors import Conflict
-from models.world import World
+from models.runtime.environment import World
 
 if TYPE_CHECKING:
     from mail.pipeline import Mail

@@ -9,9 +9,9 @@ from mail.scanners import rspamd
 from mail.scanners.body import Body, body_of
 from mail.scanners.breaker import Down, breaker_of
 from mail.scanners.rspamd import Rspamd
-from models import meters
 from models.errors import Unavailable
-from models.world import World
+from models.observability import metrics
+from models.runtime.environment import World
 
 if TYPE_CHECKING:
     from mail.pipeline import Mail
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 NAME = "rspamd_learn"
 PARTS = 20  # attached messages that are learned of one
 PLAIN = ("7bit", "8bit", "binary", "")  # encodings that are the content itself
-LESSONS = meters.counter(
+LESSONS = metrics.counter(
     "merganser_lessons",
     "Messages for the spam filter to learn: learned, refused by it, given_up.",
     "kind",

@@ -13,8 +13,8 @@ from weakref import WeakKeyDictionary
 
 from mail import pieces
 from mail.blobs.errors import Corrupt
-from models.columns import Picked
-from models.stores import Store
+from models.store.columns import Picked
+from models.store.object_store import Store
 
 KNOWN_FOR = 3600.0  # seconds
 MOST_KNOWN = 10_000  # objects of one store

@@ -7,8 +7,8 @@ from mail import pieces
 from mail.blobs.errors import Corrupt
 from mail.blobs.pack import Gap, Literal, Skeleton, open_skeleton, read_layout
 from mail.storage.byte_room import ByteRoom
-from models.columns import Picked
-from models.stores import Store
+from models.store.columns import Picked
+from models.store.object_store import Store
 
 HELD = pieces.WHOLE  # bytes of a skeleton; a larger one is read when its bytes are needed
 HEAD = 64 * 1024  # bytes in which the layout of nearly every skeleton fits

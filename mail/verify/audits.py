@@ -6,8 +6,8 @@ from sqlmodel import col
 from mail.audit import broken_at
 from mail.verify.checks import Look
 from mail.verify.report import Finding
-from models.audit import Audit
-from models.columns import picked
+from models.admin.audits import Audit
+from models.store.columns import picked
 
 SUBJECT = "audits"
 

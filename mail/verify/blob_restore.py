@@ -13,9 +13,9 @@ from mail.blobs.errors import Corrupt
 from mail.blobs.store import object_name
 from mail.keeping import INLINE
 from mail.verify.contents import ABOUT, content
-from models.blobs import COLD, Blob
-from models.columns import Picked
-from models.world import World
+from models.files.blobs import COLD, Blob
+from models.runtime.environment import World
+from models.store.columns import Picked
 
 ROWS = 1000  # rows that one statement reads or writes
 COLUMNS = (*ABOUT, col(Blob.data), col(Blob.damaged_at))

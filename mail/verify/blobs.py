@@ -14,11 +14,11 @@ from mail.verify.blob_restore import clear_marks, restore
 from mail.verify.checks import Look, identity, ranges
 from mail.verify.contents import ABOUT, AT_ONCE, content, digest
 from mail.verify.report import Finding, Value
-from models.blobs import Blob, Upload, UploadPart
-from models.columns import Picked
-from models.store.incarnation import MARK
-from models.stores import Stored
-from models.world import World
+from models.events.incarnation import MARK
+from models.files.blobs import Blob, Upload, UploadPart
+from models.runtime.environment import World
+from models.store.columns import Picked
+from models.store.object_store import Stored
 
 SUBJECT = "blobs"
 NAMES = 1000  # of objects, looked up together

@@ -26,7 +26,7 @@ from sqlalchemy import (
 from sqlmodel import SQLModel
 
 from mail.verify.report import Finding, Progress, Value
-from models.world import Turn, World
+from models.runtime.environment import Turn, World
 
 Expression = SQLColumnExpression[Any]
 Condition = SQLColumnExpression[bool]

@@ -8,9 +8,9 @@ from sqlmodel import col
 
 from mail.blobs.codec import digest_of, expand
 from mail.blobs.errors import Corrupt
-from models.blobs import Blob
-from models.columns import Picked
-from models.world import World
+from models.files.blobs import Blob
+from models.runtime.environment import World
+from models.store.columns import Picked
 
 AT_ONCE = 16  # rows read together, each with at most 256 KiB of compressed bytes
 LARGE = 64 * 1024  # bytes; from here on a thread works on them

@@ -6,11 +6,11 @@ from sqlalchemy import case, func, select, update
 from sqlmodel import col
 
 from mail.verify.checks import Check, Rule, total, within, write
-from models.columns import table_of
-from models.journal import ChangeKind, Entry, Stream
-from models.mailboxes import Mailbox
-from models.messages import Message
-from models.world import Turn
+from models.events.journal import ChangeKind, Entry, Stream
+from models.mailboxes.tables import Mailbox
+from models.messages.tables import Message
+from models.runtime.environment import Turn
+from models.store.columns import table_of
 
 SUBJECT = "counters"
 

@@ -17,7 +17,7 @@ from mail.verify.letters import letters
 from mail.verify.repair import repair as repaired
 from mail.verify.repair import untouched
 from mail.verify.report import Progress, Report
-from models.world import World
+from models.runtime.environment import World
 
 
 async def verify(

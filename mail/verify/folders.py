@@ -11,11 +11,11 @@ from mail.verify.everything import checks
 from mail.verify.letters import Trouble, troubles
 from mail.verify.repair import cured, untouched
 from mail.verify.report import Finding
-from models.journal import Stream
-from models.mailboxes import Mailbox
-from models.messages import Message, Thread
-from models.users import User
-from models.world import Turn, World
+from models.events.journal import Stream
+from models.mailboxes.tables import Mailbox
+from models.messages.tables import Message, Thread
+from models.runtime.environment import Turn, World
+from models.users.tables import User
 
 CLOSE = (Mailbox, User, Stream)  # looked at one by one: what is between them is of others
 

@@ -18,10 +18,10 @@ from sqlalchemy import (
 from sqlmodel import col
 
 from mail.verify.checks import Check, Rule, within
-from models.columns import Big, table_of
-from models.journal import Change, ChangeKind, Stream
-from models.messages import Message
-from models.users import User
+from models.events.journal import Change, ChangeKind, Stream
+from models.messages.tables import Message
+from models.store.columns import Big, table_of
+from models.users.tables import User
 
 SUBJECT = "journal"
 STREAMS = 100  # at once: each may have as many events as the options allow

@@ -4,13 +4,13 @@ from sqlalchemy import Select, func, select
 from sqlmodel import col
 
 from mail.verify.checks import Look
-from models.auth import CALM, AccessToken, Throttle
-from models.blobs import Upload
-from models.messages import Message, Receipt
-from models.replays import Replay
-from models.tasks import Undo
-from models.users import Usage
-from models.world import World
+from models.admin.tasks import Undo
+from models.auth.credentials import CALM, AccessToken, Throttle
+from models.files.blobs import Upload
+from models.messages.tables import Message, Receipt
+from models.runtime.environment import World
+from models.runtime.idempotency import Replay
+from models.users.tables import Usage
 
 
 async def figures(look: Look) -> dict[str, int]:

@@ -14,13 +14,13 @@ from mail.verify.checks import Condition, Expression, Look, identity, ranges
 from mail.verify.contents import ABOUT, AT_ONCE, content
 from mail.verify.references import under_way
 from mail.verify.report import Finding
-from models.blobs import Blob, MessageBlob, SubmissionBlob
-from models.columns import Picked, insert_or, picked, table_of
-from models.journal import PLATFORM
-from models.messages import Message
-from models.quarantine import QuarantineBlob, QuarantineItem
-from models.submission import Submission
-from models.world import Turn, World
+from models.events.journal import PLATFORM
+from models.files.blobs import Blob, MessageBlob, SubmissionBlob
+from models.messages.tables import Message
+from models.runtime.environment import Turn, World
+from models.spam.quarantine import QuarantineBlob, QuarantineItem
+from models.store.columns import Picked, insert_or, picked, table_of
+from models.submission.tables import Submission
 
 SUBJECT = "blobs"
 

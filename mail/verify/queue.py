@@ -7,10 +7,10 @@ from sqlmodel import col
 
 from mail.verify.checks import Check, Rule, total, within
 from mail.verify.repair import rewriting
-from models.columns import table_of
-from models.journal import PLATFORM, ChangeKind
-from models.queue import Delivery, DeliveryState
-from models.submission import Submission, SubmissionState
+from models.events.journal import PLATFORM, ChangeKind
+from models.queue.tables import Delivery, DeliveryState
+from models.store.columns import table_of
+from models.submission.tables import Submission, SubmissionState
 
 SUBJECT = "queue"
 OPEN = (DeliveryState.PENDING, DeliveryState.DEFERRED)

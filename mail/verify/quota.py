@@ -5,14 +5,14 @@ from sqlmodel import col
 
 from mail.verify.checks import Check, Rule, total, within
 from mail.verify.repair import rewriting
-from models.addresses import Address
-from models.columns import table_of
-from models.domains import Domain
-from models.journal import ChangeKind, Stream
-from models.mailboxes import Mailbox, SpecialUse
-from models.messages import Message
-from models.options import Options
-from models.users import User
+from models.addresses.tables import Address
+from models.domains.tables import Domain
+from models.events.journal import ChangeKind, Stream
+from models.mailboxes.tables import Mailbox, SpecialUse
+from models.messages.tables import Message
+from models.runtime.options import Options
+from models.store.columns import table_of
+from models.users.tables import User
 
 SUBJECT = "quota"
 

@@ -7,13 +7,13 @@ from sqlmodel import col
 
 from mail.verify.checks import Check, Rule
 from mail.verify.queue import OPEN
-from models.blobs import Blob, MessageBlob, SubmissionBlob
-from models.columns import table_of
-from models.journal import PLATFORM
-from models.messages import Message
-from models.quarantine import QuarantineBlob, QuarantineItem
-from models.queue import Delivery
-from models.submission import Submission
+from models.events.journal import PLATFORM
+from models.files.blobs import Blob, MessageBlob, SubmissionBlob
+from models.messages.tables import Message
+from models.queue.tables import Delivery
+from models.spam.quarantine import QuarantineBlob, QuarantineItem
+from models.store.columns import table_of
+from models.submission.tables import Submission
 
 SUBJECT = "blobs"
 

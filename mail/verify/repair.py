@@ -7,8 +7,8 @@ from dataclasses import replace
 from mail.verify.checks import Check, Cure, Hit, broken, differences, write
 from mail.verify.report import Finding
 from models.errors import NotFound
-from models.journal import LONGEST, ChangeKind, Entry
-from models.world import Turn, World
+from models.events.journal import LONGEST, ChangeKind, Entry
+from models.runtime.environment import Turn, World
 
 
 async def repair(world: World, hits: Sequence[Hit]) -> list[Finding]:

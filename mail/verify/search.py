@@ -5,9 +5,9 @@ from sqlmodel import col
 
 from mail.verify.checks import Check, Look, Rule
 from mail.verify.repair import rewriting
-from models.columns import table_of
-from models.messages import Message
-from models.searchindex import rows as words
+from models.messages.tables import Message
+from models.search.text_index import rows as words
+from models.store.columns import table_of
 
 SUBJECT = "search"
 

@@ -6,10 +6,10 @@ from sqlalchemy import case, delete, exists, func, literal, select
 from sqlmodel import col
 
 from mail.verify.checks import Check, Rule
-from models.columns import table_of
-from models.messages import Message, Thread, ThreadRef
-from models.users import User
-from models.world import Turn
+from models.messages.tables import Message, Thread, ThreadRef
+from models.runtime.environment import Turn
+from models.store.columns import table_of
+from models.users.tables import User
 
 SUBJECT = "threads"
 

@@ -23,14 +23,14 @@ from mail.blobs.store import MARK
 from merganser.server.server_identity import read_server_identity
 from merganser.settings import Settings
 from merganser.trouble import Trouble
-from models.blobs import Blob
-from models.columns import insert_or
-from models.database import Database
-from models.server_processes import ServerProcess
+from models.files.blobs import Blob
+from models.runtime.server_processes import ServerProcess
+from models.store.columns import insert_or
+from models.store.database import Database
 from models.store.facts import StoreFact
+from models.store.object_store import Store
 from models.store.outages import StoreUnavailable
-from models.store.postgres_address import is_postgres
-from models.stores import Store
+from models.store.postgres.address import is_postgres
 
 log = logging.getLogger(__name__)
 
@@ -57,9 +57,7 @@ async def one_at_a_time(settings: Settings) -> AsyncGenerator[None]:
     if not is_postgres(settings.store):
         yield
         return
-    from models.store.postgres_connection import (  # noqa: PLC0415 - needs asyncpg
-        postgres_engine,
-    )
+    from models.store.postgres.connection import postgres_engine  # noqa: PLC0415 - needs asyncpg
 
     engine = postgres_engine(settings.store, poolclass=NullPool, isolation_level="AUTOCOMMIT")
     try:

@@ -24,10 +24,10 @@ from merganser.server.sockets import exposed_settings
 from merganser.settings import PREFIX, Settings
 from merganser.shares import share
 from merganser.trouble import Trouble
-from models.auth import ApiKey
-from models.crowds import Crowd
-from models.users import User
-from models.world import World
+from models.auth.credentials import ApiKey
+from models.runtime.concurrency_limits import Crowd
+from models.runtime.environment import World
+from models.users.tables import User
 
 COLLECT = (20_000, 5, 5)  # objects, or rounds, after which the collector looks
 GRACE = 20  # seconds that requests have to end

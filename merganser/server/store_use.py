@@ -13,8 +13,8 @@ from merganser import locks
 from merganser.settings import Settings
 from merganser.trouble import Trouble
 from models.runtime import leases
+from models.runtime.environment import World
 from models.runtime.leases import StoreReserved
-from models.world import World
 
 
 @asynccontextmanager

@@ -3,8 +3,8 @@
 import sqlalchemy as sa
 from alembic import op
 
-from models import searchindex
-from models.columns import Big, Instant, Plain
+from models.search import text_index
+from models.store.columns import Big, Instant, Plain
 
 revision = "0001"
 down_revision = None
@@ -738,12 +738,12 @@ def upgrade() -> None:
     with op.batch_alter_table("submission_blobs", schema=None) as batch_op:
         batch_op.create_index(batch_op.f("ix_submission_blobs_blob_id"), ["blob_id"], unique=False)
     op.execute("INSERT INTO streams (id, last, gone) VALUES (0, 0, 0)")  # the platform's
-    for statement in searchindex.CREATE[op.get_bind().dialect.name]:
+    for statement in text_index.CREATE[op.get_bind().dialect.name]:
         op.execute(statement)
 
 
 def downgrade() -> None:
-    for statement in searchindex.DROP:
+    for statement in text_index.DROP:
         op.execute(statement)
     with op.batch_alter_table("submission_blobs", schema=None) as batch_op:
         batch_op.drop_index(batch_op.f("ix_submission_blobs_blob_id"))

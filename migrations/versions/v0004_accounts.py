@@ -4,10 +4,11 @@ import sqlalchemy as sa
 from alembic import op
 
 from mail.addresses import username_key
-from models import domaintotals, usersearch
-from models.columns import Big, Instant, Plain
-from models.roles import UserPermission
-from models.usersearch import words_of
+from models.domains import total_triggers
+from models.store.columns import Big, Instant, Plain
+from models.users import search_index
+from models.users.roles import UserPermission
+from models.users.search_index import words_of
 
 revision = "0004"
 down_revision = "0003"
@@ -377,7 +378,7 @@ def upgrade() -> None:
     op.create_index("ix_addresses_domain_id_local", "addresses", ["domain_id", "local", "id"])
 
     _fill()
-    for statement in (*usersearch.CREATE[dialect()], *domaintotals.CREATE[dialect()]):
+    for statement in (*search_index.CREATE[dialect()], *total_triggers.CREATE[dialect()]):
         op.execute(statement)
 
 
@@ -420,7 +421,7 @@ def _fill() -> None:
 
 
 def downgrade() -> None:
-    for statement in (*usersearch.DROP[dialect()], *domaintotals.DROP[dialect()]):
+    for statement in (*search_index.DROP[dialect()], *total_triggers.DROP[dialect()]):
         op.execute(statement)
     for name, _, _ in PARTIAL:
         op.drop_index(name, table_name="users")

@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-from models.columns import Big, ByBytes, Instant
+from models.store.columns import Big, ByBytes, Instant
 
 revision = "0005"
 down_revision = "0004"

@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-from models import searchindex
+from models.search import text_index
 
 revision = "0013"
 down_revision = "0012"
@@ -12,7 +12,7 @@ WAITING = "messages_waiting"
 
 
 def _emptied() -> None:
-    for statement in (*searchindex.DROP, *searchindex.CREATE[op.get_bind().dialect.name]):
+    for statement in (*text_index.DROP, *text_index.CREATE[op.get_bind().dialect.name]):
         op.execute(statement)
     op.execute("UPDATE messages SET indexed = false WHERE indexed")
 

@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-from models.columns import Big, Plain
+from models.store.columns import Big, Plain
 
 revision = "0016"
 down_revision = "0015"

@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-from models.columns import Instant
+from models.store.columns import Instant
 
 revision = "0020"
 down_revision = "0019"

@@ -5,7 +5,7 @@ from typing import Any
 import sqlalchemy as sa
 from alembic import op
 
-from models.columns import Big, ByBytes, Instant
+from models.store.columns import Big, ByBytes, Instant
 
 revision = "0023"
 down_revision = "0022"

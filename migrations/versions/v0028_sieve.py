@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-from models.columns import Big, ByBytes, Instant, Plain
+from models.store.columns import Big, ByBytes, Instant, Plain
 
 revision = "0028"
 down_revision = "0027"

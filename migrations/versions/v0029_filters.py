@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-from models.columns import Big, Instant, Plain
+from models.store.columns import Big, Instant, Plain
 
 revision = "0029"
 down_revision = "0028"

@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-from models.columns import Instant, Plain
+from models.store.columns import Instant, Plain
 
 revision = "0032"
 down_revision = "0031"

@@ -5,7 +5,7 @@ from typing import Any
 import sqlalchemy as sa
 from alembic import op
 
-from models.columns import Big, Instant
+from models.store.columns import Big, Instant
 
 revision = "0039"
 down_revision = "0038"

@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-from models.columns import Big, Instant
+from models.store.columns import Big, Instant
 
 revision = "0044"
 down_revision = "0043"

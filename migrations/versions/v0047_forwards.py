@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-from models.columns import Plain
+from models.store.columns import Plain
 
 revision = "0047"
 down_revision = "0046"

@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-from models.columns import Instant, Plain
+from models.store.columns import Instant, Plain
 
 revision = "0048"
 down_revision = "0047"

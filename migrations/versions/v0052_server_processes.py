@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-from models.columns import Big, Instant, Plain
+from models.store.columns import Big, Instant, Plain
 
 revision = "0052"
 down_revision = "0051"

@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-from models import folding
+from models.store import text_folding
 
 revision = "0056"
 down_revision = "0055"
@@ -16,10 +16,10 @@ def upgrade() -> None:
     usable = "collencoding IN (-1, pg_char_to_encoding(getdatabaseencoding()))"
     known = bind.execute(sa.text(f"SELECT collname FROM pg_collation WHERE {usable}"))  # noqa: S608
     names = set(known.scalars())
-    collation = next(name for name in folding.COLLATIONS if name in names)
-    bind.exec_driver_sql(folding.create_in_postgres(collation))
+    collation = next(name for name in text_folding.COLLATIONS if name in names)
+    bind.exec_driver_sql(text_folding.create_in_postgres(collation))
 
 
 def downgrade() -> None:
     if op.get_bind().dialect.name == "postgresql":
-        op.execute(folding.DROP)
+        op.execute(text_folding.DROP)

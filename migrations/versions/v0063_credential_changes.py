@@ -3,8 +3,8 @@
 import sqlalchemy as sa
 from alembic import op
 
-from models.columns import Big, Instant
-from models.credential_changes import CREATE
+from models.auth.credential_changes import CREATE
+from models.store.columns import Big, Instant
 
 revision = "0063"
 down_revision = "0059"

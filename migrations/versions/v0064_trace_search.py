@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-from models.columns import Big
+from models.store.columns import Big
 
 revision = "0064"
 down_revision = "0063"

@@ -20,24 +20,24 @@ from sqlalchemy import Interval, delete, exists, func, literal, select, type_coe
 from sqlalchemy.sql.elements import ColumnElement
 from sqlmodel import col
 
-from models.addresses import Address
-from models.auth import Throttle
+from models.addresses.tables import Address
+from models.auth.credentials import Throttle
 from models.certificates import Certificate
-from models.columns import Instant, insert_or, table_of
 from models.connectors import Connector
-from models.dkim import DkimKey, DkimKeyState
-from models.greylist import Greylisted
-from models.lessons import Lesson
-from models.notifications import PushChannel
-from models.queue import Delivery
-from models.rates import RateHold, RateWindow
+from models.domains.dkim_keys import DkimKey, DkimKeyState
+from models.notifications.push_channels import PushChannel
+from models.notifications.webhooks import Webhook, WebhookDelivery, WebhookLane
+from models.queue.rate_limits import RateHold, RateWindow
+from models.queue.tables import Delivery
+from models.routing.mta_sts import StsPolicy
+from models.runtime.environment import Turn, World
 from models.runtime.registration import Registration, boot_id, clock_ahead
-from models.server_processes import ServerClock, ServerProcess
-from models.sts import StsPolicy
-from models.submission import Submission
-from models.users import Usage, User
-from models.webhooks import Webhook, WebhookDelivery, WebhookLane
-from models.world import Turn, World
+from models.runtime.server_processes import ServerClock, ServerProcess
+from models.spam.greylist import Greylisted
+from models.spam.training import Lesson
+from models.store.columns import Instant, insert_or, table_of
+from models.submission.tables import Submission
+from models.users.tables import Usage, User
 
 log = logging.getLogger(__name__)
 

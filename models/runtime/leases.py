@@ -31,19 +31,19 @@ from sqlalchemy import (
 )
 from sqlmodel import col
 
-from models import wakeups
-from models.auth import VaultKey
+from models.admin.tasks import Task
+from models.auth.credentials import VaultKey
 from models.certificates import Certificate
 from models.connectors import Connector
-from models.lessons import Lesson
-from models.notifications import PushChannel
-from models.queue import Delivery
+from models.events import wakeups
+from models.notifications.push_channels import PushChannel
+from models.notifications.webhooks import WebhookLane
+from models.queue.tables import Delivery
 from models.runtime.clock_steps import follow_clock, forget_clocks, observe_clock
+from models.runtime.environment import Turn, World
 from models.runtime.registration import AbandonedLease, Heartbeat, HeldRow, boot_id, boot_time
-from models.server_processes import ServerProcess
-from models.tasks import Task
-from models.webhooks import WebhookLane
-from models.world import Turn, World
+from models.runtime.server_processes import ServerProcess
+from models.spam.training import Lesson
 
 log = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from sqlalchemy import Connection
 from sqlmodel import Field, SQLModel
 
-from models.columns import Moment, Row, insert_or
+from models.store.columns import Moment, Row, insert_or
 
 
 class StoreFact(SQLModel, table=True):

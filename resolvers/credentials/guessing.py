@@ -5,7 +5,7 @@ from datetime import timedelta
 from sqlalchemy import select
 from sqlmodel import col
 
-from models.authlog import AuthEvent
+from models.auth.security_log import AuthEvent
 from resolvers import authlog
 from resolvers.authlog import Event
 from resolvers.context import Context

@@ -12,10 +12,10 @@ from sqlalchemy import ColumnElement, Select, String, cast, func, literal_column
 from sqlalchemy.orm import aliased
 from sqlmodel import col
 
-from models.auth import ApiKey
-from models.columns import Picked
-from models.roles import AdminPermission, Role, Scope, opened
-from models.users import DomainAdmin, User
+from models.auth.credentials import ApiKey
+from models.store.columns import Picked
+from models.users.roles import AdminPermission, Role, Scope, opened
+from models.users.tables import DomainAdmin, User
 from resolvers.context import Viewer
 
 ACTING = frozenset({Scope.READ, Scope.MAIL, Scope.SUBMIT, Scope.SETTINGS})  # no credentials

@@ -8,9 +8,9 @@ from mail.delivery import read, stored
 from mail.fields import Named
 from mail.languages import closest
 from mail.placing import Place
-from models.authlog import LETTER
-from models.columns import Picked
-from models.world import World
+from models.auth.security_log import LETTER
+from models.runtime.environment import World
+from models.store.columns import Picked
 from resolvers.context import Context
 from resolvers.credentials.securitywords import ENGLISH, WORDS
 from resolvers.limitletter import Ready, account_written_to, step

@@ -9,10 +9,10 @@ from sqlmodel import col
 
 from mail.placing import Place
 from mail.specialnames import scheduled_in
-from models.columns import Picked
 from models.errors import found
-from models.mailboxes import SpecialUse
-from models.users import User
+from models.mailboxes.tables import SpecialUse
+from models.store.columns import Picked
+from models.users.tables import User
 from resolvers import mailboxes
 from resolvers.context import Context
 from resolvers.mailboxes import Named, NewMailboxes

@@ -8,13 +8,13 @@ import pytest
 from sqlalchemy import func, select, update
 from sqlmodel import SQLModel, col
 
-from models.columns import table_of
-from models.domains import Domain, DomainAlias
+from models.domains.tables import Domain, DomainAlias
 from models.errors import AuthenticationFailed, Unauthenticated
-from models.journal import Stream
-from models.roles import Role, Scope
-from models.users import User
-from models.world import World
+from models.events.journal import Stream
+from models.runtime.environment import World
+from models.store.columns import table_of
+from models.users.roles import Role, Scope
+from models.users.tables import User
 from resolvers import auth, passwords
 from resolvers.auth import Authenticated
 from resolvers.context import Context, Viewer

@@ -8,13 +8,13 @@ import pytest
 from sqlalchemy import delete, select
 from sqlmodel import col
 
-from models.adminlog import AdminLogEntry
-from models.authlog import AuthEvent
-from models.columns import table_of
+from models.admin.admin_log import AdminLogEntry
+from models.auth.security_log import AuthEvent
 from models.errors import Conflict, Forbidden, Invalid, NotFound
-from models.roles import AdminPermission, Role, Scope
-from models.users import DomainAdmin
-from models.world import World
+from models.runtime.environment import World
+from models.store.columns import table_of
+from models.users.roles import AdminPermission, Role, Scope
+from models.users.tables import DomainAdmin
 from resolvers import acting, auth
 from resolvers.context import Context, Viewer
 from tests.administrators import make_domain_admin

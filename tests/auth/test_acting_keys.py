@@ -10,11 +10,11 @@ from sqlalchemy import select, update
 from sqlmodel import col
 
 from graph.app import create_app
-from models.adminlog import AdminLogEntry
-from models.auth import ApiKey
-from models.authlog import AuthEvent
-from models.roles import Role
-from models.world import World
+from models.admin.admin_log import AdminLogEntry
+from models.auth.credentials import ApiKey
+from models.auth.security_log import AuthEvent
+from models.runtime.environment import World
+from models.users.roles import Role
 from resolvers.known import forget
 from tests.conftest import Client, Clock, make_client, make_key
 from tests.test_matrix import BOOTSTRAP

@@ -6,10 +6,10 @@ import httpx
 import pytest
 from sqlalchemy import select
 
-from models.authlog import AuthEvent
-from models.columns import table_of
-from models.roles import Role, Scope
-from models.world import World
+from models.auth.security_log import AuthEvent
+from models.runtime.environment import World
+from models.store.columns import table_of
+from models.users.roles import Role, Scope
 from resolvers import auth
 from tests.conftest import Client, make_key
 

@@ -6,15 +6,15 @@ from typing import Any
 
 import pytest
 
-from models.auth import ApiKey
+from models.auth.credentials import ApiKey
 from models.errors import (
     Forbidden,
     Invalid,
     NotFound,
     Unauthenticated,
 )
-from models.pages import Ask
-from models.roles import Role, Scope
+from models.store.keyset_pages import Ask
+from models.users.roles import Role, Scope
 from resolvers import apikeys, auth
 from resolvers.apikeys import NewKey
 from resolvers.context import Context, Viewer

@@ -12,7 +12,7 @@ from graphql import (
     GraphQLNonNull,
 )
 
-from models.world import World
+from models.runtime.environment import World
 from tests.printed import SDL
 from tests.test_matrix import (
     CLASSES,

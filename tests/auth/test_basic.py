@@ -10,12 +10,12 @@ from argon2 import PasswordHasher
 from sqlalchemy import select, update
 from sqlmodel import col
 
-from models.apppasswords import AppPassword
-from models.authlog import AuthEvent
-from models.columns import table_of
+from models.auth.application_passwords import AppPassword
+from models.auth.security_log import AuthEvent
 from models.errors import Forbidden, RateLimited, Unauthenticated
-from models.roles import Role, Scope
-from models.world import World
+from models.runtime.environment import World
+from models.store.columns import table_of
+from models.users.roles import Role, Scope
 from resolvers import auth, usercreate
 from resolvers.context import Context, Viewer
 from resolvers.known import memory_of

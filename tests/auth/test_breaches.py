@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from models.world import World
+from models.runtime.environment import World
 from resolvers import breaches
 
 BAD = "Tr0ub4dor&3 of all"

@@ -8,15 +8,15 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
-from models.auth import AccessToken
-from models.columns import table_of
+from models.auth.credentials import AccessToken
 from models.errors import (
     Forbidden,
     Invalid,
     NotFound,
     Unauthenticated,
 )
-from models.roles import Role, Scope
+from models.store.columns import table_of
+from models.users.roles import Role, Scope
 from resolvers import apikeys, auth, tokens
 from resolvers.apikeys import NewKey
 from resolvers.context import Context, Viewer

@@ -9,11 +9,11 @@ import pytest
 from sqlalchemy import select
 from sqlmodel import col
 
-from models.authlog import AuthEvent
+from models.auth.security_log import AuthEvent
 from models.errors import AuthenticationFailed, RateLimited
-from models.messages import Message
-from models.roles import Scope
-from models.world import World
+from models.messages.tables import Message
+from models.runtime.environment import World
+from models.users.roles import Scope
 from resolvers import auth, tasks
 from resolvers.proving import Attempt
 from tests.auth.conftest import Town, fail

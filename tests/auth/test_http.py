@@ -6,10 +6,10 @@ import httpx
 import pytest
 from sqlalchemy import select
 
-from models.columns import table_of
-from models.replays import Replay
-from models.roles import Role, Scope
-from models.world import World
+from models.runtime.environment import World
+from models.runtime.idempotency import Replay
+from models.store.columns import table_of
+from models.users.roles import Role, Scope
 from resolvers import usercreate
 from resolvers.context import Context, Viewer
 from resolvers.usercreate import NewUser

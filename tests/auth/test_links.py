@@ -6,10 +6,10 @@ import pytest
 from sqlalchemy import delete, update
 from sqlmodel import col
 
-from models.apppasswords import AppPassword
-from models.auth import ApiKey
+from models.auth.application_passwords import AppPassword
+from models.auth.credentials import ApiKey
 from models.errors import Unauthenticated
-from models.users import User
+from models.users.tables import User
 from resolvers import apikeys, auth, links, tokens
 from resolvers.apikeys import NewKey
 from resolvers.context import Context, Viewer
@@ -73,7 +73,7 @@ async def test_with_the_account(town: Town, change: dict[str, Any]) -> None:
 
 
 async def test_with_the_administrator_who_acts(town: Town) -> None:
-    from models.roles import Role
+    from models.users.roles import Role
     from tests.auth.test_acting import acted, admin
 
     query = address(town, await town.viewer(await acted(town, await admin(town))))

@@ -8,12 +8,12 @@ from sqlalchemy import select, update
 from sqlmodel import col
 
 from graph import ids
-from models.auth import ApiKey
-from models.authlog import AuthEvent
-from models.messages import Message
-from models.roles import AdminPermission, Role
-from models.users import User
-from models.world import World
+from models.auth.credentials import ApiKey
+from models.auth.security_log import AuthEvent
+from models.messages.tables import Message
+from models.runtime.environment import World
+from models.users.roles import AdminPermission, Role
+from models.users.tables import User
 from resolvers import tasks
 from resolvers.known import forget
 from tests.administrators import make_domain_admin

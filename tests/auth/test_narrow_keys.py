@@ -9,14 +9,14 @@ import pytest
 from sqlalchemy import select
 from sqlmodel import col
 
-from models.auth import ApiKey
-from models.authlog import AuthEvent
-from models.columns import table_of
-from models.domains import Domain
+from models.auth.credentials import ApiKey
+from models.auth.security_log import AuthEvent
+from models.domains.tables import Domain
 from models.errors import Forbidden, Invalid, NotFound, Refused, Unauthenticated
-from models.roles import AdminPermission, Role, Scope
-from models.users import DomainAdmin
-from models.world import World
+from models.runtime.environment import World
+from models.store.columns import table_of
+from models.users.roles import AdminPermission, Role, Scope
+from models.users.tables import DomainAdmin
 from resolvers import apikeys, auth, usercreate
 from resolvers.apikeys import KeyChange, NewKey
 from resolvers.context import Context, Viewer
@@ -314,7 +314,7 @@ async def test_a_key_that_lost_its_ground_says_less(town: Town) -> None:
 
 
 async def test_the_key_of_nobody_is_in_the_administrative_log(root: Client, world: World) -> None:
-    from models.adminlog import AdminLogEntry
+    from models.admin.admin_log import AdminLogEntry
 
     await make_key(world, "before")
     await root(CREATE, input={"name": "k", "role": "ADMIN"})

@@ -9,14 +9,14 @@ import pytest
 from argon2 import PasswordHasher
 from passlib.hash import sha512_crypt
 
-from models.addresses import Address, AddressKind
-from models.auth import AccessToken, Throttle
+from models.addresses.tables import Address, AddressKind
+from models.auth.credentials import AccessToken, Throttle
 from models.errors import (
     AuthenticationFailed,
     Invalid,
     RateLimited,
 )
-from models.roles import Scope
+from models.users.roles import Scope
 from resolvers import auth, passwords
 from resolvers.context import Context, Viewer
 from resolvers.hashing import BUSY

@@ -8,8 +8,8 @@ import httpx
 import pytest
 
 from models.errors import AuthenticationFailed, Unauthenticated
-from models.roles import Role
-from models.world import World
+from models.runtime.environment import World
+from models.users.roles import Role
 from resolvers import auth, tokens, usercreate
 from resolvers.context import Context, Viewer
 from resolvers.proving import Attempt

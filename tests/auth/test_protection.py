@@ -9,10 +9,10 @@ from sqlalchemy import select
 
 from mail import networks
 from mail.housekeeping import tidy
-from models.auth import Throttle
-from models.columns import table_of
+from models.auth.credentials import Throttle
 from models.errors import AuthenticationFailed, RateLimited
-from models.world import World
+from models.runtime.environment import World
+from models.store.columns import table_of
 from resolvers import auth, passwords
 from resolvers.throttles import Limit
 from tests.auth.conftest import Town, count, fail

@@ -16,20 +16,20 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.sql.visitors import iterate
 from sqlmodel import col
 
-from models import credential_changes
-from models.auth import AccessToken, ApiKey
-from models.buses.local import LocalBus
-from models.columns import table_of
-from models.credential_changes import WATCHED, CredentialChange
-from models.database import Database
-from models.domains import Domain
+from models.auth import credential_changes
+from models.auth.credential_changes import WATCHED, CredentialChange
+from models.auth.credentials import AccessToken, ApiKey
+from models.domains.tables import Domain
 from models.errors import Unauthenticated
-from models.mailboxes import Mailbox
-from models.roles import AdminPermission, Role, Scope
-from models.sharing import MailboxShare
-from models.store.incarnation import ROW, StoreIncarnation
-from models.users import DomainAdmin, User
-from models.wakeups import Shared, Wakeups
+from models.events.bus.local_bus import LocalBus
+from models.events.incarnation import ROW, StoreIncarnation
+from models.events.wakeups import Shared, Wakeups
+from models.mailboxes.shares import MailboxShare
+from models.mailboxes.tables import Mailbox
+from models.store.columns import table_of
+from models.store.database import Database
+from models.users.roles import AdminPermission, Role, Scope
+from models.users.tables import DomainAdmin, User
 from resolvers import apikeys, auth, known, standing, tokens
 from resolvers.apikeys import NewKey
 from resolvers.context import Context, Viewer

@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
-from models.apppasswords import AppPassword
-from models.authlog import AuthEvent
-from models.columns import table_of
+from models.auth.application_passwords import AppPassword
+from models.auth.security_log import AuthEvent
 from models.errors import AuthenticationFailed, Forbidden
-from models.roles import Scope
+from models.store.columns import table_of
+from models.users.roles import Scope
 from resolvers import apppasswords, auth, passwords
 from resolvers.proving import Attempt
 from tests.auth.conftest import PASSWORD, TOKEN, Town

@@ -8,8 +8,8 @@ from sqlalchemy import func, select
 from sqlmodel import col
 
 from graph import ids
-from models.roles import Scope
-from models.submission import Submission
+from models.submission.tables import Submission
+from models.users.roles import Scope
 from tests.conftest import Client, make_key, raw_message, receive
 
 OTHERS = [Scope.SUBMIT, Scope.SETTINGS, Scope.IMAP, Scope.POP3, Scope.SMTP, Scope.SIEVE]

@@ -7,12 +7,12 @@ import pytest
 from sqlalchemy import select, update
 from sqlmodel import col
 
-from models.authlog import AuthEvent
-from models.columns import table_of
+from models.auth.security_log import AuthEvent
 from models.errors import Unavailable
-from models.roles import Role
-from models.users import User
-from models.world import World
+from models.runtime.environment import World
+from models.store.columns import table_of
+from models.users.roles import Role
+from models.users.tables import User
 from resolvers import auth, sessions
 from resolvers.context import Context
 from resolvers.known import memory_of

@@ -11,8 +11,8 @@ import pytest
 
 from graph.app import create_app
 from mail.blobs.store import LocalStore
-from models.database import Database
-from models.world import World
+from models.runtime.environment import World
+from models.store.database import Database
 from tests import stores
 
 WEBUI = Path(__file__).parents[2] / "webui"

@@ -1,7 +1,7 @@
 """Calls about how one signs in: keys, application passwords, tokens, second factors."""
 
-from models.auth import AccessToken
-from models.roles import Role
+from models.auth.credentials import AccessToken
+from models.users.roles import Role
 from tests import factors
 from tests.calls.call import Call, call
 from tests.calls.users import user_create

@@ -8,9 +8,9 @@ from graph import ids
 from graph.app import create_app
 from mail.blobs.store import LocalStore
 from mail.blobs.tiers import Tiers
-from models.compose import ComposeListener
-from models.roles import Role
 from models.runtime import leases
+from models.submission.compose_requests import ComposeListener
+from models.users.roles import Role
 from tests.calls.call import Call, call
 from tests.conftest import Client, make_client, receive
 

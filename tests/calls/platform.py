@@ -1,7 +1,7 @@
 """Calls about domains, rules, rewrites, settings, the search index, work and webhooks."""
 
 from graph import ids
-from models.tasks import Task
+from models.admin.tasks import Task
 from tests.calls.call import CALLS, Call, call
 from tests.conftest import Client, receive
 

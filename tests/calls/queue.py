@@ -5,7 +5,7 @@ from typing import Any
 from sqlalchemy import update
 from sqlmodel import col
 
-from models.queue import Delivery, DeliveryState
+from models.queue.tables import Delivery, DeliveryState
 from tests.calls import mail
 from tests.calls.call import Call, call
 from tests.conftest import Client

@@ -1,7 +1,7 @@
 """Calls about accounts, and what their administrators do to them."""
 
 from graph import ids
-from models.roles import Role
+from models.users.roles import Role
 from tests.calls.call import Call, call
 from tests.calls.mail import message_send
 from tests.conftest import Client, make_client, receive

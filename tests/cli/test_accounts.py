@@ -10,8 +10,8 @@ import pytest
 from merganser.building import opened, owner
 from merganser.settings import read
 from models.errors import AuthenticationFailed, Unauthenticated
-from models.pages import MOST
-from models.roles import Role, Scope
+from models.store.keyset_pages import MOST
+from models.users.roles import Role, Scope
 from resolvers import apikeys, usercreate
 from resolvers.apikeys import NewKey
 from resolvers.auth import authenticate, sign_in

@@ -15,8 +15,8 @@ from sqlmodel import col
 from merganser import accounts
 from merganser.building import opened, owner
 from merganser.settings import read
-from models.columns import picked
 from models.connectors import Connector, Protocol, Security
+from models.store.columns import picked
 from resolvers import connectorchange, connectorsecrets
 from tests.cli.conftest import Said, Shell
 from tests.cli.test_import import folders, mbox

@@ -14,8 +14,8 @@ import pytest
 from merganser import locks
 from merganser.building import opened
 from merganser.settings import read
-from models.twofactor import TotpSeed
-from models.vault import Vault, new_key
+from models.auth.second_factors import TotpSeed
+from models.runtime.secret_box import Vault, new_key
 from resolvers.totp import place_of
 from tests.cli.conftest import Said, Shell
 
@@ -27,8 +27,8 @@ def sealed(many: int = SEEDS) -> None:
 
     async def furnish() -> None:
         async with opened(read()) as world:
-            from models.journal import Stream
-            from models.users import User
+            from models.events.journal import Stream
+            from models.users.tables import User
 
             def text(key: int) -> str:
                 return world.vault.seal(f"SEED{key}", place_of(key))
@@ -63,7 +63,7 @@ def opens() -> int:
     async def count() -> int:
         from sqlalchemy import select
 
-        from models.columns import table_of
+        from models.store.columns import table_of
 
         async with opened(read()) as world:
             rows = await world.database.read(select(table_of(TotpSeed)))

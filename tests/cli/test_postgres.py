@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from models.database import Database
+from models.store.database import Database
 from tests import stores
 from tests.cli.conftest import Shell
 from tests.cli.test_import import mbox

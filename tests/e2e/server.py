@@ -24,8 +24,8 @@ from merganser import accounts
 from merganser.accounts import Key
 from merganser.building import opened
 from merganser.settings import Settings
-from models.roles import Role
-from models.world import World
+from models.runtime.environment import World
+from models.users.roles import Role
 from resolvers.usercreate import NewUser
 from tests import stores
 from tests.e2e.forked_process import ForkedProcess

@@ -25,8 +25,8 @@ from bench.sendsoak import SEND, Far, furnished
 from bench.server import Server
 from merganser.building import opened, owner
 from merganser.settings import Settings
-from models.database import Database
-from models.roles import Role
+from models.store.database import Database
+from models.users.roles import Role
 from resolvers import apikeys
 from resolvers.apikeys import NewKey
 from tests import stores

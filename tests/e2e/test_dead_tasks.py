@@ -14,9 +14,9 @@ from sqlmodel import col
 
 from mail.archives.writing import ExportFormat
 from merganser.building import on_behalf
-from models.tasks import Task, TaskState
-from models.users import User
-from models.world import World
+from models.admin.tasks import Task, TaskState
+from models.runtime.environment import World
+from models.users.tables import User
 from resolvers import bulk, exports
 from resolvers.bulk import Order
 from resolvers.exports import NewExport

@@ -24,10 +24,10 @@ from graph.app import create_app
 from graph.schema import schema
 from mail.blobs.store import LocalStore
 from mail.verify import verify
-from models.database import Database
-from models.journal import Stream
-from models.roles import Role, Scope
-from models.world import World
+from models.events.journal import Stream
+from models.runtime.environment import World
+from models.store.database import Database
+from models.users.roles import Role, Scope
 from resolvers import auth, tasks
 from tests import stores
 from tests.conftest import CHEAP, Clock, make_client, make_key, receive

@@ -19,8 +19,8 @@ from mail.smtp import Terms
 from mail.submitting import Writer
 from mail.tls import Certificate
 from mail.wishes import USUAL
-from models.queue import DeliveryState
-from models.world import World
+from models.queue.tables import DeliveryState
+from models.runtime.environment import World
 from resolvers.submitting import Clerk
 from tests.accounts import run
 from tests.conftest import Client, Clock, raw_message

@@ -17,7 +17,7 @@ import httpx
 import pytest
 
 from mail.maintenance.restore_mark import EVERY
-from models.store.incarnation import MARK
+from models.events.incarnation import MARK
 from tests import stores
 from tests.e2e.postgres_cluster import Cluster
 from tests.e2e.server import ROOT, Client, Server

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from sqlalchemy import update
 
-from models.database import Database
-from models.journal import Stream
+from models.events.journal import Stream
+from models.store.database import Database
 from tests import stores
 from tests.e2e.conftest import beside
 from tests.e2e.test_clock_steps import LIMIT, Site, site

@@ -23,7 +23,7 @@ from merganser.ending import Ending
 from merganser.server import http_server
 from merganser.settings import Settings
 from merganser.trouble import Trouble
-from models.world import World
+from models.runtime.environment import World
 from tests.collector import Collector, collecting
 from tests.e2e.server import OTHER, PASSWORD, ROOT, START, Server
 

@@ -9,36 +9,36 @@ from sqlalchemy import JSON, Column, Float, Integer, LargeBinary, insert, select
 from sqlmodel import SQLModel, col
 
 from mail import indexing
-from models.addresses import Address, Correspondent
-from models.adminlog import AdminLogEntry
-from models.audit import Audit, AuditAccess, AuditCopy
-from models.auth import ApiKey
-from models.authlog import AuthEvent
+from models.addresses.rewrites import BccRule, RecipientRewrite
+from models.addresses.tables import Address, Correspondent
+from models.admin.admin_log import AdminLogEntry
+from models.admin.audits import Audit, AuditAccess, AuditCopy
+from models.admin.key_values import KeyValue
+from models.admin.settings import SettingChange
+from models.admin.tasks import Task
+from models.auth.credentials import ApiKey
+from models.auth.security_log import AuthEvent
 from models.certificates import Certificate
-from models.columns import Instant, table_of
 from models.connectors import Connector, ConnectorRun
-from models.dkim import DkimKey
-from models.domains import Domain, DomainAlias
-from models.files import File
-from models.filters import Filter
-from models.journal import ChangeKind
-from models.keyvalue import KeyValue
-from models.messages import Message
-from models.messagetrace import MessageStep
-from models.quarantine import QuarantineItem
-from models.queue import Delivery
-from models.rates import RateHold, RateLimit
-from models.rewrites import BccRule, RecipientRewrite
-from models.routing import ForwardingHost, RelayHost, TlsPolicy, Transport
-from models.savedsearches import SavedSearch
-from models.senderrules import SenderRule, of_domain
-from models.settings import SettingChange
-from models.sharing import ALL, MailboxShare, written
-from models.sieve import SieveScript
-from models.submission import Submission
-from models.tasks import Task
-from models.webhooks import Webhook, WebhookDelivery
-from models.world import World
+from models.domains.dkim_keys import DkimKey
+from models.domains.tables import Domain, DomainAlias
+from models.events.journal import ChangeKind
+from models.files.tables import File
+from models.filters.sieve_scripts import SieveScript
+from models.filters.tables import Filter
+from models.mailboxes.shares import ALL, MailboxShare, written
+from models.messages.message_trace import MessageStep
+from models.messages.tables import Message
+from models.notifications.webhooks import Webhook, WebhookDelivery
+from models.queue.rate_limits import RateHold, RateLimit
+from models.queue.tables import Delivery
+from models.routing.tables import ForwardingHost, RelayHost, TlsPolicy, Transport
+from models.runtime.environment import World
+from models.search.saved_searches import SavedSearch
+from models.spam.quarantine import QuarantineItem
+from models.spam.sender_rules import SenderRule, of_domain
+from models.store.columns import Instant, table_of
+from models.submission.tables import Submission
 from resolvers import mailboxes
 from resolvers.mailboxes import NewMailboxes
 from tests.conftest import Client, Clock, context, make_user, raw_message, receive

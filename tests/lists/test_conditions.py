@@ -15,9 +15,9 @@ from graphql import (
 from sqlmodel import select
 
 from graph.conditions import Conditions
-from models.messages import Message
-from models.users import User
-from models.world import World
+from models.messages.tables import Message
+from models.runtime.environment import World
+from models.users.tables import User
 from tests.conftest import Client, Clock
 from tests.differential_values import definition
 from tests.lists.inputs import Place, answers, places, schema, with_member

@@ -19,10 +19,10 @@ from mail.smtp import Terms
 from mail.submitting import Submission, Writer
 from mail.tls import Certificate
 from mail.wishes import Wish
-from models.database import Database
 from models.errors import AuthenticationFailed, Forbidden
-from models.options import Options
-from models.world import World
+from models.runtime.environment import World
+from models.runtime.options import Options
+from models.store.database import Database
 from tests.mail.lmtp_client import Letter, Memory, Neighbour
 from tests.mail.smtp_client import Authority, secured
 

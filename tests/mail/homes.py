@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 from mail import delivery, placing
 from mail.addresses import Recipient
-from models.addresses import Address
-from models.domains import Domain
-from models.journal import Stream
-from models.mailboxes import Mailbox, SpecialUse
-from models.users import User
-from models.world import World
+from models.addresses.tables import Address
+from models.domains.tables import Domain
+from models.events.journal import Stream
+from models.mailboxes.tables import Mailbox, SpecialUse
+from models.runtime.environment import World
+from models.users.tables import User
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ from typing import Any, TypeVar
 
 from mail.blobs.store import LocalStore
 from mail.listener import Listener
-from models.database import Database
-from models.options import Options
-from models.world import World
+from models.runtime.environment import World
+from models.runtime.options import Options
+from models.store.database import Database
 
 Kind = TypeVar("Kind", bound=Listener)
 

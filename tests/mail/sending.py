@@ -14,12 +14,12 @@ from mail.queue import body
 from mail.queue.jobs import Pace
 from mail.queue.worker import run
 from mail.routing import Route, next_hop
-from models.columns import table_of
-from models.messages import Message
-from models.queue import Delivery, DeliveryState
-from models.submission import Submission, SubmissionState
-from models.wakeups import QUEUE
-from models.world import World
+from models.events.wakeups import QUEUE
+from models.messages.tables import Message
+from models.queue.tables import Delivery, DeliveryState
+from models.runtime.environment import World
+from models.store.columns import table_of
+from models.submission.tables import Submission, SubmissionState
 from resolvers import submission
 from resolvers.submission import Outgoing
 from tests.conftest import Client, context

@@ -23,8 +23,8 @@ from mail.authentication.removal import stripped
 from mail.client import Client as Peer
 from mail.replies import refusal
 from mail.verification import Forged
-from models.messages import Message
-from models.world import Adopted, World
+from models.messages.tables import Message
+from models.runtime.environment import Adopted, World
 from tests.conftest import Client
 from tests.mail import signing
 from tests.mail.lmtp_client import Neighbour

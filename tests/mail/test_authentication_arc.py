@@ -15,7 +15,7 @@ from mail.authentication.arc import Chain
 from mail.authentication.dkim import Message, Result
 from mail.authentication.names import Names
 from mail.authentication.sealing import SEALS, Unusable, key_of, sealed
-from models.world import World
+from models.runtime.environment import World
 from tests.mail import signing
 from tests.mail.signing import LETTER, pair, signed
 from tests.mail.zones import Zone, asking, zone

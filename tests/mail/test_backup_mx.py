@@ -16,11 +16,11 @@ from mail.household import Household
 from mail.mx import Mx
 from mail.routing import Route
 from mail.smtp import Terms
-from models.domains import Domain
+from models.domains.tables import Domain
 from models.errors import NotFound
-from models.queue import Delivery
-from models.submission import Submission
-from models.world import Adopted, World
+from models.queue.tables import Delivery
+from models.runtime.environment import Adopted, World
+from models.submission.tables import Submission
 from tests.conftest import Client, raw_message
 from tests.domains import ERRORS, UNLIMITED, done, made
 from tests.mail.neighbours import Names, Server, answering, listening

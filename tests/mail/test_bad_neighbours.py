@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from mail.fields import Named
-from models.world import World
+from models.runtime.environment import World
 from tests.conftest import Client
 from tests.mail.misbehaving import QUICK, Bad
 from tests.mail.sending import State, send, settled, working

@@ -12,12 +12,12 @@ from sqlmodel import SQLModel, col, select
 from mail.blobs.codec import digest_of
 from mail.blobs.collect import REFERENCES, Collected, collect
 from mail.blobs.store import LocalStore, object_name
-from models.blobs import Blob, MessageBlob, SubmissionBlob, Upload
-from models.database import Database
-from models.messages import Message, Thread
-from models.submission import Submission
-from models.users import User
-from models.world import World
+from models.files.blobs import Blob, MessageBlob, SubmissionBlob, Upload
+from models.messages.tables import Message, Thread
+from models.runtime.environment import World
+from models.store.database import Database
+from models.submission.tables import Submission
+from models.users.tables import User
 
 OLD, YOUNG = timedelta(hours=25), timedelta(hours=23)
 

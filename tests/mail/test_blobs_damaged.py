@@ -19,11 +19,11 @@ from mail.blobs.tiers import Tiers
 from mail.contents import gathered, sources
 from mail.tiers import bring, name
 from mail.verify import verify
-from models.blobs import Blob
-from models.columns import picked
-from models.messages import Message
-from models.stores import Store
-from models.world import World
+from models.files.blobs import Blob
+from models.messages.tables import Message
+from models.runtime.environment import World
+from models.store.columns import picked
+from models.store.object_store import Store
 from resolvers import files
 from resolvers.uploads import Received
 from tests.conftest import Client, context

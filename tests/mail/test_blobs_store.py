@@ -18,7 +18,7 @@ import pytest
 from mail.blobs.codec import digest_of
 from mail.blobs.errors import Corrupt
 from mail.blobs.store import LocalStore, ObjectStore, object_name, open_store
-from models.stores import Store
+from models.store.object_store import Store
 
 MIB = 1024 * 1024
 NAME = object_name("ab" * 32, 7)

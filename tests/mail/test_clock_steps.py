@@ -11,12 +11,12 @@ from sqlmodel import SQLModel, col
 from mail.fields import Named
 from mail.queue import claims
 from mail.rates import Rates
-from models.columns import table_of
-from models.queue import Delivery
+from models.queue.tables import Delivery
 from models.runtime import clock_steps, leases
 from models.runtime.clock_steps import WAITS, Wait, is_ahead, shorten_waits
-from models.server_processes import ServerClock
-from models.world import Turn, World
+from models.runtime.environment import Turn, World
+from models.runtime.server_processes import ServerClock
+from models.store.columns import table_of
 from tests.conftest import Client, Clock
 from tests.mail.neighbours import Server, listening
 from tests.mail.sending import PACE, State, is_now, relay, send, until, working

@@ -10,7 +10,7 @@ from mail.connectors.folders import Rules, mapped, remote
 from mail.connectors.servers import Listed
 from mail.expressions import Expression
 from mail.sieve.regex import compiled
-from models.mailboxes import SpecialUse
+from models.mailboxes.tables import SpecialUse
 
 HERE = {
     SpecialUse.SENT: "Gesendet",

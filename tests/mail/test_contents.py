@@ -19,11 +19,11 @@ from mail.contents import Stored, gathered, sources
 from mail.messages import Part
 from mail.messages.content import decoded
 from mail.storage.base64_lines import Lines
-from models.blobs import Blob, MessageBlob
-from models.columns import picked
 from models.errors import NotFound
-from models.messages import Message
-from models.world import World
+from models.files.blobs import Blob, MessageBlob
+from models.messages.tables import Message
+from models.runtime.environment import World
+from models.store.columns import picked
 from tests import rich
 from tests.conftest import make_user
 from tests.rich import EDGES, FILES, LOG, RICH

@@ -15,12 +15,12 @@ from mail.fields import Named
 from mail.queue import claims, many, removing
 from mail.queue.jobs import Result
 from mail.queue.settle import settle
-from models.columns import table_of
-from models.queue import Delivery
+from models.queue.tables import Delivery
 from models.runtime import leases
+from models.runtime.environment import Turn, World
 from models.runtime.registration import Heartbeat, HeartbeatObserver, boot_id, boot_time
-from models.server_processes import ServerProcess
-from models.world import Turn, World
+from models.runtime.server_processes import ServerProcess
+from models.store.columns import table_of
 from tests.conftest import Client, Clock
 from tests.mail.neighbours import Server, listening
 from tests.mail.sending import PACE, State, deliveries, is_now, relay, send, until, working

@@ -17,7 +17,7 @@ from mail.smtp import Terms
 from mail.spam import Reason
 from mail.verification import Forged
 from models.errors import Invalid, Unavailable
-from models.world import Adopted, World
+from models.runtime.environment import Adopted, World
 from tests.conftest import Client, raw_message
 from tests.domains import done
 from tests.mail.scanning import report, rude, says

@@ -10,10 +10,10 @@ from sqlmodel import col
 
 from mail import srs
 from mail.lmtp import Lmtp
-from models.addresses import Address, AddressKind
-from models.queue import Delivery
-from models.submission import Submission
-from models.world import Adopted, World
+from models.addresses.tables import Address, AddressKind
+from models.queue.tables import Delivery
+from models.runtime.environment import Adopted, World
+from models.submission.tables import Submission
 from tests.accounts import change, create, row_of
 from tests.conftest import Client, Clock, raw_message
 from tests.counts import rows

@@ -13,16 +13,16 @@ from mail import housekeeping
 from mail.blobs.store import LocalStore
 from mail.housekeeping import Tidied, tidy
 from mail.verify import verify
-from models.auth import CALM, AccessToken, Throttle
-from models.blobs import Blob, Upload
-from models.columns import picked, table_of
-from models.journal import Change, ChangeKind, Entry, Stream, record
-from models.mailboxes import Mailbox
-from models.messages import Message, Receipt, Thread, ThreadRef
-from models.replays import Replay
-from models.tasks import Task, Undo
-from models.users import User
-from models.world import World
+from models.admin.tasks import Task, Undo
+from models.auth.credentials import CALM, AccessToken, Throttle
+from models.events.journal import Change, ChangeKind, Entry, Stream, record
+from models.files.blobs import Blob, Upload
+from models.mailboxes.tables import Mailbox
+from models.messages.tables import Message, Receipt, Thread, ThreadRef
+from models.runtime.environment import World
+from models.runtime.idempotency import Replay
+from models.store.columns import picked, table_of
+from models.users.tables import User
 from tests.conftest import Clock
 from tests.mail.homes import Home, domain_of, home_of, letter
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as some
 
 from mail import searchindex
 from mail.searchindex import LONGEST
-from models.folding import fold_text
+from models.store.text_folding import fold_text
 from tests.mail.test_charsets import CODECS, LETTERS, sample
 from tests.mail.torture import letters
 from tests.test_search_words import LETTERS as FOUND

@@ -17,9 +17,9 @@ from mail.queue.jobs import Job, Result, To
 from mail.sieve import edited
 from mail.sieve.actions import AddHeader
 from mail.smtp import Terms
-from models.messages import Message
-from models.queue import Delivery, DeliveryState
-from models.world import World
+from models.messages.tables import Message
+from models.queue.tables import Delivery, DeliveryState
+from models.runtime.environment import World
 from tests.accounts import run
 from tests.conftest import Client, Clock
 from tests.mail.lmtp_client import Neighbour

@@ -9,10 +9,10 @@ from sqlmodel import col
 from mail import pipeline, routes
 from mail.delivery import read
 from mail.household import Household
-from models.mailboxes import Mailbox, SpecialUse
-from models.messages import Message
-from models.users import User
-from models.world import World
+from models.mailboxes.tables import Mailbox, SpecialUse
+from models.messages.tables import Message
+from models.runtime.environment import World
+from models.users.tables import User
 from resolvers import auth
 from tests.conftest import Client, raw_message
 

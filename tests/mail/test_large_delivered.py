@@ -16,7 +16,7 @@ from mail.authentication.names import Names
 from mail.household import Household
 from mail.messages.split import MOST_PARTS
 from models.errors import OverQuota
-from models.world import World
+from models.runtime.environment import World
 from tests.accounts import run
 from tests.conftest import Client
 from tests.mail.lmtp_client import Neighbour, connect

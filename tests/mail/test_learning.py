@@ -9,9 +9,9 @@ from sqlalchemy import select
 from sqlmodel import col
 
 from mail import learning
-from models.addresses import Address, AddressKind
-from models.lessons import Lesson
-from models.world import World
+from models.addresses.tables import Address, AddressKind
+from models.runtime.environment import World
+from models.spam.training import Lesson
 from tests.conftest import Client, Clock, raw_message, receive
 from tests.entries import limit
 from tests.mail.lmtp_client import Neighbour

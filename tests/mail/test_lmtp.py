@@ -15,7 +15,7 @@ from mail.lmtp import Lmtp
 from mail.lmtplimits import Limits
 from mail.spool import MEMORY
 from models.errors import Forbidden, OverQuota
-from models.options import MIB
+from models.runtime.options import MIB
 from tests.mail.listeners import listeners
 from tests.mail.lmtp_client import Memory, Neighbour, connect, until
 

@@ -12,12 +12,12 @@ from sqlalchemy import delete, func, select, text, update
 from sqlmodel import col
 
 from mail.lmtp import Lmtp
-from models.addresses import Address
-from models.blobs import Blob
-from models.mailboxes import Mailbox
-from models.messages import Message
-from models.users import User
-from models.world import World
+from models.addresses.tables import Address
+from models.files.blobs import Blob
+from models.mailboxes.tables import Mailbox
+from models.messages.tables import Message
+from models.runtime.environment import World
+from models.users.tables import User
 from tests.conftest import Client, Clock, make_user, raw_message
 from tests.mail.lmtp_client import Neighbour, connect
 from tests.mail.tops import top

@@ -12,10 +12,10 @@ from sqlmodel import col
 from mail.longlines import LONGEST, mended, too_long
 from mail.submitting import Writer
 from mail.wishes import USUAL
-from models.queue import DeliveryState
-from models.submission import Submission
-from models.users import User
-from models.world import World
+from models.queue.tables import DeliveryState
+from models.runtime.environment import World
+from models.submission.tables import Submission
+from models.users.tables import User
 from resolvers.submitting import Clerk
 from tests.conftest import Client
 from tests.mail.neighbours import Server, listening

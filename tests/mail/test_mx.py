@@ -18,7 +18,7 @@ from mail.routes import Taken
 from mail.smtp import Terms
 from mail.tls import Certificate
 from models.errors import Forbidden, NotFound, OverQuota, Unavailable
-from models.options import MIB
+from models.runtime.options import MIB
 from tests.conftest import Clock
 from tests.mail.listeners import listeners
 from tests.mail.lmtp_client import Memory, Neighbour, until

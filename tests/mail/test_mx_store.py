@@ -15,12 +15,12 @@ from mail.mx import Mx, Rules
 from mail.routing import Route
 from mail.smtp import Terms
 from mail.tls import Certificate
-from models.greylist import Greylisted
-from models.messages import Message
-from models.queue import DeliveryState
-from models.submission import Submission
-from models.users import User
-from models.world import World
+from models.messages.tables import Message
+from models.queue.tables import DeliveryState
+from models.runtime.environment import World
+from models.spam.greylist import Greylisted
+from models.submission.tables import Submission
+from models.users.tables import User
 from tests.conftest import Client, Clock, raw_message
 from tests.mail.lmtp_client import Neighbour
 from tests.mail.sending import inbox, ring, settled, working

@@ -10,14 +10,14 @@ from sqlmodel import col
 
 from mail import routes, srs
 from mail.fields import Named
-from models.addresses import Address, AddressKind
-from models.domains import Domain
-from models.journal import PLATFORM, Change, ChangeKind
-from models.queue import Delivery, DeliveryState
-from models.submission import Submission
-from models.users import User
-from models.wakeups import QUEUE
-from models.world import Adopted, World
+from models.addresses.tables import Address, AddressKind
+from models.domains.tables import Domain
+from models.events.journal import PLATFORM, Change, ChangeKind
+from models.events.wakeups import QUEUE
+from models.queue.tables import Delivery, DeliveryState
+from models.runtime.environment import Adopted, World
+from models.submission.tables import Submission
+from models.users.tables import User
 from tests.conftest import Client, Clock, raw_message
 from tests.mail.lmtp_client import Neighbour, connect
 from tests.mail.neighbours import Server, listening

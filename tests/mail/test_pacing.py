@@ -11,8 +11,8 @@ from mail import housekeeping
 from mail.fields import Named
 from mail.housekeeping import Tidied
 from mail.queue import many, pacing
-from models.submission import SubmissionState
-from models.world import World
+from models.runtime.environment import World
+from models.submission.tables import SubmissionState
 from tests.conftest import Client, Clock
 from tests.mail.misbehaving import QUICK, Bad
 from tests.mail.sending import (

@@ -11,7 +11,7 @@ from mail.fields import Named
 from mail.routetest import probe
 from mail.routing import Route, Unroutable
 from mail.ways import Asked, ways
-from models.world import Adopted, World
+from models.runtime.environment import Adopted, World
 from tests.conftest import Client
 from tests.domains import ERRORS, UNLIMITED, done, made
 from tests.mail.neighbours import Names, Server, answering, listening

@@ -19,12 +19,12 @@ from mail.queue.jobs import Job, Result, To
 from mail.queue.settle import BACKOFF, pause, spared, summed
 from mail.routing import Route, next_hop
 from mail.verify import verify
-from models.blobs import Blob, SubmissionBlob
-from models.journal import Change, ChangeKind, Entry, record
-from models.queue import DeliveryState
-from models.submission import Submission, SubmissionState
-from models.users import User
-from models.world import World
+from models.events.journal import Change, ChangeKind, Entry, record
+from models.files.blobs import Blob, SubmissionBlob
+from models.queue.tables import DeliveryState
+from models.runtime.environment import World
+from models.submission.tables import Submission, SubmissionState
+from models.users.tables import User
 from resolvers import submission
 from resolvers.submission import Outgoing
 from tests.conftest import Client, Clock, context

@@ -18,10 +18,10 @@ from mail.queue.jobs import TOGETHER, Job, Result
 from mail.queue.settle import settle
 from mail.queue.turns import LAST, Room, Round
 from models.errors import Conflict
-from models.queue import Delivery, DeliveryState
+from models.queue.tables import Delivery, DeliveryState
 from models.runtime import leases
-from models.submission import Submission
-from models.world import World
+from models.runtime.environment import World
+from models.submission.tables import Submission
 from resolvers import submissionchange
 from tests.conftest import Client, Clock, context
 from tests.mail.sending import PACE, State, deliveries, send

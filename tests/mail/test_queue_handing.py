@@ -9,7 +9,7 @@ from aiosmtpd.smtp import SMTP
 
 from mail.fields import Named
 from mail.routing import Route
-from models.world import World
+from models.runtime.environment import World
 from tests.conftest import Client
 from tests.mail.neighbours import Names, Server, answering, listening
 from tests.mail.sending import PACE, State, inbox, relay, send, settled, until, working

@@ -14,9 +14,9 @@ from mail.queue import claims
 from mail.queue.jobs import Result
 from mail.queue.settle import settle
 from mail.routing import Route, next_hop
-from models.queue import Delivery
+from models.queue.tables import Delivery
 from models.runtime import leases
-from models.world import World
+from models.runtime.environment import World
 from tests.conftest import Client, Clock
 from tests.mail.neighbours import Names, Server, answering, listening
 from tests.mail.sending import (

@@ -10,10 +10,10 @@ from sqlalchemy import func, select
 from sqlmodel import col
 
 from mail import lmtp
-from models.messages import Message
-from models.quarantine import QuarantineItem
-from models.users import User
-from models.world import World
+from models.messages.tables import Message
+from models.runtime.environment import World
+from models.spam.quarantine import QuarantineItem
+from models.users.tables import User
 from tests.conftest import Client, Clock, raw_message
 from tests.held import SPAM, set_options
 from tests.limited import bounded, told

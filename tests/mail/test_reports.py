@@ -14,8 +14,8 @@ from mail.queue.bounces import About, Told, written
 from mail.queue.jobs import Action, Result
 from mail.reports import Report
 from mail.wishes import Wish
-from models.queue import DeliveryState
-from models.world import World
+from models.queue.tables import DeliveryState
+from models.runtime.environment import World
 from tests.mail.reporting import fate, report, status
 
 VECTORS = Path(__file__).with_name("vectors") / "reports"

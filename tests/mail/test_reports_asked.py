@@ -17,10 +17,10 @@ from mail.smtp import Terms
 from mail.submitting import Submission as Listener
 from mail.tls import Certificate
 from mail.wishes import ALL, USUAL, On, Unfit, Wish, of_message, of_recipient, xtext
-from models.queue import Delivery, DeliveryState
-from models.submission import Submission
-from models.users import User
-from models.world import World
+from models.queue.tables import Delivery, DeliveryState
+from models.runtime.environment import World
+from models.submission.tables import Submission
+from models.users.tables import User
 from resolvers.submitting import Clerk
 from tests.conftest import Client, make_user, raw_message
 from tests.mail.doors import KINDS, opened

@@ -16,10 +16,10 @@ from mail.fields import Named
 from mail.queue.bounces import About, Told, report, written
 from mail.queue.jobs import Action, Job, Result, To
 from mail.wishes import ALL, FULL, NOTHING, On, Wish
-from models.messages import Message
-from models.queue import Delivery, DeliveryState
-from models.submission import Submission
-from models.world import Adopted, World
+from models.messages.tables import Message
+from models.queue.tables import Delivery, DeliveryState
+from models.runtime.environment import Adopted, World
+from models.submission.tables import Submission
 from resolvers import composing, contents, submission
 from resolvers.submission import Outgoing, Written
 from tests.conftest import Client, Clock, context

@@ -9,7 +9,7 @@ from graph import ids
 from mail import addresses, pipeline, quarantine
 from mail.household import Household
 from mail.wishes import ALL
-from models.world import World
+from models.runtime.environment import World
 from tests.accounts import change
 from tests.conftest import Client, raw_message
 from tests.domains import done

@@ -14,10 +14,10 @@ from mail.queue import claims, owed
 from mail.queue.jobs import Result
 from mail.queue.settle import reported, settle
 from mail.wishes import ALL, On, Wish
-from models.blobs import SubmissionBlob
-from models.queue import Delivery
-from models.submission import Submission
-from models.world import World
+from models.files.blobs import SubmissionBlob
+from models.queue.tables import Delivery
+from models.runtime.environment import World
+from models.submission.tables import Submission
 from tests.conftest import Client, Clock
 from tests.mail.neighbours import Server, listening
 from tests.mail.sending import (

@@ -13,8 +13,8 @@ from mail.fields import Named
 from mail.mx import Mx
 from mail.routing import Route, next_hop
 from mail.smtp import Terms
-from models.queue import Delivery
-from models.world import World
+from models.queue.tables import Delivery
+from models.runtime.environment import World
 from resolvers import submission
 from resolvers.submission import Outgoing
 from tests.conftest import Client, context

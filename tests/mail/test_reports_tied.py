@@ -11,10 +11,10 @@ from sqlmodel import col
 from mail.fields import Named
 from mail.mx import Mx
 from mail.smtp import Terms
-from models.journal import Change, ChangeKind
-from models.queue import Delivery
-from models.submission import Submission, SubmissionState
-from models.world import World
+from models.events.journal import Change, ChangeKind
+from models.queue.tables import Delivery
+from models.runtime.environment import World
+from models.submission.tables import Submission, SubmissionState
 from tests.conftest import Client
 from tests.mail.lmtp_client import Neighbour
 from tests.mail.neighbours import listening

@@ -12,12 +12,12 @@ from mail.blobs.collect import collect, drop, drop_objects
 from mail.maintenance import restore_mark
 from mail.maintenance.restore_mark import RestoreGuard, read_mark
 from mail.verify import verify
-from models.blobs import Blob
 from models.errors import Unauthenticated
-from models.journal import Change, ChangeKind, Stream
-from models.mailboxes import Mailbox
-from models.store.incarnation import MARK, DroppedObject, StoreIncarnation
-from models.world import World
+from models.events.incarnation import MARK, DroppedObject, StoreIncarnation
+from models.events.journal import Change, ChangeKind, Stream
+from models.files.blobs import Blob
+from models.mailboxes.tables import Mailbox
+from models.runtime.environment import World
 from resolvers import links
 from resolvers.changes import Asked, ResyncReason, follow, page, standing
 from resolvers.context import Viewer

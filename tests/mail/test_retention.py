@@ -11,11 +11,11 @@ from sqlmodel import col
 from mail import retention
 from mail.retention import GRACE, trim
 from mail.verify import verify
-from models.columns import picked
-from models.journal import PLATFORM, Change, ChangeKind, Entry, Stream, record
-from models.notifications import PushChannel, PushKind
-from models.webhooks import Webhook, WebhookFeed
-from models.world import World
+from models.events.journal import PLATFORM, Change, ChangeKind, Entry, Stream, record
+from models.notifications.push_channels import PushChannel, PushKind
+from models.notifications.webhooks import Webhook, WebhookFeed
+from models.runtime.environment import World
+from models.store.columns import picked
 from tests.conftest import Clock
 from tests.explained import explained
 from tests.mail.homes import Home, domain_of, home_of

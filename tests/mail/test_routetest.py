@@ -9,8 +9,8 @@ from mail.routetest import probe
 from mail.routing import Route, next_hop, route_of
 from mail.waysecrets import place_of_relay, place_of_transport
 from models.errors import NotFound
-from models.routing import RelayHost, Transport
-from models.world import World
+from models.routing.tables import RelayHost, Transport
+from models.runtime.environment import World
 from tests.mail.neighbours import Server, answering, listening, server_tls, trust
 from tests.mail.ways import exchanged
 

@@ -5,7 +5,7 @@ import pytest
 from mail.routing import Host, Route, Tls, Unroutable, next_hop
 from mail.ways import Asked, ways
 from models.errors import Invalid
-from models.world import World
+from models.runtime.environment import World
 from tests.conftest import Client
 from tests.mail.neighbours import Names, Server, answering, listening, server_tls
 from tests.mail.sending import (

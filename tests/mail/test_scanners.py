@@ -15,11 +15,11 @@ from mail.pipeline import deliver, receive
 from mail.routes import accept
 from mail.scanners.body import STEP
 from mail.scanners.breaker import FAILURES, SCANS, SHUT, breaker_of
-from models.mailboxes import Mailbox, SpecialUse
-from models.messages import Message
-from models.submission import Submission
-from models.users import User
-from models.world import World
+from models.mailboxes.tables import Mailbox, SpecialUse
+from models.messages.tables import Message
+from models.runtime.environment import World
+from models.submission.tables import Submission
+from models.users.tables import User
 from tests.conftest import Client, Clock, raw_message
 from tests.entries import limit
 from tests.keys import pair_of, public_of

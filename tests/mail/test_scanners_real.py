@@ -17,7 +17,7 @@ from mail.scanners.breaker import Down, TooLarge
 from mail.scanners.http import post
 from mail.scanners.rspamd import Envelope, Rspamd
 from mail.scanners.teaching import LESSONS
-from models.mailboxes import SpecialUse
+from models.mailboxes.tables import SpecialUse
 from tests.conftest import Client, raw_message, receive
 from tests.domains import done
 from tests.entries import limit

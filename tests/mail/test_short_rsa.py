@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from mail import encrypting, short_rsa
-from models.world import World
+from models.runtime.environment import World
 from tests.keys import RSA_1024, SIGNS_ONLY, key_of
 
 NOW = datetime(2026, 11, 23, tzinfo=UTC)

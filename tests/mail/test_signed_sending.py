@@ -19,8 +19,8 @@ from graph import ids
 from mail.authentication.dkim import Result
 from mail.compose import Attachment
 from mail.fields import Named
-from models.dkim import DkimKey
-from models.world import World
+from models.domains.dkim_keys import DkimKey
+from models.runtime.environment import World
 from resolvers import submission
 from resolvers.submission import Outgoing
 from tests import signed

@@ -22,7 +22,7 @@ from mail.tls import Certificate, loaded
 from merganser import mailports
 from merganser.settings import Settings
 from merganser.trouble import Trouble
-from models.world import World
+from models.runtime.environment import World
 from resolvers import certificatewatch
 from resolvers.certificates import spki_served
 from tests.certifying import DAY, DELETE, NAME, Signer, put, rsa_key, stored

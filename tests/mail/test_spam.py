@@ -13,12 +13,12 @@ from mail.messages import Opinion, facts
 from mail.messages.opinions import LONGEST, MOST, NAMES
 from mail.senderrules import DEEP, Match, checked_pattern, patterns, rules_of
 from mail.spam import Known, Reason, Score, Spam, decided, filtered, known, scored
-from models.columns import table_of
 from models.errors import Invalid
-from models.options import Options
-from models.roles import Role
-from models.senderrules import EVERYBODY, SenderAction, SenderRule, of_tag, of_user
-from models.world import World
+from models.runtime.environment import World
+from models.runtime.options import Options
+from models.spam.sender_rules import EVERYBODY, SenderAction, SenderRule, of_tag, of_user
+from models.store.columns import table_of
+from models.users.roles import Role
 from tests.conftest import make_user, raw_message
 from tests.explained import explained
 

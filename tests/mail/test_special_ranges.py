@@ -8,7 +8,7 @@ import pytest
 
 from graph.webhooks import worded
 from mail.outward import Gate, Target, Unsent, inward, post
-from models.world import Adopted, World
+from models.runtime.environment import Adopted, World
 from resolvers import webhookposts
 from tests.conftest import Client, receive
 from tests.mail.sending import until

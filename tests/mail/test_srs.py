@@ -9,7 +9,7 @@ from hypothesis import strategies as some
 
 from mail import srs
 from models.errors import Invalid
-from models.world import World
+from models.runtime.environment import World
 from tests.conftest import Clock
 
 US, THEM = "example.org", "other.example"

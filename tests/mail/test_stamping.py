@@ -20,12 +20,12 @@ from mail.blobs.pack import open_skeleton, pack, prefixed
 from mail.contents import gathered, sources
 from mail.delivery import read
 from mail.household import Household
-from models.blobs import Blob
-from models.journal import ChangeKind
-from models.mailboxes import Mailbox
-from models.messages import Message
-from models.users import DelimiterAction
-from models.world import World
+from models.events.journal import ChangeKind
+from models.files.blobs import Blob
+from models.mailboxes.tables import Mailbox
+from models.messages.tables import Message
+from models.runtime.environment import World
+from models.users.tables import DelimiterAction
 from tests.accounts import change
 from tests.conftest import Client, raw_message
 from tests.counts import journal, reached, rows

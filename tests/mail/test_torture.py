@@ -8,8 +8,8 @@ from sqlmodel import col
 from bench.lmtp import stuffed
 from graph import ids
 from mail.lmtp import Lmtp
-from models.messages import Message
-from models.world import World
+from models.messages.tables import Message
+from models.runtime.environment import World
 from tests.conftest import Client
 from tests.counts import examine
 from tests.mail.lmtp_client import Neighbour

@@ -18,10 +18,10 @@ from mail.queue import body
 from mail.smtp import Terms
 from mail.submitting import Submission as Listener
 from mail.tls import Certificate
-from models.messages import Message
-from models.queue import Delivery
-from models.submission import Submission
-from models.world import World
+from models.messages.tables import Message
+from models.queue.tables import Delivery
+from models.runtime.environment import World
+from models.submission.tables import Submission
 from resolvers.submitting import Clerk
 from tests.conftest import Client, make_user
 from tests.counts import examine

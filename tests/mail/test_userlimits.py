@@ -3,8 +3,8 @@
 import pytest
 
 from mail.userlimits import level
-from models.options import Options
-from models.users import UsageLevel
+from models.runtime.options import Options
+from models.users.tables import UsageLevel
 
 
 @pytest.mark.parametrize(

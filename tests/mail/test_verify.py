@@ -13,14 +13,14 @@ from sqlmodel import col
 from mail.verify import Report, verify
 from mail.verify.checks import Look, ranges, run
 from mail.verify.counters import checks
-from models.blobs import Blob, MessageBlob, SubmissionBlob, Upload
-from models.columns import picked
-from models.journal import Change, ChangeKind
-from models.messages import Message
-from models.queue import Delivery, DeliveryState
-from models.searchindex import TABLE
-from models.submission import Submission, SubmissionState
-from models.world import World
+from models.events.journal import Change, ChangeKind
+from models.files.blobs import Blob, MessageBlob, SubmissionBlob, Upload
+from models.messages.tables import Message
+from models.queue.tables import Delivery, DeliveryState
+from models.runtime.environment import World
+from models.search.text_index import TABLE
+from models.store.columns import picked
+from models.submission.tables import Submission, SubmissionState
 from tests.mail.harms import BOX, HARMS, ONE, Harm
 from tests.mail.homes import Home, domain_of, home_of, letter
 

@@ -10,10 +10,10 @@ from mail.fields import Named
 from mail.routing import Host, Route, Tls, Unroutable, next_hop
 from mail.ways import Asked, hop, ways
 from mail.waysecrets import place_of_relay, place_of_transport
-from models.domains import Domain
-from models.routing import RelayHost, TlsPolicyLevel
-from models.users import User
-from models.world import World
+from models.domains.tables import Domain
+from models.routing.tables import RelayHost, TlsPolicyLevel
+from models.runtime.environment import World
+from models.users.tables import User
 from tests.conftest import Client
 from tests.mail.neighbours import Names, Server, answering, listening, server_tls, trust
 from tests.mail.sending import State, send, settled, working

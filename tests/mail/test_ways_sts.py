@@ -16,8 +16,8 @@ from mail.resolving import validating
 from mail.routing import Route, Unroutable
 from mail.ways import Asked, ways
 from models.errors import Invalid
-from models.sts import StsMode
-from models.world import World
+from models.routing.mta_sts import StsMode
+from models.runtime.environment import World
 from tests.conftest import Client, Clock
 from tests.mail.certificates import Pair, made, shown, trusting
 from tests.mail.neighbours import Server, answering, listening

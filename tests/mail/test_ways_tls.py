@@ -10,8 +10,8 @@ from dns.asyncresolver import Resolver
 from mail.fields import Named
 from mail.resolving import validating
 from mail.routing import Route
-from models.routing import TlsPolicyLevel
-from models.world import World
+from models.routing.tables import TlsPolicyLevel
+from models.runtime.environment import World
 from tests.conftest import Client, Clock
 from tests.mail.certificates import Pair, made, shown, trusting
 from tests.mail.neighbours import Names, Server, answering, listening

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from models.routing import TlsPolicy, TlsPolicyLevel, Transport
-from models.world import World
+from models.routing.tables import TlsPolicy, TlsPolicyLevel, Transport
+from models.runtime.environment import World
 from tests.mail.neighbours import Names
 
 

@@ -16,9 +16,9 @@ from merganser import domains
 from merganser.building import opened
 from merganser.settings import Settings
 from merganser.trouble import Trouble
-from models.database import Database
 from models.runtime import leases
-from models.world import World
+from models.runtime.environment import World
+from models.store.database import Database
 from tests import stores
 from tests.conftest import make_user, raw_message
 

@@ -13,10 +13,10 @@ from sqlalchemy import Connection, event, literal, select, text
 from mail import lmtp
 from merganser.server import http_server
 from merganser.settings import Settings
-from models.database import Database
+from models.runtime.environment import World
+from models.store.database import Database
 from models.store.outage_log import OUTAGES
 from models.store.outages import DiskFull
-from models.world import World
 from tests import stores
 from tests.mail.lmtp_client import connect
 

@@ -12,11 +12,11 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
 from mail.lmtp import Lmtp
-from models.database import Database
+from models.runtime.environment import World
+from models.store.database import Database
 from models.store.outages import StreamBusy, unavailable
-from models.store.postgres_connection import PostgresConnector
-from models.store.postgres_limits import SESSION
-from models.world import World
+from models.store.postgres.connection import PostgresConnector
+from models.store.postgres.limits import SESSION
 from tests import stores
 from tests.conftest import Client, make_user, raw_message
 from tests.mail.lmtp_client import connect

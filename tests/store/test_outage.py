@@ -16,11 +16,11 @@ from sqlalchemy import literal, make_url, select, text
 from mail.blobs.store import ObjectStore
 from mail.lmtp import Lmtp
 from merganser.logs import OutageFilter
-from models.database import Database
-from models.journal import ChangeKind
-from models.prepared import Prepared, fetched
+from models.events.journal import ChangeKind
+from models.store.database import Database
 from models.store.outage_log import OUTAGES
 from models.store.outages import StoreUnavailable
+from models.store.prepared_statements import Prepared, fetched
 from tests import stores
 from tests.conftest import Client, receive
 from tests.e2e.server import Server

@@ -10,7 +10,7 @@ from sqlalchemy import text
 from mail import housekeeping
 from merganser.building import opened
 from merganser.settings import Settings
-from models.database import Database, Readers
+from models.store.database import Database, Readers
 from resolvers import tasks
 from tests import stores
 from tests.bulk import call

@@ -17,11 +17,11 @@ from sqlalchemy import text
 
 from merganser import locks
 from merganser.settings import driven
-from models.buses.postgres import PostgresBus
-from models.database import Database
+from models.events.bus.postgres_bus import PostgresBus
+from models.store.database import Database
 from models.store.outages import StoreUnavailable
-from models.store.postgres_address import AddressError, parse_postgres_address
-from models.store.postgres_connection import PostgresConnector
+from models.store.postgres.address import AddressError, parse_postgres_address
+from models.store.postgres.connection import PostgresConnector
 from tests import stores
 from tests.store.proxy import Proxy
 

@@ -8,10 +8,10 @@ import pytest
 from sqlalchemy import select, update
 from sqlmodel import col
 
-from models.columns import picked, table_of
+from models.admin.tasks import Task, TaskState
 from models.runtime import leases
-from models.tasks import Task, TaskState
-from models.world import World
+from models.runtime.environment import World
+from models.store.columns import picked, table_of
 from resolvers import tasks
 from tests.bulk import call
 from tests.conftest import Client

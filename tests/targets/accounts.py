@@ -10,10 +10,10 @@ from sqlalchemy import select
 
 from graph import ids
 from mail import indexing
-from models.columns import picked
-from models.roles import AdminPermission, Role, Scope
-from models.users import User
-from models.world import World
+from models.runtime.environment import World
+from models.store.columns import picked
+from models.users.roles import AdminPermission, Role, Scope
+from models.users.tables import User
 from resolvers import usercreate, userdelete
 from resolvers.context import Context, Viewer
 from resolvers.usercreate import NewUser

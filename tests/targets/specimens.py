@@ -11,45 +11,45 @@ from sqlmodel import SQLModel, col
 from graph import ids
 from graph.scalars import SCALARS, Cursor
 from mail import addresses, delivery
-from models.addresses import Address, Correspondent
-from models.adminlog import AdminLogEntry
-from models.apppasswords import AppPassword
-from models.audit import Audit, AuditAccess, AuditCopy
-from models.auth import AccessToken, ApiKey
-from models.authlog import AuthEvent
+from models.addresses.rewrites import BccRule, RecipientRewrite
+from models.addresses.tables import Address, Correspondent
+from models.admin.admin_log import AdminLogEntry
+from models.admin.audits import Audit, AuditAccess, AuditCopy
+from models.admin.key_values import KeyValue
+from models.admin.settings import SettingChange
+from models.admin.tasks import Task, Undo
+from models.auth.application_passwords import AppPassword
+from models.auth.credentials import AccessToken, ApiKey
+from models.auth.second_factors import RecoveryCode, WebauthnKey
+from models.auth.security_log import AuthEvent
 from models.autoreply import Autoreply
 from models.certificates import Certificate
-from models.columns import Picked, picked, table_of
-from models.compose import ComposeRequest
 from models.connectors import Connector, ConnectorRun
-from models.domains import Domain, DomainAlias
-from models.exports import Export
-from models.files import File, FileShare
-from models.filters import Filter
-from models.identities import Identity
-from models.keyvalue import KeyValue
-from models.labels import Label
-from models.mailboxes import Mailbox, Subscription
-from models.messages import Message
-from models.messagetrace import MessageStep
-from models.notifications import PushChannel
-from models.quarantine import QuarantineItem
-from models.queue import Delivery, DeliveryState
-from models.rates import RateHold, RateLimit
-from models.rewrites import BccRule, RecipientRewrite
-from models.roles import Role, Scope
-from models.routing import ForwardingHost, RelayHost, TlsPolicy, Transport
-from models.savedsearches import SavedSearch
-from models.senderrules import SenderRule, of_user
-from models.settings import SettingChange
-from models.sharing import ALL, MailboxShare, written
-from models.sieve import SieveScript
-from models.submission import Submission
-from models.tasks import Task, Undo
-from models.twofactor import RecoveryCode, WebauthnKey
-from models.users import User
-from models.webhooks import Webhook, WebhookDelivery
-from models.world import World
+from models.domains.tables import Domain, DomainAlias
+from models.files.tables import File, FileShare
+from models.filters.sieve_scripts import SieveScript
+from models.filters.tables import Filter
+from models.mailboxes.shares import ALL, MailboxShare, written
+from models.mailboxes.tables import Mailbox, Subscription
+from models.messages.labels import Label
+from models.messages.message_trace import MessageStep
+from models.messages.tables import Message
+from models.notifications.push_channels import PushChannel
+from models.notifications.webhooks import Webhook, WebhookDelivery
+from models.queue.rate_limits import RateHold, RateLimit
+from models.queue.tables import Delivery, DeliveryState
+from models.routing.tables import ForwardingHost, RelayHost, TlsPolicy, Transport
+from models.runtime.environment import World
+from models.search.saved_searches import SavedSearch
+from models.spam.quarantine import QuarantineItem
+from models.spam.sender_rules import SenderRule, of_user
+from models.store.columns import Picked, picked, table_of
+from models.submission.compose_requests import ComposeRequest
+from models.submission.identities import Identity
+from models.submission.tables import Submission
+from models.transfer import Export
+from models.users.roles import Role, Scope
+from models.users.tables import User
 from resolvers import mailboxes
 from resolvers.context import Context, Viewer
 from resolvers.mailboxes import NewMailboxes

@@ -7,12 +7,12 @@ from typing import Any
 from sqlalchemy import select
 from sqlmodel import SQLModel, col
 
-from models.auth import AccessToken
-from models.columns import table_of
-from models.domains import Domain
-from models.roles import AdminPermission, Role, Scope
-from models.users import User
-from models.world import World
+from models.auth.credentials import AccessToken
+from models.domains.tables import Domain
+from models.runtime.environment import World
+from models.store.columns import table_of
+from models.users.roles import AdminPermission, Role, Scope
+from models.users.tables import User
 from resolvers.context import Context, Viewer
 from tests.conftest import Client
 from tests.factors import document

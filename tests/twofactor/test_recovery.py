@@ -4,9 +4,9 @@ import asyncio
 import re
 from typing import Any
 
-from models.authlog import AuthEvent
+from models.auth.second_factors import RecoveryCode
+from models.auth.security_log import AuthEvent
 from models.errors import AuthenticationFailed
-from models.twofactor import RecoveryCode
 from resolvers import factors
 from resolvers.twofactor import Proof, check
 from tests.conftest import Client, Clock, context

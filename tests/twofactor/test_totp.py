@@ -10,8 +10,9 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import pyotp
 import pytest
 
-from models.adminlog import AdminLogEntry
-from models.authlog import AuthEvent
+from models.admin.admin_log import AdminLogEntry
+from models.auth.second_factors import TotpSeed
+from models.auth.security_log import AuthEvent
 from models.errors import (
     AuthenticationFailed,
     Forbidden,
@@ -20,8 +21,7 @@ from models.errors import (
     Refused,
     Unauthenticated,
 )
-from models.roles import Role
-from models.twofactor import TotpSeed
+from models.users.roles import Role
 from resolvers import factors, totp
 from resolvers.context import Context, Viewer
 from resolvers.twofactor import Proof, TwoFactorMethod, check
@@ -237,7 +237,7 @@ async def test_a_check_takes_no_part_in_anything_else(ada: Client) -> None:
 
 
 async def test_a_sign_in_that_waits_is_complete_with_a_code(ada: Client, clock: Clock) -> None:
-    from models.auth import AccessToken
+    from models.auth.credentials import AccessToken
 
     seed, _ = await totp_on(ada)
     clock.tick(minutes=5)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from models.world import World
+from models.runtime.environment import World
 from tests.accounts import change
 from tests.administrators import make_domain_admin
 from tests.conftest import Client

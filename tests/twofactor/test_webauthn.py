@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from models.auth import AccessToken
-from models.authlog import AuthEvent
+from models.auth.credentials import AccessToken
+from models.auth.second_factors import WebauthnChallenge, WebauthnKey
+from models.auth.security_log import AuthEvent
 from models.errors import AuthenticationFailed, Forbidden, NotFound, Unauthenticated, Unavailable
-from models.options import Options
-from models.twofactor import WebauthnChallenge, WebauthnKey
+from models.runtime.options import Options
 from resolvers import factors, webauthn
 from resolvers.context import Context, Viewer
 from resolvers.twofactor import Proof, TwoFactorMethod, check

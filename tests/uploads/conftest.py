@@ -14,7 +14,7 @@ import pytest
 
 from graph import ids, tus
 from graph.intake import Limits
-from models.world import World
+from models.runtime.environment import World
 from tests.conftest import Client
 from tests.serving import served
 from tests.test_uploads import app_of, client_of

@@ -11,8 +11,8 @@ import pytest
 from graph import ids
 from graph.app import create_app
 from graph.intake import Limits
-from models.roles import Scope
-from models.world import World
+from models.runtime.environment import World
+from models.users.roles import Scope
 from resolvers import resuming, uploads
 from tests.conftest import context
 from tests.serving import served

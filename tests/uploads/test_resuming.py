@@ -15,7 +15,7 @@ from graph.intake import Limits
 from mail import arriving, spool
 from mail.housekeeping import swept, tidy
 from models.errors import NotFound
-from models.world import World
+from models.runtime.environment import World
 from resolvers import uploads
 from tests.conftest import Clock, context, raw_message
 from tests.rich import noise

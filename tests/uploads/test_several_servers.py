@@ -20,8 +20,8 @@ from mail.blobs.collect import collect
 from mail.blobs.store import open_store
 from mail.housekeeping import swept, tidy
 from mail.verify.everything import verify
-from models.blobs import UploadPart
-from models.world import World
+from models.files.blobs import UploadPart
+from models.runtime.environment import World
 from resolvers import resuming, uploads
 from tests.conftest import Clock, context
 from tests.mail.test_blobs_store import s3

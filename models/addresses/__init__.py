@@ -1,0 +1,1 @@
+"""Tables of addresses, forwards and rewriting rules."""

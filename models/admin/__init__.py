@@ -1,0 +1,1 @@
+"""Tables of administration: settings, tasks, logs and audits."""

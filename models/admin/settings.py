@@ -1,0 +1,33 @@
+"""Settings that are changed while we run."""
+
+from typing import Any
+
+from sqlalchemy import Column, Index
+from sqlmodel import Field, SQLModel
+
+from models.store.columns import MaybeNumber, Moment, Plain, Row, plain
+
+
+class SettingValue(SQLModel, table=True):
+    """A setting that has another value than its default."""
+
+    __tablename__ = "settings"
+
+    key: str = Field(primary_key=True)
+    value: dict[str, Any] = Field(sa_column=Column(Plain, nullable=True))  # {"value": …}
+    updated_at: Moment
+
+
+class SettingChange(Row, table=True):
+    """What became of a setting, and by whom."""
+
+    __tablename__ = "setting_changes"
+    __table_args__ = (Index("ix_setting_changes_key", "key", "at", "id"),)
+
+    key: str
+    before: dict[str, Any] | None = plain()  # {"value": …}; None: the default
+    after: dict[str, Any] | None = plain()
+    at: Moment
+    actor: str
+    actor_id: MaybeNumber = None
+    reason: str | None = None

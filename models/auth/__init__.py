@@ -1,0 +1,1 @@
+"""Tables of sign-in, credentials and second factors."""

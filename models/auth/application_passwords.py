@@ -1,0 +1,31 @@
+"""Passwords of single programs."""
+
+from datetime import datetime
+
+from sqlalchemy import Index
+from sqlmodel import Field
+
+from models.store.columns import Instant, MaybeMoment, MaybeNumber, Moment, Owned, plain
+
+
+class AppPassword(Owned, table=True):
+    """A password of one program. It is found by its selector, so that one hash is checked."""
+
+    __tablename__ = "app_passwords"
+    __table_args__ = (Index("uq_app_passwords_selector", "user_id", "selector", unique=True),)
+
+    description: str
+    selector: str  # of the password: five hex digits of its SHA-256
+    password: str  # Argon2id, PHC form
+    scopes: list[str] = plain(list)
+    active: bool = True
+    ttl: MaybeNumber = None  # seconds; each use puts the end off by this
+    expires_at: datetime | None = Field(default=None, sa_type=Instant, index=True)
+    last_used_at: MaybeMoment = None
+    last_used_ip: str | None = None
+    last_event_id: MaybeNumber = None  # of the security log
+    made_by: MaybeNumber = None  # the administrator who made it for its user
+    made_by_key: MaybeNumber = None  # or the API key, without an account
+    maker: str | None = None  # the maker's name; None: the user has made it
+    created_at: Moment
+    updated_at: MaybeMoment = None

@@ -1,0 +1,39 @@
+"""The security log: who tried to sign in, and what was done to credentials."""
+
+from typing import Any
+
+from sqlalchemy import Index
+from sqlmodel import Field
+
+from models.store.columns import MaybeMoment, MaybeNumber, Moment, Number, Row, plain, ref
+
+# Kind of the task that writes to the account: resolvers/credentials/securityletter.py
+LETTER = "SECURITY_LETTER"
+
+
+class AuthEvent(Row, table=True):
+    """A security event. Equal ones are one row, for six hours from the first."""
+
+    __tablename__ = "auth_events"
+    __table_args__ = (
+        Index("ix_auth_events_user_id", "user_id", "created_at", "id"),
+        Index("ix_auth_events_created_at", "created_at", "id"),
+        Index("ix_auth_events_action", "action", "created_at", "id"),
+        Index("ix_auth_events_ip_key", "ip_key", "created_at", "id"),
+    )
+
+    user_id: int | None = ref("users.id", index=False, default=None)  # None: of no account
+    fold: str = Field(unique=True)  # what makes events equal; of one that is over, with its id
+    action: str  # such as authenticate, totp enable, password change, act as
+    result: str  # success, fail, disabled, suspended
+    protocol: str | None = None
+    ip: str | None = None
+    ip_key: str | None = None  # as 32 hex digits of IPv6: networks are ranges of these
+    session_id: str | None = None
+    by: str | None = None  # the administrator, where it was not the user
+    by_id: MaybeNumber = None
+    detail: dict[str, Any] | None = plain()
+    count: Number = 1
+    created_at: Moment
+    last_at: Moment
+    told_at: MaybeMoment = None  # when the journal told of it last

@@ -1,0 +1,1 @@
+"""Tables of domains, aliases and DKIM keys."""

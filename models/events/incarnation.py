@@ -1,0 +1,156 @@
+"""The incarnation of the store: the line of history that its rows belong to.
+
+A restore of the database returns it to an earlier moment. What clients have seen after that
+moment never happened in the restored database. A new incarnation begins then: the numbers of all
+streams of the journal rise above every number that an earlier incarnation can have given, and
+all mailboxes get a new UIDVALIDITY. So cursors, UIDs and signed links of the lost history are
+recognized, although they look like those of today.
+"""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Connection,
+    case,
+    cast,
+    delete,
+    func,
+    select,
+    update,
+)
+from sqlmodel import Field, SQLModel, col
+
+from models.events.journal import Change, Stream
+from models.mailboxes.tables import Mailbox
+from models.store.columns import Big, Instant, MaybeMoment, Number, Picked, insert_or, table_of
+from models.users.tables import User
+
+MARK = "00/incarnation.json"  # the object that the collector leaves alone, see RestoreGuard
+ROW = 1  # the key of the only row
+RATE = 1 << 23  # numbers a second; the base stays below 2^53 until the year 2060
+EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
+ROOM = 1 << 20  # at least so far above the last number of a stream
+# More mailboxes than were created in the lost history: UIDVALIDITY is counted from the clock.
+MAILBOXES = int(timedelta(days=1).total_seconds())
+
+
+class StoreIncarnation(SQLModel, table=True):
+    """The incarnation of this store, in one row."""
+
+    __tablename__ = "store_incarnation"
+
+    id: int = Field(primary_key=True, sa_type=Big, sa_column_kwargs={"autoincrement": False})
+    store: str  # random: a mark of another store says nothing about this one
+    number: Number = 0  # how many incarnations have begun after the first
+    base: Number = 0  # numbers of earlier incarnations are below it; 0 in the first
+    beat: Number = 0  # rises with each mark that is written outside the database
+    began_at: MaybeMoment = None
+    reason: str | None = None  # why this incarnation began
+
+
+class DroppedObject(SQLModel, table=True):
+    """An object that no row names any more; it is kept as long as a restore may need it."""
+
+    __tablename__ = "dropped_objects"
+
+    name: str = Field(primary_key=True)
+    at: datetime = Field(sa_type=Instant, index=True)  # when no row named it for the first time
+
+
+@dataclass(frozen=True, slots=True)
+class Incarnation:
+    """The incarnation that a process works in."""
+
+    store: str = ""
+    number: int = 0
+    base: int = 0
+    beat: int = 0
+    began_at: datetime | None = None  # None: the first
+
+
+COLUMNS = tuple(
+    getattr(StoreIncarnation, name) for name in ("store", "number", "base", "beat", "began_at")
+)
+READ = select(*COLUMNS).where(col(StoreIncarnation.id) == ROW)
+
+
+def incarnation_of(row: Picked | None) -> Incarnation:
+    """The incarnation that a row of `READ` says; the first if there is no row."""
+    return Incarnation(*row) if row else Incarnation()
+
+
+def create(connection: Connection, store: str) -> None:
+    """Write the row of the first incarnation unless there is a row."""
+    new = insert_or(connection.dialect.name, StoreIncarnation)
+    values = {"id": ROW, "store": store, "number": 0, "base": 0, "beat": 0}
+    connection.execute(new.values(**values).on_conflict_do_nothing())
+
+
+def advance(connection: Connection) -> Incarnation:
+    """Raise the beat by one, which a mark outside the database then tells of."""
+    beat = update(StoreIncarnation).where(col(StoreIncarnation.id) == ROW)
+    raised = beat.values(beat=StoreIncarnation.beat + 1)
+    return Incarnation(*connection.execute(raised.returning(*COLUMNS)).one())
+
+
+def lock(connection: Connection) -> Incarnation:
+    """Hold the row until the transaction ends."""
+    return Incarnation(*connection.execute(READ.with_for_update()).one())
+
+
+def begin(connection: Connection, above: Incarnation, *, reason: str, at: datetime) -> Incarnation:
+    """Begin a new incarnation; the row is locked.
+
+    `above` holds the highest base and beat known, in the database or outside.
+    """
+    clock = int((at - EPOCH).total_seconds() * RATE)
+    base = max(clock, above.base + ROOM)
+    _raise_streams(connection, base, at)
+    _renew_uid_validity(connection, int(at.timestamp()) + MAILBOXES)
+    begun = {
+        "number": max(above.number, 0) + 1,
+        "base": base,
+        "beat": above.beat + 1,
+        "began_at": at,
+        "reason": reason,
+    }
+    row = update(StoreIncarnation).where(col(StoreIncarnation.id) == ROW).values(**begun)
+    return Incarnation(*connection.execute(row.returning(*COLUMNS)).one())
+
+
+def _raise_streams(connection: Connection, base: int, at: datetime) -> None:
+    """Let all streams go on above `base`, with nothing left of what was before."""
+    room = col(Stream.last) + ROOM
+    last = case((room > base, room), else_=cast(base, BigInteger))
+    connection.execute(delete(Change))
+    connection.execute(update(Stream).values(last=last, gone=last, gone_at=at))
+
+
+def _renew_uid_validity(connection: Connection, least: int) -> None:
+    """Give all mailboxes a UIDVALIDITY that none of the account has had."""
+    users, mailboxes = table_of(User), table_of(Mailbox)
+    start: ColumnElement[int] = case(
+        (users.c.uid_validity > least, users.c.uid_validity), else_=cast(least, BigInteger)
+    )
+    nth = func.row_number().over(
+        partition_by=mailboxes.c.user_id, order_by=(mailboxes.c.uid_validity, mailboxes.c.id)
+    )
+    new = (
+        select(mailboxes.c.id, mailboxes.c.user_id, (start + nth).label("uid_validity"))
+        .join(users, users.c.id == mailboxes.c.user_id)
+        .subquery()
+    )
+    connection.execute(
+        update(mailboxes).where(mailboxes.c.id == new.c.id).values(uid_validity=new.c.uid_validity)
+    )
+    most = (
+        select(mailboxes.c.user_id, func.max(mailboxes.c.uid_validity).label("uid_validity"))
+        .group_by(mailboxes.c.user_id)
+        .subquery()
+    )
+    connection.execute(
+        update(users).where(users.c.id == most.c.user_id).values(uid_validity=most.c.uid_validity)
+    )

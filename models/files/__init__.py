@@ -1,0 +1,1 @@
+"""Tables of stored files and uploads."""

@@ -1,0 +1,89 @@
+"""Which bytes are stored, and what refers to them. The bytes: mail/blobs."""
+
+from datetime import datetime
+from enum import StrEnum
+
+from sqlalchemy import LargeBinary, UniqueConstraint
+from sqlmodel import Field, SQLModel
+
+from models.store.columns import Instant, MaybeMoment, Moment, Number, Owned, Row, ref
+
+COLD = ".cold"  # how the names of objects in the cold store end
+
+
+class StorageTier(StrEnum):
+    """Where bytes lie: where they are read fast, or where they cost less."""
+
+    HOT = "HOT"
+    COLD = "COLD"
+
+
+class Blob(Row, table=True):
+    """A piece of a message, once per tenant. Small ones lie here, large ones in the store."""
+
+    __tablename__ = "blobs"
+    __table_args__ = (UniqueConstraint("tenant_id", "digest"),)
+
+    tenant_id: Number
+    digest: str  # SHA-256 of the plain bytes, hex
+    size: Number  # plain bytes
+    stored_size: Number  # compressed bytes
+    codec: str
+    name: str | None = Field(default=None, unique=True)  # in the store
+    data: bytes | None = Field(default=None, sa_type=LargeBinary)
+    created_at: Moment
+    damaged_at: MaybeMoment = None  # when `check --repair` found no bytes of this digest
+
+
+class MessageBlob(SQLModel, table=True):
+    """A message needs a blob. No counter: these rows are the count."""
+
+    __tablename__ = "message_blobs"
+
+    message_id: int = ref("messages.id", primary_key=True, index=False)
+    blob_id: int = ref("blobs.id", primary_key=True, ondelete="RESTRICT")
+
+
+class SubmissionBlob(SQLModel, table=True):
+    """A message on its way needs a blob, also when its stored copy is gone."""
+
+    __tablename__ = "submission_blobs"
+
+    submission_id: int = ref("submissions.id", primary_key=True, index=False)
+    blob_id: int = ref("blobs.id", primary_key=True, ondelete="RESTRICT")
+
+
+class Upload(Owned, table=True):
+    """Bytes sent before the mutation that uses them. Kept for a day.
+
+    An unfinished upload has neither `digest` nor `blob_name`. On SQLite its bytes are in a file
+    of the machine (mail/arriving.py), on PostgreSQL in the objects of its parts (`UploadPart`).
+    """
+
+    __tablename__ = "uploads"
+
+    size: Number
+    received: Number = 0  # bytes that are safe; not used when the upload is finished
+    digest: str | None = None  # SHA-256, hex
+    content_type: str
+    filename: str | None = None
+    told: str | None = None  # Upload-Metadata, as it came
+    blob_name: str | None = Field(default=None, unique=True)  # in the store, not compressed
+    created_at: Moment
+    expires_at: datetime = Field(sa_type=Instant, index=True)
+
+
+class UploadPart(Row, table=True):
+    """Bytes of an unfinished upload that are stored as an object, on PostgreSQL.
+
+    The parts of an upload follow one another without gaps, and end at `Upload.received`.
+    """
+
+    __tablename__ = "upload_parts"
+    __table_args__ = (UniqueConstraint("upload_id", "start"),)
+
+    upload_id: int = ref("uploads.id", index=False)  # the constraint has an index
+    start: Number  # offset of the first byte in the upload
+    size: Number
+    digest: str  # SHA-256, hex
+    name: str = Field(unique=True)  # in the store, not compressed

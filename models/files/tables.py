@@ -1,0 +1,60 @@
+"""Files for drafts, and links to them that are given out."""
+
+from enum import StrEnum
+
+from sqlalchemy import Index
+from sqlmodel import Field
+
+from models.store.columns import (
+    Instant,
+    MaybeMoment,
+    MaybeNumber,
+    Moment,
+    Number,
+    Owned,
+    choice,
+    ref,
+)
+
+
+class FileAttachmentMode(StrEnum):
+    """How somebody gets a file."""
+
+    ATTACH = "ATTACH"
+    LINK = "LINK"
+    SHARE_RO = "SHARE_RO"
+    SHARE_RW = "SHARE_RW"
+
+
+class File(Owned, table=True):
+    """A stored file. Pages run by (created_at, id)."""
+
+    __tablename__ = "files"
+    __table_args__ = (Index("files_of_user", "user_id", "created_at", "id"),)
+
+    filename: str
+    content_type: str
+    size: Number
+    digest: str  # SHA-256, hex
+    blob_id: int = ref("blobs.id", ondelete="RESTRICT")
+    created_at: Moment
+    updated_at: Moment
+    used_at: Moment = Field(sa_type=Instant, index=True)  # to about a day; without shares it ends
+
+
+class FileShare(Owned, table=True):
+    """A link to a file. Its address is worked out of the key and our secret: it is not stored."""
+
+    __tablename__ = "file_shares"
+
+    file_id: int = ref("files.id")
+    mode: FileAttachmentMode = choice(FileAttachmentMode)
+    blob_id: int | None = ref("blobs.id", ondelete="RESTRICT", default=None)  # a copy as of then
+    size: MaybeNumber = None  # of the copy
+    digest: str | None = None  # of the copy
+    password: str | None = None  # PHC: resolvers/passwords.py
+    expires_at: MaybeMoment = Field(default=None, sa_type=Instant, index=True)
+    idle: bool = False  # each access puts the end off
+    access_count: Number = 0
+    last_access_at: MaybeMoment = None
+    created_at: Moment

@@ -1,0 +1,1 @@
+"""Tables of filters and Sieve scripts."""

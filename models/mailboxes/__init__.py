@@ -1,0 +1,1 @@
+"""Tables of mailboxes and shares."""

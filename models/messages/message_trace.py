@@ -1,0 +1,61 @@
+"""What became of messages, step by step, for as long as operators may ask."""
+
+from enum import StrEnum
+
+from sqlalchemy import Index, text
+from sqlmodel import Field
+
+from models.store.columns import MaybeNumber, Moment, Row, choice
+
+
+class LogComponent(StrEnum):
+    """A part of the server that decides about mail."""
+
+    MTA = "MTA"
+    SPAM = "SPAM"
+    STORE = "STORE"
+
+
+class MessageStep(Row, table=True):
+    """A step of a message for one recipient. With a submission: that it entered the queue."""
+
+    __tablename__ = "message_steps"
+    __table_args__ = (
+        Index("message_steps_of_queue_id", "queue_id", "at", "id"),
+        Index(
+            "message_steps_of_message_id",
+            *("message_id", "at", "id"),
+            sqlite_where=text("message_id IS NOT NULL"),
+            postgresql_where=text("message_id IS NOT NULL"),
+        ),
+        *(
+            Index(
+                f"message_steps_of_{name}",
+                *(column, "at", "id"),
+                sqlite_where=text(f"{column} IS NOT NULL"),
+                postgresql_where=text(f"{column} IS NOT NULL"),
+            )
+            for name, column in (
+                ("recipient", "compared"),
+                ("recipient_domain", "recipient_domain"),
+                ("sender", "sender_compared"),
+                ("sender_domain", "sender_domain"),
+            )
+        ),
+    )
+
+    at: Moment = Field(index=True)
+    queue_id: str  # that was given when it came in, or into the queue
+    message_id: str | None = None  # in angle brackets, cut: mail/messagetrace.py
+    component: LogComponent = choice(LogComponent, default=LogComponent.MTA)
+    event: str
+    detail: str | None = None
+    address: str | None = None  # of the recipient, as given
+    compared: str | None = None  # the same in normal form
+    recipient_domain: str | None = None  # of `compared`
+    sender: str | None = None  # of the envelope, as given; None if it is empty or not known
+    sender_compared: str | None = None  # the same in normal form
+    sender_domain: str | None = None  # of `sender_compared`
+    stored_message_id: MaybeNumber = None  # the message that was stored or is sent; may be gone
+    domain_id: MaybeNumber = None  # whose administrators may see it; it may be gone
+    submission_id: MaybeNumber = None  # which may be gone

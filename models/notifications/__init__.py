@@ -1,0 +1,1 @@
+"""Tables of webhooks and push notifications."""

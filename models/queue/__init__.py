@@ -1,0 +1,1 @@
+"""Tables of the outbound queue and rate limits."""

@@ -1,0 +1,1 @@
+"""Tables of routes of outgoing mail."""

@@ -1,0 +1,190 @@
+"""The text index: FTS5 on SQLite, a tsvector of our own words on PostgreSQL.
+
+Each message is a row, whose number is its id. Its owner's token is a word of the row, so
+that the index itself finds only the owner's; deleted messages are left in and joined away.
+What a replaced draft was is taken out.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import orjson
+from sqlalchemy import (
+    BindParameter,
+    Connection,
+    String,
+    TableClause,
+    TextClause,
+    bindparam,
+    column,
+    select,
+    table,
+    text,
+)
+
+from models.store.columns import Big
+
+TABLE = "search_words"
+NEXT = "search_words_next"  # an index that is being made anew, beside the one in use
+APART = "\u2022"  # is in no word: neither a letter nor a digit
+ENGINES = {"sqlite": "SQLite FTS5", "postgresql": "PostgreSQL tsvector, GIN"}
+
+
+def _create(name: str) -> dict[str, tuple[str, ...]]:
+    return {
+        "sqlite": (
+            f"CREATE VIRTUAL TABLE {name} USING fts5"
+            "(owner, words, content='', tokenize='ascii')",  # the words are divided and folded
+        ),
+        "postgresql": (
+            f"CREATE TABLE {name} (rowid bigint PRIMARY KEY, words tsvector NOT NULL)",
+            f"CREATE INDEX ix_{name}_words ON {name} USING gin (words) WITH (fastupdate = off)",
+        ),
+    }
+
+
+CREATE = _create(TABLE)
+DROP = (f"DROP TABLE {TABLE}",)
+CREATE_NEXT = {
+    dialect: (f"DROP TABLE IF EXISTS {NEXT}", *made) for dialect, made in _create(NEXT).items()
+}
+TAKE_OVER = {
+    "sqlite": (f"ALTER TABLE {NEXT} RENAME TO {TABLE}",),
+    "postgresql": (
+        f"ALTER TABLE {NEXT} RENAME TO {TABLE}",
+        f"ALTER INDEX {NEXT}_pkey RENAME TO {TABLE}_pkey",
+        f"ALTER INDEX ix_{NEXT}_words RENAME TO ix_{TABLE}_words",
+    ),
+}
+# Messages that an index has not which is to be put in use: of keys alone, since rows are wide.
+LOST = {
+    "sqlite": "SELECT id FROM messages EXCEPT SELECT id FROM search_words_next_docsize",
+    "postgresql": "SELECT id FROM messages EXCEPT SELECT rowid FROM search_words_next",
+}
+
+_INSERT = {
+    "sqlite": "INSERT INTO search_words (rowid, owner, words) VALUES (:id, :owner, :words)",
+    "postgresql": "INSERT INTO search_words (rowid, words)"
+    " VALUES (:id, cast(:words AS text)::tsvector) ON CONFLICT (rowid) DO NOTHING",
+}
+_DELETE = {
+    "sqlite": "INSERT INTO search_words (search_words, rowid, owner, words)"
+    " VALUES ('delete', :id, :owner, :words)",
+    "postgresql": "DELETE FROM search_words WHERE rowid = :id",
+}
+_FOUND = {
+    "sqlite": "SELECT rowid FROM search_words WHERE search_words MATCH :query",
+    "postgresql": "SELECT rowid FROM search_words WHERE words @@ cast(:query AS text)::tsquery",
+}
+_LISTED = {
+    "sqlite": "SELECT value FROM json_each(:ids)",
+    "postgresql": "SELECT value::bigint FROM jsonb_array_elements_text(cast(:ids AS jsonb))",
+}
+
+
+def owner(user_id: int) -> str:
+    """The word that all rows of a user have, and no text can."""
+    return f"u{user_id}{APART}"
+
+
+def rows(dialect: str, name: str = TABLE) -> TableClause:
+    """The rows of the index, with one column: the keys of messages.
+
+    FTS5 finds a row that is not there too, where it keeps no content: so ask what it keeps.
+    """
+    if dialect == "sqlite":
+        return table(f"{name}_docsize", column("id", Big))
+    return table(name, column("rowid", Big))
+
+
+def there(dialect: str, name: str) -> TextClause:
+    """Whether there is an index of this name: a row, or none."""
+    if dialect == "sqlite":
+        asked = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = :name"
+    else:
+        asked = "SELECT 1 WHERE to_regclass(:name) IS NOT NULL"
+    return text(asked).bindparams(name=name)
+
+
+def insert(dialect: str, name: str = TABLE) -> TextClause:
+    """To index a message: `id`, `owner`, and `words` as `mail/searchindex.py` writes them."""
+    return text(_INSERT[dialect].replace(TABLE, name))
+
+
+def delete(dialect: str, name: str = TABLE) -> TextClause:
+    """To forget a message: FTS5 must be told the very words that it was given."""
+    return text(_DELETE[dialect].replace(TABLE, name))
+
+
+def forget(connection: Connection, words: Mapping[str, Any], *, known: bool) -> None:
+    """Forget a message, which the index knows or not, and in one that is being made as well."""
+    dialect = connection.dialect.name
+    if known:
+        connection.execute(delete(dialect), dict(words))
+    if connection.execute(there(dialect, NEXT)).first():
+        listed = rows(dialect, NEXT)
+        (key,) = listed.c
+        if connection.execute(select(key).where(key == words["id"])).first():
+            connection.execute(delete(dialect, NEXT), dict(words))
+
+
+def found(dialect: str, query: str, ids: Sequence[int] = ()) -> TextClause:
+    """To find message ids: `query` as `mail/searchindex.py` writes it; and these ids besides."""
+    asked = _FOUND[dialect]
+    given: list[BindParameter[Any]] = [bindparam("query", query, unique=True)]
+    if ids:
+        asked += f" UNION ALL {_LISTED[dialect]}"
+        given.append(bindparam("ids", orjson.dumps(list(ids)).decode(), unique=True))
+    return text(asked).bindparams(*given)
+
+
+# Of an SQLite index; with the same parameters. One row each: for every row that is fetched a
+# thread has to wait for its turn again.
+SOME = text("""
+SELECT count(*) AS many, json_group_array(rowid) AS ids
+FROM (SELECT rowid FROM search_words WHERE search_words MATCH :query LIMIT :most)
+""")
+WITHIN = text("""
+SELECT rowid FROM search_words
+WHERE search_words MATCH :query
+  AND rowid >= (SELECT low FROM stretch) AND rowid <= (SELECT high FROM stretch)
+UNION ALL SELECT value FROM json_each(:ids)
+""")
+_GIVEN = (bindparam("query", type_=String), bindparam("ids", type_=String))
+ALL = {
+    dialect: text(f"{_FOUND[dialect]} UNION ALL {_LISTED[dialect]}").bindparams(*_GIVEN)
+    for dialect in _FOUND
+}
+ALONE = text(_FOUND["postgresql"]).bindparams(_GIVEN[0])  # where nothing waits
+LISTED = text("SELECT value AS rowid FROM json_each(:ids)").bindparams(_GIVEN[1])
+
+_SIZE = {
+    "sqlite": "SELECT coalesce(sum(length(block)), 0) AS size FROM search_words_data",
+    "postgresql": "SELECT pg_total_relation_size('search_words') AS size",
+}
+_HITS = {
+    "sqlite": """
+SELECT rowid, -bm25(search_words) AS score FROM search_words
+WHERE search_words MATCH :query AND rowid < :before ORDER BY rowid DESC LIMIT :many""",
+    "postgresql": """
+SELECT rowid, ts_rank(words, cast(:query AS text)::tsquery) AS score FROM search_words
+WHERE words @@ cast(:query AS text)::tsquery AND rowid < :before ORDER BY rowid DESC LIMIT :many""",
+}
+# Whether there is more to merge shows in what has changed.
+MERGE = text("INSERT INTO search_words (search_words, rank) VALUES ('merge', :pages)")
+CHANGED = text("SELECT total_changes()")
+# Of messages that have gone; FTS5 would have to be told their words.
+DEAD = text("""
+DELETE FROM search_words WHERE rowid > :after AND rowid <= :last
+  AND NOT EXISTS (SELECT 1 FROM messages WHERE id = search_words.rowid)
+""")
+
+
+def size(dialect: str) -> TextClause:
+    """To ask how many bytes the index takes."""
+    return text(_SIZE[dialect])
+
+
+def hits(dialect: str, query: str, before: int, many: int) -> TextClause:
+    """To find message ids with their scores, the highest id first, from below an id."""
+    return text(_HITS[dialect]).bindparams(query=query, before=before, many=many)

@@ -1,0 +1,1 @@
+"""Tables of spam filtering, sender rules and quarantine."""

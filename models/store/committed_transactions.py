@@ -1,0 +1,43 @@
+"""Which transactions became durable, for callers that are cancelled meanwhile."""
+
+import asyncio
+from contextvars import ContextVar
+from dataclasses import dataclass
+
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+from models.store import cancel_safety
+
+COMMITTED = "committed"  # key in the `info` of a session
+
+
+@dataclass
+class WorkProgress:
+    """Whether a piece of work, such as one field of a mutation, has committed a transaction."""
+
+    committed: bool = False
+
+
+# The piece of work that the current task does, if a caller wants to know how far it came.
+current_work: ContextVar[WorkProgress | None] = ContextVar("current_work", default=None)
+
+
+def note_commit() -> None:
+    """Note that the current piece of work has committed a transaction."""
+    if work := current_work.get():
+        work.committed = True
+
+
+def is_committed(session: AsyncSession | None) -> bool:
+    """True if the transaction of this session is durable."""
+    return session is not None and bool(session.info.get(COMMITTED))
+
+
+async def commit(session: AsyncSession) -> None:
+    """Commit a transaction. A cancellation is raised after the commit has ended."""
+    committing = asyncio.ensure_future(session.commit())
+    try:
+        await cancel_safety.to_the_end(committing)
+    finally:
+        if not committing.cancelled() and committing.exception() is None:
+            session.info[COMMITTED] = True

@@ -1,0 +1,1 @@
+"""PostgreSQL: connections, limits and readers."""

@@ -1,0 +1,148 @@
+"""Connections to PostgreSQL: how every part of Merganser opens one."""
+
+import os
+import pwd
+import random
+import socket
+import struct
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import Any
+from urllib.parse import urlencode
+
+import asyncpg
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+from models.store.outages import StoreUnavailable
+from models.store.postgres.address import AddressError, PostgresHost, parse_postgres_address
+from models.store.postgres.limits import CONNECT_TIMEOUT, KEEPALIVE, NEWER, SESSION, USER_TIMEOUT
+from models.store.postgres.tls import NamedContext, tls_of
+
+FAILURES = (
+    OSError,
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    asyncpg.exceptions.InternalClientError,  # no host has the target session attributes
+)
+
+
+class PostgresConnector:
+    """Opens connections to one address, each with the session settings of the product."""
+
+    def __init__(self, url: str) -> None:
+        self.address = parse_postgres_address(url)
+        self._tls = [tls_of(self.address, host) for host in self.address.hosts]
+        options = self.address.get("options")
+        self._session = {name: value for name, value in SESSION.items() if name not in options}
+
+    async def connect(self, *_given: Any, **_more: Any) -> Any:
+        """Open a connection to the first host that can be used.
+
+        Raises StoreUnavailable, caused by the last failure, if there is none.
+        """
+        places = list(zip(self.address.hosts, self._tls, strict=True))
+        if self.address.get("load_balance_hosts") == "random":
+            random.shuffle(places)
+        wanted = self.address.get("target_session_attrs", "any")
+        failure: Exception = OSError("no host")
+        for attributes in ("standby", "any") if wanted == "prefer-standby" else (wanted,):
+            for host, tls in places:
+                try:
+                    connection = await self._open(host, tls, attributes)
+                    await self._prepare(connection, host)
+                except AddressError:
+                    raise
+                except FAILURES as problem:
+                    failure = problem
+                    continue
+                return connection
+        raise StoreUnavailable("no connection to the store, try again later") from failure
+
+    async def _open(self, host: PostgresHost, tls: NamedContext | None, attributes: str) -> Any:
+        timeout = self.address.number("connect_timeout", CONNECT_TIMEOUT)
+        how: dict[str, Any] = {"ssl": False if tls is None else tls}
+        if tls is not None and self.address.sslmode in {"allow", "prefer"}:
+            how = {"dsn": self._advisory_dsn(), "ssl": None}
+        names = ("user", "password", "passfile", "krbsrvname", "gsslib")
+        known = {name: self.address.get(name) for name in names if self.address.get(name)}
+        return await asyncpg.connect(
+            host=host.address or host.name,
+            port=host.port,
+            database=self.address.get("dbname") or None,
+            server_settings=self._startup(),
+            target_session_attrs=attributes,
+            direct_tls=self.address.get("sslnegotiation") == "direct",
+            timeout=max(timeout, 2) if timeout > 0 else None,  # libpq: 0 waits for ever
+            **known,
+            **how,
+        )
+
+    def _advisory_dsn(self) -> str:
+        """The parameters of TLS that the driver must retry without."""
+        names = (
+            "sslcert", "sslkey", "sslpassword", "ssl_min_protocol_version",
+            "ssl_max_protocol_version",
+        )  # fmt: skip
+        given = {name: self.address.get(name) for name in names if self.address.get(name)}
+        return f"postgresql://?{urlencode({'sslmode': self.address.sslmode, **given})}"
+
+    def _startup(self) -> dict[str, str]:
+        fallback = self.address.get("fallback_application_name", "merganser")
+        startup = {"application_name": self.address.get("application_name", fallback)}
+        if options := self.address.get("options"):
+            startup["options"] = options
+        return startup
+
+    async def _prepare(self, connection: Any, host: PostgresHost) -> None:
+        try:
+            handle = connection._transport.get_extra_info("socket")  # noqa: SLF001
+            if host.is_socket:
+                self._check_peer(handle)
+            else:
+                self._keep_alive(handle.fileno())
+            settings = dict(self._session)
+            if connection.get_server_version().major < NEWER:
+                settings.pop("client_connection_check_interval", None)
+            statements = [f"SET {name} = '{value}'" for name, value in settings.items()]
+            await connection.execute("; ".join(statements))
+        except BaseException:
+            connection.terminate()
+            raise
+
+    def _check_peer(self, handle: Any) -> None:
+        """Check that the server runs as `requirepeer` says."""
+        if name := self.address.get("requirepeer"):
+            size = struct.calcsize("3i")
+            with socket.socket(fileno=os.dup(handle.fileno())) as copy:
+                raw = copy.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
+            found = pwd.getpwuid(struct.unpack("3i", raw)[1]).pw_name
+            if found != name:
+                raise AddressError(f"requirepeer: the server runs as {found}, not as {name}")
+
+    def _keep_alive(self, handle: int) -> None:
+        """Let the kernel notice that the server's machine has vanished."""
+        if self.address.get("keepalives", "1") == "0":
+            return
+        options = {name: self.address.number(name, 0) or value for name, value in KEEPALIVE.items()}
+        with socket.socket(fileno=os.dup(handle)) as copy, suppress(OSError):
+            copy.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            for key, name in (
+                ("TCP_KEEPIDLE", "keepalives_idle"),
+                ("TCP_KEEPINTVL", "keepalives_interval"),
+                ("TCP_KEEPCNT", "keepalives_count"),
+            ):
+                if hasattr(socket, key):
+                    copy.setsockopt(socket.IPPROTO_TCP, getattr(socket, key), options[name])
+            if hasattr(socket, "TCP_USER_TIMEOUT"):
+                timeout = self.address.number("tcp_user_timeout", 0) or USER_TIMEOUT
+                copy.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, timeout)
+
+
+def postgres_engine(url: str, **more: Any) -> AsyncEngine:
+    """Make an engine whose connections are opened by a PostgresConnector.
+
+    Raises AddressError if the address can't be used.
+    """
+    connect: Callable[..., Any] = PostgresConnector(url).connect
+    given: Mapping[str, Any] = {"async_creator_fn": connect}
+    return create_async_engine("postgresql+asyncpg://", connect_args=given, **more)

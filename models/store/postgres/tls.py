@@ -1,0 +1,119 @@
+"""TLS of connections to PostgreSQL, as libpq's `sslmode` documents it (manual, section 34.19)."""
+
+import ssl
+from pathlib import Path
+from typing import Any
+
+from models.store.postgres.address import AddressError, PostgresAddress, PostgresHost
+
+FOLDER = ".postgresql"  # below the home directory: libpq's default files
+
+
+class NamedContext(ssl.SSLContext):
+    """A TLS context that checks and announces a given host name.
+
+    `hostaddr` says where to connect, `host` what the certificate must name.
+    """
+
+    server_name: str | None = None
+    sends_name = True
+
+    def wrap_bio(self, *args: Any, **kwargs: Any) -> ssl.SSLObject:
+        """Wrap a connection for the given name."""
+        if self.server_name is not None:
+            kwargs["server_hostname"] = self.server_name
+        if not self.sends_name and not self.check_hostname:
+            kwargs["server_hostname"] = None
+        return super().wrap_bio(*args, **kwargs)
+
+
+def tls_of(address: PostgresAddress, host: PostgresHost) -> NamedContext | None:
+    """Make the TLS context for a host; None if it is reached without TLS.
+
+    Raises AddressError if a file of the address can't be used.
+    """
+    mode = address.sslmode
+    if host.is_socket or mode == "disable":
+        return None
+    context = NamedContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = mode == "verify-full"
+    context.verify_mode = ssl.CERT_REQUIRED if mode.startswith("verify") else ssl.CERT_NONE
+    if mode in {"require", "verify-ca", "verify-full"}:
+        _load_roots(context, address, mode)
+    _load_client_certificate(context, address)
+    _set_versions(context, address)
+    context.set_alpn_protocols(["postgresql"])
+    context.server_name = host.name if host.address else None
+    context.sends_name = address.get("sslsni", "1") == "1"
+    if path := address.get("sslkeylogfile"):
+        context.keylog_filename = path
+    return context
+
+
+def _load_roots(context: NamedContext, address: PostgresAddress, mode: str) -> None:
+    """Load the certificates to trust. `require` verifies only if there is a file of them."""
+    given, own = address.get("sslrootcert"), _own("root.crt")
+    if given == "system" or (not given and address.get("channel_binding") == "require"):
+        context.load_default_certs()
+    elif given or own:
+        _load(context, "sslrootcert", given or str(own))
+        context.verify_mode = ssl.CERT_REQUIRED
+    elif mode != "require":
+        raise AddressError(
+            f"sslmode={mode} needs certificates to trust: set sslrootcert to a file, or to system"
+        )
+    revoked, folder = address.get("sslcrl") or _own("root.crl"), address.get("sslcrldir")
+    if context.verify_mode is ssl.CERT_REQUIRED and (revoked or folder):
+        if revoked:
+            _load(context, "sslcrl", str(revoked))
+        if folder:
+            context.load_verify_locations(capath=folder)
+        context.verify_flags |= ssl.VERIFY_CRL_CHECK_CHAIN
+
+
+def _load(context: NamedContext, name: str, path: str) -> None:
+    try:
+        context.load_verify_locations(cafile=path)
+    except (OSError, ssl.SSLError) as problem:
+        raise _unusable(name, path, problem) from None
+
+
+def _load_client_certificate(context: NamedContext, address: PostgresAddress) -> None:
+    if address.get("sslcertmode") == "disable":
+        return
+    certificate = address.get("sslcert") or _own("postgresql.crt")
+    key = address.get("sslkey") or _own("postgresql.key")
+    if certificate:
+        try:
+            context.load_cert_chain(
+                certificate, key or None, password=lambda: address.get("sslpassword")
+            )
+        except (OSError, ssl.SSLError) as problem:
+            raise _unusable("sslcert or sslkey", str(certificate), problem) from None
+
+
+def _set_versions(context: NamedContext, address: PostgresAddress) -> None:
+    least = address.get("ssl_min_protocol_version", "TLSv1.2")
+    context.minimum_version = _version(least)
+    if most := address.get("ssl_max_protocol_version"):
+        context.maximum_version = _version(most)
+        if context.maximum_version < context.minimum_version:
+            raise AddressError("ssl_max_protocol_version is below ssl_min_protocol_version")
+
+
+def _version(name: str) -> ssl.TLSVersion:
+    return ssl.TLSVersion[name.replace(".", "_")]
+
+
+def _own(name: str) -> Path | None:
+    """Libpq's default file in the home directory, if it exists."""
+    try:
+        path = Path.home() / FOLDER / name
+    except RuntimeError:
+        return None
+    return path if path.is_file() else None
+
+
+def _unusable(name: str, path: str, problem: Exception) -> AddressError:
+    reason = getattr(problem, "strerror", None) or type(problem).__name__
+    return AddressError(f"the file {path} of {name} can't be used: {reason}")

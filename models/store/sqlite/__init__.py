@@ -1,0 +1,1 @@
+"""SQLite: connections, write lock and group commit."""

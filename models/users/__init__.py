@@ -1,0 +1,1 @@
+"""Tables of users, their settings and quota."""

@@ -1,0 +1,137 @@
+"""What lists of accounts are found and ordered by, where a plain index does not do.
+
+Parts of names by an index of trigrams: FTS5's own on SQLite; on PostgreSQL, where no extension
+may be asked for, an index over a function of ours. `users.words` is what is searched. Parts of
+fewer than three letters have no trigram: for those, lists look for beginnings. Their indexes on
+PostgreSQL compare by bytes, as SQLite's do anyway, so that what begins alike lies together.
+"""
+
+from datetime import datetime
+from typing import Any
+
+import idna
+from sqlalchemy import (
+    BindParameter,
+    ColumnElement,
+    Label,
+    bindparam,
+    collate,
+    func,
+    literal_column,
+    text,
+)
+from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy.types import Text
+from sqlmodel import col
+
+from models.store.columns import Big, Instant
+from models.users.tables import User
+
+LETTERS = 3  # of a trigram
+LAST = "\U0010ffff"  # behind all that begins alike
+_LAST_LOGIN = {  # of those who never did the beginning of time: null has no place in an order
+    "sqlite": "coalesce(users.last_login_at, '1970-01-01 00:00:00.000000')",
+    "postgresql": "coalesce(users.last_login_at, '1970-01-01 00:00:00+00'::timestamptz)",
+}
+
+
+def _index_of_logins(dialect: str) -> str:
+    expression = _LAST_LOGIN[dialect].replace("users.", "")
+    return f"CREATE INDEX search_users_logins ON users ({expression}, id)"
+
+
+CREATE = {
+    "sqlite": (
+        "CREATE VIRTUAL TABLE search_users USING fts5"
+        "(words, content='users', content_rowid='id', tokenize='trigram')",
+        "INSERT INTO search_users (rowid, words) SELECT id, words FROM users",
+        "CREATE TRIGGER search_users_made AFTER INSERT ON users BEGIN"
+        " INSERT INTO search_users (rowid, words) VALUES (new.id, new.words); END",
+        "CREATE TRIGGER search_users_gone AFTER DELETE ON users BEGIN"
+        " INSERT INTO search_users (search_users, rowid, words)"
+        " VALUES ('delete', old.id, old.words); END",
+        "CREATE TRIGGER search_users_changed AFTER UPDATE OF words ON users"
+        " WHEN old.words <> new.words BEGIN"
+        " INSERT INTO search_users (search_users, rowid, words)"
+        " VALUES ('delete', old.id, old.words);"
+        " INSERT INTO search_users (rowid, words) VALUES (new.id, new.words); END",
+        _index_of_logins("sqlite"),
+    ),
+    "postgresql": (
+        "CREATE FUNCTION trigrams_of(words text) RETURNS text[] LANGUAGE sql IMMUTABLE"
+        " PARALLEL SAFE RETURNS NULL ON NULL INPUT AS $$ SELECT coalesce(array_agg(DISTINCT"
+        " substr(words, place, 3)), ARRAY[]::text[])"
+        " FROM generate_series(1, length(words) - 2) AS place $$",
+        "CREATE INDEX search_users_words ON users USING gin (trigrams_of(words))"
+        " WITH (fastupdate = off)",
+        'CREATE INDEX search_users_names ON users (username_key COLLATE "C")',
+        'CREATE INDEX search_users_mains ON addresses (local COLLATE "C") WHERE main',
+        _index_of_logins("postgresql"),
+    ),
+}
+DROP = {
+    "sqlite": (
+        "DROP TRIGGER search_users_made",
+        "DROP TRIGGER search_users_gone",
+        "DROP TRIGGER search_users_changed",
+        "DROP TABLE search_users",
+        "DROP INDEX search_users_logins",
+    ),
+    "postgresql": (
+        "DROP INDEX search_users_logins",
+        "DROP INDEX search_users_mains",
+        "DROP INDEX search_users_names",
+        "DROP INDEX search_users_words",
+        "DROP FUNCTION trigrams_of(text)",
+    ),
+}
+
+
+def words_of(username: str, name: str | None, address: str | None) -> str:
+    """What an account is found by; each part in a line of its own, so that none runs over.
+
+    User name and address stand there as they are shown, and as they are compared: without dots,
+    the domain in Unicode.
+    """
+    parts = [part.casefold() for part in (username, name, address) if part]
+    plain = [_compared(part.casefold()) for part in (username, address) if part]
+    return "\n".join(dict.fromkeys(parts + plain))
+
+
+def _compared(name: str) -> str:
+    local, at, domain = name.partition("@")
+    return local.replace(".", "") + at + ".".join(map(_decoded, domain.split(".")))
+
+
+def _decoded(label: str) -> str:
+    try:
+        return idna.decode(label) if label.startswith("xn--") else label
+    except idna.IDNAError:
+        return label
+
+
+def holding(dialect: str, part: str) -> ColumnElement[bool]:
+    """Whether the account's words hold this part, of three letters or more, in any case."""
+    part = part.casefold()
+    held: ColumnElement[bool] = col(User.words).contains(part, autoescape=True)
+    if dialect == "sqlite":
+        quoted = '"' + part.replace('"', '""') + '"'
+        found = text("SELECT rowid FROM search_users WHERE search_users MATCH :part")
+        # unique: there may be others in the statement
+        given: BindParameter[str] = bindparam("part", quoted, unique=True)
+        return col(User.id).in_(found.bindparams(given).columns(rowid=Big)) & held
+    grams = sorted({part[at : at + LETTERS] for at in range(len(part) - LETTERS + 1)})
+    indexed = func.trigrams_of(literal_column("users.words"), type_=ARRAY(Text))
+    return indexed.contains(grams) & held
+
+
+def beginning(dialect: str, column: Any, part: str) -> ColumnElement[bool]:
+    """Whether the text of a column begins so, in this case: a range of its index."""
+    text = collate(column, "C") if dialect == "postgresql" else column
+    found: ColumnElement[bool] = (text >= part) & (text < part + LAST)
+    return found
+
+
+def last_login(dialect: str) -> Label[datetime]:
+    """Return SQL for the time of the last sign-in; EPOCH if the user never signed in."""
+    return literal_column(_LAST_LOGIN[dialect], type_=Instant()).label("last_seen")
