@@ -17,7 +17,8 @@ from bench.load import Asker, Target, asking, post
 from bench.measure import Fact
 from bench.server import Server, fine_cpu, running, settled
 from bench.sides import Kind, postgres
-from mail import addresses, delivery
+from mail.recipients import address_resolution
+from mail.storage import received_messages
 from merganser.building import on_behalf, opened, owner
 from merganser.settings import Settings
 from models.events.journal import Change, ChangeKind, Stream
@@ -86,8 +87,11 @@ async def fill(world: World, user_id: int, many: int, done: Step) -> int:
 
 async def _models(world: World, user_id: int) -> tuple[list[dict[str, Any]], int]:
     """The journal's rows of a message that came and was flagged; how far the stream is."""
-    letter, to = await delivery.read(Writer().letter(0)), await addresses.recipient(world, READER)
-    placed = await delivery.receive(world, letter, to, "bob@example.com")
+    letter, to = (
+        await received_messages.read(Writer().letter(0)),
+        await address_resolution.recipient(world, READER),
+    )
+    placed = await received_messages.receive(world, letter, to, "bob@example.com")
     flag = Order(Selection([placed.message_id]), Changes.of({"flagged": True}))
     await bulk.carry_out(on_behalf(world, user_id), flag)
     asked = select(*picked(Change)).where(col(Change.stream_id) == user_id)

@@ -26,7 +26,8 @@ from bench.measure import Line
 from bench.server import Server, bounded, running
 from bench.sides import Kind, postgres
 from graph.ids import encode
-from mail import addresses, delivery
+from mail.recipients import address_resolution
+from mail.storage import received_messages
 from merganser.building import on_behalf, opened, owner
 from merganser.settings import Settings
 from models.messages.tables import Message, Thread
@@ -104,9 +105,9 @@ async def _account(world: World, address: str, count: int, first: int) -> Accoun
     ctx = on_behalf(world, user.id)
     paths = [f"Projects/Year {nth % 5}/No {nth:02}" for nth in range(BOXES)]
     await mailboxes.create(ctx, NewMailboxes(paths))
-    to = await addresses.recipient(world, address)
-    letter = await delivery.read(Writer().letter(1, size=4000, attached=b""))
-    await delivery.receive(world, letter, to, "carol@example.com")
+    to = await address_resolution.recipient(world, address)
+    letter = await received_messages.read(Writer().letter(1, size=4000, attached=b""))
+    await received_messages.receive(world, letter, to, "carol@example.com")
     rows = await mailboxes.all_of(ctx, user.id, {"id", "path"})
     boxes = {box.path: box.id for box in rows}
     there = {"inbox": boxes["INBOX"], "sent": boxes["Sent"], "project": boxes[paths[0]]}

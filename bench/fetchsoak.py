@@ -24,7 +24,7 @@ from bench.dovecot import PASSWORD, Dovecot, dovecot
 from bench.house import READER, make_user
 from bench.ports import HOST
 from bench.server import Server, bounded, checked, stop
-from mail import contents, placing
+from mail.storage import message_content, message_insert
 from merganser.building import opened, owner
 from merganser.settings import Settings
 from models.connectors import Protocol, Security
@@ -45,7 +45,15 @@ FLAGS = {  # of a Maildir, and as we have them; in turn
     "DS": {"\\Draft", "\\Seen"},
 }
 COMING = 150  # messages that come before each life
-SHOWN = {"id", "subject", "blob_id", "structure", "mailbox_id", *placing.SYSTEM_FLAGS, "keywords"}
+SHOWN = {
+    "id",
+    "subject",
+    "blob_id",
+    "structure",
+    "mailbox_id",
+    *message_insert.SYSTEM_FLAGS,
+    "keywords",
+}
 TOGETHER = 100  # messages that are read back at once
 LOOK = 0.02  # seconds between two looks at the store
 LIFE = 120.0  # seconds
@@ -233,11 +241,11 @@ async def copied(folder: Path) -> list[Row]:
         paths = {box.id: box.path for box in boxes}
         rows = await world.database.read(select(*picked(Message, SHOWN)))
         for at in range(0, len(rows), TOGETHER):
-            for one in await contents.sources(world, rows[at : at + TOGETHER]):
+            for one in await message_content.sources(world, rows[at : at + TOGETHER]):
                 row, digest = one.row, sha256()
                 async for chunk in one.whole():
                     digest.update(chunk)
-                flags = frozenset(placing.flags(row))
+                flags = frozenset(message_insert.flags(row))
                 path = paths.get(row.mailbox_id, "")
                 found.append((row.subject, path, flags, digest.hexdigest()))
     return found

@@ -31,7 +31,8 @@ from graph.endpoint import Settings as Limits
 from graph.guards import Guards
 from graph.ids import encode
 from graph.schema import schema
-from mail import addresses, delivery
+from mail.recipients import address_resolution
+from mail.storage import received_messages
 from merganser.building import on_behalf, opened, owner
 from merganser.settings import Settings
 from models.events.journal import Change, ChangeKind
@@ -113,9 +114,9 @@ async def furnish(world: World, size: Size) -> Folders:
     paths = [f"Projects/No {nth:04}" for nth in range(size.boxes)]
     for start in range(0, len(paths), 100):
         await mailboxes.create(ctx, NewMailboxes([*paths[start : start + 100]]))
-    to = await addresses.recipient(world, READER)
-    letter = await delivery.read(Writer().letter(1, size=4000, attached=b""))
-    await delivery.receive(world, letter, to, "carol@example.com")
+    to = await address_resolution.recipient(world, READER)
+    letter = await received_messages.read(Writer().letter(1, size=4000, attached=b""))
+    await received_messages.receive(world, letter, to, "carol@example.com")
     boxes = {box.path: box for box in await mailboxes.all_of(ctx, user.id, {"id", "path"})}
     await fill(world, boxes["INBOX"], size.messages)
     await fill(world, boxes[paths[0]], size.moved)

@@ -19,7 +19,8 @@ from bench.measure import Fact, percentile
 from bench.server import Server, broken, memory, running, settled
 from bench.sides import Kind, postgres
 from graph.ids import encode
-from mail import addresses, delivery
+from mail.recipients import address_resolution
+from mail.storage import received_messages
 from merganser.building import opened, owner
 from merganser.server.sockets import raise_open_file_limit
 from merganser.settings import Settings
@@ -108,14 +109,14 @@ async def measured(kind: Kind, folder: Path, size: Size, bar: Progress) -> list[
 
 async def furnish(world: World, many: int, done: Step) -> list[Account]:
     """Make so many accounts, each with a key of its own and one letter."""
-    letter = await delivery.read(Writer().letter(0))
+    letter = await received_messages.read(Writer().letter(0))
 
     async def account(number: int) -> Account:
         address = f"w{number}@bench.example"
         user = await make_user(world, address)
         _, secret = await apikeys.create_key(owner(world), NewKey("bench", user_id=user.id))
-        to = await addresses.recipient(world, address)
-        placed = await delivery.receive(world, letter, to, "bob@example.com")
+        to = await address_resolution.recipient(world, address)
+        placed = await received_messages.receive(world, letter, to, "bob@example.com")
         done()
         return Account(address, secret, encode("Message", placed.message_id))
 

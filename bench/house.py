@@ -13,8 +13,10 @@ from sqlmodel import col
 
 from bench.letters import START, Writer
 from graph.ids import encode
-from mail import addresses, delivery, indexing, placing
-from mail.addresses import Recipient
+from mail.recipients import address_resolution
+from mail.recipients.address_resolution import Recipient
+from mail.search import index_worker
+from mail.storage import message_insert, received_messages
 from merganser.building import on_behalf, opened, owner
 from merganser.settings import Settings
 from models.messages.tables import Message
@@ -66,7 +68,7 @@ async def furnish(
             for user in (ada, post)
         ]
         full_raw = await _fill(world, messages, progress)
-        while await indexing.index(world):
+        while await index_worker.index(world):
             pass
         return await _found(world, secrets, full_raw)
 
@@ -88,7 +90,7 @@ async def make_user(world: World, address: str, *targets: str, **more: Any) -> U
 
 async def _fill(world: World, count: int, progress: Progress) -> bytes:
     """Deliver the letters, oldest first; returns the bytes of the newest."""
-    writer, to = Writer(), await addresses.recipient(world, READER)
+    writer, to = Writer(), await address_resolution.recipient(world, READER)
     raw = b""
     for first in range(0, count, TOGETHER):
         numbers = range(first, min(first + TOGETHER, count))
@@ -110,7 +112,7 @@ def _letter(writer: Writer, number: int, *, last: bool) -> bytes:
 
 
 async def _deliver(world: World, to: Recipient, number: int, raw: bytes) -> None:
-    place = placing.Place(
+    place = message_insert.Place(
         to.user_id,
         to.mailbox_id,
         START + timedelta(minutes=number),
@@ -119,11 +121,13 @@ async def _deliver(world: World, to: Recipient, number: int, raw: bytes) -> None
         envelope_from="bob@example.com",
         envelope_to=[READER],
     )
-    await delivery.receive(world, await delivery.read(raw), to, "bob@example.com", into=place)
+    await received_messages.receive(
+        world, await received_messages.read(raw), to, "bob@example.com", into=place
+    )
 
 
 async def _found(world: World, secrets: list[str], full_raw: bytes) -> House:
-    to = await addresses.recipient(world, READER)
+    to = await address_resolution.recipient(world, READER)
     asked = select(col(Message.id)).where(col(Message.mailbox_id) == to.mailbox_id)
     newest = asked.order_by(col(Message.listed_at).desc(), col(Message.id).desc())
     ids = [str(encode("Message", row.id)) for row in await world.database.read(newest)]

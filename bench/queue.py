@@ -24,10 +24,10 @@ from bench.goals import CLAIM
 from bench.house import READER, make_user
 from bench.measure import Fact, percentile
 from bench.sides import Kind, postgres
-from mail.fields import Named
-from mail.queue import claims
-from mail.queue.jobs import Pace
-from mail.queue.turns import LAST, Room, Round
+from mail.envelope.delivery_jobs import Pace
+from mail.mime.header_encoding import Named
+from mail.queue import recipient_leases
+from mail.queue.destination_order import LAST, Room, Round
 from merganser.building import on_behalf, opened, owner
 from merganser.server.http_server import COLLECT
 from merganser.settings import Settings
@@ -199,7 +199,7 @@ async def claimed(world: World, shape: Shape) -> tuple[list[float], list[float]]
         round_, room = Round(), Room(PACE.claim, PACE.at_once, PACE.at_once, busy)
         for _ in range(LOOKS // shape.workers):
             began = time.perf_counter()
-            await claims.claim(watched, PACE, room, round_)
+            await recipient_leases.claim(watched, PACE, room, round_)
             took.append(time.perf_counter() - began)
 
     await asyncio.gather(*(worker() for _ in range(shape.workers)))

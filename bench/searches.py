@@ -17,8 +17,9 @@ from bench.load import Target, measure_documents
 from bench.measure import Line
 from bench.server import Server, bounded, running
 from bench.sides import Kind, postgres
-from mail import addresses, delivery
-from mail.searchindex import indexed, words_of
+from mail.recipients import address_resolution
+from mail.search.tokenizer import indexed, words_of
+from mail.storage import received_messages
 from merganser.building import opened, owner
 from merganser.settings import Settings
 from models.messages.tables import Message
@@ -53,9 +54,9 @@ ASKED: dict[str, dict[str, Any]] = {
 
 async def fill(world: World, many: int) -> None:
     """Give the reader so many messages by copying one, each with its own words in the index."""
-    to = await addresses.recipient(world, READER)
-    letter = await delivery.read(Writer().letter(1, size=20_000, attached=b""))
-    await delivery.receive(world, letter, to, "carol@example.com")
+    to = await address_resolution.recipient(world, READER)
+    letter = await received_messages.read(Writer().letter(1, size=20_000, attached=b""))
+    await received_messages.receive(world, letter, to, "carol@example.com")
     (like,) = await world.database.read(select(*picked(Message)).limit(1))
     dice, dialect = Random(5), world.database.dialect  # noqa: S311 - the same words each time
     base = [f"w{n}" for n in range(30_000)]

@@ -17,7 +17,7 @@ from bench.measure import Fact
 from bench.ports import HOST
 from bench.server import ROOT, Server, broken, cpu, running
 from bench.sides import Kind, postgres
-from mail.fields import Named
+from mail.mime.header_encoding import Named
 from merganser.building import on_behalf, opened
 from merganser.settings import Settings
 from models.queue.tables import Delivery

@@ -21,7 +21,7 @@ from bench import onward, watchsoak
 from bench.crash import Death, Ledger, Post, Round, drained, killed
 from bench.house import TAKER, make_user
 from bench.server import Server, bounded, checked
-from mail import contents
+from mail.storage import message_content
 from merganser.building import opened
 from merganser.settings import Settings
 from models.messages.tables import Message
@@ -106,7 +106,7 @@ async def _digests(world: World) -> list[tuple[str, str]]:
     asked = select(*picked(Message, {"id", "subject", "blob_id", "structure"}))
     rows, found = await world.database.read(asked.order_by(col(Message.id))), []
     for first in range(0, len(rows), TOGETHER):
-        for one in await contents.sources(world, rows[first : first + TOGETHER]):
+        for one in await message_content.sources(world, rows[first : first + TOGETHER]):
             whole = b"".join([chunk async for chunk in one.whole()])
             came = whole.split(b"\r\n", STAMPS)[-1]
             found.append((one.row.subject, hashlib.sha256(came).hexdigest()))

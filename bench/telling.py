@@ -28,8 +28,9 @@ from bench.letters import Writer
 from bench.measure import Fact
 from bench.server import ROOT, Server, fine_cpu, stop
 from bench.sides import Kind, postgres
-from mail import addresses, delivery
-from mail.addresses import Recipient
+from mail.recipients import address_resolution
+from mail.recipients.address_resolution import Recipient
+from mail.storage import received_messages
 from merganser.building import opened
 from merganser.settings import read
 from models.events import journal
@@ -81,7 +82,7 @@ async def shares(world: World, rounds: int) -> dict[str, float]:
     names = [f"{number}.{TAKER}" for number in range(TOGETHER)]  # or they wait for each other
     for name in names:
         await make_user(world, name)
-    to = [await addresses.recipient(world, name) for name in names]
+    to = [await address_resolution.recipient(world, name) for name in names]
     letters, store = _letters(), list[int]()
     found: dict[bool, list[Took]] = {True: [], False: []}
     for number in range(2 * (WARM + rounds)):
@@ -124,7 +125,7 @@ async def _round(
     """Deliver these letters at once."""
 
     async def work(raw: bytes, to: Recipient) -> None:
-        await delivery.receive(world, await delivery.read(raw), to, SENDER)
+        await received_messages.receive(world, await received_messages.read(raw), to, SENDER)
 
     used, began = _cpu(store), time.perf_counter()
     await asyncio.gather(*map(work, letters, everybody))

@@ -24,7 +24,9 @@ from bench.watchers import Counting, Watcher, crew
 from bench.watchroads import Place
 from bench.watchwriters import Writer, letter
 from graph.ids import decode, encode
-from mail import addresses, delivery, housekeeping
+from mail.maintenance import housekeeping
+from mail.recipients import address_resolution
+from mail.storage import received_messages
 from merganser import accounts, domains
 from merganser.accounts import Key
 from merganser.building import opened
@@ -198,9 +200,9 @@ async def _furnished(server: Server, bus: Bus, world: World) -> House:
         secrets.append((await accounts.make_key(world, Key(name, name)))[1])
     root = (await accounts.make_key(world, Key("root", role=Role.ROOT)))[1]
     for nth, name in itertools.product(range(BEGUN), NAMES):
-        to = await addresses.recipient(world, f"{name}@example.org")
-        mail = await delivery.read(letter(f"{name} {nth}"))
-        await delivery.receive(world, mail, to, "carol@example.com")
+        to = await address_resolution.recipient(world, f"{name}@example.org")
+        mail = await received_messages.read(letter(f"{name} {nth}"))
+        await received_messages.receive(world, mail, to, "carol@example.com")
     return House(server, bus, world, users, secrets, root)
 
 

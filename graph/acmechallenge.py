@@ -6,7 +6,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from mail.acme import TOKEN, WELL_KNOWN
+from mail.tls.acme_client import TOKEN, WELL_KNOWN
 from models.runtime.environment import World
 from resolvers import acmeruns
 

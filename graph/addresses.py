@@ -18,7 +18,7 @@ from graph.refs import AddressRef, UserRef, address_named, items_of, plain, user
 from graph.rows import Shape, columns, identified, link, shaped
 from graph.userlimits import Usage
 from graph.views import Made, View, same
-from mail.addresses import normal
+from mail.recipients.address_resolution import normal
 from models.addresses.tables import AddressKind
 from models.store.keyset_pages import Cursor, ordering
 from models.users.roles import Role, Scope

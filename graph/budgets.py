@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
-from mail.networks import network
+from mail.network.ip_networks import network
 from models.users.roles import Role
 from resolvers.context import Context, Viewer
 

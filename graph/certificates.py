@@ -15,8 +15,8 @@ from graph.mutations import Alone, mutation
 from graph.refs import given, keys_of, plain
 from graph.rows import Shape, columns, identified
 from graph.views import Made
-from mail.acme import Reason
-from mail.certificates import Sent
+from mail.tls.acme_client import Reason
+from mail.tls.pem_certificates import Sent
 from models.store.keyset_pages import Cursor
 from models.users.roles import Role, Scope
 from resolvers import acmerevocation, certificates

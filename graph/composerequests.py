@@ -21,7 +21,7 @@ from graph.refs import MailboxRef, ReferenceAction, UserRef, named, owner_named
 from graph.rows import Shape, identified, link, listed
 from graph.sendforms import FileAttachmentInput, address, files_given
 from graph.views import Made, Viewed
-from mail.compose import Priority
+from mail.compose.message_builder import Priority
 from models.users.roles import Scope
 from resolvers import composerequests, files, identities, mailboxes, messages
 from resolvers.composerequests import Asking

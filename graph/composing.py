@@ -15,8 +15,8 @@ from graph.fields import Info
 from graph.parts import attachment_of
 from graph.refs import MessageRef, ReferenceAction, message_of, plain
 from graph.scalars import Upload
-from mail.compose import Attachment, HeaderLine, Priority
-from mail.fields import Named
+from mail.compose.message_builder import Attachment, HeaderLine, Priority
+from mail.mime.header_encoding import Named
 from models.errors import Invalid, NotFound, Problems
 from resolvers.attaching import Chosen, Uploaded
 from resolvers.references import Reference, ReferenceQuote

@@ -13,7 +13,7 @@ from graph.fields import Info
 from graph.mutations import Alone, mutation
 from graph.refs import UserRef, keys_of, owner_named
 from graph.scalars import URL, ByteSize, Duration
-from mail.connectors.servers import Failure, Stage
+from mail.connectors.remote_server import Failure, Stage
 from models.connectors import Protocol, Security
 from models.errors import ConnectorFailure, Invalid
 from models.users.roles import Scope

@@ -17,7 +17,7 @@ from graph.refs import UserSelection, keys_of, users_named
 from graph.rows import Shape, columns, identified, link, shaped
 from graph.scalars import URL, BigInt, ByteSize, Duration
 from graph.views import Made, View, Viewed
-from mail.connectors.servers import Stage
+from mail.connectors.remote_server import Stage
 from models.admin.tasks import TaskState
 from models.connectors import Protocol, Security
 from models.store.keyset_pages import Cursor, ordering

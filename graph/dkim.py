@@ -15,8 +15,8 @@ from graph.mutations import mutation
 from graph.refs import given, keys_of, plain
 from graph.rows import Shape, columns, identified
 from graph.views import Made, View, Viewed
-from mail.authentication import privatekeys
-from mail.dnsadvice import DnsState, SigningKey, dkim_advice
+from mail.authentication import private_keys
+from mail.domains.dns_advice import DnsState, SigningKey, dkim_advice
 from models.domains.dkim_keys import DkimAlgorithm, DkimKeyState
 from models.store.keyset_pages import Cursor, ordering
 from models.users.roles import Role, Scope
@@ -63,8 +63,8 @@ class DkimKey(Shape):
     batch = staticmethod(dkim.by_ids)
     made: ClassVar[Mapping[str, Made]] = {
         "id": identified("DkimKey"),
-        "fingerprint": Made(("public",), lambda public: privatekeys.fingerprint(public, "sha1")),
-        "fingerprint_sha256": Made(("public",), privatekeys.fingerprint),
+        "fingerprint": Made(("public",), lambda public: private_keys.fingerprint(public, "sha1")),
+        "fingerprint_sha256": Made(("public",), private_keys.fingerprint),
         "public_key": Made(("public",), lambda public: public),
         "dns_txt": Viewed(("domain", "selector", "algorithm", "public"), _record, DnsTxt),
     }

@@ -29,7 +29,7 @@ from graph.refs import (
 from graph.rows import Shape, columns, identified, link, listed, shaped
 from graph.scalars import BigInt, ByteSize
 from graph.views import Made, View
-from mail.dnsadvice import DnsState
+from mail.domains.dns_advice import DnsState
 from models.spam.sender_rules import SenderAction
 from models.store.keyset_pages import Cursor, ordering
 from models.users.roles import Role, Scope

@@ -6,12 +6,12 @@ field that has it.
 
 import strawberry
 
-from mail.acme import Reason
-from mail.archives.writing import ExportFormat
+from mail.archives.archive_writer import ExportFormat
 from mail.autoreply import Silence
-from mail.compose import Priority
-from mail.connectors.servers import Stage
-from mail.dnsadvice import DnsState
+from mail.compose.message_builder import Priority
+from mail.connectors.remote_server import Stage
+from mail.domains.dns_advice import DnsState
+from mail.tls.acme_client import Reason
 from models import errors
 from models.addresses.rewrites import BccDirection
 from models.addresses.tables import AddressKind

@@ -6,7 +6,7 @@ import strawberry
 
 import graph.enums  # noqa: F401 - before the first field that has an enum
 from graph.scalars import BigInt, ByteSize, Cursor, Duration, IPAddress
-from mail.connectors.servers import Stage
+from mail.connectors.remote_server import Stage
 from models import errors
 from resolvers.twofactor import TwoFactorMethod
 

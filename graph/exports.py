@@ -20,7 +20,7 @@ from graph.scalars import URL, ByteSize
 from graph.selections import MessageFilter
 from graph.tasks import Task
 from graph.views import Made
-from mail.archives.writing import ExportFormat
+from mail.archives.archive_writer import ExportFormat
 from models.admin.tasks import TaskState
 from models.users.roles import Scope
 from resolvers import exports, imports, tasks, users

@@ -24,9 +24,9 @@ from graph.intake import (
 )  # fmt: skip
 from graph.refusals import client_address
 from graph.serving import Bytes, Served, serve
-from mail import pieces
-from mail.spool import Spool
-from mail.storage.damage_check import check_piece
+from mail.smtp.spool_file import Spool
+from mail.storage.blobs import blob_reader
+from mail.storage.blobs.damage_check import check_piece
 from models.errors import Stale, found
 from models.store.columns import Picked
 from models.users.roles import Role, Scope
@@ -131,7 +131,7 @@ def _password(request: Request) -> str | None:
 
 def _bytes(ctx: Context, blob: Picked) -> Bytes:
     def stream(start: int, end: int) -> AsyncGenerator[bytes]:
-        return pieces.stream(ctx.world.blobs, blob, start, end)
+        return blob_reader.stream(ctx.world.blobs, blob, start, end)
 
     async def check(_start: int, _end: int) -> None:
         await check_piece(ctx.world.blobs, blob)

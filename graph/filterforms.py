@@ -14,7 +14,7 @@ from graph.fields import Info
 from graph.refs import MailboxRef, UserRef, named, plain, user_of
 from graph.scalars import BigInt, free_data
 from graph.selections import MessageSelection
-from mail.filters import NESTED
+from mail.filters.filter_compiler import NESTED
 from models.errors import Invalid
 from resolvers.filterforms import COPIES
 from resolvers.filters import FilterWhere

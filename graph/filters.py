@@ -27,7 +27,7 @@ from graph.rows import Shape, columns, identified, link, shaped
 from graph.scalars import BigInt
 from graph.tasks import Task
 from graph.views import Made, View, Viewed
-from mail.messages import Header
+from mail.mime import Header
 from models.errors import NotFound, found
 from models.store.keyset_pages import Cursor, ordering
 from models.users.roles import Role, Scope

@@ -13,7 +13,7 @@ from starlette.requests import Request
 from graph import bodies
 from graph.bodies import Rejected
 from graph.refusals import client_address
-from mail.spool import Budget, NoRoom, Spool, room
+from mail.smtp.spool_file import Budget, NoRoom, Spool, room
 from models.errors import RateLimited
 from models.runtime.concurrency_limits import Crowd
 from models.runtime.environment import World

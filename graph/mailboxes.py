@@ -20,7 +20,7 @@ from graph.scalars import BigInt, ByteSize, Duration
 from graph.selections import MessageFilter, MessageOrder, Wanted
 from graph.tasks import Task
 from graph.views import Link, Made
-from mail import paths
+from mail.mailboxes import paths
 from models.mailboxes.shares import ShareRight
 from models.mailboxes.tables import SpecialUse
 from models.users.roles import Scope

@@ -21,9 +21,9 @@ from graph.scalars import URL, BigInt, ByteSize
 from graph.selections import MessageOrder, Wanted
 from graph.spamreports import SpamReport
 from graph.views import Made, MaybeThreaded, View, Viewed, same
-from mail.addresses import normal
-from mail.contents import is_large_tree
-from mail.placing import named_flags as flags_of
+from mail.recipients.address_resolution import normal
+from mail.storage.message_content import is_large_tree
+from mail.storage.message_insert import named_flags as flags_of
 from models.files.blobs import StorageTier
 from models.store.columns import Picked
 from models.store.keyset_pages import Cursor, Page, ordering

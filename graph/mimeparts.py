@@ -14,10 +14,10 @@ from graph.execution.list_steps import LONG_LIST
 from graph.fields import Info, field
 from graph.scalars import URL, ByteSize
 from graph.views import Expressed, Made, View
-from mail import messages as mime
-from mail.contents import Stored
-from mail.messages import Part, part_of, walk
-from mail.messages.parameters import plain_filename
+from mail import mime
+from mail.mime import Part, part_of, walk
+from mail.mime.header_parameters import plain_filename
+from mail.storage.message_content import Stored
 from models.errors import found
 from resolvers import contents, quarantine, reading
 from resolvers.reading import Attached

@@ -20,7 +20,7 @@ from graph.fields import Declare, Guard, Info
 from graph.givenrefs import public
 from graph.kept import restored, stored
 from graph.scalars import STREAMS, Cursor
-from mail.blobs.errors import Corrupt
+from mail.storage.blobs.errors import Corrupt
 from models.errors import Damaged, Forbidden, Invalid, Refused, Unauthenticated, Unavailable
 from models.store import cancel_safety
 from models.store.database import crossed

@@ -29,7 +29,7 @@ from graph.mutations import Batch, together
 from graph.plans import Book
 from graph.resolving import quicken
 from graph.telemetry import Observed
-from mail.blobs.errors import Corrupt
+from mail.storage.blobs.errors import Corrupt
 from models.errors import Code, Forbidden, Invalid, RateLimited, Refused, Unauthenticated
 from models.runtime.concurrency_limits import Seat
 from models.store.committed_transactions import WorkProgress, current_work

@@ -10,7 +10,7 @@ from starlette.responses import Response
 from graph import bodies, ids, parts
 from graph.bodies import Rejected
 from graph.intake import CLOSED, Desk, admitted, check_size, declared, filled, roomy, sending
-from mail.spool import Spool
+from mail.smtp.spool_file import Spool
 from models.errors import found
 from resolvers import links, uploading
 from resolvers.mailboxes import Named

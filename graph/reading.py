@@ -16,7 +16,7 @@ from graph.mimeparts import HeaderField, MailAddress, stored_of
 from graph.refs import ReferenceAction
 from graph.rows import Shape, shaped
 from graph.scalars import URL, BigInt, ByteSize
-from mail import messages as mime
+from mail import mime
 from models.users.roles import Role
 from resolvers import contents, mailboxes, messages, reading, snippets
 from resolvers.contents import Showing, Shown

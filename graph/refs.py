@@ -10,7 +10,7 @@ from graph.conditions import Conditions
 from graph.errors import leaf
 from graph.fields import Info
 from graph.scalars import BigInt, EmailAddress
-from mail import paths
+from mail.mailboxes import paths
 from models.errors import Invalid, check_limit, found
 from models.mailboxes.tables import SpecialUse
 from models.store.columns import Picked

@@ -11,7 +11,7 @@ from starlette.requests import HTTPConnection
 from graph.bodies import Rejected
 from graph.damage import damage_facts, log_damage
 from graph.policy import facts, outage_facts
-from mail.blobs.errors import Corrupt
+from mail.storage.blobs.errors import Corrupt
 from models.errors import LimitReached, Refused
 from models.runtime.environment import World
 from models.store.outages import DiskFull, unavailable

@@ -29,10 +29,10 @@ from graph.intake import (
 from graph.refusals import answer_to, client_address, log_failure, request_id, turned_away
 from graph.serving import Bytes, Served, serve, streamed
 from graph.telemetry import RESPONSES
-from mail.archives.writing import ExportFormat, kind_of
-from mail.contents import Stored
-from mail.messages import Part
-from mail.spool import Budget, Spool
+from mail.archives.archive_writer import ExportFormat, kind_of
+from mail.mime import Part
+from mail.smtp.spool_file import Budget, Spool
+from mail.storage.message_content import Stored
 from models.errors import Invalid, NotFound, Refused, found
 from models.runtime.concurrency_limits import Crowd
 from models.runtime.environment import World

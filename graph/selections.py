@@ -16,7 +16,7 @@ from graph.errors import leaf
 from graph.fields import Info
 from graph.refs import MailboxRef, UserSelection, is_given, named, plain, users_named
 from graph.scalars import BigInt, ByteSize, Duration
-from mail.paths import LONGEST_MASK
+from mail.mailboxes.paths import LONGEST_MASK
 from models import quantities
 from models.errors import Invalid
 from models.files.blobs import StorageTier

@@ -4,7 +4,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from mail.stspolicy import PATH
+from mail.domains.mta_sts_policy import PATH
 from models.runtime.environment import World
 from resolvers import stspolicy
 

@@ -31,11 +31,11 @@ from graph.intake import (
     roomy,
     sending,
 )  # fmt: skip
-from mail import arriving, upload_parts
-from mail.arriving import Arriving, Busy, Lost
-from mail.blobs.codec import digest_of
-from mail.messages.parameters import filename_of
-from mail.spool import MEMORY, NoRoom, room
+from mail.files import resumable_file, upload_parts
+from mail.files.resumable_file import Arriving, Busy, Lost
+from mail.mime.header_parameters import filename_of
+from mail.smtp.spool_file import MEMORY, NoRoom, room
+from mail.storage.blobs.compression import digest_of
 from models.errors import NotFound
 from models.store.columns import Picked
 from models.store.outages import StoreUnavailable
@@ -140,7 +140,7 @@ async def _found(desk: Desk, ctx: Context, upload_id: int) -> Picked:
 def _lacks(desk: Desk, row: Picked) -> bool:
     if row.blob_name is not None or upload_parts.is_shared(desk.world):
         return False
-    return bool(arriving.size_of(desk.spool, row.id) < row.received)
+    return bool(resumable_file.size_of(desk.spool, row.id) < row.received)
 
 
 async def _head(_desk: Desk, _ctx: Context, _request: Request, row: Picked) -> Response:
@@ -163,7 +163,7 @@ def _disk_need(desk: Desk, row: Picked) -> int:
     """Bytes of the disk that the rest of an upload takes."""
     if row.blob_name is not None:
         return 0
-    return max(int(row.size) - arriving.disk_use(desk.spool, row.id), 0)
+    return max(int(row.size) - resumable_file.disk_use(desk.spool, row.id), 0)
 
 
 async def _delete(desk: Desk, ctx: Context, _request: Request, row: Picked) -> Response:
@@ -178,7 +178,7 @@ ANSWERS: dict[str, Answer] = {"HEAD": _head, "PATCH": _patch, "DELETE": _delete}
 async def _end(desk: Desk, ctx: Context, upload_id: int) -> None:
     """Forget it. Who sends to it meanwhile finds it gone."""
     await resuming.end(ctx, upload_id)
-    await asyncio.to_thread(arriving.remove, desk.spool, upload_id)
+    await asyncio.to_thread(resumable_file.remove, desk.spool, upload_id)
 
 
 async def _take(desk: Desk, ctx: Context, request: Request, upload_id: int, offset: int) -> Picked:
@@ -187,7 +187,7 @@ async def _take(desk: Desk, ctx: Context, request: Request, upload_id: int, offs
         row = await resuming.find(ctx, upload_id)  # again: nobody else moves it from here on
         whole = row.blob_name is not None
         if whole:
-            arriving.remove(desk.spool, upload_id)  # we have just made it
+            resumable_file.remove(desk.spool, upload_id)  # we have just made it
         if offset != resuming.offset(row):
             raise _elsewhere(resuming.offset(row))
         left = row.size - offset
@@ -233,7 +233,7 @@ async def _complete(taking: "Taking") -> Picked:
     except Exception:
         await taking.settle()
         raise
-    await asyncio.to_thread(arriving.remove, taking.desk.spool, taking.upload_id)
+    await asyncio.to_thread(resumable_file.remove, taking.desk.spool, taking.upload_id)
     return row
 
 
@@ -246,7 +246,7 @@ def _held(desk: Desk, upload_id: int) -> Generator[tuple[Arriving, Flow]]:
             try:
                 yield file, flow
             except NotFound:  # it ended while we were at it
-                arriving.remove(desk.spool, upload_id)
+                resumable_file.remove(desk.spool, upload_id)
                 raise
             finally:
                 del desk.flows[upload_id]

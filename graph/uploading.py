@@ -24,7 +24,7 @@ from graph.refs import (
 )
 from graph.scalars import Upload, free_data
 from graph.sendforms import files_attached
-from mail.compose import Priority
+from mail.compose.message_builder import Priority
 from models.errors import NotFound, Problems
 from models.users.roles import Scope
 from resolvers import uploading

@@ -7,7 +7,7 @@ import strawberry
 
 from graph.errors import leaf
 from graph.scalars import EmailAddress
-from mail.spam import JUNK, REJECT
+from mail.spam.verdict import JUNK, REJECT
 
 
 @strawberry.type(description="How strict.")

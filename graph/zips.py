@@ -10,9 +10,9 @@ from starlette.responses import Response
 from graph import ids, parts
 from graph.intake import Desk, reader
 from graph.serving import safe_name, streamed
-from mail.contents import Content, Stored
-from mail.messages import Part
-from mail.zips import File, zipped
+from mail.files.zip_stream import File, zipped
+from mail.mime import Part
+from mail.storage.message_content import Content, Stored
 from models.errors import NotFound, found
 from resolvers import contents
 

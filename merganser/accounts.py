@@ -11,7 +11,7 @@ from sqlalchemy import select
 from sqlmodel import col
 
 from graph.ids import decode, encode
-from mail.addresses import login_of
+from mail.recipients.address_resolution import login_of
 from merganser.building import owner
 from merganser.trouble import Trouble
 from models.addresses.tables import Address

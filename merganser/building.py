@@ -12,11 +12,11 @@ from obstore.exceptions import BaseError
 from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
 
-from mail import messagetrace
-from mail.blobs.store import open_store
-from mail.blobs.tiers import Tiers
 from mail.maintenance import restore_mark
-from mail.messages import close_readers
+from mail.mime import close_readers
+from mail.storage import message_trace
+from mail.storage.blobs.object_stores import open_store
+from mail.storage.blobs.tiered_store import Tiers
 from merganser.buses import wakeups
 from merganser.files import once
 from merganser.server.common_facts import (
@@ -81,7 +81,7 @@ async def opened(settings: Settings, *, migrate: bool = False) -> AsyncGenerator
             yield world
         finally:
             await settle(world)  # uses of credentials are noted behind the requests
-            await messagetrace.settle(world)
+            await message_trace.settle(world)
             await bells.close()
             await large.close()
             await close_readers()

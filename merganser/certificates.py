@@ -7,8 +7,8 @@ from typing import Any
 from sqlalchemy import select
 from sqlmodel import col
 
-from mail.acme import Reason
-from mail.certificates import Sent
+from mail.tls.acme_client import Reason
+from mail.tls.pem_certificates import Sent
 from merganser.building import owner
 from merganser.trouble import MISUSED, Trouble
 from models.certificates import Certificate

@@ -9,7 +9,7 @@ from cryptography import x509
 from sqlalchemy import select
 from sqlmodel import col
 
-from mail.certificates import BLOCK
+from mail.tls.pem_certificates import BLOCK
 from merganser import building
 from merganser.findings import Finding, action, hint, ok
 from merganser.settings import PREFIX, Settings

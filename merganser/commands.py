@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress as Bar
     from rich.progress import ProgressColumn
 
-    from mail.sources import Source
+    from mail.archives.mail_sources import Source
     from merganser.demo.credentials import DemoAccount
     from merganser.findings import Finding
     from merganser.importing import Progress
@@ -230,7 +230,7 @@ def export(
 
     Example: merganser export ada.zip --user ada --passphrase-stdin < passphrase.txt
     """
-    from mail.archives.writing import ExportFormat
+    from mail.archives.archive_writer import ExportFormat
     from merganser import exporting
 
     if kind is not None and kind.upper() not in ExportFormat.__members__:
@@ -393,8 +393,8 @@ def check(
     from merganser.server.store_use import used_alone
 
     async def work(world: "World", _settings: "Settings") -> dict[str, object]:
+        from mail.consistency import verify
         from mail.maintenance import restore_mark
-        from mail.verify import verify
 
         if restored:
             await restore_mark.restored(world)

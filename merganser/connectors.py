@@ -11,8 +11,8 @@ from sqlalchemy import select
 from sqlmodel import col
 
 from graph.ids import decode, encode
-from mail.connectors.servers import Stage
-from mail.outward import Gate
+from mail.connectors.remote_server import Stage
+from mail.network.outbound_http import Gate
 from merganser import accounts
 from merganser.building import owner
 from merganser.server.store_use import used_by_server

@@ -12,7 +12,8 @@ from typing import Any
 from sqlalchemy import select, update
 from sqlmodel import col
 
-from mail import addresses, delivery, placing
+from mail.recipients import address_resolution
+from mail.storage import message_insert, received_messages
 from merganser.accounts import set_password
 from merganser.building import on_behalf, owner
 from merganser.demo import Letter, letters
@@ -86,7 +87,7 @@ async def _password(world: World) -> str:
 
 
 async def _row(world: World) -> Any:
-    key = await addresses.login_of(world, NAME)
+    key = await address_resolution.login_of(world, NAME)
     asked = select(
         col(User.id),
         col(User.tenant_id),
@@ -158,12 +159,12 @@ async def _digests(world: World, user_id: int) -> set[str]:
 async def _deliver(
     world: World, row: Any, boxes: dict[str, int], there: set[str], one: Letter
 ) -> None:
-    letter = await delivery.read(one.raw)
+    letter = await received_messages.read(one.raw)
     if letter.digest in there:
         return
     box, sender = boxes[one.mailbox], one.envelope_from
-    to = addresses.Recipient(row.id, row.tenant_id, box, 0, ADDRESS)
-    place = placing.Place(
+    to = address_resolution.Recipient(row.id, row.tenant_id, box, 0, ADDRESS)
+    place = message_insert.Place(
         row.id,
         box,
         one.received_at,
@@ -174,14 +175,14 @@ async def _deliver(
         envelope_to=[ADDRESS],
     )
     try:
-        await delivery.receive(world, letter, to, sender, into=place)
+        await received_messages.receive(world, letter, to, sender, into=place)
     except OverQuota as refusal:
         raise Trouble(f"the demo account is full: {refusal}") from refusal
 
 
 async def _answered(world: World, user_id: int, replied: Sequence[Letter]) -> None:
     ctx = on_behalf(world, user_id)
-    digests = [(await delivery.read(one.raw)).digest for one in replied]
+    digests = [(await received_messages.read(one.raw)).digest for one in replied]
     async with ctx.write(user_id) as session:
         asked = select(col(Message.id)).where(
             col(Message.user_id) == user_id, col(Message.digest).in_(digests)

@@ -17,8 +17,8 @@ from dns.asyncresolver import Resolver
 from sqlalchemy import select, text
 from sqlmodel import col
 
-from mail.addresses import ascii_domain
-from mail.resolving import resolver as resolver_at
+from mail.network.dns_resolver import resolver as resolver_at
+from mail.recipients.address_resolution import ascii_domain
 from merganser import arckeys, building, locks, vaults
 from merganser.certified import certified
 from merganser.findings import Finding, Verdict, action, hint, ok

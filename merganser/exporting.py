@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
-from mail.archives import writing
-from mail.archives.writing import ENDINGS, Chunk, ExportFormat, State
+from mail.archives import archive_writer
+from mail.archives.archive_writer import ENDINGS, Chunk, ExportFormat, State
 from merganser.building import on_behalf
 from merganser.importing import user_named
 from merganser.trouble import MISUSED, Trouble
@@ -115,7 +115,7 @@ class Writer:
             after, done = part.after, done + part.done
             damaged += part.damaged
             progress(done)
-        last, end = writing.ended(self.kind, state)
+        last, end = archive_writer.ended(self.kind, state)
         self.file.write(last)
         self.directory.seek(0)
         shutil.copyfileobj(self.directory, self.file)

@@ -15,11 +15,12 @@ from sqlalchemy import select, update
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from mail import addresses, paths
-from mail.archives.records import Account
-from mail.found import Found, Unusable
-from mail.keeping import Gone, Kept
-from mail.sources import Source, messages, source
+from mail.archives.json_lines import Account
+from mail.archives.mail_sources import Source, messages, source
+from mail.archives.source_message import Found, Unusable
+from mail.mailboxes import paths
+from mail.recipients import address_resolution
+from mail.storage.blobs.blob_writer import Gone, Kept
 from merganser.building import on_behalf
 from merganser.trouble import MISUSED, Trouble
 from models.admin.tasks import Task, TaskState
@@ -60,7 +61,7 @@ class Bringing:
 
 async def user_named(world: World, who: str) -> Picked:
     """The account of this name or address. Trouble where there is none."""
-    key = await addresses.login_of(world, who)
+    key = await address_resolution.login_of(world, who)
     asked = select(*picked(User, {"id", "username"})).where(col(User.id) == (key or 0))
     for row in await world.database.read(asked):
         return row

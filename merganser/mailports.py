@@ -5,14 +5,14 @@ from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from typing import NamedTuple
 
-from mail.greylist import Greylist
-from mail.listener import Listener
-from mail.lmtplimits import BUDGET, Limits
-from mail.mx import Mx, Rules
-from mail.smtp import Smtp, Terms
-from mail.sni import Keyring
-from mail.submitting import Submission
-from mail.tls import Certificate
+from mail.smtp.connection_limits import BUDGET, Limits
+from mail.smtp.listener import Listener
+from mail.smtp.mx_server import Mx, Rules
+from mail.smtp.smtp_server import Smtp, Terms
+from mail.smtp.submission_server import Submission
+from mail.spam.greylist import Greylist
+from mail.tls.server_tls import Certificate
+from mail.tls.sni_certificates import Keyring
 from merganser.parts import Part
 from merganser.server import sockets
 from merganser.settings import PREFIX, Settings

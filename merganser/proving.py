@@ -9,8 +9,8 @@ import re
 from collections.abc import Sequence
 from contextlib import AsyncExitStack, suppress
 
-from mail.acme import TOKEN, WELL_KNOWN
-from mail.networks import network
+from mail.network.ip_networks import network
+from mail.tls.acme_client import TOKEN, WELL_KNOWN
 from merganser.parts import Part
 from merganser.server import sockets
 from merganser.settings import Settings

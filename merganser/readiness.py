@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import Select, column, select, table
 
 from graph.health import Check
-from mail.spool import MARK
+from mail.smtp.spool_file import MARK
 from merganser.ending import Ending
 from merganser.parts import ALONE, Part
 from models.runtime.environment import World

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings
 
-from mail.outward import target
+from mail.network.outbound_http import target
 from merganser.spelling import PLACE, USUAL, Size, Span
 from models.errors import Invalid
 

@@ -18,12 +18,15 @@ from graph import ids
 from graph.app import create_app
 from graph.metrics import Access, Readers
 from graph.webhooks import worded
-from mail import housekeeping, indexing, learning, routing, snoozing
-from mail.lmtp import Lmtp, listen
+from mail.maintenance import housekeeping, snooze_worker
 from mail.maintenance.restore_mark import RestoreGuard
-from mail.queue import worker
-from mail.routing import Route
-from mail.spool import claim
+from mail.outbound import worker as outbound_worker
+from mail.routing import mx_hosts
+from mail.routing.mx_hosts import Route
+from mail.scanners import training_worker
+from mail.search import index_worker
+from mail.smtp.lmtp import Lmtp, listen
+from mail.smtp.spool_file import claim
 from merganser import locks, mailports, otlp, proving, readiness
 from merganser.building import make_folder, opened, reached
 from merganser.ending import Ending
@@ -208,7 +211,7 @@ def _told(secret: SecretStr | None) -> str | None:
 
 def _route(world: World) -> Route:
     try:
-        return routing.route_of(world)
+        return mx_hosts.route_of(world)
     except Invalid as problem:
         raise Trouble(f"MERGANSER_NEXT_HOP is wrong: {problem}", code=MISUSED) from problem
 
@@ -241,13 +244,13 @@ async def _workers(
     ended_by_event: list[Coroutine[None, None, None]] = []
     if part.works:
         ended_by_event += [
-            worker.run(world, route, stop=ending.stop),
+            outbound_worker.run(world, route, stop=ending.stop),
             housekeeping.run(world, ending.stop, spool),
         ]
         cancelled += [
-            indexing.run(world),
-            snoozing.run(world),
-            learning.run(world),
+            index_worker.run(world),
+            snooze_worker.run(world),
+            training_worker.run(world),
             tasks.run(world),
             webhookposts.run(world, worded),
             pushing.run(world, ids.encode),

@@ -25,7 +25,7 @@ class Export(Owned, table=True):
     __table_args__ = (Index("exports_of_user", "user_id", "created_at", "id"),)
 
     task_id: Number
-    format: str  # mail/archives/writing.py
+    format: str  # mail/archives/archive_writer.py
     filename: str
     settings: bool = False  # whether it has more than mail
     size: MaybeNumber = None  # bytes; None until it is whole

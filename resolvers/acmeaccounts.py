@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from sqlalchemy import select, update
 from sqlmodel import col
 
-from mail import acme
+from mail.tls import acme_client
 from models.certificates import AcmeAccount
 from models.runtime.environment import World
 from models.runtime.secret_box import Sealed
@@ -27,13 +27,13 @@ def place_of(account_id: int) -> str:
     return f"acme:{account_id}"
 
 
-def server(world: World, directory: str) -> acme.Server:
+def server(world: World, directory: str) -> acme_client.Server:
     """The server of this directory, as our options say."""
     options, hmac = world.options, world.options.acme_eab_hmac
     binding = None
     if options.acme_eab_key_id and hmac:
         binding = (options.acme_eab_key_id, hmac.get_secret_value())
-    return acme.Server(directory, options.acme_ca, binding=binding)
+    return acme_client.Server(directory, options.acme_ca, binding=binding)
 
 
 async def account(world: World, directory: str) -> Account:
@@ -44,7 +44,7 @@ async def account(world: World, directory: str) -> Account:
     asked = select(*picked(AcmeAccount)).where(col(AcmeAccount.directory) == directory)
     row = next(iter(await world.database.read(asked)), None)
     if row is None:
-        row_id, pem = world.key(), await asyncio.to_thread(acme.new_account_key)
+        row_id, pem = world.key(), await asyncio.to_thread(acme_client.new_account_key)
         async with world.write() as session:
             new = insert_or(world.database.dialect, AcmeAccount).values(
                 id=row_id,
@@ -59,7 +59,7 @@ async def account(world: World, directory: str) -> Account:
         return Account(row.id, world.vault.open(row.private_key, place_of(row.id)), row.url)
     except Sealed:
         text = "the key of our account cannot be opened: bring the vault back"
-        raise acme.Failure(text) from None
+        raise acme_client.Failure(text) from None
 
 
 async def made(world: World, account_id: int, url: str | None) -> None:

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from sqlalchemy import update
 from sqlmodel import col
 
-from mail import acme
-from mail.acme import Failure, Reason
+from mail.tls import acme_client
+from mail.tls.acme_client import Failure, Reason
 from models.certificates import Certificate
 from models.errors import Conflict, Invalid, Refused, Unavailable
 from models.events.journal import PLATFORM, ChangeKind
@@ -67,7 +67,7 @@ async def _revoked(world: World, row: Picked, reason: Reason) -> None:
     if account.url is None:
         raise Failure("its authority does not know our account any more")
     server = acmeaccounts.server(world, row.acme_directory)
-    async with acme.connect(server, account.key) as client:
+    async with acme_client.connect(server, account.key) as client:
         await asyncio.to_thread(client.enter, account.url, "")
         await asyncio.to_thread(client.revoke, row.chain, reason)
 
@@ -76,7 +76,7 @@ def _refusal(row: Picked, problem: Failure, before: Sequence[Picked]) -> Refused
     text = f"{row.server_name} was not revoked, and nothing is deleted: {problem}"
     if before:
         text += f"; revoked by now: {', '.join(one.server_name for one in before)}"
-    if problem.code == acme.UNREASONABLE:
+    if problem.code == acme_client.UNREASONABLE:
         return Invalid(text, constraint="reason", path=["revoke"])
     return Unavailable(text, component="acme")
 

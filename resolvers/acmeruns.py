@@ -13,11 +13,10 @@ from sqlalchemy import delete, insert, or_, select, update
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from mail import acme
-from mail import certificates as pem
-from mail.acme import Advice, Challenge, Client, Failure
-from mail.certificates import Fitting, Sent
-from mail.resolving import records
+from mail.network.dns_resolver import records
+from mail.tls import acme_client, pem_certificates
+from mail.tls.acme_client import Advice, Challenge, Client, Failure
+from mail.tls.pem_certificates import Fitting, Sent
 from models.certificates import AcmeChallenge, Certificate
 from models.errors import Invalid, Unavailable
 from models.events import journal
@@ -43,7 +42,7 @@ SPREAD = 0.1  # that much earlier or later, so that not all come at once
 JITTER = timedelta(days=1)  # that much earlier one is renewed, at most, or
 PART = 30  # where it lives short, this part of its life
 OFTEN = timedelta(minutes=1)  # at least between two looks when to renew, and SELDOM at most
-LATER = timedelta(seconds=acme.HOLDS)  # where the authority did not say
+LATER = timedelta(seconds=acme_client.HOLDS)  # where the authority did not say
 KEPT = timedelta(hours=1)  # what answers a challenge
 LOOKED = 5.0  # seconds for a question to DNS
 ABREAST = 10  # names that DNS is asked about at a time
@@ -164,29 +163,29 @@ async def _ordered(world: World, row: Picked) -> Issued:
     options, names = world.options, [row.server_name, *row.acme_names]
     await _each(names, lambda name: _address(world, name))
     await _note(world, row, "asks the authority")
-    key = opened(world, row) if row.private_key else await asyncio.to_thread(acme.new_key)
+    key = opened(world, row) if row.private_key else await asyncio.to_thread(acme_client.new_key)
     account = await acmeaccounts.account(world, options.acme_directory)
     server = acmeaccounts.server(world, options.acme_directory)
-    async with acme.connect(server, account.key) as client:
+    async with acme_client.connect(server, account.key) as client:
         await _each(names, lambda name: _allowed(world, name, client.identities))
         url = await asyncio.to_thread(client.enter, account.url, options.acme_contact)
         if url != account.url:
             await acmeaccounts.made(world, account.id, url)
-        csr = await asyncio.to_thread(acme.request, key, names)
+        csr = await asyncio.to_thread(acme_client.request, key, names)
         mine = row.acme_directory == options.acme_directory and client.advises
-        replaced = acme.certificate_id(row.chain) if mine else None
+        replaced = acme_client.certificate_id(row.chain) if mine else None
         try:
             urls = await asyncio.to_thread(client.order, csr, names, replaced)
         except Failure as problem:
-            if problem.code == acme.UNKNOWN:
+            if problem.code == acme_client.UNKNOWN:
                 await acmeaccounts.made(world, account.id, None)  # another one next time
             raise
         await _prove(world, row, client, urls)
         await _note(world, row, "proved, waits for the certificate")
         await asyncio.to_thread(client.finish)
         chain = await _until(world, client.issued, "the authority did not sign in time")
-    made = await asyncio.to_thread(pem.fitting, Sent(str(chain), key))
-    if missing := [name for name in names if not pem.covers(made.names, name)]:
+    made = await asyncio.to_thread(pem_certificates.fitting, Sent(str(chain), key))
+    if missing := [name for name in names if not pem_certificates.covers(made.names, name)]:
         raise Failure(f"{missing[0]} does not stand in the certificate that came")
     return Issued(made, options.acme_directory, client.advises)
 
@@ -207,7 +206,7 @@ async def _each(names: Sequence[str], check: Callable[[str], Awaitable[None]]) -
             group.create_task(one(name))
     bad = [name for name in names if name in failed]
     if bad:
-        raise acme.failure_of(bad, failed[bad[0]])
+        raise acme_client.failure_of(bad, failed[bad[0]])
 
 
 async def _prove(world: World, row: Picked, client: Client, urls: Sequence[str]) -> None:
@@ -349,7 +348,7 @@ async def _advice(world: World, row: Picked) -> Advice | None:
         return None
     account = await acmeaccounts.account(world, directory)
     server = acmeaccounts.server(world, directory)
-    async with acme.connect(server, account.key) as client:
+    async with acme_client.connect(server, account.key) as client:
         return await asyncio.to_thread(client.advice, row.chain) if client.advises else None
 
 
@@ -397,7 +396,7 @@ async def _failed(world: World, row: Picked, problem: Failure) -> None:
     ENDED.add("failed")
     failures = row.acme_failures + 1
     pause = min(AGAIN * 2 ** min(failures - 1, 10), SELDOM)
-    if problem.code == acme.LIMITED:
+    if problem.code == acme_client.LIMITED:
         pause = max(pause, LIMITED)
     again: datetime = world.now() + pause * random.uniform(1 - SPREAD, 1 + SPREAD)  # noqa: S311
     facts = {"serverName": row.server_name, "why": str(problem), "failures": failures}

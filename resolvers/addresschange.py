@@ -10,8 +10,8 @@ from sqlalchemy.exc import IntegrityError
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from mail import targets
-from mail.addresses import normal
+from mail.recipients import forward_targets
+from mail.recipients.address_resolution import normal
 from models.addresses.tables import Address, AddressKind
 from models.domains.tables import Domain
 from models.errors import Conflict, Forbidden, Invalid, Problems, all_found, check_count
@@ -91,7 +91,7 @@ async def create(ctx: Context, new: NewAddress) -> Address:
         kind=kind,
         user_id=new.user_id,
         targets=list(to.shown),
-        relays=targets.sealed(ctx.world, key, to.relays),
+        relays=forward_targets.sealed(ctx.world, key, to.relays),
         created_at=at,
         updated_at=at,
         **columns,

@@ -4,8 +4,8 @@ import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from mail import lookalikes
-from mail.addresses import LONGEST, STATIC, checked, checked_domain
+from mail.recipients.address_resolution import LONGEST, STATIC, checked, checked_domain
+from mail.text import confusables
 from models.addresses.tables import LEARNING, AddressKind
 from models.errors import Invalid, Problems
 from resolvers import freedata, texts
@@ -31,7 +31,7 @@ def spelled(text: str, *, wildcard: bool, path: Sequence[str] = ("address",)) ->
         if "+" in address.rpartition("@")[0]:
             words = "an address has no label: mail to one finds it without"
             raise Invalid(words, constraint="label", path=path)
-        _at(path, lookalikes.refuse_address, address)
+        _at(path, confusables.refuse_address, address)
         return address
     if not wildcard:
         words = "an address with * takes allowWildcard"
@@ -50,7 +50,7 @@ def spelled(text: str, *, wildcard: bool, path: Sequence[str] = ("address",)) ->
         # dots do not count, so a fixed part may begin or end with one
         inner = fixed.replace(".", "")
         _at(path, checked, f"{inner}@{'x' if domain == EVERYWHERE else domain}")
-        _at(path, lookalikes.refuse_address, f"{fixed}@{domain}")
+        _at(path, confusables.refuse_address, f"{fixed}@{domain}")
     return f"{local}@{domain}"
 
 

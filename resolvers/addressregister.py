@@ -6,7 +6,7 @@ from typing import Any
 from sqlalchemy import Select, func, null, select, union, union_all
 from sqlmodel import col
 
-from mail.correspondents import key_of
+from mail.recipients.contacts import key_of
 from models.addresses.tables import Address, Correspondent
 from models.domains.tables import Domain
 from models.errors import Invalid

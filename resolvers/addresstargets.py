@@ -10,9 +10,9 @@ import idna
 from sqlalchemy import select
 from sqlmodel import col
 
-from mail import outward
-from mail.addresses import checked, normal
-from mail.targets import HIDDEN
+from mail.network import outbound_http
+from mail.recipients.address_resolution import checked, normal
+from mail.recipients.forward_targets import HIDDEN
 from models.domains.tables import DomainAlias
 from models.errors import Invalid, Problems
 from resolvers.context import Context
@@ -67,8 +67,8 @@ def _checked(
             raise Invalid("a target is one address", constraint="pattern", path=path)
         return checked(text), None
     private = ctx.world.options.forwards_private
-    if scheme.lower() in outward.PORTS:
-        outward.target(text, private=private, path=path)
+    if scheme.lower() in outbound_http.PORTS:
+        outbound_http.target(text, private=private, path=path)
         return text, None
     if SECRET in text and text in known:
         return text, known[text]
@@ -79,7 +79,7 @@ def _relay(text: str, *, private: bool, path: Sequence[str]) -> tuple[str, str |
     """A relay as it is shown, and whole where it has a password."""
     try:
         parts = urlsplit(text)
-        port, host = parts.port, outward.host_of(parts.hostname or "")
+        port, host = parts.port, outbound_http.host_of(parts.hostname or "")
         user, password = (unquote(part or "") for part in (parts.username, parts.password))
     except (ValueError, idna.IDNAError):
         raise Invalid("not the address of a relay", constraint="url", path=path) from None
@@ -93,7 +93,7 @@ def _relay(text: str, *, private: bool, path: Sequence[str]) -> tuple[str, str |
     if password == HIDDEN:
         words = "the password of a relay is shown so, and is given as it is"
         raise Invalid(words, constraint="secret", path=path)
-    outward.check_outside(host, private=private, path=path)
+    outbound_http.check_outside(host, private=private, path=path)
     where = f"[{host}]" if ":" in host else host
     where = where if port is None else f"{where}:{port}"
     if not user:

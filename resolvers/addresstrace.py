@@ -7,12 +7,13 @@ from typing import Any, NamedTuple
 from sqlalchemy import select
 from sqlmodel import col
 
-from mail import rewrites, spam
-from mail.addresses import checked
-from mail.lookups import resolve_all
-from mail.routes import is_ours
-from mail.senderrules import rules_of
-from mail.spam import Known, Reason
+from mail.delivery import recipient_rewrites
+from mail.recipients.address_resolution import checked
+from mail.recipients.batch_resolution import resolve_all
+from mail.recipients.recipient_routes import is_ours
+from mail.spam import verdict as spam_verdict
+from mail.spam.sender_rules import rules_of
+from mail.spam.verdict import Known, Reason
 from models.addresses.tables import AddressKind
 from models.domains.tables import Domain, DomainAlias
 from models.errors import Invalid
@@ -71,7 +72,7 @@ async def _rewrite(ctx: Context, way: Trace) -> None:
     """The recipient is replaced, once; of other domains only who sees all is told."""
     theirs = await domains.named(ctx, _domain(way.address))
     if theirs or ctx.viewer.role.includes(Role.ADMIN):
-        found = await rewrites.rewritten(ctx.world, [way.address])
+        found = await recipient_rewrites.rewritten(ctx.world, [way.address])
         for one in found.values():
             record = ("RecipientRewrite", one.id)
             way.steps.append(Step("RECIPIENT_REWRITE", way.address, [one.address], record))
@@ -99,7 +100,7 @@ async def _alias(ctx: Context, way: Trace) -> None:
 
 
 async def _backup(ctx: Context, way: Trace) -> None:
-    """The domain's mail is held for other servers: mail/backups.py."""
+    """The domain's mail is held for other servers: mail/recipients/backup_mx.py."""
     home = await domains.named(ctx, _domain(way.address))
     if home is None or not (home.active and home.backup_mx):
         return
@@ -166,7 +167,7 @@ async def _sender(ctx: Context, way: Trace) -> None:
     domain_id = way.found.domain_id or way.user.domain_id
     receiver = _Receiver(way.user.id, domain_id, [*way.found.tags, *tags], way.user.role)
     (rules,) = await rules_of(ctx.world, [receiver], way.sender, way.sender)
-    verdict = spam.decided(Known(), rules, way.user.spam_level)
+    verdict = spam_verdict.decided(Known(), rules, way.user.spam_level)
     if verdict.reason is not Reason.RULE or verdict.rule_id is None:
         return
     (rule,) = await senderrules.by_ids(ctx, [verdict.rule_id])

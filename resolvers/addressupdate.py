@@ -9,8 +9,8 @@ from sqlalchemy import update
 from sqlalchemy.exc import IntegrityError
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from mail import targets
-from mail.addresses import normal
+from mail.recipients import forward_targets
+from mail.recipients.address_resolution import normal
 from models.addresses.tables import Address, AddressKind
 from models.errors import Conflict, Invalid, Problems, Refused
 from models.events.journal import PLATFORM
@@ -194,13 +194,13 @@ def _targets(ctx: Context, row: Picked, work: Work, patch: Patch) -> None:
     if patch.targets is None:
         return
     try:
-        known = targets.opened(ctx.world, row.id, row.relays)
+        known = forward_targets.opened(ctx.world, row.id, row.relays)
     except Sealed:  # with a key that is lost: whoever knows the passwords says them again
         known = {}
     to: Targets = checked_targets(ctx, patch.targets, known, [*AT, "targets"])
     work.values[row.id]["targets"] = list(to.shown)
     if dict(to.relays) != known:
-        work.values[row.id]["relays"] = targets.sealed(ctx.world, row.id, to.relays)
+        work.values[row.id]["relays"] = forward_targets.sealed(ctx.world, row.id, to.relays)
 
 
 def _reply(ctx: Context, row: Picked, work: Work, patch: Patch) -> None:

@@ -10,7 +10,7 @@ from sqlalchemy import ColumnElement, func, select
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from mail.specialnames import restored_in
+from mail.mailboxes.special_use_names import restored_in
 from models.admin.tasks import Task
 from models.errors import Forbidden, Invalid, NotFound, all_found
 from models.events.journal import ChangeKind

@@ -4,8 +4,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mail.compose import FILES, Attachment, fitting
-from mail.contents import Stored
+from mail.compose.message_builder import FILES, Attachment, fitting
+from mail.storage.message_content import Stored
 from models.errors import Invalid, NotFound, check_limit, found
 from resolvers import contents, uploads
 from resolvers.context import Context

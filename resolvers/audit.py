@@ -9,7 +9,7 @@ from sqlalchemy import ColumnElement, false, func, insert, select, true, update
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from mail import audit
+from mail.storage import audit_copies
 from models.admin.audits import Audit, AuditAccess, AuditCopy
 from models.admin.tasks import Task, TaskState
 from models.errors import Forbidden, Invalid, LimitReached, NotFound, all_found, found
@@ -267,13 +267,13 @@ async def exported(ctx: Context, key: int, *, check: bool = False) -> AsyncGener
             raise NotFound(str(key))
         await _looked(ctx, session, [key], EXPORTED)
     if check:
-        await audit.check(ctx.world, key, row.copies)
-    return audit.mbox(ctx.world, key, row.copies)
+        await audit_copies.check(ctx.world, key, row.copies)
+    return audit_copies.mbox(ctx.world, key, row.copies)
 
 
 async def broken_at(ctx: Context, row: Picked) -> int | None:
     """Where the chain of copies is broken; None where it is whole, or gone with its end."""
-    return None if row.ended_at is not None else await audit.broken_at(ctx.world, row)
+    return None if row.ended_at is not None else await audit_copies.broken_at(ctx.world, row)
 
 
 async def plan(ctx: Context, order: dict[str, Any], _checkpoint: dict[str, Any]) -> Plan:
@@ -300,7 +300,11 @@ async def step(
     if row.end:
         theirs = theirs.where(col(Message.received_at) < row.end)
     ids = [each.id for each in await ctx.read(theirs.order_by(col(Message.id)).limit(CHUNK))]
-    done = await ctx.world.join(session, lambda turn: audit.existing(turn, row, ids)) if ids else 0
+    done = (
+        await ctx.world.join(session, lambda turn: audit_copies.existing(turn, row, ids))
+        if ids
+        else 0
+    )
     more = len(ids) == CHUNK
     if not more:
         ended = update(Audit).where(col(Audit.id) == row.id).values(copied=True)

@@ -13,7 +13,7 @@ from sqlalchemy import case, select, update
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from mail.networks import within
+from mail.network.ip_networks import within
 from models.auth.credentials import PENDING, AccessToken
 from models.errors import AuthenticationFailed, Forbidden, Invalid, RateLimited, Unauthenticated
 from models.observability import metrics

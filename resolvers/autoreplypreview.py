@@ -7,9 +7,10 @@ from typing import Any
 from sqlalchemy import Select, case, false, select
 from sqlmodel import col
 
-from mail import addresses, messages
 from mail import autoreply as answering
+from mail import mime
 from mail.autoreply import Came, Silence
+from mail.recipients import address_resolution
 from models.addresses.tables import Address
 from models.errors import Invalid, NotFound
 from models.messages.tables import Message
@@ -84,7 +85,7 @@ async def preview(ctx: Context, standing: Standing, letter: Letter) -> Preview:
     shown = (came.internal, address, standing.rule.name or known.row.name, came.sender)
     if address is None or isinstance(said, Silence):
         return Preview(silence or Silence.OTHER_ADDRESS, *shown)
-    text = said.text or messages.html_to_text(said.html)
+    text = said.text or mime.html_to_text(said.html)
     return Preview(silence, *shown, said.subject, text, said.html)
 
 
@@ -102,7 +103,9 @@ def _silence(ctx: Context, standing: Standing, came: Came, known: Picked) -> Sil
 
 async def _came(ctx: Context, standing: Standing, letter: Letter) -> Came:
     """The letter, as if it came; of a message, as it did."""
-    sender = None if letter.sender is None else addresses.checked(letter.sender, path="sender")
+    sender = (
+        None if letter.sender is None else address_resolution.checked(letter.sender, path="sender")
+    )
     if letter.message_id is None:
         return Came(sender or "", letter.to or "", letter.subject or "")
     mine = (visible(ctx, Message), col(Message.id) == letter.message_id)
@@ -175,7 +178,7 @@ async def _each(
         theirs = asked.where(key.in_([one for one, by in keys if by == sender]))
         given = {
             "sender": answering.sender_key(sender),
-            "domain": addresses.normal_domain(sender.rpartition("@")[2]),
+            "domain": address_resolution.normal_domain(sender.rpartition("@")[2]),
             "now": ctx.world.now(),
         }
         by = await answering.taker(ctx.world, sender)

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import select
 from sqlmodel import col
 
-from mail import contents, placing
-from mail.blobs.errors import Corrupt
-from mail.connectors.servers import Failure, Stage
-from mail.contents import Stored, gathered
-from mail.found import Found, Unusable
-from mail.keeping import Kept
-from mail.sources import Source, messages, source
-from mail.storable import storable
+from mail.archives.mail_sources import Source, messages, source
+from mail.archives.source_message import Found, Unusable
+from mail.connectors.remote_server import Failure, Stage
+from mail.storage import message_content, message_insert
+from mail.storage.blobs.blob_writer import Kept
+from mail.storage.blobs.errors import Corrupt
+from mail.storage.message_content import Stored, gathered
+from mail.text.storable_text import storable
 from models.connectors import Protocol
 from models.errors import NotFound, OverQuota
 from models.mailboxes.tables import Mailbox, SpecialUse
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 COLUMNS = frozenset(
     {"id", "blob_id", "structure", "size", "received_at", "envelope_from", "keywords",
-     *placing.SYSTEM_FLAGS}
+     *message_insert.SYSTEM_FLAGS}
 )  # fmt: skip
 
 
@@ -161,7 +161,7 @@ async def _groups(it: Bringing, there: Context, keys: Sequence[int]) -> AsyncGen
         )
         it.there = {**it.there, **{row.path: row.special_use for row in rows if row.special_use}}
         group, weight = list[Found](), 0
-        for row, stored in zip(rows, await contents.sources(there.world, rows), strict=True):
+        for row, stored in zip(rows, await message_content.sources(there.world, rows), strict=True):
             if (found := await _found(row, stored)) is None:
                 continue
             if group and weight + row.size > importing.WEIGHT:
@@ -182,7 +182,7 @@ async def _found(row: Picked, stored: Stored) -> Found | None:
     except NotFound:
         return None  # deleted while it was read
     facts = {"received_at": row.received_at, "sender": row.envelope_from}
-    return bare.with_message(raw, **facts, flags=placing.flags(row))
+    return bare.with_message(raw, **facts, flags=message_insert.flags(row))
 
 
 # ---------------------------------------------------------------- units

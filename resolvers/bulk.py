@@ -10,7 +10,7 @@ from sqlalchemy import ColumnElement, func, select, true
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from mail.placing import QUOTA
+from mail.storage.message_insert import QUOTA
 from models.admin.tasks import Task
 from models.errors import Forbidden, Invalid, NotFound, OverQuota, Stale
 from models.events.journal import PLATFORM, ChangeKind

@@ -12,10 +12,10 @@ from sqlalchemy import update as changing
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from mail import certificates as pem
-from mail.acme import Reason
-from mail.certificates import Fitting, Sent, covers, wildcard
-from mail.sni import rank
+from mail.tls import pem_certificates
+from mail.tls.acme_client import Reason
+from mail.tls.pem_certificates import Fitting, Sent, covers, wildcard
+from mail.tls.sni_certificates import rank
 from models.certificates import Certificate, CertificateName
 from models.errors import Conflict, Invalid, LimitReached, Unavailable, all_found
 from models.events.journal import PLATFORM, ChangeKind
@@ -84,7 +84,7 @@ async def by_ids(ctx: Context, ids: list[int]) -> list[Picked | None]:
 async def named(ctx: Context, name: str) -> Picked | None:
     """The certificate that is stored for exactly this server; None where there is none."""
     try:
-        exact = pem.server_name(name)
+        exact = pem_certificates.server_name(name)
     except Invalid:
         return None
     rows = await ctx.read(_rows(ctx).where(col(Certificate.server_name) == exact))
@@ -140,7 +140,7 @@ async def put(ctx: Context, given: Given) -> tuple[int, list[Notice]]:
     made = None
     if given.sent is not None:
         old = _old_key(ctx.world, before) if given.sent.key is None else None
-        made = await asyncio.to_thread(pem.fitting, given.sent, old)
+        made = await asyncio.to_thread(pem_certificates.fitting, given.sent, old)
     async with ctx.write(PLATFORM) as session:
         row = await named(ctx, name)
         if (row and row.version) != (before and before.version):
@@ -167,7 +167,7 @@ async def put(ctx: Context, given: Given) -> tuple[int, list[Notice]]:
 
 def _checked(given: Given) -> Given:
     """The same with its names as they are stored; Invalid where something is wrong."""
-    own = pem.public_name if given.acme else pem.server_name
+    own = pem_certificates.public_name if given.acme else pem_certificates.server_name
     name = own(given.server_name)
     said = given.description or ""
     if len(said) > WORDS or not said.isprintable():
@@ -176,7 +176,7 @@ def _checked(given: Given) -> Given:
     if given.names and not given.acme:
         text = "only what ACME makes is given names"
         raise Invalid(text, constraint="acme", path=["acmeNames"])
-    names = given.names and tuple(pem.other_names(name, given.names))
+    names = given.names and tuple(pem_certificates.other_names(name, given.names))
     return replace(given, server_name=name, names=names)
 
 
@@ -397,7 +397,8 @@ def _done(mutation: str, before: Picked | None, after: Picked | None) -> Done:
 async def spki_served(world: World, host: str) -> str | None:
     """SHA-256 of the public key that is shown to whoever asks for this host; None without TLS.
 
-    As `mail/sni.py` chooses: stored for it, or with its name in it, else that of the file.
+    As `mail/tls/sni_certificates.py` chooses: stored for it, or with its name in it, else that of
+    the file.
     """
     inside = select(col(CertificateName.certificate_id)).where(
         col(CertificateName.name).in_([host, wildcard(host)])
@@ -421,6 +422,6 @@ async def spki_served(world: World, host: str) -> str | None:
 
 def _of_file(file: Path) -> str | None:
     try:
-        return pem.spki_of(file.read_text(errors="replace"))
+        return pem_certificates.spki_of(file.read_text(errors="replace"))
     except OSError:
         return None

@@ -7,8 +7,8 @@ from contextlib import suppress
 from sqlalchemy import select
 from sqlmodel import col
 
-from mail.sni import Held, Keyring
-from mail.tls import Certificates
+from mail.tls.server_tls import Certificates
+from mail.tls.sni_certificates import Held, Keyring
 from models.certificates import Certificate
 from models.events.wakeups import CERTIFICATES
 from models.runtime.environment import World

@@ -9,9 +9,9 @@ from typing import Any
 from sqlalchemy import delete, func, insert, select
 from sqlmodel import col
 
-from mail import compose
-from mail.compose import HTML_WITH_IMAGES, NAME, SUBJECT, TEXT, Priority
-from mail.fields import Named
+from mail.compose import message_builder
+from mail.compose.message_builder import HTML_WITH_IMAGES, NAME, SUBJECT, TEXT, Priority
+from mail.mime.header_encoding import Named
 from models.errors import (
     Code,
     Invalid,
@@ -191,14 +191,14 @@ def _check(ctx: Context, fields: Fields, problems: Problems) -> None:
             text = f"more than {most} addresses"
             check_limit(len(given or ()), most, text, path=[name])
             for nth, person in enumerate(given or ()):
-                compose.address(person.address, name, nth)
-                compose.line_of(person.name or "", [name], NAME)
+                message_builder.address(person.address, name, nth)
+                message_builder.line_of(person.name or "", [name], NAME)
     with problems.caught():
-        compose.line_of(fields.subject or "", ["subject"], SUBJECT)
+        message_builder.line_of(fields.subject or "", ["subject"], SUBJECT)
     with problems.caught():
-        compose.text_of(fields.text or "", ["text"], TEXT)
+        message_builder.text_of(fields.text or "", ["text"], TEXT)
     with problems.caught():
-        compose.text_of(fields.html or "", ["html"], HTML_WITH_IMAGES)
+        message_builder.text_of(fields.html or "", ["html"], HTML_WITH_IMAGES)
     with problems.caught():
         fileattaching.check(fields.files)
     with problems.caught():

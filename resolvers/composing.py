@@ -9,10 +9,10 @@ from urllib.parse import quote
 from sqlalchemy import select
 from sqlmodel import col
 
-from mail import compose, quoting
-from mail.compose import Attachment, Draft, HeaderLine, Priority
-from mail.contents import Stored
-from mail.fields import Named
+from mail.compose import message_builder, reply_quote
+from mail.compose.message_builder import Attachment, Draft, HeaderLine, Priority
+from mail.mime.header_encoding import Named
+from mail.storage.message_content import Stored
 from models.errors import Invalid, NotFound, found
 from models.store.columns import Picked, picked
 from models.store.prepared_statements import Prepared, number
@@ -99,7 +99,7 @@ async def letterhead(
         text = "who it is from says from, or an identity: not both"
         raise Invalid(text, constraint="exclusive", path=["identity"])
     if fields.from_ is not None:
-        given = Named(compose.address(fields.from_.address, "from"), fields.from_.name)
+        given = Named(message_builder.address(fields.from_.address, "from"), fields.from_.name)
         if not checked:
             return Letterhead(given, fields.reply_to or ())
         row = await may_send_as(ctx, account, given.address, ["from"])
@@ -165,7 +165,7 @@ def _filled(fields: Fields, over: Taken) -> Fields:
     text, html = fields.text, fields.html
     if over.quote and fields.reference:
         above = fields.reference.quote is ReferenceQuote.ABOVE
-        text, html = quoting.joined(text, html, over.quote, above=above)
+        text, html = reply_quote.joined(text, html, over.quote, above=above)
     answers = fields.to is None and fields.cc is None
     return replace(
         fields,
@@ -193,7 +193,7 @@ def copied(always: Sequence[str], people: Sequence[Named]) -> list[Named]:
 def _message_id(ctx: Context, from_: Named, how: How) -> str:
     """That of the earlier draft, so that the conversation stays; else a new one."""
     known = how.previous.message.row.message_id if how.previous else None
-    if known and compose.is_id(known):
+    if known and message_builder.is_id(known):
         return str(known)
     return new_message_id(ctx, from_.address)
 
@@ -202,7 +202,7 @@ def new_message_id(ctx: Context, sender: str) -> str:
     """A Message-ID of ours, or, where this machine has no name, of the sender's domain."""
     hostname = ctx.world.options.hostname
     domain = hostname if "." in hostname else sender.rpartition("@")[2]
-    return compose.message_id(ctx.world.random(16), domain)
+    return message_builder.message_id(ctx.world.random(16), domain)
 
 
 async def _over(ctx: Context, fields: Fields, how: How, room: Room) -> Taken:
@@ -245,8 +245,8 @@ async def built(draft: Draft) -> bytes:
     """The message; in a thread where there is much of it."""
     size = sum(len(each.content) for each in draft.attachments) + len(draft.html or "")
     if size < SMALL:
-        return compose.build(draft)
-    return await asyncio.to_thread(compose.build, draft)
+        return message_builder.build(draft)
+    return await asyncio.to_thread(message_builder.build, draft)
 
 
 async def main_address(ctx: Context, account: Picked) -> Named:

@@ -11,9 +11,9 @@ import orjson
 from sqlalchemy import select
 from sqlmodel import col
 
-from mail.archives.locked import Lock, Locked
-from mail.archives.records import Account
-from mail.connectors.servers import Failure
+from mail.archives.json_lines import Account
+from mail.archives.secret_encryption import Lock, Locked
+from mail.connectors.remote_server import Failure
 from models.connectors import Connector, Protocol, Security
 from models.errors import Forbidden, Invalid, LimitReached, Refused
 from models.runtime.environment import World

@@ -8,7 +8,7 @@ from sqlalchemy import delete, func, select, update
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from mail.connectors.servers import Failure
+from mail.connectors.remote_server import Failure
 from models.admin.tasks import TaskState
 from models.connectors import Connector, ConnectorFolder, ConnectorRun, Security
 from models.errors import Conflict, Invalid, LimitReached, all_found

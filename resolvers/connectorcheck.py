@@ -10,10 +10,10 @@ from typing import Any
 from sqlalchemy import select
 from sqlmodel import col
 
-from mail.connectors import folders
-from mail.connectors.servers import Failure, Server, Stage
-from mail.connectors.sessions import Session, session
-from mail.outward import Gate
+from mail.connectors import mailbox_mapping
+from mail.connectors.remote_server import Failure, Server, Stage
+from mail.connectors.session_thread import Session, session
+from mail.network.outbound_http import Gate
 from models.connectors import Connector, Protocol, Security
 from models.errors import RateLimited, found
 from models.store.columns import picked
@@ -121,7 +121,7 @@ async def _tried(opens: AbstractAsyncContextManager[Session], stages: list[Stage
             known = sorted(there.remote.capabilities)
     except Failure as problem:
         return Checked(_until(stages, problem), failure=problem)
-    names = [folders.remote(each) for each in found[:SHOWN]]
+    names = [mailbox_mapping.remote(each) for each in found[:SHOWN]]
     return Checked([Tried(stage, ok=True) for stage in stages], known, names)
 
 

@@ -6,10 +6,11 @@ from typing import Any
 
 import idna
 
-from mail import outward, paths
-from mail.connectors.servers import BY_TOKEN, MECHANISMS, PORTS
-from mail.expressions import Expression
-from mail.outward import check_outside, host_of
+from mail.connectors.remote_server import BY_TOKEN, MECHANISMS, PORTS
+from mail.mailboxes import paths
+from mail.network import outbound_http
+from mail.network.outbound_http import check_outside, host_of
+from mail.text.bounded_regex import Expression
 from models.connectors import Protocol, Security
 from models.errors import Invalid
 from models.runtime.options import Options
@@ -116,7 +117,7 @@ def _oauth(value: Mapping[str, Any] | None, options: Options) -> dict[str, Any] 
     """Where tokens are asked for, without the secret of the client."""
     if value is None:
         return None
-    outward.target(
+    outbound_http.target(
         value["token_url"], private=options.connectors_private, path=["oauth", "tokenUrl"]
     )
     if not options.connectors_private and not value["token_url"].lower().startswith("https://"):

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from mail.expressions import Expression
+from mail.text.bounded_regex import Expression
 from models import quantities
 from models.errors import Invalid
 

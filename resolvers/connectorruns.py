@@ -13,8 +13,8 @@ from sqlalchemy import delete, func, select, true, update
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from mail.connectors.servers import Failure, Stage
-from mail.outward import Gate
+from mail.connectors.remote_server import Failure, Stage
+from mail.network.outbound_http import Gate
 from models.admin.tasks import TaskState
 from models.connectors import Connector, ConnectorRun
 from models.errors import Refused

@@ -12,9 +12,9 @@ import orjson
 from sqlalchemy import select, update
 from sqlmodel import col
 
-from mail.connectors.servers import BY_TOKEN, Failure, Server, Stage, said
-from mail.connectors.sessions import Session, session
-from mail.outward import Gate, Unsent, ask, target
+from mail.connectors.remote_server import BY_TOKEN, Failure, Server, Stage, said
+from mail.connectors.session_thread import Session, session
+from mail.network.outbound_http import Gate, Unsent, ask, target
 from models.connectors import Connector, Protocol, Security
 from models.errors import Invalid
 from models.runtime.environment import World

@@ -12,9 +12,11 @@ from typing import Any, TypeVar
 from sqlalchemy import Select, select
 from sqlmodel import col
 
-from mail import messages
-from mail.blobs.pack import Skeleton
-from mail.contents import (
+from mail import mime
+from mail.mime import CalendarEvent, Header, Part, Whole
+from mail.storage.blobs.large_layout import COPIES, READING, Outline
+from mail.storage.blobs.message_layout import Skeleton
+from mail.storage.message_content import (
     LARGE,
     ROOT,
     Stored,
@@ -24,8 +26,6 @@ from mail.contents import (
     skeleton_of,
     skeletons,
 )
-from mail.messages import CalendarEvent, Header, Part, Whole
-from mail.storage.large_skeleton import COPIES, READING, Outline
 from models.errors import Forbidden, Invalid, LimitReached
 from models.messages.tables import Message
 from models.runtime.options import MIB
@@ -142,7 +142,7 @@ async def texts(message: Stored) -> str | None:
     """The plain text, made from HTML where there is none; None where there is no body."""
 
     def make() -> Awaitable[str | None]:
-        return message.examine(lambda source: messages.body_text(source, message.structure))
+        return message.examine(lambda source: mime.body_text(source, message.structure))
 
     return await kept(message, "text", make)
 
@@ -176,7 +176,7 @@ async def _htmls(message: Stored, showing: Showing) -> Shown:
     found: Shown | None = message.shelf.get(key) if showing.sanitize else None
     if found:
         return found
-    bodies = await message.examine(lambda source: messages.body_html(source, message.structure))
+    bodies = await message.examine(lambda source: mime.body_html(source, message.structure))
     if not showing.sanitize:
         return Shown(tuple(bodies))
     clean = Cleaning(showing)
@@ -199,9 +199,7 @@ class Cleaning:
     def __call__(self, bodies: list[str]) -> Shown:
         """The same, safe."""
         images = self.showing.remote_images
-        safe = [
-            messages.sanitize(body, remote_images=images, cid_url=self._cid_url) for body in bodies
-        ]
+        safe = [mime.sanitize(body, remote_images=images, cid_url=self._cid_url) for body in bodies]
         return Shown(
             tuple(each.html for each in safe),
             sum(each.blocked for each in safe),
@@ -226,7 +224,7 @@ async def header_fields(message: Stored) -> list[Header]:
     """The header fields in order."""
 
     def make() -> Awaitable[list[Header]]:
-        return message.examine(lambda source: messages.headers(source, message.structure))
+        return message.examine(lambda source: mime.headers(source, message.structure))
 
     return await kept(message, "headers", make)
 
@@ -312,7 +310,7 @@ async def attachment_text(message: Stored, index: int, max_bytes: int = 65536) -
                 body = _without_half(body)
             # The content is decoded already, and alone: only its charset is left to do.
             alone = replace(part, header_start=0, body_start=0, body_end=len(body), encoding="8bit")
-            return await asyncio.to_thread(messages.text_of, Whole(body), alone)
+            return await asyncio.to_thread(mime.text_of, Whole(body), alone)
 
     return await message.share(("attachment", index, most), make)
 
@@ -322,14 +320,14 @@ def attached(message: Stored, index: int) -> Part | None:
     known: list[dict[str, Any]] = message.row.attachments
     if not 0 <= index < len(known):
         return None
-    return messages.find(message.structure, known[index]["part"])
+    return mime.find(message.structure, known[index]["part"])
 
 
 def part_at(message: Stored, section: str) -> Part | None:
     """The part of this section; a multipart that is the whole message is "TEXT"."""
     if section == WORD:
         return message.structure
-    return messages.find(message.structure, section) if section else None
+    return mime.find(message.structure, section) if section else None
 
 
 def section_of(part: Part) -> str:
@@ -342,10 +340,10 @@ def _span(message: Stored, section: str) -> tuple[int, int] | None:
         return 0, message.size
     found = _SECTION.fullmatch(section)
     if not found:
-        part = messages.find(message.structure, section)
+        part = mime.find(message.structure, section)
         return (part.body_start, part.body_end) if part else None
     number, word = found.group(1)[:-1], found.group(2).upper()
-    part = messages.find(message.structure, number) if number else message.structure
+    part = mime.find(message.structure, number) if number else message.structure
     if part is None or (word == "MIME" and not number):
         return None
     if number and word != "MIME":  # of the message that the part holds

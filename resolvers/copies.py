@@ -10,8 +10,9 @@ from sqlalchemy import insert, select
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from mail import audit, userlimits
-from mail.placing import flags, take_quota
+from mail.limits import user_limits
+from mail.storage import audit_copies
+from mail.storage.message_insert import flags, take_quota
 from models.admin.audits import AuditRoad
 from models.events.journal import ChangeKind
 from models.events.wakeups import UNINDEXED
@@ -78,8 +79,8 @@ async def copy(
     await moves.count(session, last, {to.id: moves.arriving(ordered)})
 
     def told(turn: Turn) -> None:
-        userlimits.stored(turn, owner, taken, size)
-        audit.stored(turn, owner, keys, AuditRoad.SAVED)
+        user_limits.stored(turn, owner, taken, size)
+        audit_copies.stored(turn, owner, keys, AuditRoad.SAVED)
 
     await ctx.world.join(session, told)
     return {key: (row.uid, uid) for row, key, uid in zip(ordered, keys, uids, strict=True)}

@@ -10,11 +10,11 @@ from sqlalchemy import ColumnElement, Select, delete, select, true, union_all, u
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from mail.addresses import ascii_domain, normal_domain
-from mail.authentication import privatekeys
-from mail.authentication.keys import NAME_MAX, is_domain
-from mail.authentication.privatekeys import SIZES, PrivateKey, Unusable
-from mail.signkeys import place_of
+from mail.authentication import private_keys
+from mail.authentication.private_keys import SIZES, PrivateKey, Unusable
+from mail.authentication.public_keys import NAME_MAX, is_domain
+from mail.authentication.signing_keys import place_of
+from mail.recipients.address_resolution import ascii_domain, normal_domain
 from models.domains.dkim_keys import ALL, DkimAlgorithm, DkimKey, DkimKeyState
 from models.domains.tables import Domain, DomainAlias
 from models.errors import Conflict, Forbidden, Invalid, LimitReached, NotFound, Problems, all_found
@@ -132,7 +132,7 @@ async def copy(ctx: Context, name: str, to: Sequence[str]) -> list[int]:
             raise Invalid("that is where they are", constraint="self", path=["to"], index=index)
     vault = ctx.world.vault
     opened = [
-        (row, privatekeys.read(vault.open(row.private, place_of(row.id)), ours=True))
+        (row, private_keys.read(vault.open(row.private, place_of(row.id)), ours=True))
         for row in rows
     ]
     made = [
@@ -184,7 +184,7 @@ def checked_size(bits: int) -> None:
 
 async def _read(text: str) -> PrivateKey:
     try:
-        return await asyncio.to_thread(privatekeys.read, text)
+        return await asyncio.to_thread(private_keys.read, text)
     except Unusable as problem:
         raise Invalid(str(problem), constraint="key", path=["privateKey"]) from None
 
@@ -200,7 +200,7 @@ async def fresh(ctx: Context, wanted: Sequence[tuple[DkimAlgorithm, int]]) -> li
 
     async def one(algorithm: DkimAlgorithm, bits: int) -> PrivateKey:
         async with turns:
-            return await asyncio.to_thread(privatekeys.made, algorithm, bits)
+            return await asyncio.to_thread(private_keys.made, algorithm, bits)
 
     return await asyncio.gather(*(one(*each) for each in wanted))
 
@@ -407,7 +407,7 @@ def facts(row: Picked | DkimKey) -> dict[str, Any]:
         "selector": row.selector,
         "algorithm": row.algorithm.value,
         "keySize": row.key_size,
-        "fingerprint": privatekeys.fingerprint(row.public),
+        "fingerprint": private_keys.fingerprint(row.public),
         "state": row.state.value,
     }
 

@@ -15,7 +15,7 @@ from sqlalchemy.orm import aliased
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from mail.dnsadvice import DnsState
+from mail.domains.dns_advice import DnsState
 from models.domains.dkim_keys import ALL, DkimAlgorithm, DkimKey, DkimKeyState
 from models.errors import Conflict, Invalid, NotFound
 from models.events.journal import PLATFORM

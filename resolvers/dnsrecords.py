@@ -11,8 +11,8 @@ from dns.asyncresolver import Resolver
 from sqlalchemy import select
 from sqlmodel import col
 
-from mail.dnsadvice import Advice, DnsState, Judged, Ours, SigningKey, advise
-from mail.resolving import resolver
+from mail.domains.dns_advice import Advice, DnsState, Judged, Ours, SigningKey, advise
+from mail.network.dns_resolver import resolver
 from models.domains.dkim_keys import ALL, DkimKey, DkimKeyState
 from models.errors import Forbidden
 from models.store.columns import Picked, picked

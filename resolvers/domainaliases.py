@@ -7,8 +7,8 @@ from sqlalchemy import ColumnElement, delete, func, select
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import col
 
-from mail import lookalikes
-from mail.addresses import checked_domain, normal_domain
+from mail.recipients.address_resolution import checked_domain, normal_domain
+from mail.text import confusables
 from models.domains.tables import Domain, DomainAlias
 from models.errors import Conflict, Invalid, LimitReached, NotFound, check_count
 from models.events.journal import PLATFORM, ChangeKind
@@ -86,7 +86,7 @@ async def of_domains(ctx: Context, keys: list[int]) -> list[list[Picked]]:
 async def create(ctx: Context, new: NewAlias) -> DomainAlias:
     """Make an alias of a domain. Conflict where its name is taken, or the domain is an alias."""
     alias = checked_domain(new.alias, path="alias")
-    lookalikes.refuse_domain(alias, path="alias")
+    confusables.refuse_domain(alias, path="alias")
     name = normal_domain(new.domain)
     if alias == name:
         raise Invalid("a domain is no alias of itself", constraint="self", path=["alias"])

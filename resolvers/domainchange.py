@@ -9,8 +9,8 @@ from sqlalchemy.exc import IntegrityError
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from mail import lookalikes
-from mail.addresses import checked_domain
+from mail.recipients.address_resolution import checked_domain
+from mail.text import confusables
 from models.addresses.rewrites import RecipientRewrite
 from models.addresses.tables import Address
 from models.auth.credentials import ApiKey
@@ -116,7 +116,7 @@ async def create(ctx: Context, name: str, values: Values, *, with_key: bool) -> 
     problems = Problems()
     with problems.caught():
         name = checked_domain(name, path="name")
-        lookalikes.refuse_domain(name)
+        confusables.refuse_domain(name)
         if with_key:
             dkimchange.checked_place(name, path=["createDkim"])
     columns = values.checked(problems)

@@ -19,8 +19,8 @@ from sqlalchemy.orm import aliased
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from mail import lookalikes
-from mail.addresses import ascii_domain, checked_domain, checked_username
+from mail.recipients.address_resolution import ascii_domain, checked_domain, checked_username
+from mail.text import confusables
 from models.addresses.rewrites import BccRule, RecipientRewrite
 from models.addresses.tables import Address
 from models.domains.tables import Domain, DomainAlias
@@ -114,7 +114,7 @@ async def rename(ctx: Context, old: str, new: str) -> Renamed:
     is in the way, where it cannot be done.
     """
     new = checked_domain(new, path="newDomain")
-    lookalikes.refuse_domain(new, path="newDomain")
+    confusables.refuse_domain(new, path="newDomain")
     row = await domains.named(ctx, old)
     if row is None:
         raise NotFound(old, path=["oldDomain"])

@@ -8,8 +8,8 @@ from sqlalchemy import ColumnElement, Select, exists, false, func, or_, select, 
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from mail import lookalikes
-from mail.addresses import checked_domain, normal_domain
+from mail.recipients.address_resolution import checked_domain, normal_domain
+from mail.text import confusables
 from models.addresses.tables import Address
 from models.domains.tables import Domain, DomainAlias
 from models.errors import Conflict, LimitReached, NotFound, check_count
@@ -177,7 +177,7 @@ async def ensure(
         await journal.lock(session, [PLATFORM])  # where names of domains are given away
         row = (await connection.execute(known)).first()
         if row is None:
-            lookalikes.refuse_domain(name, path=path)
+            confusables.refuse_domain(name, path=path)
             await free_name(session, name, path=path)
             warn_created(ctx, name, path=[*within, path])
             return await added(ctx, session, new(ctx, name))

@@ -9,12 +9,12 @@ from typing import Any
 from sqlalchemy import func, select, tuple_
 from sqlmodel import col
 
-from mail.archives import writing
-from mail.archives.records import Outgoing, Told
-from mail.archives.writing import Chunk, ExportFormat, State
-from mail.blobs.errors import Corrupt
-from mail.contents import Stored, gathered, submitted
-from mail.placing import SYSTEM_FLAGS, flags
+from mail.archives import archive_writer
+from mail.archives.archive_writer import Chunk, ExportFormat, State
+from mail.archives.json_lines import Outgoing, Told
+from mail.storage.blobs.errors import Corrupt
+from mail.storage.message_content import Stored, gathered, submitted
+from mail.storage.message_insert import SYSTEM_FLAGS, flags
 from models.admin.key_values import KeyValue
 from models.errors import NotFound
 from models.mailboxes.tables import Mailbox, MailboxEntry
@@ -100,7 +100,7 @@ async def begun(
     account = {"exportedAt": now, "mailboxes": boxes, "messages": total}
     if order["settings"]:
         account |= await _settings(ctx, passphrase)
-    return writing.begun(kind, state, account, now), total
+    return archive_writer.begun(kind, state, account, now), total
 
 
 async def _settings(ctx: Context, passphrase: str | None) -> dict[str, Any]:
@@ -303,7 +303,7 @@ async def _put(
 ) -> Chunk:
     if not outgoing:
         return Chunk(b"")
-    return await asyncio.to_thread(writing.put, kind, state, outgoing, ctx.world.now())
+    return await asyncio.to_thread(archive_writer.put, kind, state, outgoing, ctx.world.now())
 
 
 async def _of_queue(

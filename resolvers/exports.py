@@ -9,13 +9,13 @@ from sqlalchemy import ColumnElement, delete, func, insert, select, true, update
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from mail import pieces
-from mail.archives import writing
-from mail.archives.writing import ENDINGS, ExportFormat, State
-from mail.blobs.codec import digest_of
-from mail.blobs.pack import Piece
-from mail.keeping import Kept, blob_ids, keep
-from mail.storage.damage_check import BUDGET, check_pieces
+from mail.archives import archive_writer
+from mail.archives.archive_writer import ENDINGS, ExportFormat, State
+from mail.storage.blobs import blob_reader
+from mail.storage.blobs.blob_writer import Kept, blob_ids, keep
+from mail.storage.blobs.compression import digest_of
+from mail.storage.blobs.damage_check import BUDGET, check_pieces
+from mail.storage.blobs.message_layout import Piece
 from models.admin.tasks import Task, TaskState
 from models.errors import LimitReached, NotFound, found
 from models.events.journal import ChangeKind
@@ -190,7 +190,7 @@ class Whole:
             at += size
         for nth in range(0, len(wanted), CHECKED):
             keys = wanted[nth : nth + CHECKED]
-            rows = await self.ctx.read(select(*pieces.COLUMNS).where(col(Blob.id).in_(keys)))
+            rows = await self.ctx.read(select(*blob_reader.COLUMNS).where(col(Blob.id).in_(keys)))
             if len(rows) < len(set(keys)):
                 raise NotFound(str(self.row.id))  # removed meanwhile
             budget = await check_pieces(self.ctx.world.blobs, rows, budget)
@@ -203,9 +203,9 @@ class Whole:
             at += size
             if first >= last:
                 continue
-            asked = select(*pieces.COLUMNS).where(col(Blob.id) == key)
+            asked = select(*blob_reader.COLUMNS).where(col(Blob.id) == key)
             blob = found(next(iter(await self.ctx.read(asked)), None))
-            chunks = pieces.stream(self.ctx.world.blobs, blob, first, last)
+            chunks = blob_reader.stream(self.ctx.world.blobs, blob, first, last)
             async with aclosing(chunks):
                 async for chunk in chunks:
                     yield chunk
@@ -247,7 +247,7 @@ async def plan(ctx: Context, order: dict[str, Any], checkpoint: dict[str, Any]) 
         note["refused"] = [*checkpoint.get("refused", []), *refused][:TOLD]
         done = part.done
     else:
-        last, end = writing.ended(kind, state)
+        last, end = archive_writer.ended(kind, state)
         written, note["ended"] = [(DATA, last), (END, end)], True
     note |= {"state": state.plain(), "position": checkpoint.get("position", 0) + 1}
     tenant = await tenant_of(ctx, ctx.viewer.user_id)

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from mail.addresses import Recipient
-from mail.connectors.folders import Mapped
-from mail.connectors.servers import Failure, Opened, Stage
-from mail.connectors.sessions import Session
+from mail.connectors.mailbox_mapping import Mapped
+from mail.connectors.remote_server import Failure, Opened, Stage
+from mail.connectors.session_thread import Session
+from mail.recipients.address_resolution import Recipient
 from models.runtime.environment import Turn
 from models.store.columns import Picked
 from resolvers.connectoroptions import Chosen

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import insert, select, update
 from sqlmodel import col
 
-from mail.connectors import folders
-from mail.connectors.folders import Mapped, Rules
-from mail.connectors.imap import Imap
-from mail.connectors.servers import Failure, Head, Opened, Stage
-from mail.expressions import Expression
-from mail.outward import Gate
-from mail.paths import INBOX
-from mail.sieve.regex import compiled
+from mail.connectors import mailbox_mapping
+from mail.connectors.imap_client import Imap
+from mail.connectors.mailbox_mapping import Mapped, Rules
+from mail.connectors.remote_server import Failure, Head, Opened, Stage
+from mail.mailboxes.paths import INBOX
+from mail.network.outbound_http import Gate
+from mail.sieve.execution.regex_groups import compiled
+from mail.text.bounded_regex import Expression
 from models.connectors import ConnectorFolder, ConnectorMessage, Protocol
 from models.mailboxes.tables import SpecialUse
 from models.runtime.clock_steps import is_ahead
@@ -54,7 +54,9 @@ async def fetch(run: "Run", gate: Gate, trust: Any) -> None:
             place, marks = await _folder(it, one)
             if found := await fetchsync.deleted(it, place, marks):
                 gone.append((place, found))
-        inbox = next((one for one in todo if folders.remote(one.listed).upper() == INBOX), None)
+        inbox = next(
+            (one for one in todo if mailbox_mapping.remote(one.listed).upper() == INBOX), None
+        )
         if run.options.idle and run.may_listen and inbox:
             await _listen(it, inbox)
     for place, marks in gone:  # POP3 deletes at the end of a session
@@ -90,7 +92,7 @@ async def _mapped(it: Fetch) -> list[Mapped]:
         row.auto_map_folders,
         None if row.target_folder == INBOX and not row.once else row.target_folder,
     )
-    found = folders.mapped(listed, how, here)
+    found = mailbox_mapping.mapped(listed, how, here)
     it.run.say(f"{len(listed)} folders, {len(found)} of them are fetched")
     return found
 
@@ -126,7 +128,11 @@ async def _folder(it: Fetch, one: Mapped, *, again: bool = False) -> tuple[Place
 
 async def _place(it: Fetch, one: Mapped, opened: Opened) -> Place:
     """What is known of a folder. Where its numbers count no more, content tells what is known."""
-    ctx, raw, name = it.run.ctx, one.listed.raw.decode("latin-1"), folders.remote(one.listed)
+    ctx, raw, name = (
+        it.run.ctx,
+        one.listed.raw.decode("latin-1"),
+        mailbox_mapping.remote(one.listed),
+    )
     mine = (
         col(ConnectorFolder.connector_id) == it.connector.id,
         col(ConnectorFolder.name) == raw,

@@ -14,20 +14,21 @@ from typing import Any
 from sqlalchemy import delete, insert, select
 from sqlmodel import col
 
-from mail import delivery, pipeline
-from mail.addresses import Recipient, account_of
-from mail.authentication.removal import own_names, stripped
-from mail.connectors.servers import Failure, Head, Stage
-from mail.delivery import receipt_of
-from mail.found import Found, dated
-from mail.keeping import Kept
-from mail.paths import INBOX
-from mail.performing import Rejected
-from mail.pipeline import Fetched, Mail
-from mail.placing import Letter, Placed, Way
-from mail.routes import Person, Taken
+from mail.archives.source_message import Found, dated
+from mail.authentication.results_removal import own_names, stripped
+from mail.connectors.remote_server import Failure, Head, Stage
+from mail.delivery import pipeline
+from mail.delivery.pipeline import Fetched, Mail
+from mail.delivery.plan_execution import Rejected
+from mail.inbound.scan_rejection import Unwanted
+from mail.mailboxes.paths import INBOX
+from mail.recipients.address_resolution import Recipient, account_of
+from mail.recipients.recipient_routes import Person, Taken
 from mail.scanners import clamd, rspamd
-from mail.scanners.refusing import Unwanted
+from mail.storage import received_messages
+from mail.storage.blobs.blob_writer import Kept
+from mail.storage.message_insert import Letter, Placed, Way
+from mail.storage.received_messages import receipt_of
 from models.addresses.tables import Address
 from models.connectors import ConnectorFolder, ConnectorMessage
 from models.errors import OverQuota, Refused
@@ -66,7 +67,7 @@ async def bring(it: Fetch, place: Place, some: Sequence[tuple[Head, bytes]]) -> 
         group = list[Came]()
         for head, raw in some[at : at + TOGETHER]:
             kept = stripped(raw, own_names(it.run.ctx.world.options))
-            group.append(Came(head, kept, await delivery.read(kept), flags_of(head)))
+            group.append(Came(head, kept, await received_messages.read(kept), flags_of(head)))
             await asyncio.sleep(0)  # small ones are read here, and others wait for their turn
         it.tally.bytes += sum(len(one.raw) for one in group)
         came = await _arrived(it, place, it.to, group) if sifted and it.to else {}

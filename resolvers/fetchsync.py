@@ -8,7 +8,7 @@ from sqlalchemy import bindparam, select, update
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from mail.connectors.imap import Imap
+from mail.connectors.imap_client import Imap
 from models.connectors import ConnectorFolder, ConnectorMessage
 from models.store.columns import Picked, picked, table_of
 from resolvers import flagging, mailboxes, moves

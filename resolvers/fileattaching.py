@@ -9,9 +9,9 @@ from sqlalchemy import delete, insert, select
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from mail import pieces
-from mail.compose import FILES, Attachment
-from mail.messages import html_to_text
+from mail.compose.message_builder import FILES, Attachment
+from mail.mime import html_to_text
+from mail.storage.blobs import blob_reader
 from models.errors import Invalid, NotFound
 from models.files.tables import File, FileAttachmentMode, FileShare
 from models.runtime.environment import Turn
@@ -80,7 +80,7 @@ async def attached(
         room.take(rows[-1].size, [path, str(nth)])
     made = []
     for row in rows:
-        content = await pieces.read(ctx.world.blobs, await files.fetched(ctx, row))
+        content = await blob_reader.read(ctx.world.blobs, await files.fetched(ctx, row))
         made.append(Attachment(content, row.filename, row.content_type))
     return made
 

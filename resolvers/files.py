@@ -9,10 +9,10 @@ from sqlalchemy import ColumnElement, delete, func, insert, select, update
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from mail.blobs.codec import digest_of
-from mail.blobs.pack import Piece
-from mail.blobs.store import object_name
-from mail.keeping import Gone, Kept, blob_ids, find_stored, keep
+from mail.storage.blobs.blob_writer import Gone, Kept, blob_ids, find_stored, keep
+from mail.storage.blobs.compression import digest_of
+from mail.storage.blobs.message_layout import Piece
+from mail.storage.blobs.object_stores import object_name
 from models.errors import Forbidden, Invalid, LimitReached, NotFound, all_found, check_limit, found
 from models.events.journal import ChangeKind, Entry
 from models.files.blobs import Blob, Upload

@@ -12,7 +12,7 @@ from sqlalchemy import ColumnElement, delete, false, func, or_, select, true, up
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from mail.keeping import Kept, blob_ids
+from mail.storage.blobs.blob_writer import Kept, blob_ids
 from models.errors import Forbidden, Invalid, LimitReached, NotFound, Stale, all_found, found
 from models.events.journal import ChangeKind, Entry
 from models.files.tables import File, FileAttachmentMode, FileShare

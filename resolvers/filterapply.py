@@ -9,13 +9,13 @@ from sqlalchemy import select, update
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from mail import filters as forms
-from mail.blobs.errors import Corrupt
-from mail.contents import Stored
-from mail.decision import Decision
-from mail.filters import Looked, Rule
-from mail.placing import QUOTA
+from mail.filters import filter_compiler
+from mail.filters.filter_compiler import Looked, Rule
+from mail.filters.filter_result import Decision
 from mail.sieve import Letter
+from mail.storage.blobs.errors import Corrupt
+from mail.storage.message_content import Stored
+from mail.storage.message_insert import QUOTA
 from models.admin.tasks import Task
 from models.errors import Invalid, NotFound, all_found
 from models.events.journal import ChangeKind
@@ -82,7 +82,7 @@ async def plan(ctx: Context, order: dict[str, Any], checkpoint: dict[str, Any]) 
 async def _decided(stored: Stored, rules: Sequence[Rule]) -> Decision:
     tree = stored.structure
     return await stored.examine(
-        lambda source: forms.decided(rules, Looked(Letter(source, tree))), apart=True
+        lambda source: filter_compiler.decided(rules, Looked(Letter(source, tree))), apart=True
     )
 
 

@@ -3,8 +3,8 @@
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from mail.filters import GROUPS, NESTED
-from mail.targets import HIDDEN
+from mail.filters.filter_compiler import GROUPS, NESTED
+from mail.recipients.forward_targets import HIDDEN
 from models.errors import Invalid
 from resolvers import filterchange, filters
 from resolvers.access import own

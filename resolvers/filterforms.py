@@ -7,13 +7,16 @@ from typing import Any
 from sqlalchemy import select
 from sqlmodel import col
 
-from mail import compose, sieve, targets
-from mail import filters as forms
-from mail.filters import GROUPS, NESTED, Names
-from mail.lookups import resolve_all
-from mail.sieve import limits, regex
-from mail.sieve.base import FIELD_NAME
-from mail.sieve.keywords import known
+from mail import sieve
+from mail.compose import message_builder
+from mail.filters import filter_compiler
+from mail.filters.filter_compiler import GROUPS, NESTED, Names
+from mail.recipients import forward_targets
+from mail.recipients.batch_resolution import resolve_all
+from mail.sieve import limits
+from mail.sieve.execution import regex_groups
+from mail.sieve.execution.flag_names import known
+from mail.sieve.extensions.core_commands import FIELD_NAME
 from models.errors import Invalid, NotFound, Problems, Several
 from models.mailboxes.tables import HOLDING_USES
 from models.notifications.webhooks import Webhook
@@ -47,7 +50,7 @@ def query(given: Form, before: Form, path: Path) -> dict[str, Any]:
     found = {**before, **_query(given, path, problems, 0)}
     problems.settle()
     found = {name: value for name, value in found.items() if value is not None}
-    if forms.size_of(found) > TESTS:
+    if filter_compiler.size_of(found) > TESTS:
         words = f"at most {TESTS} tests and groups"
         raise Invalid(words, constraint="max", path=path)
     return found
@@ -111,7 +114,7 @@ def _test(name: str, value: Any, path: Path) -> Any:
 
 
 def _word(text: str, path: Path) -> str:
-    compose.text_of(text, path, 4 * WORD)
+    message_builder.text_of(text, path, 4 * WORD)
     if not text.split() or len(text) > WORD:
         words = f"1 to {WORD} characters, and not blanks alone; null for no such test"
         raise Invalid(words, constraint="length", path=path)
@@ -133,7 +136,7 @@ def _key(key: str, path: Path) -> str:
 def _regex(given: Form, path: Path) -> dict[str, Any]:
     key, pattern = given.get("key"), _word(given["pattern"], [*path, "pattern"])
     try:
-        regex.compiled(pattern, fold=True)
+        regex_groups.compiled(pattern, fold=True)
     except Invalid as problem:
         raise Invalid(problem.message, constraint="pattern", path=[*path, "pattern"]) from problem
     return {"key": None if key is None else _key(key, path), "pattern": pattern}
@@ -234,9 +237,9 @@ def _labels(names: Sequence[str], path: Path) -> list[str]:
 
 def _reply(given: Form, path: Path) -> dict[str, str]:
     subject, text, html = (given.get(name) or "" for name in ("subject", "text", "html"))
-    compose.line_of(subject, [*path, "subject"], SUBJECT)
-    compose.text_of(text, [*path, "text"], TEXT)
-    compose.text_of(html, [*path, "html"], TEXT)
+    message_builder.line_of(subject, [*path, "subject"], SUBJECT)
+    message_builder.text_of(text, [*path, "text"], TEXT)
+    message_builder.text_of(html, [*path, "html"], TEXT)
     if not (text.strip() or html.strip()):
         words = "there is nothing to answer: give text or html"
         raise Invalid(words, constraint="required", path=[*path, "text"])
@@ -254,7 +257,7 @@ async def _targets(ctx: Context, given: Sequence[str], whose: Whose, path: Path)
     """The targets as they are stored; Invalid for one that is the account itself."""
     if len(given) > TARGETS:
         raise Invalid(f"at most {TARGETS} targets", constraint="max", path=path)
-    were = targets.opened(ctx.world, whose.id, whose.relays)
+    were = forward_targets.opened(ctx.world, whose.id, whose.relays)
     to: Targets = checked_targets(ctx, given, were, path)
     addresses = [one for one in to.shown if "://" not in one]
     here = await resolve_all(ctx.world, addresses, ctx.read)
@@ -262,7 +265,7 @@ async def _targets(ctx: Context, given: Sequence[str], whose: Whose, path: Path)
         if text in here and here[text].user_id == whose.user_id:
             words = "a filter does not send on to its own account: mailbox and copyTo store there"
             raise Invalid(words, constraint="self", path=path, index=index)
-    sealed = targets.sealed(ctx.world, whose.id, to.relays)
+    sealed = forward_targets.sealed(ctx.world, whose.id, to.relays)
     fresh = [
         one for one in to.shown if one not in whose.targets or were.get(one) != to.relays.get(one)
     ]
@@ -273,7 +276,7 @@ def check_script(key: int, found: Form, done: Checked) -> None:
     """Invalid where the whole is more than a script may be."""
     action_ = {**done.action, "targets": list(done.targets)}
     longest = {box: "x" * 100 for box in (done.action.get("mailbox"),) if box}
-    script = sieve.printed(forms.tree(key, found, action_, Names(longest)))
+    script = sieve.printed(filter_compiler.tree(key, found, action_, Names(longest)))
     if len(script.encode()) > limits.SCRIPT:
         words = f"a filter has at most {limits.SCRIPT} bytes, as Sieve writes it"
         raise Invalid(words, constraint="max", path=["query"])

@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mail import filterreading
-from mail.filterdeeds import Folder
-from mail.filterreading import Read, Reading
+from mail.filters import sieve_import
+from mail.filters.sieve_import import Read, Reading
+from mail.filters.sieve_to_actions import Folder
 from mail.sieve import Problem, SieveError, limits
 from models.errors import Invalid, NotFound, Refused, Several
 from models.mailboxes.tables import SpecialUse
@@ -63,7 +63,7 @@ def _read(ctx: Context, content: str) -> Reading:
     options = ctx.world.options
     interval = int(options.autoreply_interval.total_seconds())
     try:
-        found = filterreading.read(content, interval=interval, most=options.filters_max)
+        found = sieve_import.read(content, interval=interval, most=options.filters_max)
     except SieveError as error:
         raise not_compiled(error) from error
     _settle([_fault(one, "unsupported") for one in found.faults])

@@ -7,11 +7,11 @@ from typing import Any
 from sqlalchemy import ColumnElement, func, select
 from sqlmodel import col
 
-from mail import filters as forms
 from mail import sieve
-from mail.decision import Target
-from mail.filters import Names, Rule
-from mail.languages import closest
+from mail.filters import filter_compiler
+from mail.filters.filter_compiler import Names, Rule
+from mail.filters.filter_result import Target
+from mail.text.languages import closest
 from models.errors import LimitReached
 from models.filters.tables import Filter
 from models.mailboxes.tables import Mailbox
@@ -162,7 +162,7 @@ class Deed:
 
 
 def whole(action: Mapping[str, Any], targets: Sequence[str]) -> dict[str, Any]:
-    """The action with its targets, as mail/filters.py reads it."""
+    """The action with its targets, as mail/filters/filter_compiler.py reads it."""
     return {**action, "targets": list(targets)} if targets else dict(action)
 
 
@@ -195,10 +195,10 @@ async def names_of(ctx: Context, action: Mapping[str, Any]) -> Names:
 async def script(ctx: Context, row: Picked) -> str:
     """A filter as Sieve; what that has no words for stands before it, as comments."""
     action = whole(row.action, row.targets)
-    others = forms.beyond(action)
+    others = filter_compiler.beyond(action)
     lines = [f"# Sieve does not say: it is sent on to {one}\n" for one in others["targets"]]
     lines += ["# Sieve does not say: a webhook is called\n" for _ in others["webhook"]]
-    tree = forms.tree(row.id, row.query, action, await names_of(ctx, action))
+    tree = filter_compiler.tree(row.id, row.query, action, await names_of(ctx, action))
     return "".join(lines) + sieve.printed(tree)
 
 

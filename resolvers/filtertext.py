@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from mail.filterqueries import NEVER, Query, merged
+from mail.filters.sieve_to_conditions import NEVER, Query, merged
 from models.errors import Invalid
 from resolvers.searchkeys import Fields
 from resolvers.searchtext import read

@@ -5,9 +5,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from mail import filters as forms
-from mail.filters import Followed, Looked
-from mail.messages import split
+from mail.filters import filter_compiler
+from mail.filters.filter_compiler import Followed, Looked
+from mail.mime import split
 from mail.sieve import Letter
 from models.errors import Invalid, NotFound, check_limit
 from models.store.columns import Picked
@@ -37,7 +37,7 @@ async def test(ctx: Context, user_id: int, message_id: int | None, raw: str | No
 
     def look(letter: Letter) -> dict[int, Followed]:
         looked = Looked(letter)
-        found = forms.followed(active, looked, throughout=True)
+        found = filter_compiler.followed(active, looked, throughout=True)
         return {one.rule.id: one for one in found} | {
             rule.id: Followed(rule, looked.fits(rule.query)[0]) for rule in others
         }

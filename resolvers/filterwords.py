@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mail.filters import ACTIONS, required_of
+from mail.filters.filter_compiler import ACTIONS, required_of
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,8 @@ from sqlalchemy import Select, Update, bindparam, select, update
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from mail import learning
-from mail.placing import SYSTEM_FLAGS, flags, named_flags
+from mail.scanners import training_worker
+from mail.storage.message_insert import SYSTEM_FLAGS, flags, named_flags
 from models.errors import Invalid
 from models.events.journal import ChangeKind
 from models.messages.tables import Message
@@ -84,7 +84,7 @@ def changed(
         _set_keywords(turn, some)
         ids += values_of(some.rows, "id")
     turn.send(works)
-    learning.marked(turn, ids, [*changes.add, *(changes.replace or ())])
+    training_worker.marked(turn, ids, [*changes.add, *(changes.replace or ())])
     return ids
 
 

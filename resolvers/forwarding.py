@@ -6,11 +6,13 @@ from dataclasses import dataclass, field, replace
 from sqlalchemy import select
 from sqlmodel import col
 
-from mail import addresses, audit, compose
-from mail.audit import SHOWN
-from mail.contents import gathered
-from mail.queue.entering import Handed, Via
-from mail.targets import opened
+from mail.compose import message_builder
+from mail.queue.enqueue import Handed, Via
+from mail.recipients import address_resolution
+from mail.recipients.forward_targets import opened
+from mail.storage import audit_copies
+from mail.storage.audit_copies import SHOWN
+from mail.storage.message_content import gathered
 from models.errors import Conflict, Forbidden, Invalid, NotFound, check_limit
 from models.files.blobs import MessageBlob
 from models.filters.tables import Filter
@@ -169,7 +171,7 @@ async def _queued(
         facts = {name: getattr(row, name) for name in SHOWN}
         to = [each.shown for each in targets]
         facts |= {"envelope_from": sender, "envelope_to": to, "received_at": at}
-        audit.sent(turn, owner, key, facts, blobs)
+        audit_copies.sent(turn, owner, key, facts, blobs)
         return key
 
     with userlimits.refusing(ctx):
@@ -203,8 +205,8 @@ async def _addresses(ctx: Context, owner: int, given: Sequence[str]) -> list[Tar
         raise Invalid("nobody to send it to", constraint="required", path=PATH)
     found: dict[str, str] = {}
     for nth, text in enumerate(given):
-        address = compose.address(text, PATH[0], nth)
-        if await addresses.owner_of(ctx.world, address) == owner:
+        address = message_builder.address(text, PATH[0], nth)
+        if await address_resolution.owner_of(ctx.world, address) == owner:
             words = "this is your own address: messageCopy copies"
             raise Invalid(words, constraint="self", path=PATH, index=nth)
         found.setdefault(address.casefold(), address)
@@ -249,7 +251,7 @@ async def _original(ctx: Context, owner: int, row: Picked, nth: int | None) -> l
         if whole == shown and SECRET in shown:
             text = f"the password of {shown} is not known any more"
             raise Conflict(text, path=["message"] if nth is None else ["target"])
-        if "://" in shown or await addresses.owner_of(ctx.world, shown) != owner:
+        if "://" in shown or await address_resolution.owner_of(ctx.world, shown) != owner:
             made.append(replace(one, whole=whole))  # an address that is its own by now is none
     return made
 

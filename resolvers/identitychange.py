@@ -9,8 +9,9 @@ from sqlalchemy import delete, insert, select, update
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from mail import compose, messages
-from mail.addresses import normal
+from mail import mime
+from mail.compose import message_builder
+from mail.recipients.address_resolution import normal
 from models.errors import Conflict, Forbidden, Invalid, LimitReached, NotFound, Problems, all_found
 from models.events.journal import ChangeKind
 from models.mailboxes.tables import HOLDING_USES
@@ -63,7 +64,7 @@ async def put(ctx: Context, address: str, said: Said) -> int:
 
 
 async def _put(ctx: Context, user_id: int, address: str, said: Said, *, anew: bool) -> int:
-    address = compose.address(address, "address")
+    address = message_builder.address(address, "address")
     if "*" in address:
         raise Invalid("a sender is no pattern", constraint="pattern", path=["address"])
     _permitted(ctx, [user_id], said)
@@ -159,7 +160,9 @@ async def _checked(said: Said) -> Said:
     with problems.caught():
         if values.get("name") is not None:
             text = values["name"].strip()
-            values["name"] = compose.line_of(text, [*at, "name"], compose.NAME) or None
+            values["name"] = (
+                message_builder.line_of(text, [*at, "name"], message_builder.NAME) or None
+            )
     with problems.caught():
         if values.get("reply_to") is not None:
             values["reply_to"] = _address(values["reply_to"], [*at, "replyTo"])
@@ -169,7 +172,7 @@ async def _checked(said: Said) -> Said:
     for name, path in (("signature_text", "signatureText"), ("signature_html", "signatureHtml")):
         with problems.caught():
             if values.get(name) is not None:
-                values[name] = compose.text_of(values[name], [*at, path], SIGNATURE) or None
+                values[name] = message_builder.text_of(values[name], [*at, path], SIGNATURE) or None
     problems.settle()
     if html := values.get("signature_html"):
         values["signature_html"] = await asyncio.to_thread(_sanitised, html)
@@ -178,7 +181,7 @@ async def _checked(said: Said) -> Said:
 
 def _address(text: str, path: Sequence[str], index: int | None = None) -> str:
     try:
-        return compose.address(text, path[-1], index)
+        return message_builder.address(text, path[-1], index)
     except Invalid as wrong:
         raise Invalid(wrong.message, constraint=wrong.constraint, path=path, index=index) from wrong
 
@@ -195,7 +198,7 @@ def _copies(given: Sequence[str], path: Sequence[str]) -> list[str]:
 
 def _sanitised(html: str) -> str:
     """The HTML without what is dangerous in a page; images stay, wherever they are."""
-    return messages.sanitize(html, remote_images=True, cid_url=lambda cid: f"cid:{cid}").html
+    return mime.sanitize(html, remote_images=True, cid_url=lambda cid: f"cid:{cid}").html
 
 
 # ---------------------------------------------------------------- what is written

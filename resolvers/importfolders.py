@@ -1,6 +1,6 @@
 """Folders that mail is brought into: those there are, and those that are made for it."""
 
-from mail import paths
+from mail.mailboxes import paths
 from models.errors import Conflict
 from models.mailboxes.tables import HOLDING_USES, SpecialUse
 from resolvers import mailboxes

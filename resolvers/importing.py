@@ -11,15 +11,16 @@ from sqlalchemy import select
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from mail import delivery, paths, placing
-from mail.archives.records import Account, Told, Wrong, moment
-from mail.archives.zips import Broken
-from mail.authentication.removal import own_names, stripped
-from mail.blobs.codec import digest_of
-from mail.found import Found, Unusable
-from mail.keeping import Gone, Kept
-from mail.placing import Letter, Place, Placed, Way
-from mail.storable import storable
+from mail.archives.json_lines import Account, Told, Wrong, moment
+from mail.archives.source_message import Found, Unusable
+from mail.archives.zip_format import Broken
+from mail.authentication.results_removal import own_names, stripped
+from mail.mailboxes import paths
+from mail.storage import message_insert, received_messages
+from mail.storage.blobs.blob_writer import Gone, Kept
+from mail.storage.blobs.compression import digest_of
+from mail.storage.message_insert import Letter, Place, Placed, Way
+from mail.text.storable_text import storable
 from models.errors import Conflict, Invalid, LimitReached, NotFound, Refused
 from models.mailboxes.tables import HOLDING_USES, SpecialUse
 from models.messages.tables import Message
@@ -176,7 +177,7 @@ async def read_letter(world: World, raw: bytes) -> Letter:
     `came` is the digest of what it was: a message that this server received and exported has them.
     """
     kept = stripped(raw, own_names(world.options))
-    letter = await delivery.read(kept)
+    letter = await received_messages.read(kept)
     return letter if kept is raw else replace(letter, came=digest_of(raw))
 
 
@@ -198,7 +199,9 @@ def short(digest: str) -> bytes:
 async def keep(work: Import, ready: Sequence[Ready], *, again: bool = False) -> list[Kept]:
     """Make the bytes of these safe, before the unit that stores them."""
     tenant, world = work.user.tenant_id, work.ctx.world
-    return [await delivery.stored(world, tenant, each.letter, again=again) for each in ready]
+    return [
+        await received_messages.stored(world, tenant, each.letter, again=again) for each in ready
+    ]
 
 
 async def with_bytes(
@@ -229,7 +232,7 @@ def laid(work: Import, turn: Turn, ready: Sequence[Ready], kept: Sequence[Kept])
     pairs = zip(ready, kept, strict=True)
     for way, those in groupby(pairs, key=lambda pair: pair[0].way):
         items = [(each.letter, safe, _to(work, each)) for each, safe in those]
-        placed += placing.place_many(turn, items, way=way)
+        placed += message_insert.place_many(turn, items, way=way)
     return placed
 
 

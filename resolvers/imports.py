@@ -13,12 +13,13 @@ from sqlalchemy import ColumnElement, delete, insert, select
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from mail import paths, pieces
-from mail.blobs.codec import digest_of
-from mail.blobs.store import object_name
-from mail.found import Unusable
-from mail.keeping import Kept, blob_ids
-from mail.sources import HEAD, Source, known, messages, source
+from mail.archives.mail_sources import HEAD, Source, known, messages, source
+from mail.archives.source_message import Unusable
+from mail.mailboxes import paths
+from mail.storage.blobs import blob_reader
+from mail.storage.blobs.blob_writer import Kept, blob_ids
+from mail.storage.blobs.compression import digest_of
+from mail.storage.blobs.object_stores import object_name
 from models.admin.tasks import Task
 from models.errors import Forbidden, Invalid, NotFound, OverQuota, check_limit, found
 from models.events.journal import ChangeKind
@@ -226,14 +227,14 @@ async def lying(
         yield await asyncio.to_thread(_below, ctx.world, given)
         return
     asked = (
-        select(*pieces.COLUMNS, col(ImportArchive.filename))
+        select(*blob_reader.COLUMNS, col(ImportArchive.filename))
         .join(ImportArchive, col(ImportArchive.blob_id) == col(Blob.id))
         .where(archive)
     )
     blob = found(next(iter(await ctx.read(asked)), None), "archive", path=["archive"])
     with tempfile.TemporaryDirectory(prefix="merganser-import-") as folder:
         path = Path(folder) / "archive"
-        chunks = pieces.stream(ctx.world.blobs, blob)
+        chunks = blob_reader.stream(ctx.world.blobs, blob)
         with path.open("wb") as file:
             async with aclosing(chunks):
                 async for chunk in chunks:

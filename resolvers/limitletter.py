@@ -9,14 +9,14 @@ from sqlalchemy import select
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from mail import compose
-from mail.compose import Draft, HeaderLine
-from mail.delivery import read, stored
-from mail.fields import Named
-from mail.keeping import Kept
-from mail.languages import closest
-from mail.placing import Letter, Place, Way, place
-from mail.userlimits import ALLOWED, LETTER, level
+from mail.compose import message_builder
+from mail.compose.message_builder import Draft, HeaderLine
+from mail.limits.user_limits import ALLOWED, LETTER, level
+from mail.mime.header_encoding import Named
+from mail.storage.blobs.blob_writer import Kept
+from mail.storage.message_insert import Letter, Place, Way, place
+from mail.storage.received_messages import read, stored
+from mail.text.languages import closest
 from models.addresses.tables import Address
 from models.errors import NotFound
 from models.mailboxes.tables import Mailbox, SpecialUse
@@ -56,7 +56,7 @@ async def plan(ctx: Context, order: dict[str, Any], checkpoint: dict[str, Any]) 
     if now is not told and not (order["refused"] and ABOVE.index(now) > ABOVE.index(told)):
         return Plan()
     draft = _draft(ctx.world, row, refused=order["refused"], full=now is UsageLevel.FULL)
-    letter = await read(compose.build(draft))
+    letter = await read(message_builder.build(draft))
     kept = await stored(ctx.world, row.tenant_id, letter)
     to = [person.address for person in draft.to]
     there = Place(row.id, row.box, ctx.world.now(), envelope_from="", envelope_to=to)
@@ -123,7 +123,7 @@ def _draft(world: World, row: Picked, *, refused: bool, full: bool) -> Draft:
     return Draft(
         from_=Named(f"postmaster@{domain}", "Postmaster"),
         date=world.now(),
-        message_id=compose.message_id(world.random(16), domain),
+        message_id=message_builder.message_id(world.random(16), domain),
         to=[Named(address, row.name)],
         subject=subject.format(**facts),
         text="\n\n".join(sentence.format(**facts) for sentence in said) + "\n",

@@ -12,11 +12,13 @@ from typing import Any, NamedTuple
 from sqlalchemy import ColumnElement, select
 from sqlmodel import col
 
-from mail import contents, messages, paths
-from mail.blobs.errors import Corrupt, Hole
-from mail.contents import Stored
-from mail.indexing import BATCH, body_of
-from mail.messages import Part, Source
+from mail import mime
+from mail.mailboxes import paths
+from mail.mime import Part, Source
+from mail.search.index_worker import BATCH, body_of
+from mail.storage import message_content
+from mail.storage.blobs.errors import Corrupt, Hole
+from mail.storage.message_content import Stored
 from models.errors import Invalid, LimitReached
 from models.mailboxes.tables import Mailbox
 from models.messages.tables import Message
@@ -179,8 +181,8 @@ async def _read(
     found: dict[Leaf, list[int]] = {leaf: [] for leaf in leaves}
     for start in range(0, len(rows), BATCH):
         some = rows[start : start + BATCH]
-        stored = await contents.sources(ctx.world, some, ctx.read, charge=ctx.charge)
-        held = await contents.examine_each(stored, partial(_held, stored, found))
+        stored = await message_content.sources(ctx.world, some, ctx.read, charge=ctx.charge)
+        held = await message_content.examine_each(stored, partial(_held, stored, found))
         for message, ones in zip(stored, held, strict=True):
             for leaf in ones:
                 found[leaf].append(message.row.id)
@@ -226,8 +228,8 @@ class _Texts:
         return fold_text(body_of(self.source, self.structure))
 
     @cached_property
-    def _fields(self) -> Sequence[messages.Header]:
-        return messages.headers(self.source, self.structure)
+    def _fields(self) -> Sequence[mime.Header]:
+        return mime.headers(self.source, self.structure)
 
     @cached_property
     def _head(self) -> str:

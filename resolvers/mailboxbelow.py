@@ -6,7 +6,7 @@ from dataclasses import replace
 from sqlalchemy import insert, select
 from sqlmodel import col
 
-from mail.paths import checked_path
+from mail.mailboxes.paths import checked_path
 from models.errors import Forbidden, Invalid, LimitReached
 from models.events import journal
 from models.mailboxes.shares import MailboxShare, ShareRight

@@ -12,7 +12,7 @@ from sqlmodel import col
 from sqlmodel import select as instances
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from mail.paths import checked_path, in_tree, with_parents
+from mail.mailboxes.paths import checked_path, in_tree, with_parents
 from models.errors import Conflict, Forbidden, Invalid, LimitReached, NotFound
 from models.events.journal import ChangeKind
 from models.mailboxes.shares import ShareRight
@@ -52,7 +52,7 @@ class Tree:
 
     user_id: int
     columns: frozenset[str]
-    pattern: str | None = None  # of their paths: mail/paths.py
+    pattern: str | None = None  # of their paths: mail/mailboxes/paths.py
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +105,7 @@ async def _trees(ctx: Context, keys: list[Tree]) -> list[tuple[Tree, Sequence[Pi
 
 
 def fitting(ctx: Context, pattern: str) -> ColumnElement[bool]:
-    """Whether the path of a folder fits this pattern of mail/paths.py."""
+    """Whether the path of a folder fits this pattern of mail/mailboxes/paths.py."""
     if ctx.world.database.dialect == "postgresql":
         pattern = pattern.replace("(?>", "(?:")
     found: ColumnElement[bool] = col(Mailbox.path).regexp_match(pattern)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import ColumnElement, func, select
 from sqlmodel import col
 
-from mail import paths
+from mail.mailboxes import paths
 from models.mailboxes.tables import Mailbox
 from models.store.columns import Picked, picked
 from models.store.keyset_pages import Ask, Page

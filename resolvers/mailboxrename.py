@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Integer, String, bindparam, func, or_, select, update
 from sqlmodel import col
 
-from mail.paths import LEVELS, checked_path, with_parents
+from mail.mailboxes.paths import LEVELS, checked_path, with_parents
 from models.errors import Conflict, Forbidden, Invalid, NotFound
 from models.events.journal import ChangeKind
 from models.mailboxes.tables import Mailbox, SpecialUse

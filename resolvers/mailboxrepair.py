@@ -9,10 +9,10 @@ from sqlalchemy import func, select, tuple_
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from mail import paths
-from mail.verify import folders
-from mail.verify.folders import Examined
-from mail.verify.report import Finding
+from mail.consistency import mailbox_checks
+from mail.consistency.mailbox_checks import Examined
+from mail.consistency.report import Finding
+from mail.mailboxes import paths
 from models.admin.tasks import Task
 from models.events.journal import PLATFORM, ChangeKind
 from models.mailboxes.tables import Mailbox
@@ -73,7 +73,7 @@ async def repair(ctx: Context, asked: Asked, users: Users) -> Outcome:
     for box in boxes:
         theirs[box.user_id].append(box.id)
     found = {
-        user: await folders.examine(ctx.world, user, keys, account=True, read=asked.blobs)
+        user: await mailbox_checks.examine(ctx.world, user, keys, account=True, read=asked.blobs)
         for user, keys in theirs.items()
     }
     wrong = [user for user, examined in found.items() if examined.hits or examined.troubles]
@@ -97,7 +97,7 @@ def _boxes(ctx: Context, masks: Sequence[str], ids: Sequence[int] | None) -> Any
 
 
 async def _mend(ctx: Context, session: AsyncSession, examined: Examined) -> list[Finding]:
-    return await ctx.world.join(session, lambda turn: folders.mend(turn, examined))
+    return await ctx.world.join(session, lambda turn: mailbox_checks.mend(turn, examined))
 
 
 async def _told(
@@ -152,7 +152,7 @@ async def plan(ctx: Context, order: dict[str, Any], checkpoint: dict[str, Any]) 
     if not rows:
         return Plan()
     (box,) = rows
-    examined = await folders.examine(
+    examined = await mailbox_checks.examine(
         ctx.world, box.user_id, [box.id], account=box.user_id != user, read=order["blobs"]
     )
     return Plan([box.user_id], [box.user_id, box.id], made=examined)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from sqlalchemy import bindparam, select, update
 from sqlmodel import col
 
-from mail.paths import checked_path, spelled
+from mail.mailboxes.paths import checked_path, spelled
 from models.errors import LimitReached, check_count
 from models.events.journal import ChangeKind
 from models.mailboxes.tables import Mailbox

@@ -9,8 +9,8 @@ from sqlalchemy import select, tuple_, update
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from mail.placing import SYSTEM_FLAGS
-from mail.specialnames import USES
+from mail.mailboxes.special_use_names import USES
+from mail.storage.message_insert import SYSTEM_FLAGS
 from models.admin.tasks import Task
 from models.errors import Forbidden, Invalid, NotFound, check_count
 from models.events.journal import LONGEST, ChangeKind

@@ -8,8 +8,8 @@ from sqlalchemy import func, insert, select
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from mail import paths
-from mail.keeping import blob_ids
+from mail.mailboxes import paths
+from mail.storage.blobs.blob_writer import blob_ids
 from models.connectors import Connector, ConnectorRun, Protocol, Security
 from models.errors import Invalid, LimitReached, NotFound
 from models.events.journal import ChangeKind

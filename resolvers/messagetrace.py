@@ -8,10 +8,10 @@ from typing import Any
 from sqlalchemy import ColumnElement, func, or_, select, true
 from sqlmodel import col
 
-from mail import messagetrace
-from mail.addresses import normal, normal_domain
-from mail.messagetrace import cut, search_key
-from mail.storable import storable
+from mail.recipients.address_resolution import normal, normal_domain
+from mail.storage import message_trace
+from mail.storage.message_trace import cut, search_key
+from mail.text.storable_text import storable
 from models.errors import Invalid
 from models.messages.message_trace import LogComponent, MessageStep
 from models.queue.tables import Delivery, DeliveryState, answer
@@ -97,7 +97,7 @@ class TraceListing:
 
 async def pages(ctx: Context, keys: list[TraceListing]) -> list[Page[Picked]]:
     """Read pages of the steps that the viewer may see, newest first."""
-    await messagetrace.settle(ctx.world)
+    await message_trace.settle(ctx.world)
     scans = []
     for key in keys:
         terms = _list_conditions(ctx, key.where)
@@ -174,7 +174,7 @@ async def trace(ctx: Context, sought: Sought) -> list[Step]:
     What is in no domain of the viewer's looks like what is not there.
     """
     sought = _checked(sought)
-    await messagetrace.settle(ctx.world)
+    await message_trace.settle(ctx.world)
     steps = await _written(ctx, sought)
     known = {row.message_id for row in steps if row.message_id}
     found = [Step(**_of(row)) for row in steps]

@@ -8,7 +8,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from mail import addresses
+from mail.recipients import address_resolution
 from models.auth.application_passwords import AppPassword
 from models.errors import Invalid, NotFound, Unavailable
 from models.runtime.environment import World
@@ -52,8 +52,8 @@ async def address_of(ctx: Context, user: Picked, address: str | None) -> str:
         if main is None:
             raise NotFound(user.username, path=["address"])
         return str(main.shown)
-    shown = addresses.checked(address)
-    if await addresses.login_of(ctx.world, shown) != user.id:
+    shown = address_resolution.checked(address)
+    if await address_resolution.login_of(ctx.world, shown) != user.id:
         raise NotFound(shown, path=["address"])
     return shown
 

@@ -16,9 +16,11 @@ from sqlalchemy import delete as delete_rows
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from mail import audit, learning, userlimits
-from mail.placing import SYSTEM_FLAGS, flags, take_quota
-from mail.threads import ended
+from mail.limits import user_limits
+from mail.scanners import training_worker
+from mail.storage import audit_copies
+from mail.storage.message_insert import SYSTEM_FLAGS, flags, take_quota
+from mail.storage.thread_assignment import ended
 from models.errors import Invalid, NotFound
 from models.events.journal import ChangeKind
 from models.mailboxes.tables import Mailbox
@@ -235,7 +237,7 @@ async def move(
     tallies = _tallies(moved, -1)
     tallies[to.id] = arriving(moved)
     await count(session, last, tallies)
-    await learning.moved(ctx.world, session, moved, to)
+    await training_worker.moved(ctx.world, session, moved, to)
     new = {row.id: uid for row, uid in zip(moved, uids, strict=True)}
     return {row.id: (row.uid, new.get(row.id, row.uid)) for row in rows}
 
@@ -358,7 +360,7 @@ async def remove(ctx: Context, session: AsyncSession, rows: Sequence[Picked]) ->
 
 async def leaving(ctx: Context, session: AsyncSession, user_id: int, ids: Sequence[int]) -> None:
     """Let audits have what goes for good, before it does."""
-    await ctx.world.join(session, lambda turn: audit.leaving(turn, user_id, ids))
+    await ctx.world.join(session, lambda turn: audit_copies.leaving(turn, user_id, ids))
 
 
 async def _taken_out(
@@ -394,7 +396,7 @@ async def restore(ctx: Context, session: AsyncSession, rows: Sequence[Picked], t
     )
     await _put(ctx, session, zip(ordered, uids, strict=True), (to, last))
     await count(session, last, {to.id: arriving(ordered)})
-    tell = partial(userlimits.stored, user_id=user_id, taken=taken, more=size)
+    tell = partial(user_limits.stored, user_id=user_id, taken=taken, more=size)
     await ctx.world.join(session, tell)
 
 

@@ -10,8 +10,8 @@ from sqlalchemy import ColumnElement, Select, bindparam, delete, insert, select,
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from mail.expressions import Expression
-from mail.outward import target
+from mail.network.outbound_http import target
+from mail.text.bounded_regex import Expression
 from models.errors import Invalid, NotFound, Problems
 from models.events.journal import ChangeKind, Stream
 from models.events.wakeups import PUSHES

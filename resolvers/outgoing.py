@@ -7,11 +7,12 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from mail import compose, encrypting, templates
-from mail.compose import HTML_WITH_IMAGES, KIB, MIB, SUBJECT, TEXT, Draft
-from mail.fields import Named
-from mail.mending import Mended, half_written, mended
-from mail.wishes import Wish
+from mail.compose import message_builder, text_templates
+from mail.compose.message_builder import HTML_WITH_IMAGES, KIB, MIB, SUBJECT, TEXT, Draft
+from mail.compose.submission_repair import Mended, half_written, mended
+from mail.envelope.dsn_parameters import Wish
+from mail.mime.header_encoding import Named
+from mail.storage import openpgp_encryption
 from models.errors import Invalid, NotFound, Problems, Refused, Several, check_limit
 from models.files.tables import FileShare
 from models.mailboxes.tables import SpecialUse
@@ -209,7 +210,7 @@ def _merged(
         return [base]
     common = dict[str, str]()
     with problems.caught():
-        common = templates.checked(outgoing.template or {}, ["template"])
+        common = text_templates.checked(outgoing.template or {}, ["template"])
     if outgoing.merge is None:
         with problems.caught():
             return [_filled(base, common)]
@@ -224,7 +225,7 @@ def _merged(
             message_id=new_message_id(ctx, base.from_.address),
         )
         with problems.caught(), _of_entry(outgoing, nth):
-            values = common | templates.checked(entry.values, ["values"])
+            values = common | text_templates.checked(entry.values, ["values"])
             draft = _filled(draft, values)
         made.append(draft)
     return made
@@ -233,9 +234,9 @@ def _merged(
 def _filled(draft: Draft, values: Mapping[str, str]) -> Draft:
     return replace(
         draft,
-        subject=templates.filled(draft.subject, values, "subject", most=SUBJECT + 2 * KIB),
-        text=templates.filled(draft.text, values, "text", most=2 * TEXT),
-        html=templates.filled(draft.html, values, "html", most=HTML_WITH_IMAGES, of_html=True),
+        subject=text_templates.filled(draft.subject, values, "subject", most=SUBJECT + 2 * KIB),
+        text=text_templates.filled(draft.text, values, "text", most=2 * TEXT),
+        html=text_templates.filled(draft.html, values, "html", most=HTML_WITH_IMAGES, of_html=True),
     )
 
 
@@ -261,13 +262,13 @@ async def _enveloped(
     """The envelope that is given, else the `usual` one, whose recipients say where they stand."""
     given, (sender, named) = outgoing.envelope, usual
     if given.sender is not None:
-        sender = compose.address(given.sender, "envelope")
+        sender = message_builder.address(given.sender, "envelope")
         await may_send_as(ctx, account, sender, ["envelope", "from"])
     if given.to is not None:
         named = [(address, "envelope", nth) for nth, address in enumerate(given.to)]
     recipients: dict[str, str] = {}
     for text, where, nth in named:
-        address = compose.address(text, where, nth)
+        address = message_builder.address(text, where, nth)
         recipients.setdefault(address.casefold(), address)
     most = ctx.world.options.max_recipients
     if not outgoing.stays:
@@ -317,7 +318,7 @@ async def _handed_in(ctx: Context, account: Picked, outgoing: Outgoing) -> Writt
     except Invalid as wrong:
         raise Invalid(wrong.message, constraint=wrong.constraint, path=["raw"]) from wrong
     for each in dict.fromkeys(made.writers):
-        await may_send_as(ctx, account, compose.address(each, "raw"), ["raw"])
+        await may_send_as(ctx, account, message_builder.address(each, "raw"), ["raw"])
     usual = made.writers[0], addressees(made, "raw")
     sender, recipients = await _enveloped(ctx, account, outgoing, usual)
     box = await _folder(ctx, outgoing, None)
@@ -344,5 +345,5 @@ async def _sealed(ctx: Context, account: Picked, made: Written) -> Written:
         return made
     keys = await recipientkeys.of(ctx, made.recipients)
     mine = [account.pub_key] if account.pub_key else []
-    raw = await encrypting.to_all(ctx.world, made.raw, [*dict.fromkeys([*keys, *mine])])
+    raw = await openpgp_encryption.to_all(ctx.world, made.raw, [*dict.fromkeys([*keys, *mine])])
     return replace(made, raw=raw, readable=None if mine else made.raw)

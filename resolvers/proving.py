@@ -16,8 +16,8 @@ from enum import StrEnum
 from sqlalchemy import select
 from sqlmodel import col
 
-from mail.addresses import LOGIN, LONGEST, login_given, normal, username_key
-from mail.networks import within
+from mail.network.ip_networks import within
+from mail.recipients.address_resolution import LOGIN, LONGEST, login_given, normal, username_key
 from models.errors import Forbidden
 from models.observability import metrics
 from models.runtime.environment import World

@@ -7,7 +7,7 @@ from datetime import datetime
 from email.utils import parseaddr
 from typing import Any
 
-from mail import short_rsa
+from mail.storage import openpgp_short_rsa
 from models.errors import Invalid
 from models.runtime.environment import World
 from resolvers.context import Context
@@ -92,7 +92,7 @@ def _read(text: str, now: datetime) -> tuple[PublicKey | None, str]:
 def _short(text: str, cert: Any, now: datetime) -> PublicKey | None:
     """A key that is too short for Sequoia's policy, if mail can be encrypted to it."""
     try:
-        short = short_rsa.read(text, now)
+        short = openpgp_short_rsa.read(text, now)
     except (RuntimeError, ValueError):
         return None
     if short is None:

@@ -12,7 +12,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Select, bindparam, func, select, union, update
 from sqlmodel import col
 
-from mail.outward import Gate, Unsent, post, refused, target
+from mail.network.outbound_http import Gate, Unsent, post, refused, target
 from models.errors import Invalid
 from models.events.journal import ChangeKind, Entry, Stream, record
 from models.events.wakeups import PUSHES, rest

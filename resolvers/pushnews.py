@@ -9,10 +9,10 @@ from typing import Any
 from sqlalchemy import Select, and_, or_, select
 from sqlmodel import col
 
-from mail import messages
-from mail.blobs.errors import Corrupt
-from mail.contents import sources
-from mail.expressions import Expression
+from mail import mime
+from mail.storage.blobs.errors import Corrupt
+from mail.storage.message_content import sources
+from mail.text.bounded_regex import Expression
 from models.events.journal import LONGEST, Change, ChangeKind, Event
 from models.mailboxes.tables import Mailbox, SpecialUse
 from models.messages.tables import Message, Thread
@@ -168,9 +168,9 @@ async def urgent(world: World, keys: Collection[int]) -> set[int]:
     return found
 
 
-def _hurried(structure: messages.Part) -> Callable[[messages.Source], bool]:
-    def read(source: messages.Source) -> bool:
-        fields = messages.headers(source, structure)
+def _hurried(structure: mime.Part) -> Callable[[mime.Source], bool]:
+    def read(source: mime.Source) -> bool:
+        fields = mime.headers(source, structure)
         told = {each.key.lower(): each.value.strip().lower() for each in fields}
         hurry = any(told.get(name) == word for name, word in HURRY.items())
         return hurry or told.get("x-priority", "").startswith(URGENT)

@@ -10,7 +10,7 @@ from urllib.parse import urlencode
 
 import orjson
 
-from mail.outward import target
+from mail.network.outbound_http import target
 from models.notifications.push_channels import PushKind
 from models.runtime.environment import World
 from models.store.columns import Picked

@@ -8,8 +8,8 @@ from typing import Any
 from sqlalchemy import ColumnElement, Select, false, func, select
 from sqlmodel import col
 
-from mail import contents as bytes_of
-from mail.contents import Stored
+from mail.storage import message_content
+from mail.storage.message_content import Stored
 from models.errors import Invalid
 from models.spam.quarantine import QuarantineItem
 from models.store.columns import Picked, picked
@@ -139,7 +139,9 @@ async def stored(ctx: Context, ids: list[int]) -> list[Stored | None]:
     """
     rows = await ctx.read(_seen(ctx, contents.HELD).where(col(QuarantineItem.id).in_(ids)))
     await witnessed(ctx, {row.user_id for row in rows} - {ctx.viewer.user_id})
-    opened_ones = await bytes_of.read_sources(ctx.world, rows, ctx.read, bytes_of.QUARANTINE)
+    opened_ones = await message_content.read_sources(
+        ctx.world, rows, ctx.read, message_content.QUARANTINE
+    )
     found = {each.row.id: each for each in opened_ones}
     return [found.get(key) for key in ids]
 

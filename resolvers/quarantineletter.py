@@ -11,14 +11,14 @@ from sqlalchemy import select, update
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from mail import compose
-from mail.compose import Draft, HeaderLine
-from mail.delivery import read, stored
-from mail.fields import Named
-from mail.keeping import Kept
-from mail.languages import closest
-from mail.placing import Letter, Place, Way, place
-from mail.quarantine import LETTER
+from mail.compose import message_builder
+from mail.compose.message_builder import Draft, HeaderLine
+from mail.delivery.quarantine import LETTER
+from mail.mime.header_encoding import Named
+from mail.storage.blobs.blob_writer import Kept
+from mail.storage.message_insert import Letter, Place, Way, place
+from mail.storage.received_messages import read, stored
+from mail.text.languages import closest
 from models.addresses.tables import Address
 from models.errors import NotFound
 from models.events.journal import ChangeKind
@@ -61,7 +61,7 @@ async def plan(ctx: Context, _order: dict[str, Any], checkpoint: dict[str, Any])
     if account is None or not rows:
         return Plan()
     draft = _draft(ctx.world, account, rows)
-    letter = await read(compose.build(draft))
+    letter = await read(message_builder.build(draft))
     kept = await stored(ctx.world, account.tenant_id, letter)
     to = [person.address for person in draft.to]
     there = Place(account.id, account.box, ctx.world.now(), envelope_from="", envelope_to=to)
@@ -137,7 +137,7 @@ def _draft(world: World, account: Picked, rows: Sequence[Picked]) -> Draft:
     return Draft(
         from_=Named(f"postmaster@{domain}", "Postmaster"),
         date=world.now(),
-        message_id=compose.message_id(world.random(16), domain),
+        message_id=message_builder.message_id(world.random(16), domain),
         to=[Named(address, account.name)],
         subject=words.subject.format(many=len(rows)),
         text="\n\n".join(said) + "\n",

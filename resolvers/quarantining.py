@@ -9,11 +9,13 @@ from sqlalchemy import delete, select
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from mail import contents, learning, releasing, rewrites
-from mail.addresses import KEY, Recipient
-from mail.contents import gathered
-from mail.keeping import Gone
-from mail.releasing import Ready
+from mail.delivery import quarantine_release, recipient_rewrites
+from mail.delivery.quarantine_release import Ready
+from mail.recipients.address_resolution import KEY, Recipient
+from mail.scanners import training_worker
+from mail.storage import message_content
+from mail.storage.blobs.blob_writer import Gone
+from mail.storage.message_content import gathered
 from models.errors import (
     Forbidden,
     Invalid,
@@ -142,9 +144,11 @@ async def _accounts(ctx: Context, owners: Sequence[int]) -> dict[int, Picked]:
 
 async def _prepared(ctx: Context, row: Picked, account: Picked, *, again: bool) -> Ready:
     """Read a message once more, and make its bytes safe as they will lie there."""
-    (held,) = await contents.read_sources(ctx.world, [row], ctx.read, contents.QUARANTINE)
+    (held,) = await message_content.read_sources(
+        ctx.world, [row], ctx.read, message_content.QUARANTINE
+    )
     raw = await gathered(held.whole())
-    instead = await rewrites.rewritten(ctx.world, [row.recipient])
+    instead = await recipient_rewrites.rewritten(ctx.world, [row.recipient])
     to = Recipient(
         account.id,
         account.tenant_id,
@@ -160,7 +164,7 @@ async def _prepared(ctx: Context, row: Picked, account: Picked, *, again: bool) 
         forwards=bool(account.targets),
         role=account.role,
     )
-    return await releasing.ready(ctx.world, row, raw, to, again=again)
+    return await quarantine_release.ready(ctx.world, row, raw, to, again=again)
 
 
 async def _released(
@@ -178,7 +182,7 @@ async def _released(
         if beside.learn_ham:  # that a virus was let in says nothing of what spam looks like
             ill = {row.id for row in rows if row.virus}
             clean = [key for key, item in zip(placed, ids, strict=True) if key and item not in ill]
-            await ctx.world.join(session, lambda turn: learning.released(turn, clean))
+            await ctx.world.join(session, lambda turn: training_worker.released(turn, clean))
         if beside.allow_sender:
             await _allow(ctx, rows)
         await _gone(ctx, session, rows, ("quarantineRelease", "released"))
@@ -190,7 +194,7 @@ def _delivered(turn: Turn, ready: Sequence[Ready], own: Sequence[bool]) -> list[
     for index, (one, is_own) in enumerate(zip(ready, own, strict=True)):
         try:
             by = "its owner" if is_own else "an administrator"
-            placed = releasing.enter(turn, one, by)
+            placed = quarantine_release.enter(turn, one, by)
         except OverQuota as full:
             full.path, full.index = ["ids"], index
             raise

@@ -8,7 +8,7 @@ from sqlalchemy import select
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from mail.queue import many, release, removing
+from mail.queue import bulk_updates, held_messages, removal
 from models.admin.tasks import Task
 from models.errors import Invalid, LimitReached, NotFound, check_limit
 from models.events.journal import PLATFORM, ChangeKind
@@ -62,7 +62,7 @@ async def hold(ctx: Context, queue_ids: Sequence[str], *, stop: bool) -> list[in
     rows = await _chosen(ctx, Which(queue_ids), ctx.world.options.bulk)
     ids = [row.id for row in rows]
     async with ctx.write(*_streams(rows)) as session:
-        done = many.hold if stop else many.go_on
+        done = bulk_updates.hold if stop else bulk_updates.go_on
         await ctx.world.join(session, lambda turn: done(turn, ids))
         await _log(ctx, session, "queueHold", rows, {"hold": stop})
     return ids
@@ -78,7 +78,7 @@ async def _carry_out(ctx: Context, which: Which, kind: str, *, later: bool = Fal
         return Outcome(task=await _task(ctx, kind, rows, notify=later))
     streams = [*_streams(rows), *await _of_copies(ctx, ids)]
     async with ctx.write(*streams) as session:
-        work = release.cancel if kind == DELETE else many.hurry
+        work = held_messages.cancel if kind == DELETE else bulk_updates.hurry
         done = await ctx.world.join(session, lambda turn: work(turn, ids))
         await _log(ctx, session, MUTATIONS[kind], rows, {})
     return Outcome(len(done))
@@ -172,9 +172,9 @@ async def _log(
 
 async def plan(ctx: Context, order: dict[str, Any], checkpoint: dict[str, Any]) -> Plan:
     """Whose streams the next unit of a task holds. Reports are made here: they are units apart."""
-    ids = part(order, checkpoint, many.MOST)
+    ids = part(order, checkpoint, bulk_updates.MOST)
     if order.get("notify"):
-        await removing.give_back(ctx.world, ids)
+        await removal.give_back(ctx.world, ids)
         return Plan(ids=ids)
     asked = select(col(Submission.user_id)).where(col(Submission.id).in_(ids))
     rows = await ctx.read(asked.distinct())
@@ -190,7 +190,7 @@ async def step_delete(
 ) -> Step:
     """The next unit of a task that removes."""
     if not order.get("notify"):
-        await ctx.world.join(session, lambda turn: release.cancel(turn, plan.ids))
+        await ctx.world.join(session, lambda turn: held_messages.cancel(turn, plan.ids))
     return past(plan.ids, order, checkpoint, len(plan.ids))
 
 
@@ -204,7 +204,7 @@ async def step_flush(
     """The next unit of a task that hurries."""
 
     def unit(turn: Turn) -> None:
-        many.hurry(turn, plan.ids)
+        bulk_updates.hurry(turn, plan.ids)
 
     await ctx.world.join(session, unit)
     return past(plan.ids, order, checkpoint, len(plan.ids))

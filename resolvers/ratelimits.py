@@ -8,8 +8,8 @@ from typing import Any
 from sqlalchemy import ColumnElement, Select, case, func, or_, select
 from sqlmodel import col
 
-from mail import sendingrates
-from mail.sendingrates import Full, held_up
+from mail.limits import sending_rates
+from mail.limits.sending_rates import Full, held_up
 from models.domains.tables import Domain
 from models.errors import RateLimited
 from models.queue.rate_limits import RateHold, RateLimit, RateWindow
@@ -50,10 +50,10 @@ class Exceeded(RateLimited):
 
 async def may_send(ctx: Context, user_id: int) -> None:
     """RateLimited where this account, its domain or the platform has sent all it may for now."""
-    statement, given = sendingrates.asking(ctx.world, user_id)
+    statement, given = sending_rates.asking(ctx.world, user_id)
     rows = await ctx.find(statement, **given)
     if rows:
-        raise refusal(ctx, Exceeded(user_id, sendingrates.longest(rows, user_id)))
+        raise refusal(ctx, Exceeded(user_id, sending_rates.longest(rows, user_id)))
 
 
 def count(turn: Turn, user_id: int, many: int = 1) -> None:
@@ -61,7 +61,7 @@ def count(turn: Turn, user_id: int, many: int = 1) -> None:
 
     Exceeded, inside `userlimits.refusing`.
     """
-    if full := sendingrates.count(turn, user_id, many):
+    if full := sending_rates.count(turn, user_id, many):
         raise Exceeded(user_id, full)
 
 

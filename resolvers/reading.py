@@ -8,11 +8,11 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import aliased
 from sqlmodel import col
 
-from mail import messages
-from mail.blobs.pack import Gap
-from mail.contents import CODED, Stored, gathered
-from mail.messages import CalendarEvent, Facts, Part, Whole
-from mail.messages.calendar import MOST_BYTES, MOST_EVENTS, unfolded
+from mail import mime
+from mail.mime import CalendarEvent, Facts, Part, Whole
+from mail.mime.calendar_events import MOST_BYTES, MOST_EVENTS, unfolded
+from mail.storage.blobs.message_layout import Gap
+from mail.storage.message_content import CODED, Stored, gathered
 from models.errors import LimitReached
 from models.files.blobs import Blob, MessageBlob
 from models.messages.tables import Message
@@ -92,9 +92,7 @@ async def envelope_imap(message: Stored) -> str:
     """ENVELOPE of IMAP (RFC 9051, section 7.5.2)."""
 
     async def make() -> str:
-        return await message.examine(
-            lambda source: messages.envelope_imap(source, message.structure)
-        )
+        return await message.examine(lambda source: mime.envelope_imap(source, message.structure))
 
     return await kept(message, "envelope", make)
 
@@ -104,7 +102,7 @@ async def bodystructure(message: Stored, *, extended: bool) -> str:
 
     async def make() -> str:
         return await message.examine(
-            lambda source: messages.bodystructure(source, message.structure, extended=extended)
+            lambda source: mime.bodystructure(source, message.structure, extended=extended)
         )
 
     return await kept(message, ("bodystructure", extended), make)
@@ -118,7 +116,7 @@ async def events(message: Stored) -> list[CalendarEvent]:
 async def _found(message: Stored) -> list[CalendarEvent]:
     found: dict[CalendarEvent, None] = {}
     room = MOST_BYTES
-    for part in messages.calendars(message.structure):
+    for part in mime.calendars(message.structure):
         if part.encoding in CODED and part.size > 2 * MOST_BYTES:
             continue  # it may have to be read whole
         content = await message.opened(part)
@@ -130,7 +128,7 @@ async def _found(message: Stored) -> list[CalendarEvent]:
 
 
 def _events(body: bytes, part: Part) -> list[CalendarEvent]:
-    return messages.events(messages.text_of(Whole(body), part), part.params.get("method"))
+    return mime.events(mime.text_of(Whole(body), part), part.params.get("method"))
 
 
 async def attached(message: Stored, part: Part) -> Attached | None:
@@ -139,7 +137,7 @@ async def attached(message: Stored, part: Part) -> Attached | None:
         return None
     inner = part.parts[0]
     head = await ranged(message, inner.header_start, inner.body_start)
-    return Attached(message, inner, await messages.read(head))
+    return Attached(message, inner, await mime.read(head))
 
 
 async def attached_text(attached: Attached) -> str | None:
@@ -158,4 +156,4 @@ async def attached_text(attached: Attached) -> str | None:
 
 
 def _text(raw: bytes) -> str | None:
-    return messages.body_text(raw, messages.split(raw))
+    return mime.body_text(raw, mime.split(raw))

@@ -9,12 +9,13 @@ from sqlalchemy import select
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from mail import messages, quoting
-from mail.addresses import Normal, normal
-from mail.compose import Attachment
-from mail.contents import Stored, gathered
-from mail.fields import Named
-from mail.quoting import Original, Quote
+from mail import mime
+from mail.compose import reply_quote
+from mail.compose.message_builder import Attachment
+from mail.compose.reply_quote import Original, Quote
+from mail.mime.header_encoding import Named
+from mail.recipients.address_resolution import Normal, normal
+from mail.storage.message_content import Stored, gathered
 from models.addresses.tables import Address
 from models.domains.tables import Domain, DomainAlias
 from models.errors import found
@@ -132,10 +133,10 @@ async def _quote(
         shown.add(cid)
         return f"cid:{cid}" if cid in known else None
 
-    if any(each.content_type == "text/html" for each, _ in messages.within(message.structure)):
+    if any(each.content_type == "text/html" for each, _ in mime.within(message.structure)):
         safe = await contents.htmls(message, Showing(cid_url))
         html = "<br>".join(safe.bodies)
-        html = None if len(html) > quoting.LONG else html
+        html = None if len(html) > reply_quote.LONG else html
     if html is not None:
         which = sorted(known[cid] for cid in shown if cid in known)
         images = await attaching.copied(message, which, room, ["reference", "quote"])
@@ -150,7 +151,7 @@ async def _quote(
         _people(row.cc),
     )
     forwards = reference.action is ReferenceAction.FORWARD
-    return quoting.forward(original) if forwards else quoting.reply(original), images
+    return reply_quote.forward(original) if forwards else reply_quote.reply(original), images
 
 
 async def _whole(ctx: Context, row: Picked, room: Room) -> Attachment:

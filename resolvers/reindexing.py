@@ -8,8 +8,9 @@ from sqlalchemy import func, select, text
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from mail import indexing, paths, reindexing
-from mail.indexing import BATCH, SHOWN
+from mail.mailboxes import paths
+from mail.search import index_rebuild, index_worker
+from mail.search.index_worker import BATCH, SHOWN
 from models.admin.tasks import Task
 from models.errors import Conflict, Invalid
 from models.events.journal import PLATFORM, ChangeKind
@@ -106,11 +107,11 @@ async def _ids(ctx: Context, users: Users) -> list[int] | None:
 async def _put(ctx: Context, rows: Sequence[Picked]) -> int:
     found = []
     for start in range(0, len(rows), BATCH):
-        found += await indexing.entries(ctx.world, rows[start : start + BATCH], ctx.read)
+        found += await index_worker.entries(ctx.world, rows[start : start + BATCH], ctx.read)
     if not found:
         return 0
     async with ctx.write() as session:
-        return await (await session.connection()).run_sync(indexing.put, found)
+        return await (await session.connection()).run_sync(index_worker.put, found)
 
 
 async def _task(ctx: Context, kind: str, order: dict[str, Any], total: int | None) -> Task:
@@ -158,7 +159,7 @@ def _behind(rows: Sequence[Picked], done: int) -> Step:
 
 async def _plan_build(ctx: Context, order: dict[str, Any], checkpoint: dict[str, Any]) -> Plan:
     rows = await _rows(ctx, _waiting(ctx, order), checkpoint)
-    return Plan(made=(rows, await indexing.entries(ctx.world, rows)))
+    return Plan(made=(rows, await index_worker.entries(ctx.world, rows)))
 
 
 async def _build(
@@ -167,12 +168,12 @@ async def _build(
     rows, found = held.made
     if not rows:
         return Step(checkpoint)
-    return _behind(rows, await (await session.connection()).run_sync(indexing.put, found))
+    return _behind(rows, await (await session.connection()).run_sync(index_worker.put, found))
 
 
 async def _plan_rebuild(ctx: Context, order: dict[str, Any], checkpoint: dict[str, Any]) -> Plan:
     rows = await _rows(ctx, _all(order), checkpoint)
-    return Plan(made=(rows, await indexing.entries(ctx.world, rows, again=True)))
+    return Plan(made=(rows, await index_worker.entries(ctx.world, rows, again=True)))
 
 
 async def _rebuild(
@@ -187,14 +188,14 @@ async def _rebuild(
     if order["ids"] is not None:
         if not rows:
             return Step(checkpoint)
-        return _behind(rows, await reindexing.renew(connection, found))
+        return _behind(rows, await index_rebuild.renew(connection, found))
     if not checkpoint:
-        await reindexing.begin(connection)
+        await index_rebuild.begin(connection)
     if not rows:
-        await reindexing.swap(connection)
+        await index_rebuild.swap(connection)
         ring(session, UNINDEXED)
         return Step(checkpoint)
-    return _behind(rows, await reindexing.add(connection, found))
+    return _behind(rows, await index_rebuild.add(connection, found))
 
 
 async def _plan_optimize(ctx: Context, _: dict[str, Any], checkpoint: dict[str, Any]) -> Plan:
@@ -210,7 +211,7 @@ async def _optimize(
 ) -> Step:
     connection, at = await session.connection(), checkpoint.get("at", 0)
     if ctx.world.database.dialect == "sqlite":
-        more = await reindexing.merge(connection, first=not at)
+        more = await index_rebuild.merge(connection, first=not at)
         return Step({"at": at + 1}, done=1, more=more)
     if not held.ids:
         return Step(checkpoint)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from mail.searchindex import Sought, Term, standing
+from mail.search.tokenizer import Sought, Term, standing
 from models.errors import Invalid
 from models.store.columns import Picked
 from models.store.keyset_pages import Ask, Page

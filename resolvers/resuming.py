@@ -7,9 +7,9 @@ from typing import Any
 from sqlalchemy import ColumnElement, func, insert, select, update
 from sqlmodel import col
 
-from mail.blobs.store import object_name
-from mail.upload_parts import StoredPart, delete_parts
-from mail.upload_removal import delete_uploads, forget_objects
+from mail.files.upload_parts import StoredPart, delete_parts
+from mail.files.upload_removal import delete_uploads, forget_objects
+from mail.storage.blobs.object_stores import object_name
 from models.errors import LimitReached, NotFound, Refused, found
 from models.files.blobs import Upload, UploadPart
 from models.runtime.environment import Turn

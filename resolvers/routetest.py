@@ -5,10 +5,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 
-from mail import routetest
-from mail.addresses import checked
-from mail.routetest import Probed
-from mail.routing import route_of
+from mail.outbound import route_test
+from mail.outbound.route_test import Probed
+from mail.recipients.address_resolution import checked
+from mail.routing.mx_hosts import route_of
 from models.errors import Forbidden, Invalid, RateLimited
 from resolvers.context import Context
 
@@ -43,7 +43,7 @@ async def tried(ctx: Context, what: Tried, *, trial: bool = False) -> Probed:
     if trial:
         return Probed(ok=True)
     with _one_of(AT_ONCE):
-        return await routetest.probe(
+        return await route_test.probe(
             ctx.world,
             route_of(ctx.world),
             sender,

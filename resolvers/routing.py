@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Select, false, func, select, true
 from sqlmodel import SQLModel, col
 
-from mail import waysecrets
+from mail.routing import password_contexts
 from models.domains.tables import Domain
 from models.errors import Invalid, all_found
 from models.events.journal import ChangeKind
@@ -71,8 +71,8 @@ FORWARDERS = Sort(
     10_000,
 )
 PLACES: Mapping[type[SQLModel], Callable[[int], str]] = {
-    RelayHost: waysecrets.place_of_relay,
-    Transport: waysecrets.place_of_transport,
+    RelayHost: password_contexts.place_of_relay,
+    Transport: password_contexts.place_of_transport,
 }
 
 

@@ -7,11 +7,11 @@ from ipaddress import ip_address
 
 import idna
 
-from mail import proofs
-from mail.addresses import checked, checked_domain
-from mail.expressions import Expression
-from mail.outward import host_of
-from mail.proofs import MOST
+from mail.network.outbound_http import host_of
+from mail.recipients.address_resolution import checked, checked_domain
+from mail.routing import certificate_checks
+from mail.routing.certificate_checks import MOST
+from mail.text.bounded_regex import Expression
 from models.errors import Invalid
 from models.routing.tables import TlsPolicyLevel
 
@@ -189,7 +189,7 @@ def parameters(
             raise Invalid(words, constraint="unsupported", path=path)
     made = " ".join(f"{name}={most[name](given[name])}" for name in sorted(given)) or None
     with _placed(path):
-        proofs.parameters(made, prints=policy is TlsPolicyLevel.FINGERPRINT)
+        certificate_checks.parameters(made, prints=policy is TlsPolicyLevel.FINGERPRINT)
     return made
 
 

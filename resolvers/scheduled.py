@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 from sqlalchemy import exists, func, select, text, tuple_
 from sqlmodel import col
 
-from mail.archives.records import Told
-from mail.blobs.codec import digest_of
+from mail.archives.json_lines import Told
+from mail.storage.blobs.compression import digest_of
 from models.mailboxes.tables import Mailbox, SpecialUse
 from models.messages.tables import Message
 from models.queue.tables import Delivery

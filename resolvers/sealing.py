@@ -7,7 +7,9 @@ from typing import Any
 from sqlalchemy import func, select, update
 from sqlmodel import SQLModel
 
-from mail import signkeys, targets, waysecrets
+from mail.authentication import signing_keys
+from mail.recipients import forward_targets
+from mail.routing import password_contexts
 from models.addresses.tables import Address
 from models.auth.second_factors import TotpSeed
 from models.certificates import AcmeAccount, Certificate
@@ -49,13 +51,13 @@ PLACES = (
     Place(TotpSeed, "user_id", ("seed", "pending"), totp.place_of),
     Place(Webhook, "id", ("secret", "old_secret"), webhooksigns.place_of),
     Place(PushChannel, "id", ("target",), pushposts.place_of),
-    Place(Address, "id", ("relays",), targets.place_of),
-    Place(User, "id", ("relays",), targets.place_of),
+    Place(Address, "id", ("relays",), forward_targets.place_of),
+    Place(User, "id", ("relays",), forward_targets.place_of),
     Place(Connector, "id", ("secret",), connectorsecrets.place_of),
     Place(PushKey, "id", ("private",), webpush.place_of),
-    Place(DkimKey, "id", ("private",), signkeys.place_of),
-    Place(RelayHost, "id", ("secret",), waysecrets.place_of_relay),
-    Place(Transport, "id", ("secret",), waysecrets.place_of_transport),
+    Place(DkimKey, "id", ("private",), signing_keys.place_of),
+    Place(RelayHost, "id", ("secret",), password_contexts.place_of_relay),
+    Place(Transport, "id", ("secret",), password_contexts.place_of_transport),
     Place(Certificate, "id", ("private_key",), certificates.place_of),
     Place(AcmeAccount, "id", ("private_key",), acmeaccounts.place_of),
 )

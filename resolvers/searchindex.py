@@ -7,8 +7,8 @@ from typing import Any
 from sqlalchemy import ColumnElement, Select, column, false, select, text
 from sqlmodel import col
 
-from mail import indexing
-from mail.searchindex import Every, Places, Sought, Term, terms, written
+from mail.search import index_worker
+from mail.search.tokenizer import Every, Places, Sought, Term, terms, written
 from models.errors import Invalid, Unavailable
 from models.messages.tables import Message
 from models.search import text_index
@@ -105,11 +105,11 @@ async def _places(ctx: Context, keys: Sequence[tuple[int, int]]) -> list[tuple[i
     missing = [key for key, _ in keys if key not in known]
     if not missing:
         return list(known.items())
-    asked = select(*picked(Message, indexing.SHOWN)).where(col(Message.id).in_(missing))
+    asked = select(*picked(Message, index_worker.SHOWN)).where(col(Message.id).in_(missing))
     rows = await ctx.read(asked)
-    for start in range(0, len(rows), indexing.BATCH):
-        batch = rows[start : start + indexing.BATCH]
-        read = await indexing.words_in(ctx.world, batch, ctx.read)
+    for start in range(0, len(rows), index_worker.BATCH):
+        batch = rows[start : start + index_worker.BATCH]
+        read = await index_worker.words_in(ctx.world, batch, ctx.read)
         for row, words in zip(batch, read, strict=True):
             places = known[row.id] = Places(words)
             size = WORD * (len(words.first) + len(words.others))

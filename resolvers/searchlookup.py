@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import column, func, select
 from sqlmodel import col
 
-from mail.searchindex import Every, Some, Sought, Term, words, written
+from mail.search.tokenizer import Every, Some, Sought, Term, words, written
 from models.admin.tasks import Task, TaskState
 from models.errors import Invalid
 from models.messages.tables import Message

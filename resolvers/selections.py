@@ -27,8 +27,8 @@ from sqlalchemy.sql.elements import UnaryExpression
 from sqlalchemy.sql.operators import custom_op
 from sqlmodel import col
 
-from mail.searchindex import Every, Some, Sought
-from mail.tiers import lies
+from mail.search.tokenizer import Every, Some, Sought
+from mail.storage.blobs.tier_move import lies
 from models.errors import Invalid
 from models.files.blobs import Blob, StorageTier
 from models.mailboxes.tables import Mailbox, SpecialUse

@@ -23,9 +23,9 @@ from sqlalchemy import (
 from sqlalchemy.orm import aliased
 from sqlmodel import col
 
-from mail import addresses
-from mail.addresses import normal
-from mail.lookups import resolve_all
+from mail.recipients import address_resolution
+from mail.recipients.address_resolution import normal
+from mail.recipients.batch_resolution import resolve_all
 from models.addresses.tables import Address, AddressKind
 from models.domains.tables import Domain, DomainAlias
 from models.errors import Forbidden, Invalid, NotFound
@@ -65,7 +65,7 @@ async def may_send_as(
     Returns the row by which the account may; None where it is by fromWhitelist.
     """
     try:
-        row = await addresses.resolve(ctx.world, address)
+        row = await address_resolution.resolve(ctx.world, address)
     except NotFound:
         row = None
     if row and row.send_as and _is_of(row, account.id):

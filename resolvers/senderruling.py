@@ -9,7 +9,7 @@ from sqlalchemy import delete, func, insert, select, update
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from mail.senderrules import checked_pattern
+from mail.spam.sender_rules import checked_pattern
 from models.errors import Forbidden, Invalid, LimitReached, NotFound
 from models.events.journal import PLATFORM, ChangeKind
 from models.spam.sender_rules import EVERYBODY, SenderAction, SenderRule, of_domain, of_tag, of_user

@@ -3,9 +3,9 @@
 import logging
 from collections.abc import Sequence
 
-from mail.client import Client
+from mail.envelope.client import Client
+from mail.inbound.scan_rejection import Infected, Unwanted, check
 from mail.scanners import of_sent
-from mail.scanners.refusing import Infected, Unwanted, check
 from mail.scanners.rspamd import Envelope
 from models.errors import Forbidden
 from models.observability import metrics

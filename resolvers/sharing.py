@@ -9,7 +9,7 @@ from sqlalchemy import ColumnElement, Select, and_, delete, func, select, update
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from mail import addresses
+from mail.recipients import address_resolution
 from models.addresses.tables import Address
 from models.errors import Forbidden, Invalid, LimitReached, found
 from models.events import journal
@@ -79,7 +79,7 @@ async def _grantee(ctx: Context, box: Picked, who: Grantee) -> int:
     Where the platform lets share across domains, any. Of others nobody learns whether they are
     there: NotFound.
     """
-    key = who.id if who.id is not None else await addresses.login_of(ctx.world, who.name)
+    key = who.id if who.id is not None else await address_resolution.login_of(ctx.world, who.name)
     known = select(col(MailboxShare.user_id)).where(col(MailboxShare.mailbox_id) == box.id)
     home = select(col(User.domain_id)).where(col(User.id) == box.user_id).scalar_subquery()
     near = (col(User.domain_id) == home) | col(User.id).in_(known) | visible_users(ctx)

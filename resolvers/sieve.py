@@ -7,8 +7,10 @@ from dataclasses import dataclass, field, replace
 from sqlalchemy import ColumnElement, and_, func, or_, select
 from sqlmodel import col
 
-from mail import messages, sieve, surroundings
-from mail.programs import program_of
+from mail import mime, sieve
+from mail.filters import script_environment
+from mail.filters.script_cache import program_of
+from mail.filters.script_environment import Script
 from mail.sieve import (
     Action,
     Discard,
@@ -25,7 +27,6 @@ from mail.sieve import (
     Traced,
     Vacation,
 )
-from mail.surroundings import Script
 from models.errors import NotFound
 from models.filters.sieve_scripts import SieveScript
 from models.messages.tables import Message
@@ -147,13 +148,13 @@ async def check(ctx: Context, content: str, user_id: int, message_id: int | None
     if row is None or stored is None:
         raise NotFound(str(message_id), path=["message"])
     script = await _script(ctx, content, user_id)
-    used = {user_id: await asyncio.to_thread(surroundings.uses, script)}
-    around = (await surroundings.accounts(ctx.world, used))[user_id]
+    used = {user_id: await asyncio.to_thread(script_environment.uses, script)}
+    around = (await script_environment.accounts(ctx.world, used))[user_id]
     circumstances = around.circumstances(script, ctx.world)
     sender = row.envelope_from if row.envelope_from is not None else row.from_address
     envelope = Envelope(sender or "", next(iter(row.envelope_to), ""))
 
-    def run(source: messages.Source) -> Checked:
+    def run(source: mime.Source) -> Checked:
         letter = sieve.Letter(source, stored.structure)
         program = program_of(content)
         return _tried(found, lambda: sieve.run(program, letter, envelope, circumstances))
@@ -215,7 +216,7 @@ def _words(action: Action) -> str:
         case Reject():
             words = ["ereject" if action.extended else "reject", _quoted(action.reason)]
         case Vacation():
-            reason = messages.shortened(action.reason, REASON)
+            reason = mime.shortened(action.reason, REASON)
             words = ["vacation", ":subject", _quoted(action.subject), _quoted(reason)]
         case Notify():
             words = ["notify", _quoted(action.method)]

@@ -11,9 +11,9 @@ from typing import Any
 from sqlalchemy import delete, insert, select, update
 from sqlmodel import col
 
-from mail.programs import program_of, redirects
+from mail.filters.script_cache import program_of, redirects
+from mail.filters.script_environment import PERSONAL
 from mail.sieve import SieveError, limits
-from mail.surroundings import PERSONAL
 from models.errors import Conflict, Invalid, LimitReached, NotCompiled, NotFound, Several
 from models.events import journal
 from models.events.journal import ChangeKind, Entry

@@ -8,12 +8,13 @@ from enum import StrEnum
 from functools import cached_property
 from typing import Any
 
-from mail import messages, paths
-from mail.delivery import SMALL
-from mail.found import Found
-from mail.messages import Header, MailAddress
-from mail.placing import SYSTEM_FLAGS, Letter
-from mail.searchindex import Places, words_of
+from mail import mime
+from mail.archives.source_message import Found
+from mail.mailboxes import paths
+from mail.mime import Header, MailAddress
+from mail.search.tokenizer import Places, words_of
+from mail.storage.message_insert import SYSTEM_FLAGS, Letter
+from mail.storage.received_messages import SMALL
 from models.errors import Invalid
 from models.files.blobs import StorageTier
 from models.mailboxes.tables import SpecialUse
@@ -284,7 +285,7 @@ class _Message:
 
     @cached_property
     def _headers(self) -> Sequence[Header]:
-        return messages.headers(self._raw, self.letter.facts.structure)
+        return mime.headers(self._raw, self.letter.facts.structure)
 
     @cached_property
     def _head(self) -> str:
@@ -292,7 +293,7 @@ class _Message:
 
     @cached_property
     def _body(self) -> str:
-        return fold_text(messages.body_text(self._raw, self.letter.facts.structure) or "")
+        return fold_text(mime.body_text(self._raw, self.letter.facts.structure) or "")
 
     @property
     def _raw(self) -> bytes:

@@ -5,8 +5,8 @@ import re
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from html import escape
 
-from mail.contents import Stored
-from mail.searchindex import Term, term_of
+from mail.search.tokenizer import Term, term_of
+from mail.storage.message_content import Stored
 from models.store.text_folding import fold_text
 from resolvers import contents
 from resolvers.context import Context

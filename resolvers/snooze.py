@@ -1,7 +1,8 @@
 """Putting messages off: out of sight until a time, or until somebody brings them back.
 
 What is snoozed lies in a folder of its own, so no other list has to leave it out, and mail
-programs see it too. Whoever moves or deletes it ends that; mail/snoozing.py brings back what
+programs see it too. Whoever moves or deletes it ends that; mail/maintenance/snooze_worker.py
+brings back what
 is due.
 """
 
@@ -13,8 +14,8 @@ from sqlalchemy import update
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from mail.placing import flags
-from mail.specialnames import snoozed_in
+from mail.mailboxes.special_use_names import snoozed_in
+from mail.storage.message_insert import flags
 from models.errors import Forbidden, Invalid, LimitReached
 from models.mailboxes.tables import SpecialUse
 from models.messages.tables import Message

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from mail.spam import JUNK, REJECT
+from mail.spam.verdict import JUNK, REJECT
 from models.errors import Invalid
 from resolvers.context import Context
 from resolvers.userfacts import spam_level

@@ -4,9 +4,9 @@ import idna
 from sqlalchemy import select
 from sqlmodel import col
 
-from mail import stspolicy
-from mail.addresses import normal_domain
-from mail.stspolicy import BEFORE, OFF
+from mail.domains import mta_sts_policy
+from mail.domains.mta_sts_policy import BEFORE, OFF
+from mail.recipients.address_resolution import normal_domain
 from models.domains.tables import Domain, DomainAlias
 from models.runtime.environment import World
 
@@ -37,4 +37,4 @@ async def of_host(world: World, host: str) -> str | None:
         ~col(Domain.backup_mx),
     )
     there = await world.database.read(asked)
-    return stspolicy.policy(options.hostname, options.mta_sts) if there else None
+    return mta_sts_policy.policy(options.hostname, options.mta_sts) if there else None

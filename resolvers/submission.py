@@ -8,13 +8,14 @@ from datetime import datetime, timedelta
 from sqlalchemy import ColumnElement, func, select
 from sqlmodel import col
 
-from mail import encrypting, rewrites
-from mail.delivery import read, stored
-from mail.keeping import Gone, Kept
-from mail.placing import Item, Letter, Place, Placed, place_many
-from mail.queue import entering
-from mail.queue.entering import Handed, Sender
-from mail.wishes import ALL, Wish
+from mail.delivery import recipient_rewrites
+from mail.envelope.dsn_parameters import ALL, Wish
+from mail.queue import enqueue
+from mail.queue.enqueue import Handed, Sender
+from mail.storage import openpgp_encryption
+from mail.storage.blobs.blob_writer import Gone, Kept
+from mail.storage.message_insert import Item, Letter, Place, Placed, place_many
+from mail.storage.received_messages import read, stored
 from models.errors import Forbidden, Invalid, NotFound, OverQuota, Problems, Unavailable
 from models.events.journal import PLATFORM
 from models.files.tables import FileShare
@@ -211,7 +212,7 @@ async def _ready(ctx: Context, account: Picked, written: Written, copied: Copied
         there, why = _place(ctx, written, box), NO_ROOM
         if not outgoing.is_draft:
             try:
-                copy = await encrypting.put_in(ctx.world, raw, copy, account, box)
+                copy = await openpgp_encryption.put_in(ctx.world, raw, copy, account, box)
             except Unavailable:  # it is not stored readable
                 if outgoing.stays:
                     raise
@@ -365,13 +366,13 @@ def queued_all(
     keys = _handed_in(turn, ctx, handed, [ready.copied for ready, _, _ in leaving])
     for (ready, _, placed), what, key in zip(leaving, handed, keys, strict=True):
         if placed is None:
-            entering.unkept(turn, (own(ctx), key), ready.letter, what)
+            enqueue.unkept(turn, (own(ctx), key), ready.letter, what)
     return keys
 
 
 def _handed(turn: Turn, ready: Ready, kept: Kept, placed: Placed | None) -> Handed:
     at, state, undo_until = when(turn.world, ready.outgoing)
-    return entering.handed(
+    return enqueue.handed(
         turn,
         ready.letter,
         kept,
@@ -394,7 +395,7 @@ async def copies(
     ctx: Context, account: Picked, envelopes: Sequence[tuple[str, Collection[str]]]
 ) -> list[Copied]:
     """The copies of each message an account sends; its unit holds their streams too."""
-    found = await rewrites.copies_of_sent(ctx.world, account.id, envelopes)
+    found = await recipient_rewrites.copies_of_sent(ctx.world, account.id, envelopes)
     return [Copied(account.tenant_id, to) for to in found]
 
 
@@ -412,14 +413,14 @@ def _handed_in(
     turn: Turn, ctx: Context, handed: Sequence[Handed], copied: Sequence[Copied]
 ) -> list[int]:
     tenant = copied[0].tenant_id
-    keys = entering.hand_in_all(turn, Sender(own(ctx), tenant, ctx.origin), handed)
+    keys = enqueue.hand_in_all(turn, Sender(own(ctx), tenant, ctx.origin), handed)
     copies = [
         replace(one, recipients=to.to, via=(), message_id=None, copy_of=key)
         for one, to, key in zip(handed, copied, keys, strict=True)
         if to.to
     ]
     if copies:
-        entering.hand_in_all(turn, Sender(None, tenant), copies)
+        enqueue.hand_in_all(turn, Sender(None, tenant), copies)
     return keys
 
 

@@ -8,8 +8,8 @@ from sqlalchemy import select, update
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from mail.queue import many, release
-from mail.queue.entering import HELD
+from mail.queue import bulk_updates, held_messages
+from mail.queue.enqueue import HELD
 from models.errors import Conflict, all_found
 from models.events.journal import PLATFORM
 from models.events.wakeups import QUEUE
@@ -37,10 +37,10 @@ async def cancel(ctx: Context, ids: Sequence[int], *, drafts: bool = True) -> li
     keys = list(dict.fromkeys(ids))
     async with ctx.write(*await _streams(ctx, keys)) as session:
         await _found(ctx, keys, ids)
-        gone = set(await ctx.world.join(session, lambda turn: many.cancel(turn, keys)))
+        gone = set(await ctx.world.join(session, lambda turn: bulk_updates.cancel(turn, keys)))
         _check(ids, gone, "too late to take it back")
         if drafts:
-            await ctx.world.join(session, lambda turn: release.make_drafts(turn, keys))
+            await ctx.world.join(session, lambda turn: held_messages.make_drafts(turn, keys))
     return await _now(ctx, ids)
 
 
@@ -106,18 +106,18 @@ async def _put_off(
                 "turn_at": None,  # it joins the line when it is time
                 "expires_at": plan.at + turn.world.options.queue_expires,
             }
-            theirs = [row.id, *many.copies_of(turn, [row.id])]
+            theirs = [row.id, *bulk_updates.copies_of(turn, [row.id])]
             if plan.state is SubmissionState.QUEUED and row.state in HELD:
-                release.release_now(turn, theirs)
+                held_messages.release_now(turn, theirs)
                 released |= set(theirs)
-            moved |= set(many.changed(turn, theirs, values, *many.free()))
+            moved |= set(bulk_updates.changed(turn, theirs, values, *bulk_updates.free()))
             these = update(Submission).where(col(Submission.id).in_(moved & set(theirs)))
             held_until = plan.at if plan.state in HELD else None
             new = {"state": plan.state, "send_time": plan.send_time, "release_at": held_until}
             turn.connection.execute(these.values(**new))
             if held_until and row.state is SubmissionState.QUEUED and row.user_id in boxes:
-                release.hold_again(turn, row, boxes[row.user_id])
-        many.tell(turn, sorted(moved - released))
+                held_messages.hold_again(turn, row, boxes[row.user_id])
+        bulk_updates.tell(turn, sorted(moved - released))
         turn.bells.add(QUEUE)
         return moved
 

@@ -10,14 +10,15 @@ from sqlalchemy import select
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from mail import compose, contents, encrypting, replacing
-from mail.authentication.removal import own_names, stripped
-from mail.contents import gathered
-from mail.delivery import read, stored
-from mail.keeping import Gone, Kept
-from mail.mending import Mended, mended
-from mail.placing import Letter, Place
-from mail.replacing import Earlier
+from mail.authentication.results_removal import own_names, stripped
+from mail.compose import message_builder
+from mail.compose.submission_repair import Mended, mended
+from mail.storage import draft_replacement, message_content, openpgp_encryption
+from mail.storage.blobs.blob_writer import Gone, Kept
+from mail.storage.draft_replacement import Earlier
+from mail.storage.message_content import gathered
+from mail.storage.message_insert import Letter, Place
+from mail.storage.received_messages import read, stored
 from models.errors import Conflict, Invalid, NotFound, Unavailable, check_limit, found
 from models.mailboxes.tables import SpecialUse
 from models.messages.tables import Message
@@ -109,7 +110,7 @@ async def _ready(
         (box,) = await mailboxes.named(ctx, [(account.id, mailboxes.Named(id=row.mailbox_id))])
         box, warnings = found(box, path=PATH), [(SENT_NOT_KEPT, STAYS)]
     try:
-        copy = await encrypting.put_in(ctx.world, made.raw, letter, account, box)
+        copy = await openpgp_encryption.put_in(ctx.world, made.raw, letter, account, box)
     except Unavailable as problem:
         raise Conflict(problem.message, path=PATH) from problem
     place = Place(
@@ -142,7 +143,7 @@ async def _row(ctx: Context, key: int) -> Picked:
 
 
 async def _mended(ctx: Context, row: Picked, date: datetime) -> Mended:
-    (message,) = await contents.read_sources(ctx.world, [row], ctx.read)
+    (message,) = await message_content.read_sources(ctx.world, [row], ctx.read)
     raw = await gathered(message.whole())
     raw = stripped(raw, own_names(ctx.world.options))
     message_id = composing.new_message_id(ctx, row.from_address or "")
@@ -153,14 +154,14 @@ async def _mended(ctx: Context, row: Picked, date: datetime) -> Mended:
 
 
 def _writers(made: Mended) -> list[str]:
-    return [compose.address(each, PATH[0]) for each in dict.fromkeys(made.writers)]
+    return [message_builder.address(each, PATH[0]) for each in dict.fromkeys(made.writers)]
 
 
 def _recipients(ctx: Context, made: Mended) -> list[str]:
     """Whom the header names, each once."""
     each = dict[str, str]()
     for text, _, _ in addressees(made, PATH[0]):
-        address = compose.address(text, PATH[0])
+        address = message_builder.address(text, PATH[0])
         each.setdefault(address.casefold(), address)
     most = ctx.world.options.max_recipients
     check_limit(len(each), most, f"more than {most} recipients", path=PATH)
@@ -182,7 +183,7 @@ async def _folder(
 
 
 async def _earlier(ctx: Context, row: Picked, *, draft: bool) -> Earlier:
-    (message,) = await contents.read_sources(ctx.world, [row], ctx.read)
+    (message,) = await message_content.read_sources(ctx.world, [row], ctx.read)
     plain = await uploading.earlier(ctx, message)
     return Earlier(row.id, row.digest, plain.words, tuple(PATH), draft=draft, beyond=True)
 
@@ -203,7 +204,7 @@ def _sent(turn: Turn, ctx: Context, ready: _Ready, both: tuple[Kept, Kept]) -> i
     owner, (kept, copy), mail = own(ctx), both, ready.mail
     submission.check_able(turn, owner)
     userlimits.count_recipients(turn, owner, len(mail.recipients))
-    placed = replacing.replace(turn, mail.copy, copy, ready.place, ready.earlier)
+    placed = draft_replacement.replace(turn, mail.copy, copy, ready.place, ready.earlier)
     key = submission.queued(turn, ctx, mail, kept, placed)
     ratelimits.count(turn, owner)
     return key
@@ -242,7 +243,7 @@ async def taken_back(ctx: Context, before: Mapping[str, Any]) -> Back | None:
         col(Submission.id) == before["submissions"][0], col(Submission.user_id) == own(ctx)
     )
     sent = found(next(iter(await ctx.read(asked)), None), path=["token"])
-    whole = await contents.submitted(ctx.world, sent.id, sent.blob_id)
+    whole = await message_content.submitted(ctx.world, sent.id, sent.blob_id)
     letter = await read(await gathered(whole.whole()))
     kept = await stored(ctx.world, sent.tenant_id, letter)
     place = Place(
@@ -272,5 +273,7 @@ async def bring_back(ctx: Context, session: AsyncSession, back: Back) -> None:
     """Make it a draft again, in the unit that takes the submission back."""
     await ctx.world.join(
         session,
-        lambda turn: replacing.replace(turn, back.letter, back.kept, back.place, back.earlier),
+        lambda turn: draft_replacement.replace(
+            turn, back.letter, back.kept, back.place, back.earlier
+        ),
     )

@@ -9,10 +9,10 @@ from sqlalchemy import select
 from sqlmodel import col
 
 from mail.authentication import without_own_results
-from mail.compose import address
-from mail.mending import mended
-from mail.submitting import Writer
-from mail.wishes import Wish
+from mail.compose.message_builder import address
+from mail.compose.submission_repair import mended
+from mail.envelope.dsn_parameters import Wish
+from mail.smtp.submission_server import Writer
 from models.errors import AuthenticationFailed, Forbidden, found
 from models.mailboxes.tables import SpecialUse
 from models.runtime.environment import World

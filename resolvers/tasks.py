@@ -10,8 +10,8 @@ from sqlalchemy import ColumnElement, case, func, or_, select, true, update
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from mail.blobs.errors import Corrupt
-from mail.upload_removal import forget_objects
+from mail.files.upload_removal import forget_objects
+from mail.storage.blobs.errors import Corrupt
 from models.admin.tasks import Task, TaskState
 from models.errors import Damaged, Forbidden, Invalid, NotFound, Refused
 from models.events.journal import PLATFORM, ChangeKind

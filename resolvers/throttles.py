@@ -18,7 +18,7 @@ from typing import Any
 from sqlalchemy import Connection, bindparam, delete, select, update
 from sqlmodel import col
 
-from mail.networks import network, within
+from mail.network.ip_networks import network, within
 from models.auth.credentials import CALM, AccessToken, Throttle
 from models.auth.security_log import AuthEvent
 from models.errors import RateLimited

@@ -9,8 +9,8 @@ from sqlalchemy import select
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from mail import tiers
-from mail.blobs.tiers import Tiers
+from mail.storage.blobs import tier_move
+from mail.storage.blobs.tiered_store import Tiers
 from models.admin.tasks import Task
 from models.errors import NotFound, Unavailable
 from models.events.journal import PLATFORM, ChangeKind
@@ -50,13 +50,13 @@ async def move(ctx: Context, asked: Selection, tier: StorageTier) -> Done:
     cold = tier is StorageTier.COLD
     place = (col(Message.user_id), col(Message.id))
     rows = await ctx.read(
-        select(*place).where(*found, tiers.needs_move(cold=cold)).order_by(*place)
+        select(*place).where(*found, tier_move.needs_move(cold=cold)).order_by(*place)
     )
     ids, many = [row.id for row in rows], Counter(row.user_id for row in rows)
     if not rows:
         return Done()
     late = len(ids) > TOGETHER or ctx.writing  # nothing waits for a store while it holds the other
-    moved = [] if late or ctx.trial else await tiers.bring(ctx.world, ids, cold=cold)
+    moved = [] if late or ctx.trial else await tier_move.bring(ctx.world, ids, cold=cold)
     ctx.world.fault("tier")
     async with ctx.write(PLATFORM) as session:
         await messageowners.log(ctx, session, whose, MUTATION, many)
@@ -64,7 +64,7 @@ async def move(ctx: Context, asked: Selection, tier: StorageTier) -> Done:
             (task,) = await queue(ctx, session, KIND, [{"ids": ids, "cold": cold}], total=len(ids))
             await ctx.record(session, PLATFORM, ChangeKind.TASK_CHANGED, [task.id])
             return Done(task=task)
-        await ctx.world.join(session, lambda turn: tiers.name(turn, moved))
+        await ctx.world.join(session, lambda turn: tier_move.name(turn, moved))
     return Done(len(ids))
 
 
@@ -80,7 +80,7 @@ async def _check(ctx: Context, asked: Selection, found: Sequence[Any]) -> None:
 async def plan(ctx: Context, order: dict[str, Any], checkpoint: dict[str, Any]) -> Plan:
     """Make the next bodies safe where they are to lie."""
     ids = part(order, checkpoint, CHUNK)
-    return Plan(ids=ids, made=await tiers.bring(ctx.world, ids, cold=order["cold"]))
+    return Plan(ids=ids, made=await tier_move.bring(ctx.world, ids, cold=order["cold"]))
 
 
 async def step(
@@ -91,12 +91,12 @@ async def step(
     held: Plan,
 ) -> Step:
     """Let the rows say so."""
-    await ctx.world.join(session, lambda turn: tiers.name(turn, held.made))
+    await ctx.world.join(session, lambda turn: tier_move.name(turn, held.made))
     return past(held.ids, order, checkpoint, len(held.ids))
 
 
 async def of_blobs(ctx: Context, ids: list[int]) -> list[StorageTier]:
     """Where these blobs lie, in this order."""
-    asked = select(col(Blob.id)).where(col(Blob.id).in_(ids), tiers.lies(cold=True))
+    asked = select(col(Blob.id)).where(col(Blob.id).in_(ids), tier_move.lies(cold=True))
     cold = {row.id for row in await ctx.read(asked)}
     return [StorageTier.COLD if key in cold else StorageTier.HOT for key in ids]

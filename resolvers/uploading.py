@@ -12,15 +12,17 @@ from typing import Any
 from sqlalchemy import select
 from sqlmodel import col
 
-from mail import compose, contents, encrypting, indexing, replacing
-from mail.authentication.removal import own_names, stripped, without_own_results
-from mail.blobs.pack import Piece
-from mail.contents import Stored
-from mail.delivery import read, stored
-from mail.fields import Named as Person
-from mail.keeping import Gone, Kept
-from mail.placing import QUOTA, Letter, Place, Placed, place
-from mail.replacing import PATH, Earlier
+from mail.authentication.results_removal import own_names, stripped, without_own_results
+from mail.compose import message_builder
+from mail.mime.header_encoding import Named as Person
+from mail.search import index_worker
+from mail.storage import draft_replacement, message_content, openpgp_encryption
+from mail.storage.blobs.blob_writer import Gone, Kept
+from mail.storage.blobs.message_layout import Piece
+from mail.storage.draft_replacement import PATH, Earlier
+from mail.storage.message_content import Stored
+from mail.storage.message_insert import QUOTA, Letter, Place, Placed, place
+from mail.storage.received_messages import read, stored
 from models.errors import (
     Conflict,
     Forbidden,
@@ -124,7 +126,7 @@ async def store(ctx: Context, new: NewMessage, problems: Problems | None = None)
     before = await earlier(ctx, previous.message) if previous else None
     home = account if box.user_id == user_id else await composing.account_of(ctx, box.user_id)
     if not to.draft:
-        letter = await encrypting.put_in(ctx.world, source, letter, home, box)
+        letter = await openpgp_encryption.put_in(ctx.world, source, letter, home, box)
     kept = await stored(ctx.world, home.tenant_id, letter)
     files = [file.file_id for file in new.fields.files] if new.fields else []
     try:
@@ -214,7 +216,7 @@ async def _place_all(
         source, clear = whole or await _mail(ctx, new, account)
         letter = clear
         if not to.draft:
-            letter = await encrypting.put_in(ctx.world, source, clear, account, box)
+            letter = await openpgp_encryption.put_in(ctx.world, source, clear, account, box)
         blob = (account.tenant_id, letter.root.digest)
         kept = await stored(ctx.world, blob[0], letter, again=again and blob not in done)
         done.add(blob)
@@ -258,7 +260,7 @@ async def _place(
 
     def unit(turn: Turn) -> Placed:
         if before:
-            placed = replacing.replace(turn, letter, kept, to, before)
+            placed = draft_replacement.replace(turn, letter, kept, to, before)
         else:
             placed = place(turn, letter, kept, to)
         if files and to.draft:
@@ -295,7 +297,7 @@ def _finished(new: NewMessage) -> tuple[NewMessage, list[int]]:
 
 def _addressed(person: Person) -> bool:
     try:
-        compose.address(person.address, "to")
+        message_builder.address(person.address, "to")
     except Invalid:
         return False
     return True
@@ -319,14 +321,14 @@ async def _previous(ctx: Context, new: NewMessage, box: Picked) -> Previous | No
     row = found(next(iter(await ctx.read(asked)), None), str(new.replaces), path=PATH)
     if not row.draft:
         raise Conflict("only a draft can be replaced", path=PATH)
-    (message,) = await contents.read_sources(ctx.world, [row], ctx.read)
+    (message,) = await message_content.read_sources(ctx.world, [row], ctx.read)
     return Previous(message, new.keep)
 
 
 async def earlier(ctx: Context, message: Stored) -> Earlier:
     """A draft that is to be replaced, as it was read."""
     row = message.row
-    words = await indexing.words_of(ctx.world, row, message)
+    words = await index_worker.words_of(ctx.world, row, message)
     return Earlier(row.id, row.digest, words)
 
 

@@ -11,10 +11,10 @@ from typing import Any
 from sqlalchemy import Select, func, insert, select
 from sqlmodel import col
 
-from mail.blobs.codec import verify
-from mail.blobs.errors import Corrupt
-from mail.blobs.store import object_name
-from mail.messages.parameters import filename_of, parameters
+from mail.mime.header_parameters import filename_of, parameters
+from mail.storage.blobs.compression import verify
+from mail.storage.blobs.errors import Corrupt
+from mail.storage.blobs.object_stores import object_name
 from models.errors import Forbidden, LimitReached, RateLimited, Refused, found
 from models.files.blobs import Upload
 from models.runtime.environment import Turn, World

@@ -7,9 +7,10 @@ from typing import Any
 
 from sqlalchemy.exc import IntegrityError
 
-from mail import addresses, lookalikes
-from mail.paths import checked_path
-from mail.specialnames import names_in
+from mail.mailboxes.paths import checked_path
+from mail.mailboxes.special_use_names import names_in
+from mail.recipients import address_resolution
+from mail.text import confusables
 from models.errors import Conflict, Forbidden, Invalid, Problems
 from models.mailboxes.tables import SpecialUse
 from models.users.roles import AdminPermission, Role, UserPermission
@@ -148,7 +149,7 @@ async def check(ctx: Context, new: NewUser, problems: Problems) -> CheckedUser:
     await _check_rights(ctx, new, facts)
     user = _row(ctx, new, {"id": key, "username": username, **facts, **pub_key, **forwarding})
     user.words = words_of(username, user.name, address)
-    known = addresses.normal(address) if address else None
+    known = address_resolution.normal(address) if address else None
     prepared = PreparedUser(
         user,
         address,
@@ -176,7 +177,7 @@ async def complete(ctx: Context, account: CheckedUser) -> PreparedUser:
 def _row(ctx: Context, new: NewUser, facts: dict[str, Any]) -> User:
     """The account as it is stored, but for its password and the words it is found by."""
     return User(
-        username_key=addresses.username_key(facts["username"]),
+        username_key=address_resolution.username_key(facts["username"]),
         role=new.role,
         tenant_id=facts["id"],
         admin_permissions=values_of(new.admin_permissions),
@@ -191,7 +192,7 @@ def _row(ctx: Context, new: NewUser, facts: dict[str, Any]) -> User:
 def _wired(address: str) -> str:
     """The address as a user name can be: its domain as it is on the wire."""
     local, at, domain = address.rpartition("@")
-    return local + at + addresses.ascii_domain(domain)
+    return local + at + address_resolution.ascii_domain(domain)
 
 
 def _names(ctx: Context, new: NewUser, problems: Problems) -> tuple[str, str | None]:
@@ -203,7 +204,7 @@ def _names(ctx: Context, new: NewUser, problems: Problems) -> tuple[str, str | N
     made_of_it = address is None and new.address is None and not new.empty_address
     if username is not None and not made_of_it:
         with problems.caught():
-            username = addresses.checked_username(username)
+            username = address_resolution.checked_username(username)
     return username or "", address
 
 
@@ -223,8 +224,8 @@ def _address(ctx: Context, new: NewUser) -> str | None:
         raise Invalid(
             "a main address has neither * nor a label", constraint="pattern", path=["address"]
         )
-    address = addresses.checked(address)
-    lookalikes.refuse_address(address)
+    address = address_resolution.checked(address)
+    confusables.refuse_address(address)
     return address
 
 

@@ -13,7 +13,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from mail.keeping import blob_ids
+from mail.storage.blobs.blob_writer import blob_ids
 from models.admin.tasks import Task
 from models.errors import Invalid, Problems, RateLimited, Refused, found
 from models.events.journal import ChangeKind

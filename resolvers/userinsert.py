@@ -13,8 +13,8 @@ from sqlmodel import col
 from sqlmodel import select as instances
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from mail import lookalikes
-from mail.paths import with_parents
+from mail.mailboxes.paths import with_parents
+from mail.text import confusables
 from models.addresses.tables import Address
 from models.domains.tables import Domain, DomainAlias
 from models.errors import Conflict, Invalid, LimitReached, NotFound, Refused
@@ -206,7 +206,7 @@ async def _resolve_domains(
             known[name] = domain
         elif domain is None and domains.may_create(ctx):
             try:
-                lookalikes.refuse_domain(name, path="address")
+                confusables.refuse_domain(name, path="address")
                 known[name] = domains.new(ctx, name)
             except Invalid as refusal:
                 known[name] = refusal

@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import bindparam, case, select
 from sqlmodel import col
 
-from mail.userlimits import Reached, level, refused, still, tell
+from mail.limits.user_limits import Reached, level, refused, still, tell
 from models.errors import RateLimited
 from models.runtime.environment import Turn, World
 from models.store.columns import Instant, Picked, insert_or, picked

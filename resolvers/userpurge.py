@@ -7,8 +7,8 @@ from sqlalchemy import Select, delete, func, select, update
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from mail.threads import ended
-from mail.upload_removal import ROUND, delete_uploads
+from mail.files.upload_removal import ROUND, delete_uploads
+from mail.storage.thread_assignment import ended
 from models.admin.key_values import KeyValue
 from models.auth.security_log import AuthEvent
 from models.events.journal import PLATFORM, Change, ChangeKind, Stream

@@ -6,7 +6,7 @@ from typing import Any
 from sqlalchemy import Select, select
 from sqlmodel import col
 
-from mail import addresses
+from mail.recipients import address_resolution
 from models.domains.tables import Domain
 from models.errors import NotFound
 from models.mailboxes.tables import Mailbox, SpecialUse
@@ -34,7 +34,7 @@ def _oneself() -> Select[*tuple[Any, ...]]:
 
 async def named(ctx: Context, name: str) -> Picked | None:
     """The account of this user name or address, as far as the viewer may see it."""
-    key = await addresses.login_of(ctx.world, name)
+    key = await address_resolution.login_of(ctx.world, name)
     return await ctx.load(by_ids, key) if key else None
 
 

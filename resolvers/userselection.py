@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, func, or_, select
 from sqlmodel import col
 
-from mail import addresses
+from mail.recipients import address_resolution
 from models.domains.tables import Domain
 from models.errors import Forbidden, Invalid, LimitReached, NotFound, check_limit
 from models.store.columns import Picked, picked
@@ -133,7 +133,7 @@ async def _named(ctx: Context, users: Users, path: str) -> list[int]:
     """The accounts of the user names and addresses; NotFound as `chosen` says."""
     found = []
     for index, name in enumerate(users.usernames):
-        key = await addresses.login_of(ctx.world, name)
+        key = await address_resolution.login_of(ctx.world, name)
         seen = select(col(User.id)).where(col(User.id) == (key or 0), visible_users(ctx))
         if key is None or not await ctx.read(seen):
             raise NotFound(name, path=[path, "usernames"], index=index)
@@ -150,7 +150,7 @@ def _conditions(dialect: str, users: Users) -> list[ColumnElement[bool]]:
     if users.masks:
         found.append(masked(dialect, users.masks))
     if users.domains:
-        names = [addresses.normal_domain(name) for name in users.domains]
+        names = [address_resolution.normal_domain(name) for name in users.domains]
         domains = select(col(Domain.id)).where(col(Domain.name).in_(names))
         found.append(col(User.domain_id).in_(domains))
     if users.tags:
@@ -171,7 +171,7 @@ def _fitting(dialect: str, mask: str, nth: int) -> ColumnElement[bool]:
         text = f"a mask has at most {LONGEST} characters"
         raise Invalid(text, constraint="max", path=["masks"], index=nth)
     key: Any = col(User.username_key)
-    mask = addresses.username_key(mask)
+    mask = address_resolution.username_key(mask)
     text = mask
     for sign in "/%_":
         text = text.replace(sign, "/" + sign)

@@ -3,9 +3,9 @@
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from mail import targets
-from mail.addresses import normal
-from mail.lookups import resolve_all
+from mail.recipients import forward_targets
+from mail.recipients.address_resolution import normal
+from mail.recipients.batch_resolution import resolve_all
 from models.errors import Invalid
 from models.runtime.secret_box import Sealed
 from models.store.columns import Picked
@@ -22,13 +22,13 @@ LONGEST = 200  # characters of each
 def checked(ctx: Context, row: Picked, texts: Sequence[str], path: Sequence[str]) -> dict[str, Any]:
     """The columns of an account that is to have these targets; Invalid, as for an address."""
     try:
-        known = targets.opened(ctx.world, row.id, row.relays)
+        known = forward_targets.opened(ctx.world, row.id, row.relays)
     except Sealed:  # with a key that is lost: whoever knows the passwords says them again
         known = {}
     found = checked_targets(ctx, texts, known, path)
     columns: dict[str, Any] = {"targets": list(found.shown)}
     if dict(found.relays) != known:
-        columns["relays"] = targets.sealed(ctx.world, row.id, found.relays)
+        columns["relays"] = forward_targets.sealed(ctx.world, row.id, found.relays)
     return columns
 
 
@@ -39,7 +39,7 @@ def new(
     if address is not None:
         own = normal(address)
         _refuse(found.shown, {one for one in found.shown if normal(one) == own}, path)
-    sealed = targets.sealed(ctx.world, key, found.relays)
+    sealed = forward_targets.sealed(ctx.world, key, found.relays)
     return {"targets": list(found.shown), "relays": sealed}
 
 

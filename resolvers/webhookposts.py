@@ -28,7 +28,7 @@ from sqlalchemy import (
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from mail.outward import Gate, Unsent, post, refused, target
+from mail.network.outbound_http import Gate, Unsent, post, refused, target
 from models.errors import Invalid
 from models.events.wakeups import WEBHOOKS, rest
 from models.notifications.webhooks import PostState, Webhook, WebhookDelivery, WebhookLane

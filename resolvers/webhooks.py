@@ -10,7 +10,7 @@ from sqlalchemy import ColumnElement, String, cast, delete, false, func, select,
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from mail.outward import target
+from mail.network.outbound_http import target
 from models.admin.tasks import Task
 from models.errors import Forbidden, Invalid, LimitReached, NotFound, all_found
 from models.events.journal import PLATFORM, ChangeKind, Position

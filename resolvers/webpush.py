@@ -13,7 +13,7 @@ from typing import Any
 
 from sqlalchemy import select
 
-from mail.outward import Target, target
+from mail.network.outbound_http import Target, target
 from models.errors import Invalid
 from models.notifications.push_channels import PushKey
 from models.runtime.environment import World

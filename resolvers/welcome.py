@@ -20,11 +20,11 @@ from typing import Any
 
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from mail import compose
-from mail.compose import Attachment, Draft
-from mail.delivery import read, stored
-from mail.fields import Named
-from mail.placing import Letter, Place, place
+from mail.compose import message_builder
+from mail.compose.message_builder import Attachment, Draft
+from mail.mime.header_encoding import Named
+from mail.storage.message_insert import Letter, Place, place
+from mail.storage.received_messages import read, stored
 from models.errors import Refused
 from models.mailboxes.tables import Mailbox, SpecialUse
 from models.runtime.environment import World
@@ -143,16 +143,16 @@ async def _written(world: World, template: Template, facts: Mapping[str, str]) -
     sender = _filled(str(said.get("from") or "postmaster@[DOMAIN]"), words)
     name, address = parseaddr(sender)
     draft = Draft(
-        from_=Named(compose.address(address, "from"), name or None),
+        from_=Named(message_builder.address(address, "from"), name or None),
         date=world.now(),
-        message_id=compose.message_id(world.random(16), domain),
+        message_id=message_builder.message_id(world.random(16), domain),
         to=[Named(facts["address"], facts["name"] or None)],
         subject=_filled(str(said.get("subject") or "Welcome"), words),
         text=None if template.text is None else _filled(template.text, words),
         html=None if template.html is None else _filled(template.html, words, escape),
         attachments=template.files,
     )
-    raw = await asyncio.to_thread(compose.build, draft)
+    raw = await asyncio.to_thread(message_builder.build, draft)
     where = str(said.get("mailbox") or SpecialUse.INBOX)
     return Welcome(await read(raw), where, bool(said.get("seen")), bool(said.get("flagged")))
 

@@ -29,7 +29,7 @@ from sqlalchemy.sql.elements import UnaryExpression
 from sqlalchemy.sql.operators import custom_op
 from sqlmodel import col
 
-from mail.searchindex import Sought, written
+from mail.search.tokenizer import Sought, written
 from models.messages.tables import Message
 from models.search import text_index
 from models.store.columns import Big, Picked, picked

@@ -15,9 +15,11 @@ import pytest
 from sqlalchemy import event
 
 from graph.app import create_app
-from mail import addresses, delivery, lmtp, messagetrace, placing
-from mail.blobs.store import LocalStore
-from mail.lmtp import Lmtp
+from mail.recipients import address_resolution
+from mail.smtp import lmtp
+from mail.smtp.lmtp import Lmtp
+from mail.storage import message_insert, message_trace, received_messages
+from mail.storage.blobs.object_stores import LocalStore
 from models.auth.credentials import ApiKey
 from models.runtime.environment import World
 from models.runtime.options import Options
@@ -150,7 +152,7 @@ async def world(database: Database, clock: Clock, tmp_path: Path) -> AsyncIterat
     made = World(database, blobs, secret=b"s" * 32, options=CHEAP, now=clock)
     yield made
     await auth.settle(made)  # uses of keys are noted behind the answers
-    await messagetrace.settle(made)
+    await message_trace.settle(made)
     await blobs.close()
 
 
@@ -269,12 +271,12 @@ def raw_message(subject: str = "Hello", *, body: str = "Hi there.", **headers: s
 
 async def receive(
     client: Client, raw: bytes | str = "Hello", sender: str = "carol@example.com"
-) -> placing.Placed:
+) -> message_insert.Placed:
     """Deliver a message, as if it came by LMTP; a text is its subject."""
     message = raw_message(raw) if isinstance(raw, str) else raw
-    letter = await delivery.read(message)
-    to = await addresses.recipient(client.world, client.address)
-    return await delivery.receive(client.world, letter, to, sender)
+    letter = await received_messages.read(message)
+    to = await address_resolution.recipient(client.world, client.address)
+    return await received_messages.receive(client.world, letter, to, sender)
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from typing import Any
 
 from sqlalchemy import text
 
-from mail.verify import verify
+from mail.consistency import verify
 from models.events.journal import Change, ChangeKind
 from models.runtime.environment import World
 from models.store.columns import table_of

@@ -11,8 +11,8 @@ from graphql import FieldNode, GraphQLObjectType, get_nullable_type
 from graph.connections import Connection, Edge, Paged, PageInfo, Placed
 from graph.mimeparts import MailAddress
 from graph.views import View
-from mail.messages.parts import part_json
-from mail.messages.split import opened
+from mail.mime.mime_tree import part_json
+from mail.mime.parser import opened
 from models.store.keyset_pages import Cursor, Page
 from models.users.roles import Scope
 from tests.differential_values import EMPTY, Dice, definition, text

@@ -7,9 +7,9 @@ from typing import Any
 from sqlalchemy import select
 from sqlmodel import col
 
-from mail import delivery, placing
-from mail.contents import gathered
-from mail.placing import Place
+from mail.storage import message_insert, received_messages
+from mail.storage.message_content import gathered
+from mail.storage.message_insert import Place
 from models.mailboxes.tables import Mailbox, MailboxEntry
 from models.messages.tables import Message
 from models.store.columns import picked
@@ -39,13 +39,13 @@ HOSTILE = [
 async def place(client: Client, raw: bytes, path: str = "INBOX", **more: Any) -> int:
     """Store these very bytes; the key."""
     box, world = await client.box(path), client.world
-    letter = await delivery.read(raw)
+    letter = await received_messages.read(raw)
     (tenant,) = {row[0] for row in await rows(world, "SELECT tenant_id FROM users WHERE id = :u",
                                              u=client.user.id)}  # fmt: skip
-    kept = await delivery.stored(world, tenant, letter)
+    kept = await received_messages.stored(world, tenant, letter)
     to = Place(client.user.id, box.id, more.pop("at", world.now()), **more)
     return (
-        await world.apply(lambda turn: placing.place(turn, letter, kept, to), client.user.id)
+        await world.apply(lambda turn: message_insert.place(turn, letter, kept, to), client.user.id)
     ).message_id
 
 
@@ -103,7 +103,7 @@ async def told(client: Client) -> Any:
         assert stored is not None
         raw = await gathered(stored.whole())
         facts = (row.received_at, row.expires, row.meta_data, row.envelope_from, row.envelope_to)
-        mail.append((named[row.mailbox_id], raw, sorted(placing.flags(row)), facts))
+        mail.append((named[row.mailbox_id], raw, sorted(message_insert.flags(row)), facts))
     user = await row_of(client.world, client)
     values = await rows(client.world, "SELECT store, key, value FROM key_values "
                         "WHERE stream_id = :u", u=client.user.id)  # fmt: skip

@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import select, update
 from sqlmodel import col
 
-from mail.outward import Gate
+from mail.network.outbound_http import Gate
 from models.connectors import Connector, ConnectorRun, Protocol, Security
 from models.mailboxes.tables import Mailbox
 from models.messages.tables import Message

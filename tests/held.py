@@ -7,10 +7,11 @@ from typing import Any
 from sqlalchemy import select
 
 from graph import ids
-from mail import addresses, pipeline, quarantine
-from mail.household import Household
-from mail.quarantine import Why
-from mail.scan import Symbol
+from mail.delivery import pipeline, quarantine
+from mail.delivery.listener_backend import Household
+from mail.delivery.quarantine import Why
+from mail.recipients import address_resolution
+from mail.spam.scan_result import Symbol
 from models.events.journal import ChangeKind
 from models.runtime.environment import Adopted, World
 from models.spam.quarantine import QuarantineItem
@@ -63,7 +64,7 @@ async def hold(
     """Hold a message; its id. A text is its subject, and it is for the client's usual address."""
     message = raw_message(raw) if isinstance(raw, str) else raw
     mail = await pipeline.receive(client.world, message, sender)
-    to = await addresses.recipient(client.world, address or client.address)
+    to = await address_resolution.recipient(client.world, address or client.address)
     await quarantine.hold(client.world, mail, to, why)
     return ids.encode("QuarantineItem", (await held(client.world))[-1].id)
 

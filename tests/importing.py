@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import select
 from sqlmodel import col
 
-from mail.outward import Gate
+from mail.network.outbound_http import Gate
 from models.mailboxes.tables import Mailbox
 from models.messages.tables import Message
 from models.runtime.environment import World

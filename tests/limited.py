@@ -5,7 +5,7 @@ from typing import Any
 from sqlalchemy import func, select, update
 from sqlmodel import col
 
-from mail import addresses
+from mail.recipients import address_resolution
 from models.domains.tables import Domain
 from models.errors import OverQuota, RateLimited
 from models.events.journal import Change, ChangeKind
@@ -70,7 +70,7 @@ def storage(at: str, used: int, *, refused: bool = False) -> Told:
 async def accepted(client: Client) -> str | None:
     """The refusal of a recipient, by name."""
     try:
-        await addresses.recipient(client.world, client.address)
+        await address_resolution.recipient(client.world, client.address)
     except (OverQuota, RateLimited) as refusal:
         return type(refusal).__name__
     return None

@@ -12,8 +12,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from graph import ids
-from mail import addresses, delivery, placing
-from mail.outward import Gate
+from mail.network.outbound_http import Gate
+from mail.recipients import address_resolution
+from mail.storage import message_insert, received_messages
 from models.runtime.environment import Adopted, World
 from resolvers.pushing import Worker, look
 from tests.conftest import Client, raw_message
@@ -68,19 +69,19 @@ async def channel(client: Client) -> Any:
 
 async def come(
     client: Client, subject: str = "Hello", *, into: str = "INBOX", **headers: str
-) -> placing.Placed:
+) -> message_insert.Placed:
     """Deliver a message from outside, into a folder as a filter would."""
-    letter = await delivery.read(raw_message(subject, **headers))
-    to = await addresses.recipient(client.world, client.address)
+    letter = await received_messages.read(raw_message(subject, **headers))
+    to = await address_resolution.recipient(client.world, client.address)
     sender = "carol@example.com"
-    there = placing.Place(
+    there = message_insert.Place(
         to.user_id,
         (await client.box(into)).id,
         client.world.now(),
         envelope_from=sender,
         envelope_to=[to.address],
     )
-    return await delivery.receive(client.world, letter, to, sender, into=there)
+    return await received_messages.receive(client.world, letter, to, sender, into=there)
 
 
 def http(receiver: Receiver, **more: Any) -> dict[str, Any]:

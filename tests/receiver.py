@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from graph.webhooks import worded
-from mail.outward import Gate
+from mail.network.outbound_http import Gate
 from models.runtime.environment import Adopted, World
 from resolvers.webhookfeed import feed
 from resolvers.webhookposts import Worker, look

@@ -5,7 +5,7 @@ from typing import Any
 from sqlalchemy import select
 from sqlmodel import col
 
-from mail.household import Household
+from mail.delivery.listener_backend import Household
 from models.queue.tables import Delivery
 from models.runtime.environment import World
 from models.submission.tables import Submission

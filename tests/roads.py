@@ -13,7 +13,12 @@ from sqlalchemy import update
 from sqlmodel import col
 
 from graph.app import create_app
-from mail import housekeeping, indexing, learning, lmtp, quarantine, snoozing, verify
+from mail import consistency
+from mail.delivery import quarantine
+from mail.maintenance import housekeeping, snooze_worker
+from mail.scanners import training_worker
+from mail.search import index_worker
+from mail.smtp import lmtp
 from models.admin.key_values import KeyValue
 from models.mailboxes.tables import Mailbox
 from models.messages.tables import Message
@@ -255,23 +260,23 @@ async def _queue(stage: Stage, replies: dict[str, str]) -> Work:
     return work
 
 
-@road("mail.queue.worker.run")
+@road("mail.outbound.worker.run")
 async def a_message_is_sent(stage: Stage) -> Work:
     return await _queue(stage, {})
 
 
-@road("mail.queue.worker.run")
+@road("mail.outbound.worker.run")
 async def a_message_is_sent_and_copied_by_a_rule(stage: Stage) -> Work:
     await rule(stage.root, stage.ada.address, "archive@far.example", "SENDER")
     return await _queue(stage, {})
 
 
-@road("mail.queue.worker.run")
+@road("mail.outbound.worker.run")
 async def a_message_is_deferred(stage: Stage) -> Work:
     return await _queue(stage, {"carol": "450 4.2.1 Later", "dave": "450 4.2.1 Later"})
 
 
-@road("mail.queue.worker.run")
+@road("mail.outbound.worker.run")
 async def a_message_bounces(stage: Stage) -> Work:
     return await _queue(stage, {"carol": "550 5.1.1 No such user"})
 
@@ -283,7 +288,7 @@ async def _tidy(stage: Stage) -> Work:
     return lambda: housekeeping.tidy(stage.world)
 
 
-@road("mail.housekeeping.run")
+@road("mail.maintenance.housekeeping.run")
 async def messages_expire(stage: Stage) -> Work:
     soon = {"expires": stage.clock() + timedelta(seconds=1)}
     await change(stage, Message, soon, col(Message.uid) < LETTERS)
@@ -296,14 +301,21 @@ async def _deleted(stage: Stage) -> None:
     assert (await Call("messageDelete", given)(stage.ada))["errors"] == []
 
 
-@road("mail.housekeeping.run", "messages", told=False)
+@road("mail.maintenance.housekeeping.run", "messages", told=False)
 async def the_archive_is_purged(stage: Stage) -> Work:
     await _deleted(stage)  # gone from the folders, and told of, when they were archived
     stage.clock.tick(days=40)
     return await _tidy(stage)
 
 
-@road("mail.housekeeping.run", "auth_events", "setting_changes", "tasks", "files", told=False)
+@road(
+    "mail.maintenance.housekeeping.run",
+    "auth_events",
+    "setting_changes",
+    "tasks",
+    "files",
+    told=False,
+)
 async def the_journal_and_the_logs_are_trimmed(stage: Stage) -> Work:
     await _deleted(stage)
     made = await CALLS["settingSet"](stage.ada, stage.root)
@@ -313,7 +325,7 @@ async def the_journal_and_the_logs_are_trimmed(stage: Stage) -> Work:
     return await _tidy(stage)
 
 
-@road("mail.housekeeping.run", "key_values", told=False)
+@road("mail.maintenance.housekeeping.run", "key_values", told=False)
 async def values_expire(stage: Stage) -> Work:
     made = await CALLS["keyValueSet"](stage.ada, stage.root)
     assert (await made(stage.ada))["errors"] == []
@@ -321,7 +333,7 @@ async def values_expire(stage: Stage) -> Work:
     return await _tidy(stage)
 
 
-@road("mail.housekeeping.run")
+@road("mail.maintenance.housekeeping.run")
 async def files_that_nobody_used_go(stage: Stage) -> Work:
     made = await CALLS["fileUpload"](stage.ada, stage.root)
     assert (await made(stage.ada))["errors"] == []
@@ -329,7 +341,7 @@ async def files_that_nobody_used_go(stage: Stage) -> Work:
     return await _tidy(stage)
 
 
-@road("mail.housekeeping.run")
+@road("mail.maintenance.housekeeping.run")
 async def what_nobody_let_in_goes_and_letters_are_due(stage: Stage) -> Work:
     await hold(stage.ada)
     stage.clock.tick(days=28)
@@ -338,7 +350,7 @@ async def what_nobody_let_in_goes_and_letters_are_due(stage: Stage) -> Work:
     return await _tidy(stage)
 
 
-@road("mail.snoozing.run")
+@road("mail.maintenance.snooze_worker.run")
 async def snoozed_messages_come_back(stage: Stage) -> Work:
     given = {
         "select": {"mailbox": {"path": "INBOX"}, "uids": "1:2"},
@@ -346,13 +358,13 @@ async def snoozed_messages_come_back(stage: Stage) -> Work:
     }
     assert (await Call("messageUpdate", given)(stage.ada))["errors"] == []
     stage.clock.tick(days=2)
-    return lambda: snoozing.wake(stage.world)
+    return lambda: snooze_worker.wake(stage.world)
 
 
-@road("mail.indexing.run", told=False)
+@road("mail.search.index_worker.run", told=False)
 async def words_are_indexed(stage: Stage) -> Work:
     async def work() -> None:
-        while await indexing.index(stage.world):
+        while await index_worker.index(stage.world):
             pass
 
     return work
@@ -364,7 +376,7 @@ async def what_was_miscounted_is_repaired(stage: Stage) -> Work:
     await change(stage, Mailbox, wrong, col(Mailbox.path) == "INBOX")
 
     async def work() -> None:
-        report = await verify.verify(stage.world, repair=True)
+        report = await consistency.verify(stage.world, repair=True)
         assert report.findings
 
     return work
@@ -377,7 +389,7 @@ async def messages_out_of_place_are_repaired(stage: Stage) -> Work:
         await (await session.connection()).execute(these.values(modseq=10**6))
 
     async def work() -> None:
-        report = await verify.verify(stage.world, repair=True)
+        report = await consistency.verify(stage.world, repair=True)
         assert report.findings
 
     return work
@@ -398,7 +410,7 @@ async def new_mail_is_pushed(stage: Stage) -> Work:
     return work
 
 
-@road("mail.learning.run", told=False)
+@road("mail.scanners.training_worker.run", told=False)
 async def a_move_is_learned(stage: Stage) -> Work:
     there = await stage.stack.enter_async_context(receiver.receiving())
     limit(stage.world, rspamd_learn=f"http://127.0.0.1:{there.port}")
@@ -409,7 +421,7 @@ async def a_move_is_learned(stage: Stage) -> Work:
     assert (await Call("messageMove", given)(stage.ada))["errors"] == []
 
     async def work() -> None:
-        assert await learning.teach(stage.world)
+        assert await training_worker.teach(stage.world)
         assert len(there.got) == 2
 
     return work

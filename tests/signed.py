@@ -8,7 +8,7 @@ from typing import Any
 import dkim
 
 from mail.authentication.dkim import Message, Result, verified
-from mail.authentication.names import Names
+from mail.authentication.dns_queries import Names
 from tests.conftest import Client
 from tests.domains import ERRORS
 from tests.mail.zones import Zone, asking, zone

@@ -23,7 +23,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from graph.endpoint import Endpoint, Settings
 from graph.limits import Cost, Limits
 from graph.policy import Schema
-from mail.blobs.store import LocalStore
+from mail.storage.blobs.object_stores import LocalStore
 from models.errors import (
     Conflict,
     Forbidden,

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from cryptography import x509
 
-from mail import acme
+from mail.tls import acme_client
 from models.certificates import AcmeChallenge
 from models.runtime.environment import World
 from models.runtime.secret_box import Vault
@@ -201,7 +201,7 @@ async def test_caa_is_looked_at_before(
         if allowed:
             await acmeruns._allowed(there, NAME, ("ours.example",))  # noqa: SLF001 - pebble has none
         else:
-            with pytest.raises(acme.Failure, match=r"CAA of example\.org does not let"):
+            with pytest.raises(acme_client.Failure, match=r"CAA of example\.org does not let"):
                 await acmeruns._allowed(there, NAME, ("ours.example",))  # noqa: SLF001
 
 
@@ -229,5 +229,5 @@ async def test_an_account_whose_key_is_lost_is_said_to_be(world: World) -> None:
     directory = "https://localhost/dir"
     await acmeaccounts.account(world, directory)
     other = replace(world, vault=Vault.fresh())
-    with pytest.raises(acme.Failure, match="bring the vault back"):
+    with pytest.raises(acme_client.Failure, match="bring the vault back"):
         await acmeaccounts.account(other, directory)

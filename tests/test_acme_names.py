@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from mail.acme import Failure
+from mail.tls.acme_client import Failure
 from models.runtime.environment import World
 from resolvers import acmeruns, certificates, certificatewatch
 from tests.authorities import alone, placed

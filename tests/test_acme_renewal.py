@@ -14,7 +14,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from mail import acme
+from mail.tls import acme_client
 from models.events.journal import PLATFORM
 from models.runtime.environment import World
 from resolvers import acmeruns
@@ -261,9 +261,9 @@ def test_certificates_are_called_as_the_rfc_does() -> None:
     key = ec.generate_private_key(ec.SECP256R1()).public_key()
     begun = signer.begun(NAME, key)
     plain = begun.sign(signer.key, hashes.SHA256())
-    assert acme.certificate_id(pem_of(plain)) is None
+    assert acme_client.certificate_id(pem_of(plain)) is None
     object.__setattr__(begun, "_serial_number", 0x87654321)
     by = x509.AuthorityKeyIdentifier(octets, None, None)
     made = begun.add_extension(by, critical=False).sign(signer.key, hashes.SHA256())
     # RFC 9773, section 4.1
-    assert acme.certificate_id(pem_of(made)) == "aYhba4dGQEHhs3uEe6CuLN4ByNQ.AIdlQyE"
+    assert acme_client.certificate_id(pem_of(made)) == "aYhba4dGQEHhs3uEe6CuLN4ByNQ.AIdlQyE"

@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import select, update
 from sqlmodel import col
 
-from mail import addresses, targets
+from mail.recipients import address_resolution, forward_targets
 from models.addresses.tables import Address
 from models.domains.tables import Domain
 from models.errors import NotFound
@@ -54,7 +54,7 @@ async def test_an_address_of_a_user_takes_mail_and_is_told_of(root: Client, ada:
         ["a", "b"], {"n": 1}, {"m": 2},
     )  # fmt: skip
     assert (found["publicComment"], found["privateComment"]) == ("Ours", "Mine")
-    to = await addresses.recipient(world, "salesteam+x@example.org")
+    to = await address_resolution.recipient(world, "salesteam+x@example.org")
     assert to.user_id == ada.user.id
     for key, since in last.items():
         ((kind, _),) = await journal(world, key, since)
@@ -135,7 +135,7 @@ async def test_patterns_take_mail(pattern: str, asked: str, root: Client, ada: C
     found = await made(root, pattern, user={"username": "ada"}, allowWildcard=True)
     assert found["isWildcard"] is True
     assert found["isCatchAll"] is (pattern in ("@example.org", "*@example.org"))
-    assert (await addresses.recipient(root.world, asked)).user_id == ada.user.id
+    assert (await address_resolution.recipient(root.world, asked)).user_id == ada.user.id
     assert (await of(root, pattern))["id"] == found["id"]
     assert await of(root, asked) is None
     assert (await of(root, asked, wild=True))["id"] == found["id"]
@@ -165,13 +165,17 @@ async def test_targets_are_kept_each_once_and_no_password_is_shown(root: Client)
     assert found["limits"] == {"forwards": {"allowed": 7, "used": 0, "resetsAt": None}}
     row = await row_of(root.world, "list@own.example")
     assert "p%2Fw" not in str(dict(row._mapping))  # noqa: SLF001
-    assert targets.whole(root.world, row)[2] == "smtps://us%40er:p%2Fw@relay.example.com:465"
+    assert (
+        forward_targets.whole(root.world, row)[2] == "smtps://us%40er:p%2Fw@relay.example.com:465"
+    )
 
     # what was shown comes back as it was
     ((answer,), errors) = await change(root, "list@own.example", targets=[shown[2], "x@y.example"])
     assert (errors, answer["targets"]) == ([], [shown[2], "x@y.example"])
     row = await row_of(root.world, "list@own.example")
-    assert targets.whole(root.world, row)[0] == "smtps://us%40er:p%2Fw@relay.example.com:465"
+    assert (
+        forward_targets.whole(root.world, row)[0] == "smtps://us%40er:p%2Fw@relay.example.com:465"
+    )
     _, errors = await change(root, "list@own.example", targets=["smtp://a:***@relay.example.com"])
     assert told(errors) == ("VALIDATION", ["set", "targets"], 0, "secret")
     ((answer,), errors) = await change(root, "list@own.example", targets=["x@y.example"])
@@ -187,7 +191,7 @@ async def test_a_new_key_seals_relays_anew(root: Client) -> None:
     assert (await sealing.reseal(newer)).done == 1
     row = await row_of(world, "list@own.example")
     assert row.relays.startswith("newer.")
-    assert targets.whole(newer, row) == ["smtp://u:word@relay.example.com"]
+    assert forward_targets.whole(newer, row) == ["smtp://u:word@relay.example.com"]
     # whoever has lost the key says the password again
     _, errors = await change(root, "list@own.example", targets=row.targets)
     assert told(errors) == ("VALIDATION", ["set", "targets"], 0, "secret")
@@ -327,7 +331,9 @@ async def test_a_renamed_main_address_is_found_by_its_new_name(root: Client, ada
         assert told(errors) == (refusal[0], ["set", "address"], *refusal[1:])
     ((answer,), errors) = await change(root, "ada@example.org", **given)
     assert (answer["address"], answer["main"], errors) == ("L.Ada@bücher.example", True, [])
-    assert (await addresses.recipient(root.world, "lada@bücher.example")).user_id == ada.user.id
+    assert (
+        await address_resolution.recipient(root.world, "lada@bücher.example")
+    ).user_id == ada.user.id
     assert await of(root, "ada@example.org") is None
     found = await root('{ users(filter: {query: "lada@bücher"}) { nodes { domain { name } } } }')
     assert found["users"]["nodes"] == [{"domain": {"name": "bücher.example"}}]
@@ -371,14 +377,14 @@ async def test_a_temporary_address_takes_mail_until_it_ends(ada: Client, clock: 
     assert found["expiresAt"] == (clock() + timedelta(days=2)).isoformat().replace("+00:00", "Z")
     other, _ = await temporary(ada)
     assert other["address"] != found["address"]
-    assert (await addresses.recipient(ada.world, found["address"])).user_id == ada.user.id
+    assert (await address_resolution.recipient(ada.world, found["address"])).user_id == ada.user.id
     masked, _ = await temporary(ada, validity=None)
     assert masked["expiresAt"] is None
     document = "{ user { temporaryAddressCount temporaryAddresses { nodes { address } } } }"
     assert (await ada(document))["user"]["temporaryAddressCount"] == 3
     clock.tick(days=3)
     with pytest.raises(NotFound):
-        await addresses.recipient(ada.world, found["address"])
+        await address_resolution.recipient(ada.world, found["address"])
     listed = (await ada(document))["user"]
     assert {one["address"] for one in listed["temporaryAddresses"]["nodes"]} == {
         other["address"], masked["address"],

@@ -7,7 +7,10 @@ import pytest
 from sqlalchemy import func, select, update
 from sqlmodel import col
 
-from mail import addresses, correspondents, delivery, housekeeping, indexing
+from mail.maintenance import housekeeping
+from mail.recipients import address_resolution, contacts
+from mail.search import index_worker
+from mail.storage import received_messages
 from models.addresses.tables import Address, Correspondent
 from models.events.journal import ChangeKind
 from models.mailboxes.tables import Mailbox, SpecialUse
@@ -45,13 +48,13 @@ async def arrive(client: Client, to: str = "", /, **headers: str) -> None:
 
 
 async def deliver(client: Client, to: str, **headers: str) -> None:
-    letter = await delivery.read(raw_message(**headers))
-    recipient = await addresses.recipient(client.world, to)
-    await delivery.receive(client.world, letter, recipient, "sender@example.com")
+    letter = await received_messages.read(raw_message(**headers))
+    recipient = await address_resolution.recipient(client.world, to)
+    await received_messages.receive(client.world, letter, recipient, "sender@example.com")
 
 
 async def index(client: Client) -> None:
-    while await indexing.index(client.world):
+    while await index_worker.index(client.world):
         pass
 
 
@@ -153,7 +156,7 @@ async def test_a_draft_is_of_nobody_until_it_is_sent(ada: Client) -> None:
 async def test_who_was_not_heard_of_for_longest_is_forgotten(
     ada: Client, bob: Client, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(correspondents, "MOST", 3)
+    monkeypatch.setattr(contacts, "MOST", 3)
     for n in range(5):
         clock.tick(minutes=1)
         await arrive(ada, From=f"a{n}@far.example")
@@ -173,7 +176,7 @@ async def test_many_messages_are_noted_in_as_few_statements_as_one(
         for n in range(many):
             await deliver(ada, f"ada+{many}x{n}@example.org", From=f"x{many}y{n}@far.example")
         del statements[:]
-        assert await indexing.index(ada.world) == many
+        assert await index_worker.index(ada.world) == many
         return len(statements)
 
     assert await cost(1) == await cost(20)

@@ -7,9 +7,9 @@ import pytest
 from sqlalchemy import update
 from sqlmodel import col
 
-from mail import lmtp
-from mail.autoreply import sending
-from mail.housekeeping import tidy
+from mail.autoreply import reply_sender
+from mail.maintenance.housekeeping import tidy
+from mail.smtp import lmtp
 from models.addresses.tables import Address
 from models.runtime.environment import World
 from tests.addressing import change
@@ -137,7 +137,7 @@ async def test_no_more_than_the_daily_number_is_answered(
     assert await rows(world, "SELECT replied FROM addresses WHERE answers") == [(1,)]
     async with world.write() as session:
         this = update(Address).where(col(Address.answers))
-        await session.exec(this.values(replied=sending.MOST - 1))
+        await session.exec(this.values(replied=reply_sender.MOST - 1))
     await write(neighbour, "dan@far.example")
     await write(neighbour, "eve@far.example")
     assert await answered(world) == ["carol@far.example", "dan@far.example"]

@@ -9,7 +9,7 @@ from sqlalchemy import select
 from sqlmodel import col
 
 from graph import ids
-from mail import housekeeping
+from mail.maintenance import housekeeping
 from models.admin.admin_log import AdminLogEntry
 from models.domains.tables import Domain
 from models.runtime.environment import World

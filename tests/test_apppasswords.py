@@ -195,7 +195,7 @@ async def test_the_last_use_is_shown(ada: Client, clock: Clock) -> None:
 
 
 async def test_what_has_ended_is_tidied_away(ada: Client, clock: Clock) -> None:
-    from mail.housekeeping import tidy
+    from mail.maintenance.housekeeping import tidy
 
     await make(ada, ttl="PT1H")
     await make(ada)

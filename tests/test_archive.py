@@ -7,7 +7,8 @@ import pytest
 from sqlalchemy import text
 
 from graph import ids
-from mail import housekeeping, indexing
+from mail.maintenance import housekeeping
+from mail.search import index_worker
 from models.events.journal import ChangeKind
 from models.runtime.environment import World
 from models.users.roles import AdminPermission, Role
@@ -101,7 +102,7 @@ async def test_they_are_found_by_filters(
     for _ in range(2):  # not in the text index, and in it
         answer = await page(gone, filter=condition or None)
         assert (letters(answer), answer["totalCount"]) == (wanted, len(wanted))
-        await indexing.index(gone.world)
+        await index_worker.index(gone.world)
 
 
 async def test_drafts_and_what_is_to_be_purged_are_not_there(gone: Client, clock: Clock) -> None:
@@ -123,7 +124,7 @@ async def test_drafts_and_what_is_to_be_purged_are_not_there(gone: Client, clock
 
 
 async def test_they_come_back_to_where_they_were(gone: Client) -> None:
-    await indexing.index(gone.world)
+    await index_worker.index(gone.world)
     last = await reached(gone.world, gone.user.id)
     done = await back(gone, "b", "a")
     assert done["errors"] == []

@@ -16,7 +16,7 @@ from sqlalchemy import event, text
 
 from graph.app import create_app
 from graph.schema import schema
-from mail.blobs.store import LocalStore
+from mail.storage.blobs.object_stores import LocalStore
 from models.events import journal
 from models.runtime.environment import World
 from tests.conftest import Client

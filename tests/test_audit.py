@@ -12,9 +12,9 @@ import pytest
 from sqlalchemy import text
 
 from graph import ids
-from mail import housekeeping
-from mail.blobs.collect import collect
-from mail.verify import verify
+from mail.consistency import verify
+from mail.maintenance import housekeeping
+from mail.storage.blobs.garbage_collector import collect
 from models.runtime.environment import World
 from models.users.roles import AdminPermission, Role
 from resolvers import tasks

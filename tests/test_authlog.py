@@ -11,7 +11,7 @@ from sqlalchemy import delete, select, text
 from sqlmodel import col
 
 from graph import ids
-from mail import housekeeping
+from mail.maintenance import housekeeping
 from models.events.journal import Change, ChangeKind
 from models.runtime.environment import Adopted, World
 from models.users.roles import Role, Scope

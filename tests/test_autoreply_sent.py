@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 from sqlalchemy import update
 
-from mail import lmtp
-from mail.autoreply import sending
-from mail.fields import Named
-from mail.household import Household
-from mail.housekeeping import tidy
-from mail.placing import Placed
+from mail.autoreply import reply_sender
+from mail.delivery.listener_backend import Household
+from mail.maintenance.housekeeping import tidy
+from mail.mime.header_encoding import Named
+from mail.smtp import lmtp
+from mail.storage.message_insert import Placed
 from models.addresses.tables import Address
 from models.domains.tables import Domain
 from models.runtime.environment import World
@@ -278,7 +278,7 @@ async def test_no_more_than_the_daily_number_is_answered(
     await write(neighbour)
     async with world.write(ada.user.id) as session:
         connection = await session.connection()
-        await connection.execute(update(Usage).values(used=sending.MOST - 1))
+        await connection.execute(update(Usage).values(used=reply_sender.MOST - 1))
     await write(neighbour, "dave@example.com")
     await write(neighbour, "eve@example.com")
     assert await queued(world) == ["carol@example.com", "dave@example.com"]

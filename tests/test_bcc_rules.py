@@ -10,9 +10,9 @@ from sqlalchemy import select
 from sqlmodel import col
 
 from graph import ids
-from mail import rewrites
-from mail.fields import Named
-from mail.household import Household
+from mail.delivery import recipient_rewrites
+from mail.delivery.listener_backend import Household
+from mail.mime.header_encoding import Named
 from models.addresses.rewrites import BccDirection
 from models.errors import NotFound
 from models.events.journal import PLATFORM, Change, ChangeKind
@@ -272,7 +272,7 @@ async def test_rules_are_asked_in_one_statement_for_all_recipients(
     for many in (1, 20):
         del statements[:]
         of = {f"a{n}@example.org": [Account(0, Role.USER)] for n in range(many)}
-        found = await rewrites.copies(world, BccDirection.RECIPIENT, of, [ada.address])
+        found = await recipient_rewrites.copies(world, BccDirection.RECIPIENT, of, [ada.address])
         assert len(statements) == 1
         assert [(copy.address, copy.of) for copy in found] == [
             (f"copy{n}@far.example", f"a{n}@example.org") for n in range(many)

@@ -23,7 +23,8 @@ from bench.letters import Writer
 from bench.live import BEHIND
 from bench.load import Answer
 from bench.measure import Fact
-from mail import addresses, delivery
+from mail.recipients import address_resolution
+from mail.storage import received_messages
 from models.events.journal import Change, ChangeKind
 from models.runtime.environment import World
 from models.store.columns import picked
@@ -89,11 +90,11 @@ async def test_a_journal_that_was_filled_reads_as_one_that_was_written(
 
 async def test_what_is_left_out_of_a_delivery_is_the_journal_alone(world: World) -> None:
     user = await make_user(world, READER)
-    to = await addresses.recipient(world, READER)
+    to = await address_resolution.recipient(world, READER)
 
     async def delivered(number: int) -> list[int]:
-        letter = await delivery.read(Writer().letter(number))
-        await delivery.receive(world, letter, to, "bob@example.com")
+        letter = await received_messages.read(Writer().letter(number))
+        await received_messages.receive(world, letter, to, "bob@example.com")
         mine = col(Change.stream_id) == user.id, col(Change.kind) == ChangeKind.MESSAGE_ADDED
         return [
             row.last for row in await world.database.read(select(col(Change.last)).where(*mine))

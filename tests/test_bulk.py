@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import update
 
 from graph import ids
-from mail import housekeeping
+from mail.maintenance import housekeeping
 from models.events.journal import ChangeKind
 from models.messages.tables import Message
 from models.runtime.environment import World

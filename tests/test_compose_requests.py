@@ -8,7 +8,7 @@ from sqlalchemy import select
 from sqlmodel import col
 
 from graph import ids
-from mail import housekeeping
+from mail.maintenance import housekeeping
 from models.runtime import leases
 from models.runtime.environment import World
 from models.submission.compose_requests import ComposeListener, ComposeRequest

@@ -12,8 +12,8 @@ from urllib.parse import parse_qsl
 
 import pytest
 
-from mail.connectors.servers import Stage
-from mail.outward import Gate
+from mail.connectors.remote_server import Stage
+from mail.network.outbound_http import Gate
 from models.admin.tasks import TaskState
 from models.connectors import Protocol, Security
 from models.errors import Invalid

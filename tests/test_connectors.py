@@ -11,7 +11,7 @@ from sqlalchemy import select
 
 from bench.ports import free_port
 from graph import ids as ids_
-from mail.outward import Gate
+from mail.network.outbound_http import Gate
 from models.connectors import Connector
 from models.users.roles import AdminPermission
 from resolvers import connectorruns

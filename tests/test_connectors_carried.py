@@ -16,8 +16,8 @@ import pytest
 from sqlalchemy import select
 from sqlmodel import col
 
-from mail.archives.locked import MADE_BY, Lock, Locked
-from mail.outward import Gate
+from mail.archives.secret_encryption import MADE_BY, Lock, Locked
+from mail.network.outbound_http import Gate
 from models.connectors import Connector, ConnectorRun, Protocol, Security
 from models.errors import Invalid
 from models.runtime.environment import World

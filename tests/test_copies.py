@@ -6,8 +6,8 @@ import pytest
 from sqlalchemy import update
 
 from graph import ids
-from mail import indexing
-from mail.blobs import collect
+from mail.search import index_worker
+from mail.storage.blobs import garbage_collector
 from models.admin.tasks import Task
 from models.events.journal import ChangeKind
 from models.runtime.environment import World
@@ -72,7 +72,7 @@ async def test_bodies_are_shared_and_stay_as_long_as_one_needs_them(
     assert await rows(world, "SELECT count(*) FROM blobs") == blobs
     await call(post, "messageDelete", select={"mailbox": {"path": "INBOX"}}, permanent=True)
     clock.tick(days=2)
-    await collect.collect(world, world.blobs)
+    await garbage_collector.collect(world, world.blobs)
     document = "query ($id: ID!) { message(by: {id: $id}) { text } }"
     text = (await post(document, id=key))["message"]["text"]
     assert len(text.strip()) == 600_000
@@ -82,7 +82,7 @@ async def test_a_copy_is_found_by_its_words(post: Client, world: World) -> None:
     await call(post, "messageCopy", select=inbox("1"), to={"path": "Keep"})
     document = """{ messages(filter: {query: "a", mailbox: {path: "Keep"}}) { totalCount } }"""
     assert (await post(document))["messages"]["totalCount"] == 1
-    while await indexing.index(world):
+    while await index_worker.index(world):
         pass
     assert (await post(document))["messages"]["totalCount"] == 1
 

@@ -13,7 +13,7 @@ import pytest
 
 from graph.app import create_app
 from graph.schema import schema
-from mail.blobs.store import LocalStore
+from mail.storage.blobs.object_stores import LocalStore
 from models.runtime.environment import World
 from models.store.byte_cache import Shelf
 from tests.conftest import Client, raw_message, receive

@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 
 from graph import ids
-from mail import housekeeping
+from mail.maintenance import housekeeping
 from models.events.journal import ChangeKind, Entry, record_each
 from models.runtime.environment import World
 from models.users.roles import AdminPermission, Role, Scope

@@ -12,8 +12,8 @@ from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from graph import ids
-from mail.authentication import privatekeys
-from mail.authentication.privatekeys import Algorithm
+from mail.authentication import private_keys
+from mail.authentication.private_keys import Algorithm
 from models.events.journal import PLATFORM, ChangeKind
 from models.runtime.environment import World
 from resolvers import dkimrotation, sealing
@@ -82,15 +82,15 @@ async def test_a_key_is_made_shown_listed_and_deleted(root: Client, world: World
 @pytest.mark.parametrize("how", ["pkcs1", "pkcs8", "ed25519", "raw"])
 async def test_a_key_is_brought_along(root: Client, how: str) -> None:
     seed = bytes(range(32))
-    edwards = privatekeys.PrivateKey(Ed25519PrivateKey.from_private_bytes(seed))
+    edwards = private_keys.PrivateKey(Ed25519PrivateKey.from_private_bytes(seed))
     text = {
         "pkcs1": pkcs1(),
-        "pkcs8": privatekeys.made(Algorithm.RSA).pem(),
+        "pkcs8": private_keys.made(Algorithm.RSA).pem(),
         "ed25519": edwards.pem(),
         "raw": base64.b64encode(seed).decode(),
     }[how]
     one = await signed.key(root, privateKey=text)
-    assert one["publicKey"] == privatekeys.read(text).public()
+    assert one["publicKey"] == private_keys.read(text).public()
     if how in ("ed25519", "raw"):
         assert (one["algorithm"], one["keySize"]) == ("ED25519", None)
         assert len(base64.b64decode(one["publicKey"])) == 32
@@ -165,7 +165,7 @@ async def test_no_answer_log_or_row_holds_a_private_key(
     root: Client, world: World, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("DEBUG")
-    text = privatekeys.made(Algorithm.RSA).pem()
+    text = private_keys.made(Algorithm.RSA).pem()
     inner = text.splitlines()[3]
     answer = await root.raw(SET, input={"domains": ["example.org"], "privateKey": text})
     assert answer["data"]["dkimKeySet"]["errors"] == []

@@ -23,7 +23,8 @@ from graphql import (
 )
 
 from bench.ports import free_port
-from mail import addresses, delivery
+from mail.recipients import address_resolution
+from mail.storage import received_messages
 from merganser import building
 from merganser.commands import app
 from merganser.demo.credentials import ADDRESS, NAME
@@ -142,9 +143,9 @@ async def test_subscriptions_tell_of_a_delivery(demo: Client, block: Block) -> N
     async with asyncio.timeout(10):
         coming = asyncio.ensure_future(anext(stream))
         await asyncio.sleep(0.2)  # until it listens
-        letter = await delivery.read(raw_message("Out of the blue"))
-        to = await addresses.recipient(demo.world, ADDRESS)
-        await delivery.receive(demo.world, letter, to, "carol@example.com")
+        letter = await received_messages.read(raw_message("Out of the blue"))
+        to = await address_resolution.recipient(demo.world, ADDRESS)
+        await received_messages.receive(demo.world, letter, to, "carol@example.com")
         result = await coming
     assert not result.errors
     (told,) = result.data.values()

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from mail import addresses
+from mail.recipients import address_resolution
 from models.errors import NotFound
 from models.events.journal import ChangeKind
 from models.runtime.environment import World
@@ -27,7 +27,7 @@ async def test_an_alias_stands_for_its_domain_while_it_is_active(
         True,
         {"name": "example.org"},
     )
-    assert (await addresses.recipient(world, "ada@BÜCHER.example")).user_id == ada.user.id
+    assert (await address_resolution.recipient(world, "ada@BÜCHER.example")).user_id == ada.user.id
     document = "query ($by: DomainAliasRef!) { domainAlias(by: $by) { id domain { name } } }"
     for by in ({"id": alias["id"]}, {"alias": "bücher.EXAMPLE"}):
         found = (await root(document, by=by))["domainAlias"]
@@ -38,11 +38,11 @@ async def test_an_alias_stands_for_its_domain_while_it_is_active(
     assert (await journal(world, key))[-1] == (ChangeKind.DOMAIN_CHANGED, [key])
     await done(root, ALIAS, alias="off.example", domain="example.org", active=False)
     with pytest.raises(NotFound):
-        await addresses.recipient(world, "ada@off.example")
+        await address_resolution.recipient(world, "ada@off.example")
     answer, errors = await done(root, UNALIAS, ids=[alias["id"]])
     assert (answer["deletedIds"], errors) == ([alias["id"]], [])
     with pytest.raises(NotFound):
-        await addresses.recipient(world, "ada@bücher.example")
+        await address_resolution.recipient(world, "ada@bücher.example")
     _, errors = await done(root, UNALIAS, ids=[alias["id"]])
     assert told(errors)[:3] == ("NOT_FOUND", ["ids"], 0)
 

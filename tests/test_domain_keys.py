@@ -6,8 +6,7 @@ import httpx
 import pytest
 
 from graph import ids
-from mail import signkeys
-from mail.authentication import privatekeys
+from mail.authentication import private_keys, signing_keys
 from models.events.journal import PLATFORM, ChangeKind
 from models.runtime.environment import World
 from resolvers import dkimrotation
@@ -58,14 +57,14 @@ async def test_a_domain_comes_with_a_key_that_waits_for_dns(
     log = '{ adminLog(mutation: "domainCreate") { nodes { targetId after } } }'
     (noted,) = (await root(log))["adminLog"]["nodes"]
     assert noted["after"]["dkimKey"]["fingerprint"] == key["fingerprintSha256"]
-    assert await signkeys.signers(world, NEW) == []
+    assert await signing_keys.signers(world, NEW) == []
 
     async with asking(signed.published([key])) as there:
         signed.asks(root, there)
         clock.tick(minutes=1)
         assert await dkimrotation.step(world) == 1
     assert await listed(root) == [(NEW, "dkim", "ACTIVE")]
-    (signer,) = await signkeys.signers(world, NEW)
+    (signer,) = await signing_keys.signers(world, NEW)
     assert (signer.domain, signer.key.public()) == (NEW, key["publicKey"])
 
 
@@ -93,11 +92,11 @@ async def test_a_key_for_all_signs_until_the_own_one_does(
     }
     async with asking(there) as place:
         signed.asks(root, place)
-        (signer,) = await signkeys.signers(world, "bücher.example")
+        (signer,) = await signing_keys.signers(world, "bücher.example")
         assert signer.selector == "all"
         clock.tick(minutes=1)
         assert await dkimrotation.step(world) == 1
-        (signer,) = await signkeys.signers(world, "bücher.example")
+        (signer,) = await signing_keys.signers(world, "bücher.example")
         assert signer.selector == "dkim"
     names = "query ($by: DomainRef!) { domain(by: $by) { dnsRecords { name } } }"
     found = (await root(names, by={"name": "bücher.example"}))["domain"]["dnsRecords"]
@@ -158,6 +157,6 @@ async def test_its_private_half_is_sealed(root: Client, world: World) -> None:
     key = (await create(root))["dkimKey"]
     ((stored,),) = await rows(world, "SELECT private FROM dkim_keys")
     assert "PRIVATE KEY" not in stored
-    place = signkeys.place_of(ids.decode("DkimKey", key["id"]))
-    opened = privatekeys.read(world.vault.open(stored, place), ours=True)
+    place = signing_keys.place_of(ids.decode("DkimKey", key["id"]))
+    opened = private_keys.read(world.vault.open(stored, place), ours=True)
     assert opened.public() == key["publicKey"]

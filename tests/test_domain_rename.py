@@ -8,7 +8,8 @@ import pytest
 from sqlalchemy import insert, update
 from sqlmodel import col
 
-from mail import addresses, delivery
+from mail.recipients import address_resolution
+from mail.storage import received_messages
 from models.addresses.tables import Address, AddressKind
 from models.domains.tables import Domain
 from models.errors import NotFound
@@ -90,8 +91,8 @@ async def test_all_that_is_called_after_it_follows(
         "list@bücher.example",
     ]
     for login in ("E.ve@bücher.example", "eve@xn--bcher-kva.example", "d.an@also.example", "dan"):
-        assert await addresses.login_of(world, login) in (town["eve"], town["dan"]), login
-    assert await addresses.login_of(world, "eve@old.example") is None
+        assert await address_resolution.login_of(world, login) in (town["eve"], town["dan"]), login
+    assert await address_resolution.login_of(world, "eve@old.example") is None
 
     own = await journal(world, key, at)
     assert own == [
@@ -267,9 +268,9 @@ async def test_mail_that_comes_while_it_is_renamed_is_not_lost(root: Client, wor
         while to is None:
             for name in (OLD, NEW):
                 with contextlib.suppress(NotFound):
-                    to = await addresses.recipient(world, f"eve@{name}")
-        letter = await delivery.read(raw_message(f"number {nth}"))
-        placed = await delivery.receive(world, letter, to, "carol@example.com")
+                    to = await address_resolution.recipient(world, f"eve@{name}")
+        letter = await received_messages.read(raw_message(f"number {nth}"))
+        placed = await received_messages.receive(world, letter, to, "carol@example.com")
         taken.append(placed.message_id)
 
     async def rename() -> None:

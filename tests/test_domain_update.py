@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from mail import addresses
+from mail.recipients import address_resolution
 from models.errors import NotFound
 from models.events.journal import ChangeKind
 from models.runtime.environment import World
@@ -132,8 +132,8 @@ async def test_a_domain_that_is_off_takes_no_mail_and_its_users_sign_in(
 ) -> None:
     await change(root, "example.org", active=False)
     with pytest.raises(NotFound):
-        await addresses.recipient(world, "ada@example.org")
-    assert await addresses.login_of(world, "A.da@example.org") == ada.user.id
+        await address_resolution.recipient(world, "ada@example.org")
+    assert await address_resolution.login_of(world, "A.da@example.org") == ada.user.id
     user = "query ($by: UserRef) { user(by: $by) { username } }"
     found = await root(user, by={"address": "ada@example.org"})
     assert found == {"user": {"username": "ada"}}

@@ -8,7 +8,7 @@ from sqlalchemy import update
 from sqlmodel import col
 
 from graph import ids
-from mail import addresses
+from mail.recipients import address_resolution
 from models.domains.tables import Domain
 from models.errors import LimitReached, NotFound, Refused
 from models.events.journal import PLATFORM, ChangeKind
@@ -334,7 +334,7 @@ async def test_all_roads_have_one_rule_for_storage(
     assert row
     assert await userlimits.allowed(ctx, row) == given
     try:
-        await addresses.recipient(world, "eve@example.org")
+        await address_resolution.recipient(world, "eve@example.org")
         full = 0
     except Refused as refused:
         full = vars(refused)["allowed"]

@@ -10,8 +10,8 @@ from sqlmodel import col
 from starlette.routing import Route
 
 from graph import ids, parts, rest
-from mail.blobs.errors import Corrupt
-from mail.storage.damage_check import check_piece, check_pieces
+from mail.storage.blobs.damage_check import check_piece, check_pieces
+from mail.storage.blobs.errors import Corrupt
 from models.files.blobs import Blob
 from models.runtime.environment import World
 from models.store.columns import picked

@@ -11,11 +11,12 @@ from sqlalchemy import update
 from sqlmodel import col
 
 from graph import ids, parts
-from mail import delivery, indexing, replacing
-from mail.blobs.collect import collect
-from mail.blobs.store import LocalStore
-from mail.placing import Place
-from mail.replacing import Earlier
+from mail.search import index_worker
+from mail.storage import draft_replacement, received_messages
+from mail.storage.blobs.garbage_collector import collect
+from mail.storage.blobs.object_stores import LocalStore
+from mail.storage.draft_replacement import Earlier
+from mail.storage.message_insert import Place
 from models.errors import Conflict, Stale
 from models.events.journal import ChangeKind
 from models.runtime.environment import World
@@ -192,13 +193,13 @@ async def test_words_that_are_gone_are_not_found(ada: Client, world: World) -> N
     draft = await saved(ada, subject="Ducks", text="quack quack", attachments=[file("pond.txt")])
     for indexed in (True, False, True):
         if indexed:
-            await indexing.index(world)
+            await index_worker.index(world)
         assert await found(ada, "quack" if indexed else "ducks") == [draft["id"]]
     await again(ada, draft, subject="Geese", text="honk")
     for query in ("ducks", "quack"):
         assert await found(ada, query) == []
     assert await found(ada, "geese") == [draft["id"]]
-    assert await indexing.index(world) == 1
+    assert await index_worker.index(world) == 1
     for query, keys in (("quack", []), ("ducks", []), ("honk", [draft["id"]])):
         assert await found(ada, query) == keys, query
     assert await found(ada, "pond") == [draft["id"]]
@@ -223,7 +224,7 @@ async def test_a_draft_saved_while_it_is_indexed_is_indexed_as_it_is(
     text = base64.encodebytes(noise(400_000)).decode()
     draft = await saved(ada, text=None, raw=f"Subject: Ducks\n\n{text}")
     late = Late(tmp_path / "blobs")
-    work = asyncio.create_task(indexing.index(replace(world, blobs=late)))
+    work = asyncio.create_task(index_worker.index(replace(world, blobs=late)))
     async with asyncio.timeout(10):
         await late.asked.wait()
     assert (await again(ada, draft, subject="Geese"))["errors"] == []
@@ -233,7 +234,7 @@ async def test_a_draft_saved_while_it_is_indexed_is_indexed_as_it_is(
     for _ in range(2):
         assert await found(ada, "geese") == [draft["id"]]
         assert await found(ada, "ducks") == []
-        await indexing.index(world)
+        await index_worker.index(world)
 
 
 async def test_two_who_save_at_once_end_with_one_of_both(ada: Client, world: World) -> None:
@@ -257,13 +258,13 @@ async def test_what_has_changed_or_gone_meanwhile_is_not_replaced(
     draft = await saved(ada)
     key = ids.decode("Message", draft["id"])
     ((digest,),) = await rows(world, "SELECT digest FROM messages")
-    letter = await delivery.read(raw_message("Mine"))
-    kept = await delivery.stored(world, ada.user.tenant_id, letter)
+    letter = await received_messages.read(raw_message("Mine"))
+    kept = await received_messages.stored(world, ada.user.tenant_id, letter)
     to = Place(ada.user.id, (await ada.box("Drafts")).id, world.now())
 
     async def tried(earlier: Earlier) -> None:
         await world.apply(
-            lambda turn: replacing.replace(turn, letter, kept, to, earlier), ada.user.id
+            lambda turn: draft_replacement.replace(turn, letter, kept, to, earlier), ada.user.id
         )
 
     before = await rows(world, "SELECT * FROM messages")

@@ -12,13 +12,14 @@ import pytest
 from sqlalchemy import update
 
 from graph import ids
-from mail import addresses, indexing
-from mail.blobs.codec import digest_of
-from mail.contents import gathered
-from mail.fields import Named
-from mail.household import Household
-from mail.queue import local
-from mail.queue.jobs import Job, To
+from mail.delivery import local_delivery
+from mail.delivery.listener_backend import Household
+from mail.envelope.delivery_jobs import Job, To
+from mail.mime.header_encoding import Named
+from mail.recipients import address_resolution
+from mail.search import index_worker
+from mail.storage.blobs.compression import digest_of
+from mail.storage.message_content import gathered
 from models.errors import Unavailable
 from models.events.journal import ChangeKind
 from models.runtime.environment import World
@@ -178,9 +179,9 @@ async def test_it_takes_no_further_statement(
     eve: Owner, bob: Client, world: World, statements: list[str]
 ) -> None:
     async def cost(client: Client) -> int:
-        await addresses.recipient(world, client.address)
+        await address_resolution.recipient(world, client.address)
         del statements[:]
-        await addresses.recipient(world, client.address)
+        await address_resolution.recipient(world, client.address)
         return len(statements)
 
     assert await cost(eve.client) == await cost(bob) > 0
@@ -213,7 +214,7 @@ async def test_nothing_is_stored_without_a_sound_key(eve: Owner, key: str | None
     assert isinstance(outcome, Unavailable)
     to = To(1, eve.client.address, 1, world.now() + timedelta(days=5))
     job = Job(1, 2, "q", 3, 4, 5, "bob@example.org", "example.org", world.now(), [to])
-    assert (await local.deliver(world, job, PLAIN))[1].code == 451
+    assert (await local_delivery.deliver(world, job, PLAIN))[1].code == 451
     answer = await call(eve.client, "messageUpload", mailbox={"path": "INBOX"}, raw=PLAIN.decode())
     assert [error["code"] for error in answer["errors"]] == ["UNAVAILABLE"]
     with pytest.raises(Unavailable):
@@ -224,7 +225,7 @@ async def test_nothing_is_stored_without_a_sound_key(eve: Owner, key: str | None
 async def test_mail_among_ourselves_is_encrypted(eve: Owner, world: World) -> None:
     to = To(1, eve.client.address, 1, world.now() + timedelta(days=5))
     job = Job(1, 2, "q", 3, 4, 5, "bob@example.org", "example.org", world.now(), [to])
-    assert (await local.deliver(world, job, PLAIN))[1].code == 250
+    assert (await local_delivery.deliver(world, job, PLAIN))[1].code == 250
     ((key,),) = await rows(world, "SELECT id FROM messages")
     assert await eve.opened(key) == inner(PLAIN)
 
@@ -302,7 +303,7 @@ async def test_what_another_puts_into_a_folder_is_encrypted_to_its_owner(
 async def test_a_search_finds_words_of_the_header_alone(eve: Owner, bob: Client) -> None:
     raw = raw_message("Pond", body=WORDS)
     await deliver(eve.client.world, raw, eve.client, bob)
-    await indexing.index(eve.client.world)
+    await index_worker.index(eve.client.world)
     assert await found(eve.client, query="pond") == ["Pond"]
     assert await found(eve.client, query="herons") == []
     assert await found(bob, query="herons") == ["Pond"]

@@ -11,7 +11,8 @@ import httpx
 import pytest
 from graphql import OperationType, get_operation_ast, parse
 
-from mail import addresses, delivery
+from mail.recipients import address_resolution
+from mail.storage import received_messages
 from merganser.demo.credentials import ADDRESS
 from models.runtime.environment import World
 from tests.conftest import Client, raw_message
@@ -39,9 +40,9 @@ async def demo(world: World, http: httpx.AsyncClient, tmp_path: Path) -> Client:
 
 
 async def deliver(demo: Client, subject: str) -> None:
-    letter = await delivery.read(raw_message(subject))
-    to = await addresses.recipient(demo.world, ADDRESS)
-    await delivery.receive(demo.world, letter, to, "carol@example.com")
+    letter = await received_messages.read(raw_message(subject))
+    to = await address_resolution.recipient(demo.world, ADDRESS)
+    await received_messages.receive(demo.world, letter, to, "carol@example.com")
 
 
 def test_there_are_examples_of_every_kind() -> None:

@@ -19,8 +19,8 @@ from graph.plans import FALLS, OUTCOMES, REASONS, TALLY, Tally
 from graph.policy import Operation, Schema
 from graph.rows import Shape
 from graph.schema import schema
-from mail import indexing
-from mail.sendingrates import Full, held_up
+from mail.limits.sending_rates import Full, held_up
+from mail.search import index_worker
 from models.queue.rate_values import RateFrame
 from models.runtime.environment import World
 from models.users.tables import LimitSource
@@ -363,7 +363,7 @@ async def test_types_of_lists_are_compiled_wholly(
     await CALLS["quarantineRelease"](ada, root)  # of what stays
     await CALLS["queueHold"](ada, root)
     await (await CALLS["connectorRun"](ada, root))(ada)
-    while await indexing.index(ada.world):
+    while await index_worker.index(ada.world):
         pass
     for one in tally:  # what was done so far is none of lists
         one.clear()

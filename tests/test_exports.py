@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from graph import ids
-from mail import housekeeping
+from mail.maintenance import housekeeping
 from models.runtime.environment import World
 from models.users.roles import AdminPermission, Role, Scope
 from resolvers import auth, mailboxes, tasks

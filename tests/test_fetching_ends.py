@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import select
 from sqlmodel import col
 
-from mail.outward import Gate
+from mail.network.outbound_http import Gate
 from models.admin.tasks import TaskState
 from models.connectors import ConnectorRun, Protocol, Security
 from models.runtime import leases

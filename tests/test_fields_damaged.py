@@ -12,7 +12,7 @@ from sqlmodel import col
 
 from graph import ids
 from graph.schema import schema
-from mail import indexing
+from mail.search import index_worker
 from models.files.blobs import Blob
 from models.runtime.environment import World
 from models.store.columns import picked
@@ -262,7 +262,7 @@ async def test_the_fields_of_one_request_share_a_line(ada: Client, log: Log) -> 
 
 async def test_a_snippet_of_a_search_is_an_error(ada: Client, log: Log) -> None:
     await stored(ada)
-    while await indexing.index(ada.world):
+    while await index_worker.index(ada.world):
         pass
     await damage_all(ada.world, DAMAGES["flipped"])
     log()

@@ -11,8 +11,8 @@ import pytest
 
 from graph import ids
 from graph.app import create_app
-from mail import housekeeping
-from mail.blobs.collect import collect
+from mail.maintenance import housekeeping
+from mail.storage.blobs.garbage_collector import collect
 from models.events.journal import ChangeKind
 from models.runtime.environment import World
 from models.users.roles import AdminPermission, Role

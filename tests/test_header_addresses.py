@@ -3,7 +3,7 @@
 import pytest
 
 from mail.authentication import authors
-from mail.messages import addresses
+from mail.mime import addresses
 from tests.conftest import Client, raw_message, receive
 
 PEOPLE = "{ name address }"

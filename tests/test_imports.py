@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from graph import ids
-from mail import housekeeping
+from mail.maintenance import housekeeping
 from models.runtime.environment import World
 from resolvers import tasks
 from tests.accounts import run

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from graph import ids
-from mail import housekeeping
+from mail.maintenance import housekeeping
 from models.events.journal import PLATFORM
 from models.runtime.environment import World
 from models.store.database import Database

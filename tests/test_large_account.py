@@ -13,7 +13,7 @@ from sqlmodel import col
 
 from graph import ids
 from graph.schema import schema as made
-from mail.blobs.store import LocalStore
+from mail.storage.blobs.object_stores import LocalStore
 from models.runtime.environment import World
 from models.store.columns import picked
 from models.store.database import Database

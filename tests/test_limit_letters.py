@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from sqlalchemy import update
 
-from mail.languages import closest
+from mail.text.languages import closest
 from models.admin.tasks import Task
 from models.errors import OverQuota
 from models.runtime.environment import Adopted, World

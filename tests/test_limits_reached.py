@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from sqlalchemy import update
 
-from mail import lmtp
-from mail.queue import local
-from mail.queue.jobs import Job, To
+from mail.delivery import local_delivery
+from mail.envelope.delivery_jobs import Job, To
+from mail.smtp import lmtp
 from models.domains.tables import Domain
 from models.errors import OverQuota
 from models.runtime.environment import Adopted, World
@@ -244,7 +244,7 @@ async def test_neighbours_and_our_own_queue_are_answered_as_before(
     sender = "bob@example.org"
     job = Job(1, 2, "q", 3, 4, 5, sender, "example.org", world.now(), [to])
     for n in range(2):
-        results = await local.deliver(world, job, weighing(2_000, f"own {n}"))
+        results = await local_delivery.deliver(world, job, weighing(2_000, f"own {n}"))
         assert results[1].code == 452
     assert len(await told(ada)) == 2
     await bounded(ada, received_max=1, quota=1 << 30)

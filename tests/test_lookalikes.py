@@ -2,7 +2,7 @@
 
 import pytest
 
-from mail import lookalikes
+from mail.text import confusables
 from models.errors import Invalid
 
 
@@ -15,8 +15,8 @@ from models.errors import Invalid
     ],
 )  # fmt: skip
 def test_names_of_one_script_are_fine(address: str) -> None:
-    lookalikes.refuse_address(address)
-    lookalikes.refuse_domain(address.rpartition("@")[2])
+    confusables.refuse_address(address)
+    confusables.refuse_domain(address.rpartition("@")[2])
 
 
 @pytest.mark.parametrize(
@@ -34,8 +34,8 @@ def test_names_of_one_script_are_fine(address: str) -> None:
 )
 def test_names_that_pass_for_others_are_refused(address: str) -> None:
     def refuse() -> None:
-        lookalikes.refuse_address(address, path="alias")
-        lookalikes.refuse_domain(address.rpartition("@")[2], path="alias")
+        confusables.refuse_address(address, path="alias")
+        confusables.refuse_domain(address.rpartition("@")[2], path="alias")
 
     with pytest.raises(Invalid) as refused:
         refuse()

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
-from mail import housekeeping
+from mail.maintenance import housekeeping
 from models.connectors import Connector
 from models.events.journal import ChangeKind
 from models.runtime.environment import World

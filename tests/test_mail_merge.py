@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import select, update
 from sqlmodel import col
 
-from mail import templates
+from mail.compose import text_templates
 from models.errors import Invalid
 from models.runtime.environment import Adopted, World
 from models.users.tables import User
@@ -119,9 +119,9 @@ async def test_without_values_braces_are_braces(ada: Client) -> None:
 
 
 def test_a_value_is_no_template_and_bounded() -> None:
-    assert templates.filled("{{a}}", {"a": "{{b}}", "b": "c"}, "text", most=100) == "{{b}}"
+    assert text_templates.filled("{{a}}", {"a": "{{b}}", "b": "c"}, "text", most=100) == "{{b}}"
     with pytest.raises(Invalid):
-        templates.filled("{{a}}" * 11, {"a": "x" * 10}, "text", most=100)
+        text_templates.filled("{{a}}" * 11, {"a": "x" * 10}, "text", most=100)
 
 
 async def test_copies_that_have_room_are_kept_and_the_others_told_of(

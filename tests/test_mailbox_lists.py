@@ -10,7 +10,7 @@ from sqlmodel import col
 
 from graph import ids
 from graph.plans import TALLY
-from mail import paths
+from mail.mailboxes import paths
 from models.mailboxes.tables import Mailbox
 from models.runtime.environment import World
 from models.users.roles import AdminPermission

@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import text
 
 from graph import ids
-from mail.verify import verify
+from mail.consistency import verify
 from models.events.journal import ChangeKind
 from models.runtime.environment import World
 from resolvers import mailboxrepair, tasks

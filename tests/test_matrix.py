@@ -27,7 +27,9 @@ from graph.app import create_app
 from graph.bodies import Question
 from graph.policy import Operation
 from graph.schema import schema
-from mail import addresses, delivery, pipeline, quarantine
+from mail.delivery import pipeline, quarantine
+from mail.recipients import address_resolution
+from mail.storage import received_messages
 from models.auth.credentials import AccessToken
 from models.runtime.environment import World
 from models.users.roles import AdminPermission, Role, Scope
@@ -194,8 +196,10 @@ async def credentials(world: World, http: httpx.AsyncClient) -> dict[str, str | 
     every = await make_domain_admin(world, http, "every", list(AdminPermission))
     none = await make_domain_admin(world, http, "none")
     for name in ("ada", "bare", "none"):
-        to = await addresses.recipient(world, f"{name}@example.org")
-        await delivery.receive(world, await delivery.read(raw_message()), to, "carol@example.com")
+        to = await address_resolution.recipient(world, f"{name}@example.org")
+        await received_messages.receive(
+            world, await received_messages.read(raw_message()), to, "carol@example.com"
+        )
         held = await pipeline.receive(world, raw_message("Held"), "carol@example.com")
         await quarantine.hold(world, held, to, quarantine.Why(9.0))
     own = {"user_id": ada.id, "role": Role.USER}

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from graph import ids
-from mail import addresses, delivery
+from mail.recipients import address_resolution
+from mail.storage import received_messages
 from models.runtime.environment import World
 from models.users.roles import Role, Scope
 from resolvers import uploading
@@ -289,9 +290,9 @@ async def test_mail_of_two_accounts_is_never_mixed(ada: Client, world: World, cl
 
 
 async def test_the_envelope_has_recipients_as_given_and_as_compared(ada: Client) -> None:
-    letter = await delivery.read(raw_message("Pond news"))
-    to = await addresses.recipient(ada.world, "A.da+news@Example.org")
-    placed = await delivery.receive(ada.world, letter, to, "carol@example.com")
+    letter = await received_messages.read(raw_message("Pond news"))
+    to = await address_resolution.recipient(ada.world, "A.da+news@Example.org")
+    placed = await received_messages.receive(ada.world, letter, to, "carol@example.com")
     key = ids.encode("Message", placed.message_id)
     document = """query ($id: ID!) { message(by: {id: $id}) {
         envelope { from rcpt { value formatted } } } }"""

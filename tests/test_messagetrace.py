@@ -8,9 +8,10 @@ import pytest
 from sqlalchemy import select
 from sqlmodel import col
 
-from mail import housekeeping, messagetrace
-from mail.fields import Named
-from mail.household import Household
+from mail.delivery.listener_backend import Household
+from mail.maintenance import housekeeping
+from mail.mime.header_encoding import Named
+from mail.storage import message_trace
 from models.runtime.environment import Adopted, World
 from models.submission.tables import Submission
 from tests.accounts import change, chief, create
@@ -239,7 +240,7 @@ async def test_nothing_is_written_where_it_is_off_and_old_steps_go(
         raw = raw_message(subject)
         await house.deliver(raw, [await house.accept(ada.address, CAROL)], CAROL)
         await send(ada)
-        await messagetrace.settle(world)
+        await message_trace.settle(world)
         return len(await rows(world, "SELECT id FROM message_steps"))
 
     assert await letter("a") == 5
@@ -252,14 +253,14 @@ async def test_nothing_is_written_where_it_is_off_and_old_steps_go(
 async def test_what_waits_is_bounded_and_what_is_lost_is_counted(
     ada: Client, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(messagetrace, "MOST", 2)
+    monkeypatch.setattr(message_trace, "MOST", 2)
     house = Household(world)
-    before = messagetrace.LOST.of()
+    before = message_trace.LOST.of()
     for subject in ("a", "b"):
         await house.deliver(raw_message(subject), [await house.accept(ada.address, CAROL)], CAROL)
-    await messagetrace.settle(world)
+    await message_trace.settle(world)
     assert len(await rows(world, "SELECT id FROM message_steps")) == 2
-    assert messagetrace.LOST.of() - before == 4
+    assert message_trace.LOST.of() - before == 4
 
 
 async def test_a_delivery_waits_for_none_of_it(ada: Client, world: World) -> None:
@@ -267,6 +268,6 @@ async def test_a_delivery_waits_for_none_of_it(ada: Client, world: World) -> Non
     there = [await house.accept(ada.address, CAROL)]
     await house.deliver(raw_message("a"), there, CAROL)
     assert not [one for one in statements if "message_steps" in one]
-    await messagetrace.settle(world)
+    await message_trace.settle(world)
     (one,) = [one for one in statements if "message_steps" in one]
     assert one.startswith("INSERT")

@@ -17,8 +17,8 @@ from graph.app import create_app
 from graph.metrics import Census
 from graph.openmetrics import preferred, written
 from graph.telemetry import LONGEST, NAMES, Names, Root, Sampler, parent_of
-from mail.blobs.store import LocalStore
-from mail.fields import Named
+from mail.mime.header_encoding import Named
+from mail.storage.blobs.object_stores import LocalStore
 from merganser.logs import HELD, JsonLines, Outlet, TextLines
 from models.observability import metrics
 from models.observability.metrics import Counter, Histogram, Level, info

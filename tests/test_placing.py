@@ -8,8 +8,9 @@ import pytest
 from sqlalchemy import select, update
 from sqlmodel import col
 
-from mail import addresses, delivery, placing
-from mail.placing import Placed, Way
+from mail.recipients import address_resolution
+from mail.storage import message_insert, received_messages
+from mail.storage.message_insert import Placed, Way
 from models.errors import NotFound, OverQuota
 from models.events.journal import Change, ChangeKind
 from models.messages.tables import Message, Thread, ThreadRef
@@ -30,20 +31,20 @@ async def put(
     ada: Client, raws: Sequence[bytes], way: Way = Way.PUT_IN, **more: Any
 ) -> list[Placed]:
     """Store these together in INBOX, or in the folder that is named."""
-    to = await addresses.recipient(ada.world, ada.address)
-    letters = [await delivery.read(raw) for raw in raws]
-    spot = placing.Place(
+    to = await address_resolution.recipient(ada.world, ada.address)
+    letters = [await received_messages.read(raw) for raw in raws]
+    spot = message_insert.Place(
         ada.user.id, more.pop("mailbox_id", to.mailbox_id), ada.world.now(), **more
     )
 
     def unit(turn: Any, kept: Sequence[Any]) -> list[Placed]:
         items = [(letter, safe, spot) for letter, safe in zip(letters, kept, strict=True)]
         try:
-            return placing.place_many(turn, items, way=way)
+            return message_insert.place_many(turn, items, way=way)
         except OverQuota:  # the unit goes on: what is written by now stays
             return []
 
-    return await delivery.with_all(ada.world, to.tenant_id, letters, unit, ada.user.id)
+    return await received_messages.with_all(ada.world, to.tenant_id, letters, unit, ada.user.id)
 
 
 async def rows(world: World) -> list[Any]:

@@ -12,9 +12,11 @@ from sqlalchemy import insert, select, text
 from sqlmodel import col
 
 from graph import ids
-from mail import addresses, indexing, snoozing
-from mail.archives.writing import ExportFormat, State
-from mail.blobs.store import LocalStore
+from mail.archives.archive_writer import ExportFormat, State
+from mail.maintenance import snooze_worker
+from mail.recipients import address_resolution
+from mail.search import index_worker
+from mail.storage.blobs.object_stores import LocalStore
 from models.messages.tables import Message
 from models.runtime.environment import World
 from models.store.columns import picked
@@ -127,7 +129,7 @@ async def _copy(client: Client, clock: Clock) -> None:
         given.append({**dict(zip(row._fields, row, strict=True)), **own, "subject": f"Number {n}"})
     async with world.write() as session:
         await (await session.connection()).execute(insert(Message), given)
-    while await indexing.index(world):
+    while await index_worker.index(world):
         pass
 
 
@@ -219,7 +221,7 @@ async def test_labels_are_counted_by_what_has_keywords(full: Client, plans: Plan
 
 
 async def test_what_is_due_is_found_by_its_end(full: Client, plans: Plans) -> None:
-    plan = await plans.of(snoozing.wake(full.world), "messages")
+    plan = await plans.of(snooze_worker.wake(full.world), "messages")
     assert "messages_to_wake" in plan, plan
 
 
@@ -265,7 +267,7 @@ async def test_what_waits_to_be_indexed_is_found_by_its_owner(full: Client, plan
 async def test_the_indexer_finds_what_waits_without_reading_the_rest(
     full: Client, plans: Plans
 ) -> None:
-    plan = await plans.of(indexing.index(full.world), "messages")
+    plan = await plans.of(index_worker.index(full.world), "messages")
     assert "messages_to_index" in plan, plan
     assert not sorts(plan), plan
 
@@ -296,12 +298,12 @@ async def test_numbers_in_a_folder_are_counted_in_its_index(full: Client, plans:
 
 @pytest.mark.parametrize("name", ["ada", "ada@example.org", "nobody@example.org"])
 async def test_a_name_is_looked_up_by_index(full: Client, plans: Plans, name: str) -> None:
-    await addresses.login_of(full.world, name)
+    await address_resolution.login_of(full.world, name)
     assert plans.sent
     for statement, _ in list(plans.sent):
         table = statement.split("FROM ")[1].split()[0]
         if table in ("users", "addresses"):
-            plan = await plans.of(addresses.login_of(full.world, name), table)
+            plan = await plans.of(address_resolution.login_of(full.world, name), table)
             assert "SCAN" not in plan, plan
             assert "Seq Scan on users" not in plan, plan
 

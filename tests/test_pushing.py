@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from graph import ids
-from mail.outward import Gate
+from mail.network.outbound_http import Gate
 from models.runtime.environment import World
 from resolvers import pushing, pushnews
 from resolvers.pushing import BURST

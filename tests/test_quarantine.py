@@ -9,11 +9,12 @@ from sqlalchemy import delete, update
 from sqlmodel import col
 
 from graph import ids
-from mail import housekeeping, pipeline, quarantine
-from mail.addresses import recipient
-from mail.quarantine import Why
-from mail.scan import Symbol
-from mail.verify import verify
+from mail.consistency import verify
+from mail.delivery import pipeline, quarantine
+from mail.delivery.quarantine import Why
+from mail.maintenance import housekeeping
+from mail.recipients.address_resolution import recipient
+from mail.spam.scan_result import Symbol
 from models.errors import LimitReached, NotFound
 from models.runtime.environment import World
 from models.spam.quarantine import QuarantineBlob, QuarantineItem

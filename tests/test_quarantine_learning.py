@@ -7,8 +7,8 @@ import pytest
 from sqlalchemy import select
 from sqlmodel import col
 
-from mail import learning
-from mail.quarantine import Why
+from mail.delivery.quarantine import Why
+from mail.scanners import training_worker
 from models.runtime.environment import World
 from models.spam.training import Lesson
 from models.users.roles import AdminPermission
@@ -44,7 +44,7 @@ async def test_what_is_let_in_is_learned_as_good_mail(ada: Client, teacher: Rece
     _, errors = await done(ada, RELEASE, ids=[key])
     assert errors == []
     assert not teacher.got  # nobody has waited for it
-    assert await learning.teach(ada.world)
+    assert await training_worker.teach(ada.world)
     ((path, learned),) = [(each.path, each.raw) for each in teacher.got]
     assert (path, learned.endswith(raw)) == ("/learnham", True)
 
@@ -66,11 +66,11 @@ async def test_a_filter_that_is_down_holds_up_no_release(
     teacher.answer = answered(b"", "503 Busy")
     _, errors = await done(ada, RELEASE, ids=[await hold(ada, "Bill")])
     assert (errors, await inbox(ada)) == ([], ["Bill"])
-    assert not await learning.teach(ada.world)
+    assert not await training_worker.teach(ada.world)
     assert await lessons(ada.world) == [False]
     teacher.answer = answered(b'{"success":true}')
     clock.tick(minutes=1)
-    assert await learning.teach(ada.world)
+    assert await training_worker.teach(ada.world)
     assert (teacher.got[-1].path, await lessons(ada.world)) == ("/learnham", [])
 
 

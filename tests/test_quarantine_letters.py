@@ -11,8 +11,8 @@ import pytest
 from sqlalchemy import delete
 from sqlmodel import col
 
-from mail import quarantine
-from mail.quarantine import Why
+from mail.delivery import quarantine
+from mail.delivery.quarantine import Why
 from models.events.journal import ChangeKind
 from models.runtime.environment import World
 from models.spam.quarantine import QuarantineItem

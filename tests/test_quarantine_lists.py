@@ -7,8 +7,8 @@ import pytest
 from sqlalchemy import insert
 from sqlalchemy import text as sql
 
-from mail.quarantine import Why
-from mail.scan import Symbol
+from mail.delivery.quarantine import Why
+from mail.spam.scan_result import Symbol
 from models.spam.quarantine import QuarantineBlob, QuarantineItem
 from models.store.columns import table_of
 from tests.conftest import Client, Clock, make_user, raw_message

@@ -6,8 +6,8 @@ import httpx
 import pytest
 
 from graph import ids
-from mail import housekeeping
-from mail.quarantine import Why
+from mail.delivery.quarantine import Why
+from mail.maintenance import housekeeping
 from models.events.journal import ChangeKind
 from models.users.roles import AdminPermission
 from resolvers import tasks

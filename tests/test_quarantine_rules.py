@@ -7,7 +7,7 @@ from sqlalchemy import update
 from sqlmodel import col
 
 from graph import ids
-from mail.quarantine import Why
+from mail.delivery.quarantine import Why
 from models.runtime.environment import World
 from models.users.tables import User
 from tests.accounts import change

@@ -7,7 +7,7 @@ import httpx
 import pytest
 
 from graph import ids
-from mail import lmtp
+from mail.smtp import lmtp
 from models.runtime.environment import World
 from models.users.roles import AdminPermission
 from tests.administrators import make_domain_admin

@@ -9,10 +9,10 @@ import pytest
 from sqlalchemy import func, select
 from sqlmodel import col
 
-from mail.fields import Named
 from mail.maintenance import restore_mark
-from mail.queue import claims, many
-from mail.queue.entering import Handed, Sender, hand_in
+from mail.mime.header_encoding import Named
+from mail.queue import bulk_updates, recipient_leases
+from mail.queue.enqueue import Handed, Sender, hand_in
 from models.admin.admin_log import AdminLogEntry
 from models.files.blobs import SubmissionBlob
 from models.runtime.environment import World
@@ -132,10 +132,10 @@ async def test_where_an_entry_stands(ada: Client, over: Client, world: World, cl
     assert (one["queueName"], one["nextAttemptAt"]) == ("HOLD", None)
     assert {to["nextAttemptAt"] for to in one["recipients"]} == {None}
     clock.tick(days=6)
-    assert (await claims.claim(world, PACE)).many == 0
+    assert (await recipient_leases.claim(world, PACE)).many == 0
     gone = await mutate(over, "queueHold", "entries { queueName }", queueIds=[name], hold=False)
     assert gone["entries"] == [{"queueName": "DEFERRED"}]
-    assert (await claims.claim(world, PACE)).many == 2  # held for days, and no older
+    assert (await recipient_leases.claim(world, PACE)).many == 2  # held for days, and no older
     assert {row.expires_at for row in (await deliveries(world, key)).values()} == {
         world.now() + timedelta(days=5)
     }
@@ -150,15 +150,15 @@ async def test_what_is_held_while_it_is_sent_is_not_tried_again(
     ada: Client, over: Client, world: World, clock: Clock
 ) -> None:
     key = await send(ada)
-    (job,) = (await claims.claim(world, PACE)).jobs
+    (job,) = (await recipient_leases.claim(world, PACE)).jobs
     name = await queue_id(world, key)
     await mutate(over, "queueHold", "entries { queueName }", queueIds=[name], hold=True)
-    await claims.hand_back(world, [job])
-    assert (await claims.claim(world, PACE)).many == 0
+    await recipient_leases.hand_back(world, [job])
+    assert (await recipient_leases.claim(world, PACE)).many == 0
     clock.tick(days=1)
-    assert (await claims.claim(world, PACE)).many == 0
+    assert (await recipient_leases.claim(world, PACE)).many == 0
     await mutate(over, "queueHold", "entries { queueName }", queueIds=[name], hold=False)
-    assert (await claims.claim(world, PACE)).many == 2
+    assert (await recipient_leases.claim(world, PACE)).many == 2
 
 
 async def test_lists_are_filtered_and_paged(ada: Client, over: Client, clock: Clock) -> None:
@@ -223,7 +223,9 @@ async def test_lists_and_claims_are_by_indexes_of_what_waits(
                 if world.database.dialect == "sqlite":
                     assert "SCAN deliveries\n" not in f"{plan}\n"
     with explained(world) as plans:
-        for plan in await plans.those(claims.claim(world, PACE), lambda sent: "SELECT" in sent):
+        for plan in await plans.those(
+            recipient_leases.claim(world, PACE), lambda sent: "SELECT" in sent
+        ):
             if world.database.dialect == "sqlite":
                 assert "SCAN deliveries\n" not in f"{plan}\n"
                 assert "SCAN waiting" not in plan
@@ -310,7 +312,7 @@ async def test_it_is_said_in_one_way_which(over: Client, given: Any) -> None:
 
 async def test_what_is_being_sent_stays(ada: Client, over: Client, world: World) -> None:
     key = await send(ada)
-    assert (await claims.claim(world, PACE)).many == 2
+    assert (await recipient_leases.claim(world, PACE)).many == 2
     name = await queue_id(world, key)
     done = await mutate(over, "queueDelete", "deletedCount", queueIds=[name])
     assert (done["deletedCount"], done["errors"]) == (0, [])
@@ -358,7 +360,7 @@ async def test_much_is_the_work_of_a_task(
     ada: Client, over: Client, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     set_options(world, bulk=2)
-    monkeypatch.setattr(many, "MOST", 2)
+    monkeypatch.setattr(bulk_updates, "MOST", 2)
     keys = [await send(ada) for _ in range(5)]
     done = await mutate(over, "queueDelete", "deletedCount task { kind total }", all=True)
     assert (done["deletedCount"], done["task"]) == (0, {"kind": "QUEUE_DELETE", "total": 5})
@@ -375,10 +377,10 @@ async def test_a_flush_tries_at_once_what_waits_for_another_try(
 ) -> None:
     key = await deferred(ada)
     later = await send(ada, send_time=clock() + timedelta(hours=1))
-    assert (await claims.claim(world, PACE)).many == 0
+    assert (await recipient_leases.claim(world, PACE)).many == 0
     done = await mutate(over, "queueFlush", "scheduledCount task { id }", all=True)
     assert (done["scheduledCount"], done["task"], done["errors"]) == (2, None, [])
-    (job,) = (await claims.claim(world, PACE)).jobs
+    (job,) = (await recipient_leases.claim(world, PACE)).jobs
     assert (job.submission_id, job.recipients[0].attempts) == (key, 2)
     assert await state(world, later) == "SCHEDULED"
     again = await mutate(over, "queueFlush", "scheduledCount", all=True)

@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 from sqlalchemy import insert
 
-from mail import housekeeping, sendingrates
-from mail.smtp import Terms
-from mail.submitting import Submission as Listener
-from mail.tls import Certificate
+from mail.limits import sending_rates
+from mail.maintenance import housekeeping
+from mail.smtp.smtp_server import Terms
+from mail.smtp.submission_server import Submission as Listener
+from mail.tls.server_tls import Certificate
 from models.errors import RateLimited
 from models.queue.rate_limits import RateLimit, RateWindow
 from models.queue.rate_values import Rate, RateFrame, parse_rate
@@ -209,7 +210,7 @@ async def test_processes_share_what_is_counted_and_a_restart_keeps_it(
         near = World(database, world.blobs, secret=b"s" * 32, options=world.options, now=world.now)
 
         def unit(turn: Turn) -> None:
-            if full := sendingrates.count(turn, ada.user.id):
+            if full := sending_rates.count(turn, ada.user.id):
                 raise full.refusal(turn.world.now())
 
         try:

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from mail.contents import Stored
+from mail.storage.message_content import Stored
 from models.errors import Invalid, LimitReached
 from models.store.byte_cache import ROOM, Shelf
 from resolvers import contents

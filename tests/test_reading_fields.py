@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from graph import ids
-from mail.household import Household
-from mail.placing import Placed
-from mail.queue import local
-from mail.queue.jobs import Job, To
+from mail.delivery import local_delivery
+from mail.delivery.listener_backend import Household
+from mail.envelope.delivery_jobs import Job, To
+from mail.storage.message_insert import Placed
 from models.queue.tables import DeliveryState
 from models.users.roles import Role
 from tests import rich
@@ -351,7 +351,9 @@ async def test_what_a_user_writes_on_top_is_no_statement(ada: Client, bob: Clien
     assert not saved["errors"]
     to = To(1, ada.address, 1, world.now() + timedelta(days=1))
     job = Job(1, 2, "q", bob.user.id, 4, 5, bob.address, "example.org", world.now(), [to])
-    (result,) = (await local.deliver(world, job, STAMPED + raw_message("Sent here"))).values()
+    (result,) = (
+        await local_delivery.deliver(world, job, STAMPED + raw_message("Sent here"))
+    ).values()
     assert result.state is DeliveryState.DELIVERED
     listed = await ada("{ messages { nodes { subject verification { dmarc } } } }")
     assert {each["subject"]: each["verification"] for each in listed["messages"]["nodes"]} == {

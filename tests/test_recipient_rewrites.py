@@ -9,9 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as some
 
 from graph import ids
-from mail import addresses, lmtp, rewrites
-from mail.addresses import Normal
-from mail.fields import Named
+from mail.delivery import recipient_rewrites
+from mail.mime.header_encoding import Named
+from mail.recipients import address_resolution
+from mail.recipients.address_resolution import Normal
+from mail.smtp import lmtp
 from models.errors import NotFound
 from models.events.journal import PLATFORM, ChangeKind
 from models.runtime.environment import World
@@ -39,7 +41,7 @@ NODE = "query ($id: ID!) { node(id: $id) { id } }"
 async def reaches(world: World, address: str) -> int | None:
     """The account that takes mail for an address."""
     try:
-        return (await addresses.recipient(world, address)).user_id
+        return (await address_resolution.recipient(world, address)).user_id
     except NotFound:
         return None
 
@@ -163,7 +165,7 @@ def test_a_circle_is_one_that_following_from_any_address_finds(
         return False
 
     starts = [Normal(local, domain) for local in ("x", "y", "other") for domain in "abc"]
-    assert rewrites.circular(rules) == any(map(circles, starts))
+    assert recipient_rewrites.circular(rules) == any(map(circles, starts))
 
 
 async def test_mail_goes_where_the_table_of_decisions_says(
@@ -207,7 +209,7 @@ async def test_rewriting_costs_a_statement_and_nothing_where_nothing_is_rewritte
     for many in (1, 20):
         asked = [f"ada{n}@old.example" for n in range(many)]
         del statements[:]
-        found = await rewrites.rewritten(world, [*asked, ada.address])
+        found = await recipient_rewrites.rewritten(world, [*asked, ada.address])
         assert len(statements) == 1
         assert {key: one.address for key, one in found.items()} == {
             address: address.replace("old.example", "example.org") for address in asked

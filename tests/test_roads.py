@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from sqlmodel import col
 
-from mail.routing import Route
+from mail.routing.mx_hosts import Route
 from merganser import serving
 from merganser.ending import Ending
 from merganser.parts import ALONE

@@ -8,7 +8,7 @@ from sqlalchemy import select
 from sqlmodel import col
 
 from graph import ids
-from mail import waysecrets
+from mail.routing import password_contexts
 from models.admin.admin_log import AdminLogEntry
 from models.events.journal import PLATFORM, ChangeKind
 from models.routing.tables import RelayHost
@@ -252,7 +252,7 @@ async def test_levels_and_parameters_stay_together(root: Client) -> None:
 async def sealed(world: World, key: str) -> str | None:
     asked = select(col(RelayHost.secret)).where(col(RelayHost.id) == ids.decode("RelayHost", key))
     (row,) = await world.database.read(asked)
-    place = waysecrets.place_of_relay(ids.decode("RelayHost", key))
+    place = password_contexts.place_of_relay(ids.decode("RelayHost", key))
     return world.vault.open(row.secret, place) if row.secret else None
 
 

@@ -6,8 +6,11 @@ import pytest
 from sqlalchemy import update
 from sqlmodel import col
 
-from mail import addresses, delivery, junk, pipeline, quarantine
-from mail.fields import Named
+from mail.delivery import pipeline, quarantine
+from mail.inbound import spam_check
+from mail.mime.header_encoding import Named
+from mail.recipients import address_resolution
+from mail.storage import received_messages
 from models.runtime.environment import World
 from models.users.roles import AdminPermission, Role
 from models.users.tables import User
@@ -97,8 +100,8 @@ async def test_a_rewrite_for_a_domain_skips_accounts_above(
     assert answer["errors"] == [{"code": "FORBIDDEN", "path": ["from"]}]
     given = {"from": WHOLE, "to": ada.address}
     assert (await over(document, input=given))["recipientRewriteCreate"]["errors"] == []
-    assert (await addresses.recipient(world, top.address)).user_id == top.user.id
-    assert (await addresses.recipient(world, over.address)).user_id == ada.user.id
+    assert (await address_resolution.recipient(world, top.address)).user_id == top.user.id
+    assert (await address_resolution.recipient(world, over.address)).user_id == ada.user.id
 
 
 async def test_a_sender_rule_for_a_domain_skips_accounts_above(
@@ -109,9 +112,9 @@ async def test_a_sender_rule_for_a_domain_skips_accounts_above(
     assert (await chief(SENDER_RULE, input=given))["senderRuleCreate"]["errors"] == []
     world = ada.world
     for client, unwanted in ((over, False), (ada, True), (chief, True)):
-        to = await addresses.recipient(world, client.address)
-        letter = await delivery.read(raw_message(client.user.username))
-        (taken,) = await junk.judged(world, letter, "boss@far.example", [to], handed=True)
+        to = await address_resolution.recipient(world, client.address)
+        letter = await received_messages.read(raw_message(client.user.username))
+        (taken,) = await spam_check.judged(world, letter, "boss@far.example", [to], handed=True)
         assert taken.verdict.is_spam is unwanted
 
 
@@ -122,7 +125,7 @@ async def test_held_mail_of_accounts_above_is_not_shown(
     world = ada.world
     for client in (over, ada):
         held = await pipeline.receive(world, raw_message(client.user.username), "carol@far.example")
-        to = await addresses.recipient(world, client.address)
+        to = await address_resolution.recipient(world, client.address)
         await quarantine.hold(world, held, to, quarantine.Why(9.0))
     found = (await chief(document))["quarantine"]["nodes"]
     assert [one["subject"] for one in found] == ["ada"]

@@ -7,8 +7,8 @@ import pytest
 from sqlalchemy import select
 from sqlmodel import col
 
-from mail.queue import claims
-from mail.queue.jobs import Pace
+from mail.envelope.delivery_jobs import Pace
+from mail.queue import recipient_leases
 from models.events.journal import Change
 from models.queue.tables import Delivery, DeliveryState
 from models.runtime.environment import World
@@ -44,21 +44,21 @@ async def test_a_held_message_moves_to_sent_when_it_enters_the_queue(
     sent = await send(ada, **how)
     key = sent["message"]["id"]
     assert await where(ada) == {key: ("SCHEDULED", False)}
-    before = await claims.claim(world, Pace())
+    before = await recipient_leases.claim(world, Pace())
     assert before.many == 0
     assert await where(ada) == {key: ("SCHEDULED", False)}
     clock.tick(days=400)
-    claimed = await claims.claim(world, Pace())
+    claimed = await recipient_leases.claim(world, Pace())
     assert claimed.many == 1
     assert await where(ada) == {key: ("SENT", False)}
-    again = await claims.claim(world, Pace())
+    again = await recipient_leases.claim(world, Pace())
     assert again.many == 0
 
 
 async def test_the_change_events_tell_of_the_move(ada: Client, world: World, clock: Clock) -> None:
     await send(ada, window="PT5S")
     clock.tick(seconds=6)
-    await claims.claim(world, Pace())
+    await recipient_leases.claim(world, Pace())
     asked = select(col(Change.kind)).where(col(Change.stream_id) == ada.user.id)
     rows = await world.database.read(asked.order_by(col(Change.last)))
     kinds = [row.kind.value for row in rows]
@@ -111,7 +111,7 @@ async def test_a_scheduled_message_that_is_deleted_is_not_sent(
         permanent=permanent,
     )
     clock.tick(days=400)
-    assert (await claims.claim(world, Pace())).many == 0
+    assert (await recipient_leases.claim(world, Pace())).many == 0
     assert await states(world) == [SubmissionState.CANCELLED]
     ended = await world.database.read(select(col(Delivery.state)))
     assert [row.state for row in ended] == [DeliveryState.CANCELLED]
@@ -124,10 +124,10 @@ async def test_a_reschedule_moves_the_copy_both_ways(
     key = sent["message"]["id"]
     await _reschedule(ada, sent, LATER)
     assert await where(ada) == {key: ("SCHEDULED", False)}
-    assert (await claims.claim(world, Pace())).many == 0
+    assert (await recipient_leases.claim(world, Pace())).many == 0
     await _reschedule(ada, sent, (clock() + timedelta(0)).isoformat())
     assert await where(ada) == {key: ("SENT", False)}
-    assert (await claims.claim(world, Pace())).many == 1
+    assert (await recipient_leases.claim(world, Pace())).many == 1
 
 
 async def _reschedule(client: Client, sent: Any, at: str) -> None:

@@ -12,7 +12,7 @@ from sqlmodel import col
 
 from graph import ids
 from graph.schema import schema
-from mail import indexing
+from mail.search import index_worker
 from models.errors import Invalid
 from models.messages.tables import Message
 from models.runtime.environment import World
@@ -267,7 +267,7 @@ async def test_a_page_of_each_folder_takes_a_large_filter_too(
 
 async def test_what_is_gone_is_not_found(ada: Client, world: World) -> None:
     key = (await receive(ada, "duck")).message_id
-    await indexing.index(world)
+    await index_worker.index(world)
     async with context(ada).write(ada.user.id) as session:
         found_ = await chosen(session, [key])
         box = await ada.box()
@@ -282,7 +282,7 @@ async def test_a_damaged_message_does_not_hold_up_the_index(ada: Client, world: 
     ((blob_id,),) = await rows(world, "SELECT blob_id FROM messages WHERE subject = 'first'")
     async with world.write() as session:
         await session.exec(first.values(blob_id=7))
-    assert await indexing.index(world) == 2
+    assert await index_worker.index(world) == 2
     assert await found(ada, query="first") == ["first"]
     assert await found(ada, query="second") == ["second"]
     async with world.write() as session:
@@ -297,7 +297,7 @@ odd = some.text(
 async def test_no_search_breaks_anything(ada: Client, bob: Client, world: World) -> None:
     await receive(ada, "a b ab")
     await receive(bob, "a b ab")
-    await indexing.index(world)
+    await index_worker.index(world)
     await receive(ada, "b a ba")
     loop = asyncio.get_running_loop()
     ctx = context(ada)

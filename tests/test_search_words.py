@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as some
 
-from mail import indexing, searchindex
+from mail.search import index_worker, tokenizer
 from models.runtime.environment import World
 from models.store.keyset_pages import Ask
 from resolvers import messages
@@ -131,13 +131,13 @@ async def _letters(ada: Client, bob: Client, world: World, known: str) -> None:
         raw = raw_message("", body=body, Content_Type="text/plain; charset=utf-8")
         await receive(ada, raw.replace(b"Date:", f"Subject: {subject}\r\nDate:".encode(), 1))
         if known == "half" and nth == len(LETTERS) // 2:
-            assert await indexing.index(world)
+            assert await index_worker.index(world)
     await receive(ada, raw_message("Hidden", body="-", Bcc="Zoe <zoe@hidden.example>"))
     await receive(ada, rich.RICH)
     await receive(bob, raw_message("Secret", body="duck quack köln 北京 🎉 zoe"))
     if known == "all":
-        assert await indexing.index(world) == len(LETTERS) + 3
-        assert await indexing.index(world) == 0
+        assert await index_worker.index(world) == len(LETTERS) + 3
+        assert await index_worker.index(world) == 0
 
 
 @pytest.mark.parametrize("known", ["none", "half", "all"])
@@ -167,7 +167,7 @@ async def test_only_so_much_of_a_message_is_indexed(ada: Client, world: World) -
         assert await found(ada, query="w19999 latest") == ["Early"]
         assert await found(ada, query='"w19999 latest"') == []
         assert await found(ada, query="beyond") == []
-        await indexing.index(world)
+        await index_worker.index(world)
 
 
 @given(some.lists(some.tuples(some.integers(0, 140), some.sampled_from(" \n.-_")), max_size=12))
@@ -177,7 +177,7 @@ async def test_only_so_much_of_a_message_is_indexed(ada: Client, world: World) -
 def test_long_words_are_cut_wherever_they_stand(words: list[tuple[int, str]]) -> None:
     text = "".join("Duck"[: n % 5] + "x" * (n - min(n, n % 5)) + blank for n, blank in words)
     plain = "".join(letter if letter.isalnum() else " " for letter in text.lower())
-    assert searchindex.words(text) == [word[:64] for word in plain.split()]
+    assert tokenizer.words(text) == [word[:64] for word in plain.split()]
 
 
 # a slow filter, which says the same
@@ -266,7 +266,7 @@ async def test_all_searches_say_what_a_slow_filter_says(ada: Client, world: Worl
         plain = "text/plain; charset=utf-8"
         await receive(ada, raw_message(f"N{nth}", body=body, Content_Type=plain))
         if nth == 12:
-            await indexing.index(world)
+            await index_worker.index(world)
     runs = {subject: _runs(body) for subject, body in texts.items()}
     ctx = context(ada)
     several = 0

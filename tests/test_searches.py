@@ -6,7 +6,7 @@ import httpx
 import pytest
 
 from graph import ids
-from mail import indexing
+from mail.search import index_worker
 from models.runtime.environment import World
 from models.users.roles import Role
 from resolvers.mailboxes import NewMailboxes, create
@@ -56,7 +56,7 @@ async def post(ada: Client, bob: Client, clock: Clock, world: World) -> Client:
         await receive(ada, raw_message(subject, body=body))
         clock.tick(hours=1)
     await receive(bob, raw_message("Secret", body="the bill of a duck"))
-    await indexing.index(world)
+    await index_worker.index(world)
     return ada
 
 

@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import text
 
 from graph import ids
-from mail import indexing
+from mail.search import index_worker
 from models.events.journal import PLATFORM
 from models.runtime.environment import World
 from models.search import text_index
@@ -59,7 +59,7 @@ async def indexed(world: World) -> set[int]:
 
 
 async def filled(world: World) -> None:
-    while await indexing.index(world):
+    while await index_worker.index(world):
         pass
 
 
@@ -166,7 +166,7 @@ async def test_another_number_of_letters_holds_for_what_is_made_anew(
 ) -> None:
     await receive(post, raw_message("Long", body="filler " * 50 + "needle"))
     short = replace(world, options=replace(world.options, search_text=100))
-    while await indexing.index(short):
+    while await index_worker.index(short):
         pass
     assert await subjects(post, "needle") == []
     await mutate(root, "searchIndexRebuild", TASK, users=ADA)

@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import delete
 from sqlmodel import col
 
-from mail import addresses
+from mail.recipients import address_resolution
 from models.addresses.tables import Address, AddressKind
 from models.errors import Forbidden, NotFound
 from models.runtime.environment import World
@@ -50,7 +50,7 @@ async def test_many_are_resolved_as_each_of_them_is(ada: Client, world: World) -
         found = await resolved(ctx, [*asked, "", "+x@own.example"])
         for one, row in found.items():
             try:
-                expected = (await addresses.resolve(world, one)).id
+                expected = (await address_resolution.resolve(world, one)).id
             except NotFound:
                 expected = None
             assert (row and row.id) == expected, (written, one)

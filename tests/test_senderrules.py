@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import insert, select, text
 
 from graph import ids
-from mail.senderrules import rules_of
+from mail.spam.sender_rules import rules_of
 from models.events.journal import PLATFORM, ChangeKind
 from models.runtime.environment import World
 from models.spam.sender_rules import EVERYBODY, SenderAction, SenderRule, of_domain, of_user

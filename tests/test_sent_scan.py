@@ -7,8 +7,8 @@ import pytest
 from sqlalchemy import func, select
 
 from graph import ids
-from mail.submitting import Writer
-from mail.wishes import USUAL
+from mail.envelope.dsn_parameters import USUAL
+from mail.smtp.submission_server import Writer
 from models.errors import Forbidden, Unavailable
 from models.messages.tables import Message
 from models.runtime.environment import World

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from mail.fields import Named
-from mail.household import Household
-from mail.housekeeping import tidy
+from mail.delivery.listener_backend import Household
+from mail.maintenance.housekeeping import tidy
+from mail.mime.header_encoding import Named
 from models.runtime.environment import World
 from tests.accounts import run
 from tests.conftest import Client, Clock, make_client, raw_message

@@ -15,10 +15,10 @@ import pytest
 from sqlalchemy import func, select, update
 from sqlmodel import col
 
-from mail.queue import body
-from mail.smtp import Terms
-from mail.submitting import Submission as Listener
-from mail.tls import Certificate
+from mail.queue import message_body as body
+from mail.smtp.smtp_server import Terms
+from mail.smtp.submission_server import Submission as Listener
+from mail.tls.server_tls import Certificate
 from models.auth.security_log import AuthEvent
 from models.messages.tables import Message
 from models.queue.tables import Delivery

@@ -8,7 +8,7 @@ from sqlalchemy import delete, update
 from sqlmodel import col
 
 from graph import ids
-from mail import snoozing
+from mail.maintenance import snooze_worker
 from models.events.journal import ChangeKind
 from models.messages.tables import Message, Thread
 from resolvers import mailboxes, tasks
@@ -47,10 +47,10 @@ async def test_what_is_snoozed_is_out_of_sight_and_comes_back_on_top_unread(
     assert (away["total"], away["unseen"]) == (2, 0)
 
     clock.tick(hours=32, minutes=59)
-    assert await snoozing.wake(post.world) == 0
+    assert await snooze_worker.wake(post.world) == 0
     clock.tick(minutes=1)
     last = await reached(post.world, post.user.id)
-    assert await snoozing.wake(post.world) == 2
+    assert await snooze_worker.wake(post.world) == 2
     back = (await folder(post))["messages"]["nodes"]
     assert [node["subject"] for node in back] == ["b", "a", "c"]
     for node in back[:2]:
@@ -60,13 +60,13 @@ async def test_what_is_snoozed_is_out_of_sight_and_comes_back_on_top_unread(
         assert node["savedAt"] == "2030-01-02T09:00:03Z"
     listed = [ids.decode("Message", before[subject]["id"]) for subject in "ab"]
     assert await journal(post.world, post.user.id, last) == [(ChangeKind.MESSAGE_MOVED, listed)]
-    assert await snoozing.wake(post.world) == 0
+    assert await snooze_worker.wake(post.world) == 0
 
 
 async def test_new_mail_stands_before_what_came_back_earlier(post: Client, clock: Clock) -> None:
     await snooze(post)
     clock.tick(days=2)
-    await snoozing.wake(post.world)
+    await snooze_worker.wake(post.world)
     clock.tick(seconds=1)
     await receive(post, "d")
     nodes = (await folder(post))["messages"]["nodes"]
@@ -89,7 +89,7 @@ async def test_a_conversation_keeps_its_order(ada: Client, clock: Clock) -> None
         await connection.execute(delete(Thread).where(col(Thread.id) != thread))
     await snooze(ada)
     clock.tick(days=2)
-    await snoozing.wake(ada.world)
+    await snooze_worker.wake(ada.world)
     document = "query ($id: ID!) { thread(id: $id) { messages(first: 1) { nodes { subject } } } }"
     found = (await ada(document, id=ids.encode("Thread", thread)))["thread"]["messages"]["nodes"]
     assert found == [{"subject": "one"}]
@@ -106,7 +106,7 @@ async def test_it_goes_back_to_where_it_was_or_to_inbox(post: Client, clock: Clo
         """mutation { mailboxDelete(input: {mailboxes: [{path: "Keep"}]}) { errors { code } } }"""
     )
     clock.tick(days=2)
-    assert await snoozing.wake(post.world) == 3
+    assert await snooze_worker.wake(post.world) == 3
     assert await places(post) == {"a": "INBOX", "b": "Brief", "c": "INBOX"}
     (brief,) = (await folder(post, "Brief"))["messages"]["nodes"]
     assert brief["expires"] == "2030-01-04T00:00:03Z"  # a day, as the folder says
@@ -139,9 +139,9 @@ async def test_the_time_can_be_changed(post: Client, clock: Clock) -> None:
     assert (await take_back(post, answer))["restoredCount"] == 1
     await call(post, "messageUpdate", select=select, set={"snoozedUntil": later})
     clock.tick(days=3)
-    assert await snoozing.wake(post.world) == 0
+    assert await snooze_worker.wake(post.world) == 0
     clock.tick(days=2)
-    assert await snoozing.wake(post.world) == 1
+    assert await snooze_worker.wake(post.world) == 1
 
 
 @pytest.mark.parametrize("name", ["messageMove", "messageDelete"])
@@ -155,7 +155,7 @@ async def test_who_moves_or_deletes_it_ends_it(post: Client, clock: Clock, name:
     assert (undone["restoredCount"], (await places(post))["a"]) == (1, "Snoozed")
     await call(post, name, select={"mailbox": {"specialUse": "SNOOZED"}}, **more)
     clock.tick(days=2)
-    await snoozing.wake(post.world)
+    await snooze_worker.wake(post.world)
     assert (await places(post)).get("a") == ("Keep" if more else None)
     assert await rows(post.world, "SELECT id FROM messages WHERE snoozed_until IS NOT NULL") == []
 
@@ -185,7 +185,7 @@ async def test_an_undo_brings_it_back(post: Client, clock: Clock) -> None:
     nodes = (await folder(post))["messages"]["nodes"]
     assert [(n["subject"], n["snoozedUntil"]) for n in nodes] == [(s, None) for s in "cba"]
     clock.tick(days=2)
-    assert await snoozing.wake(post.world) == 0
+    assert await snooze_worker.wake(post.world) == 0
 
 
 async def test_many_are_snoozed_by_a_task(post: Client, clock: Clock) -> None:
@@ -197,7 +197,7 @@ async def test_many_are_snoozed_by_a_task(post: Client, clock: Clock) -> None:
         pass
     assert set((await places(post)).values()) == {"Snoozed"}
     clock.tick(days=2)
-    assert await snoozing.wake(post.world) == 3
+    assert await snooze_worker.wake(post.world) == 3
 
 
 @pytest.mark.parametrize(
@@ -246,7 +246,7 @@ async def test_another_user_sees_and_wakes_nothing(post: Client, bob: Client, cl
     await receive(bob, "z")
     await snooze(bob)
     clock.tick(days=2)
-    assert await snoozing.wake(post.world) == 2
+    assert await snooze_worker.wake(post.world) == 2
     assert (await places(post), await places(bob)) == (
         {"a": "INBOX", "b": "INBOX", "c": "INBOX"}, {"z": "INBOX"},
     )  # fmt: skip
@@ -256,7 +256,7 @@ async def test_two_workers_bring_each_back_once(post: Client, clock: Clock) -> N
     await snooze(post, "1:3")
     clock.tick(days=2)
     last = await reached(post.world, post.user.id)
-    done = await asyncio.gather(*(snoozing.wake(post.world) for _ in range(3)))
+    done = await asyncio.gather(*(snooze_worker.wake(post.world) for _ in range(3)))
     assert sum(done) == 3
     assert await reached(post.world, post.user.id) == last + 3
 
@@ -267,7 +267,7 @@ async def test_the_worker_brings_back_what_came_due_while_none_ran(
     await snooze(post)
     clock.tick(days=2)
     with post.world.wakeups.listen([post.user.id]) as bell:
-        worker = asyncio.create_task(snoozing.run(post.world))
+        worker = asyncio.create_task(snooze_worker.run(post.world))
         async with asyncio.timeout(5):
             await bell.wait()
     worker.cancel()

@@ -7,8 +7,8 @@ import pytest
 from sqlalchemy import func, insert, select
 from sqlmodel import col
 
-from mail import housekeeping
-from mail.verify.everything import verify
+from mail.consistency.all_checks import verify
+from mail.maintenance import housekeeping
 from models.admin.admin_log import AdminLogEntry
 from models.admin.settings import SettingChange, SettingValue
 from models.domains.tables import Domain

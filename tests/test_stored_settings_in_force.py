@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from sqlalchemy import insert
 
-from mail.lmtp import Lmtp
+from mail.smtp.lmtp import Lmtp
 from models.admin.settings import SettingValue
 from models.events.bus.local_bus import LocalBus
 from models.events.wakeups import Shared

@@ -9,10 +9,10 @@ import pytest
 from sqlalchemy import func, select, update
 from sqlmodel import col
 
-from mail.compose import Attachment, HeaderLine
-from mail.fields import Named
-from mail.queue import claims
-from mail.queue.jobs import Pace
+from mail.compose.message_builder import Attachment, HeaderLine
+from mail.envelope.delivery_jobs import Pace
+from mail.mime.header_encoding import Named
+from mail.queue import recipient_leases
 from models.errors import Conflict, Forbidden, Invalid, NotFound, OverQuota, Problems, Refused
 from models.events import wakeups
 from models.events.journal import Change
@@ -261,7 +261,7 @@ async def test_a_time_that_is_over_means_now(ada: Client, clock: Clock) -> None:
 
 
 async def _due(client: Client) -> int:
-    return (await claims.claim(client.world, Pace())).many
+    return (await recipient_leases.claim(client.world, Pace())).many
 
 
 async def test_what_is_held_can_be_taken_back(ada: Client, clock: Clock) -> None:

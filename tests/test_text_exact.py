@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from mail.messages import body_html, body_text, split
+from mail.mime import body_html, body_text, split
 from models.runtime.environment import World
 from tests.accounts import run
 from tests.conftest import Client, receive

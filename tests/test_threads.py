@@ -7,7 +7,8 @@ import pytest
 
 from graph import ids
 from graph.plans import TALLY
-from mail import snoozing, threads
+from mail.maintenance import snooze_worker
+from mail.storage import thread_assignment
 from models.events.journal import ChangeKind
 from models.users.roles import Role, Scope
 from resolvers import tasks
@@ -112,7 +113,7 @@ async def test_a_conversation_is_snoozed_and_comes_back_whole(talk: Client, cloc
     assert answer["errors"] == []
     assert [node["mailbox"]["path"] for node in await nodes(talk)] == [*["Snoozed"] * 3, "INBOX"]
     clock.tick(days=2)
-    await snoozing.wake(talk.world)
+    await snooze_worker.wake(talk.world)
     assert [node["subject"] for node in await nodes(talk)] == ["Other", "Pond", "Pond", "Pond"]
 
 
@@ -213,7 +214,7 @@ async def test_a_late_parent_makes_one_conversation_of_two(ada: Client, clock: C
 async def test_a_large_conversation_is_not_merged(
     ada: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(threads, "MOST", 2)
+    monkeypatch.setattr(thread_assignment, "MOST", 2)
     for raw in (mail("a"), mail("b", "a"), mail("leaf", "middle")):
         await receive(ada, raw)
     await receive(ada, mail("middle", "a"))

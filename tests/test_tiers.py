@@ -11,10 +11,10 @@ import httpx
 import pytest
 
 from graph.app import create_app
-from mail.blobs.collect import collect
-from mail.blobs.store import LocalStore
-from mail.blobs.tiers import Tiers
-from mail.verify import verify
+from mail.consistency import verify
+from mail.storage.blobs.garbage_collector import collect
+from mail.storage.blobs.object_stores import LocalStore
+from mail.storage.blobs.tiered_store import Tiers
 from models.events.journal import ChangeKind
 from models.files.blobs import StorageTier
 from models.runtime.environment import World

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from sqlalchemy import insert, text
 
-from mail import delivery, messagetrace
-from mail.household import Household
+from mail.delivery.listener_backend import Household
+from mail.storage import message_trace, received_messages
 from models.messages.message_trace import LogComponent, MessageStep
 from models.runtime.environment import World
 from models.store.columns import table_of
@@ -213,11 +213,11 @@ async def test_addresses_are_shown_as_given(ada: Client, over: Client) -> None:
 async def test_long_addresses_are_stored_and_found(ada: Client, over: Client) -> None:
     """No address is too long for the indexes of PostgreSQL."""
     long = f"{'ü' * 900}@{'ö' * 900}.example"
-    way = messagetrace.Way("long", long)
+    way = message_trace.Way("long", long)
     for address in (long, "ö" * 1000, "x@" + "\0" * 900 + "ö" * 900):
         way.say(ada.world, "accepted", (address, None))
-    way.write(ada.world, await delivery.read(raw_message("Hello")))
-    await messagetrace.settle(ada.world)
+    way.write(ada.world, await received_messages.read(raw_message("Hello")))
+    await message_trace.settle(ada.world)
     assert len(await rows(ada.world, "SELECT id FROM message_steps")) == 3
     assert len((await page(over, sender="ü" * 900 + "@x.example"))["nodes"]) == 3
 
@@ -227,7 +227,7 @@ async def test_many_lists_and_links_take_as_many_statements_as_one(
 ) -> None:
     for _ in range(20):
         await come(ada)
-    await messagetrace.settle(ada.world)
+    await message_trace.settle(ada.world)
 
     async def sent(lists: int, first: int) -> int:
         fields = " ".join(
@@ -266,7 +266,7 @@ async def fill(world: World, *, analyze: bool) -> datetime:
         await connection.execute(insert(table_of(MessageStep)), steps)
         if analyze:
             await connection.execute(text("ANALYZE"))
-    await messagetrace.settle(world)
+    await message_trace.settle(world)
     return at
 
 

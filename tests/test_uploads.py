@@ -18,7 +18,7 @@ from starlette.applications import Starlette
 
 from graph import ids, rest
 from graph.intake import Limits
-from mail.blobs.errors import Corrupt
+from mail.storage.blobs.errors import Corrupt
 from models.errors import LimitReached, NotFound, RateLimited
 from models.files.blobs import Upload
 from models.runtime.environment import World

@@ -11,7 +11,7 @@ import pysequoia
 import pytest
 
 from graph import ids
-from mail.specialnames import NAMES, names_in
+from mail.mailboxes.special_use_names import NAMES, names_in
 from models.errors import Forbidden, Invalid, LimitReached, NotFound
 from models.mailboxes.tables import SpecialUse
 from models.users.roles import AdminPermission, Role, Scope, UserPermission

@@ -12,7 +12,8 @@ from sqlalchemy import text, update
 from sqlmodel import col
 
 from graph import ids
-from mail import addresses, delivery
+from mail.recipients import address_resolution
+from mail.storage import received_messages
 from models.errors import NotFound, Refused
 from models.runtime.environment import World
 from models.users.roles import Role, Scope
@@ -137,9 +138,9 @@ class Play:
     async def deliver(self, name: str, domain: str) -> None:
         for place in (domain, "d0.example"):
             with suppress(NotFound):
-                to = await addresses.recipient(self.world, f"{name}@{place}")
-                letter = await delivery.read(raw_message(f"{self.done}"))
-                await delivery.receive(self.world, letter, to, "carol@example.com")
+                to = await address_resolution.recipient(self.world, f"{name}@{place}")
+                letter = await received_messages.read(raw_message(f"{self.done}"))
+                await received_messages.receive(self.world, letter, to, "carol@example.com")
 
     async def delete(self, name: str, _domain: str) -> None:
         later = self.world.now() + timedelta(days=1)

@@ -8,8 +8,9 @@ import pytest
 from sqlalchemy import text
 
 from graph import ids
-from mail import addresses, delivery, placing
-from mail.blobs.collect import collect
+from mail.recipients import address_resolution
+from mail.storage import message_insert, received_messages
+from mail.storage.blobs.garbage_collector import collect
 from models.addresses.tables import Address
 from models.domains.tables import Domain
 from models.errors import AuthenticationFailed, NotFound
@@ -105,7 +106,7 @@ async def nobody(world: World, root: Client, user_id: int, name: str) -> None:
     assert key not in [node["id"] for node in listed["users"]["nodes"]]
     assert listed["users"]["totalCount"] == len(listed["users"]["nodes"])
     with pytest.raises(NotFound):
-        await addresses.recipient(world, f"{name}@example.org")
+        await address_resolution.recipient(world, f"{name}@example.org")
     with pytest.raises(AuthenticationFailed):
         await auth.authenticate(Context(world, Viewer()), name, PASSWORD)
 
@@ -119,7 +120,7 @@ async def test_an_account_ends_at_once_and_its_data_by_a_task(
     document = "mutation ($i: MessageDeleteInput!) { messageDelete(input: $i) { deletedCount } }"
     ((one,), *_) = await rows(world, "SELECT id FROM messages WHERE user_id = :k", k=ada.user.id)
     await ada(document, i={"select": {"ids": [ids.encode("Message", one)]}})  # to the archive
-    to = await addresses.recipient(world, ada.address)
+    to = await address_resolution.recipient(world, ada.address)
     before = await rows(world, "SELECT count(*) FROM messages")
     answer, errors = await delete(root, ada.user.id)
     assert errors == []
@@ -127,7 +128,9 @@ async def test_an_account_ends_at_once_and_its_data_by_a_task(
     await nobody(world, root, ada.user.id, "ada")
     assert (await ada.raw("{ viewer { user { id } } }"))["errors"]
     with pytest.raises(NotFound):  # who was told so before is refused as well
-        await delivery.receive(world, await delivery.read(raw_message("Late")), to, "x@example.com")
+        await received_messages.receive(
+            world, await received_messages.read(raw_message("Late")), to, "x@example.com"
+        )
     again = await make_user(world, "ada")  # name and address are free
     await examine(world)
     assert before == await rows(world, "SELECT count(*) FROM messages")
@@ -358,17 +361,17 @@ async def test_a_purge_that_has_begun_goes_on_and_is_not_taken_back(
 
 
 async def test_races_have_one_outcome(root: Client, ada: Client, world: World) -> None:
-    letter = await delivery.read(raw_message("Racing"))
-    to = await addresses.recipient(world, ada.address)
+    letter = await received_messages.read(raw_message("Racing"))
+    to = await address_resolution.recipient(world, ada.address)
     key = {"ids": [ids.encode("User", ada.user.id)]}
     outcomes = await asyncio.gather(
         *(delete(root, key, deleteAfter=LATER) for _ in range(4)),
-        *(delivery.receive(world, letter, to, f"s{n}@example.com") for n in range(4)),
+        *(received_messages.receive(world, letter, to, f"s{n}@example.com") for n in range(4)),
         return_exceptions=True,
     )
     deleted, delivered = outcomes[:4], outcomes[4:]
     assert len({answer["task"]["id"] for answer, _ in deleted}) == 1
-    assert all(isinstance(one, NotFound | placing.Placed) for one in delivered)
+    assert all(isinstance(one, NotFound | message_insert.Placed) for one in delivered)
     await examine(world)
     outcomes = await asyncio.gather(restore(root, username="ada"), tasks.work(world),
                                     restore(root, username="ada"))  # fmt: skip

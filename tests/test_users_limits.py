@@ -8,7 +8,8 @@ import pytest
 from sqlalchemy import update
 from sqlmodel import col
 
-from mail import addresses, housekeeping
+from mail.maintenance import housekeeping
+from mail.recipients import address_resolution
 from models.addresses.tables import Address
 from models.domains.tables import Domain
 from models.errors import RateLimited
@@ -116,7 +117,7 @@ async def test_what_comes_is_put_off_beyond_its_limit(
     await receive(ada, "Two")
     assert (await limits(ada))["received"] == {"allowed": 2, "used": 2, "ttl": "PT3000S"}
     with pytest.raises(RateLimited) as refused:
-        await addresses.recipient(world, ada.address)
+        await address_resolution.recipient(world, ada.address)
     assert refused.value.retry_after == timedelta(minutes=50)
     clock.tick(minutes=50)
     await receive(ada, "Three")

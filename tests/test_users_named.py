@@ -6,7 +6,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as some
 
-from mail.addresses import login_of, username_key
+from mail.recipients.address_resolution import login_of, username_key
 from models.errors import Conflict
 from models.runtime.environment import World
 from models.store.keyset_pages import Ask

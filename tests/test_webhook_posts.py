@@ -13,7 +13,7 @@ from sqlalchemy import func, select
 from sqlmodel import col
 
 from graph.webhooks import worded
-from mail.outward import Gate, Target, Unsent, inward, post
+from mail.network.outbound_http import Gate, Target, Unsent, inward, post
 from models.notifications.webhooks import WebhookDelivery, WebhookLane
 from models.runtime.environment import World
 from resolvers import webhookposts

@@ -6,8 +6,7 @@ from typing import Any
 import pytest
 
 from graph import ids
-from mail import retention
-from mail.maintenance import restore_mark
+from mail.maintenance import journal_retention, restore_mark
 from models.domains.tables import Domain
 from models.events.journal import ChangeKind
 from models.runtime.environment import World
@@ -133,7 +132,7 @@ async def test_what_the_journal_let_go_of_unread_is_told(
         clock.tick(days=31, hours=1)
         await made(root, late.url, "message.received")
         await receive(ada, "Left")
-        assert await retention.trim(ada.world) > 0
+        assert await journal_retention.trim(ada.world) > 0
         worker = worker_of(ada.world)
         await pump(worker)
         await pump(worker)  # told once

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import pytest
 from sqlalchemy import insert, select, update
 
-from mail.searchindex import indexed, words_of
+from mail.search.tokenizer import indexed, words_of
 from models.messages.tables import Message
 from models.search import text_index
 from models.store.columns import picked

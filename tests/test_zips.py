@@ -16,7 +16,7 @@ from sqlmodel import col
 
 from graph import parts
 from graph.zips import LONGEST, distinct
-from mail.zips import File, zipped
+from mail.files.zip_stream import File, zipped
 from models.files.blobs import Blob
 from resolvers import contents
 from tests import rich

@@ -13,22 +13,22 @@ from pathlib import Path
 
 import idna
 
-from mail.addresses import ascii_domain
-from mail.authentication import arc, dkim, dmarc, removal, spf
+from mail.authentication import arc, dkim, dmarc, results_removal, spf
+from mail.authentication.arc_seal import sealed
 from mail.authentication.dkim import SMALL, Message, Result
 from mail.authentication.dmarc import AUTHORS
-from mail.authentication.fields import HEAD_MAX, beginning, halves
-from mail.authentication.findings import Findings
-from mail.authentication.names import Names
-from mail.authentication.removal import without_own_results
-from mail.authentication.sealing import sealed
+from mail.authentication.dns_queries import Names
+from mail.authentication.header_fields import HEAD_MAX, beginning, halves
+from mail.authentication.results import Findings
+from mail.authentication.results_removal import without_own_results
 from mail.authentication.spf import Spf
-from mail.client import Client
-from mail.messages import MailAddress, addresses, believed
-from mail.messages.authentication import says, stamps
-from mail.messages.headers import Field
-from mail.messages.headers import fields as listed
-from mail.messages.words import unfolded
+from mail.envelope.client import Client
+from mail.mime import MailAddress, addresses, believed
+from mail.mime.authentication_results import says, stamps
+from mail.mime.encoded_words import unfolded
+from mail.mime.header_fields import Field
+from mail.mime.header_fields import fields as listed
+from mail.recipients.address_resolution import ascii_domain
 from models.observability import metrics
 from models.runtime.environment import World
 
@@ -158,7 +158,7 @@ async def stamped(
     Removes results in the name of this host and of these authserv-ids. A file is rewritten in
     place.
     """
-    top, names = found.header(host), removal.comparable((host, *ids))
+    top, names = found.header(host), results_removal.comparable((host, *ids))
     if isinstance(source, bytes):
-        return top + removal.stripped(source, names), hashlib.sha256(source).hexdigest()
-    return source, await asyncio.to_thread(removal.rewritten, source, top, names)
+        return top + results_removal.stripped(source, names), hashlib.sha256(source).hexdigest()
+    return source, await asyncio.to_thread(results_removal.rewritten, source, top, names)

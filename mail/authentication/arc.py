@@ -12,15 +12,9 @@ from dataclasses import dataclass
 
 from mail.authentication import dkim
 from mail.authentication.dkim import ALGORITHMS, FAILED, Message, Result, Signature, decoded
-from mail.authentication.fields import (
-    Field,
-    Malformed,
-    ascii_tag,
-    tags,
-    unproven,
-)
-from mail.authentication.keys import NoKey, Weak, is_domain, published
-from mail.authentication.names import Names, Spent, Unanswered
+from mail.authentication.dns_queries import Names, Spent, Unanswered
+from mail.authentication.header_fields import Field, Malformed, ascii_tag, tags, unproven
+from mail.authentication.public_keys import NoKey, Weak, is_domain, published
 
 MOST = 50  # links of a chain (RFC 8617, section 4.2.1)
 RESULTS, SIGNATURE, SEAL = NAMES = (

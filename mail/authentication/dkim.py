@@ -11,7 +11,9 @@ from enum import StrEnum
 from functools import cached_property, partial
 from pathlib import Path
 
-from mail.authentication.fields import (
+from mail.authentication.body_canonicalization import Rest, digests, relaxed_body, simple_body
+from mail.authentication.dns_queries import Names, Spent, Unanswered
+from mail.authentication.header_fields import (
     BLANK,
     Field,
     Malformed,
@@ -24,10 +26,8 @@ from mail.authentication.fields import (
     tags,
     unproven,
 )
-from mail.authentication.keys import NoKey, Weak, is_domain, published
-from mail.authentication.names import Names, Spent, Unanswered
-from mail.canonical import Rest, digests, relaxed_body, simple_body
-from mail.messages.read import worked
+from mail.authentication.public_keys import NoKey, Weak, is_domain, published
+from mail.mime.reader_threads import worked
 
 MOST = 10  # signatures of a message that are looked at
 ALGORITHMS = ("rsa-sha256", "ed25519-sha256")  # rsa-sha1 proves nothing (RFC 8301)

@@ -7,7 +7,7 @@ from functools import lru_cache
 from publicsuffixlist import PublicSuffixList
 
 from mail.authentication.dkim import Result, Verdict
-from mail.authentication.names import Names, Unanswered
+from mail.authentication.dns_queries import Names, Unanswered
 from mail.authentication.spf import Spf
 
 AUTHORS = 3  # domains in From that are judged; there should be one

@@ -6,8 +6,8 @@ from ipaddress import ip_address, ip_network
 from typing import Any
 
 from mail.authentication.dkim import Result
-from mail.authentication.names import Names, Spent, Unanswered
-from mail.authentication.spfterms import (
+from mail.authentication.dns_queries import Names, Spent, Unanswered
+from mail.authentication.spf_record import (
     Ip,
     Record,
     Term,

@@ -10,7 +10,7 @@ from mail.autoreply.decision import (
     sender_key,
     written,
 )
-from mail.autoreply.sending import (
+from mail.autoreply.reply_sender import (
     after,
     answered,
     header_of,

@@ -3,7 +3,7 @@
 import hmac
 from collections.abc import Callable
 
-from mail.connectors.servers import Server
+from mail.connectors.remote_server import Server
 
 CHALLENGES = 5  # of one attempt to sign in
 

@@ -5,6 +5,6 @@ loses no mail: the message is taken as if nobody had looked, or comes again late
 says.
 """
 
-from mail.scanners.asking import look, of_sent
+from mail.scanners.scan_requests import look, of_sent
 
 __all__ = ["look", "of_sent"]

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from contextlib import aclosing
 from typing import Any
 
-from mail.scan import cut
-from mail.scanners.body import Body, exchanged
-from mail.scanners.breaker import Down, TooLarge
+from mail.scanners.body_stream import Body, exchanged
+from mail.scanners.circuit_breaker import Down, TooLarge
+from mail.spam.scan_result import cut
 
 NAME = "clamd"
 LONGEST = 4096  # bytes of an answer

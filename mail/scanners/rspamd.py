@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 import orjson
 from pydantic import SecretStr
 
-from mail.client import Client
-from mail.outward import Target, target
-from mail.scan import Scan, Symbol, cut, weightiest
-from mail.scanners.body import Body
-from mail.scanners.breaker import Down
-from mail.scanners.http import post
+from mail.envelope.client import Client
+from mail.network.outbound_http import Target, target
+from mail.scanners.body_stream import Body
+from mail.scanners.circuit_breaker import Down
+from mail.scanners.http_client import post
+from mail.spam.scan_result import Scan, Symbol, cut, weightiest
 from models.errors import Invalid
 
 NAME = "rspamd"

@@ -17,15 +17,15 @@ from mail.sieve.actions import (
     Traced,
     Vacation,
 )
-from mail.sieve.checking import checked, compiled
-from mail.sieve.editing import edited
+from mail.sieve.compiler import checked, compiled
 from mail.sieve.errors import Problem, RunError, SieveError
-from mail.sieve.families import EXTENSIONS
+from mail.sieve.execution.interpreter import Circumstances, Tests, run
+from mail.sieve.execution.signatures import Include, Program
+from mail.sieve.extensions.editheader import edited
 from mail.sieve.message import Envelope, Letter, Message
-from mail.sieve.parser import parse
-from mail.sieve.printing import printed
-from mail.sieve.running import Circumstances, Tests, run
-from mail.sieve.signatures import Include, Program
+from mail.sieve.registry import EXTENSIONS
+from mail.sieve.syntax.parser import parse
+from mail.sieve.syntax.printer import printed
 
 __all__ = [
     "EXTENSIONS",

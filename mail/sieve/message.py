@@ -6,19 +6,9 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Protocol
 
-from mail.messages import (
-    Header,
-    Part,
-    Source,
-    attached,
-    content,
-    headers,
-    html_to_text,
-    text_of,
-    walk,
-)
-from mail.messages.charsets import decode
-from mail.messages.source import cut
+from mail.mime import Header, Part, Source, attached, content, headers, html_to_text, text_of, walk
+from mail.mime.byte_source import cut
+from mail.mime.charsets import decode
 from mail.sieve import limits
 
 _WRAPPED = ("message/rfc822", "message/global")

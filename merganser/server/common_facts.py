@@ -19,7 +19,7 @@ from sqlalchemy import func, select, text
 from sqlalchemy.pool import NullPool
 from sqlmodel import col
 
-from mail.blobs.store import MARK
+from mail.storage.blobs.object_stores import MARK
 from merganser.server.server_identity import read_server_identity
 from merganser.settings import Settings
 from merganser.trouble import Trouble

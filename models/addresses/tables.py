@@ -68,13 +68,15 @@ class Address(Row, table=True):
         ),
     )
 
-    local: str  # normal form: mail/addresses.py
+    local: str  # normal form: mail/recipients/address_resolution.py
     domain_id: int | None = ref("domains.id", default=None)
     shown: str  # the whole address as its owner writes it, dots and all
     kind: AddressKind = choice(AddressKind, default=AddressKind.MAILBOX)
     user_id: int | None = ref("users.id", default=None)
     targets: list[str] = plain(list)  # of a FORWARD, as they are shown: without passwords
-    relays: str | None = None  # those with their passwords, as JSON, sealed: mail/targets.py
+    relays: str | None = (
+        None  # those with their passwords, as JSON, sealed: mail/recipients/forward_targets.py
+    )
     forwards_max: MaybeNumber = None  # messages a day; None: the platform's, 0: unlimited
     forwarded: Number = 0  # messages, in the day that is running
     forwarded_until: MaybeMoment = None  # its end
@@ -88,7 +90,7 @@ class Address(Row, table=True):
     expires_at: MaybeMoment = None
     masked: bool = False  # made by who owns it, who may also switch it off
     for_domain: str | None = None  # site that it was given to
-    last_received_at: MaybeMoment = None  # noted behind the deliveries: mail/correspondents.py
+    last_received_at: MaybeMoment = None  # noted behind the deliveries: mail/recipients/contacts.py
     tags: list[str] = plain(list)
     public_comment: str | None = None
     private_comment: str | None = None
@@ -109,7 +111,9 @@ class Correspondent(Owned, table=True):
     )
 
     user_id: int = ref("users.id", index=False)
-    key: str = Field(sa_type=ByBytes)  # the address as compared: mail/addresses.py
+    key: str = Field(
+        sa_type=ByBytes
+    )  # the address as compared: mail/recipients/address_resolution.py
     called: str | None = Field(default=None, sa_type=ByBytes)  # the name, case folded
     address: str  # as it was written last
     name: str | None = None

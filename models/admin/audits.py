@@ -87,7 +87,7 @@ class AuditCopy(Row, table=True):
     envelope_from: str | None = None
     envelope_to: list[str] = plain(list)
     copied_at: Moment
-    hash: str  # of all that is claimed of it, and of the one before: mail/audit.py
+    hash: str  # of all that is claimed of it, and of the one before: mail/storage/audit_copies.py
 
 
 class AuditBlob(SQLModel, table=True):

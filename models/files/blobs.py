@@ -57,7 +57,8 @@ class Upload(Owned, table=True):
     """Bytes sent before the mutation that uses them. Kept for a day.
 
     An unfinished upload has neither `digest` nor `blob_name`. On SQLite its bytes are in a file
-    of the machine (mail/arriving.py), on PostgreSQL in the objects of its parts (`UploadPart`).
+    of the machine (mail/files/resumable_file.py), on PostgreSQL in the objects of its parts
+    (`UploadPart`).
     """
 
     __tablename__ = "uploads"

@@ -9,7 +9,7 @@ from models.store.columns import Moment, Number, Owned, plain
 
 
 class Filter(Owned, table=True):
-    """A rule of an account. `query` and `action` are as mail/filters.py reads them."""
+    """A rule of a user. mail/filters/filter_compiler.py defines `query` and `action`."""
 
     __tablename__ = "filters"
     __table_args__ = (
@@ -22,7 +22,9 @@ class Filter(Owned, table=True):
     query: dict[str, Any] = plain(dict)
     action: dict[str, Any] = plain(dict)
     targets: list[str] = plain(list)  # of the action, as they are shown
-    relays: str | None = None  # those of the targets with passwords, sealed: mail/targets.py
+    relays: str | None = (
+        None  # those of the targets with passwords, sealed: mail/recipients/forward_targets.py
+    )
     active: bool = True
     meta_data: dict[str, Any] | None = plain()
     match_count: Number = 0

@@ -46,7 +46,7 @@ class MessageStep(Row, table=True):
 
     at: Moment = Field(index=True)
     queue_id: str  # that was given when it came in, or into the queue
-    message_id: str | None = None  # in angle brackets, cut: mail/messagetrace.py
+    message_id: str | None = None  # in angle brackets, cut: mail/storage/message_trace.py
     component: LogComponent = choice(LogComponent, default=LogComponent.MTA)
     event: str
     detail: str | None = None

@@ -107,7 +107,7 @@ def there(dialect: str, name: str) -> TextClause:
 
 
 def insert(dialect: str, name: str = TABLE) -> TextClause:
-    """To index a message: `id`, `owner`, and `words` as `mail/searchindex.py` writes them."""
+    """To index a message: `id`, `owner`, and `words` as `mail/search/tokenizer.py` writes them."""
     return text(_INSERT[dialect].replace(TABLE, name))
 
 
@@ -129,7 +129,7 @@ def forget(connection: Connection, words: Mapping[str, Any], *, known: bool) -> 
 
 
 def found(dialect: str, query: str, ids: Sequence[int] = ()) -> TextClause:
-    """To find message ids: `query` as `mail/searchindex.py` writes it; and these ids besides."""
+    """Return SQL that finds message ids. mail/search/tokenizer.py writes `query`."""
     asked = _FOUND[dialect]
     given: list[BindParameter[Any]] = [bindparam("query", query, unique=True)]
     if ids:

@@ -32,7 +32,7 @@ class SenderRule(Row, MadeByAccount, table=True):
     )
 
     place: str = Field(sa_type=ByBytes)
-    pattern: str = Field(sa_type=ByBytes)  # normal form: mail/senderrules.py
+    pattern: str = Field(sa_type=ByBytes)  # normal form: mail/spam/sender_rules.py
     action: SenderAction = choice(SenderAction)
     user_id: int | None = ref("users.id", default=None)
     domain_id: int | None = ref("domains.id", default=None)

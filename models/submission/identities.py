@@ -24,7 +24,9 @@ class Identity(Owned, table=True):
         ),
     )
 
-    local: str  # with the domain the normal form of the address: mail/addresses.py
+    local: (
+        str  # with the domain the normal form of the address: mail/recipients/address_resolution.py
+    )
     domain: str
     shown: str  # the whole address as it is written
     name: str | None = None  # None: that of the address, or of the account

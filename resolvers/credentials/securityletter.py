@@ -2,12 +2,12 @@
 
 from typing import Any
 
-from mail import compose
-from mail.compose import Draft, HeaderLine
-from mail.delivery import read, stored
-from mail.fields import Named
-from mail.languages import closest
-from mail.placing import Place
+from mail.compose import message_builder
+from mail.compose.message_builder import Draft, HeaderLine
+from mail.mime.header_encoding import Named
+from mail.storage.message_insert import Place
+from mail.storage.received_messages import read, stored
+from mail.text.languages import closest
 from models.auth.security_log import LETTER
 from models.runtime.environment import World
 from models.store.columns import Picked
@@ -28,7 +28,7 @@ async def plan(ctx: Context, order: dict[str, Any], checkpoint: dict[str, Any]) 
     if row is None:
         return Plan()
     draft = _draft(ctx.world, row, order)
-    letter = await read(compose.build(draft))
+    letter = await read(message_builder.build(draft))
     kept = await stored(ctx.world, row.tenant_id, letter)
     to = [person.address for person in draft.to]
     there = Place(row.id, row.box, ctx.world.now(), envelope_from="", envelope_to=to)
@@ -54,7 +54,7 @@ def _draft(world: World, row: Picked, order: dict[str, Any]) -> Draft:
     return Draft(
         from_=Named(f"postmaster@{domain}", "Postmaster"),
         date=world.now(),
-        message_id=compose.message_id(world.random(16), domain),
+        message_id=message_builder.message_id(world.random(16), domain),
         to=[Named(address, row.name)],
         subject=words.guessed_subject if guessed else words.subject,
         text="\n\n".join(said) + "\n",

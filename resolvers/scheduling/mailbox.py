@@ -7,8 +7,8 @@ from datetime import timedelta
 from sqlalchemy import select
 from sqlmodel import col
 
-from mail.placing import Place
-from mail.specialnames import scheduled_in
+from mail.mailboxes.special_use_names import scheduled_in
+from mail.storage.message_insert import Place
 from models.errors import found
 from models.mailboxes.tables import SpecialUse
 from models.store.columns import Picked

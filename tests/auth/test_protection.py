@@ -7,8 +7,8 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import select
 
-from mail import networks
-from mail.housekeeping import tidy
+from mail.maintenance.housekeeping import tidy
+from mail.network import ip_networks
 from models.auth.credentials import Throttle
 from models.errors import AuthenticationFailed, RateLimited
 from models.runtime.environment import World
@@ -107,11 +107,11 @@ async def test_networks_that_are_allowed_are_never_closed_but_accounts_are(
 
 
 def test_networks_of_both_kinds_are_told_apart() -> None:
-    assert networks.network("192.0.2.77") == "192.0.2.0/24"
-    assert networks.network("2001:db8:1:2:3::4%eth0") == "2001:db8:1:2::/64"
+    assert ip_networks.network("192.0.2.77") == "192.0.2.0/24"
+    assert ip_networks.network("2001:db8:1:2:3::4%eth0") == "2001:db8:1:2::/64"
     for odd in (None, "", "unix:", "x" * 10_000, "\ud800"):
-        assert networks.network(odd) is None
-        assert networks.within(odd, ("0.0.0.0/0", "::/0")) is False
+        assert ip_networks.network(odd) is None
+        assert ip_networks.within(odd, ("0.0.0.0/0", "::/0")) is False
 
 
 def test_no_wait_is_longer_than_the_longest(clock: Clock) -> None:

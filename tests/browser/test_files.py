@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from graph.app import create_app
-from mail.blobs.store import LocalStore
+from mail.storage.blobs.object_stores import LocalStore
 from models.runtime.environment import World
 from models.store.database import Database
 from tests import stores

@@ -17,8 +17,8 @@ import pytest
 from playwright.async_api import ConsoleMessage, Error, Page, Route, async_playwright
 
 from graph import ids
-from mail.messages import sanitize
-from mail.messages.tokens import names
+from mail.mime import sanitize
+from mail.mime.html_content.tokenizer import names
 from tests.browser.driver import FLAGS, PATIENCE, chromium
 from tests.conftest import Client, receive
 

@@ -6,8 +6,8 @@ import httpx
 
 from graph import ids
 from graph.app import create_app
-from mail.blobs.store import LocalStore
-from mail.blobs.tiers import Tiers
+from mail.storage.blobs.object_stores import LocalStore
+from mail.storage.blobs.tiered_store import Tiers
 from models.runtime import leases
 from models.submission.compose_requests import ComposeListener
 from models.users.roles import Role

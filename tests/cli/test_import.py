@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from mail.found import Found, Unusable
-from mail.sources import messages, source
+from mail.archives.mail_sources import messages, source
+from mail.archives.source_message import Found, Unusable
 from merganser.demo import letters
 from tests.cli.conftest import Shell
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from mail import housekeeping
+from mail.maintenance import housekeeping
 from tests.clients.proxy import Proxy
 from tests.clients.replica import Replica, kept, place, replica, same, stored
 from tests.clients.storm import Storm

@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import select
 from sqlmodel import col
 
-from mail.archives.writing import ExportFormat
+from mail.archives.archive_writer import ExportFormat
 from merganser.building import on_behalf
 from models.admin.tasks import Task, TaskState
 from models.runtime.environment import World

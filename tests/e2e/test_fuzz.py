@@ -22,8 +22,8 @@ from starlette.applications import Starlette
 from graph import ids
 from graph.app import create_app
 from graph.schema import schema
-from mail.blobs.store import LocalStore
-from mail.verify import verify
+from mail.consistency import verify
+from mail.storage.blobs.object_stores import LocalStore
 from models.events.journal import Stream
 from models.runtime.environment import World
 from models.store.database import Database

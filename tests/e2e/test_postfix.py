@@ -12,13 +12,13 @@ import dkim
 import pytest
 
 from bench.ports import free_port
-from mail.fields import Named
-from mail.lmtp import Lmtp
-from mail.mx import Mx
-from mail.smtp import Terms
-from mail.submitting import Writer
-from mail.tls import Certificate
-from mail.wishes import USUAL
+from mail.envelope.dsn_parameters import USUAL
+from mail.mime.header_encoding import Named
+from mail.smtp.lmtp import Lmtp
+from mail.smtp.mx_server import Mx
+from mail.smtp.smtp_server import Terms
+from mail.smtp.submission_server import Writer
+from mail.tls.server_tls import Certificate
 from models.queue.tables import DeliveryState
 from models.runtime.environment import World
 from resolvers.submitting import Clerk

@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import JSON, Column, Float, Integer, LargeBinary, insert, select, update
 from sqlmodel import SQLModel, col
 
-from mail import indexing
+from mail.search import index_worker
 from models.addresses.rewrites import BccRule, RecipientRewrite
 from models.addresses.tables import Address, Correspondent
 from models.admin.admin_log import AdminLogEntry
@@ -94,7 +94,7 @@ async def _domain_id(world: World, name: str) -> int:
 async def fill(ada: Client, bob: Client, clock: Clock) -> None:
     """Give ada, bob, their domain and the platform rows for every list."""
     await _mail(ada, bob, clock)
-    assert await indexing.index(ada.world)
+    assert await index_worker.index(ada.world)
     await receive(ada, raw_message("Waits", body="word1 is not in the index yet"))
     await _of_users(ada.world, [ada.user.id, bob.user.id])
     await add(

@@ -8,17 +8,17 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from mail.blobs.store import LocalStore
-from mail.household import Arrived
-from mail.listener import Listener
-from mail.lmtp import Lmtp
-from mail.lmtplimits import Limits
-from mail.mx import Mx, Rules
-from mail.routes import Taken
-from mail.smtp import Terms
-from mail.submitting import Submission, Writer
-from mail.tls import Certificate
-from mail.wishes import Wish
+from mail.delivery.listener_backend import Arrived
+from mail.envelope.dsn_parameters import Wish
+from mail.recipients.recipient_routes import Taken
+from mail.smtp.connection_limits import Limits
+from mail.smtp.listener import Listener
+from mail.smtp.lmtp import Lmtp
+from mail.smtp.mx_server import Mx, Rules
+from mail.smtp.smtp_server import Terms
+from mail.smtp.submission_server import Submission, Writer
+from mail.storage.blobs.object_stores import LocalStore
+from mail.tls.server_tls import Certificate
 from models.errors import AuthenticationFailed, Forbidden
 from models.runtime.environment import World
 from models.runtime.options import Options

@@ -4,8 +4,8 @@ import base64
 import random
 from dataclasses import dataclass
 
-from mail import delivery, placing
-from mail.addresses import Recipient
+from mail.recipients.address_resolution import Recipient
+from mail.storage import message_insert, received_messages
 from models.addresses.tables import Address
 from models.domains.tables import Domain
 from models.events.journal import Stream
@@ -25,11 +25,11 @@ class Home:
     notes: int
     address: str
 
-    async def receive(self, raw: bytes) -> placing.Placed:
+    async def receive(self, raw: bytes) -> message_insert.Placed:
         """Deliver a message, as if it came by LMTP."""
-        letter = await delivery.read(raw)
+        letter = await received_messages.read(raw)
         to = Recipient(self.user_id, self.domain_id, self.inbox, 0, self.address)
-        return await delivery.receive(self.world, letter, to, "carol@example.com")
+        return await received_messages.receive(self.world, letter, to, "carol@example.com")
 
     async def keep(self, retention: int, *, folder: int | None = None) -> None:
         """Let new messages in a folder live so many seconds."""

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from mail.blobs.store import LocalStore
-from mail.listener import Listener
+from mail.smtp.listener import Listener
+from mail.storage.blobs.object_stores import LocalStore
 from models.runtime.environment import World
 from models.runtime.options import Options
 from models.store.database import Database

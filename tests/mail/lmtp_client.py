@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mail.addresses import Recipient
-from mail.household import Arrived
-from mail.routes import Person, Taken
+from mail.delivery.listener_backend import Arrived
+from mail.recipients.address_resolution import Recipient
+from mail.recipients.recipient_routes import Person, Taken
 from models.errors import NotFound
 
 PATIENCE = 60  # seconds; a torturous letter takes some on a busy machine

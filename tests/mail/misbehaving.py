@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 
-from mail.routing import Route, next_hop
+from mail.routing.mx_hosts import Route, next_hop
 from tests.mail.sending import PACE
 
 QUICK = replace(PACE, connect=1.0, greeting=1.5, answer=1.0, envelope=1.5, final=1.0)

@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from mail.connectors.imap import Imap
-from mail.connectors.servers import Failure, Head, Listed, Server
-from mail.connectors.sessions import Session, session
-from mail.outward import Gate
+from mail.connectors.imap_client import Imap
+from mail.connectors.remote_server import Failure, Head, Listed, Server
+from mail.connectors.session_thread import Session, session
+from mail.network.outbound_http import Gate
 from models.connectors import Protocol, Security
 from tests.mail.neighbours import server_tls, trust
 

@@ -9,11 +9,11 @@ from typing import Any
 from sqlalchemy import select
 from sqlmodel import col
 
-from mail.fields import Named
-from mail.queue import body
-from mail.queue.jobs import Pace
-from mail.queue.worker import run
-from mail.routing import Route, next_hop
+from mail.envelope.delivery_jobs import Pace
+from mail.mime.header_encoding import Named
+from mail.outbound.worker import run
+from mail.queue import message_body
+from mail.routing.mx_hosts import Route, next_hop
 from models.events.wakeups import QUEUE
 from models.messages.tables import Message
 from models.queue.tables import Delivery, DeliveryState
@@ -106,7 +106,7 @@ async def bodies(world: World) -> list[bytes]:
     found = []
     for row in await world.database.read(select(*columns).order_by(col(Submission.id))):
         job: Any = SimpleNamespace(submission_id=row.id, blob_id=row.blob_id)
-        found.append(await body.message(world, job))
+        found.append(await message_body.message(world, job))
     return found
 
 

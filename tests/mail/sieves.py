@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 from mail import sieve
-from mail.messages import split
+from mail.mime import split
 from mail.sieve import (
     Circumstances,
     Discard,

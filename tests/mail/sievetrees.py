@@ -6,9 +6,9 @@ from random import Random
 from hypothesis import strategies as some
 
 from mail.sieve import EXTENSIONS
-from mail.sieve.families import COMMANDS, TESTS
-from mail.sieve.signatures import Kind, Option, Signature
-from mail.sieve.tree import Argument, Command, Number, Tag, Test, Text, Texts, Tree
+from mail.sieve.execution.signatures import Kind, Option, Signature
+from mail.sieve.registry import COMMANDS, TESTS
+from mail.sieve.syntax.syntax_tree import Argument, Command, Number, Tag, Test, Text, Texts, Tree
 
 NAMES = some.from_regex(r"[a-z_][a-z0-9_]{0,8}", fullmatch=True).filter(lambda name: name != "text")
 TEXT = some.builds(

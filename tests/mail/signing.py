@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
 )
 
-from mail.authentication import sealing
+from mail.authentication import arc_seal
 
 LETTER = (
     b"From: Carol <carol@far.example>\r\nTo: ada@example.org\r\nSubject:  A \t letter\r\n"
@@ -27,7 +27,7 @@ def pair(bits: int = 2048, exponent: int = 65537) -> tuple[bytes, str]:
     """A key of RSA as PEM, and its record."""
     key = generate_private_key(exponent, bits)
     pem = key.private_bytes(Encoding.PEM, PrivateFormat.TraditionalOpenSSL, NoEncryption())
-    return pem, sealing.record(key)
+    return pem, arc_seal.record(key)
 
 
 @cache

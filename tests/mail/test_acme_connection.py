@@ -6,7 +6,7 @@ import json
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from mail import acme
+from mail.tls import acme_client
 from tests.certifying import pem_of_key
 
 HEAD = "HTTP/1.1 %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
@@ -28,8 +28,8 @@ async def test_a_failure_that_is_kept_keeps_no_connection_open(refused: str) -> 
     key = pem_of_key(ec.generate_private_key(ec.SECP256R1()))
     async with await asyncio.start_server(answer, "127.0.0.1", 0) as listener:
         base = f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}"
-        with pytest.raises(acme.Failure) as kept:
-            async with acme.connect(acme.Server(f"{base}/dir"), key) as client:
+        with pytest.raises(acme_client.Failure) as kept:
+            async with acme_client.connect(acme_client.Server(f"{base}/dir"), key) as client:
                 await asyncio.to_thread(client.enter, None, "")
         async with asyncio.timeout(30):
             await closed.wait()

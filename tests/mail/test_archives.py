@@ -16,14 +16,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as some
 
-from mail.archives import mboxes, records, writing, zips
-from mail.archives.packed import RATIO, SPARE
-from mail.archives.records import Outgoing, Told
-from mail.archives.writing import ExportFormat, State
-from mail.archives.zips import Broken
-from mail.found import Found, Unusable
-from mail.paths import checked_path
-from mail.sources import messages, source
+from mail.archives import archive_writer, json_lines, mbox_format, zip_format
+from mail.archives.archive_reader import RATIO, SPARE
+from mail.archives.archive_writer import ExportFormat, State
+from mail.archives.json_lines import Outgoing, Told
+from mail.archives.mail_sources import messages, source
+from mail.archives.source_message import Found, Unusable
+from mail.archives.zip_format import Broken
+from mail.mailboxes.paths import checked_path
 from models.errors import Invalid
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
@@ -84,15 +84,15 @@ def whole(kind: ExportFormat, bag: list[Outgoing], together: int = 3) -> bytes:
     """The archive of these, written chunk by chunk, the state of each through a checkpoint."""
     state = State()
     boxes = [{"path": each.told.mailbox} for each in bag]
-    chunks = [writing.begun(kind, state, {"mailboxes": boxes, "messages": len(bag)}, NOW)]
+    chunks = [archive_writer.begun(kind, state, {"mailboxes": boxes, "messages": len(bag)}, NOW)]
     for at in range(0, len(bag), together):
         state = State(**state.plain())
         named = [
             Outgoing(each.raw, each.told, each.mailbox_id, at + nth)
             for nth, each in enumerate(bag[at : at + together], 1)
         ]
-        chunks.append(writing.put(kind, state, named, NOW))
-    last, end = writing.ended(kind, state)
+        chunks.append(archive_writer.put(kind, state, named, NOW))
+    last, end = archive_writer.ended(kind, state)
     data = b"".join(each.data for each in chunks)
     directory = b"".join(each.directory for each in chunks)
     assert (state.offset, state.directory) == (len(data), len(directory))
@@ -168,7 +168,7 @@ def test_what_an_archive_is_told_comes_back_and_every_byte(
 @settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
 def test_an_mbox_of_ours_gives_back_every_byte(bag: list[bytes], at: datetime) -> None:
     at = at.replace(microsecond=0)
-    content = b"".join(mboxes.entry(raw, "a@example.org", at) for raw in bag)
+    content = b"".join(mbox_format.entry(raw, "a@example.org", at) for raw in bag)
     found = read(content) if bag else []
     assert [each.raw for each in found] == bag
     assert {each.received_at for each in found} <= {at}
@@ -180,7 +180,7 @@ def test_an_mbox_of_ours_gives_back_every_byte(bag: list[bytes], at: datetime) -
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 def test_other_programs_read_what_we_write(bag: list[Outgoing], kind: ExportFormat) -> None:
     there = files(whole(kind, bag), kind)
-    mail = [raw for name, raw in there.items() if not name.startswith(records.FOLDER)]
+    mail = [raw for name, raw in there.items() if not name.startswith(json_lines.FOLDER)]
     assert mail == [each.raw for each in bag]
     for name in there:
         assert not name.startswith("/")
@@ -190,7 +190,7 @@ def test_other_programs_read_what_we_write(bag: list[Outgoing], kind: ExportForm
 
 def test_other_programs_read_our_mailbox_file(tmp_path: Path) -> None:
     raw = b"Subject: x\n\nFrom here\n>From there\n"
-    (tmp_path / "a").write_bytes(mboxes.entry(raw, "a@b.example", NOW) * 2)
+    (tmp_path / "a").write_bytes(mbox_format.entry(raw, "a@b.example", NOW) * 2)
     with closing(mailbox.mbox(tmp_path / "a")) as box:
         one, two = box
     assert one["Subject"] == two["Subject"] == "x"
@@ -252,17 +252,17 @@ def test_a_bomb_goes_off_nowhere() -> None:
 
 
 def test_entries_that_share_their_bytes_are_refused() -> None:
-    local, told = zips.entry("a.eml", b"Subject: x\n\nx\n", NOW, 0)
-    content = local + told * 2 + zips.end(2, 2 * len(told), len(local))
+    local, told = zip_format.entry("a.eml", b"Subject: x\n\nx\n", NOW, 0)
+    content = local + told * 2 + zip_format.end(2, 2 * len(told), len(local))
     with pytest.raises(Broken, match="lie in each other"):
         read(content)
 
 
 def test_claims_of_sizes_are_not_believed() -> None:
-    local, told = zips.entry("a.eml", b"Subject: x\n\nx\n", NOW, 0)
+    local, told = zip_format.entry("a.eml", b"Subject: x\n\nx\n", NOW, 0)
     for at in (20, 24):  # packed, and not
         huge = told[:at] + struct.pack("<I", (10 << 30) & 0xFFFFFFFE) + told[at + 4 :]
-        content = local + huge + zips.end(1, len(huge), len(local))
+        content = local + huge + zip_format.end(1, len(huge), len(local))
         try:
             (found,) = read(content)
         except (Broken, Unusable):
@@ -310,17 +310,17 @@ def test_anything_else_is_no_archive(content: bytes) -> None:
 
 
 def test_a_directory_of_more_than_there_is_is_refused() -> None:
-    local, told = zips.entry("a.eml", b"Subject: x\n\nx\n", NOW, 0)
+    local, told = zip_format.entry("a.eml", b"Subject: x\n\nx\n", NOW, 0)
     with pytest.raises(Unusable, match="outside"):
-        read(local + told + zips.end(1, 1 << 30, len(local)))
-    far = local + told + zips.end(70_000, len(told), len(local))  # a number of its own field
+        read(local + told + zip_format.end(1, 1 << 30, len(local)))
+    far = local + told + zip_format.end(70_000, len(told), len(local))  # a number of its own field
     assert len(read(far)) == 1
 
 
 def test_far_places_are_written_in_wide_fields() -> None:
-    _, told = zips.entry("a.eml", b"x", NOW, 5 << 30)
-    end = zips.end(1, len(told), 5 << 30)
-    assert zips.END64 in end
+    _, told = zip_format.entry("a.eml", b"x", NOW, 5 << 30)
+    end = zip_format.end(1, len(told), 5 << 30)
+    assert zip_format.END64 in end
     assert struct.pack("<Q", 5 << 30) in told
 
 
@@ -336,16 +336,16 @@ def test_far_places_are_written_in_wide_fields() -> None:
     ],
 )
 def test_a_record_that_is_none_is_told_of(record: dict[str, Any], reason: str) -> None:
-    account = records.line({"kind": "account", "format": "merganser", "version": 1})
-    line = records.line({"kind": "message", "source": "eA==", **record})
-    (found,) = read(account + line + records.line({"kind": "end"}))
+    account = json_lines.line({"kind": "account", "format": "merganser", "version": 1})
+    line = json_lines.line({"kind": "message", "source": "eA==", **record})
+    (found,) = read(account + line + json_lines.line({"kind": "end"}))
     assert found.raw is None
     assert found.reason.startswith(reason)
 
 
 def test_an_archive_of_another_version_is_refused() -> None:
     for version in (2, None, "1"):
-        line = records.line({"kind": "account", "format": "merganser", "version": version})
+        line = json_lines.line({"kind": "account", "format": "merganser", "version": version})
         with pytest.raises(Unusable, match="another format"):
             read(line)
 

@@ -13,16 +13,17 @@ from sqlalchemy import select
 from sqlmodel import col
 
 from graph import ids
-from mail import pipeline, routes
 from mail.authentication import arc
 from mail.authentication.dkim import Message as Signed
 from mail.authentication.dkim import Result
-from mail.authentication.fields import divided
-from mail.authentication.names import Names
-from mail.authentication.removal import stripped
-from mail.client import Client as Peer
-from mail.replies import refusal
-from mail.verification import Forged
+from mail.authentication.dns_queries import Names
+from mail.authentication.header_fields import divided
+from mail.authentication.results_removal import stripped
+from mail.delivery import pipeline
+from mail.envelope.client import Client as Peer
+from mail.inbound.sender_verification import Forged
+from mail.recipients import recipient_routes
+from mail.smtp.replies import refusal
 from models.messages.tables import Message
 from models.runtime.environment import Adopted, World
 from tests.conftest import Client
@@ -73,7 +74,7 @@ async def come(
 ) -> str:
     """Deliver as a listener does; the id of the message."""
     mail = await pipeline.receive(client.world, raw, sender, peer)
-    taken = await routes.accept(client.world, client.address, sender)
+    taken = await recipient_routes.accept(client.world, client.address, sender)
     (placed,) = await pipeline.deliver(client.world, mail, [taken])
     if isinstance(placed, BaseException):
         raise placed

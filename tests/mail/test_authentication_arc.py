@@ -10,11 +10,11 @@ from pathlib import Path
 import dkim
 import pytest
 
-from mail.authentication import arc, sealing
+from mail.authentication import arc, arc_seal
 from mail.authentication.arc import Chain
+from mail.authentication.arc_seal import SEALS, Unusable, key_of, sealed
 from mail.authentication.dkim import Message, Result
-from mail.authentication.names import Names
-from mail.authentication.sealing import SEALS, Unusable, key_of, sealed
+from mail.authentication.dns_queries import Names
 from models.runtime.environment import World
 from tests.mail import signing
 from tests.mail.signing import LETTER, pair, signed
@@ -201,7 +201,7 @@ def test_the_last_of_several_keys_is_taken_and_a_changed_one_is_read_again(folde
     with pytest.raises(Unusable):
         key_of(folder, "example.org")
     assert key_of(folder, "rg") is None
-    assert sealing.BETWEEN in (folder / "t._domainkey.example.org.pem").name
+    assert arc_seal.BETWEEN in (folder / "t._domainkey.example.org.pem").name
 
 
 def test_whose_seal_overrules() -> None:

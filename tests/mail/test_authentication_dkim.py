@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import dkim
 import pytest
 
+from mail.authentication.body_canonicalization import relaxed_body, simple_body
 from mail.authentication.dkim import (
     MOST,
     Message,
@@ -17,10 +18,9 @@ from mail.authentication.dkim import (
     read,
     verified,
 )
-from mail.authentication.fields import tags
-from mail.authentication.keys import NoKey, PublicKey, Weak, parsed
-from mail.authentication.names import SECONDS, Names
-from mail.canonical import relaxed_body, simple_body
+from mail.authentication.dns_queries import SECONDS, Names
+from mail.authentication.header_fields import tags
+from mail.authentication.public_keys import NoKey, PublicKey, Weak, parsed
 from tests.mail.signing import LETTER, edwards, pair, signed
 from tests.mail.zones import Zone, asking, zone
 

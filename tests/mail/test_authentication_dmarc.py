@@ -7,7 +7,7 @@ import pytest
 
 from mail.authentication.dkim import Result, Verdict
 from mail.authentication.dmarc import Dmarc, Policy, judged, organization, published, worst
-from mail.authentication.names import SECONDS, Names
+from mail.authentication.dns_queries import SECONDS, Names
 from mail.authentication.spf import Spf
 from tests.mail.zones import Zone, asking, quoted, zone
 

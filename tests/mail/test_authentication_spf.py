@@ -8,7 +8,7 @@ import yaml
 
 from mail.authentication import spf
 from mail.authentication.dkim import Result
-from mail.authentication.names import Names
+from mail.authentication.dns_queries import Names
 from mail.authentication.spf import Spf
 from tests.mail.zones import Zone, asking, quoted, zone
 

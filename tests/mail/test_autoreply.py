@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mail import messages
+from mail import mime
 from mail.autoreply import Came, Reply, Rule, Silence, answer, sender_key
-from mail.compose import SUBJECT
-from mail.messages import facts
+from mail.compose.message_builder import SUBJECT
+from mail.mime import facts
 from tests.conftest import raw_message
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
@@ -22,7 +22,7 @@ def came(raw: bytes | None = None, **more: Any) -> Came:
     """A message from carol to ada, with these facts beside it."""
     raw = raw or raw_message("Hello")
     read = facts(raw)
-    header = messages.headers(raw, read.structure)
+    header = mime.headers(raw, read.structure)
     return replace(Came.of(read, "carol@example.com", "ada@example.org", header), **more)
 
 

@@ -10,12 +10,12 @@ import pytest
 from sqlalchemy import select, update
 from sqlmodel import col
 
-from mail import routes
-from mail.fields import Named
-from mail.household import Household
-from mail.mx import Mx
-from mail.routing import Route
-from mail.smtp import Terms
+from mail.delivery.listener_backend import Household
+from mail.mime.header_encoding import Named
+from mail.recipients import recipient_routes
+from mail.routing.mx_hosts import Route
+from mail.smtp.mx_server import Mx
+from mail.smtp.smtp_server import Terms
 from models.domains.tables import Domain
 from models.errors import NotFound
 from models.queue.tables import Delivery
@@ -86,7 +86,7 @@ async def queued(world: World) -> list[int]:
 async def takes(world: World, address: str) -> str:
     """What becomes of mail for an address."""
     try:
-        taken = await routes.accept(world, address, "carol@example.net")
+        taken = await recipient_routes.accept(world, address, "carol@example.net")
     except NotFound:
         return "refused"
     if taken.leaves:
@@ -193,7 +193,7 @@ async def test_what_goes_in_circles_is_refused(root: Client, ada: Client, world:
     raw = raw_message("Round")
     for many, wanted in ((29, False), (30, True)):
         (outcome,) = await household.deliver(hop * many + raw, [taken], "carol@example.net")
-        assert isinstance(outcome, routes.Loop) is wanted
+        assert isinstance(outcome, recipient_routes.Loop) is wanted
     assert len(await queued(world)) == 1
     assert await inbox(ada) == []
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from mail.fields import Named
+from mail.mime.header_encoding import Named
 from models.runtime.environment import World
 from tests.conftest import Client
 from tests.mail.misbehaving import QUICK, Bad

@@ -7,8 +7,8 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mail.blobs.codec import compress, digest_of, expand, verify
-from mail.blobs.errors import Corrupt
+from mail.storage.blobs.compression import compress, digest_of, expand, verify
+from mail.storage.blobs.errors import Corrupt
 
 
 @given(st.binary(max_size=2000), st.integers(1, 50))

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from sqlmodel import SQLModel, col, select
 
-from mail.blobs.codec import digest_of
-from mail.blobs.collect import REFERENCES, Collected, collect
-from mail.blobs.store import LocalStore, object_name
+from mail.storage.blobs.compression import digest_of
+from mail.storage.blobs.garbage_collector import REFERENCES, Collected, collect
+from mail.storage.blobs.object_stores import LocalStore, object_name
 from models.files.blobs import Blob, MessageBlob, SubmissionBlob, Upload
 from models.messages.tables import Message, Thread
 from models.runtime.environment import World
@@ -190,7 +190,7 @@ async def test_objects_that_no_row_names_go_and_uploads_stay(place: Place) -> No
 async def test_more_than_a_round_goes_in_several(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mail.blobs.collect.ROUND", 3)
+    monkeypatch.setattr("mail.storage.blobs.garbage_collector.ROUND", 3)
     kept = [await place.blob(bytes([index]), OLD) for index in range(4)]
     for blob in kept:
         await place.message(blob)

@@ -12,13 +12,13 @@ import pytest
 from sqlalchemy import select, update
 from sqlmodel import col
 
-from mail import delivery
-from mail.blobs.codec import digest_of
-from mail.blobs.store import LocalStore, object_name, open_store
-from mail.blobs.tiers import Tiers
-from mail.contents import gathered, sources
-from mail.tiers import bring, name
-from mail.verify import verify
+from mail.consistency import verify
+from mail.storage import received_messages
+from mail.storage.blobs.compression import digest_of
+from mail.storage.blobs.object_stores import LocalStore, object_name, open_store
+from mail.storage.blobs.tier_move import bring, name
+from mail.storage.blobs.tiered_store import Tiers
+from mail.storage.message_content import gathered, sources
 from models.files.blobs import Blob
 from models.messages.tables import Message
 from models.runtime.environment import World
@@ -252,9 +252,9 @@ async def test_a_known_object_costs_one_statement_and_no_write(
     town: Town, statements: list[str]
 ) -> None:
     await town.ada.receive(RAWS["piece"])
-    found = await delivery.read(RAWS["piece"])
+    found = await received_messages.read(RAWS["piece"])
     del statements[:]
-    kept = await delivery.stored(town.world, town.ada.domain_id, found)
+    kept = await received_messages.stored(town.world, town.ada.domain_id, found)
     assert len(statements) == 1
     assert len(kept.known) == 1
     assert not kept.damaged

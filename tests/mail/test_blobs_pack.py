@@ -9,10 +9,11 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from mail.blobs import lines, pack
-from mail.blobs.codec import expand
-from mail.blobs.errors import Corrupt, Hole
-from mail.blobs.pack import Cut, Packed, Skeleton, open_skeleton, rebuild
+from mail.mime import base64_lines
+from mail.storage.blobs import message_layout
+from mail.storage.blobs.compression import expand
+from mail.storage.blobs.errors import Corrupt, Hole
+from mail.storage.blobs.message_layout import Cut, Packed, Skeleton, open_skeleton, rebuild
 
 LINE_ENDS = st.sampled_from([b"\n", b"\r\n"])
 WIDTHS = st.sampled_from([1, 2, 3, 5, 60, 64, 72, 75, 76, 77, 998, 100_000])
@@ -67,13 +68,13 @@ async def all_of(chunks: AsyncIterator[bytes]) -> bytes:
     return b"".join([chunk async for chunk in chunks])
 
 
-def content_of(piece: pack.Piece) -> bytes:
-    if not isinstance(piece.content, pack.Filed):
+def content_of(piece: message_layout.Piece) -> bytes:
+    if not isinstance(piece.content, message_layout.Filed):
         return piece.content
     return expand(piece.content.codec, piece.content.path.read_bytes(), piece.content.size)
 
 
-def larder(packed: Packed) -> pack.Fetch:
+def larder(packed: Packed) -> message_layout.Fetch:
     contents = {piece.digest: content_of(piece) for piece in packed.pieces}
 
     async def fetch(digest: str) -> bytes:
@@ -87,7 +88,7 @@ async def test_any_message_comes_back_byte_for_byte_whole_and_in_parts(
     message: Example, data: st.DataObject
 ) -> None:
     raw = message.raw
-    packed = pack.pack(raw, message.cuts)
+    packed = message_layout.pack(raw, message.cuts)
     skeleton = open_skeleton(packed.skeleton)
     assert len(skeleton) == len(raw)
     assert await all_of(rebuild(skeleton, larder(packed))) == raw
@@ -102,7 +103,7 @@ def test_a_slice_is_that_of_the_raw_message_or_names_the_piece(
     message: Example, data: st.DataObject
 ) -> None:
     raw = message.raw
-    skeleton = open_skeleton(pack.pack(raw, message.cuts).skeleton)
+    skeleton = open_skeleton(message_layout.pack(raw, message.cuts).skeleton)
     start = data.draw(st.integers(0, len(raw)))
     end = data.draw(st.integers(start, len(raw) + 10))
     touched = [hole for hole in skeleton.holes if max(start, hole.start) < min(end, hole.end)]
@@ -116,7 +117,7 @@ def test_a_slice_is_that_of_the_raw_message_or_names_the_piece(
 
 @given(messages())
 def test_a_gap_lies_in_its_cut_and_holes_are_the_gaps(message: Example) -> None:
-    packed = pack.pack(message.raw, message.cuts)
+    packed = message_layout.pack(message.raw, message.cuts)
     for cut, gap in zip(message.cuts, packed.gaps, strict=True):
         assert gap is None or cut.start <= gap.start < gap.end <= cut.end
     gaps = sorted((gap for gap in packed.gaps if gap), key=lambda gap: gap.start)
@@ -129,13 +130,13 @@ def test_regular_base64_is_read_and_each_part_of_it_written_again(
     content: bytes, width: int, eol: bytes, data: st.DataObject
 ) -> None:
     text = wrap(content, width, eol)
-    found = lines.decode(text)
+    found = base64_lines.decode(text)
     assert found is not None
     assert found[0] == content
-    assert lines.text_length(len(content), found[1]) == len(text)
+    assert base64_lines.text_length(len(content), found[1]) == len(text)
     start = data.draw(st.integers(0, len(text)))
     end = data.draw(st.integers(start, len(text)))
-    assert lines.encode(content, found[1], start, end) == text[start:end]
+    assert base64_lines.encode(content, found[1], start, end) == text[start:end]
 
 
 @given(
@@ -149,28 +150,28 @@ def test_regular_base64_is_read_and_each_part_of_it_written_again(
 @example(b"QR==")
 @example(b"QQ==QQ==")
 def test_base64_is_only_taken_when_it_can_be_written_again(text: bytes) -> None:
-    found = lines.decode(text)
-    assert found is None or lines.encode(*found, 0, len(text)) == text
+    found = base64_lines.decode(text)
+    assert found is None or base64_lines.encode(*found, 0, len(text)) == text
 
 
 @pytest.mark.parametrize("width", [0, 57, 75, 76, 1000])
 @pytest.mark.parametrize("eol", [b"\n", b"\r\n"])
 def test_long_base64_is_read_in_steps_wherever_it_is_odd(width: int, eol: bytes) -> None:
-    content = noise(3 * lines.STEP // 4 * 3 + 1)
+    content = noise(3 * base64_lines.STEP // 4 * 3 + 1)
     text = wrap(content, width or len(content) * 2, eol)
-    found = lines.decode(text)
+    found = base64_lines.decode(text)
     assert found is not None
     assert found[0] == content
     stride = width + len(eol)
-    step = lines.STEP // (4 * stride) * 4 * stride if width else lines.STEP
+    step = base64_lines.STEP // (4 * stride) * 4 * stride if width else base64_lines.STEP
     for at in (1, step - len(eol) - 1, step - 1, step, step + 1, 2 * step, len(text) - 3):
         for odd in (b"=", b" ", b"\n", b"\r", b"!", b"\xff"):
             spoiled = text[:at] + odd + text[at + 1 :]
-            read = lines.decode(spoiled)
-            assert read is None or lines.encode(*read, 0, len(spoiled)) == spoiled
+            read = base64_lines.decode(spoiled)
+            assert read is None or base64_lines.encode(*read, 0, len(spoiled)) == spoiled
             assert spoiled == text or read is None
     padded = wrap(content[:1000], 20, eol) + eol + wrap(content, 20, eol)
-    assert lines.decode(padded) is None
+    assert base64_lines.decode(padded) is None
 
 
 @pytest.mark.parametrize("content", [noise(3_000_000), bytes(3_000_000)], ids=["noise", "zeros"])
@@ -183,14 +184,16 @@ def test_large_pieces_lie_in_files_beside_the_message(content: bytes, tmp_path: 
         Cut(end - len(body), end, "base64" if nth < 3 else "8bit")
         for nth, (body, end) in enumerate(zip(bodies, ends, strict=True))
     ]
-    plain = pack.pack(raw, cuts)
-    beside = pack.pack(raw, cuts, tmp_path / "letter")
+    plain = message_layout.pack(raw, cuts)
+    beside = message_layout.pack(raw, cuts, tmp_path / "letter")
     assert (beside.skeleton, beside.gaps) == (plain.skeleton, plain.gaps)
     assert [piece.digest for piece in beside.pieces] == [piece.digest for piece in plain.pieces]
     assert [content_of(piece) for piece in beside.pieces] == [
         piece.content for piece in plain.pieces
     ]
-    files = [piece.content for piece in beside.pieces if isinstance(piece.content, pack.Filed)]
+    files = [
+        piece.content for piece in beside.pieces if isinstance(piece.content, message_layout.Filed)
+    ]
     assert [each.size for each in files] == [3_000_000]
     assert [each.stored for each in files] == [each.path.stat().st_size for each in files]
     assert sorted(tmp_path.iterdir()) == sorted(each.path for each in files)
@@ -206,7 +209,7 @@ def attachment(content: bytes) -> tuple[bytes, Cut]:
 def test_an_attachment_is_cut_out_decoded() -> None:
     content = noise(3000)
     raw, cut = attachment(content)
-    packed = pack.pack(raw, [cut])
+    packed = message_layout.pack(raw, [cut])
     assert [piece.content for piece in packed.pieces] == [content]
     assert packed.pieces[0].digest == hashlib.sha256(content).hexdigest()
     assert len(packed.skeleton) < cut.start + 60
@@ -215,7 +218,7 @@ def test_an_attachment_is_cut_out_decoded() -> None:
 def test_two_equal_attachments_are_one_piece() -> None:
     raw, cut = attachment(b"x" * 3000)
     again = Cut(cut.start + len(raw), cut.end + len(raw), "base64")
-    packed = pack.pack(raw + raw, [cut, again])
+    packed = message_layout.pack(raw + raw, [cut, again])
     assert len(packed.pieces) == 1
     assert len(open_skeleton(packed.skeleton).holes) == 2
 
@@ -223,23 +226,23 @@ def test_two_equal_attachments_are_one_piece() -> None:
 def test_small_parts_stay_and_large_ones_of_any_encoding_go() -> None:
     raw = b"=C3=A9" * 20_000
     for size, cut_out in [(64 * 1024, False), (64 * 1024 + 1, True)]:
-        packed = pack.pack(raw, [Cut(0, size, "quoted-printable")])
+        packed = message_layout.pack(raw, [Cut(0, size, "quoted-printable")])
         assert [piece.content for piece in packed.pieces] == ([raw[:size]] if cut_out else [])
     text = wrap(b"x" * 3000, 5000)
     for size, cut_out in [(1024, False), (1028, True)]:
-        assert bool(pack.pack(text, [Cut(0, size, "base64")]).pieces) == cut_out
+        assert bool(message_layout.pack(text, [Cut(0, size, "base64")]).pieces) == cut_out
 
 
 def test_base64_of_uneven_lines_is_kept_as_it_is() -> None:
     body = wrap(b"x" * 60_000) + b"\r\n" + wrap(b"y" * 60_000, 60)
-    packed = pack.pack(body, [Cut(0, len(body), "base64")])
+    packed = message_layout.pack(body, [Cut(0, len(body), "base64")])
     assert [piece.content for piece in packed.pieces] == [body]
-    assert not pack.pack(body[-2000:], [Cut(0, 2000, "base64")]).pieces[1:]
+    assert not message_layout.pack(body[-2000:], [Cut(0, 2000, "base64")]).pieces[1:]
 
 
 async def test_a_piece_with_other_bytes_than_its_digest_is_refused() -> None:
     raw, cut = attachment(b"x" * 3000)
-    skeleton = open_skeleton(pack.pack(raw, [cut]).skeleton)
+    skeleton = open_skeleton(message_layout.pack(raw, [cut]).skeleton)
     for content in [b"x" * 2999 + b"y", b"x" * 2999, b""]:
 
         async def fetch(_digest: str, content: bytes = content) -> bytes:
@@ -252,7 +255,7 @@ async def test_a_piece_with_other_bytes_than_its_digest_is_refused() -> None:
 async def test_a_range_fetches_only_the_pieces_it_touches() -> None:
     first, cut = attachment(b"x" * 3000)
     second, _ = attachment(b"y" * 3000)
-    packed = pack.pack(
+    packed = message_layout.pack(
         first + second, [cut, Cut(cut.start + len(first), cut.end + len(first), "base64")]
     )
     asked = []
@@ -270,7 +273,7 @@ async def test_a_range_fetches_only_the_pieces_it_touches() -> None:
 
 async def test_a_large_message_comes_in_small_chunks() -> None:
     raw, cut = attachment(noise(3_000_000))
-    packed = pack.pack(raw, [cut])
+    packed = message_layout.pack(raw, [cut])
     chunks = [chunk async for chunk in rebuild(open_skeleton(packed.skeleton), larder(packed))]
     assert b"".join(chunks) == raw
     assert max(map(len, chunks)) <= 256 * 1024
@@ -324,7 +327,7 @@ def test_the_format_of_the_first_version_stays_readable() -> None:
 
 @given(messages(), st.data())
 def test_a_spoilt_skeleton_is_read_or_refused(message: Example, data: st.DataObject) -> None:
-    container = bytearray(pack.pack(message.raw, message.cuts).skeleton)
+    container = bytearray(message_layout.pack(message.raw, message.cuts).skeleton)
     for _ in range(data.draw(st.integers(1, 3))):
         container[data.draw(st.integers(0, len(container) - 1))] = data.draw(st.integers(0, 255))
     with contextlib.suppress(Corrupt):

@@ -15,9 +15,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from mail.blobs.codec import digest_of
-from mail.blobs.errors import Corrupt
-from mail.blobs.store import LocalStore, ObjectStore, object_name, open_store
+from mail.storage.blobs.compression import digest_of
+from mail.storage.blobs.errors import Corrupt
+from mail.storage.blobs.object_stores import LocalStore, ObjectStore, object_name, open_store
 from models.store.object_store import Store
 
 MIB = 1024 * 1024
@@ -29,7 +29,7 @@ PUTS = {
 PROGRAM = """
 import asyncio, sys
 from pathlib import Path
-from mail.blobs.store import LocalStore
+from mail.storage.blobs.object_stores import LocalStore
 async def main():
     store, name = LocalStore(Path(sys.argv[1])), sys.argv[2]
     {put}

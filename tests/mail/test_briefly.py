@@ -7,9 +7,10 @@ from datetime import UTC, datetime
 
 import pytest
 
-from mail import briefly, sieve
-from mail.messages import split
-from mail.programs import program_of
+from mail import sieve
+from mail.filters.script_cache import program_of
+from mail.mime import split
+from mail.runtime import inline_or_thread
 from mail.sieve import Circumstances, Envelope, Letter
 from tests.loop_steps import measure_steps
 
@@ -26,19 +27,21 @@ def here() -> int:
 
 async def test_a_job_that_takes_too_long_goes_on_in_a_thread() -> None:
     loop_thread = here()
-    assert (await briefly.done({KEY: here}, near=True))[KEY] != loop_thread, "unknown at first"
-    assert (await briefly.done({KEY: here}, near=True))[KEY] == loop_thread
+    assert (await inline_or_thread.done({KEY: here}, near=True))[KEY] != loop_thread, (
+        "unknown at first"
+    )
+    assert (await inline_or_thread.done({KEY: here}, near=True))[KEY] == loop_thread
 
     def slow() -> int:
         until = time.thread_time() + 0.2
         while time.thread_time() < until:
-            briefly.check()
+            inline_or_thread.check()
         return here()
 
-    found, steps = await measure_steps(briefly.done({KEY: slow}, near=True))
+    found, steps = await measure_steps(inline_or_thread.done({KEY: slow}, near=True))
     assert found[KEY] != loop_thread
     assert steps.most < 0.05, str(steps)
-    assert (await briefly.done({KEY: here}, near=True))[KEY] != loop_thread, "it was slow"
+    assert (await inline_or_thread.done({KEY: here}, near=True))[KEY] != loop_thread, "it was slow"
 
 
 async def test_slow_expressions_of_a_script_leave_the_event_loop() -> None:
@@ -54,10 +57,10 @@ async def test_slow_expressions_of_a_script_leave_the_event_loop() -> None:
 
     around = Circumstances(datetime.now(UTC))
     for _ in range(80):  # its account has had short scripts for a while
-        await briefly.done({("script", 1): here}, near=True)
+        await inline_or_thread.done({("script", 1): here}, near=True)
     begun = time.thread_time()
     await asyncio.to_thread(run)
-    found, steps = await measure_steps(briefly.done({("script", 1): run}, near=True))
+    found, steps = await measure_steps(inline_or_thread.done({("script", 1): run}, near=True))
     assert found["script", 1] != here()
     assert steps.most < 0.05, str(steps)
     assert time.thread_time() - begun < 1

@@ -8,7 +8,7 @@ from urllib.parse import quote_from_bytes
 
 import pytest
 
-from mail.messages import body_text, facts, split
+from mail.mime import body_text, facts, split
 
 NOT_CHARSETS = {
     "aliases", "charmap", "idna", "mbcs", "oem", "punycode", "raw_unicode_escape", "undefined",

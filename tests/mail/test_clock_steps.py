@@ -8,9 +8,9 @@ import pytest
 from sqlalchemy import insert, select
 from sqlmodel import SQLModel, col
 
-from mail.fields import Named
-from mail.queue import claims
-from mail.rates import Rates
+from mail.limits.rate_counter import Rates
+from mail.mime.header_encoding import Named
+from mail.queue import recipient_leases
 from models.queue.tables import Delivery
 from models.runtime import clock_steps, leases
 from models.runtime.clock_steps import WAITS, Wait, is_ahead, shorten_waits
@@ -181,7 +181,7 @@ async def test_a_scheduled_message_is_sent_at_its_time_of_day(
     clock.time -= HOUR
     await beat_twice(server)
     assert await next_attempt(world, key) == at
-    assert (await claims.claim(server, PACE)).jobs == []
+    assert (await recipient_leases.claim(server, PACE)).jobs == []
 
 
 @pytest.mark.parametrize("wait", WAITS, ids=lambda wait: str(wait.column))

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mail import messages
-from mail.compose import (
+from mail import mime
+from mail.compose.message_builder import (
     Attachment,
     Disposition,
     Draft,
@@ -23,7 +23,7 @@ from mail.compose import (
     message_id,
     without_bcc,
 )
-from mail.fields import Named
+from mail.mime.header_encoding import Named
 from models.errors import Invalid, LimitReached, Several
 
 ADA = Named("ada@example.org", "Ada")
@@ -89,7 +89,7 @@ async def test_files_and_images_lie_where_they_belong() -> None:
         *("multipart/alternative", "text/plain", "multipart/related", "text/html", "image/gif"),
         *("text/csv", "application/octet-stream"),
     ]
-    found = (await messages.read(raw)).attachments
+    found = (await mime.read(raw)).attachments
     assert [(each.filename, each.related) for each in found] == [
         ("logo.gif", True),
         ("Übersicht für Käthe, letzte Fassung.csv", False),
@@ -162,7 +162,7 @@ async def test_any_name_and_subject_come_back(name: str, subject: str) -> None:
     assert [line.split(b":")[0] for line in lines(raw) if line[:1] not in b" \t"] == [
         line.split(b":")[0] for line in lines(build(PLAIN))
     ]
-    facts = await messages.read(raw)
+    facts = await mime.read(raw)
     assert (facts.from_[0].name or "").split() == name.split()
     assert facts.subject.split() == subject.split()
 

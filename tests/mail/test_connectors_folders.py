@@ -5,11 +5,11 @@ from collections.abc import Sequence
 
 import pytest
 
-from mail import paths
-from mail.connectors.folders import Rules, mapped, remote
-from mail.connectors.servers import Listed
-from mail.expressions import Expression
-from mail.sieve.regex import compiled
+from mail.connectors.mailbox_mapping import Rules, mapped, remote
+from mail.connectors.remote_server import Listed
+from mail.mailboxes import paths
+from mail.sieve.execution.regex_groups import compiled
+from mail.text.bounded_regex import Expression
 from models.mailboxes.tables import SpecialUse
 
 HERE = {

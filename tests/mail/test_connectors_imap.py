@@ -8,11 +8,11 @@ from datetime import UTC, datetime
 
 import pytest
 
-from mail.connectors import imap, imapwire
-from mail.connectors.imap import Imap
-from mail.connectors.lines import Line
-from mail.connectors.servers import Failure, Stage
-from mail.connectors.sessions import Session
+from mail.connectors import imap_client, imap_protocol
+from mail.connectors.imap_client import Imap
+from mail.connectors.remote_server import Failure, Stage
+from mail.connectors.session_thread import Session
+from mail.connectors.socket_stream import Line
 from models.connectors import Security
 from tests.mail.neighbours import trust
 from tests.mail.remote import (
@@ -58,8 +58,8 @@ async def test_messages_come_with_flags_and_dates() -> None:
 
 
 async def test_many_messages_come_in_several_answers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(imap, "BODIES", 2)
-    monkeypatch.setattr(imap, "HEADS", 2)
+    monkeypatch.setattr(imap_client, "BODIES", 2)
+    monkeypatch.setattr(imap_client, "HEADS", 2)
     remote = three()
     async with signed_in(remote) as there:
         assert len(await got(there, 3, 5, 8)) == 3
@@ -326,11 +326,11 @@ ENDLESS = {
 @pytest.mark.parametrize("step", ["LOGIN", "LIST", "UID SEARCH", "UID FETCH", "IDLE"])
 @pytest.mark.parametrize("what", ENDLESS)
 async def test_without_an_end(step: str, what: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(imapwire, "BUDGET", 1 << 16)
-    monkeypatch.setattr(imapwire, "LONGEST", 1 << 16)
-    monkeypatch.setattr(imap, "LONGEST", 1 << 16)
-    monkeypatch.setattr(imap, "FOLDERS", 500)
-    monkeypatch.setattr(imap, "SEARCHED", 1 << 18)
+    monkeypatch.setattr(imap_protocol, "BUDGET", 1 << 16)
+    monkeypatch.setattr(imap_protocol, "LONGEST", 1 << 16)
+    monkeypatch.setattr(imap_client, "LONGEST", 1 << 16)
+    monkeypatch.setattr(imap_client, "FOLDERS", 500)
+    monkeypatch.setattr(imap_client, "SEARCHED", 1 << 18)
     prefix = {"UID SEARCH": b"* SEARCH "}.get(step, b"* OK ") if what.startswith("a line") else b""
     remote = three(faults={step: Fault(prefix + ENDLESS[what], ever=True)})
 

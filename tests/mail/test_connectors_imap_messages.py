@@ -5,9 +5,9 @@ from datetime import datetime
 
 import pytest
 
-from mail.connectors.imap import FOLDERS
-from mail.connectors.servers import Failure, Head, Listed, Stage
-from mail.connectors.sessions import Session
+from mail.connectors.imap_client import FOLDERS
+from mail.connectors.remote_server import Failure, Head, Listed, Stage
+from mail.connectors.session_thread import Session
 from models.connectors import Security
 from tests.mail.remote import (
     GONE,

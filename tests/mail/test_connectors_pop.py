@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from mail.connectors import pop
-from mail.connectors.lines import Line
-from mail.connectors.pop import INBOX, Pop
-from mail.connectors.servers import Failure, Stage
-from mail.connectors.sessions import Session
+from mail.connectors import pop3_client
+from mail.connectors.pop3_client import INBOX, Pop
+from mail.connectors.remote_server import Failure, Stage
+from mail.connectors.session_thread import Session
+from mail.connectors.socket_stream import Line
 from models.connectors import Security
 from tests.mail.neighbours import trust
 from tests.mail.remote import (
@@ -323,8 +323,8 @@ ENDLESS = {
 @pytest.mark.parametrize("step", ["GREETING", "CAPA", "LIST", "UIDL", "RETR"])
 @pytest.mark.parametrize("what", ENDLESS)
 async def test_without_an_end(step: str, what: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pop, "LONGEST", 1 << 17)
-    monkeypatch.setattr(pop, "MESSAGES", 10_000)
+    monkeypatch.setattr(pop3_client, "LONGEST", 1 << 17)
+    monkeypatch.setattr(pop3_client, "MESSAGES", 10_000)
     remote = two(faults={step: Fault(b"+OK " + ENDLESS[what], ever=True)})
     tracemalloc.start()
     try:

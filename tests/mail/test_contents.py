@@ -11,14 +11,16 @@ from hypothesis import strategies as st
 from sqlalchemy import delete, select, update
 from sqlmodel import col
 
-from mail import addresses, delivery, messages
-from mail.blobs.errors import Corrupt
-from mail.blobs.lines import Wrapping, encode, text_length
-from mail.blobs.pack import Gap
-from mail.contents import Stored, gathered, sources
-from mail.messages import Part
-from mail.messages.content import decoded
-from mail.storage.base64_lines import Lines
+from mail import mime
+from mail.mime import Part
+from mail.mime.base64_lines import Wrapping, encode, text_length
+from mail.mime.part_content import decoded
+from mail.recipients import address_resolution
+from mail.storage import received_messages
+from mail.storage.blobs.base64_offsets import Lines
+from mail.storage.blobs.errors import Corrupt
+from mail.storage.blobs.message_layout import Gap
+from mail.storage.message_content import Stored, gathered, sources
 from models.errors import NotFound
 from models.files.blobs import Blob, MessageBlob
 from models.messages.tables import Message
@@ -39,9 +41,11 @@ class Reader:
     world: World
 
     async def put(self, raw: bytes) -> int:
-        letter = await delivery.read(raw)
-        to = await addresses.recipient(self.world, "ada@example.org")
-        return (await delivery.receive(self.world, letter, to, "carol@example.com")).message_id
+        letter = await received_messages.read(raw)
+        to = await address_resolution.recipient(self.world, "ada@example.org")
+        return (
+            await received_messages.receive(self.world, letter, to, "carol@example.com")
+        ).message_id
 
     async def take(self, *ids: int) -> list[Stored]:
         asked = select(*picked(Message)).where(col(Message.id).in_(ids)).order_by(col(Message.id))
@@ -62,7 +66,7 @@ async def stored(reader: Reader) -> Stored:
 
 
 def files(stored: Stored) -> list[Part]:
-    found = [messages.find(stored.structure, each["part"]) for each in stored.row.attachments]
+    found = [mime.find(stored.structure, each["part"]) for each in stored.row.attachments]
     return [part for part in found if part]
 
 
@@ -138,7 +142,7 @@ async def test_a_part_that_is_half_of_a_cut_one_is_decoded_from_its_own_half(
 
 async def test_a_part_inside_an_attached_message_that_was_cut_out_is_read(stored: Stored) -> None:
     section = f"{files(stored)[3].section}.2"
-    part = messages.find(stored.structure, section)
+    part = mime.find(stored.structure, section)
     assert part
     assert part.content_type == "application/zip"
     assert await stored.content(part) == rich.INNER
@@ -146,7 +150,7 @@ async def test_a_part_inside_an_attached_message_that_was_cut_out_is_read(stored
 
 async def test_whoever_looks_into_a_cut_part_gets_it_put_back(stored: Stored) -> None:
     part = files(stored)[3].parts[0]
-    found = await stored.examine(lambda source: messages.headers(source, part))
+    found = await stored.examine(lambda source: mime.headers(source, part))
     assert [field.value for field in found][:2] == ["dora@example.com", "Inside"]
 
 

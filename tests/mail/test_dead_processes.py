@@ -11,10 +11,10 @@ import pytest
 from sqlalchemy import insert, select, update
 from sqlmodel import SQLModel, col
 
-from mail.fields import Named
-from mail.queue import claims, many, removing
-from mail.queue.jobs import Result
-from mail.queue.settle import settle
+from mail.envelope.delivery_jobs import Result
+from mail.mime.header_encoding import Named
+from mail.queue import bulk_updates, recipient_leases, removal
+from mail.queue.delivery_results import settle
 from models.queue.tables import Delivery
 from models.runtime import leases
 from models.runtime.environment import Turn, World
@@ -30,7 +30,7 @@ from tests.sample_rows import sample_row
 STEPS = [timedelta(hours=1), timedelta(hours=-1), timedelta(minutes=5), timedelta(days=400)]
 
 
-def ids(claimed: claims.Claimed) -> set[int]:
+def ids(claimed: recipient_leases.Claimed) -> set[int]:
     return {to.delivery_id for job in claimed.jobs for to in job.recipients}
 
 
@@ -70,19 +70,19 @@ async def test_no_step_of_the_clock_ends_a_lease(
     one, other = another_process(world, name="one"), another_process(world, ahead=step)
     key = await send(ada)
     async with looking(one), looking(other):
-        held = await claims.claim(one, PACE)
+        held = await recipient_leases.claim(one, PACE)
         assert len(ids(held)) == 2
         with leases.in_use(one, *ids(held)):
-            assert ids(await claims.claim(other, PACE)) == set()
+            assert ids(await recipient_leases.claim(other, PACE)) == set()
             clock.time += step
             for process in (one, other):
-                assert ids(await claims.claim(process, PACE)) == set()
-                assert await removing.give_back(process, [key]) == 0
+                assert ids(await recipient_leases.claim(process, PACE)) == set()
+                assert await removal.give_back(process, [key]) == 0
             await asyncio.sleep(1.5 * DEAD_AFTER)  # both still send heartbeats
             for process in (one, other):
-                assert ids(await claims.claim(process, PACE)) == set()
+                assert ids(await recipient_leases.claim(process, PACE)) == set()
         (job,) = held.jobs
-        assert await claims.still_held(one, job, sorted(ids(held)))
+        assert await recipient_leases.still_held(one, job, sorted(ids(held)))
 
 
 @pytest.mark.parametrize("step", STEPS)
@@ -95,7 +95,9 @@ async def test_a_dead_process_is_taken_over_whatever_its_clock_was(
     clock.time -= step
     async with looking(heir):
         await leases.ensure_registered(dead)  # and no heartbeat follows
-        held = ids(await claims.claim(dead, PACE)) or ids(await claims.claim(heir, PACE))
+        held = ids(await recipient_leases.claim(dead, PACE)) or ids(
+            await recipient_leases.claim(heir, PACE)
+        )
         assert len(held) == 2
         await until(lambda: _alone(world, "dead"))
         async with listening(Server()) as there, working(heir, relay(there)):
@@ -111,16 +113,16 @@ async def _alone(world: World, dead: str) -> bool:
 async def test_a_flush_sends_at_once_what_a_dead_process_had(ada: Client, world: World) -> None:
     dead, heir = another_process(world, name="dead"), another_process(world)
     key = await send(ada)
-    first = await claims.claim(dead, PACE)
+    first = await recipient_leases.claim(dead, PACE)
     later = Result(State.DEFERRED, 451, "Later")
     await settle(dead, first.jobs[0], dict.fromkeys(ids(first), later), b"")
     async with world.write() as session:  # it is tried again in a while, and the process dies
         await (await session.connection()).execute(update(Delivery).values(turn_at=world.now()))
-    assert len(ids(await claims.claim(dead, PACE))) == 2
+    assert len(ids(await recipient_leases.claim(dead, PACE))) == 2
     async with looking(heir):
         await until(lambda: _alone(world, "dead"))
-        await world.apply(lambda turn: many.hurry(turn, [key]), ada.user.id)
-        assert len(ids(await claims.claim(heir, PACE))) == 2
+        await world.apply(lambda turn: bulk_updates.hurry(turn, [key]), ada.user.id)
+        assert len(ids(await recipient_leases.claim(heir, PACE))) == 2
 
 
 async def test_a_process_taken_for_dead_takes_nothing_and_writes_nothing(
@@ -128,13 +130,13 @@ async def test_a_process_taken_for_dead_takes_nothing_and_writes_nothing(
 ) -> None:
     slow, heir = another_process(world, name="slow"), another_process(world)
     await send(ada)
-    held = await claims.claim(slow, PACE)
+    held = await recipient_leases.claim(slow, PACE)
     async with looking(heir):
         await until(lambda: _alone(world, "slow"))
-    assert ids(await claims.claim(slow, PACE)) == set()  # it does not know yet
+    assert ids(await recipient_leases.claim(slow, PACE)) == set()  # it does not know yet
     (job,) = held.jobs
-    assert not await claims.still_held(slow, job, sorted(ids(held)))
-    again = await claims.claim(another_process(world), PACE)
+    assert not await recipient_leases.still_held(slow, job, sorted(ids(held)))
+    again = await recipient_leases.claim(another_process(world), PACE)
     late = Result(State.RELAYED, 250, "OK")
     await settle(slow, job, dict.fromkeys(ids(held), late), b"")
     rows = await deliveries(world, job.submission_id)
@@ -166,7 +168,7 @@ async def test_a_process_taken_for_dead_goes_on_with_what_nobody_took(
                 return all(row.holder is not None for row in rows.values())
 
             await until(back)
-            assert ids(await claims.claim(another_process(world), PACE)) == set()
+            assert ids(await recipient_leases.claim(another_process(world), PACE)) == set()
             there.gate.set()
             await until(lambda: is_now(world, key, "carol", State.RELAYED))
     assert len(there.mails) == 1
@@ -176,16 +178,16 @@ async def test_a_restarted_process_has_its_former_leases_at_once(ada: Client, wo
     before, after = another_process(world), another_process(world)
     after.process.server = before.process.server
     await send(ada)
-    assert len(ids(await claims.claim(before, PACE))) == 2
-    assert len(ids(await claims.claim(after, PACE))) == 2
+    assert len(ids(await recipient_leases.claim(before, PACE))) == 2
+    assert len(ids(await recipient_leases.claim(after, PACE))) == 2
 
 
 async def test_a_stopped_process_leaves_its_leases_at_once(ada: Client, world: World) -> None:
     stopping, heir = another_process(world, name="stopping"), another_process(world)
     await send(ada)
     async with leases.registered(stopping):
-        assert len(ids(await claims.claim(stopping, PACE))) == 2
-    assert len(ids(await claims.claim(heir, PACE))) == 2
+        assert len(ids(await recipient_leases.claim(stopping, PACE))) == 2
+    assert len(ids(await recipient_leases.claim(heir, PACE))) == 2
 
 
 async def test_what_could_not_be_written_is_given_back_by_a_later_heartbeat(
@@ -194,17 +196,17 @@ async def test_what_could_not_be_written_is_given_back_by_a_later_heartbeat(
     one = another_process(world, name="one")
     await send(ada, Named("carol@example.net"))
     async with leases.registered(one):
-        (job,) = (await claims.claim(one, PACE)).jobs
+        (job,) = (await recipient_leases.claim(one, PACE)).jobs
         where = col(Delivery.lease) == job.lease
         leases.abandon(one, Delivery, where, after=0.1)
-        assert ids(await claims.claim(one, PACE)) == set()
+        assert ids(await recipient_leases.claim(one, PACE)) == set()
 
         async def free() -> bool:
             rows = await deliveries(world, job.submission_id)
             return all(row.holder is None for row in rows.values())
 
         await until(free)
-        assert len(ids(await claims.claim(one, PACE))) == 1
+        assert len(ids(await recipient_leases.claim(one, PACE))) == 1
 
 
 @pytest.mark.parametrize("table", leases.LEASED, ids=lambda table: table.__tablename__)

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from mail.dnsadvice import UNSET, DnsState, Judged, Ours, advise
+from mail.domains.dns_advice import UNSET, DnsState, Judged, Ours, advise
 
 HOST = "mx.example.org"
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
-from mail.expressions import LONGEST, TEXT, Expression
+from mail.text.bounded_regex import LONGEST, TEXT, Expression
 from models.errors import Invalid
 
 PATTERNS = [

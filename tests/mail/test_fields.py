@@ -5,7 +5,7 @@ from email.policy import default
 
 import pytest
 
-from mail.fields import Named, addressed
+from mail.mime.header_encoding import Named, addressed
 
 
 @pytest.mark.parametrize(

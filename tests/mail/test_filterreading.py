@@ -6,12 +6,13 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as some
 
-from mail import filters, sieve
-from mail.decision import Target
-from mail.filterdeeds import Folder
-from mail.filterreading import Reading, read
-from mail.filters import GROUPS, Looked, Names, Rule, decided
-from mail.messages import split
+from mail import sieve
+from mail.filters import filter_compiler
+from mail.filters.filter_compiler import GROUPS, Looked, Names, Rule, decided
+from mail.filters.filter_result import Target
+from mail.filters.sieve_import import Reading, read
+from mail.filters.sieve_to_actions import Folder
+from mail.mime import split
 from mail.sieve import Circumstances, Envelope, FileInto, Keep, Letter, Redirect, SieveError
 from tests.mail.sievetrees import SCRIPTS, SOUPS
 from tests.mail.test_filters import NOW
@@ -133,7 +134,7 @@ def actions(draw: Any) -> dict[str, Any]:
 @settings(max_examples=150, deadline=None)
 @given(queries, actions().filter(bool))
 def test_what_a_filter_is_as_sieve_reads_back_as_the_filter(query: Any, action: Any) -> None:
-    script = sieve.printed(filters.tree(1, query, action, Names(BOXES, 7200)))
+    script = sieve.printed(filter_compiler.tree(1, query, action, Names(BOXES, 7200)))
     (found,) = (whole := read(script, interval=7200, most=1)).filters
     assert (whole.faults, whole.warnings) == ([], [])
     boxes = {path: key for key, path in BOXES.items()}
@@ -158,9 +159,9 @@ def test_what_a_filter_is_as_sieve_reads_back_as_the_filter(query: Any, action: 
 @example({"all": [{"all": [{}], "any": [{}, {}], "not": [{}]}], "any": [{}, {"from": "0"}]})
 def test_what_reads_as_less_means_the_same(query: Any) -> None:
     names = Names({})
-    first = sieve.printed(filters.tree(1, query, {"delete": True}, names))
+    first = sieve.printed(filter_compiler.tree(1, query, {"delete": True}, names))
     (once,) = read(first, interval=DAY, most=1).filters
-    again = sieve.printed(filters.tree(1, once.query, {"delete": True}, names))
+    again = sieve.printed(filter_compiler.tree(1, once.query, {"delete": True}, names))
     (twice,) = read(again, interval=DAY, most=1).filters
     assert twice.query == once.query
 
@@ -490,5 +491,5 @@ def test_any_script_is_read_or_told_of(text: str) -> None:
         return
     for one in found.filters:
         action = {**one.action, "mailbox": 1, "copyTo": [2]}
-        script = sieve.printed(filters.tree(1, one.query, action, Names(BOXES)))
+        script = sieve.printed(filter_compiler.tree(1, one.query, action, Names(BOXES)))
         assert sieve.compiled(script)

@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as some
 
-from mail import filters, sieve
-from mail.decision import Reply, Target
-from mail.filters import Looked, Names, Rule, condition, decided, followed
-from mail.messages import split
+from mail import sieve
+from mail.filters import filter_compiler
+from mail.filters.filter_compiler import Looked, Names, Rule, condition, decided, followed
+from mail.filters.filter_result import Reply, Target
+from mail.mime import split
 from mail.sieve import Circumstances, Envelope, Letter
 from tests.mail.sieves import told
 
@@ -104,7 +105,7 @@ def test_what_takes_too_long_does_not_fit_and_ends() -> None:
     many = looked(b"To: a@example.org\n" * 6000 + b"Subject: b\n\nx")
     assert many.fits({"to": "b@"}) == (False, sieve.limits.STEPS)
     rules = [Rule(nth, {"to": "b@"}, {"flag": True}) for nth in range(100)]
-    assert len(followed(rules, many)) == filters.STEPS // sieve.limits.STEPS + 1
+    assert len(followed(rules, many)) == filter_compiler.STEPS // sieve.limits.STEPS + 1
     assert many.fits({"subject": "b"})[0]
     slow = looked(b"Subject: " + b"a" * 200_000 + b"\n\nx")
     wide = {"key": "subject", "pattern": "(a|b|ab){20}(a?b){20}$"}
@@ -153,10 +154,14 @@ LEAF: some.SearchStrategy[dict[str, Any]] = some.fixed_dictionaries({}, optional
 
 def _nested(inner: some.SearchStrategy[dict[str, Any]]) -> some.SearchStrategy[dict[str, Any]]:
     listed = some.lists(inner, max_size=3)
-    return some.fixed_dictionaries({}, optional={**PLAIN, **dict.fromkeys(filters.GROUPS, listed)})
+    return some.fixed_dictionaries(
+        {}, optional={**PLAIN, **dict.fromkeys(filter_compiler.GROUPS, listed)}
+    )
 
 
-QUERY = some.recursive(LEAF, _nested, max_leaves=6).filter(lambda one: filters.depth(one) <= 5)
+QUERY = some.recursive(LEAF, _nested, max_leaves=6).filter(
+    lambda one: filter_compiler.depth(one) <= 5
+)
 REPLY = some.fixed_dictionaries(
     {"subject": some.sampled_from(WORDS[:3]), "text": some.sampled_from(["", "Hi", "a\n--b--"]),
      "html": some.sampled_from(["<b>x</b>", "--=_alternative"])}
@@ -183,7 +188,7 @@ ACTION = some.fixed_dictionaries(
 def test_a_filter_reads_as_a_script_that_does_the_same(
     query: dict[str, Any], action: dict[str, Any]
 ) -> None:
-    tree = filters.tree(5, query, action, NAMES)
+    tree = filter_compiler.tree(5, query, action, NAMES)
     script = sieve.printed(tree)
     assert sieve.parse(script) == tree
     envelope = Envelope("eve@example.net", "ada@example.org")
@@ -226,7 +231,7 @@ def _stored(action: Mapping[str, Any], path: Mapping[int, str]) -> str:
 
 def test_an_answer_is_a_vacation_of_its_own() -> None:
     action = {"reply": {"subject": "Gone", "text": "Later", "html": ""}, "stop": True}
-    assert sieve.printed(filters.tree(5, {"from": "eve"}, action, NAMES)) == (
+    assert sieve.printed(filter_compiler.tree(5, {"from": "eve"}, action, NAMES)) == (
         'require ["comparator-vnd.merganser.plain", "vacation-seconds"];\n'
         'if header :contains :comparator "vnd.merganser.plain" ["from", "sender"] "eve" {\n'
         '    vacation :seconds 7200 :handle "filter:5" :subject "Gone" "Later";\n'
@@ -237,10 +242,10 @@ def test_an_answer_is_a_vacation_of_its_own() -> None:
 
 def test_the_deepest_query_is_a_script_still() -> None:
     query: dict[str, Any] = {"from": "a", "to": "b"}
-    for _ in range(filters.NESTED):
+    for _ in range(filter_compiler.NESTED):
         query = {"from": "a", "any": [query, {"to": "b", "subject": "c"}], "not": [query]}
-    assert filters.depth(query) == filters.NESTED
-    sieve.compiled(sieve.printed(filters.tree(5, query, {"mailbox": 1}, NAMES)))
+    assert filter_compiler.depth(query) == filter_compiler.NESTED
+    sieve.compiled(sieve.printed(filter_compiler.tree(5, query, {"mailbox": 1}, NAMES)))
 
 
 # ---------------------------------------------------------------- several of them
@@ -325,7 +330,7 @@ def test_what_is_hidden_by_something_before_it_does_not_act() -> None:
 
 def test_more_places_than_a_message_may_have_are_left_out() -> None:
     rules = [Rule(nth, {}, {"copyTo": list(range(nth * 9, nth * 9 + 9))}) for nth in range(9)]
-    assert decided(rules, looked()).copies == list(range(filters.PLACES))
+    assert decided(rules, looked()).copies == list(range(filter_compiler.PLACES))
 
 
 def test_answers_have_what_the_form_says() -> None:
@@ -337,7 +342,7 @@ def test_an_entity_keeps_its_parts_apart() -> None:
     chance = random.Random(1)  # noqa: S311
     for _ in range(20):
         text = "\r\n".join(chance.choice(["--=_alternative", "=", "x"]) for _ in range(9))
-        raw = filters.entity(text, f"<p>{text}</p>").encode()
+        raw = filter_compiler.entity(text, f"<p>{text}</p>").encode()
         parts = split(b"MIME-Version: 1.0\r\n" + raw).parts
         assert [part.content_type for part in parts] == ["text/plain", "text/html"]
     assert condition({"size": 1}).name == "size"

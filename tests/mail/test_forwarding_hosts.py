@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from mail.client import Client as Peer
-from mail.forwardinghosts import forwarder_of
-from mail.greylist import Greylist
-from mail.mx import Mx, Rules
-from mail.sendingnetworks import networks
-from mail.smtp import Terms
-from mail.spam import Reason
-from mail.verification import Forged
+from mail.authentication.forwarding_hosts import forwarder_of
+from mail.authentication.sender_networks import networks
+from mail.envelope.client import Client as Peer
+from mail.inbound.sender_verification import Forged
+from mail.smtp.mx_server import Mx, Rules
+from mail.smtp.smtp_server import Terms
+from mail.spam.greylist import Greylist
+from mail.spam.verdict import Reason
 from models.errors import Invalid, Unavailable
 from models.runtime.environment import Adopted, World
 from tests.conftest import Client, raw_message

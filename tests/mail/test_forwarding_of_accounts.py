@@ -8,8 +8,8 @@ import pytest
 from sqlalchemy import select
 from sqlmodel import col
 
-from mail import srs
-from mail.lmtp import Lmtp
+from mail.addresses import srs
+from mail.smtp.lmtp import Lmtp
 from models.addresses.tables import Address, AddressKind
 from models.queue.tables import Delivery
 from models.runtime.environment import Adopted, World

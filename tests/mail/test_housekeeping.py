@@ -9,10 +9,10 @@ import pytest
 from sqlalchemy import func, select, update
 from sqlmodel import SQLModel, col
 
-from mail import housekeeping
-from mail.blobs.store import LocalStore
-from mail.housekeeping import Tidied, tidy
-from mail.verify import verify
+from mail.consistency import verify
+from mail.maintenance import housekeeping
+from mail.maintenance.housekeeping import Tidied, tidy
+from mail.storage.blobs.object_stores import LocalStore
 from models.admin.tasks import Task, Undo
 from models.auth.credentials import CALM, AccessToken, Throttle
 from models.events.journal import Change, ChangeKind, Entry, Stream, record
@@ -309,7 +309,7 @@ async def test_rounds_come_by_themselves_until_told_to_stop(
     monkeypatch.setattr(housekeeping, "FIRST", 0.01)
     monkeypatch.setattr(housekeeping, "EVERY", 0.01)
     stop = asyncio.Event()
-    with caplog.at_level(logging.INFO, "mail.housekeeping"):
+    with caplog.at_level(logging.INFO, "mail.maintenance.housekeeping"):
         running = asyncio.create_task(housekeeping.run(world, stop))
         await _until(lambda: len(caplog.records) > 2)
         stop.set()
@@ -328,7 +328,7 @@ async def test_a_round_that_fails_is_followed_by_another(
     shard = world.blobs.folder / "00"
     shard.touch()  # the sweep stumbles over what is no folder
     stop = asyncio.Event()
-    with caplog.at_level(logging.INFO, "mail.housekeeping"):
+    with caplog.at_level(logging.INFO, "mail.maintenance.housekeeping"):
         running = asyncio.create_task(housekeeping.run(world, stop))
         await _until(lambda: bool(caplog.records))
         shard.unlink()

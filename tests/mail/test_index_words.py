@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as some
 
-from mail import searchindex
-from mail.searchindex import LONGEST
+from mail.search import tokenizer
+from mail.search.tokenizer import LONGEST
 from models.store.text_folding import fold_text
 from tests.mail.test_charsets import CODECS, LETTERS, sample
 from tests.mail.torture import letters
@@ -25,11 +25,11 @@ ROUNDS, EACH = 7, 20
 def reference(text: str) -> list[str]:
     """Return the words that the patterns find in the whole text."""
     plain, found = fold_text(text), list[str]()
-    mixed = searchindex._MIXED.search(plain)  # noqa: SLF001 - the patterns of a slow way
-    pattern = searchindex._beyond_ascii() if mixed else searchindex._PLAIN  # noqa: SLF001
+    mixed = tokenizer._MIXED.search(plain)  # noqa: SLF001 - the patterns of a slow way
+    pattern = tokenizer._beyond_ascii() if mixed else tokenizer._PLAIN  # noqa: SLF001
     for run in pattern.findall(plain):
         at = 0
-        for undivided in searchindex._UNDIVIDED.finditer(run):  # noqa: SLF001
+        for undivided in tokenizer._UNDIVIDED.finditer(run):  # noqa: SLF001
             found += [run[at : undivided.start()][:LONGEST]] * (undivided.start() > at)
             signs = undivided.group()
             found += [*(a + b for a, b in pairwise(signs)), signs[-1]]
@@ -53,26 +53,26 @@ CORPUS = [
 def test_a_text_has_the_words_of_the_whole_pattern(around: str) -> None:
     for text in CORPUS:
         whole = around.format(text) if "{" not in text else around.replace("{}", text)
-        assert searchindex.words(whole) == reference(whole), ascii(text[:200])
+        assert tokenizer.words(whole) == reference(whole), ascii(text[:200])
 
 
 def test_every_character_is_divided_as_by_the_whole_pattern() -> None:
     for start in PLANES:
         signs = map(chr, range(start, start + BLOCK))
         text = " ".join(f"a{sign}b {sign} {sign}Z, 1{sign}-{sign}2" for sign in signs)
-        assert searchindex.words(text) == reference(text), hex(start)
+        assert tokenizer.words(text) == reference(text), hex(start)
 
 
 @settings(max_examples=500, deadline=None)
 @given(some.text(some.one_of(some.characters(), some.sampled_from("ab \n_-.é\u0301ß日本🎉ि한"))))
 def test_random_texts_have_the_words_of_the_whole_pattern(text: str) -> None:
-    assert searchindex.words(text) == reference(text)
+    assert tokenizer.words(text) == reference(text)
 
 
 def test_long_texts_have_the_words_of_the_whole_pattern() -> None:
     for text in (LETTERS + " ", ENGLISH + "é ", "Straße, "):
         long = text * (200_000 // len(text))
-        assert searchindex.words(long) == reference(long)
+        assert tokenizer.words(long) == reference(long)
 
 
 def _cpu(work: Callable[[], object]) -> float:
@@ -87,6 +87,6 @@ def _cpu(work: Callable[[], object]) -> float:
 
 def test_one_accent_costs_little() -> None:
     plain = ENGLISH * 64
-    ascii_ = _cpu(lambda: searchindex.words(plain))
-    accent = _cpu(lambda: searchindex.words(plain + "Müller\n"))
+    ascii_ = _cpu(lambda: tokenizer.words(plain))
+    accent = _cpu(lambda: tokenizer.words(plain + "Müller\n"))
     assert accent < 3 * ascii_

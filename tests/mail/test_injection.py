@@ -11,12 +11,12 @@ from sqlalchemy import select
 from sqlmodel import col
 
 from graph import ids
-from mail.mx import Mx, Rules
-from mail.queue.bounces import report
-from mail.queue.jobs import Job, Result, To
+from mail.envelope.delivery_jobs import Job, Result, To
+from mail.queue.dsn_writer import report
 from mail.sieve import edited
 from mail.sieve.actions import AddHeader
-from mail.smtp import Terms
+from mail.smtp.mx_server import Mx, Rules
+from mail.smtp.smtp_server import Terms
 from models.messages.tables import Message
 from models.queue.tables import Delivery, DeliveryState
 from models.runtime.environment import World

@@ -6,9 +6,10 @@ import pytest
 from sqlalchemy import select, update
 from sqlmodel import col
 
-from mail import pipeline, routes
-from mail.delivery import read
-from mail.household import Household
+from mail.delivery import pipeline
+from mail.delivery.listener_backend import Household
+from mail.recipients import recipient_routes
+from mail.storage.received_messages import read
 from models.mailboxes.tables import Mailbox, SpecialUse
 from models.messages.tables import Message
 from models.runtime.environment import World
@@ -85,7 +86,7 @@ async def test_what_we_send_ourselves_may_say_what_it_likes(ada: Client, bob: Cl
     """Fields of a filter are believed of a neighbour's filter only."""
     raw = raw_message("Own", **FLAG)
     mail = pipeline.Mail(raw, await read(raw), ada.address)
-    taken = await routes.accept(ada.world, bob.address, ada.address)
+    taken = await recipient_routes.accept(ada.world, bob.address, ada.address)
     await pipeline.deliver(ada.world, mail, [taken])
     assert await lies(bob, "Own") is SpecialUse.INBOX
 

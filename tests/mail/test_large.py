@@ -11,17 +11,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
-from mail import canonical
-from mail.authentication import stamped
+from mail.authentication import body_canonicalization, stamped
 from mail.authentication.arc import Chain
+from mail.authentication.body_canonicalization import (
+    relaxed,
+    relaxed_body,
+    simple,
+    simple_body,
+    wired,
+)
 from mail.authentication.dkim import Message, Result
 from mail.authentication.dmarc import Dmarc
-from mail.authentication.fields import HEAD_MAX
-from mail.authentication.findings import Findings
-from mail.canonical import relaxed, relaxed_body, simple, simple_body, wired
-from mail.compose import without_bcc
-from mail.queue import letters
-from mail.queue.letters import Letter
+from mail.authentication.header_fields import HEAD_MAX
+from mail.authentication.results import Findings
+from mail.compose.message_builder import without_bcc
+from mail.outbound import wire_format
+from mail.outbound.wire_format import Letter
 
 PIECES = [b"\r\n", b"\r\n\r\n", b"\r", b"\n", b" ", b"\t", b" \t ", b"a", b"-", b"\0\xff", b"ab cd"]
 TEXTS = some.lists(some.sampled_from(PIECES), max_size=40).map(b"".join)
@@ -39,7 +44,7 @@ def test_forms_made_in_steps_are_those_of_the_whole(body: bytes, cuts: list[int]
 
 @pytest.mark.parametrize("one", [b"\r\n", b"\n", b" ", b"\r", b" \r\n", b"\t\n", b"x \r\n"])
 def test_endless_blanks_take_no_memory(one: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(canonical, "STEP", 1000)
+    monkeypatch.setattr(body_canonicalization, "STEP", 1000)
     body = one * 20_000 + b"end"
     for whole in (body, body + one * 5000):
         steps = [whole[at : at + 777] for at in range(0, len(whole), 777)]
@@ -116,8 +121,8 @@ async def test_what_flows_out_is_what_would_be_sent_at_once(
             yield raw[at:to]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(letters, "LONGEST", 5)  # bytes
-        patch.setattr(letters, "PAUSE", 0)
+        patch.setattr(wire_format, "LONGEST", 5)  # bytes
+        patch.setattr(wire_format, "PAUSE", 0)
         made, whole = await Letter.flowing("", opened), Letter.of("", without_bcc(raw))
         pieces = [piece async for piece in made.pieces()]
     assert b"".join(pieces) == whole.data

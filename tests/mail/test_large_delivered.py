@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from mail import lmtp, topping
 from mail.authentication import arc
 from mail.authentication.dkim import Message, Result
-from mail.authentication.names import Names
-from mail.household import Household
-from mail.messages.split import MOST_PARTS
+from mail.authentication.dns_queries import Names
+from mail.delivery.listener_backend import Household
+from mail.mime.parser import MOST_PARTS
+from mail.smtp import lmtp
+from mail.storage import header_prepend
 from models.errors import OverQuota
 from models.runtime.environment import World
 from tests.accounts import run
@@ -158,7 +159,7 @@ async def test_a_file_beside_goes_with_what_is_made_of_it(tmp_path: Path) -> Non
     path = tmp_path / "incoming-1"
     path.write_bytes(b"Subject: a\r\n\r\nb")
     with ExitStack() as files:
-        made = await topping.remade(path, b"X: y\r\n", 12, files)
+        made = await header_prepend.remade(path, b"X: y\r\n", 12, files)
         assert isinstance(made, Path)
         assert made.read_bytes() == b"X: y\r\n\r\nb"
         assert made.name.startswith("incoming-1.")  # so that a crash leaves nothing

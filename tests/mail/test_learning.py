@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import select
 from sqlmodel import col
 
-from mail import learning
+from mail.scanners import training_worker
 from models.addresses.tables import Address, AddressKind
 from models.runtime.environment import World
 from models.spam.training import Lesson
@@ -60,12 +60,12 @@ async def test_what_is_moved_into_junk_and_out_of_it_is_learned(
     await receive(ada, raw)
     await move(ada, "Offer", specialUse="JUNK")
     assert not teacher.got  # nobody has waited for it
-    assert await learning.teach(ada.world)
+    assert await training_worker.teach(ada.world)
     assert [(each.path, each.raw) for each in teacher.got] == [("/learnspam", raw)]
     await move(ada, "Offer", path="INBOX")
-    assert await learning.teach(ada.world)
+    assert await training_worker.teach(ada.world)
     assert teacher.got[1].path == "/learnham"
-    assert not await learning.teach(ada.world)
+    assert not await training_worker.teach(ada.world)
     assert len(teacher.got) == 2
 
 
@@ -75,7 +75,7 @@ async def test_other_moves_say_nothing(ada: Client) -> None:
         await receive(ada, subject)
     await move(ada, "One", specialUse="SENT")
     await move(ada, "Two", specialUse="JUNK")
-    await learning.teach(ada.world)
+    await training_worker.teach(ada.world)
     await move(ada, "Two", specialUse="TRASH")
     assert await lessons(ada.world) == []
     limit(ada.world, rspamd_learn="")
@@ -88,7 +88,7 @@ async def test_the_last_word_counts(ada: Client, teacher: Receiver) -> None:
     await move(ada, "Wavering", specialUse="JUNK")
     await move(ada, "Wavering", path="INBOX")
     assert await lessons(ada.world) == [False]
-    await learning.teach(ada.world)
+    await training_worker.teach(ada.world)
     assert [each.path for each in teacher.got] == ["/learnham"]
 
 
@@ -104,13 +104,13 @@ async def test_who_changes_his_mind_meanwhile_is_heard(ada: Client, teacher: Rec
         await writer.drain()
 
     teacher.answer = wait
-    lesson = asyncio.create_task(learning.teach(ada.world))
+    lesson = asyncio.create_task(training_worker.teach(ada.world))
     await asked.wait()
     await move(ada, "Wavering", path="INBOX")
     go_on.set()
     assert await lesson
     assert await lessons(ada.world) == [False]
-    await learning.teach(ada.world)
+    await training_worker.teach(ada.world)
     assert [each.path for each in teacher.got] == ["/learnspam", "/learnham"]
 
 
@@ -130,7 +130,7 @@ async def test_keywords_teach(
     ids = list((await ids_of(ada)).values())
     changed = await ada(FLAG, input={"select": {"ids": ids}, "set": {"addFlags": keywords}})
     assert changed["messageUpdate"]["errors"] == []
-    assert await learning.teach(ada.world) is (path is not None)
+    assert await training_worker.teach(ada.world) is (path is not None)
     assert [each.path for each in teacher.got] == ([f"/{path}"] if path else [])
 
 
@@ -152,14 +152,14 @@ async def test_a_filter_that_does_not_answer_is_asked_again(
     await move(ada, "Later", specialUse="JUNK")
     teacher.answer = http(b"", "503 Busy")
     for pause in (60, 120, 240):
-        assert not await learning.teach(ada.world)
+        assert not await training_worker.teach(ada.world)
         many = len(teacher.got)
         clock.tick(seconds=pause - 1)
-        assert not await learning.teach(ada.world)
+        assert not await training_worker.teach(ada.world)
         assert len(teacher.got) == many
         clock.tick(seconds=1)
     teacher.answer = LEARNED
-    assert await learning.teach(ada.world)
+    assert await training_worker.teach(ada.world)
     assert await lessons(ada.world) == []
 
 
@@ -170,14 +170,14 @@ async def test_it_is_given_up_at_last_and_what_is_refused_is_not_asked_again(
         await receive(ada, subject)
     await move(ada, "Refused", specialUse="JUNK")
     teacher.answer = http(b'{"error":"all learn conditions denied"}', "404 Not found")
-    assert await learning.teach(ada.world)
+    assert await training_worker.teach(ada.world)
     assert await lessons(ada.world) == []
     await move(ada, "Lost", specialUse="JUNK")
     teacher.answer = http(b"", "500 Broken")
-    for _ in range(learning.ATTEMPTS):
+    for _ in range(training_worker.ATTEMPTS):
         assert await lessons(ada.world) == [True]
-        assert not await learning.teach(ada.world)
-        clock.tick(seconds=learning.LONGEST.total_seconds())
+        assert not await training_worker.teach(ada.world)
+        clock.tick(seconds=training_worker.LONGEST.total_seconds())
     assert await lessons(ada.world) == []
 
 
@@ -192,7 +192,7 @@ async def test_what_goes_before_it_is_learned_is_forgotten(ada: Client, teacher:
     )
     assert gone["messageDelete"]["errors"] == []
     assert await lessons(ada.world) == []
-    assert not await learning.teach(ada.world)
+    assert not await training_worker.teach(ada.world)
     assert not teacher.got
 
 
@@ -200,13 +200,13 @@ async def test_what_is_encrypted_teaches_nothing(ada: Client, teacher: Receiver)
     kind = "application/pkcs7-mime; smime-type=enveloped-data; name=smime.p7m"
     await receive(ada, raw_message("Sealed", body="AAAA", Content_Type=kind, MIME_Version="1.0"))
     await move(ada, "Sealed", specialUse="JUNK")
-    assert await learning.teach(ada.world)
+    assert await training_worker.teach(ada.world)
     assert not teacher.got
     assert await lessons(ada.world) == []
 
 
 async def test_the_worker_hears_the_bell(ada: Client, teacher: Receiver) -> None:
-    worker = asyncio.create_task(learning.run(ada.world))
+    worker = asyncio.create_task(training_worker.run(ada.world))
     try:
         await receive(ada, "Offer")
         await move(ada, "Offer", specialUse="JUNK")
@@ -215,7 +215,7 @@ async def test_the_worker_hears_the_bell(ada: Client, teacher: Receiver) -> None
     finally:
         worker.cancel()
         await asyncio.gather(worker, return_exceptions=True)
-    await learning.teach(ada.world)
+    await training_worker.teach(ada.world)
 
 
 @pytest.mark.usefixtures("teacher")

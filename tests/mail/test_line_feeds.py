@@ -2,16 +2,16 @@
 
 import random
 
-from mail import messages
-from mail.messages import split
-from mail.messages.content import STEP
+from mail import mime
+from mail.mime import split
+from mail.mime.part_content import STEP
 
 HEAD = b"Content-Type: text/plain; charset=us-ascii\r\n\r\n"
 
 
 def text_of(body: bytes) -> str | None:
     raw = HEAD + body
-    return messages.body_text(raw, split(raw))
+    return mime.body_text(raw, split(raw))
 
 
 def test_steps_give_what_one_step_gives() -> None:

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from mail.lmtp import Lmtp
-from mail.lmtplimits import Limits
-from mail.spool import MEMORY
+from mail.smtp.connection_limits import Limits
+from mail.smtp.lmtp import Lmtp
+from mail.smtp.spool_file import MEMORY
 from models.errors import Forbidden, OverQuota
 from models.runtime.options import MIB
 from tests.mail.listeners import listeners
@@ -328,7 +328,7 @@ async def test_silence_ends_a_session(listening: Open, post: Memory, place: str)
 async def test_a_client_that_vanishes_inside_data_leaves_nothing(
     lmtp: Lmtp, post: Memory, caplog: pytest.LogCaptureFixture, *, abruptly: bool
 ) -> None:
-    caplog.set_level(logging.DEBUG, "mail.conversation")
+    caplog.set_level(logging.DEBUG, "mail.smtp.session")
     client = await connect(lmtp.port)
     await client.begin("ada@example.org")
     client.send(b"Subject: secret\r\n" * (3 * MEMORY // 17))

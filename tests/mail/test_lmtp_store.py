@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import delete, func, select, text, update
 from sqlmodel import col
 
-from mail.lmtp import Lmtp
+from mail.smtp.lmtp import Lmtp
 from models.addresses.tables import Address
 from models.files.blobs import Blob
 from models.mailboxes.tables import Mailbox

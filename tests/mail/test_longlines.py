@@ -9,9 +9,9 @@ import pytest
 from sqlalchemy import select
 from sqlmodel import col
 
-from mail.longlines import LONGEST, mended, too_long
-from mail.submitting import Writer
-from mail.wishes import USUAL
+from mail.compose.line_length import LONGEST, mended, too_long
+from mail.envelope.dsn_parameters import USUAL
+from mail.smtp.submission_server import Writer
 from models.queue.tables import DeliveryState
 from models.runtime.environment import World
 from models.submission.tables import Submission

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mail.messages import believed, facts
+from mail.mime import believed, facts
 
 OURS = "Authentication-Results: mx.example.org;\r\n\t"
 BORDER = "Received: from far.example by mx.example.org; Tue, 01 Jan 2030 10:00:00 +0000\r\n"

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mail.messages import CalendarEvent, MailAddress, events
-from mail.messages.calendar import MOST_ATTENDEES, MOST_EVENTS, unfolded
+from mail.mime import CalendarEvent, MailAddress, events
+from mail.mime.calendar_events import MOST_ATTENDEES, MOST_EVENTS, unfolded
 
 OUTLOOK = r"""BEGIN:VCALENDAR
 METHOD:REQUEST

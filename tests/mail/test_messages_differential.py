@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mail.messages import content, facts, split, walk
-from mail.messages.parameters import plain_filename
+from mail.mime import content, facts, split, walk
+from mail.mime.header_parameters import plain_filename
 from tests.whole import CI
 
 WORDS = st.text(

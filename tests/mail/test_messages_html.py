@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mail.messages import Safe, html_to_text, sanitize
+from mail.mime import Safe, html_to_text, sanitize
 
 
 def safe(html: str, *, remote_images: bool = False) -> Safe:

@@ -1,6 +1,6 @@
 """IMAP's own forms of a message."""
 
-from mail.messages import bodystructure, envelope_imap, facts, split
+from mail.mime import bodystructure, envelope_imap, facts, split
 
 RAW = b"""\
 Date: Tue, 1 Jan 2030 10:00:00 +0100

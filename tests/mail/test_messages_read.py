@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mail.messages import (
+from mail.mime import (
     Whole,
     body_html,
     body_text,

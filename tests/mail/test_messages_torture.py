@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mail.messages import (
+from mail.mime import (
     Part,
     addresses,
     body_html,
@@ -24,7 +24,7 @@ from mail.messages import (
     text_of,
     walk,
 )
-from mail.messages.split import MOST_DEPTH, MOST_PARTS
+from mail.mime.parser import MOST_DEPTH, MOST_PARTS
 
 
 def nested_messages(count: int) -> bytes:

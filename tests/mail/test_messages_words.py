@@ -4,8 +4,8 @@ from datetime import UTC, datetime
 
 import pytest
 
-from mail.messages import addresses, base_subject, date_of, decode_words, message_ids
-from mail.messages.parameters import filename_of, parameters
+from mail.mime import addresses, base_subject, date_of, decode_words, message_ids
+from mail.mime.header_parameters import filename_of, parameters
 
 
 @pytest.mark.parametrize(

@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from mail.household import Arrived
-from mail.lmtplimits import Limits
-from mail.mx import Mx, Rules
-from mail.routes import Taken
-from mail.smtp import Terms
-from mail.tls import Certificate
+from mail.delivery.listener_backend import Arrived
+from mail.recipients.recipient_routes import Taken
+from mail.smtp.connection_limits import Limits
+from mail.smtp.mx_server import Mx, Rules
+from mail.smtp.smtp_server import Terms
+from mail.tls.server_tls import Certificate
 from models.errors import Forbidden, NotFound, OverQuota, Unavailable
 from models.runtime.options import MIB
 from tests.conftest import Clock

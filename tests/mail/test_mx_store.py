@@ -9,12 +9,12 @@ import pytest
 from sqlalchemy import func, select, update
 from sqlmodel import col
 
-from mail.greylist import Greylist
-from mail.housekeeping import tidy
-from mail.mx import Mx, Rules
-from mail.routing import Route
-from mail.smtp import Terms
-from mail.tls import Certificate
+from mail.maintenance.housekeeping import tidy
+from mail.routing.mx_hosts import Route
+from mail.smtp.mx_server import Mx, Rules
+from mail.smtp.smtp_server import Terms
+from mail.spam.greylist import Greylist
+from mail.tls.server_tls import Certificate
 from models.messages.tables import Message
 from models.queue.tables import DeliveryState
 from models.runtime.environment import World

@@ -8,8 +8,9 @@ import pytest
 from sqlalchemy import func, select, update
 from sqlmodel import col
 
-from mail import routes, srs
-from mail.fields import Named
+from mail.addresses import srs
+from mail.mime.header_encoding import Named
+from mail.recipients import recipient_routes
 from models.addresses.tables import Address, AddressKind
 from models.domains.tables import Domain
 from models.events.journal import PLATFORM, Change, ChangeKind
@@ -244,10 +245,10 @@ async def test_resolution_takes_few_statements(
     world = ada.world
     await make(world, "list", ada.address, bob.address)
     del statements[:]
-    taken = await routes.accept(world, ada.address, "")
+    taken = await recipient_routes.accept(world, ada.address, "")
     assert [person.to.user_id for person in taken.people] == [ada.user.id]
     assert len(statements) == 2
-    await routes.accept(world, LIST, "")
+    await recipient_routes.accept(world, LIST, "")
     assert len(statements) == 2 + 1 + 2 + 2  # hers, the list, all its targets, two accounts
 
 

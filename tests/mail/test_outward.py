@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from mail.outward import Gate, Target, Unsent, ask
+from mail.network.outbound_http import Gate, Target, Unsent, ask
 from tests.mail.scanning import Rude, endless, rude, says, silent
 
 GATE = Gate(private=True, whole=5.0)

@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
-from mail import housekeeping
-from mail.fields import Named
-from mail.housekeeping import Tidied
-from mail.queue import many, pacing
+from mail.maintenance import housekeeping
+from mail.maintenance.housekeeping import Tidied
+from mail.mime.header_encoding import Named
+from mail.outbound import destination_pacing
+from mail.queue import bulk_updates as many
 from models.runtime.environment import World
 from models.submission.tables import SubmissionState
 from tests.conftest import Client, Clock
@@ -33,7 +34,7 @@ CAROL = Named("carol@example.net")
 @pytest.fixture
 def long_down(monkeypatch: pytest.MonkeyPatch) -> None:
     """Who is down is left alone for longer than a test lasts."""
-    monkeypatch.setattr(pacing, "FIRST", 250.0)
+    monkeypatch.setattr(destination_pacing, "FIRST", 250.0)
 
 
 async def put_off(world: World, key: int) -> Any:
@@ -73,7 +74,7 @@ async def test_what_is_not_tried_is_no_attempt_and_is_put_off_for_longer_the_old
         row = await put_off(world, key)
         assert (row.attempts, row.last_code, row.last_response, row.mx) == (0, None, None, None)
         assert row.turn_at is None
-        assert 200 < (row.next_at - clock()).total_seconds() <= pacing.FIRST
+        assert 200 < (row.next_at - clock()).total_seconds() <= destination_pacing.FIRST
         assert await state(world, key) is SubmissionState.SENDING
 
         clock.tick(hours=2)
@@ -185,14 +186,16 @@ async def rest(world: World, keys: list[int], now: datetime, *, over: int) -> bo
 
 
 async def test_turns_are_given_one_after_another_and_forgotten(world: World, clock: Clock) -> None:
-    assert [await pacing.turn(world, "there", 60) for _ in range(4)] == [0, 1, 2, 3]
+    assert [await destination_pacing.turn(world, "there", 60) for _ in range(4)] == [0, 1, 2, 3]
     clock.tick(seconds=1)
-    assert await pacing.turn(world, "there", 60) == 1  # those that were put off come again
-    assert await pacing.turn(world, "elsewhere", 60) == 0
+    assert (
+        await destination_pacing.turn(world, "there", 60) == 1
+    )  # those that were put off come again
+    assert await destination_pacing.turn(world, "elsewhere", 60) == 0
     assert await housekeeping.tidy(world) == Tidied()
     clock.tick(seconds=10)
     assert (await housekeeping.tidy(world)).turns == 2
-    assert await pacing.turn(world, "there", 60) == 0
+    assert await destination_pacing.turn(world, "there", 60) == 0
 
 
 @pytest.mark.usefixtures("long_down")

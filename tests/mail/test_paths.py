@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
-from mail import paths
+from mail.mailboxes import paths
 from models.errors import Invalid
 
 SIGNS = some.text("aB/%*.é", max_size=12)

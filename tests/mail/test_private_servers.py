@@ -7,10 +7,10 @@ import dns.message
 import dns.rdatatype
 import pytest
 
-from mail.fields import Named
-from mail.routetest import probe
-from mail.routing import Route, Unroutable
-from mail.ways import Asked, ways
+from mail.mime.header_encoding import Named
+from mail.outbound.route_test import probe
+from mail.routing.mx_hosts import Route, Unroutable
+from mail.routing.route_selection import Asked, ways
 from models.runtime.environment import Adopted, World
 from tests.conftest import Client
 from tests.domains import ERRORS, UNLIMITED, done, made

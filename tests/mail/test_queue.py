@@ -10,15 +10,15 @@ import pytest
 from sqlalchemy import select, update
 from sqlmodel import col
 
-from mail import housekeeping
-from mail.compose import Attachment, without_bcc
-from mail.fields import Named
-from mail.queue import body
-from mail.queue.bounces import report
-from mail.queue.jobs import Job, Result, To
-from mail.queue.settle import BACKOFF, pause, spared, summed
-from mail.routing import Route, next_hop
-from mail.verify import verify
+from mail.compose.message_builder import Attachment, without_bcc
+from mail.consistency import verify
+from mail.envelope.delivery_jobs import Job, Result, To
+from mail.maintenance import housekeeping
+from mail.mime.header_encoding import Named
+from mail.queue import message_body
+from mail.queue.delivery_results import BACKOFF, pause, spared, summed
+from mail.queue.dsn_writer import report
+from mail.routing.mx_hosts import Route, next_hop
 from models.events.journal import Change, ChangeKind, Entry, record
 from models.files.blobs import Blob, SubmissionBlob
 from models.queue.tables import DeliveryState
@@ -56,7 +56,7 @@ async def test_a_message_goes_to_the_next_hop_as_it_was_built(ada: Client, world
         )
     assert {row.state for row in rows.values()} == {State.RELAYED}
     assert (await state(world, key)) is SubmissionState.SENT
-    sent = without_bcc(await body.message(world, job))
+    sent = without_bcc(await message_body.message(world, job))
     assert {mail.raw for mail in there.mails} == {sent}
     assert b"Bcc" not in sent
     assert b"\r\n.\r\n..dots\r\n" in sent

@@ -10,13 +10,14 @@ import pytest
 from sqlalchemy import insert, update
 from sqlmodel import col
 
-from mail.compose import Priority
-from mail.fields import Named
-from mail.queue import claims, many
-from mail.queue.claims import Claimed
-from mail.queue.jobs import TOGETHER, Job, Result
-from mail.queue.settle import settle
-from mail.queue.turns import LAST, Room, Round
+from mail.compose.message_builder import Priority
+from mail.envelope.delivery_jobs import TOGETHER, Job, Result
+from mail.mime.header_encoding import Named
+from mail.queue import bulk_updates as many
+from mail.queue import recipient_leases
+from mail.queue.delivery_results import settle
+from mail.queue.destination_order import LAST, Room, Round
+from mail.queue.recipient_leases import Claimed
 from models.errors import Conflict
 from models.queue.tables import Delivery, DeliveryState
 from models.runtime import leases
@@ -73,7 +74,7 @@ async def test_each_destination_has_its_turn(ada: Client, world: World) -> None:
     await waiting(ada, {"big.example": 3000, **small})
     room, round_, seen = replace(ROOM, lines=10), Round(), Counter[str]()
     for _ in range(4):
-        claimed = await claims.claim(world, PACE, room, round_)
+        claimed = await recipient_leases.claim(world, PACE, room, round_)
         assert claimed.many <= 100 + TOGETHER
         seen |= taken(claimed)
     assert seen.keys() == {"big.example", *small}
@@ -85,7 +86,9 @@ async def test_a_busy_destination_is_passed_over_and_costs_nothing(
     await waiting(ada, {"a.example": 5, "big.example": 2000, "z.example": 5})
     await leases.ensure_registered(world)
     del statements[:]
-    claimed = await claims.claim(world, PACE, replace(ROOM, busy=["big.example"]), Round())
+    claimed = await recipient_leases.claim(
+        world, PACE, replace(ROOM, busy=["big.example"]), Round()
+    )
     assert taken(claimed) == {"a.example": 5, "z.example": 5}
     assert claimed.left
     assert len(statements) <= 7
@@ -93,13 +96,13 @@ async def test_a_busy_destination_is_passed_over_and_costs_nothing(
 
 async def test_what_falls_due_joins_the_line(ada: Client, world: World, clock: Clock) -> None:
     await waiting(ada, {"a.example": 250, "b.example": 3}, later=60)
-    first = await claims.claim(world, PACE)
+    first = await recipient_leases.claim(world, PACE)
     assert (first.many, first.more) == (0, False)
     assert first.next_at == world.now() + timedelta(seconds=60)
     clock.tick(seconds=61)
     seen = Counter[str]()
     for _ in range(4):
-        claimed = await claims.claim(world, PACE)
+        claimed = await recipient_leases.claim(world, PACE)
         seen += taken(claimed)
     assert seen == {"a.example": 250, "b.example": 3}
 
@@ -109,7 +112,7 @@ async def test_what_goes_to_one_place_is_taken_together(ada: Client, world: Worl
     await waiting(ada, {"big.example": 4})  # of another message
     jobs, round_ = list[Job](), Round()
     for _ in range(6):
-        jobs += (await claims.claim(world, PACE, replace(ROOM, many=8), round_)).jobs
+        jobs += (await recipient_leases.claim(world, PACE, replace(ROOM, many=8), round_)).jobs
     many = [(job.domain, len(job.recipients)) for job in jobs if len(job.recipients) > 1]
     assert many == [
         ("big.example", 100),
@@ -128,7 +131,7 @@ async def test_what_falls_due_together_is_taken_together(
     clock.tick(seconds=61)
     jobs, round_ = list[Job](), Round()
     for _ in range(3):
-        jobs += (await claims.claim(world, PACE, replace(ROOM, many=8), round_)).jobs
+        jobs += (await recipient_leases.claim(world, PACE, replace(ROOM, many=8), round_)).jobs
     assert jobs[0].domain == "a.example"
     assert len(jobs[0].recipients) == wanted["a.example"]
 
@@ -140,7 +143,7 @@ async def test_a_claim_costs_the_same_however_many_wait(
 
     async def cost() -> int:
         del statements[:]
-        await claims.claim(world, PACE, replace(ROOM, many=4))
+        await recipient_leases.claim(world, PACE, replace(ROOM, many=4))
         return len(statements)
 
     await waiting(ada, {f"d{nth}.example": 1 for nth in range(5)})
@@ -155,7 +158,7 @@ async def test_who_hurries_goes_first_and_nobody_waits_for_ever(ada: Client, wor
         await waiting(ada, {f"r{rank}-{nth:03}.example": 3 for nth in range(200)}, rank=rank)
     room, round_, ranks = replace(ROOM, many=10, lines=10), Round(), Counter[int]()
     for _ in range(14):
-        claimed = await claims.claim(world, PACE, room, round_)
+        claimed = await recipient_leases.claim(world, PACE, room, round_)
         ranks.update(job.rank for job in claimed.jobs)
     assert ranks[0] > ranks[2] > 0
     assert ranks[1] > ranks[2]
@@ -166,17 +169,17 @@ async def test_within_a_destination_a_low_one_comes_too(ada: Client, world: Worl
     await waiting(ada, {"one.example": 5}, rank=2)
     round_, ranks = Round(), list[int]()
     for _ in range(7):
-        claimed = await claims.claim(world, PACE, replace(ROOM, many=10, lines=1), round_)
+        claimed = await recipient_leases.claim(world, PACE, replace(ROOM, many=10, lines=1), round_)
         ranks += [job.rank for job in claimed.jobs]
     assert set(ranks) == {0, 2}
 
 
 async def test_what_was_tried_leaves_room_for_what_was_not(ada: Client, world: World) -> None:
     await waiting(ada, {f"dead{nth}.example": 1 for nth in range(50)}, rank=LAST)
-    claimed = await claims.claim(world, PACE, replace(ROOM, last=6), Round())
+    claimed = await recipient_leases.claim(world, PACE, replace(ROOM, last=6), Round())
     assert (len(claimed.jobs), claimed.left, claimed.more) == (6, True, False)
     await waiting(ada, {"alive.example": 1})
-    claimed = await claims.claim(world, PACE, replace(ROOM, lines=5, last=0), Round())
+    claimed = await recipient_leases.claim(world, PACE, replace(ROOM, lines=5, last=0), Round())
     assert taken(claimed) == {"alive.example": 1}
 
 
@@ -190,7 +193,7 @@ async def test_who_had_a_chance_goes_behind(
     key = await send(ada, Named("carol@example.net"), priority=priority)
     found = []
     for _ in ranks:
-        (job,) = (await claims.claim(world, PACE)).jobs
+        (job,) = (await recipient_leases.claim(world, PACE)).jobs
         found.append(job.rank)
         await settle(world, job, {job.recipients[0].delivery_id: Result.refused(450, "No")}, b"")
         clock.tick(days=1)
@@ -204,7 +207,9 @@ async def test_several_workers_take_each_row_once(ada: Client, world: World) -> 
 
     async def worker() -> None:
         round_ = Round()
-        while (claimed := await claims.claim(world, PACE, replace(ROOM, lines=4), round_)).many:
+        while (
+            claimed := await recipient_leases.claim(world, PACE, replace(ROOM, lines=4), round_)
+        ).many:
             seen.extend(to.delivery_id for job in claimed.jobs for to in job.recipients)
 
     await asyncio.gather(*(worker() for _ in range(4)))
@@ -216,27 +221,27 @@ async def test_several_workers_take_each_row_once(ada: Client, world: World) -> 
 
 async def test_the_end_of_a_lease_is_found_by_whoever_looks_next(ada: Client, world: World) -> None:
     await send(ada)
-    (job,) = (await claims.claim(world, PACE)).jobs
+    (job,) = (await recipient_leases.claim(world, PACE)).jobs
     await taken_for_dead(world)
-    (again,) = (await claims.claim(world, PACE)).jobs
+    (again,) = (await recipient_leases.claim(world, PACE)).jobs
     assert again.lease != job.lease
     keys = [to.delivery_id for to in job.recipients]
-    assert not await claims.still_held(world, job, keys)
-    assert await claims.still_held(world, again, keys)
+    assert not await recipient_leases.still_held(world, job, keys)
+    assert await recipient_leases.still_held(world, again, keys)
 
 
 async def test_doubles_that_may_be_are_counted(ada: Client, world: World) -> None:
     before = _uncertain()
     await send(ada)
-    (job,) = (await claims.claim(world, PACE)).jobs
-    assert await claims.still_held(world, job, [to.delivery_id for to in job.recipients])
+    (job,) = (await recipient_leases.claim(world, PACE)).jobs
+    assert await recipient_leases.still_held(world, job, [to.delivery_id for to in job.recipients])
     await taken_for_dead(world)
-    assert (await claims.claim(world, PACE)).uncertain == 2
+    assert (await recipient_leases.claim(world, PACE)).uncertain == 2
     assert _uncertain() == before + 2
 
 
 def _uncertain() -> float:
-    (point,) = claims.UNCERTAIN.family().points
+    (point,) = recipient_leases.UNCERTAIN.family().points
     return point.value
 
 
@@ -250,12 +255,12 @@ async def test_taking_back_at_the_moment_of_sending_is_one_or_the_other(
         async def sending(pause: int) -> bool:
             for _ in range(pause):
                 await asyncio.sleep(0)
-            jobs = (await claims.claim(world, PACE)).jobs
+            jobs = (await recipient_leases.claim(world, PACE)).jobs
             if not jobs:
                 return False
             (job,) = jobs
             ids = [to.delivery_id for to in job.recipients]
-            if not await claims.still_held(world, job, ids):
+            if not await recipient_leases.still_held(world, job, ids):
                 return False
             await settle(world, job, {ids[0]: Result(State.RELAYED, 250, "OK")}, b"")
             return True
@@ -281,12 +286,14 @@ async def test_a_worker_whose_lease_is_over_cannot_send_what_was_taken_back(
     ada: Client, world: World
 ) -> None:
     key = await send(ada)
-    (job,) = (await claims.claim(world, PACE)).jobs
+    (job,) = (await recipient_leases.claim(world, PACE)).jobs
     with pytest.raises(Conflict):
         await submissionchange.cancel(context(ada), [key])
     await taken_for_dead(world)
     await submissionchange.cancel(context(ada), [key])
-    assert not await claims.still_held(world, job, [to.delivery_id for to in job.recipients])
+    assert not await recipient_leases.still_held(
+        world, job, [to.delivery_id for to in job.recipients]
+    )
 
 
 async def test_held_rows_do_not_hinder_others(ada: Client, world: World) -> None:
@@ -297,5 +304,5 @@ async def test_held_rows_do_not_hinder_others(ada: Client, world: World) -> None
             held.values(held_at=world.now(), turn_at=None, next_at=world.now())
         )
     await waiting(ada, {"b.example": 5})
-    assert taken(await claims.claim(world, PACE)) == {"b.example": 5}
+    assert taken(await recipient_leases.claim(world, PACE)) == {"b.example": 5}
     assert many.MOST <= 1000

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from aiosmtpd.smtp import SMTP
 
-from mail.fields import Named
-from mail.routing import Route
+from mail.mime.header_encoding import Named
+from mail.routing.mx_hosts import Route
 from models.runtime.environment import World
 from tests.conftest import Client
 from tests.mail.neighbours import Names, Server, answering, listening

@@ -9,11 +9,11 @@ import pytest
 from sqlalchemy import make_url, update
 from sqlmodel import col
 
-from mail.fields import Named
-from mail.queue import claims
-from mail.queue.jobs import Result
-from mail.queue.settle import settle
-from mail.routing import Route, next_hop
+from mail.envelope.delivery_jobs import Result
+from mail.mime.header_encoding import Named
+from mail.queue import recipient_leases
+from mail.queue.delivery_results import settle
+from mail.routing.mx_hosts import Route, next_hop
 from models.queue.tables import Delivery
 from models.runtime import leases
 from models.runtime.environment import World
@@ -51,16 +51,18 @@ async def test_a_dead_workers_lease_ends_with_its_registration(
     ada: Client, world: World, clock: Clock
 ) -> None:
     await send(ada)
-    first = await claims.claim(world, PACE)
+    first = await recipient_leases.claim(world, PACE)
     (job,) = first.jobs
     assert len(job.recipients) == 2
-    assert (await claims.claim(world, PACE)).jobs == []
+    assert (await recipient_leases.claim(world, PACE)).jobs == []
     clock.tick(days=1)
-    assert (await claims.claim(world, PACE)).jobs == []
-    assert await claims.still_held(world, job, [to.delivery_id for to in job.recipients])
+    assert (await recipient_leases.claim(world, PACE)).jobs == []
+    assert await recipient_leases.still_held(world, job, [to.delivery_id for to in job.recipients])
     await taken_for_dead(world)
-    assert not await claims.still_held(world, job, [to.delivery_id for to in job.recipients])
-    again = await claims.claim(world, PACE)
+    assert not await recipient_leases.still_held(
+        world, job, [to.delivery_id for to in job.recipients]
+    )
+    again = await recipient_leases.claim(world, PACE)
     assert (len(again.jobs), again.uncertain) == (1, 2)
 
     late = Result(State.RELAYED, 250, "OK")  # the first worker was not dead, only slow
@@ -123,7 +125,7 @@ async def test_leases_are_held_while_the_answer_takes_its_time(
             for _ in range(4):
                 await asyncio.sleep(DEAD_AFTER)
                 clock.tick(minutes=3)
-                assert (await claims.claim(far, PACE)).jobs == []
+                assert (await recipient_leases.claim(far, PACE)).jobs == []
             there.gate.set()
             rows = await settled(world, key)
     assert {row.state for row in rows.values()} == {State.RELAYED}
@@ -235,16 +237,16 @@ async def test_a_recipient_whose_result_the_store_lost_is_sent_again(
 
 async def test_only_leases_without_work_are_given_back(ada: Client, world: World) -> None:
     await send(ada)
-    (job,) = (await claims.claim(world, PACE)).jobs
+    (job,) = (await recipient_leases.claim(world, PACE)).jobs
     ids = [to.delivery_id for to in job.recipients]
     world.process.under_way.append(lambda: ids[:1])
     assert await free_after_two_looks(world) == 1
-    assert not await claims.still_held(world, job, ids)
-    assert await claims.still_held(world, job, ids[:1])
+    assert not await recipient_leases.still_held(world, job, ids)
+    assert await recipient_leases.still_held(world, job, ids[:1])
     world.process.under_way.clear()
-    claims.abandon(world, job)
+    recipient_leases.abandon(world, job)
     assert await free_after_two_looks(world) == 0
     world.process.abandoned.clear()
     assert await free_after_two_looks(world) == 1
-    again = (await claims.claim(another_process(world), PACE)).jobs
+    again = (await recipient_leases.claim(another_process(world), PACE)).jobs
     assert sum(len(each.recipients) for each in again) == 2

@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import func, select
 from sqlmodel import col
 
-from mail import lmtp
+from mail.smtp import lmtp
 from models.messages.tables import Message
 from models.runtime.environment import World
 from models.spam.quarantine import QuarantineItem

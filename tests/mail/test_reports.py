@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 from flufl.bounce import all_failures
 
-from mail import delivery, reports
-from mail.queue.bounces import About, Told, written
-from mail.queue.jobs import Action, Result
-from mail.reports import Report
-from mail.wishes import Wish
+from mail.envelope.delivery_jobs import Action, Result
+from mail.envelope.dsn_parameters import Wish
+from mail.inbound import dsn_parser
+from mail.inbound.dsn_parser import Report
+from mail.queue.dsn_writer import About, Told, written
+from mail.storage import received_messages
 from models.queue.tables import DeliveryState
 from models.runtime.environment import World
 from tests.mail.reporting import fate, report, status
@@ -22,7 +23,7 @@ VECTORS = Path(__file__).with_name("vectors") / "reports"
 
 
 async def found(raw: bytes | Path, sender: str = "") -> Report | None:
-    return await reports.found(raw, await delivery.read(raw), sender)
+    return await dsn_parser.found(raw, await received_messages.read(raw), sender)
 
 
 async def sure(raw: bytes | Path) -> Report:
@@ -193,7 +194,7 @@ async def test_what_stands_in_one_group_is_read_all_the_same() -> None:
 
 async def test_ten_thousand_recipients_are_too_many() -> None:
     made = await sure(report(status(*(fate(f"a{n}@b.example") for n in range(4000)))))
-    assert len(made.fates) == reports.RECIPIENTS
+    assert len(made.fates) == dsn_parser.RECIPIENTS
     assert await found(report(status(*(fate(f"a{n}@b.example") for n in range(10_000))))) is None
 
 

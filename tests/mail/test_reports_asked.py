@@ -11,12 +11,21 @@ import pytest
 from sqlalchemy import select, update
 from sqlmodel import col
 
-from mail.fields import Named
-from mail.mx import Mx
-from mail.smtp import Terms
-from mail.submitting import Submission as Listener
-from mail.tls import Certificate
-from mail.wishes import ALL, USUAL, On, Unfit, Wish, of_message, of_recipient, xtext
+from mail.envelope.dsn_parameters import (
+    ALL,
+    USUAL,
+    On,
+    Unfit,
+    Wish,
+    of_message,
+    of_recipient,
+    xtext,
+)
+from mail.mime.header_encoding import Named
+from mail.smtp.mx_server import Mx
+from mail.smtp.smtp_server import Terms
+from mail.smtp.submission_server import Submission as Listener
+from mail.tls.server_tls import Certificate
 from models.queue.tables import Delivery, DeliveryState
 from models.runtime.environment import World
 from models.submission.tables import Submission

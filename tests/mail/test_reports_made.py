@@ -12,10 +12,10 @@ import pytest
 from sqlalchemy import select, update
 from sqlmodel import col
 
-from mail.fields import Named
-from mail.queue.bounces import About, Told, report, written
-from mail.queue.jobs import Action, Job, Result, To
-from mail.wishes import ALL, FULL, NOTHING, On, Wish
+from mail.envelope.delivery_jobs import Action, Job, Result, To
+from mail.envelope.dsn_parameters import ALL, FULL, NOTHING, On, Wish
+from mail.mime.header_encoding import Named
+from mail.queue.dsn_writer import About, Told, report, written
 from models.messages.tables import Message
 from models.queue.tables import Delivery, DeliveryState
 from models.runtime.environment import Adopted, World

@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 
 from graph import ids
-from mail import addresses, pipeline, quarantine
-from mail.household import Household
-from mail.wishes import ALL
+from mail.delivery import pipeline, quarantine
+from mail.delivery.listener_backend import Household
+from mail.envelope.dsn_parameters import ALL
+from mail.recipients import address_resolution
 from models.runtime.environment import World
 from tests.accounts import change
 from tests.conftest import Client, raw_message
@@ -101,7 +102,7 @@ async def test_what_it_is_sent_on_with_stays_as_it_was_asked(
 
 
 async def test_who_may_be_another_is_not_told(ada: Client, world: World) -> None:
-    to = await addresses.recipient(world, ada.address)
+    to = await address_resolution.recipient(world, ada.address)
     for sender, spf in ((FROM, "example.net"), ("carol@unsure.example", None)):
         mail = await pipeline.receive(world, raw_message(spf or "None"), sender)
         mail.handed = False

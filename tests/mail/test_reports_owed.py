@@ -8,12 +8,12 @@ import pytest
 from sqlalchemy import delete, select, update
 from sqlmodel import col
 
-from mail import housekeeping
-from mail.fields import Named
-from mail.queue import claims, owed
-from mail.queue.jobs import Result
-from mail.queue.settle import reported, settle
-from mail.wishes import ALL, On, Wish
+from mail.envelope.delivery_jobs import Result
+from mail.envelope.dsn_parameters import ALL, On, Wish
+from mail.maintenance import housekeeping
+from mail.mime.header_encoding import Named
+from mail.queue import pending_reports, recipient_leases
+from mail.queue.delivery_results import reported, settle
 from models.files.blobs import SubmissionBlob
 from models.queue.tables import Delivery
 from models.runtime.environment import World
@@ -81,7 +81,7 @@ async def nothing_owed(world: World) -> bool:
 
 async def looked_twice(world: World) -> None:
     """Look for owed reports until those are made that no worker is making."""
-    await owed.make_good(world, await owed.make_good(world, ()))
+    await pending_reports.make_good(world, await pending_reports.make_good(world, ()))
 
 
 async def test_who_looks_later_makes_the_report_once(
@@ -135,7 +135,7 @@ async def test_who_was_only_slow_reports_nothing_that_another_has(
     ada: Client, world: World, clock: Clock
 ) -> None:
     await asked(ada)
-    (job,) = (await claims.claim(world, PACE)).jobs
+    (job,) = (await recipient_leases.claim(world, PACE)).jobs
     results = {to.delivery_id: Result(State.RELAYED, 250, "OK") for to in job.recipients}
     with pytest.raises(Crash):
         await settle(dying(world), job, results, b"")

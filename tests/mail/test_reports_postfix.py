@@ -9,10 +9,10 @@ from sqlalchemy import select
 from sqlmodel import col
 
 from bench.ports import free_port
-from mail.fields import Named
-from mail.mx import Mx
-from mail.routing import Route, next_hop
-from mail.smtp import Terms
+from mail.mime.header_encoding import Named
+from mail.routing.mx_hosts import Route, next_hop
+from mail.smtp.mx_server import Mx
+from mail.smtp.smtp_server import Terms
 from models.queue.tables import Delivery
 from models.runtime.environment import World
 from resolvers import submission

@@ -8,9 +8,9 @@ import pytest
 from sqlalchemy import select, update
 from sqlmodel import col
 
-from mail.fields import Named
-from mail.mx import Mx
-from mail.smtp import Terms
+from mail.mime.header_encoding import Named
+from mail.smtp.mx_server import Mx
+from mail.smtp.smtp_server import Terms
 from models.events.journal import Change, ChangeKind
 from models.queue.tables import Delivery
 from models.runtime.environment import World

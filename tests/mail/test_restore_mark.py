@@ -8,10 +8,10 @@ import pytest
 from sqlalchemy import delete, func, select, text, update
 from sqlmodel import col
 
-from mail.blobs.collect import collect, drop, drop_objects
+from mail.consistency import verify
 from mail.maintenance import restore_mark
 from mail.maintenance.restore_mark import RestoreGuard, read_mark
-from mail.verify import verify
+from mail.storage.blobs.garbage_collector import collect, drop, drop_objects
 from models.errors import Unauthenticated
 from models.events.incarnation import MARK, DroppedObject, StoreIncarnation
 from models.events.journal import Change, ChangeKind, Stream

@@ -8,9 +8,9 @@ import pytest
 from sqlalchemy import insert, select, text, update
 from sqlmodel import col
 
-from mail import retention
-from mail.retention import GRACE, trim
-from mail.verify import verify
+from mail.consistency import verify
+from mail.maintenance import journal_retention
+from mail.maintenance.journal_retention import GRACE, trim
 from models.events.journal import PLATFORM, Change, ChangeKind, Entry, Stream, record
 from models.notifications.push_channels import PushChannel, PushKind
 from models.notifications.webhooks import Webhook, WebhookFeed
@@ -202,7 +202,7 @@ async def test_trimming_costs_the_same_for_many_streams_and_is_done_in_portions(
         assert await trim(few, aged=False) == 2 * many
         costs.append(len([sent for sent in statements if "streams" in sent or "changes" in sent]))
     assert costs[0] == costs[1] == 5  # looked up, held, the end, removed, noted
-    monkeypatch.setattr(retention, "ROUND", 10)
+    monkeypatch.setattr(journal_retention, "ROUND", 10)
     await streams(world, 3, 33)
     del statements[:]
     assert await trim(few) == 90

@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 from pydantic import SecretStr
 
-from mail.routetest import probe
-from mail.routing import Route, next_hop, route_of
-from mail.waysecrets import place_of_relay, place_of_transport
+from mail.outbound.route_test import probe
+from mail.routing.mx_hosts import Route, next_hop, route_of
+from mail.routing.password_contexts import place_of_relay, place_of_transport
 from models.errors import NotFound
 from models.routing.tables import RelayHost, Transport
 from models.runtime.environment import World

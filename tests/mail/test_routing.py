@@ -2,8 +2,8 @@
 
 import pytest
 
-from mail.routing import Host, Route, Tls, Unroutable, next_hop
-from mail.ways import Asked, ways
+from mail.routing.mx_hosts import Host, Route, Tls, Unroutable, next_hop
+from mail.routing.route_selection import Asked, ways
 from models.errors import Invalid
 from models.runtime.environment import World
 from tests.conftest import Client

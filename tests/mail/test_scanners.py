@@ -10,11 +10,11 @@ from pydantic import SecretStr
 from sqlalchemy import select, update
 from sqlmodel import col
 
-from mail.client import Client as Remote
-from mail.pipeline import deliver, receive
-from mail.routes import accept
-from mail.scanners.body import STEP
-from mail.scanners.breaker import FAILURES, SCANS, SHUT, breaker_of
+from mail.delivery.pipeline import deliver, receive
+from mail.envelope.client import Client as Remote
+from mail.recipients.recipient_routes import accept
+from mail.scanners.body_stream import STEP
+from mail.scanners.circuit_breaker import FAILURES, SCANS, SHUT, breaker_of
 from models.mailboxes.tables import Mailbox, SpecialUse
 from models.messages.tables import Message
 from models.runtime.environment import World

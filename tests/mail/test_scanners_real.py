@@ -9,14 +9,14 @@ from pydantic import SecretStr
 
 from bench.brokers import Broker
 from graph import ids
-from mail import learning
 from mail.scanners import clamd as asking_clamd
 from mail.scanners import rspamd as asking_rspamd
-from mail.scanners.body import body_of
-from mail.scanners.breaker import Down, TooLarge
-from mail.scanners.http import post
+from mail.scanners import training_worker
+from mail.scanners.body_stream import body_of
+from mail.scanners.circuit_breaker import Down, TooLarge
+from mail.scanners.http_client import post
 from mail.scanners.rspamd import Envelope, Rspamd
-from mail.scanners.teaching import LESSONS
+from mail.scanners.rspamd_training import LESSONS
 from models.mailboxes.tables import SpecialUse
 from tests.conftest import Client, raw_message, receive
 from tests.domains import done
@@ -139,14 +139,14 @@ async def test_rspamd_learns_from_a_move(ada: Client, filter_: tuple[str, str]) 
     await receive(ada, offer)
     before = LESSONS.of("spam", "learned")
     await move(ada, "Bargain", specialUse="JUNK")
-    assert await learning.teach(world)
+    assert await training_worker.teach(world)
     assert await lessons(world) == []
     assert LESSONS.of("spam", "learned") == before + 1
     at = Rspamd(learns, SecretStr(PASSWORD))
     again = await post(at.target("learnspam"), at.fields, body_of(offer, len(offer)))
     assert (again.status, b"already learned as spam" in again.body) == (208, True)
     await move(ada, "Bargain", path="INBOX")
-    assert await learning.teach(world)
+    assert await training_worker.teach(world)
     again = await post(at.target("learnham"), at.fields, body_of(offer, len(offer)))
     assert (again.status, b"already learned as ham" in again.body) == (208, True)
 

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
-from mail.scan import MOST, Scan
 from mail.scanners import clamd, rspamd
-from mail.scanners.body import STEP, body_of
-from mail.scanners.breaker import Down, TooLarge
-from mail.spam import FLAGGED, REFUSED, Known, Limits, Reason, decided, filtered, scored_by
+from mail.scanners.body_stream import STEP, body_of
+from mail.scanners.circuit_breaker import Down, TooLarge
+from mail.spam.scan_result import MOST, Scan
+from mail.spam.verdict import FLAGGED, REFUSED, Known, Limits, Reason, decided, filtered, scored_by
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
-from mail.messages import headers, split
+from mail.mime import headers, split
 from mail.sieve import (
     AddHeader,
     Copy,

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as some
 
 from mail.sieve import RunError, SieveError, limits, printed
-from mail.sieve.tree import Tree
+from mail.sieve.syntax.syntax_tree import Tree
 from tests.mail.sieves import LETTER, acts, problems, run
 from tests.mail.sievetrees import SCRIPTS
 

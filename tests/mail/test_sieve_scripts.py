@@ -20,9 +20,9 @@ from mail.sieve import (
     parse,
     printed,
 )
-from mail.sieve.signatures import Call
-from mail.sieve.tree import Command, Number, Place, Tag, Text, Texts, Tree, texts
-from mail.sieve.tree import Test as Condition
+from mail.sieve.execution.signatures import Call
+from mail.sieve.syntax.syntax_tree import Command, Number, Place, Tag, Text, Texts, Tree, texts
+from mail.sieve.syntax.syntax_tree import Test as Condition
 from tests.mail.sieves import problems
 from tests.mail.sievetrees import SCRIPTS, SOUPS, TREES
 

@@ -17,8 +17,8 @@ from sqlmodel import col
 from bench.ports import HOST, free_port
 from graph import ids
 from mail.authentication.dkim import Result
-from mail.compose import Attachment
-from mail.fields import Named
+from mail.compose.message_builder import Attachment
+from mail.mime.header_encoding import Named
 from models.domains.dkim_keys import DkimKey
 from models.runtime.environment import World
 from resolvers import submission

@@ -8,22 +8,22 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import dsa, ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from mail.authentication import privatekeys
+from mail.authentication import private_keys
 from mail.authentication.dkim import Message, Result, verified
-from mail.authentication.names import Names
-from mail.authentication.privatekeys import Algorithm, PrivateKey, Signer, Unusable
-from mail.authentication.signing import signatures
+from mail.authentication.dkim_signature import signatures
+from mail.authentication.dns_queries import Names
+from mail.authentication.private_keys import Algorithm, PrivateKey, Signer, Unusable
 from tests.mail.signing import LETTER
 from tests.mail.zones import asking, zone
 
 NOW = 1_700_000_000  # dkimpy takes none of times to come
 KEYS = {
-    Algorithm.RSA: privatekeys.made(Algorithm.RSA),
-    Algorithm.ED25519: privatekeys.made(Algorithm.ED25519),
+    Algorithm.RSA: private_keys.made(Algorithm.RSA),
+    Algorithm.ED25519: private_keys.made(Algorithm.ED25519),
 }
 BOTH = [Signer("far.example", kind.lower(), KEYS[kind]) for kind in Algorithm]
 RECORDS = {
-    f"{one.selector}._domainkey.far.example": privatekeys.record(
+    f"{one.selector}._domainkey.far.example": private_keys.record(
         one.key.algorithm, one.key.public()
     )
     for one in BOTH
@@ -120,26 +120,26 @@ async def test_what_has_no_author_is_not_signed(raw: bytes) -> None:
 @pytest.mark.parametrize("kind", list(Algorithm))
 def test_keys_are_read_as_they_are_written(kind: Algorithm) -> None:
     key = KEYS[kind]
-    assert privatekeys.read(key.pem()).public() == key.public()
-    assert privatekeys.read(f"\n {key.pem()} \n").algorithm is kind
-    assert len(privatekeys.fingerprint(key.public())) == 95
+    assert private_keys.read(key.pem()).public() == key.public()
+    assert private_keys.read(f"\n {key.pem()} \n").algorithm is kind
+    assert len(private_keys.fingerprint(key.public())) == 95
     assert key.bits == (2048 if kind is Algorithm.RSA else None)
     assert "PRIVATE" not in repr(key)
 
 
 def test_the_bare_bytes_of_ed25519_are_a_key() -> None:
     raw = bytes(range(32))
-    key = privatekeys.read(base64.b64encode(raw).decode())
+    key = private_keys.read(base64.b64encode(raw).decode())
     assert key.algorithm is Algorithm.ED25519
     assert len(base64.b64decode(key.public())) == 32
-    assert privatekeys.record(key.algorithm, key.public()).startswith("v=DKIM1; k=ed25519; p=")
+    assert private_keys.record(key.algorithm, key.public()).startswith("v=DKIM1; k=ed25519; p=")
 
 
 def others() -> list[str]:
     how = Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()
     elliptic = ec.generate_private_key(ec.SECP256R1())
     old = dsa.generate_private_key(2048)
-    small = privatekeys.made(Algorithm.RSA, 1024).pem()
+    small = private_keys.made(Algorithm.RSA, 1024).pem()
     return [elliptic.private_bytes(*how).decode(), old.private_bytes(*how).decode(), small[:-60]]
 
 
@@ -148,11 +148,11 @@ def others() -> list[str]:
 )
 def test_what_is_no_key_is_refused(text: str) -> None:
     with pytest.raises(Unusable) as refused:
-        privatekeys.read(text)
+        private_keys.read(text)
     assert not text.strip() or text not in str(refused.value)
 
 
 def test_a_key_in_use_says_what_it_is() -> None:
     key: PrivateKey = KEYS[Algorithm.RSA]
     assert key.name == "rsa-sha256"
-    assert privatekeys.record(key.algorithm, key.public()).startswith("v=DKIM1; k=rsa; p=MII")
+    assert private_keys.record(key.algorithm, key.public()).startswith("v=DKIM1; k=rsa; p=MII")

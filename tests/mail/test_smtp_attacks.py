@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from mail.wire import COMMAND_MAX
+from mail.smtp.line_protocol import COMMAND_MAX
 from tests.mail.doors import KINDS, SECRET, Door, opened
 from tests.mail.lmtp_client import Neighbour, until
 from tests.mail.smtp_client import secured

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mail.spool import Body
+from mail.smtp.spool_file import Body
 from tests.mail.doors import KINDS, SECRET, Door, opened
 from tests.mail.lmtp_client import Neighbour
 from tests.mail.smtp_client import secured

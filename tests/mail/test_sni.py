@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 
-from mail import tls
-from mail.lmtplimits import Limits
-from mail.mx import Mx, Rules
-from mail.smtp import Smtp, Terms
-from mail.sni import CONTEXTS, Keyring
-from mail.tls import Certificate, loaded
+from mail.smtp.connection_limits import Limits
+from mail.smtp.mx_server import Mx, Rules
+from mail.smtp.smtp_server import Smtp, Terms
+from mail.tls import server_tls
+from mail.tls.server_tls import Certificate, loaded
+from mail.tls.sni_certificates import CONTEXTS, Keyring
 from merganser import mailports
 from merganser.settings import Settings
 from merganser.trouble import Trouble
@@ -214,7 +214,7 @@ async def test_contexts_are_kept_within_bounds(
     root: Client, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert CONTEXTS >= 100
-    monkeypatch.setattr("mail.sni.CONTEXTS", 2)
+    monkeypatch.setattr("mail.tls.sni_certificates.CONTEXTS", 2)
     for name in ("a.example", "b.example", "c.example"):
         await stored(root, name)
     ring = certificatewatch.keyring(world)
@@ -256,7 +256,7 @@ def test_keys_reach_openssl_without_a_file_that_stays(
     cert, key = Signer().issue(key=rsa_key())
     assert loaded(cert, key)
     monkeypatch.delattr("os.memfd_create")
-    with tls._written(cert, key) as (path, password):  # noqa: SLF001 - what lies there meanwhile
+    with server_tls._written(cert, key) as (path, password):  # noqa: SLF001 - what lies there meanwhile
         seen = Path(path).read_text()
         assert Path(path).stat().st_mode & 0o077 == 0
         assert password is not None

@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as some
 from sqlalchemy import insert, text
 
-from mail.messages import Opinion, facts
-from mail.messages.opinions import LONGEST, MOST, NAMES
-from mail.senderrules import DEEP, Match, checked_pattern, patterns, rules_of
-from mail.spam import Known, Reason, Score, Spam, decided, filtered, known, scored
+from mail.mime import Opinion, facts
+from mail.mime.spam_headers import LONGEST, MOST, NAMES
+from mail.spam.sender_rules import DEEP, Match, checked_pattern, patterns, rules_of
+from mail.spam.verdict import Known, Reason, Score, Spam, decided, filtered, known, scored
 from models.errors import Invalid
 from models.runtime.environment import World
 from models.runtime.options import Options

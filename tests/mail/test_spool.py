@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mail.spool import LINE_MAX, MARK, MEMORY, Body, Budget, NoRoom, Spool, claim
+from mail.smtp.spool_file import LINE_MAX, MARK, MEMORY, Body, Budget, NoRoom, Spool, claim
 
 MAIL = st.lists(st.sampled_from([b"\r\n", b".", b"\r", b"\n", b"\0", b"a", b"bcd"])).map(b"".join)
 CUTS = st.lists(st.integers(1, 6), min_size=1, max_size=20)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as some
 
-from mail import srs
+from mail.addresses import srs
 from models.errors import Invalid
 from models.runtime.environment import World
 from tests.conftest import Clock

@@ -14,12 +14,13 @@ from hypothesis import strategies as some
 from sqlalchemy import func, select
 from sqlmodel import col
 
-from mail import delimiting, stamping
-from mail.addresses import Recipient, recipient
-from mail.blobs.pack import open_skeleton, pack, prefixed
-from mail.contents import gathered, sources
-from mail.delivery import read
-from mail.household import Household
+from mail.delivery import subaddress_mailbox
+from mail.delivery.listener_backend import Household
+from mail.recipients.address_resolution import Recipient, recipient
+from mail.storage import delivery_headers
+from mail.storage.blobs.message_layout import open_skeleton, pack, prefixed
+from mail.storage.message_content import gathered, sources
+from mail.storage.received_messages import read
 from models.events.journal import ChangeKind
 from models.files.blobs import Blob
 from models.mailboxes.tables import Mailbox
@@ -94,7 +95,7 @@ async def test_the_letter_is_what_reading_it_anew_gives(raw: bytes, tmp_path: Pa
     (tmp_path / "raw").write_bytes(raw)
     for source in (raw, tmp_path / "raw"):
         with ExitStack() as files:
-            made = await stamping.stamped(source, letter, ADA, CAROL, files)
+            made = await delivery_headers.stamped(source, letter, ADA, CAROL, files)
         fresh = await read(whole)
         assert made.structure == fresh.structure
         assert (made.root, made.size) == (fresh.root, fresh.size)
@@ -105,7 +106,7 @@ async def test_the_letter_is_what_reading_it_anew_gives(raw: bytes, tmp_path: Pa
 
 
 def test_no_field_is_made_up_by_a_sender() -> None:
-    found = stamping.fields(ADA, "a\r\nBcc: x@far.example\0\ud800@far.example")
+    found = delivery_headers.fields(ADA, "a\r\nBcc: x@far.example\0\ud800@far.example")
     assert found.count(b"\r\n") == 3
     assert b"\r\nBcc" not in found
 
@@ -200,7 +201,7 @@ async def test_a_label_names_a_folder(
     assert list(await stored(bob)) == ["INBOX"]
     found = "SELECT m.path, m.total FROM mailboxes m WHERE m.path LIKE 'INBOX/%'"
     assert await rows(world, found) == [("INBOX/news", 2)]
-    monkeypatch.setattr(delimiting, "MOST", 2)
+    monkeypatch.setattr(subaddress_mailbox, "MOST", 2)
     spam = raw_message("spam", **FLAG)
     house = Household(world)
     await house.deliver(spam, [await house.accept("ada+spam@example.org", CAROL)], CAROL)

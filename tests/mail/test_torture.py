@@ -7,7 +7,7 @@ from sqlmodel import col
 
 from bench.lmtp import stuffed
 from graph import ids
-from mail.lmtp import Lmtp
+from mail.smtp.lmtp import Lmtp
 from models.messages.tables import Message
 from models.runtime.environment import World
 from tests.conftest import Client

@@ -13,11 +13,11 @@ from sqlmodel import col
 
 from bench.lmtp import stuffed
 from graph import ids
-from mail.mx import Mx, Rules
-from mail.queue import body
-from mail.smtp import Terms
-from mail.submitting import Submission as Listener
-from mail.tls import Certificate
+from mail.queue import message_body
+from mail.smtp.mx_server import Mx, Rules
+from mail.smtp.smtp_server import Terms
+from mail.smtp.submission_server import Submission as Listener
+from mail.tls.server_tls import Certificate
 from models.messages.tables import Message
 from models.queue.tables import Delivery
 from models.runtime.environment import World
@@ -128,7 +128,7 @@ async def queued(world: World) -> dict[str, bytes]:
     found = {}
     for row in await world.database.read(select(*columns)):
         job: Any = SimpleNamespace(submission_id=row.id, blob_id=row.blob_id)
-        found[str(row.queue_id)] = await body.message(world, job)
+        found[str(row.queue_id)] = await message_body.message(world, job)
     return found
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from mail.userlimits import level
+from mail.limits.user_limits import level
 from models.runtime.options import Options
 from models.users.tables import UsageLevel
 

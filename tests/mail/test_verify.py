@@ -10,9 +10,9 @@ import pytest
 from sqlalchemy import select, text
 from sqlmodel import col
 
-from mail.verify import Report, verify
-from mail.verify.checks import Look, ranges, run
-from mail.verify.counters import checks
+from mail.consistency import Report, verify
+from mail.consistency.checks import Look, ranges, run
+from mail.consistency.mailbox_counters import checks
 from models.events.journal import Change, ChangeKind
 from models.files.blobs import Blob, MessageBlob, SubmissionBlob, Upload
 from models.messages.tables import Message

@@ -6,10 +6,10 @@ import pytest
 from sqlalchemy import update
 from sqlmodel import col
 
-from mail.fields import Named
-from mail.routing import Host, Route, Tls, Unroutable, next_hop
-from mail.ways import Asked, hop, ways
-from mail.waysecrets import place_of_relay, place_of_transport
+from mail.mime.header_encoding import Named
+from mail.routing.mx_hosts import Host, Route, Tls, Unroutable, next_hop
+from mail.routing.password_contexts import place_of_relay, place_of_transport
+from mail.routing.route_selection import Asked, hop, ways
 from models.domains.tables import Domain
 from models.routing.tables import RelayHost, TlsPolicyLevel
 from models.runtime.environment import World

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from mail import sts
-from mail.fields import Named
-from mail.resolving import validating
-from mail.routing import Route, Unroutable
-from mail.ways import Asked, ways
+from mail.mime.header_encoding import Named
+from mail.network.dns_resolver import validating
+from mail.routing import mta_sts
+from mail.routing.mx_hosts import Route, Unroutable
+from mail.routing.route_selection import Asked, ways
 from models.errors import Invalid
 from models.routing.mta_sts import StsMode
 from models.runtime.environment import World
@@ -176,7 +176,7 @@ async def test_a_policy_is_read_again_before_it_ends(world: World, far: Far, clo
 @pytest.mark.parametrize(
     ("page", "head", "names"),
     [
-        ("x" * (sts.LARGEST + 1), "HTTP/1.1 200 OK", ()),
+        ("x" * (mta_sts.LARGEST + 1), "HTTP/1.1 200 OK", ()),
         ("version: STSv2\nmode: enforce\nmx: a.example\nmax_age: 1", "HTTP/1.1 200 OK", ()),
         (PAGE.format(mode="enforce", mx=MX, age=1), "HTTP/1.1 404 Gone", ()),
         (PAGE.format(mode="enforce", mx=MX, age=1), "HTTP/1.1 200 OK", ("example.net",)),
@@ -234,8 +234,8 @@ async def test_no_server_left_is_unroutable_for_now(world: World, far: Far) -> N
 def test_a_policy_is_read() -> None:
     mx = "mx: Mail.Example.com\nmx: *.example.net"
     text = f"version: STSv1\nmode: enforce\n{mx}\nmax_age: 9999999999\nfuture: x"
-    found = sts.read(text.encode())
-    assert (found.mode, found.max_age) == (StsMode.ENFORCE, sts.LONGEST)
+    found = mta_sts.read(text.encode())
+    assert (found.mode, found.max_age) == (StsMode.ENFORCE, mta_sts.LONGEST)
     assert found.names("mail.example.com")
     assert found.names("MX.example.net.")
     for name in ("example.net", "a.b.example.net", "mail.example.com.evil.example"):
@@ -257,4 +257,4 @@ def test_a_policy_is_read() -> None:
 )
 def test_what_is_no_policy_is_refused(text: str) -> None:
     with pytest.raises(Invalid):
-        sts.read(text.encode())
+        mta_sts.read(text.encode())

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from dns.asyncresolver import Resolver
 
-from mail.fields import Named
-from mail.resolving import validating
-from mail.routing import Route
+from mail.mime.header_encoding import Named
+from mail.network.dns_resolver import validating
+from mail.routing.mx_hosts import Route
 from models.routing.tables import TlsPolicyLevel
 from models.runtime.environment import World
 from tests.conftest import Client, Clock

@@ -11,7 +11,7 @@ import dns.rcode
 import dns.rdatatype
 import dns.rrset
 
-from mail.authentication.names import shared
+from mail.authentication.dns_queries import shared
 from tests.mail.neighbours import Names, answering
 
 CHAIN = 10  # aliases that the server follows

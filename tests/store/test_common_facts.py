@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from mail import addresses, delivery
-from mail.blobs.store import MARK
+from mail.recipients import address_resolution
+from mail.storage import received_messages
+from mail.storage.blobs.object_stores import MARK
 from merganser import domains
 from merganser.building import opened
 from merganser.settings import Settings
@@ -95,9 +96,9 @@ async def test_second_server_must_have_secret_key_file_and_objects_of_the_first(
         await first.blobs.put("00/a", b"a")
         await domains.add(first, "example.org", {}, with_key=False)
         ada = await make_user(first, "ada")
-        letter = await delivery.read(raw_message("Hello"))
-        to = await addresses.recipient(first, f"{ada.username}@example.org")
-        await delivery.receive(first, letter, to, "carol@example.com")
+        letter = await received_messages.read(raw_message("Hello"))
+        to = await address_resolution.recipient(first, f"{ada.username}@example.org")
+        await received_messages.receive(first, letter, to, "carol@example.com")
         other = settings(tmp_path, "second", store, blobs=str(tmp_path / "other"))
         assert f"set it as on the server {os.uname().nodename}" in await reason(other)
         assert f"is {tmp_path}/blobs" in await reason(other)

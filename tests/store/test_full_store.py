@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, event, literal, select, text
 
-from mail import lmtp
+from mail.smtp import lmtp
 from merganser.server import http_server
 from merganser.settings import Settings
 from models.runtime.environment import World

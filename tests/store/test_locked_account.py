@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
-from mail.lmtp import Lmtp
+from mail.smtp.lmtp import Lmtp
 from models.runtime.environment import World
 from models.store.database import Database
 from models.store.outages import StreamBusy, unavailable

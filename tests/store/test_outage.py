@@ -13,8 +13,8 @@ import httpx
 import pytest
 from sqlalchemy import literal, make_url, select, text
 
-from mail.blobs.store import ObjectStore
-from mail.lmtp import Lmtp
+from mail.smtp.lmtp import Lmtp
+from mail.storage.blobs.object_stores import ObjectStore
 from merganser.logs import OutageFilter
 from models.events.journal import ChangeKind
 from models.store.database import Database

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from mail import housekeeping
+from mail.maintenance import housekeeping
 from merganser.building import opened
 from merganser.settings import Settings
 from models.store.database import Database, Readers

@@ -9,7 +9,7 @@ import httpx
 from sqlalchemy import select
 
 from graph import ids
-from mail import indexing
+from mail.search import index_worker
 from models.runtime.environment import World
 from models.store.columns import picked
 from models.users.roles import AdminPermission, Role, Scope
@@ -133,7 +133,7 @@ async def furnished(world: World, folder: Path) -> AsyncGenerator[Server]:
             domain = "far.example" if name == "faraway" else "example.org"
             specimens[name] = await furnish(world, named[name], f"{name}@{domain}", named["sharer"])
         await _bury(world, specimens)
-        while await indexing.index(world):
+        while await index_worker.index(world):
             pass
         secrets = {
             "user": await token_of(world, ada),

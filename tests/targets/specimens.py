@@ -10,7 +10,8 @@ from sqlmodel import SQLModel, col
 
 from graph import ids
 from graph.scalars import SCALARS, Cursor
-from mail import addresses, delivery
+from mail.recipients import address_resolution
+from mail.storage import received_messages
 from models.addresses.rewrites import BccRule, RecipientRewrite
 from models.addresses.tables import Address, Correspondent
 from models.admin.admin_log import AdminLogEntry
@@ -138,13 +139,15 @@ async def _mail(made: Specimens) -> None:
     await mailboxes.create(own, NewMailboxes([made.mark]))
     box = await mailboxes.find(own, mailboxes.Named(path=made.mark))
     made.keys["Mailbox"] = box.id
-    to = await addresses.recipient(world, made.address)
+    to = await address_resolution.recipient(world, made.address)
     stored: list[int] = []
     for place in ("kept", "draft", "archived"):
         sender = made.address if place == "draft" else "Carol <carol@example.com>"
         text = f"{made.mark} text {place}"
         raw = raw_message(f"{made.mark} {place}", body=text, From=sender)
-        placed = await delivery.receive(world, await delivery.read(raw), to, "carol@example.com")
+        placed = await received_messages.receive(
+            world, await received_messages.read(raw), to, "carol@example.com"
+        )
         stored.append(placed.message_id)
     kept, draft, archived = stored
     made.keys |= {"Message": kept, "ArchivedMessage": archived}

@@ -468,7 +468,7 @@ async def test_two_proofs_of_one_seed_at_once_turn_it_on_once(ada: Client) -> No
 
 
 async def test_seeds_nobody_proved_are_tidied_away(ada: Client, bob: Client, clock: Clock) -> None:
-    from mail.housekeeping import tidy
+    from mail.maintenance.housekeeping import tidy
 
     await seed_of(ada)
     await totp_on(bob)

@@ -436,7 +436,7 @@ async def test_the_host_of_a_request_is_not_believed(ada: Client) -> None:
 
 
 async def test_old_challenges_are_tidied_away(ada: Client, clock: Clock) -> None:
-    from mail.housekeeping import tidy
+    from mail.maintenance.housekeeping import tidy
 
     await challenged(ada, "REGISTRATION")
     clock.tick(hours=6)

@@ -12,8 +12,9 @@ import pytest
 from graph.app import create_app
 from graph.endpoint import Settings
 from graph.intake import Limits
-from mail import arriving, spool
-from mail.housekeeping import swept, tidy
+from mail.files import resumable_file
+from mail.maintenance.housekeeping import swept, tidy
+from mail.smtp import spool_file
 from models.errors import NotFound
 from models.runtime.environment import World
 from resolvers import uploads
@@ -163,7 +164,7 @@ async def test_after_a_day_it_is_gone_from_store_and_disk(
     assert len(files(folder)) == 2
     assert (await tidy(world, sweep=False)).uploads == 1
     assert await swept(world, folder) == 1
-    assert files(folder) == [arriving.path_of(folder, key_of(young)).name]
+    assert files(folder) == [resumable_file.path_of(folder, key_of(young)).name]
     assert (await carol.add(young, 5, b"67890")).status_code == 204
     assert await swept(world, folder) == 0
 
@@ -172,7 +173,7 @@ async def test_two_at_once_are_not_taken(carol: Sender, connect: Connect) -> Non
     content = noise(2 * MIB)
     path = await carol.begin(len(content))
     reader, writer = await carol.connect(path, 0, len(content), content[:MIB])
-    file = arriving.path_of(carol_spool(carol), key_of(path))
+    file = resumable_file.path_of(carol_spool(carol), key_of(path))
     async with asyncio.timeout(10):
         while not file.exists():  # noqa: ASYNC110 - a file tells nobody
             await asyncio.sleep(0.01)
@@ -285,8 +286,8 @@ async def test_a_crash_takes_what_was_promised_to_nobody(carol: Sender) -> None:
     folder = carol_spool(carol)
     path = await carol.begin(10)
     await carol.add(path, 0, b"12345")
-    os.close(spool.claim(folder))  # as at the next start
-    file = arriving.path_of(folder, key_of(path))
+    os.close(spool_file.claim(folder))  # as at the next start
+    file = resumable_file.path_of(folder, key_of(path))
     file.write_bytes(b"12345\0\0\0")
     assert await carol.offset(path) == 5
     assert (await carol.add(path, 5, b"67")).status_code == 204

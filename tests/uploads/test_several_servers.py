@@ -15,11 +15,11 @@ from sqlalchemy import func
 from sqlmodel import select
 
 from graph.intake import Limits
-from mail import arriving
-from mail.blobs.collect import collect
-from mail.blobs.store import open_store
-from mail.housekeeping import swept, tidy
-from mail.verify.everything import verify
+from mail.consistency.all_checks import verify
+from mail.files import resumable_file
+from mail.maintenance.housekeeping import swept, tidy
+from mail.storage.blobs.garbage_collector import collect
+from mail.storage.blobs.object_stores import open_store
 from models.files.blobs import UploadPart
 from models.runtime.environment import World
 from resolvers import resuming, uploads
@@ -147,7 +147,7 @@ async def test_what_a_dead_server_has_not_acknowledged_is_not_used(pair: Pair) -
     content = noise(MIB)
     path = await pair.first.begin(len(content))
     await pair.first.add(path, 0, content[:1000])
-    file = arriving.path_of(pair.spool("first"), key_of(path))
+    file = resumable_file.path_of(pair.spool("first"), key_of(path))
     file.write_bytes(content[:900] + bytes(100) + b"never acknowledged")  # a power cut
     assert await pair.second.offset(path) == 1000
     await pair.second.add(path, 1000, content[1000:1005])
@@ -166,7 +166,7 @@ async def test_of_two_concurrent_requests_one_wins(pair: Pair, size: int) -> Non
         lines[name] = await sender.connect(path, 0, 10, contents[name][:5])
     for name in senders:
         async with asyncio.timeout(10):
-            while not arriving.path_of(pair.spool(name), key_of(path)).exists():  # noqa: ASYNC110
+            while not resumable_file.path_of(pair.spool(name), key_of(path)).exists():  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
     for name, (_, writer) in lines.items():
         writer.write(contents[name][5:])

@@ -1,0 +1,148 @@
+"""The bytes of a message as signatures see them: fields, tags, canonical forms (RFC 6376)."""
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from mail.authentication.body_canonicalization import wired
+
+HEAD_MAX = 1 << 20  # bytes of a header in which signatures are looked for
+LINES = 10_000  # of such a header
+TAGS = 50  # of one field or record
+BLANK = " \t\r\n"
+
+_CRLF = b"\r\n"
+_FOLD = re.compile(rb"\r\n(?=[ \t])")
+_BLANKS = re.compile(rb"[ \t]+")
+_NAME = re.compile(rb"([!-9;-~]+)[ \t]*:")
+_TAG = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
+_SPACE = re.compile(r"[ \t\r\n]+")
+_ENVELOPES = (b"From ", b">From ")  # lines that some programs put before a header
+
+
+class Malformed(Exception):
+    """No form that a signature could have been made over, or read from."""
+
+
+@dataclass(frozen=True)
+class Field:
+    """A header field."""
+
+    name: str  # in lower case
+    raw: bytes  # with its folds and its CRLF
+
+    @property
+    def value(self) -> bytes:
+        """What stands behind the colon, with folds."""
+        return self.raw.partition(b":")[2]
+
+    @cached_property
+    def relaxed(self) -> bytes:
+        """The field in the relaxed form, with CRLF; made once, however often it is signed."""
+        value = _BLANKS.sub(b" ", _FOLD.sub(b"", self.value)).strip(b" \r\n")
+        return self.name.encode() + b":" + value + _CRLF
+
+
+def divided(raw: bytes) -> tuple[list[Field], bytes]:
+    """The fields of a message, topmost first, and its body; line ends are CRLF in both.
+
+    Malformed where a line of the header is part of no field: others may see another header.
+    """
+    head, body = halves(raw)
+    return listed(head), wired(body)
+
+
+def listed(head: bytes) -> list[Field]:
+    """The fields of a header, as `divided` has them."""
+    if len(head) > HEAD_MAX or head.count(b"\n") > LINES:
+        raise Malformed("a header that is too large")
+    lines = _FOLD.sub(b"\n", wired(head)).removesuffix(_CRLF).split(_CRLF)  # LF is a fold
+    if not head:
+        lines = []
+    fields = []
+    for line in lines[1:] if head.startswith(_ENVELOPES) else lines:
+        found = _NAME.match(line)
+        if not found or b"\r" in line:
+            raise Malformed("a line of the header is no field")
+        fields.append(Field(found[1].decode().lower(), line.replace(b"\n", _CRLF) + _CRLF))
+    return fields
+
+
+def beginning(path: Path) -> tuple[bytes, int]:
+    """The header of the message in a file, and where its body begins.
+
+    One of more than HEAD_MAX bytes is cut, behind so many: it is too large for `listed`.
+    """
+    with path.open("rb", buffering=0) as file:
+        first = file.read(HEAD_MAX + len(b"\r\n") + 1)
+    head, rest = halves(first)
+    return head, len(first) - len(rest)
+
+
+def halves(raw: bytes) -> tuple[bytes, bytes]:
+    """The header with the ends of its lines, and what stands behind the empty line."""
+    if raw.startswith((_CRLF, b"\n")):
+        return b"", raw[raw.index(b"\n") + 1 :]
+    ends = [(raw.find(mark), len(mark)) for mark in (b"\n\r\n", b"\n\n")]
+    at, size = min((end for end in ends if end[0] >= 0), default=(-1, 0))
+    if at < 0:
+        return raw, b""
+    return raw[: at + 1], raw[at + size :]
+
+
+def tags(text: bytes) -> dict[str, str]:
+    """The tags of a list such as `v=1; a=rsa-sha256`, in order; Malformed (RFC 6376, 3.2)."""
+    found: dict[str, str] = {}
+    parts = text.decode(errors="surrogateescape").split(";", TAGS)
+    if not parts[-1].strip():
+        parts.pop()
+    for part in parts:
+        name, mark, value = part.partition("=")
+        name = name.strip(BLANK)
+        if not mark or not _TAG.fullmatch(name) or name in found:
+            raise Malformed("no list of tags")
+        found[name] = value.strip(BLANK)
+    if len(found) > TAGS:
+        raise Malformed("too many tags")
+    return found
+
+
+def squeezed(text: str) -> str:
+    """The text without any white space, as Base64 is read."""
+    return _SPACE.sub("", text)
+
+
+def unproven(field: Field) -> Field:
+    """The field with an empty b=, as the signature in it was made."""
+    name, mark, value = field.raw.partition(b":")
+    parts = value.removesuffix(_CRLF).split(b";")
+    for at, part in enumerate(parts):
+        tag, sign, _ = part.partition(b"=")
+        if tag.strip() == b"b":
+            parts[at] = tag + sign
+    return Field(field.name, name + mark + b";".join(parts) + _CRLF)
+
+
+def chosen(fields: Mapping[str, Sequence[Field]], names: Sequence[str]) -> list[Field]:
+    """The fields that a list of names signs: of equal names the last first (RFC 6376, 5.4.2).
+
+    `fields` are by name, in their order.
+    """
+    found, taken = [], Counter[str]()
+    for name in names:
+        there = fields.get(name, ())
+        taken[name] += 1
+        if taken[name] <= len(there):
+            found.append(there[-taken[name]])
+    return found
+
+
+def ascii_tag(given: Mapping[str, str], name: str) -> str:
+    """A tag that must be there, in ASCII; Malformed."""
+    value = given.get(name, "")
+    if not value or not value.isascii():
+        raise Malformed(f"no {name}=")
+    return value

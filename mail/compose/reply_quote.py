@@ -1,0 +1,140 @@
+"""What an answer quotes, and what stands above a forwarded message, as text and as HTML."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import format_datetime
+from html import escape
+from textwrap import wrap
+
+from mail.mime import html_to_text, text_to_html
+from mail.mime.header_encoding import Named
+
+WIDE = 76  # characters of a quoted line (RFC 3676, section 4.2: at most 78)
+LONG = 256 << 10  # characters of an original; of a longer one the beginning is quoted
+CUT = "[...]"
+
+_DEPTH = re.compile(r"(?:>[ ]?)*")
+_SIGNATURE = re.compile(r"^-- $", re.MULTILINE)  # RFC 3676, section 4.3
+
+
+@dataclass(frozen=True, slots=True)
+class Original:
+    """A message that is quoted. `html` is safe, with images as cid: of their attachments."""
+
+    text: str
+    html: str | None
+    subject: str
+    date: datetime | None
+    from_: Sequence[Named]
+    to: Sequence[Named]
+    cc: Sequence[Named]
+
+
+@dataclass(frozen=True, slots=True)
+class Quote:
+    """An original as another message has it; `html` stands for itself."""
+
+    text: str
+    html: str
+
+
+def reply(original: Original) -> Quote:
+    """What an answer quotes: who said it and when, and every line behind a `>`."""
+    said = _attribution(original)
+    text = "\n".join([said, *_quoted(_unsigned(_short(original.text)))])
+    inner = original.html or text_to_html(_short(original.text))
+    # a blockquote of this type is what mail programs fold away
+    block = '<blockquote type="cite" style="margin:0 0 0 .8ex;border-left:1px solid #ccc;'
+    block += f'padding-left:1ex">{inner}</blockquote>'
+    return Quote(text, f"<div>{escape(said)}</div>{block}")
+
+
+def forward(original: Original) -> Quote:
+    """A message that is sent on in the text: who wrote it to whom, and the message as it was."""
+    lines = [
+        ("From", _people(original.from_)),
+        ("Date", _moment(original.date)),
+        ("Subject", _line(original.subject)),
+        ("To", _people(original.to)),
+        ("Cc", _people(original.cc)),
+    ]
+    known = [(key, value) for key, value in lines if value]
+    head = "---------- Forwarded message ----------"
+    text = [head, *(f"{key}: {value}" for key, value in known), "", _short(original.text)]
+    shown = "<br>".join(f"<b>{key}:</b> {escape(value)}" for key, value in known)
+    inner = original.html or text_to_html(_short(original.text))
+    return Quote("\n".join(text), f"<div>{head}<br>{shown}</div><br><div>{inner}</div>")
+
+
+def joined(
+    text: str | None, html: str | None, quote: Quote, *, above: bool
+) -> tuple[str, str | None]:
+    """Text and HTML with the quote below what was written, or above it.
+
+    Of HTML without text the text is made here: that of the quote is better than its HTML's.
+    """
+    own = text if text is not None else html_to_text(html) if html is not None else ""
+    parts = [quote.text, own] if above else [own, quote.text]
+    written = "\n\n".join(part.rstrip("\n") for part in parts if part.strip()) + "\n"
+    if html is None:
+        return written, None
+    page = f"{quote.html}<br>{html}" if above else _inside(html, f"<br>{quote.html}")
+    return written, page
+
+
+def _inside(html: str, more: str) -> str:
+    """The HTML with more at the end of its body."""
+    at = html.lower().rfind("</body")
+    return html + more if at < 0 else html[:at] + more + html[at:]
+
+
+def _attribution(original: Original) -> str:
+    who = _people(original.from_[:1]) or "somebody"
+    when = f"On {_moment(original.date)}, " if original.date else ""
+    return f"{when}{who} wrote:"
+
+
+def _moment(date: datetime | None) -> str:
+    return format_datetime(date.astimezone(UTC)) if date else ""
+
+
+def _people(people: Sequence[Named]) -> str:
+    return ", ".join(
+        f"{name} <{one.address}>" if (name := _line(one.name or "")) else one.address
+        for one in people
+    )
+
+
+def _line(text: str) -> str:
+    """On one line, whatever the original had."""
+    return " ".join(text.split())
+
+
+def _short(text: str) -> str:
+    text = text.replace("\r\n", "\n").replace("\r", "\n").replace("\0", "")
+    return text if len(text) <= LONG else f"{text[:LONG]}\n{CUT}"
+
+
+def _unsigned(text: str) -> str:
+    """Without the signature of whoever wrote it."""
+    found = list(_SIGNATURE.finditer(text))
+    return text[: found[-1].start()] if found else text
+
+
+def _quoted(text: str) -> list[str]:
+    """Each line one level deeper; long ones are broken, and stay as deep as they were."""
+    found = []
+    for line in text.rstrip().split("\n"):
+        marks = _DEPTH.match(line)
+        depth = marks[0].count(">") if marks else 0
+        prefix = ">" * (depth + 1)
+        bare = line[marks.end() :].rstrip() if marks and depth else line.rstrip()
+        if len(prefix) + 1 + len(bare) <= WIDE + 2:
+            found.append(f"{prefix} {bare}" if bare else prefix)
+            continue
+        width = max(WIDE - len(prefix) - 1, 20)
+        parts = wrap(bare, width, break_long_words=False, break_on_hyphens=False)
+        found += [f"{prefix} {part}" for part in parts]
+    return found

@@ -1,0 +1,100 @@
+"""What is put right in a message that a program hands in to be sent (RFC 6409, section 8)."""
+
+import re
+from dataclasses import dataclass, replace
+from datetime import datetime
+from email.utils import format_datetime
+
+from mail import mime
+from mail.compose.message_builder import is_id
+from mail.mime import Facts, header_encoding
+from models.errors import Invalid
+
+HEAD_MAX = 256 << 10  # bytes of a header
+
+_LINE_END = re.compile(rb"\r\n|\r|\n")
+_BLANK_FOLD = re.compile(rb"^[ \t]+\r\n", re.MULTILINE)
+_FIELD = re.compile(rb"([!-9;-~]+)[ \t]*:[^\r\n]*\r\n(?:[ \t][^\r\n]*\r\n)*")
+
+_STRINGS = re.compile(r'"(?:[^"\\]|\\.)*"|\((?:[^()\\]|\\.)*\)')
+_ENTRY = re.compile(r"[^<>]*<[^<>\s]*>\s*|\s*[^<>\s]+\s*")
+_ENDS = re.compile(r"[,;]|(?<=[\w\s]):")
+
+
+@dataclass(frozen=True, slots=True)
+class Mended:
+    """A message as it can be sent, and whom it names as its writers."""
+
+    raw: bytes
+    writers: list[str]  # addresses of From and Sender
+    facts: Facts  # of the header as it was
+
+
+def mended(raw: bytes, date: datetime, message_id: str, *, redate: bool = False) -> Mended:
+    """The message with CRLF at the end of each line, a Date, a new one to `redate`, and an id.
+
+    Invalid where its header is none, or does not say in one field From who wrote it: others
+    could read there what we have not seen. So they could where there is a NUL, which some
+    servers end a line or a message at (RFC 5321, section 4.5.2 has none).
+    """
+    if b"\0" in raw:
+        raise Invalid("a message has no NUL bytes", constraint="pattern")
+    if b"\n" in (rest := raw.replace(b"\r\n", b"")) or b"\r" in rest:
+        raw = _LINE_END.sub(b"\r\n", raw)
+    head, blank, body = raw.partition(b"\r\n\r\n")
+    head = _BLANK_FOLD.sub(b"", head.removesuffix(b"\r\n") + b"\r\n")
+    found = _fields(head)
+    names = [name for name, _ in found]
+    if names.count(b"from") != 1 or names.count(b"sender") > 1:
+        raise Invalid("a message has one field From, and one Sender at most", constraint="from")
+    facts = mime.facts(head + b"\r\n")
+    if not facts.from_:
+        raise Invalid("From names nobody", constraint="from")
+    head = _completed(found, replace(facts, date=None) if redate else facts, date, message_id)
+    writers = [person.address for person in [*facts.from_, *facts.sender]]
+    return Mended(head + b"\r\n" + (body if blank else b""), writers, facts)
+
+
+def _fields(head: bytes) -> list[tuple[bytes, bytes]]:
+    """The names of the fields in lower case, and the fields."""
+    found, at = [], 0
+    while at < len(head) and len(head) <= HEAD_MAX:
+        field = _FIELD.match(head, at)
+        if field is None:
+            break
+        found.append((field[1].lower(), field[0]))
+        at = field.end()
+    if at < len(head) or not found:
+        raise Invalid("its header is none, or too long", constraint="header")
+    return found
+
+
+def _completed(
+    found: list[tuple[bytes, bytes]], facts: Facts, date: datetime, message_id: str
+) -> bytes:
+    """The header with a Date and a Message-ID, in place of any that nobody can read."""
+    new, out = list[bytes](), set[bytes]()
+    if facts.date is None:
+        out.add(b"date")
+        new.append(header_encoding.listed("Date", format_datetime(date).split(" ")))
+    if not is_id(facts.message_id):
+        out.add(b"message-id")
+        new.append(header_encoding.listed("Message-ID", [message_id]))
+    return b"".join([*(field for name, field in found if name not in out), *new])
+
+
+def half_written(raw: bytes) -> str | None:
+    """Of the header's people the first that reads in two ways, or is no address: text, or None.
+
+    Whoever sorts mail may guess what is meant; whoever sends it does not.
+    """
+    head = raw.partition(b"\r\n\r\n")[0] + b"\r\n"
+    for name, line in _fields(head):
+        if name not in (b"to", b"cc", b"bcc"):
+            continue
+        value = line.partition(b":")[2].decode("utf-8", "replace")
+        bare = _STRINGS.sub(lambda one: "x" if one[0][0] == '"' else "", " ".join(value.split()))
+        for entry in _ENDS.split(bare):
+            if "@" in entry and not _ENTRY.fullmatch(entry):
+                return entry.strip()[:200]
+    return None

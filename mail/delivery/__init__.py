@@ -1,0 +1,1 @@
+"""Delivery of received messages to mailboxes and forwards."""

@@ -1,0 +1,264 @@
+"""What happens to a message that has come in, step by step.
+
+1. It is read, and who sent it is checked, or our own servers are believed that have checked it
+   (mail/inbound/sender_verification.py). What we find out is written on top of it.
+2. Scanners look at it, where there are any (mail/scanners).
+3. Whoever is to have it twice has it once.
+4. It is judged for each account, and goes to Junk where it is spam (mail/spam/verdict.py), or is
+   refused, or held (mail/delivery/quarantine.py): then it is neither answered nor copied. A label
+   of the
+   address may name another folder (mail/delivery/subaddress_mailbox.py).
+5. Filters of each account, then its script, say where it goes, and what else is done with it
+   (mail/delivery/filter_execution.py, mail/delivery/delivery_plan.py).
+6. It is stored for each account, behind fields that say how it came
+(mail/storage/delivery_headers.py) unless it
+   was fetched, encrypted where that is asked for; one that has no room holds up nobody else. Then
+   it is sent on for the account, and answered (mail/delivery/plan_execution.py,
+   mail/delivery/account_forwards.py).
+7. Rules of domains have it copied (mail/delivery/recipient_rewrites.py).
+8. It is sent on for the addresses that forward, and for those accounts that an address forwards
+   to and that could not take it: the queue tries again, and reports to the sender. Spam is not.
+   The spam filter learns it for the addresses that are for that. Those of the first that answer
+   by themselves do so then, where nothing was refused.
+9. What it went through is written down (mail/delivery/trace_steps.py), and each address is
+answered for by
+   itself: with a refusal where a part of it is not durable.
+
+The steps before a message is there, whose mail it is and whether it may come, are those of
+mail/recipients/recipient_routes.py. When all is done, what was not refused is durable.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from functools import cached_property
+from pathlib import Path
+
+from mail import autoreply, sieve
+from mail.authentication.forwarding_hosts import forwarder_of
+from mail.delivery import (
+    account_forwards,
+    delivery_plan,
+    filter_execution,
+    plan_execution,
+    quarantine,
+    recipient_rewrites,
+    subaddress_mailbox,
+    success_dsn,
+    trace_steps,
+)
+from mail.delivery.delivery_plan import Ruled
+from mail.delivery.recipient_rewrites import Came
+from mail.envelope.client import Client
+from mail.envelope.dsn_parameters import USUAL, On, Wish
+from mail.inbound import dsn_parser, sender_verification, spam_check
+from mail.inbound.dsn_parser import Report
+from mail.inbound.scan_rejection import Unwanted, check_onward, turn_away
+from mail.mime import OnDisk
+from mail.queue.redirect import send_on
+from mail.recipients.address_resolution import Recipient
+from mail.recipients.recipient_routes import Answering, Onward, Person, Taken
+from mail.scanners import look
+from mail.scanners.rspamd_training import teach
+from mail.storage.message_insert import Letter, Placed
+from mail.storage.message_trace import Way
+from models.errors import Refused
+from models.runtime.environment import World
+from models.submission.tables import ARRIVED
+
+Key = tuple[int, int]  # an account, and its INBOX
+SMALL = 8 * 1024  # bytes of a message that may be looked through on the spot
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """How a message lay in the account elsewhere from which it was fetched."""
+
+    at: datetime  # of its arrival there
+    scanners: frozenset[str]  # that are to look at it, of those there are
+    news: bool = False  # it is told as mail that has just come
+    seen: bool = False
+    flagged: bool = False
+    answered: bool = False
+    draft: bool = False
+    keywords: tuple[str, ...] = ()
+
+
+@dataclass
+class Mail:
+    """A message on its way through the steps."""
+
+    source: bytes | Path
+    letter: Letter
+    sender: str  # envelope; empty for the null path
+    client: Client | None = None  # who handed it in by SMTP
+    handed: bool = False  # by a neighbour, whose filters are believed
+    unfiltered: bool = False  # from a forwarding host: no filter is asked whether it is spam
+    fetched: Fetched | None = None  # from an account elsewhere
+    copied: bool = True  # by rules; a copy itself is not
+    submission_id: int = ARRIVED  # by which one of our users sent it
+    report: Report | None = None  # that it is, of another server
+    wishes: dict[Key, Wish] = field(default_factory=dict)  # of its sender
+    placed: dict[Key, Placed | BaseException | None] = field(default_factory=dict)  # None: held
+    apart: asyncio.Lock = field(default_factory=asyncio.Lock)  # of who holds a copy of its bytes
+    way: Way = field(default_factory=Way)  # what is told of it: mail/delivery/trace_steps.py
+
+    @cached_property
+    def read(self) -> sieve.Message:
+        """The message as rules read it: what is decoded for one of them is so for all."""
+        source = self.source
+        raw = OnDisk(source, self.letter.size) if isinstance(source, Path) else source
+        return sieve.Letter(raw, self.letter.facts.structure)
+
+    def wish_of(self, to: Recipient) -> Wish:
+        """What the sender wants to be told of an account, in whichever folder the mail ends."""
+        theirs = (wish for (user, _), wish in self.wishes.items() if user == to.user_id)
+        return next(theirs, USUAL)
+
+    def passed_on(self, to: Recipient) -> Wish:
+        """What is wanted of those to whom an account sends on: to itself it has come."""
+        wish = self.wish_of(to)
+        return Wish(wish.without(On.SUCCESS).on, ret=wish.ret)
+
+    @property
+    def near(self) -> bool:
+        """Whether it is at hand, and small."""
+        return isinstance(self.source, bytes) and self.letter.size <= SMALL
+
+    @property
+    def came(self) -> str:
+        """The digest of what came, by which a repeat is known."""
+        return self.letter.came or self.letter.digest
+
+    @property
+    def results(self) -> str | None:
+        """What we have found out about its sender, as a seal of ARC tells it."""
+        return (self.letter.verification or {}).get("results")
+
+
+async def receive(
+    world: World,
+    source: bytes | Path,
+    sender: str,
+    client: Client | None = None,
+    came: str | None = None,
+) -> Mail:
+    """A message that came from outside, read; by SMTP from a client, or from a neighbour.
+
+    `came` is as that of a letter. What stands in the message is believed of a neighbour alone.
+    """
+    forwarder = await forwarder_of(world, client.ip) if client else None
+    forwarded = forwarder is not None
+    whole, letter = await sender_verification.received(
+        world, source, sender, client, forwarded=forwarded
+    )
+    letter = replace(letter, came=came or letter.came)
+    trusted = forwarder is not None and not forwarder.filter_spam
+    return Mail(whole, letter, sender, handed=client is None, client=client, unfiltered=trusted)
+
+
+async def deliver(world: World, mail: Mail, taken: Sequence[Taken]) -> list[object]:
+    """Take a message for these addresses; what came of each, an exception where it was refused."""
+    trace_steps.began(world, mail.way, mail.sender, taken)
+    await trace_steps.turned_away(world, mail.way, taken)
+    await look(world, mail, taken)
+    people: dict[Key, Person] = {}
+    for each in taken:
+        for person in each.people:
+            people.setdefault(_key(person.to), person)
+            mail.wishes.setdefault(_key(person.to), each.wish)
+    everybody = list(people.values())
+    if mail.fetched is None:
+        mail.report = await dsn_parser.found(mail.source, mail.letter, mail.sender)
+    await _store(world, mail, everybody)
+    await _copy(world, mail, taken, everybody)
+    outcomes = [await _settle(world, mail, each) for each in taken]
+    for each, outcome in zip(taken, outcomes, strict=True):
+        if each.answering is not None and not isinstance(outcome, BaseException):
+            await _answer(world, mail, each.answering)
+    trace_steps.ended(world, mail.way, mail.letter, taken, outcomes)
+    return outcomes
+
+
+def _key(to: Recipient) -> Key:
+    return to.user_id, to.mailbox_id
+
+
+async def _store(world: World, mail: Mail, people: Sequence[Person]) -> None:
+    alone = asyncio.Semaphore()  # who has bytes of his own has them one at a time
+
+    async def perform(each: Ruled) -> Placed | None:
+        to, verdict = each.judged.to, each.judged.verdict
+        trace_steps.judged(world, mail.way, to, verdict)
+        if why := quarantine.reason(world, mail.letter, verdict):
+            await quarantine.hold(world, mail, to, why)
+            trace_steps.held(world, mail.way, to, why)
+            return None
+        await turn_away(world, mail, each.judged)
+        placed = await plan_execution.performed(world, mail, each, alone)
+        sent = await account_forwards.after(world, mail, each.judged, placed)
+        trace_steps.stored(world, mail.way, to, placed, sent)
+        return placed
+
+    to = [person.to for person in people]
+    verdicts = await spam_check.judged(world, mail.letter, mail.sender, to, handed=mail.handed)
+    judged = [await subaddress_mailbox.filed(world, each) for each in verdicts]
+    said = await filter_execution.decisions(world, mail, judged)
+    ruled = await delivery_plan.ruled(world, mail, judged, said)
+    outcomes = await asyncio.gather(*map(perform, ruled), return_exceptions=True)
+    mail.placed |= dict(zip(map(_key, to), outcomes, strict=True))
+
+
+async def _copy(world: World, mail: Mail, taken: Sequence[Taken], people: Sequence[Person]) -> None:
+    """Queue what rules have copied; where that fails, the whole message comes again."""
+    if not mail.copied:
+        return
+    reached = [person.to for person in people if isinstance(mail.placed[_key(person.to)], Placed)]
+    named = [each.address for each in taken] + [to.instead for to in reached if to.instead]
+    came = Came(mail.source, mail.letter, mail.sender, named, mail.submission_id)
+    await recipient_rewrites.copies_of_received(world, came, reached)
+
+
+async def _settle(world: World, mail: Mail, taken: Taken) -> object:
+    """Send on what is to be sent on for this address; what came of it."""
+    outcomes: list[object] = []
+    wish = success_dsn.passed_on(taken)
+    onward = list(taken.onward)
+    if taken.people and account_forwards.is_spam(
+        world, mail.letter, mail.sender, handed=mail.handed
+    ):
+        onward = []
+    for person in taken.people:
+        outcome = mail.placed[_key(person.to)]
+        later = isinstance(outcome, Refused) and not isinstance(outcome, Unwanted)
+        if person.by is not None and later:
+            onward.append(person.by)
+        else:
+            outcomes.append(outcome)
+    outcomes += [await _sent_on(world, mail, replace(each, wish=wish)) for each in onward]
+    if taken.learn is not None:
+        outcomes.append(await teach(world, mail, spam=taken.learn))
+    refused = [each for each in outcomes if isinstance(each, BaseException)]
+    return refused[0] if refused else next(iter(outcomes), None)
+
+
+async def _answer(world: World, mail: Mail, to: Answering) -> None:
+    whole, letter = (mail.source, mail.letter), (mail.letter, mail.sender)
+    spam = await spam_check.unwanted(world, letter, to, handed=mail.handed)
+    outcome = await autoreply.after(world, whole, to, mail.sender, spam=spam)
+    trace_steps.answered(world, mail.way, to, outcome)
+
+
+async def _sent_on(world: World, mail: Mail, onward: Onward) -> object:
+    spam = account_forwards.is_spam(world, mail.letter, mail.sender, handed=mail.handed)
+    try:
+        check_onward(mail)
+        if spam and not (onward.returns or onward.relayed):
+            raise account_forwards.Held("spam is not sent on")
+        came = mail.came, mail.sender
+        await send_on(world, mail.source, came, onward, mail.results, mail.letter)
+    except Exception as error:  # noqa: BLE001 - it is what came of this address
+        return error
+    trace_steps.sent_on(world, mail.way, onward)
+    return onward

@@ -1,0 +1,73 @@
+"""What the label of an address does: `ada+news@` into the folder `INBOX/news`, where she wants.
+
+Strangers choose labels. So folders are made for so many only, and lie all in one place; mail with
+any other stays where it is. `mail/storage/delivery_headers.py` puts labels before subjects.
+"""
+
+from dataclasses import replace
+from typing import Any
+
+from sqlalchemy import String, bindparam, func, select
+from sqlmodel import col
+
+from mail.inbound.spam_check import Judged
+from mail.mailboxes import creation
+from mail.mailboxes.paths import INBOX, checked_path
+from mail.recipients.address_resolution import KEY, Recipient
+from models.errors import Invalid
+from models.mailboxes.tables import Mailbox
+from models.runtime.environment import Turn, World
+from models.store.prepared_statements import Prepared, number
+from models.users.tables import DelimiterAction, User
+
+MOST = 100  # folders that are made for labels
+
+
+async def filed(world: World, judged: Judged) -> Judged:
+    """The recipient with the folder that the label asks for; spam stays in Junk."""
+    to = judged.to
+    asked = to.label and to.delimiter_action is DelimiterAction.SUBFOLDER
+    if not asked or judged.verdict.is_spam:
+        return judged
+    path = folder_of(to.label)
+    row = await _folder(world, to, path) if path else None
+    if row is None:
+        return judged
+    return Judged(replace(to, mailbox_id=row.id, key=row.key), judged.verdict)
+
+
+def folder_of(label: str) -> str | None:
+    """The path of the folder for a label; None where there can be none."""
+    try:
+        path = checked_path(f"{INBOX}/{label.lower()}")
+    except Invalid:
+        return None
+    return path if path.count("/") == 1 else None
+
+
+async def _folder(world: World, to: Recipient, path: str) -> Any:
+    """The row of the folder, which is made if there is room for it."""
+    given = {"user": to.user_id, "path": path}
+    found = await world.database.find(_THERE, given)
+    if not found:
+        await world.apply(lambda turn: _make(turn, to.user_id, path), to.user_id)
+        found = await world.database.find(_THERE, given)
+    return found[0] if found else None
+
+
+_THERE = Prepared(
+    select(col(Mailbox.id), KEY.label("key"))
+    .join(User, col(User.id) == col(Mailbox.user_id))
+    .where(
+        col(Mailbox.user_id) == number("user"),
+        col(Mailbox.path) == bindparam("path", type_=String),
+    )
+)
+
+
+def _make(turn: Turn, user_id: int, path: str) -> None:
+    """Make the folder, whose account is held, unless there are too many such."""
+    below = col(Mailbox.path).startswith(f"{INBOX}/", autoescape=True)
+    asked = select(func.count()).where(col(Mailbox.user_id) == user_id, below)
+    if turn.connection.execute(asked).scalar_one() < MOST:
+        creation.made(turn, user_id, path)

@@ -1,0 +1,1 @@
+"""DNS records and MTA-STS policies of hosted domains."""

@@ -1,0 +1,1 @@
+"""Envelopes, DSN parameters and delivery jobs."""

@@ -1,0 +1,1 @@
+"""Compilation and execution of filters and Sieve scripts."""

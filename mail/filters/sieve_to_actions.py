@@ -1,0 +1,194 @@
+"""Commands of Sieve as actions of filters: the way back from `mail.filters.tree`."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from mail.filters.filter_compiler import VACATION
+from mail.filters.sieve_to_conditions import Told, Unsaid, known, strings
+from mail.mailboxes.paths import spelled
+from mail.mime import Part, content, split
+from mail.mime.charsets import decode
+from mail.sieve.execution.signatures import Call
+from mail.sieve.extensions.vacation import USUAL
+from mail.sieve.syntax.syntax_tree import START, Place
+
+JUNK = "\\junk"
+_ALTERNATIVE = "multipart/alternative"
+_TEXTS = {"text/plain": "text", "text/html": "html"}
+_ANSWERED = ("days", "seconds", "period", "subject", "from", "addresses", "mime", "handle")
+_FILED = ("mailbox", "copy", "create", "flags", "specialuse")
+_FLAGS = {"\\seen": "seen", "\\flagged": "flag"}
+
+
+@dataclass(frozen=True, slots=True)
+class Folder:
+    """A folder as a script names it: by its use, and if there is none such by its path."""
+
+    path: str
+    use: str | None = None  # in lower case: "\\junk"
+    place: Place = field(default=START, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Deed:
+    """What some commands do, one behind the other.
+
+    The action has the names of the API, and Folder for each mailbox; it is {} where all stays as
+    it is without a filter.
+    """
+
+    action: dict[str, Any]
+    stores: bool  # whether it says where
+    keeps: bool  # whether a `keep` does
+    on: frozenset[str]  # flags, in lower case
+    off: frozenset[str]
+    resets: bool  # whether flags are taken away that were set before, by `setflag`
+
+
+def deed_of(calls: Sequence[Call], interval: int, told: Told) -> Deed:
+    """What these commands do, in which there is no `if`; what no filter can do is told.
+
+    `interval` is the seconds between two answers.
+    """
+    work = _Work(interval, told)
+    for call in calls:
+        try:
+            work.do(call)
+        except Unsaid as fault:
+            told.faults.append(fault.problem)
+    return work.deed()
+
+
+class _Work:
+    """What was done so far."""
+
+    def __init__(self, interval: int, told: Told) -> None:
+        self.interval, self.told = min(interval, VACATION), told
+        self.on: dict[str, str] = {}  # flags, by their lower case
+        self.off: dict[str, str] = {}
+        self.stored: list[Folder] = []
+        self.copied: list[Folder] = []
+        self.kept = self.cancelled = self.stopped = self.reset = False
+        self.flagged: list[tuple[Place, frozenset[str]]] = []  # of each that is stored
+        self.targets: list[str] = []
+        self.reply: dict[str, str] | None = None
+
+    def do(self, call: Call) -> None:
+        if call.name in ("addflag", "setflag", "removeflag"):
+            self.flag(call)
+        elif call.name == "keep":
+            self.kept = True
+            self.marked(call)
+        elif call.name == "fileinto":
+            self.file(call)
+        elif call.name == "redirect":
+            self.targets += strings(call, "address")
+            self.cancelled = self.cancelled or not call.has("copy")
+        elif call.name == "vacation":
+            self.answer(call)
+        elif call.name == "discard":
+            self.cancelled = True
+        elif call.name == "stop":
+            self.stopped = True
+        else:
+            raise Unsaid(call.place, f"filters have no {call.name}")
+
+    def flag(self, call: Call) -> None:
+        if call.has("variable"):
+            raise Unsaid(call.place, "filters have no variables")
+        names = _flags(call, "list")
+        if call.name == "removeflag":
+            self.off |= names
+            self.on = {low: name for low, name in self.on.items() if low not in names}
+            return
+        if call.name == "setflag":
+            self.on, self.reset = {}, True
+        self.on |= names
+        self.off = {low: name for low, name in self.off.items() if low not in names}
+
+    def file(self, call: Call) -> None:
+        known(call, _FILED)
+        (path,) = strings(call, "mailbox")
+        use = "".join(strings(call, "specialuse")).lower() or None
+        to = self.copied if call.has("copy") else self.stored
+        to.append(Folder(spelled(path), use, call.place))
+        self.marked(call)
+
+    def marked(self, call: Call) -> None:
+        """Note which flags it is stored with."""
+        own = _flags(call, "flags") if call.has("flags") else self.on
+        self.flagged.append((call.place, frozenset(own)))
+        self.on = {**self.on, **own}
+
+    def answer(self, call: Call) -> None:
+        known(call, (*_ANSWERED, "reason"))
+        if self.reply is not None:
+            raise Unsaid(call.place, "a filter answers once")
+        (text,) = strings(call, "reason")
+        subject = "".join(strings(call, "subject"))
+        texts = _read(text, call.place) if call.has("mime") else {"text": text}
+        self.reply = {"subject": subject.strip(), "text": "", "html": "", **texts}
+        if self.interval != _seconds(call):
+            words = f"filters answer a sender once in {self.interval} seconds"
+            self.told.warn(call.place, words)
+        if call.has("from") or call.has("addresses"):
+            words = "filters answer for the addresses of the account, and no others"
+            self.told.warn(call.place, words)
+
+    def deed(self) -> Deed:
+        stays = self.kept or not (self.stored or self.cancelled)
+        for place, flags in self.flagged:
+            if flags != frozenset(self.on):
+                self.told.warn(place, "a filter sets its flags wherever the message is stored")
+        found: dict[str, Any] = {"stop": True} if self.stopped else {}
+        found |= {name: True for low, name in _FLAGS.items() if low in self.on}
+        found |= {name: False for low, name in _FLAGS.items() if low in self.off}
+        found |= self._placed(stays=stays)
+        found["labels"] = [name for low, name in self.on.items() if low not in _FLAGS]
+        found["removeLabels"] = [name for low, name in self.off.items() if low not in _FLAGS]
+        found |= {"targets": list(dict.fromkeys(self.targets)), "reply": self.reply}
+        action = {name: value for name, value in found.items() if value or value is False}
+        stores = bool(self.stored or self.copied or self.kept)
+        return Deed(action, stores, self.kept, frozenset(self.on), frozenset(self.off), self.reset)
+
+    def _placed(self, *, stays: bool) -> dict[str, Any]:
+        """Where it goes, if not where it would."""
+        folders = [*self.stored, *self.copied]
+        if stays:
+            return {"copyTo": list(dict.fromkeys([*self.copied, *self.stored]))}
+        if not folders:
+            return {"delete": True}
+        first, *others = folders
+        others = [one for one in dict.fromkeys(others) if one != first]
+        if first.use == JUNK:
+            return {"spam": True, "copyTo": others}
+        return {"mailbox": first, "copyTo": others}
+
+
+def _flags(call: Call, name: str) -> dict[str, str]:
+    """The flags of an argument, as they are written, by their lower case."""
+    return {word.lower(): word for text in strings(call, name) for word in text.split()}
+
+
+def _seconds(call: Call) -> int:
+    """How long a sender is not answered again; as `mail.filters` writes it, too."""
+    day = 86_400
+    if call.has("seconds"):
+        return call.number("seconds")
+    return call.number("days") * day if call.has("days") else USUAL
+
+
+def _read(entity: str, place: Place) -> dict[str, str]:
+    """The text and the HTML of a MIME entity; Unsaid where it is made of something else."""
+    raw = entity.encode()
+    whole = split(raw)
+    parts: tuple[Part, ...] = whole.parts if whole.content_type == _ALTERNATIVE else (whole,)
+    kinds = [_TEXTS.get(part.content_type) for part in parts]
+    if None in kinds or len(set(kinds)) < len(kinds) or not kinds:
+        raise Unsaid(place, "a filter answers by a text, HTML, or both")
+    return {
+        kind: decode(content(raw, part), part.params.get("charset"))
+        for kind, part in zip(kinds, parts, strict=True)
+        if kind
+    }

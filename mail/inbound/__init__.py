@@ -1,0 +1,1 @@
+"""Checks of an incoming message before delivery."""

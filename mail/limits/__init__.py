@@ -1,0 +1,1 @@
+"""Rate counters and limits of users."""

@@ -1,0 +1,1 @@
+"""Mailbox names, paths and special uses."""

@@ -1,0 +1,159 @@
+"""Header blocks: where they end, their fields, and values of the common kinds (RFC 5322)."""
+
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta, timezone
+from email.utils import parsedate_tz
+
+from mail.mime.byte_source import Source, cut
+from mail.mime.encoded_words import decode_words, unfolded
+from mail.mime.mime_tree import Part
+
+MOST_HEADER_BYTES = 1 << 20
+_LONGEST_DATE = 200
+_LONGEST_ID = 998  # a line
+
+_FIELD = re.compile(r"^([!-9;-~]++)[ \t]*+:(.*(?:\n[ \t].*)*+)", re.MULTILINE)
+_FIELD_START = re.compile(rb"[!-9;-~]++[ \t]*+:")
+_SOUND = re.compile(rb"(?:[!-9;-~]++[ \t]*+:[^\r\n]*+\r?\n(?:[ \t][^\r\n]*+\r?\n)*+)*+")
+_LINE = re.compile(rb"([^\r\n]*+)(\r{0,2}\n|\r|\Z)")
+_ID = re.compile(r"<([^<>]*)>")
+_DATE = re.compile(
+    r"\s*(?:[A-Za-z]{2,9}\.?,?\s*)?(\d{1,2})[\s-]+([A-Za-z]{3})[a-z]*\.?,?[\s-]+(\d{4})\s+"
+    r"(\d{1,2}):(\d\d)(?::(\d\d))?(?:[.,]\d+)?\s*(?:([+-])(\d\d):?(\d\d)|(GMT|UTC?|Z)\b|$)"
+)
+_MONTHS = {
+    name: number
+    for number, name in enumerate(
+        ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"), 1
+    )
+}
+_LEAP_SECOND = 60
+
+Field = tuple[str, str]  # name in lower case, value with its folds; one character per byte
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """One header field."""
+
+    key: str  # as written
+    value: str  # unfolded and decoded
+    raw: str  # as it stands in the message, without the line end at its end
+
+
+def block_text(block: bytes) -> str:
+    """Make the lines of a header block end in LF alone, one character per byte."""
+    text = block.decode("latin-1")
+    if "\r" in text:
+        text = text.replace("\r\n", "\n")
+        if "\r" in text:
+            text = text.replace("\r\n", "\n").replace("\r", "\n")
+    return text
+
+
+def fields(block: bytes) -> list[Field]:
+    """List the fields of a header block in order; lines that are none are passed over."""
+    return [(name.lower(), value) for name, value in _FIELD.findall(block_text(block))]
+
+
+def fields_end(raw: bytes, start: int, end: int) -> int:
+    """Find where the fields of the block between two offsets end, and a body may begin.
+
+    Some messages have no blank line before the body: what follows the last field and is
+    none itself is the body then. Such lines between fields are damage, and passed over.
+    """
+    sound = _SOUND.match(raw, start, end)
+    if sound and sound.end() == end:
+        return end
+    at = last = start
+    if raw.startswith((b"From ", b">From "), start) and start == 0:
+        at = last = _line_end(raw, at, end)
+    while at < end:
+        after = _line_end(raw, at, end)
+        if _FIELD_START.match(raw, at, after) or (raw[at] in b" \t" and last == at > start):
+            last = after
+        elif last == start:
+            break  # begins with something else: no header at all
+        at = after
+    return last
+
+
+def headers(raw: bytes | Source, part: Part) -> list[Header]:
+    """List a part's header fields in order.
+
+    For a message/rfc822 part these are the fields around the message; the message's own are
+    those of the part within.
+    """
+    text = block_text(cut(raw, part.header_start, part.body_start))
+    return [
+        Header(
+            found.group(1),
+            decode_words(unfolded(found.group(2))),
+            decoded_raw(found.group()),
+        )
+        for found in _FIELD.finditer(text)
+    ]
+
+
+def decoded_raw(text: str) -> str:
+    """Turn text with one character per byte into UTF-8's characters, if it is UTF-8."""
+    try:
+        return text if text.isascii() else text.encode("latin-1").decode()
+    except UnicodeDecodeError:
+        return text
+
+
+def message_ids(value: str) -> list[str]:
+    """List the message ids of a value, in angle brackets, in order.
+
+    An id that was sent without its brackets gets them.
+    """
+    if "<" not in value:
+        return [f"<{word}>" for word in value.split() if "@" in word]
+    ids = ("".join(found.split()) for found in _ID.findall(value))
+    return [f"<{each}>" for each in ids if 0 < len(each) <= _LONGEST_ID]
+
+
+def date_of(value: str) -> datetime | None:
+    """Read a date of RFC 5322, section 3.3, and the usual deviations; in UTC."""
+    value = value[:_LONGEST_DATE]
+    found = _DATE.match(value)
+    if found is None:
+        return _odd_date(value)
+    day, month, year, hour, minute, second, sign, hours, minutes, _ = found.groups()
+    try:
+        zone = UTC
+        if sign:
+            shift = timedelta(hours=int(hours), minutes=int(minutes))
+            zone = timezone(-shift if sign == "-" else shift)
+        return datetime(
+            int(year),
+            _MONTHS[month.lower()],
+            int(day),
+            int(hour),
+            int(minute),
+            min(int(second or 0), _LEAP_SECOND - 1),
+            tzinfo=zone,
+        ).astimezone(UTC)
+    except (ValueError, KeyError, OverflowError):
+        return None
+
+
+def _odd_date(value: str) -> datetime | None:
+    try:
+        found = parsedate_tz(value)
+        if found is None:
+            exact = datetime.fromisoformat(value)
+            return exact.replace(tzinfo=exact.tzinfo or UTC).astimezone(UTC)
+        year, month, day, hour, minute, second = found[:6]
+        zone = timezone(timedelta(seconds=found[9] or 0))
+        second = min(second, _LEAP_SECOND - 1)
+        return datetime(year, month, day, hour, minute, second, tzinfo=zone).astimezone(UTC)
+    except (ValueError, TypeError, IndexError, OverflowError):
+        return None
+
+
+def _line_end(raw: bytes, at: int, end: int) -> int:
+    line = _LINE.match(raw, at, end)
+    return line.end() if line else end

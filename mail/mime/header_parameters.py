@@ -1,0 +1,128 @@
+"""Content-Type and Content-Disposition: a value and its parameters (RFC 2045, 2183, 2231)."""
+
+import re
+from urllib.parse import unquote_to_bytes
+
+from mail.mime.charsets import decode
+from mail.mime.encoded_words import decode_words
+
+MOST_BYTES = 64 << 10
+_MOST_PARAMETERS = 1000
+
+_PARAMETER = re.compile(
+    r";\s*+(?:\((?:[^()\\]|\\.)*+\)\s*+)?([^\s=;\"()]++)\s*+=\s*+"
+    r"(?:\"([^\"\\]*+(?:\\.[^\"\\]*+)*+)\"?|([^;]*+))",
+    re.DOTALL,
+)
+_ESCAPE = re.compile(r"\\(.)", re.DOTALL)
+_SEGMENT = re.compile(r"([^*]+)\*(?:(\d{1,4})(\*?))?")
+_COMMENT_EDGE = re.compile(r"[()\\]")
+# Control characters, line separators, and characters that change the direction of text.
+_UNSEEN = re.compile(
+    "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]+"
+)
+_NAMES = ("filename", "name")  # may hold blanks and brackets even without quotes
+
+
+def parameters(value: str) -> tuple[str, dict[str, str]]:
+    """Split a value, unfolded, into its word in lower case and its decoded parameters.
+
+    `name*` wins over `name*0`, which wins over `name`; the first of several wins.
+    """
+    word, semicolon, _ = value.partition(";")
+    if "(" in word:
+        word, semicolon, _ = without_comments(value).partition(";")
+    if "=" in word:  # a forgotten semicolon
+        word, *rest = value.split(None, 1)
+        value = word + ";" + "".join(rest)
+        semicolon = ";"
+    word = word.strip().lower()
+    if not semicolon:
+        return word, {}
+    plain: dict[str, str] = {}
+    extended: dict[str, dict[int, tuple[str, bool]]] = {}
+    for count, found in enumerate(_PARAMETER.finditer(value, 0, MOST_BYTES)):
+        if count == _MOST_PARAMETERS:
+            break
+        name, text = found.group(1).lower(), _text(found)
+        segment = _SEGMENT.fullmatch(name) if "*" in name else None
+        if segment is None:
+            plain.setdefault(name, text)
+            continue
+        base, number, star = segment.groups()
+        place = -1 if number is None else int(number)
+        segments = extended.setdefault(base, {})
+        segments.setdefault(place, (text, number is None or star == "*"))
+    for base, segments in extended.items():
+        plain[base] = _joined(segments)
+    return word, plain
+
+
+def filename_of(*candidates: str | None) -> str | None:
+    """Decode the first file name that there is; encoded words are wrong here, but usual."""
+    for candidate in candidates:
+        if candidate and (name := plain_filename(decode_words(candidate))):
+            return name
+    return None
+
+
+def plain_filename(text: str) -> str | None:
+    """Return the last part of a path without control and bidirectional characters.
+
+    Returns None if nothing is left.
+    """
+    levels = _UNSEEN.sub("", text).replace("\\", "/").split("/")
+    names = [name for level in levels if (name := level.strip()) not in ("", ".", "..")]
+    return names[-1] if names else None
+
+
+def without_comments(value: str) -> str:
+    """Take the comments out of a value, however deep they nest."""
+    out: list[str] = []
+    depth = end = 0
+    at = value.find("(")
+    while at >= 0 and (edge := _COMMENT_EDGE.search(value, at)):
+        at = edge.end()
+        if edge.group() == "(":
+            if depth == 0:
+                out.append(value[end : edge.start()])
+            depth += 1
+        elif edge.group() == "\\":
+            at += 1
+        elif depth:
+            depth -= 1
+            end = at if depth == 0 else end
+    if depth == 0:
+        out.append(value[end:])
+    return "".join(out)
+
+
+def _text(found: re.Match[str]) -> str:
+    quoted, bare = found.group(2), found.group(3)
+    if quoted is not None:
+        return _ESCAPE.sub(r"\1", quoted) if "\\" in quoted else quoted
+    bare = bare.strip()
+    if found.group(1).lower().startswith(_NAMES):
+        return bare
+    if found.group(1).lower() != "boundary":
+        bare = bare.partition("(")[0]
+    return (bare.split() or [""])[0]
+
+
+def _joined(segments: dict[int, tuple[str, bool]]) -> str:
+    """Join RFC 2231's segments as bytes, then decode: a character may be split between them."""
+    if -1 in segments:
+        segments = {0: segments[-1]}
+    label = "utf-8"
+    body = b""
+    for place, number in enumerate(sorted(segments)):
+        if place != number:
+            break  # the rest does not follow on
+        text, is_encoded = segments[number]
+        if not is_encoded:
+            body += text.encode()
+            continue
+        if number == 0 and text.count("'") > 1:
+            label, _, text = text.split("'", 2)
+        body += unquote_to_bytes(text)
+    return decode(body, label or "utf-8")

@@ -1,0 +1,1 @@
+"""Parsing and sanitizing of HTML."""

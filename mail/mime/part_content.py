@@ -1,0 +1,159 @@
+"""The content of a part: transfer encoding and charset undone (RFC 2045, RFC 3676)."""
+
+import binascii
+import hashlib
+import re
+from collections.abc import Iterator
+from contextlib import suppress
+
+from mail.mime import base64_lines
+from mail.mime.byte_source import Source, cut
+from mail.mime.charsets import declared, decode
+from mail.mime.mime_tree import Part
+
+_ALPHABET = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/")
+_NOT_BASE64 = bytes(byte for byte in range(256) if byte not in _ALPHABET)
+_BLANKS_AT_SOFT_BREAK = re.compile(rb"=[ \t]++(?=\r?\n)")
+_UU_BEGIN = re.compile(rb"^begin [0-7]{3,4} [^\r\n]*\r?\n", re.MULTILINE)
+_QUOTES = re.compile(r"(?:> ?)*+")
+_QUAD = 4
+STEP = 64 * 1024  # characters
+LARGE = 1024 * 1024  # bytes; what is smaller is decoded as a whole
+_UU_MASK = 63
+
+
+def content(raw: bytes | Source, part: Part) -> bytes:
+    """Give the body of a part with its transfer encoding undone. Never raises."""
+    return decoded(cut(raw, part.body_start, part.body_end), part.encoding)
+
+
+def decoded(body: bytes, encoding: str) -> bytes:
+    """Undo a transfer encoding by its normalised name; unknown ones change nothing."""
+    if encoding == "base64":
+        return _base64(body)
+    if encoding == "quoted-printable":
+        if b"= " in body or b"=\t" in body:
+            body = _BLANKS_AT_SOFT_BREAK.sub(b"=", body)
+        return binascii.a2b_qp(body)
+    return _uuencoded(body) if encoding == "x-uuencode" else body
+
+
+def measured(raw: bytes | Source, part: Part) -> tuple[int, str]:
+    """Size and SHA-256, in hex, of a part's content, of which little is in memory at once."""
+    if isinstance(raw, bytes) and part.body_end - part.body_start > LARGE:
+        with suppress(base64_lines.Irregular):
+            if steps := _steps(raw, part):
+                size, digest = 0, hashlib.sha256()
+                for step in steps:
+                    size += len(step)
+                    digest.update(step)
+                return size, digest.hexdigest()
+    body = content(raw, part)
+    return len(body), hashlib.sha256(body).hexdigest()
+
+
+def _steps(raw: bytes, part: Part) -> Iterator[bytes] | None:
+    """The content in pieces; None for an encoding that is undone as a whole."""
+    if part.encoding == "base64":
+        start, end = base64_lines.trimmed(raw, part.body_start, part.body_end)
+        return base64_lines.decoded(raw, start, end, base64_lines.wrapping_of(raw, start, end))
+    if part.encoding in ("quoted-printable", "x-uuencode"):
+        return None
+    at = range(part.body_start, part.body_end, base64_lines.STEP)
+    return (raw[one : min(one + base64_lines.STEP, part.body_end)] for one in at)
+
+
+def text_of(raw: bytes | Source, part: Part) -> str:
+    """Give the text of a part: charset decoded, line ends LF, format=flowed unfolded."""
+    body = content(raw, part)
+    label = part.params.get("charset")
+    if label is None and part.content_type == "text/html":
+        label = declared(body)
+    text = decode(body, label)
+    if "\r" in text:
+        text = _with_line_feeds(text)
+    if part.params.get("format", "").lower() == "flowed":
+        return _unflowed(text, deletes_space=part.params.get("delsp", "").lower() == "yes")
+    return text
+
+
+def _with_line_feeds(text: str) -> str:
+    """Make CRLF and CR line feeds, in steps: one call for all would hold the interpreter's lock."""
+    pieces: list[str] = []
+    at, size = 0, len(text)
+    while at < size:
+        end = min(at + STEP, size)
+        while end < size and text[end - 1] == "\r":
+            end += 1
+        # split and join are quicker than replacing two characters by one
+        pieces.append("\n".join(text[at:end].split("\r\n")).replace("\r", "\n"))
+        at = end
+    return "".join(pieces)
+
+
+def _base64(body: bytes) -> bytes:
+    """Decode what is in the alphabet, up to the first padding; list footers follow it often."""
+    padding = body.find(b"=")
+    if padding >= 0:
+        body = body[:padding]
+    try:
+        return binascii.a2b_base64(body + b"==")
+    except binascii.Error:
+        body = body.translate(None, _NOT_BASE64)
+        if len(body) % _QUAD == 1:
+            body = body[:-1]  # six bits are no byte
+        return binascii.a2b_base64(body + b"==")
+
+
+def _uuencoded(body: bytes) -> bytes:
+    begin = _UU_BEGIN.search(body)
+    if begin is None:
+        return body
+    out: list[bytes] = []
+    for line in body[begin.end() :].splitlines():
+        if line.strip() in (b"end", b""):
+            break
+        out.append(_uu_line(line))
+    return b"".join(out)
+
+
+def _uu_line(line: bytes) -> bytes:
+    try:
+        return binascii.a2b_uu(line)
+    except binascii.Error:
+        # Some encoders count wrong, or pad with other characters than blanks.
+        length = (((line[0] - 32) & _UU_MASK) * 4 + 5) // 3
+        try:
+            return binascii.a2b_uu(line[:length])
+        except binascii.Error:
+            return b""
+
+
+def _unflowed(text: str, *, deletes_space: bool) -> str:
+    """Join the lines that a flowing sender broke (RFC 3676, section 4)."""
+    out: list[str] = []
+    pieces: list[str] = []  # of the paragraph that is open
+    depth = 0
+    for line in text.split("\n"):
+        quotes = _QUOTES.match(line)
+        marks = quotes.group() if quotes else ""
+        level = marks.count(">")
+        # One blank after the quote marks, or at the line's start, is stuffing.
+        rest = line[len(marks) :] if level else line.removeprefix(" ")
+        if pieces and (level != depth or rest == "-- "):
+            out.append(_quoted("".join(pieces), depth))
+            pieces = []
+        depth = level
+        if rest.endswith(" ") and rest != "-- ":
+            pieces.append(rest[:-1] if deletes_space else rest)
+            continue
+        pieces.append(rest)
+        out.append(_quoted("".join(pieces), depth))
+        pieces = []
+    if pieces:
+        out.append(_quoted("".join(pieces), depth))
+    return "\n".join(out)
+
+
+def _quoted(text: str, depth: int) -> str:
+    return f"{'>' * depth} {text}" if depth else text

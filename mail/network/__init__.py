@@ -1,0 +1,1 @@
+"""DNS, IP networks and outbound HTTP."""

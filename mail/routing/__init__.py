@@ -1,0 +1,1 @@
+"""Routes, MX hosts and TLS requirements of outgoing mail."""

@@ -1,0 +1,1 @@
+"""Background loops and worker threads."""

@@ -1,0 +1,1 @@
+"""Text index of messages."""

@@ -1,0 +1,99 @@
+"""Which commands, tests and extensions there are."""
+
+from mail.sieve.extensions import (
+    attachments,
+    body,
+    core_commands,
+    date,
+    duplicate,
+    editheader,
+    enotify,
+    environment,
+    ihave,
+    imap4flags,
+    include,
+    mailboxes,
+    metadata,
+    mime,
+    reject,
+    vacation,
+    variables,
+)
+
+COMMANDS = {
+    one.name: one
+    for family in (
+        ihave,
+        core_commands,
+        editheader,
+        mailboxes,
+        imap4flags,
+        include,
+        mime,
+        enotify,
+        reject,
+        vacation,
+        variables,
+    )
+    for one in family.COMMANDS
+}
+TESTS = {
+    one.name: one
+    for family in (
+        metadata,
+        ihave,
+        attachments,
+        core_commands,
+        body,
+        date,
+        duplicate,
+        mailboxes,
+        imap4flags,
+        enotify,
+        environment,
+        variables,
+    )
+    for one in family.TESTS
+}
+EXTENSIONS = (
+    "body",
+    "comparator-i;ascii-casemap",
+    "comparator-i;ascii-numeric",
+    "comparator-i;octet",
+    "comparator-vnd.merganser.plain",
+    "copy",
+    "date",
+    "duplicate",
+    "editheader",
+    "encoded-character",
+    "enotify",
+    "envelope",
+    "environment",
+    "ereject",
+    "extracttext",
+    "fcc",
+    "fileinto",
+    "foreverypart",
+    "ihave",
+    "imap4flags",
+    "include",
+    "index",
+    "mailbox",
+    "mboxmetadata",
+    "mime",
+    "regex",
+    "reject",
+    "relational",
+    "servermetadata",
+    "spamtest",
+    "spamtestplus",
+    "special-use",
+    "subaddress",
+    "vacation",
+    "vacation-seconds",
+    "variables",
+    "virustest",
+    "vnd.merganser.attachments",
+)
+IMPLIED = {"vacation-seconds": "vacation", "spamtestplus": "spamtest"}
+ALWAYS = frozenset({"comparator-i;octet", "comparator-i;ascii-casemap"})

@@ -1,0 +1,1 @@
+"""Sieve lexer, parser and printer."""

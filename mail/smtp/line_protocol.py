@@ -1,0 +1,190 @@
+"""What a client of SMTP's family sends: command lines, and pieces of mail."""
+
+import asyncio
+import re
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+from mail.envelope import dsn_parameters
+from mail.envelope.dsn_parameters import Unfit, Wish
+from mail.recipients.recipient_routes import Away, Taken
+
+COMMAND_MAX = 2048  # bytes of a command line, its end included
+PIECE = 256 << 10  # bytes that are taken from the socket's buffer at once
+
+MALFORMED = "500 5.5.2 That is no line of text"
+NO_ADDRESS = "553 5.1.3 That is no address"
+UNKNOWN = "555 5.5.4 A parameter is not known here"
+
+# A route before the address is passed over (RFC 5321, section 4.1.1.3)
+PATH = re.compile(r'<(?:@[^:<>"]*:)?((?:"(?:[^"\\]|\\.)*"|[^"<>\s])*)>(?:\s+(.*))?')
+PARAMETER = re.compile(r"([A-Za-z0-9][A-Za-z0-9-]*)(?:=(\S+))?")
+SIZE = re.compile(r"[0-9]{1,20}")
+CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+
+
+Read = Callable[[int], Awaitable[bytes]]  # of so many bytes at most; none at the end
+
+
+class Wrong(Exception):
+    """The client's program says what it may not say; the text is our reply."""
+
+
+class BareLineFeed(Wrong):
+    """A command line ends with LF alone. What follows can be the same line to another server."""
+
+    def __init__(self) -> None:
+        super().__init__("521 5.5.2 Error: bare <LF> received")
+
+
+class Vanished(Exception):
+    """The client has sent its last byte."""
+
+
+class Overlong(Exception):
+    """A command line was too long, and is gone."""
+
+
+class Wire:
+    """What the client has sent and nobody has looked at."""
+
+    def __init__(self, reader: asyncio.StreamReader) -> None:
+        self._read: Read = reader.read
+        self._kept = bytearray()
+
+    def through(self, read: Read) -> None:
+        """Go on with what this reads."""
+        self._read = read
+
+    def taken(self) -> bytes:
+        """What has come by now, and is no more here."""
+        taken = bytes(self._kept)
+        self._kept.clear()
+        return taken
+
+    async def line(self) -> bytes:
+        """Return the next line, without its CRLF.
+
+        Raises Overlong, BareLineFeed or Vanished if there is none.
+        """
+        dropped = False
+        while (end := self._kept.find(b"\n")) < 0:
+            if len(self._kept) > COMMAND_MAX:
+                self._kept.clear()
+                dropped = True
+            self._kept += await self.piece(kept=False)
+        line = bytes(self._kept[:end])
+        del self._kept[: end + 1]
+        if dropped or end >= COMMAND_MAX:
+            raise Overlong
+        if not line.endswith(b"\r"):
+            raise BareLineFeed
+        return line[:-1]
+
+    async def exactly(self, size: int) -> bytes:
+        """So many bytes."""
+        while len(self._kept) < size:
+            self._kept += await self.piece(kept=False)
+        taken = bytes(self._kept[:size])
+        del self._kept[:size]
+        return taken
+
+    async def piece(self, *, kept: bool = True) -> bytes:
+        """What is there, as soon as anything is."""
+        if kept and self._kept:
+            piece = bytes(self._kept[:PIECE])
+            del self._kept[:PIECE]
+            return piece
+        try:
+            piece = await self._read(PIECE)
+        except ConnectionError:
+            raise Vanished from None
+        if not piece:
+            raise Vanished
+        return piece
+
+    @property
+    def ahead(self) -> bool:
+        """Whether a line has come already that nobody has looked at (RFC 2920)."""
+        return b"\n" in self._kept
+
+    def back(self, rest: bytes) -> None:
+        """Put back what belongs to the next command."""
+        self._kept[:0] = rest
+
+
+@dataclass(slots=True)
+class Transaction:
+    """What MAIL has begun."""
+
+    sender: str  # empty for the null path
+    size: int  # as announced; 0 if it was not
+    utf8: bool
+    digest: str = ""  # SHA-256 of the message, hex, once it has come
+    recipients: list[Taken] = field(default_factory=list)
+    turned_away: list[Away] = field(default_factory=list)  # of the others, so many as are told of
+    wish: Wish = dsn_parameters.USUAL  # what was said of the message
+
+
+def command(line: bytes) -> tuple[str, str]:
+    """The verb in capitals, and what follows it."""
+    try:
+        text = line.decode()
+    except UnicodeDecodeError:
+        raise Wrong(MALFORMED) from None
+    verb, _, argument = text.partition(" ")
+    if CONTROL.search(text) or not verb:
+        raise Wrong(MALFORMED)
+    return verb.upper(), argument.strip()
+
+
+def path(keyword: str, argument: str) -> tuple[str, dict[str, str]]:
+    """The address in angle brackets, and the parameters behind it."""
+    if not argument.upper().startswith(keyword):
+        raise Wrong(f"501 5.5.4 The command goes on with {keyword}<address>")
+    found = PATH.fullmatch(argument[len(keyword) :].strip())
+    if not found:
+        raise Wrong(NO_ADDRESS)
+    parameters = {}
+    for word in (found[2] or "").split():
+        parameter = PARAMETER.fullmatch(word)
+        if not parameter:
+            raise Wrong("501 5.5.4 That is no parameter")
+        if parameter[1].upper() in parameters:
+            raise Wrong("501 5.5.4 A parameter stands there twice")
+        parameters[parameter[1].upper()] = parameter[2] or ""
+    return found[1], parameters
+
+
+def begun(sender: str, parameters: dict[str, str]) -> Transaction:
+    """The transaction that MAIL asks for."""
+    utf8 = parameters.pop("SMTPUTF8", None)
+    body = parameters.pop("BODY", "7BIT").upper()
+    size = parameters.pop("SIZE", "0")
+    try:
+        wish = dsn_parameters.of_message(parameters)
+    except Unfit as wrong:
+        raise Wrong(f"501 5.5.4 {wrong}") from None
+    if parameters:
+        raise Wrong(UNKNOWN)
+    if utf8 or body not in {"7BIT", "8BITMIME"} or not SIZE.fullmatch(size):
+        raise Wrong("501 5.5.4 A parameter has a wrong value")
+    need_utf8(sender, utf8=utf8 is not None)
+    return Transaction(sender, int(size), utf8 is not None, wish=wish)
+
+
+def wanted(transaction: Transaction, parameters: dict[str, str]) -> Wish:
+    """What RCPT asks to be told of its recipient."""
+    try:
+        wish = dsn_parameters.of_recipient(parameters, transaction.wish, utf8=transaction.utf8)
+    except Unfit as wrong:
+        raise Wrong(f"501 5.5.4 {wrong}") from None
+    if parameters:
+        raise Wrong(UNKNOWN)
+    return wish
+
+
+def need_utf8(address: str, *, utf8: bool) -> None:
+    """Wrong, where the address is not ASCII and its sender did not say so (RFC 6531)."""
+    if not utf8 and not address.isascii():
+        raise Wrong("553 5.6.7 Such an address needs SMTPUTF8")

@@ -1,0 +1,1 @@
+"""Spam verdicts, sender rules and greylisting."""

@@ -1,0 +1,78 @@
+"""How blobs are compressed: "zstd", or "raw" where that would not be smaller."""
+
+import hashlib
+import threading
+from pathlib import Path
+
+import zstandard
+
+from mail.storage.blobs.errors import Corrupt
+
+LEVEL = 3  # 9 takes five times as long and saves little
+
+
+class _Contexts(threading.local):
+    """zstd's contexts: costly to make, and not safe to share between threads."""
+
+    def __init__(self) -> None:
+        self.compressor = zstandard.ZstdCompressor(level=LEVEL)
+        self.decompressor = zstandard.ZstdDecompressor()
+
+
+_CONTEXTS = _Contexts()
+
+
+def digest_of(content: bytes) -> str:
+    """The SHA-256 of `content` in lower-case hex."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def verify(digest: str, content: bytes) -> bytes:
+    """Give `content` back, or raise Corrupt when its digest is another one."""
+    if digest_of(content) != digest:
+        raise Corrupt(f"The content of {digest} has another digest")
+    return content
+
+
+def compress(data: bytes) -> tuple[str, bytes]:
+    """The codec that fits `data`, and what to store. For a thread, when `data` is large."""
+    packed = _CONTEXTS.compressor.compress(data)
+    return ("zstd", packed) if len(packed) < len(data) else ("raw", data)
+
+
+def compress_file(path: Path) -> tuple[str, Path]:
+    """The same for a file: the codec, and the file to store, which is all that is left."""
+    packed, size = path.with_name(f"{path.name}.zst"), path.stat().st_size
+    with path.open("rb") as source, packed.open("wb") as target:
+        _CONTEXTS.compressor.copy_stream(source, target, size=size)
+    small = packed.stat().st_size < size
+    (path if small else packed).unlink()
+    return ("zstd", packed) if small else ("raw", path)
+
+
+def expand(codec: str, data: bytes, size: int) -> bytes:
+    """Undo `compress`. Raises Corrupt unless exactly `size` bytes come out.
+
+    Never more than `size` bytes are taken from memory, whatever `data` claims.
+    """
+    match codec:
+        case "raw":
+            content = data
+        case "zstd":
+            content = _expand_zstd(data, size)
+        case _:
+            raise Corrupt(f"There is no codec {codec!r}")
+    if len(content) != size:
+        raise Corrupt(f"{len(content)} bytes came out instead of {size}")
+    return content
+
+
+def _expand_zstd(data: bytes, size: int) -> bytes:
+    try:
+        # zstandard trusts the frame's own word for the size, above any limit it is given.
+        claimed = zstandard.frame_content_size(data)
+        if claimed != size:
+            raise Corrupt(f"The frame claims {claimed} bytes instead of {size}")
+        return _CONTEXTS.decompressor.decompress(data, max_output_size=size, allow_extra_data=False)
+    except zstandard.ZstdError as problem:
+        raise Corrupt(f"The frame cannot be expanded: {problem}") from problem

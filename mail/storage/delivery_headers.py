@@ -1,0 +1,76 @@
+"""What a delivery puts before a message: the end of its way, and the label of its address.
+
+Each recipient has fields of the own before the same bytes: `Return-Path` (RFC 5321, section 4.4),
+`Delivered-To`, and `X-Original-Rcpt`, the address that was asked for. What was cut out of the
+message is the same for all, and kept once; only what is left, which is small, is stored for each.
+"""
+
+import re
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+
+import idna
+
+from mail.mime.header_encoding import on_wire, unstructured
+from mail.recipients.address_resolution import Recipient
+from mail.storage.header_prepend import before, first, remade
+from mail.storage.message_insert import Letter
+from mail.storage.received_messages import read
+from models.users.tables import DelimiterAction
+
+_ODD = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
+_SUBJECT = re.compile(rb"(?im)^subject[ \t]*:[^\n]*\n(?:[ \t][^\n]*\n)*")
+
+
+async def stamped(
+    source: bytes | Path, letter: Letter, to: Recipient, sender: str, made: ExitStack
+) -> Letter:
+    """The letter, which was read from `source`, as this recipient gets it.
+
+    A repeat of its delivery is known by what came. Files that are needed go with `made`.
+    """
+    prefix = fields(to, sender)
+    letter = replace(letter, came=letter.came or letter.digest)
+    if not (to.label and to.delimiter_action is DelimiterAction.SUBJECT):
+        return await before(source, letter, prefix, made)
+    end = letter.facts.structure.body_start
+    head = prefix + _labelled(await first(source, end), letter, to.label)
+    fresh = await read(await remade(source, head, end, made))
+    return replace(fresh, came=letter.came, verification=letter.verification, scan=letter.scan)
+
+
+def fields(to: Recipient, sender: str) -> bytes:
+    """The fields that stand before the message of a recipient."""
+    lines = {
+        "Return-Path": f"<{sender}>",
+        "Delivered-To": _wired(to.instead or to.address),
+        "X-Original-Rcpt": _wired(to.original or to.address),
+    }
+    text = "".join(f"{name}: {_ODD.sub('', value)}\r\n" for name, value in lines.items())
+    return text.encode()
+
+
+def _wired(address: str) -> str:
+    try:
+        return on_wire(address)
+    except idna.IDNAError:
+        return address
+
+
+def _labelled(header: bytes, letter: Letter, label: str) -> bytes:
+    """The header with the label before its subject."""
+    text = _ODD.sub("", f"[{label}] {letter.facts.subject}")
+    return b"".join(_with(header, unstructured("Subject", text)))
+
+
+def _with(header: bytes, subject: bytes) -> Iterator[bytes]:
+    """The header with this subject for the one it has: in its place, or before all others."""
+    kept, reached, found = list[bytes](), 0, False
+    for each in _SUBJECT.finditer(header):
+        kept += [header[reached : each.start()], b"" if found else subject]
+        reached, found = each.end(), True
+    yield b"" if found else subject
+    yield from kept
+    yield header[reached:]

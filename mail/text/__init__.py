@@ -1,0 +1,1 @@
+"""Text: languages, confusable characters, bounded regular expressions."""
