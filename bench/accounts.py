@@ -16,8 +16,8 @@ from bench.sides import Kind, postgres
 from merganser.building import opened, owner
 from merganser.settings import Settings
 from models.users.roles import Role
-from resolvers import apikeys
-from resolvers.apikeys import NewKey
+from resolvers.auth import api_keys
+from resolvers.auth.api_keys import NewKey
 
 NAME = "accounts"
 MANY = 100_000
@@ -62,7 +62,7 @@ async def measured(
     settings = Settings(data=server.folder, store=url) if url else Settings(data=server.folder)
     async with opened(settings, migrate=True) as world:
         await fill(world, many)
-        _, secret = await apikeys.create_key(owner(world), NewKey("bench", role=Role.ROOT))
+        _, secret = await api_keys.create_key(owner(world), NewKey("bench", role=Role.ROOT))
     async with running(server.start) as pid:
         target = Target(server.http, pid, secret)
         bodies = asked(await _middle(target))

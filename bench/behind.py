@@ -24,11 +24,12 @@ from merganser.settings import Settings
 from models.events.journal import Change, ChangeKind, Stream
 from models.runtime.environment import World
 from models.store.columns import Picked, picked
-from resolvers import apikeys, bulk
-from resolvers.apikeys import NewKey
-from resolvers.bulk import Order
-from resolvers.moves import Changes
-from resolvers.selections import Selection
+from resolvers.auth import api_keys
+from resolvers.auth.api_keys import NewKey
+from resolvers.messages.bulk import bulk_changes
+from resolvers.messages.bulk.bulk_changes import Order
+from resolvers.messages.bulk.row_changes import Changes
+from resolvers.messages.filters.filter_conditions import Selection
 
 NAME = "live: far behind"
 KEPT = 2_000_000  # changes that stay readable
@@ -50,7 +51,7 @@ async def measured(kind: Kind, folder: Path, many: int, bar: Progress) -> list[F
 
     async with opened(settings, migrate=True) as world:
         user = await make_user(world, READER)
-        _, secret = await apikeys.create_key(owner(world), NewKey("bench", user_id=user.id))
+        _, secret = await api_keys.create_key(owner(world), NewKey("bench", user_id=user.id))
         last = await fill(world, user.id, many, done)
     async with running(server.start) as pid:
         target = Target(server.http, pid, secret)
@@ -93,7 +94,7 @@ async def _models(world: World, user_id: int) -> tuple[list[dict[str, Any]], int
     )
     placed = await received_messages.receive(world, letter, to, "bob@example.com")
     flag = Order(Selection([placed.message_id]), Changes.of({"flagged": True}))
-    await bulk.carry_out(on_behalf(world, user_id), flag)
+    await bulk_changes.carry_out(on_behalf(world, user_id), flag)
     asked = select(*picked(Change)).where(col(Change.stream_id) == user_id)
     rows = await world.database.read(asked.order_by(col(Change.last)))
     found = {row.kind: _plain(row) for row in rows}

@@ -33,9 +33,10 @@ from merganser.settings import Settings
 from models.messages.tables import Message, Thread
 from models.runtime.environment import World
 from models.store.columns import picked, table_of
-from resolvers import apikeys, mailboxes
-from resolvers.apikeys import NewKey
-from resolvers.mailboxes import NewMailboxes
+from resolvers.auth import api_keys
+from resolvers.auth.api_keys import NewKey
+from resolvers.mailboxes import loaders as mailbox_loaders
+from resolvers.mailboxes.loaders import NewMailboxes
 
 NAME = "clients"
 MANY = (10_000, 100_000, 1_000_000)  # messages of the accounts
@@ -104,11 +105,11 @@ async def _account(world: World, address: str, count: int, first: int) -> Accoun
     user = await make_user(world, address)
     ctx = on_behalf(world, user.id)
     paths = [f"Projects/Year {nth % 5}/No {nth:02}" for nth in range(BOXES)]
-    await mailboxes.create(ctx, NewMailboxes(paths))
+    await mailbox_loaders.create(ctx, NewMailboxes(paths))
     to = await address_resolution.recipient(world, address)
     letter = await received_messages.read(Writer().letter(1, size=4000, attached=b""))
     await received_messages.receive(world, letter, to, "carol@example.com")
-    rows = await mailboxes.all_of(ctx, user.id, {"id", "path"})
+    rows = await mailbox_loaders.all_of(ctx, user.id, {"id", "path"})
     boxes = {box.path: box.id for box in rows}
     there = {"inbox": boxes["INBOX"], "sent": boxes["Sent"], "project": boxes[paths[0]]}
     async with world.database.engine.begin() as connection:
@@ -118,7 +119,7 @@ async def _account(world: World, address: str, count: int, first: int) -> Accoun
             await _copies(connection, table, first, count // BLOCK)
         for statement in _COUNTERS:
             await connection.execute(text(statement), {"user": user.id})
-    _, secret = await apikeys.create_key(owner(world), NewKey("bench", user_id=user.id))
+    _, secret = await api_keys.create_key(owner(world), NewKey("bench", user_id=user.id))
     keys = {name: str(encode("Mailbox", key)) for name, key in there.items()}
     return Account(count, secret, keys)
 

@@ -25,8 +25,8 @@ from bench.server import PATIENCE, Server, broken, cpu, running, settled, whole_
 from bench.sides import Kind, postgres
 from merganser.building import opened, owner
 from merganser.settings import Settings
-from resolvers import apikeys
-from resolvers.apikeys import NewKey
+from resolvers.auth import api_keys
+from resolvers.auth.api_keys import NewKey
 
 NAME = "mail fetched from elsewhere"
 MESSAGES, LETTER = 10_000, 20_000  # how many, and bytes of each
@@ -60,7 +60,7 @@ async def measured(kind: Kind, folder: Path, many: int, bar: Progress) -> list[F
     task = bar.add_task(NAME, total=3)
     async with opened(settings, migrate=True) as world:
         user = await make_user(world, READER)
-        _, secret = await apikeys.create_key(owner(world), NewKey("bench", user_id=user.id))
+        _, secret = await api_keys.create_key(owner(world), NewKey("bench", user_id=user.id))
     await asyncio.to_thread(folder.chmod, 0o755)  # for whoever Dovecot runs as
     with dovecot(folder / "dovecot") as far:
         await asyncio.to_thread(far.save_all, list(letters(many)))

@@ -31,7 +31,7 @@ from models.connectors import Protocol, Security
 from models.mailboxes.tables import Mailbox
 from models.messages.tables import Message
 from models.store.columns import picked
-from resolvers import connectorchange
+from resolvers.connectors import mutations as connector_mutations
 
 KEEPING = ("fetched", "commit", "outside")  # places of death where the source keeps its mail
 DELETING = (*KEEPING, "expunged")
@@ -170,13 +170,13 @@ async def _furnished(server: Server, far: Dovecot, *, delete: bool) -> int:
     settings = Settings(data=server.folder, connectors_private=True)
     async with opened(settings, migrate=True) as world:
         user = await make_user(world, READER)
-        return await connectorchange.create(owner(world), user.id, given, PASSWORD)
+        return await connector_mutations.create(owner(world), user.id, given, PASSWORD)
 
 
 async def _due(server: Server, key: int) -> None:
     """Have the connector run, or its run go on, as soon as there is a server."""
     async with opened(Settings(data=server.folder)) as world:
-        await connectorchange.start(owner(world), [key], trial=False)
+        await connector_mutations.start(owner(world), [key], trial=False)
 
 
 async def _life(server: Server, source: Source, death: Death | None) -> Life:

@@ -40,11 +40,12 @@ from models.messages.tables import Message
 from models.runtime.environment import World
 from models.store.columns import Picked, picked
 from models.store.keyset_pages import Cursor
-from resolvers import apikeys, auth, mailboxes
-from resolvers.apikeys import NewKey
+from resolvers.auth import api_keys, authentication
+from resolvers.auth.api_keys import NewKey
 from resolvers.context import Viewer
-from resolvers.mailboxes import NewMailboxes
-from resolvers.messages import NEWEST
+from resolvers.mailboxes import loaders as mailbox_loaders
+from resolvers.mailboxes.loaders import NewMailboxes
+from resolvers.messages.loaders import NEWEST
 
 NAME = "folders"
 LONGEST = 3600.0  # seconds of a whole run
@@ -113,11 +114,11 @@ async def furnish(world: World, size: Size) -> Folders:
     ctx = on_behalf(world, user.id)
     paths = [f"Projects/No {nth:04}" for nth in range(size.boxes)]
     for start in range(0, len(paths), 100):
-        await mailboxes.create(ctx, NewMailboxes([*paths[start : start + 100]]))
+        await mailbox_loaders.create(ctx, NewMailboxes([*paths[start : start + 100]]))
     to = await address_resolution.recipient(world, READER)
     letter = await received_messages.read(Writer().letter(1, size=4000, attached=b""))
     await received_messages.receive(world, letter, to, "carol@example.com")
-    boxes = {box.path: box for box in await mailboxes.all_of(ctx, user.id, {"id", "path"})}
+    boxes = {box.path: box for box in await mailbox_loaders.all_of(ctx, user.id, {"id", "path"})}
     await fill(world, boxes["INBOX"], size.messages)
     await fill(world, boxes[paths[0]], size.moved)
     await _count(world)
@@ -129,7 +130,7 @@ async def furnish(world: World, size: Size) -> Folders:
     rows = await world.database.read(newest.limit(FLAGGED))
     skipped = min(PAGE * (LATE - 1), size.messages // 2)
     (last,) = await world.database.read(newest.offset(skipped).limit(1))
-    _, secret = await apikeys.create_key(owner(world), NewKey("bench", user_id=user.id))
+    _, secret = await api_keys.create_key(owner(world), NewKey("bench", user_id=user.id))
     return Folders(
         secret,
         encode("Mailbox", boxes["INBOX"].id),
@@ -245,7 +246,7 @@ async def _statements(world: World, there: Folders, size: Size) -> Fact:
     async def sign_in(
         headers: Mapping[str, str], params: Mapping[str, Any] | None, ip: str | None
     ) -> Viewer:
-        return await auth.sign_in(world, headers, params, ip=ip)
+        return await authentication.sign_in(world, headers, params, ip=ip)
 
     unpaid = Limits(guards=Guards(Budgets(Rates(0, 0, 0))))
     endpoint = Endpoint(schema, world, sign_in, unpaid)

@@ -25,8 +25,8 @@ from merganser.building import opened, owner
 from merganser.server.sockets import raise_open_file_limit
 from merganser.settings import Settings
 from models.runtime.environment import World
-from resolvers import apikeys
-from resolvers.apikeys import NewKey
+from resolvers.auth import api_keys
+from resolvers.auth.api_keys import NewKey
 
 NAME = "live: watchers"
 TOGETHER = 16  # accounts that are made at once
@@ -114,7 +114,7 @@ async def furnish(world: World, many: int, done: Step) -> list[Account]:
     async def account(number: int) -> Account:
         address = f"w{number}@bench.example"
         user = await make_user(world, address)
-        _, secret = await apikeys.create_key(owner(world), NewKey("bench", user_id=user.id))
+        _, secret = await api_keys.create_key(owner(world), NewKey("bench", user_id=user.id))
         to = await address_resolution.recipient(world, address)
         placed = await received_messages.receive(world, letter, to, "bob@example.com")
         done()

@@ -22,10 +22,12 @@ from merganser.settings import Settings
 from models.messages.tables import Message
 from models.runtime.environment import World
 from models.users.tables import User
-from resolvers import apikeys, mailboxes, usercreate
-from resolvers.apikeys import NewKey
-from resolvers.mailboxes import NewMailboxes
-from resolvers.usercreate import NewUser
+from resolvers.auth import api_keys
+from resolvers.auth.api_keys import NewKey
+from resolvers.mailboxes import loaders as mailbox_loaders
+from resolvers.mailboxes.loaders import NewMailboxes
+from resolvers.users.creation import create as creation_create
+from resolvers.users.creation.create import NewUser
 
 READER, TAKER = "ada@bench.example", "post@bench.example"  # who reads, and who takes the load
 TOGETHER = 32  # letters on their way at once
@@ -60,11 +62,11 @@ async def furnish(
         ada = await make_user(world, READER)
         post = await make_user(world, TAKER)
         ctx = on_behalf(world, ada.id)
-        there = len(await mailboxes.all_of(ctx, ada.id, ()))
+        there = len(await mailbox_loaders.all_of(ctx, ada.id, ()))
         paths = [f"Projects/No {n:02}" for n in range(1, boxes - there)]
-        await mailboxes.create(ctx, NewMailboxes(paths))
+        await mailbox_loaders.create(ctx, NewMailboxes(paths))
         secrets = [
-            (await apikeys.create_key(owner(world), NewKey("bench", user_id=user.id)))[1]
+            (await api_keys.create_key(owner(world), NewKey("bench", user_id=user.id)))[1]
             for user in (ada, post)
         ]
         full_raw = await _fill(world, messages, progress)
@@ -85,7 +87,7 @@ async def make_user(world: World, address: str, *targets: str, **more: Any) -> U
         **more,
     )
     options = replace(world.options, auto_create_domains=True)
-    return await usercreate.create(owner(replace(world, options=options)), new)
+    return await creation_create.create(owner(replace(world, options=options)), new)
 
 
 async def _fill(world: World, count: int, progress: Progress) -> bytes:

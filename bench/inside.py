@@ -23,7 +23,7 @@ from graph.schema import schema
 from merganser.building import opened
 from merganser.settings import read
 from models.runtime.environment import World
-from resolvers import auth
+from resolvers.auth import authentication
 from resolvers.context import Needs, Viewer
 
 WARM, COUNT = 200, 2000
@@ -60,7 +60,7 @@ async def measured(world: World, secret: str, box: str) -> dict[str, float]:
         headers: Mapping[str, str], params: Mapping[str, Any] | None, ip: str | None
     ) -> Viewer:
         watch.decoded = time.perf_counter()
-        viewer = await auth.sign_in(world, headers, params, ip=ip)
+        viewer = await authentication.sign_in(world, headers, params, ip=ip)
         made = Watched(**{name: getattr(viewer, name) for name in viewer.__slots__}, watch=watch)
         watch.signed = time.perf_counter()
         return made

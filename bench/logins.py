@@ -21,7 +21,7 @@ from bench.server import hang_up
 from merganser.building import opened
 from merganser.settings import Settings
 from models.users.tables import User
-from resolvers import passwords
+from resolvers.auth.passwords import password_hashes
 
 COUNT = 100  # accounts: none of them is tried so often that it is closed
 ROUNDS = 3
@@ -72,7 +72,7 @@ async def accounts(env: Mapping[str, str]) -> list[str]:
         settings = Settings(data=settings.data, store=store)
     names = [f"login{nth}@bench.example" for nth in range(COUNT)]
     async with opened(settings) as world:
-        stored = await passwords.make(world, PASSWORD)
+        stored = await password_hashes.make(world, PASSWORD)
         made = [await make_user(world, name) for name in names]
         async with world.write() as session:
             these = col(User.id).in_([user.id for user in made])

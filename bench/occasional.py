@@ -29,9 +29,9 @@ from merganser.settings import Settings
 from models.runtime.environment import World
 from models.store.columns import picked
 from models.users.tables import User
-from resolvers import tokens
+from resolvers.auth import access_tokens
+from resolvers.auth.access_tokens import NewToken
 from resolvers.context import Context
-from resolvers.tokens import NewToken
 
 NAME = "occasional users"
 USERS = 200
@@ -85,7 +85,8 @@ async def sign_in(world: World, many: int) -> list[str]:
     async with Context(world, owner(world).viewer).write() as session:
         idle = world.options.token_idle
         return [
-            (await tokens.create(owner(world), session, NewToken(row, idle)))[0] for row in rows
+            (await access_tokens.create(owner(world), session, NewToken(row, idle)))[0]
+            for row in rows
         ]
 
 

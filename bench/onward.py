@@ -23,9 +23,10 @@ from bench.ports import HOST, free_port
 from bench.server import Server, checked
 from merganser.building import opened, owner
 from merganser.settings import Settings
-from resolvers import addresschange, autoreply
-from resolvers.addresschange import NewAddress
-from resolvers.userselection import Users
+from resolvers.addresses import mutations as address_mutations
+from resolvers.addresses.mutations import NewAddress
+from resolvers.autoreply import autoreplies
+from resolvers.users.selection import Users
 
 LIST, FAR = "list@bench.example", "far@elsewhere.example"
 PLACES = ("data", "commit", "reply", "dot", "sent", "outside")
@@ -139,8 +140,8 @@ async def _furnish(folder: Path) -> None:
     async with opened(Settings(data=folder), migrate=True) as world:
         user = await make_user(world, READER)
         rule = {"enabled": True, "subject": "Away", "text": "I am away."}
-        await autoreply.set_(owner(world), Users(ids=(user.id,)), rule)
-        await addresschange.create(owner(world), NewAddress(LIST, targets=[READER, FAR]))
+        await autoreplies.set_(owner(world), Users(ids=(user.id,)), rule)
+        await address_mutations.create(owner(world), NewAddress(LIST, targets=[READER, FAR]))
 
 
 def _rows(server: Server, sql: str) -> list[tuple[Any, ...]]:

@@ -25,7 +25,7 @@ from graph.schema import TYPES, Mutation, Query, Subscription
 from merganser.building import opened
 from merganser.settings import read
 from models.runtime.environment import World
-from resolvers import auth
+from resolvers.auth import authentication
 
 
 def make_schema() -> strawberry.Schema:
@@ -51,7 +51,7 @@ class View(GraphQL[Operation, None]):
     ) -> Operation:
         """The context that our resolvers are handed."""
         headers = dict(request.headers)
-        viewer = await auth.sign_in(self.world, headers)
+        viewer = await authentication.sign_in(self.world, headers)
         return Operation(self.world, viewer, headers=headers)
 
 

@@ -29,7 +29,7 @@ from graph.guards import Guards
 from graph.schema import schema
 from merganser.building import opened
 from models.runtime.environment import World
-from resolvers import auth
+from resolvers.auth import authentication
 from resolvers.context import Viewer
 
 MESSAGES = 10_000  # of the account
@@ -145,7 +145,7 @@ async def _asking(world: World, account: Account) -> AsyncGenerator[_Desk]:
     async def sign_in(
         headers: Mapping[str, str], params: Mapping[str, Any] | None, ip: str | None
     ) -> Viewer:
-        return await auth.sign_in(world, headers, params, ip=ip)
+        return await authentication.sign_in(world, headers, params, ip=ip)
 
     unpaid = Limits(guards=Guards(Budgets(Rates(0, 0, 0))))
     desk = _Desk(Endpoint(schema, world, sign_in, unpaid), account.secret)

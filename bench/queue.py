@@ -36,9 +36,10 @@ from models.runtime.environment import Turn, World
 from models.store.columns import Picked, picked
 from models.store.keyset_pages import Ask
 from models.submission.tables import Submission, SubmissionState
-from resolvers import queue, submission
-from resolvers.queue import OLDEST, EntryWhere, QueueName
-from resolvers.submission import Outgoing
+from resolvers.queue import loaders as queue_loaders
+from resolvers.queue.loaders import OLDEST, EntryWhere, QueueName
+from resolvers.submission import create as submission_create
+from resolvers.submission.create import Outgoing
 
 NAME = "queue: many waiting"
 MANY = 100_000
@@ -89,7 +90,7 @@ async def measured(kind: Kind, folder: Path, many: int, bar: Progress) -> list[F
             text="Hello.",
             send_time=world.now() + timedelta(days=300),
         )
-        sent = await submission.send(ctx, outgoing)
+        sent = await submission_create.send(ctx, outgoing)
         for shape in SHAPES:
             await fill(world, sent.submission, shape, many)
             with as_served():
@@ -216,7 +217,7 @@ async def listed(world: World, many: int) -> list[Fact]:
         took = []
         for _ in range(20):
             began = time.perf_counter()
-            await queue.page(ctx, where, Ask(OLDEST, 50), {"queue_id", "envelope_from"})
+            await queue_loaders.page(ctx, where, Ask(OLDEST, 50), {"queue_id", "envelope_from"})
             took.append(time.perf_counter() - began)
         facts.append(Fact(f"{name}, {many:,} waiting, p50", percentile(took, 0.5) * 1e3, "ms"))
     return facts

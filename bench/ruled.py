@@ -24,8 +24,8 @@ from bench.server import Server, broken, running, settled
 from bench.sides import Kind, postgres
 from merganser.building import opened, owner
 from merganser.settings import Settings
-from resolvers import apikeys
-from resolvers.apikeys import NewKey
+from resolvers.auth import api_keys
+from resolvers.auth.api_keys import NewKey
 
 NAME = "deliveries with rules, and beside a large one"
 PLAIN, FILTERS, SCRIPT = "plain", "20 filters", "a script of 200 lines"
@@ -61,7 +61,7 @@ async def measured(kind: Kind, folder: Path, size: Size, bar: Progress) -> list[
     async with opened(settings, migrate=True) as world:
         for name, address in ACCOUNTS.items():
             user = await make_user(world, address)
-            _, secrets[name] = await apikeys.create_key(
+            _, secrets[name] = await api_keys.create_key(
                 owner(world), NewKey("bench", user_id=user.id)
             )
     async with running(server.start) as pid:

@@ -26,8 +26,8 @@ from models.messages.tables import Message
 from models.runtime.environment import World
 from models.search import text_index
 from models.store.columns import picked
-from resolvers import apikeys
-from resolvers.apikeys import NewKey
+from resolvers.auth import api_keys
+from resolvers.auth.api_keys import NewKey
 
 NAME = "searches"
 MANY = (10_000, 100_000)
@@ -97,7 +97,7 @@ async def measured(
     async with opened(settings, migrate=True) as world:
         user = await make_user(world, READER)
         await fill(world, many)
-        _, secret = await apikeys.create_key(owner(world), NewKey("bench", user_id=user.id))
+        _, secret = await api_keys.create_key(owner(world), NewKey("bench", user_id=user.id))
     bodies = {name: {"query": LIST, "variables": given} for name, given in ASKED.items()}
     async with running(server.start) as pid:
         target = Target(server.http, pid, secret)

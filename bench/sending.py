@@ -22,8 +22,8 @@ from merganser.building import on_behalf, opened
 from merganser.settings import Settings
 from models.queue.tables import Delivery
 from models.runtime.environment import World
-from resolvers import submission
-from resolvers.submission import Outgoing
+from resolvers.submission import create as submission_create
+from resolvers.submission.create import Outgoing
 
 NAME = "mail that leaves"
 MESSAGES, LETTER = 3000, 20_000  # how many, and bytes of each
@@ -107,7 +107,7 @@ async def _queued(world: World, many: int) -> None:
 
     async def one(number: int) -> None:
         to = [Named(f"n{number}@elsewhere.example")]
-        await submission.send(ctx, Outgoing(to=to, subject=f"Number {number}", text=body))
+        await submission_create.send(ctx, Outgoing(to=to, subject=f"Number {number}", text=body))
 
     for start in range(0, many, AT_ONCE):
         await asyncio.gather(*(one(n) for n in range(start, min(start + AT_ONCE, many))))

@@ -37,8 +37,8 @@ from bench.server import Server, bounded, checked, stop
 from bench.sides import postgres
 from merganser.building import opened, owner
 from merganser.settings import Settings
-from resolvers import apikeys
-from resolvers.apikeys import NewKey
+from resolvers.auth import api_keys
+from resolvers.auth.api_keys import NewKey
 
 PLACES = ("dot", "sent", "owed", "commit", "outside")
 PASSINGS = {"dot": 20, "sent": 20, "owed": 20, "commit": 60, "outside": 30}  # of each, at most
@@ -174,7 +174,7 @@ async def furnished(settings: Settings) -> str:
     """An account; the secret of its key."""
     async with opened(settings, migrate=True) as world:
         user = await make_user(world, READER)
-        _, secret = await apikeys.create_key(owner(world), NewKey("soak", user_id=user.id))
+        _, secret = await api_keys.create_key(owner(world), NewKey("soak", user_id=user.id))
         return secret
 
 

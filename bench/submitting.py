@@ -21,8 +21,8 @@ from bench.server import Server, broken, running, settled
 from bench.sides import Kind, postgres
 from merganser.building import opened, owner
 from merganser.settings import Settings
-from resolvers import apikeys
-from resolvers.apikeys import NewKey
+from resolvers.auth import api_keys
+from resolvers.auth.api_keys import NewKey
 
 NAME = "letters handed in"
 TEXT = "All ducks are to be counted before the frost, the geese behind them.\r\n" * 280
@@ -56,7 +56,7 @@ async def _handed_in(
     settings = Settings(data=server.folder, store=url) if url else Settings(data=server.folder)
     async with opened(settings, migrate=True) as world:
         user = await make_user(world, READER, recipients=0)
-        _, secret = await apikeys.create_key(owner(world), NewKey("bench", user_id=user.id))
+        _, secret = await api_keys.create_key(owner(world), NewKey("bench", user_id=user.id))
     facts = []
     async with running(server.start) as pid:
         target = Target(server.http, pid, secret)

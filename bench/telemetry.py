@@ -68,8 +68,8 @@ def operation(asked: Asked, known: Known, result: object) -> None:
         for _ in range(2):
             with Timed(STORE, "store read", "read"):
                 pass
-        BATCHES.note(3, "mailboxes.by_ids")
-        with Timed(LOADING, "load mailboxes.by_ids", "mailboxes.by_ids"):
+        BATCHES.note(3, "mailboxes.loaders.by_ids")
+        with Timed(LOADING, "load mailboxes.loaders.by_ids", "mailboxes.loaders.by_ids"):
             pass
         observed.sent = result
 

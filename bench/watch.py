@@ -35,7 +35,7 @@ from models.admin.tasks import Task
 from models.messages.tables import Message
 from models.runtime.environment import World
 from models.users.roles import Role
-from resolvers.usercreate import NewUser
+from resolvers.users.creation.create import NewUser
 
 NAMES = ("ada", "bob")
 BEGUN = 100  # messages that each has from the beginning

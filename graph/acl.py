@@ -8,8 +8,9 @@ from graph.errors import leaf
 from graph.rows import link, shaped
 from graph.scalars import EmailAddress
 from models.mailboxes.shares import ShareRight, rights_of
-from resolvers import sharing, users
-from resolvers.granted import ordered
+from resolvers.mailboxes import shares
+from resolvers.mailboxes.rights import ordered
+from resolvers.users import loaders as user_loaders
 
 if TYPE_CHECKING:
     from graph.users import User
@@ -32,12 +33,12 @@ class MailboxShare:
     row: strawberry.Private[Any]
     user: Annotated["User", strawberry.lazy("graph.users")] | None = link(
         "user_id",
-        users.by_ids,
+        user_loaders.by_ids,
         shaped("graph.users", "User"),
         description="With whom it is shared; null where the viewer does not see the account.",
     )
     grantee: AccountName = link(
-        "user_id", sharing.names, AccountName.maybe, description="What that account is called."
+        "user_id", shares.names, AccountName.maybe, description="What that account is called."
     )
     rights: list[ShareRight] = leaf("What it may do.")
 

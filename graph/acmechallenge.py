@@ -8,7 +8,7 @@ from starlette.routing import Route
 
 from mail.tls.acme_client import TOKEN, WELL_KNOWN
 from models.runtime.environment import World
-from resolvers import acmeruns
+from resolvers.certificates import acme_worker
 
 SPELT = re.compile(rf"[A-Za-z0-9_-]{{1,{TOKEN}}}")  # RFC 8555, section 8.3
 HEADERS = {"Cache-Control": "no-store"}
@@ -19,7 +19,7 @@ def routes(world: World) -> list[Route]:
 
     async def challenge(request: Request) -> Response:
         token = request.path_params["token"]
-        found = await acmeruns.answer(world, token) if SPELT.fullmatch(token) else None
+        found = await acme_worker.answer(world, token) if SPELT.fullmatch(token) else None
         if found is None:
             return PlainTextResponse("There is no such challenge.\n", 404, HEADERS)
         return PlainTextResponse(found, 200, HEADERS, "application/octet-stream")

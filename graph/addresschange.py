@@ -17,10 +17,13 @@ from graph.refs import AddressRef, UserRef, address_named, keys_of, owner_named
 from graph.scalars import Duration
 from models.addresses.tables import AddressKind
 from models.users.roles import Role, Scope, UserPermission
-from resolvers import addresschange, addresses, addresstemporary, addressupdate
-from resolvers.addresschange import NewAddress
-from resolvers.addresstemporary import NewTemporary
-from resolvers.addressupdate import Patch
+from resolvers.addresses import loaders as address_loaders
+from resolvers.addresses import mutations as address_mutations
+from resolvers.addresses import temporary_addresses
+from resolvers.addresses import update as address_update
+from resolvers.addresses.mutations import NewAddress
+from resolvers.addresses.temporary_addresses import NewTemporary
+from resolvers.addresses.update import Patch
 
 OURS: dict[str, Any] = {"role": Role.DOMAIN_ADMIN, "scope": Scope.MASTER}
 TARGETS = (
@@ -149,7 +152,7 @@ class AddressMutation:
             facts=facts,
             autoreply=input.autoreply.given() if input.autoreply else None,
         )
-        return AddressPayload(address=Address.of(await addresschange.create(info.context, new)))
+        return AddressPayload(address=Address.of(await address_mutations.create(info.context, new)))
 
     @mutation(
         "A random address of a user, which ends by itself or is switched off by its owner.",
@@ -166,7 +169,9 @@ class AddressMutation:
             input.comment or None,
             input.for_domain or None,
         )
-        return AddressPayload(address=Address.of(await addresstemporary.create(info.context, new)))
+        return AddressPayload(
+            address=Address.of(await temporary_addresses.create(info.context, new))
+        )
 
     @mutation(
         "Several at once, all or none. Owners change name and main, and switch off what they made "
@@ -176,8 +181,8 @@ class AddressMutation:
     async def address_update(self, info: Info, input: AddressUpdateInput) -> AddressesPayload:
         refs = [address_named(ref, path="addresses", index=n) for n, ref in
                 enumerate(input.addresses)]  # fmt: skip
-        keys = await addressupdate.change(info.context, refs, input.set.patch())
-        rows = await info.context.load_all(addresses.by_ids, keys)
+        keys = await address_update.change(info.context, refs, input.set.patch())
+        rows = await info.context.load_all(address_loaders.by_ids, keys)
         return AddressesPayload(addresses=[Address.of(row) for row in rows if row])
 
     @mutation(
@@ -187,5 +192,5 @@ class AddressMutation:
     )
     async def address_delete(self, info: Info, input: IdsInput) -> DeletePayload:
         keys = keys_of(info, "Address", input.ids)
-        await addresschange.remove(info.context, keys)
+        await address_mutations.remove(info.context, keys)
         return DeletePayload(deleted_ids=[ids.encode("Address", key) for key in keys])

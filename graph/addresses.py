@@ -22,8 +22,12 @@ from mail.recipients.address_resolution import normal
 from models.addresses.tables import AddressKind
 from models.store.keyset_pages import Cursor, ordering
 from models.users.roles import Role, Scope
-from resolvers import addresses, autoreply, domains, userlimits, users
-from resolvers.addresses import AddressWhere, OfUser
+from resolvers.addresses import loaders as address_loaders
+from resolvers.addresses.loaders import AddressWhere, OfUser
+from resolvers.autoreply import autoreplies
+from resolvers.domains import loaders as domain_loaders
+from resolvers.users import loaders as user_loaders
+from resolvers.users.quota import limits as quota_limits
 
 if TYPE_CHECKING:
     from graph.users import User
@@ -35,7 +39,7 @@ OURS: dict[str, Any] = {"role": Role.DOMAIN_ADMIN}
 class AddressLimits(View):
     @field("Messages forwarded per 24 h.")
     async def forwards(self, info: Info) -> Usage:
-        return Usage.of(userlimits.forwards(info.context.world, self.row))
+        return Usage.of(quota_limits.forwards(info.context.world, self.row))
 
 
 @strawberry.type(description="What accepts mail.")
@@ -46,13 +50,13 @@ class Address(Shape):
     name: str | None = leaf("Identity name.")
     user: Annotated["User", strawberry.lazy("graph.users")] | None = link(
         "user_id",
-        users.by_ids,
+        user_loaders.by_ids,
         shaped("graph.users", "User"),
         description="Owner of a MAILBOX address.",
     )
     domain: Domain | None = link(
         "domain_id",
-        domains.by_ids,
+        domain_loaders.by_ids,
         Domain.maybe,
         description="Domain record; null = holds in all domains.",
     )
@@ -73,7 +77,7 @@ class Address(Shape):
     created_at: datetime = leaf("Creation.")
     updated_at: datetime | None = leaf("Last change.")
 
-    batch = staticmethod(addresses.by_ids)
+    batch = staticmethod(address_loaders.by_ids)
     made: ClassVar[Mapping[str, Made]] = {
         "id": identified("Address"),
         "address": Made(("shown",), same),
@@ -98,7 +102,7 @@ class Address(Shape):
     async def autoreply(self, info: Info) -> Autoreply | None:
         if self.row.kind is not AddressKind.FORWARD:
             return None
-        return Autoreply.maybe(await info.context.load(autoreply.of_addresses, self.row.id))
+        return Autoreply.maybe(await info.context.load(autoreplies.of_addresses, self.row.id))
 
     @field("For administrators.", "private_comment", **OURS)
     async def private_comment(self) -> str | None:
@@ -116,9 +120,9 @@ async def address_page(info: Info, listing: OfUser) -> Connection[Address]:
     return await connected(
         info,
         Address,
-        await info.context.load(addresses.pages, listing),
+        await info.context.load(address_loaders.pages, listing),
         lambda row: Cursor(listing.ask.ordering, row.local, row.id),
-        lambda: info.context.load(addresses.counts, listing),
+        lambda: info.context.load(address_loaders.counts, listing),
     )
 
 
@@ -165,10 +169,10 @@ class AddressQuery:
     ) -> Address | None:
         ref, ctx = address_named(by, path="by"), info.context
         if ref.id is not None:
-            return Address.maybe(await ctx.load(addresses.by_ids, ref.id))
-        (row,) = await addresses.named(ctx, [ref.address])
+            return Address.maybe(await ctx.load(address_loaders.by_ids, ref.id))
+        (row,) = await address_loaders.named(ctx, [ref.address])
         if allow_wildcard:
-            row = await addresses.resolved(ctx, ref.address)
+            row = await address_loaders.resolved(ctx, ref.address)
         found = Address.maybe(row)
         if found is not None and normal(found.address).domain != normal(ref.address).domain:
             vars(found)["primary"] = found.address if "*" not in found.address else None
@@ -190,7 +194,7 @@ class AddressQuery:
         return await connected(
             info,
             Address,
-            await addresses.listed(info.context, where, ask, columns(info, Address)),
+            await address_loaders.listed(info.context, where, ask, columns(info, Address)),
             lambda row: Cursor(ask.ordering, row.local, row.id),
-            lambda: addresses.count(info.context, where),
+            lambda: address_loaders.count(info.context, where),
         )

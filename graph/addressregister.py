@@ -11,8 +11,8 @@ from graph.fields import Info
 from graph.rows import Shape, identified, listed
 from graph.scalars import EmailAddress
 from graph.views import Made
-from resolvers import addressregister
-from resolvers.addressregister import OfUser
+from resolvers.addresses import contacts
+from resolvers.addresses.contacts import OfUser
 
 
 @strawberry.type(description="Correspondent, or another user of a domain with globalAddressList.")
@@ -23,12 +23,12 @@ class AddressRegisterEntry(Shape):
         "Last mail from them, or to them; null = a colleague without any."
     )
 
-    batch = staticmethod(addressregister.by_ids)
+    batch = staticmethod(contacts.by_ids)
     made: ClassVar[Mapping[str, Made]] = {"id": identified("AddressRegisterEntry")}
 
 
 async def begun(info: Info, user_id: int, query: str, first: int) -> list[AddressRegisterEntry]:
     """Those of a user whose address or name begins so."""
-    text, most = addressregister.checked(query, first)
-    rows = await info.context.load(addressregister.begun, OfUser(user_id, text, most))
+    text, most = contacts.checked(query, first)
+    rows = await info.context.load(contacts.begun, OfUser(user_id, text, most))
     return await listed(info, AddressRegisterEntry, rows)

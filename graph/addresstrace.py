@@ -18,7 +18,7 @@ from graph.senderrules import SenderRule
 from graph.users import User
 from graph.views import Made, View
 from models.users.roles import Role, Scope
-from resolvers import addresstrace
+from resolvers.addresses import trace
 
 RECORDS: Mapping[str, type[Shape]] = {
     "Address": Address,
@@ -64,5 +64,5 @@ class AddressTraceQuery:
     async def address_trace(
         self, info: Info, address: str, sender: str | None = UNSET
     ) -> list[TraceStep]:
-        steps = await addresstrace.trace(info.context, address, sender or None)
+        steps = await trace.trace(info.context, address, sender or None)
         return [TraceStep.of(step) for step in steps]

@@ -19,8 +19,8 @@ from graph.scalars import IPAddress
 from graph.views import Made
 from models.store.keyset_pages import Cursor, ordering
 from models.users.roles import Role, Scope
-from resolvers import adminlog
-from resolvers.adminlog import EntryWhere
+from resolvers.admin import admin_log
+from resolvers.admin.admin_log import EntryWhere
 
 
 def _target(kind: str | None, key: int | None) -> strawberry.ID | None:
@@ -42,7 +42,7 @@ class AdminLogEntry(Shape):
     after: JSON | None = leaf("What it became, as far as it changed; secrets are hidden.")
     reason: str | None = leaf("What the caller gave as the reason.")
 
-    batch = staticmethod(adminlog.by_ids)
+    batch = staticmethod(admin_log.by_ids)
     made: ClassVar[Mapping[str, Made]] = {
         "id": identified("AdminLogEntry"),
         "target_id": Made(("target_kind", "target_id"), _target),
@@ -90,14 +90,14 @@ class AdminLogQuery:
         )
         ctx, ask = (
             info.context,
-            page_asked(ordering(adminlog.NEWEST, where), first, after, last, before),
+            page_asked(ordering(admin_log.NEWEST, where), first, after, last, before),
         )
         return await connected(
             info,
             AdminLogEntry,
-            await adminlog.page(ctx, where, ask, columns(info, AdminLogEntry)),
+            await admin_log.page(ctx, where, ask, columns(info, AdminLogEntry)),
             lambda row: Cursor(ask.ordering, row.at, row.id),
-            lambda: adminlog.count(ctx, where),
+            lambda: admin_log.count(ctx, where),
         )
 
 
@@ -112,4 +112,4 @@ async def _actor(info: Info, ref: UserRef | None) -> int | None:
         return None
     if ref.id:
         return ids.decode("User", ref.id.value, path="actor")
-    return await owner_of(info, ref) or adminlog.NONE
+    return await owner_of(info, ref) or admin_log.NONE

@@ -22,7 +22,8 @@ from graph.metrics import Census, Fleet, Metrics, Readers
 from graph.schema import schema
 from models.runtime.environment import World
 from models.store.outages import RETRY_AFTER, StoreUnavailable
-from resolvers import auth, documents, standing
+from resolvers.admin import trusted_documents
+from resolvers.auth import authentication, credential_status
 from resolvers.context import Viewer
 
 ACCEPTED = (
@@ -104,14 +105,16 @@ def create_app(
     async def sign_in(
         headers: Mapping[str, str], params: Mapping[str, Any] | None, ip: str | None
     ) -> Viewer:
-        viewer = await auth.sign_in(world, headers, params, ip=ip, bootstrap=bootstrap)
-        return auth.for_documents(viewer)
+        viewer = await authentication.sign_in(world, headers, params, ip=ip, bootstrap=bootstrap)
+        return authentication.for_documents(viewer)
 
     async def by_path(headers: Mapping[str, str], ip: str | None) -> Viewer:
-        return auth.for_paths(await auth.sign_in(world, headers, ip=ip, bootstrap=bootstrap))
+        return authentication.for_paths(
+            await authentication.sign_in(world, headers, ip=ip, bootstrap=bootstrap)
+        )
 
     async def ended(viewer: Viewer) -> bool:
-        return await auth.ended(world, viewer)
+        return await authentication.ended(world, viewer)
 
     async def store() -> bool:
         await world.database.probe()
@@ -122,8 +125,8 @@ def create_app(
         settings or Settings(),
         page=page,
         ended=ended,
-        kicked=partial(standing.kicked, world),
-        trusted=partial(documents.text_of, world),
+        kicked=partial(credential_status.kicked, world),
+        trusted=partial(trusted_documents.text_of, world),
     )
     endpoint = Endpoint(schema, world, sign_in, settings)
     app = App(

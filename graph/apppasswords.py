@@ -17,8 +17,9 @@ from graph.scalars import Duration, EmailAddress
 from graph.twofactor import SECRET
 from graph.views import Expressed, Made, View, Viewed
 from models.users.roles import Scope, UserPermission
-from resolvers import apppasswords, authlog, users
-from resolvers.apppasswords import AppPasswordPatch, AppPasswordScope, NewAppPassword
+from resolvers.auth import app_passwords, security_log
+from resolvers.auth.app_passwords import AppPasswordPatch, AppPasswordScope, NewAppPassword
+from resolvers.users import loaders as user_loaders
 
 if TYPE_CHECKING:
     from graph.users import User
@@ -35,14 +36,14 @@ class LastUse(View):
     @field("What the security log has of it; null = no longer kept.")
     async def event(self, info: Info) -> AuthEvent | None:
         key = self.row[1]
-        return AuthEvent.maybe(await info.context.load(authlog.by_ids, key) if key else None)
+        return AuthEvent.maybe(await info.context.load(security_log.by_ids, key) if key else None)
 
 
 @strawberry.type(description="Password of one program.")
 class AppPassword(Shape):
     user: Annotated["User", strawberry.lazy("graph.users")] | None = link(
         "user_id",
-        users.by_ids,
+        user_loaders.by_ids,
         shaped("graph.users", "User"),
         description="Whose it is.",
     )
@@ -57,7 +58,7 @@ class AppPassword(Shape):
     updated_at: datetime | None = leaf("Changed; null = never.")
     expires_at: datetime | None = leaf("Ends then; each use puts it off. Null = never.")
 
-    batch = staticmethod(apppasswords.by_ids)
+    batch = staticmethod(app_passwords.by_ids)
     made: ClassVar[Mapping[str, Made]] = {
         "id": identified("AppPassword"),
         "scopes": Made(("scopes",), lambda scopes: [AppPasswordScope(one) for one in scopes]),
@@ -148,7 +149,7 @@ class AppPasswordMutation:
         self, info: Info, input: AppPasswordCreateInput
     ) -> AppPasswordCreatePayload:
         key = await owner_named(info, input.user)
-        row, password, profile = await apppasswords.create(info.context, key, input.new())
+        row, password, profile = await app_passwords.create(info.context, key, input.new())
         return AppPasswordCreatePayload(
             app_password=AppPassword.of(row), password=password, mobileconfig=profile
         )
@@ -164,12 +165,12 @@ class AppPasswordMutation:
             scopes=[AppPasswordScope(one) for one in scopes] if isinstance(scopes, list) else None,
         )
         keys = keys_of(info, "AppPassword", input.ids)
-        changed = await apppasswords.change(info.context, keys, patch)
-        rows = await info.context.load_all(apppasswords.by_ids, changed)
+        changed = await app_passwords.change(info.context, keys, patch)
+        rows = await info.context.load_all(app_passwords.by_ids, changed)
         return AppPasswordsPayload(app_passwords=[AppPassword.of(row) for row in rows if row])
 
     @mutation("All or none.", scope=Scope.MASTER, user_permission=UserPermission.APP_PASSWDS)
     async def app_password_delete(self, info: Info, input: IdsInput) -> DeletePayload:
         keys = keys_of(info, "AppPassword", input.ids)
-        await apppasswords.remove(info.context, keys)
+        await app_passwords.remove(info.context, keys)
         return DeletePayload(deleted_ids=input.ids)

@@ -23,9 +23,12 @@ from graph.tasks import Task
 from graph.views import Made
 from models.store.keyset_pages import Cursor, ordering
 from models.users.roles import Scope
-from resolvers import archive, mailboxes, messages, users
-from resolvers.archive import NEWEST, OLDEST, Listing, Span
-from resolvers.messages import ALL
+from resolvers.mailboxes import loaders as mailbox_loaders
+from resolvers.messages import deleted_messages
+from resolvers.messages import loaders as message_loaders
+from resolvers.messages.deleted_messages import NEWEST, OLDEST, Listing, Span
+from resolvers.messages.loaders import ALL
+from resolvers.users import loaders as user_loaders
 
 if TYPE_CHECKING:
     from graph.mailboxes import Mailbox
@@ -38,18 +41,18 @@ SHOWN = ("from_", "sender", "to", "cc", "bcc", "intro", "has_attachments", "cont
 @strawberry.type(description="Deleted, recoverable.", directives=[Auth(scope=Scope.MAIL_READ)])
 class ArchivedMessage(Shape):
     user: Annotated["User", strawberry.lazy("graph.users")] = link(
-        "user_id", users.by_ids, shaped("graph.users", "User"), description="Owner."
+        "user_id", user_loaders.by_ids, shaped("graph.users", "User"), description="Owner."
     )
     mailbox: Annotated["Mailbox", strawberry.lazy("graph.mailboxes")] | None = link(
         "archived_mailbox_id",
-        mailboxes.by_ids,
+        mailbox_loaders.by_ids,
         shaped("graph.mailboxes", "Mailbox"),
         description="Deleted from; null when gone.",
     )
     mailbox_path: str = leaf("Its path then.")
     thread: Annotated["Thread", strawberry.lazy("graph.threads")] | None = link(
         "thread_id",
-        messages.threads_by_ids,
+        message_loaders.threads_by_ids,
         shaped("graph.threads", "Thread"),
         description="Conversation; null when none of it lies in a folder.",
     )
@@ -72,7 +75,7 @@ class ArchivedMessage(Shape):
     archived_at: datetime = leaf("Deleted.")
     expires_at: datetime = leaf("Gone for good.")
 
-    batch = staticmethod(archive.by_ids)
+    batch = staticmethod(deleted_messages.by_ids)
     made: ClassVar[Mapping[str, Made]] = {
         **{name: Message.made[name] for name in SHOWN},
         "id": identified("ArchivedMessage"),
@@ -101,9 +104,9 @@ async def archive_page(
     return await connected(
         info,
         ArchivedMessage,
-        await info.context.load(archive.pages, wanted),
+        await info.context.load(deleted_messages.pages, wanted),
         lambda row: Cursor(kind, row.archived_at, row.id),
-        lambda: info.context.load(archive.counts, wanted),
+        lambda: info.context.load(deleted_messages.counts, wanted),
     )
 
 
@@ -156,9 +159,9 @@ class ArchiveMutation:
         self, info: Info, input: ArchivedMessageRestoreInput
     ) -> ArchivedMessageRestorePayload:
         ctx, keys = info.context, keys_of(info, "ArchivedMessage", input.ids)
-        await archive.restore(ctx, keys, named(input.mailbox) if input.mailbox else None)
-        rows = [row for row in await ctx.load_all(messages.by_ids, keys) if row]
-        boxes = await ctx.load_all(mailboxes.by_ids, [row.mailbox_id for row in rows])
+        await deleted_messages.restore(ctx, keys, named(input.mailbox) if input.mailbox else None)
+        rows = [row for row in await ctx.load_all(message_loaders.by_ids, keys) if row]
+        boxes = await ctx.load_all(mailbox_loaders.by_ids, [row.mailbox_id for row in rows])
         of = shaped("graph.mailboxes", "Mailbox")
         return ArchivedMessageRestorePayload(
             restored=[
@@ -173,4 +176,4 @@ class ArchiveMutation:
         together = input.place is ArchiveRestorePlace.NEW_MAILBOX
         owner = await owner_named(info, input.user)
         span = Span(input.start, input.end, owner, together=together)
-        return TaskPayload(task=Task.of(await archive.restore_span(info.context, span)))
+        return TaskPayload(task=Task.of(await deleted_messages.restore_span(info.context, span)))

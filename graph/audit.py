@@ -23,9 +23,10 @@ from models.admin.tasks import TaskState
 from models.errors import found
 from models.store.keyset_pages import Cursor, ordering
 from models.users.roles import Role, Scope
-from resolvers import audit, users
-from resolvers.adminlog import NONE
-from resolvers.audit import ACCESSES, COPIES, NEWEST, NewAudit, OfAudit
+from resolvers.admin import audits
+from resolvers.admin.admin_log import NONE
+from resolvers.admin.audits import ACCESSES, COPIES, NEWEST, NewAudit, OfAudit
+from resolvers.users import loaders as user_loaders
 
 if TYPE_CHECKING:
     from graph.users import User
@@ -56,7 +57,7 @@ class AuditedMessage(Shape):
     copied_at: datetime = leaf("Copied.")
     hash: str = leaf("SHA-256 of all of this that matters, and of the hash before.")
 
-    batch = staticmethod(audit.copies_by_ids)
+    batch = staticmethod(audits.copies_by_ids)
     made: ClassVar[Mapping[str, Made]] = {
         **{name: Message.made[name] for name in SHOWN},
         "id": identified("AuditedMessage"),
@@ -71,7 +72,7 @@ class AuditAccess(Shape):
     ip: IPAddress | None = leaf("From.")
     action: str = leaf("list or export.")
 
-    batch = staticmethod(audit.accesses_by_ids)
+    batch = staticmethod(audits.accesses_by_ids)
     made: ClassVar[Mapping[str, Made]] = {"id": identified("AuditAccess")}
 
 
@@ -79,7 +80,7 @@ class AuditAccess(Shape):
 class Audit(Shape):
     user: Annotated["User", strawberry.lazy("graph.users")] | None = link(
         "user_id",
-        users.by_ids,
+        user_loaders.by_ids,
         shaped("graph.users", "User"),
         description="The account; null when it is gone, which ends no audit.",
     )
@@ -94,10 +95,10 @@ class Audit(Shape):
     message_count: BigInt = leaf("Copied so far.")
     size: ByteSize = leaf("Bytes of these.")
     state: TaskState = link(
-        "id", audit.states, lambda state: state, description="Of the first copy."
+        "id", audits.states, lambda state: state, description="Of the first copy."
     )
 
-    batch = staticmethod(audit.by_ids)
+    batch = staticmethod(audits.by_ids)
     made: ClassVar[Mapping[str, Made]] = {
         "id": identified("Audit"),
         "message_count": Made(("copies",), lambda copies: copies),
@@ -111,9 +112,9 @@ class Audit(Shape):
         return await connected(
             info,
             AuditedMessage,
-            await info.context.load(audit.copies, wanted),
+            await info.context.load(audits.copies, wanted),
             lambda row: Cursor(COPIES, row.position, row.id),
-            lambda: info.context.load(audit.copy_counts, wanted),
+            lambda: info.context.load(audits.copy_counts, wanted),
         )
 
     @field("Who looked at the copies, the last first.")
@@ -124,9 +125,9 @@ class Audit(Shape):
         return await connected(
             info,
             AuditAccess,
-            await info.context.load(audit.accesses, wanted),
+            await info.context.load(audits.accesses, wanted),
             lambda row: Cursor(ACCESSES, row.at, row.id),
-            lambda: info.context.load(audit.access_counts, wanted),
+            lambda: info.context.load(audits.access_counts, wanted),
         )
 
     def _wanted(
@@ -148,7 +149,7 @@ class Audit(Shape):
         cost=1000,
     )
     async def broken_position(self, info: Info) -> BigInt | None:
-        place = await audit.broken_at(info.context, self.row)
+        place = await audits.broken_at(info.context, self.row)
         return None if place is None else BigInt(place)
 
 
@@ -173,7 +174,7 @@ class AuditQuery:
     @query("One audit.", role=Role.ADMIN, scope=Scope.READ)
     async def audit(self, info: Info, id: strawberry.ID) -> Audit | None:
         (key,) = keys_of(info, "Audit", [id])
-        return Audit.maybe(await info.context.load(audit.by_ids, key))
+        return Audit.maybe(await info.context.load(audits.by_ids, key))
 
     @query("All audits, or those of one account, newest first.", role=Role.ADMIN, scope=Scope.READ)
     async def audits(
@@ -188,9 +189,9 @@ class AuditQuery:
         return await connected(
             info,
             Audit,
-            await audit.page(ctx, user_id, ask, columns(info, Audit)),
+            await audits.page(ctx, user_id, ask, columns(info, Audit)),
             lambda row: Cursor(ask.ordering, row.created_at, row.id),
-            lambda: audit.count(ctx, user_id),
+            lambda: audits.count(ctx, user_id),
         )
 
 
@@ -219,10 +220,10 @@ class AuditMutation:
             input.end or None,
             input.reason or None,
         )
-        key = await audit.create(info.context, new)
-        return AuditPayload(audit=Audit.maybe(await info.context.load(audit.by_ids, key)))
+        key = await audits.create(info.context, new)
+        return AuditPayload(audit=Audit.maybe(await info.context.load(audits.by_ids, key)))
 
     @mutation("Ends audits before their time, all or none.", role=Role.ROOT, scope=Scope.MASTER)
     async def audit_delete(self, info: Info, input: IdsInput) -> DeletePayload:
-        await audit.remove(info.context, keys_of(info, "Audit", input.ids))
+        await audits.remove(info.context, keys_of(info, "Audit", input.ids))
         return DeletePayload(deleted_ids=input.ids)

@@ -31,11 +31,20 @@ from graph.views import Made
 from models.errors import Invalid, Problems, found
 from models.store.keyset_pages import Cursor
 from models.users.roles import AdminPermission, Role, Scope, UserPermission
-from resolvers import acting, apikeys, apppasswords, auth, domains, flushing, tokens, users
-from resolvers.apikeys import KeyChange, NewKey
-from resolvers.auth import Authenticated
-from resolvers.proving import Attempt
-from resolvers.twofactor import Proof, TwoFactorMethod
+from resolvers.auth import (
+    access_tokens,
+    act_as,
+    api_keys,
+    app_passwords,
+    authentication,
+    credential_cache_flush,
+)
+from resolvers.auth.api_keys import KeyChange, NewKey
+from resolvers.auth.authentication import Authenticated
+from resolvers.auth.second_factors.second_factor_check import Proof, TwoFactorMethod
+from resolvers.auth.sign_in import Attempt
+from resolvers.domains import loaders as domain_loaders
+from resolvers.users import loaders as users
 
 if TYPE_CHECKING:
     from graph.users import User
@@ -58,7 +67,7 @@ class AccessToken(Shape):
     scope: Scope = leaf("What it is good for.")
     current: bool = leaf("True for the token of this call.")
 
-    batch = staticmethod(tokens.tokens_by_ids)
+    batch = staticmethod(access_tokens.tokens_by_ids)
     made: ClassVar[Mapping[str, Made]] = {"id": identified("AccessToken")}
 
 
@@ -85,7 +94,7 @@ class ApiKey(Shape):
         description="Whose it is; null for keys that belong to nobody.",
     )
 
-    batch = staticmethod(apikeys.keys_by_ids)
+    batch = staticmethod(api_keys.keys_by_ids)
     made: ClassVar[Mapping[str, Made]] = {
         "id": identified("ApiKey"),
         "scopes": Made(("scopes",), lambda scopes: [Scope(scope) for scope in scopes]),
@@ -93,7 +102,7 @@ class ApiKey(Shape):
 
     @field("Domains it acts for, in place of an account; empty = all of its role.", "domains")
     async def domains(self, info: Info) -> list[Domain]:
-        rows = await info.context.load_all(domains.by_ids, self.row.domains)
+        rows = await info.context.load_all(domain_loaders.by_ids, self.row.domains)
         return [Domain.of(row) for row in rows if row is not None]
 
 
@@ -121,25 +130,25 @@ class Viewer:
     @field("Domains a DOMAIN_ADMIN is in charge of.")
     async def administers(self, info: Info) -> list[Domain]:
         keys = sorted(info.context.viewer.administers)
-        rows = await info.context.load_all(domains.by_ids, keys)
+        rows = await info.context.load_all(domain_loaders.by_ids, keys)
         return sorted((Domain.of(row) for row in rows if row), key=lambda domain: domain.name)
 
     @field("The key used, if any.")
     async def api_key(self, info: Info) -> ApiKey | None:
         key = info.context.viewer.api_key_id
-        row = await info.context.load(apikeys.keys_by_ids, key) if key else None
+        row = await info.context.load(api_keys.keys_by_ids, key) if key else None
         return ApiKey.maybe(row)
 
     @field("The application password used, if any.")
     async def app_password(self, info: Info) -> AppPassword | None:
         key = info.context.viewer.app_password_id
-        row = await info.context.load(apppasswords.by_ids, key) if key else None
+        row = await info.context.load(app_passwords.by_ids, key) if key else None
         return AppPassword.maybe(row)
 
     @field("The token used, if any.")
     async def token(self, info: Info) -> AccessToken | None:
         key = info.context.viewer.token_id
-        row = await info.context.load(tokens.tokens_by_ids, key) if key else None
+        row = await info.context.load(access_tokens.tokens_by_ids, key) if key else None
         return AccessToken.maybe(row)
 
 
@@ -286,13 +295,13 @@ class AuthQuery:
         last: int | None = strawberry.UNSET,
         before: str | None = strawberry.UNSET,
     ) -> Connection[ApiKey]:
-        ctx, ask = info.context, page_asked(apikeys.NEWEST, first, after, last, before)
+        ctx, ask = info.context, page_asked(api_keys.NEWEST, first, after, last, before)
         return await connected(
             info,
             ApiKey,
-            await apikeys.keys(ctx, ask, columns(info, ApiKey)),
-            lambda row: Cursor(apikeys.NEWEST, row.created_at, row.id),
-            lambda: apikeys.count_keys(ctx),
+            await api_keys.keys(ctx, ask, columns(info, ApiKey)),
+            lambda row: Cursor(api_keys.NEWEST, row.created_at, row.id),
+            lambda: api_keys.count_keys(ctx),
         )
 
 
@@ -303,13 +312,17 @@ class AuthMutation:
         scope = Scope(input.scope)  # strawberry's sorted schemas hand over the bare text
         proof = _proof(input)
         attempt = Attempt(scope, input.protocol, input.token, input.token_ttl or None, proof)
-        done = await auth.authenticate(info.context, input.username, input.password, attempt)
+        done = await authentication.authenticate(
+            info.context, input.username, input.password, attempt
+        )
         return AuthenticatePayload.made(done)
 
     @mutation("End tokens. Without a credential nothing happens.", role=Role.PUBLIC)
     async def token_revoke(self, info: Info, input: TokenRevokeInput) -> TokenRevokePayload:
         keys = keys_of(info, "AccessToken", input.ids) if isinstance(input.ids, list) else None
-        return TokenRevokePayload(revoked=await tokens.revoke(info.context, keys, all=input.all))
+        return TokenRevokePayload(
+            revoked=await access_tokens.revoke(info.context, keys, all=input.all)
+        )
 
     @mutation("Role up to one's own.", scope=Scope.MASTER)
     async def api_key_create(self, info: Info, input: ApiKeyCreateInput) -> ApiKeyCreatePayload:
@@ -332,7 +345,7 @@ class AuthMutation:
             operations=operations,
             allowed_ips=input.allowed_ips or (),
         )
-        row, secret = await apikeys.create_key(info.context, new, problems)
+        row, secret = await api_keys.create_key(info.context, new, problems)
         return ApiKeyCreatePayload(api_key=ApiKey.of(row), secret=secret)
 
     @mutation("All or none; nobody changes a key above themselves.", scope=Scope.MASTER)
@@ -346,13 +359,13 @@ class AuthMutation:
             input.expires_at or None,
             endless=input.expires_at is None,
         )
-        rows = await apikeys.update_keys(ctx, keys, change)
+        rows = await api_keys.update_keys(ctx, keys, change)
         return ApiKeysPayload(api_keys=[ApiKey.of(row) for row in rows])
 
     @mutation("All or none; nobody deletes a key above themselves.", scope=Scope.MASTER)
     async def api_key_delete(self, info: Info, input: IdsInput) -> DeletePayload:
         keys = keys_of(info, "ApiKey", input.ids)
-        await apikeys.delete_keys(info.context, keys)
+        await api_keys.delete_keys(info.context, keys)
         return DeletePayload(deleted_ids=input.ids)
 
     @mutation(
@@ -363,7 +376,7 @@ class AuthMutation:
     )
     async def act_as(self, info: Info, input: ActAsInput) -> AuthenticatePayload:
         user = found(await user_of(info, input.user), path=["user"])
-        done = await acting.act_as(info.context, user.id, input.ttl or None)
+        done = await act_as.act_as(info.context, user.id, input.ttl or None)
         return AuthenticatePayload.made(done)
 
     @mutation(
@@ -373,7 +386,9 @@ class AuthMutation:
         self, info: Info, input: AuthCacheFlushInput
     ) -> AuthCacheFlushPayload:
         users = users_named(input.users) if input.users else None
-        return AuthCacheFlushPayload(entries=await flushing.flush(info.context, users))
+        return AuthCacheFlushPayload(
+            entries=await credential_cache_flush.flush(info.context, users)
+        )
 
 
 def _proof(input: AuthenticateInput) -> Proof:

@@ -18,8 +18,9 @@ from graph.scalars import CIDR, IPAddress
 from graph.views import Made
 from models.store.keyset_pages import Cursor, ordering
 from models.users.roles import Role, Scope
-from resolvers import authlog, users
-from resolvers.authlog import Events, EventWhere
+from resolvers.auth import security_log
+from resolvers.auth.security_log import Events, EventWhere
+from resolvers.users import loaders as user_loaders
 
 if TYPE_CHECKING:
     from graph.users import User
@@ -44,12 +45,12 @@ class AuthEvent(Shape):
     last_at: datetime = leaf("The last of them.")
     user: Annotated["User", strawberry.lazy("graph.users")] | None = link(
         "user_id",
-        users.by_ids,
+        user_loaders.by_ids,
         shaped("graph.users", "User"),
         description="Whose account; null where a name led to none.",
     )
 
-    batch = staticmethod(authlog.by_ids)
+    batch = staticmethod(security_log.by_ids)
     made: ClassVar[Mapping[str, Made]] = {"id": identified("AuthEvent")}
 
 
@@ -74,14 +75,14 @@ async def event_page(
 ) -> Connection[AuthEvent]:
     """A page of events of one account, or of all."""
     ctx, where = info.context, filter.where() if filter else EventWhere()
-    ask = page_asked(ordering(authlog.NEWEST, where), *page)
+    ask = page_asked(ordering(security_log.NEWEST, where), *page)
     listing = Events(ask, columns(info, AuthEvent), where, user_id)
     return await connected(
         info,
         AuthEvent,
-        await ctx.load(authlog.pages, listing),
+        await ctx.load(security_log.pages, listing),
         lambda row: Cursor(ask.ordering, row.created_at, row.id),
-        lambda: ctx.load(authlog.counts, listing),
+        lambda: ctx.load(security_log.counts, listing),
     )
 
 

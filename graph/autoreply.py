@@ -16,9 +16,9 @@ from graph.scalars import Duration, EmailAddress
 from graph.views import Made
 from mail.autoreply import Silence
 from models.errors import NotFound
-from resolvers import autoreply
-from resolvers.autoreplyfacts import PLAIN
-from resolvers.autoreplypreview import Letter, Preview, preview
+from resolvers.autoreply import autoreplies
+from resolvers.autoreply.preview import Letter, Preview, preview
+from resolvers.autoreply.validation import PLAIN
 
 RULE = {name: Made(("rule",), attrgetter(name)) for name in PLAIN}
 SENDER = strawberry.argument(description="Who writes; of a message, absent = who sent it.")
@@ -77,7 +77,7 @@ class Autoreply(Shape):
     active_now: bool = leaf("Enabled and within the time.")
     created_at: datetime | None = leaf("First set, null = never.")
 
-    batch = staticmethod(autoreply.by_ids)
+    batch = staticmethod(autoreplies.by_ids)
     made: ClassVar[Mapping[str, Made]] = {"id": identified("Autoreply"), **RULE}
 
     @field("What would be answered to somebody, without sending it.", "id", cost=5)

@@ -15,8 +15,9 @@ from graph.scalars import Duration, EmailAddress
 from graph.users import User
 from graph.userupdate import UsersPayload
 from models.users.roles import Scope
-from resolvers import autoreply, users
-from resolvers.autoreplyfacts import FACTS
+from resolvers.autoreply import autoreplies
+from resolvers.autoreply.validation import FACTS
+from resolvers.users import loaders as user_loaders
 
 
 @strawberry.input(description="What is answered; absent = unchanged, null = the default.")
@@ -75,9 +76,9 @@ class AutoreplyMutation:
     )
     async def autoreply_set(self, info: Info, input: AutoreplySetInput) -> AutoreplySetPayload:
         ctx = info.context
-        keys = await autoreply.set_(ctx, users_named(input.users), input.set.given())
-        standing = await ctx.load_all(autoreply.of_users, keys)
-        rows = await ctx.load_all(users.by_ids, keys)
+        keys = await autoreplies.set_(ctx, users_named(input.users), input.set.given())
+        standing = await ctx.load_all(autoreplies.of_users, keys)
+        rows = await ctx.load_all(user_loaders.by_ids, keys)
         return AutoreplySetPayload(
             autoreplies=[Autoreply.of(one) for one in standing if one],
             users=[User.of(row) for row in rows if row],
@@ -86,6 +87,6 @@ class AutoreplyMutation:
     @mutation("Forgets text and times: nothing is answered.", scope=Scope.SETTINGS)
     async def autoreply_delete(self, info: Info, input: UsersInput) -> UsersPayload:
         ctx = info.context
-        keys = await autoreply.remove(ctx, users_named(input.users))
-        rows = await ctx.load_all(users.by_ids, keys)
+        keys = await autoreplies.remove(ctx, users_named(input.users))
+        rows = await ctx.load_all(user_loaders.by_ids, keys)
         return UsersPayload(users=[User.of(row) for row in rows if row])

@@ -19,8 +19,9 @@ from graph.views import Made
 from models.addresses.rewrites import BccDirection
 from models.store.keyset_pages import Cursor
 from models.users.roles import AdminPermission, Role, Scope
-from resolvers import bccrules, domains
-from resolvers.bccrules import OLDEST, NewRule, Values
+from resolvers.addresses import bcc_rules
+from resolvers.addresses.bcc_rules import OLDEST, NewRule, Values
+from resolvers.domains import loaders as domain_loaders
 
 MATCH = "Address without label, or @domain; dots do not count, nor which name of a domain it is."
 BCC_TO = "Where the copy goes; it need not be here."
@@ -37,13 +38,13 @@ class BccRule(Shape):
     match: str = leaf("Address in normal form, or @domain.")
     bcc_to: EmailAddress = leaf("Where the copy goes.")
     domain: Domain | None = link(
-        "domain_id", domains.by_ids, Domain.maybe, description="Domain of match."
+        "domain_id", domain_loaders.by_ids, Domain.maybe, description="Domain of match."
     )
     active: bool = leaf("In force.")
     created_at: datetime = leaf("Creation.")
     updated_at: datetime | None = leaf("Last change.")
 
-    batch = staticmethod(bccrules.by_ids)
+    batch = staticmethod(bcc_rules.by_ids)
     made: ClassVar[Mapping[str, Made]] = {
         "id": identified("BccRule"),
         "match": Made(("local", "name"), lambda local, name: f"{local}@{name}"),
@@ -92,9 +93,9 @@ class BccRuleQuery:
         return await connected(
             info,
             BccRule,
-            await bccrules.page(info.context, ask, columns(info, BccRule)),
+            await bcc_rules.page(info.context, ask, columns(info, BccRule)),
             lambda row: Cursor(OLDEST, row.created_at, row.id),
-            lambda: bccrules.count(info.context),
+            lambda: bcc_rules.count(info.context),
         )
 
 
@@ -107,22 +108,22 @@ class BccRuleMutation:
     )
     async def bcc_rule_create(self, info: Info, input: BccRuleCreateInput) -> BccRulePayload:
         new = NewRule(input.match, input.bcc_to, input.direction, input.active)
-        return await _now(info, [await bccrules.create(info.context, new)])
+        return await _now(info, [await bcc_rules.create(info.context, new)])
 
     @mutation("Changes rules, all or none.", **WRITES)
     async def bcc_rule_update(self, info: Info, input: BccRuleUpdateInput) -> BccRulePayload:
         keys = keys_of(info, "BccRule", input.ids)
         values = Values(*map(given, (input.match, input.bcc_to, input.direction, input.active)))
-        await bccrules.change(info.context, keys, values)
+        await bcc_rules.change(info.context, keys, values)
         return await _now(info, keys)
 
     @mutation("All or none. Copies that wait in the queue still go.", **WRITES)
     async def bcc_rule_delete(self, info: Info, input: IdsInput) -> DeletePayload:
-        await bccrules.remove(info.context, keys_of(info, "BccRule", input.ids))
+        await bcc_rules.remove(info.context, keys_of(info, "BccRule", input.ids))
         return DeletePayload(deleted_ids=input.ids)
 
 
 async def _now(info: Info, keys: list[int]) -> BccRulePayload:
-    rows = await info.context.load_all(bccrules.by_ids, keys)
+    rows = await info.context.load_all(bcc_rules.by_ids, keys)
     made = [BccRule.of(row) for row in rows if row]
     return BccRulePayload(bcc_rule=made[0] if len(made) == 1 else None, bcc_rules=made)

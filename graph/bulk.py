@@ -22,10 +22,11 @@ from graph.tasks import Task, UndoToken
 from models.errors import Invalid
 from models.files.blobs import StorageTier
 from models.users.roles import Role, Scope
-from resolvers import bulk, messages, tiers
-from resolvers.bulk import Done, Order
-from resolvers.moves import Changes
-from resolvers.userselection import Users
+from resolvers.messages import loaders as message_loaders
+from resolvers.messages.bulk import bulk_changes, storage_tiers
+from resolvers.messages.bulk.bulk_changes import Done, Order
+from resolvers.messages.bulk.row_changes import Changes
+from resolvers.users.selection import Users
 
 SOURCE = (
     "Whose messages they are, where they go to another account: the one user that `select.users` "
@@ -210,7 +211,7 @@ def _source(given: MessageMoveInput | MessageCopyInput) -> Users | None:
 
 
 async def _pairs(info: Info, done: Done) -> list[MovedMessage]:
-    rows = await info.context.load_all(messages.by_ids, list(done.uids))
+    rows = await info.context.load_all(message_loaders.by_ids, list(done.uids))
     return [
         MovedMessage(old_uid=BigInt(old), new_uid=BigInt(new), message=Message.maybe(row))
         for (old, new), row in zip(done.uids.values(), rows, strict=True)
@@ -238,11 +239,11 @@ class BulkMutation:
             else None,
             later=input.async_,
         )
-        done = await bulk.carry_out(info.context, order)
+        done = await bulk_changes.carry_out(info.context, order)
         rows: Sequence[Any] = ()
         if _told(info, input, "messages"):
             keys = [row.id for row in done.rows]
-            rows = await info.context.load_all(messages.by_ids, keys)
+            rows = await info.context.load_all(message_loaders.by_ids, keys)
         return MessageUpdatePayload(
             updated_count=BigInt(len(done.rows)),
             messages=[Message.of(row) for row in rows if row],
@@ -259,7 +260,7 @@ class BulkMutation:
             source=_source(input),
             later=input.async_,
         )
-        done = await bulk.carry_out(info.context, order)
+        done = await bulk_changes.carry_out(info.context, order)
         return MessageMovePayload(
             moved_count=BigInt(len(done.uids)),
             moved=await _pairs(info, done) if _told(info, input, "moved") else [],
@@ -276,7 +277,7 @@ class BulkMutation:
             copy=True,
             later=input.async_,
         )
-        done = await bulk.carry_out(info.context, order)
+        done = await bulk_changes.carry_out(info.context, order)
         copied = await _pairs(info, done) if _told(info, input, "copied") else []
         return MessageCopyPayload(
             copied_count=BigInt(len(done.uids)), copied=copied, task=_task(done)
@@ -291,7 +292,7 @@ class BulkMutation:
             drop_empty=input.delete_empty_mailbox,
             later=input.async_,
         )
-        return _deleted(await bulk.carry_out(info.context, order))
+        return _deleted(await bulk_changes.carry_out(info.context, order))
 
     @mutation(
         "Deletes, to the archive, what is in its folder more than once; the oldest stays.",
@@ -305,7 +306,7 @@ class BulkMutation:
             delete=True,
             duplicates="message_id" if input.by_message_id else "digest",
         )
-        return _deleted(await bulk.carry_out(info.context, order))
+        return _deleted(await bulk_changes.carry_out(info.context, order))
 
     @mutation(
         "Bodies between storage tiers; one that several messages share goes once, with all of "
@@ -318,5 +319,5 @@ class BulkMutation:
     ) -> MessageTierMovePayload:
         to_cold = (input.tier is StorageTier.COLD) is not input.reverse
         tier = StorageTier.COLD if to_cold else StorageTier.HOT
-        done = await tiers.move(info.context, input.select.selection(info), tier)
+        done = await storage_tiers.move(info.context, input.select.selection(info), tier)
         return MessageTierMovePayload(moved_count=BigInt(done.moved), task=Task.maybe(done.task))

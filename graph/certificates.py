@@ -19,8 +19,8 @@ from mail.tls.acme_client import Reason
 from mail.tls.pem_certificates import Sent
 from models.store.keyset_pages import Cursor
 from models.users.roles import Role, Scope
-from resolvers import acmerevocation, certificates
-from resolvers.certificates import OLDEST, Given, Where
+from resolvers.certificates import acme_revocation, certificates
+from resolvers.certificates.certificates import OLDEST, Given, Where
 
 WRITES: dict[str, Any] = {"role": Role.ADMIN, "scope": Scope.MASTER}
 
@@ -100,7 +100,7 @@ class CertificateDeleteInput(Options):
     ids: list[strawberry.ID] = leaf("Global ids.")
     revoke: Reason | None = leaf(
         "Those that ACME has made are revoked by their authorities before, at most "
-        f"{acmerevocation.MOST} at a time; where one is not, nothing is deleted, and what was "
+        f"{acme_revocation.MOST} at a time; where one is not, nothing is deleted, and what was "
         "revoked before it says so in its acmeState.",
         default=UNSET,
     )

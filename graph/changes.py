@@ -17,8 +17,11 @@ from graph.submission import Submission
 from graph.users import User
 from models.events.journal import ChangeKind, Event
 from models.users.tables import LimitKind, UsageLevel
-from resolvers import mailboxes, messages, submission, users
-from resolvers.changes import Batch, ResyncReason
+from resolvers.changes.stream_reader import Batch, ResyncReason
+from resolvers.mailboxes import loaders as mailbox_loaders
+from resolvers.messages import loaders as message_loaders
+from resolvers.submission import create as submission_create
+from resolvers.users import loaders as user_loaders
 
 
 def _user(row: Any) -> User | None:
@@ -31,7 +34,7 @@ class Change:
     cursor: Cursor = leaf("Resume after this.")
     at: datetime = leaf("Committed.")
     kind: ChangeKind = leaf("What happened.")
-    user: User | None = link("stream_id", users.by_ids, _user, description="Whose account.")
+    user: User | None = link("stream_id", user_loaders.by_ids, _user, description="Whose account.")
     origin: str | None = leaf(
         "Session id or idempotency key of the cause, to recognise one's own echo."
     )
@@ -52,7 +55,7 @@ class MailboxChange(Change):
     mailbox_id: strawberry.ID = leaf("Also after deletion.")
     mailbox: Mailbox | None = link(
         "object_id",
-        mailboxes.by_ids,
+        mailbox_loaders.by_ids,
         Mailbox.maybe,
         description="As it is now, null when deleted.",
     )
@@ -80,7 +83,7 @@ class MessageChange(Change):
     message_id: strawberry.ID = leaf("Also after deletion.")
     message: Message | None = link(
         "object_id",
-        messages.by_ids,
+        message_loaders.by_ids,
         Message.maybe,
         description="As it is now, null when gone.",
     )
@@ -110,7 +113,7 @@ class MessageChange(Change):
 class SubmissionChange(Change):
     submission: Submission | None = link(
         "object_id",
-        submission.by_ids,
+        submission_create.by_ids,
         Submission.maybe,
         description="As it is now, null when gone.",
     )

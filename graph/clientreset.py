@@ -9,7 +9,7 @@ from graph.mutations import mutation
 from graph.refs import UserSelection, users_named
 from graph.users import User
 from models.users.roles import Scope, UserPermission
-from resolvers import clientreset
+from resolvers.users import client_reset
 
 
 @strawberry.input(description="Input of clientStateReset.")
@@ -35,7 +35,7 @@ class ClientResetMutation:
     ) -> ClientStateResetPayload:
         selected = users_named(input.users or None)
         ctx, live = info.context, getattr(info.context, "live", None)
-        rows = await clientreset.reset(ctx, selected)
+        rows = await client_reset.reset(ctx, selected)
         if live:  # other processes see it at their next look
             names = [row.id for row in rows]
             ctx.afterwards(lambda: live.kick(names, "client state reset", force=False))

@@ -23,9 +23,12 @@ from graph.sendforms import FileAttachmentInput, address, files_given
 from graph.views import Made, Viewed
 from mail.compose.message_builder import Priority
 from models.users.roles import Scope
-from resolvers import composerequests, files, identities, mailboxes, messages
-from resolvers.composerequests import Asking
-from resolvers.composing import Fields
+from resolvers.files import stored_files
+from resolvers.mailboxes import loaders as mailbox_loaders
+from resolvers.messages import loaders as message_loaders
+from resolvers.submission import compose_requests, identities
+from resolvers.submission.compose_requests import Asking
+from resolvers.submission.composition import Fields
 
 
 def _people(name: str) -> Viewed:
@@ -55,7 +58,7 @@ class ComposeRequest(Shape):
     )
     mailbox: Mailbox | None = link(
         "mailbox_id",
-        mailboxes.by_ids,
+        mailbox_loaders.by_ids,
         Mailbox.maybe,
         description="Folder for the copy; null = the usual one.",
     )
@@ -64,7 +67,7 @@ class ComposeRequest(Shape):
     requested_by: str | None = leaf("Who asked: a user, or the name of a key.")
     expires_at: datetime = leaf("Too late from then on.")
 
-    batch = staticmethod(composerequests.by_ids)
+    batch = staticmethod(compose_requests.by_ids)
     made: ClassVar[Mapping[str, Made]] = {
         "id": identified("ComposeRequest"),
         "to": _people("to"),
@@ -80,7 +83,7 @@ class ComposeRequest(Shape):
 
     @field("Files to attach; not those that are gone.", "written")
     async def files(self, info: Info) -> list[File]:
-        rows = await info.context.load_all(files.by_ids, self.row.written["files"])
+        rows = await info.context.load_all(stored_files.by_ids, self.row.written["files"])
         return await listed(info, File, [row for row in rows if row is not None])
 
     @field("The message it answers or forwards.", "written")
@@ -88,7 +91,7 @@ class ComposeRequest(Shape):
         told = self.row.written.get("reference")
         if not told:
             return None
-        row = await info.context.load(messages.by_ids, told[0])
+        row = await info.context.load(message_loaders.by_ids, told[0])
         return MessageReference(action=ReferenceAction(told[1]), row=row)
 
 
@@ -140,7 +143,7 @@ class ComposeMutation:
             await owner_named(info, input.user or None),
             address(info),
         )
-        done = await composerequests.request(info.context, asking)
+        done = await compose_requests.request(info.context, asking)
         return ComposeRequestPayload(
             delivered=done.delivered, request=ComposeRequest.of(done.request)
         )
@@ -157,5 +160,5 @@ class ComposeSubscription:
         self, info: Info, after: strawberry.ID | None = UNSET
     ) -> AsyncIterator[ComposeRequest]:
         key = ids.decode("ComposeRequest", after, path="after") if after else None
-        async for row in composerequests.requested(info.context, key):
+        async for row in compose_requests.requested(info.context, key):
             yield ComposeRequest.of(row)

@@ -18,8 +18,8 @@ from graph.scalars import Upload
 from mail.compose.message_builder import Attachment, HeaderLine, Priority
 from mail.mime.header_encoding import Named
 from models.errors import Invalid, NotFound, Problems
-from resolvers.attaching import Chosen, Uploaded
-from resolvers.references import Reference, ReferenceQuote
+from resolvers.submission.attachments import Chosen, Uploaded
+from resolvers.submission.reply_references import Reference, ReferenceQuote
 
 WRITTEN = (  # fields of the input that a message is written from
     *("from_", "identity", "to", "cc", "bcc", "reply_to", "subject", "text", "html", "headers"),

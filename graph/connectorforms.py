@@ -17,8 +17,10 @@ from mail.connectors.remote_server import Failure, Stage
 from models.connectors import Protocol, Security
 from models.errors import ConnectorFailure, Invalid
 from models.users.roles import Scope
-from resolvers import connectorchange, connectorcheck, connectors
-from resolvers.connectoroptions import OptionName
+from resolvers.connectors import check
+from resolvers.connectors import loaders as connector_loaders
+from resolvers.connectors import mutations as connector_mutations
+from resolvers.connectors.options import OptionName
 
 PLAIN = (
     "name", "protocol", "host", "port", "security", "username", "target_domain", "target_folder",
@@ -217,8 +219,8 @@ class ConnectorFormMutation:
     @mutation("Makes a connector, which runs at once where it has an interval.", **WRITES)
     async def connector_create(self, info: Info, input: ConnectorCreateInput) -> ConnectorPayload:
         owner = await owner_named(info, input.user or None)
-        key = await connectorchange.create(info.context, owner, said(input), input.password)
-        row = await info.context.load(connectors.by_ids, key)
+        key = await connector_mutations.create(info.context, owner, said(input), input.password)
+        row = await info.context.load(connector_loaders.by_ids, key)
         return ConnectorPayload(connector=Connector.maybe(row))
 
     @mutation(
@@ -232,7 +234,7 @@ class ConnectorFormMutation:
         given = said(patch)
         if patch.user:
             given["user_id"] = await owner_named(info, patch.user.value)
-        await connectorchange.change(info.context, keys, given, word)
+        await connector_mutations.change(info.context, keys, given, word)
         return await connectors_now(info, keys)
 
     @mutation(
@@ -249,7 +251,7 @@ class ConnectorFormMutation:
             raise Invalid("PT1S to PT1M", constraint="range", path=["timeout"])
         given = {**said(input), "remote_timeout": input.timeout}
         trial = bool(input.options and input.options.validate_only)
-        found = await connectorcheck.check(info.context, given, input.password, trial=trial)
+        found = await check.check(info.context, given, input.password, trial=trial)
         return ConnectorCheckPayload(
             errors=[MutationError.of(_failure(found.failure))] if found.failure else [],
             ok=found.failure is None,

@@ -22,9 +22,12 @@ from models.admin.tasks import TaskState
 from models.connectors import Protocol, Security
 from models.store.keyset_pages import Cursor, ordering
 from models.users.roles import Scope, UserPermission
-from resolvers import connectorchange, connectors, progress, users
-from resolvers.connectoroptions import OptionName
-from resolvers.connectors import ConnectorWhere, OfConnector, OfUser
+from resolvers.admin import progress
+from resolvers.connectors import loaders as connector_loaders
+from resolvers.connectors import mutations as connector_mutations
+from resolvers.connectors.loaders import ConnectorWhere, OfConnector, OfUser
+from resolvers.connectors.options import OptionName
+from resolvers.users import loaders as user_loaders
 
 if TYPE_CHECKING:
     from graph.users import User
@@ -81,7 +84,10 @@ class ConnectorOauth(View):
 class Connector(Shape):
     name: str = leaf("Name; by default the account.")
     user: Annotated["User", strawberry.lazy("graph.users")] = link(
-        "user_id", users.by_ids, shaped("graph.users", "User"), description="Who gets the mail."
+        "user_id",
+        user_loaders.by_ids,
+        shaped("graph.users", "User"),
+        description="Who gets the mail.",
     )
     protocol: Protocol = leaf("What the server speaks.")
     host: str = leaf("Its name or address.")
@@ -120,7 +126,7 @@ class Connector(Shape):
     created_at: datetime = leaf("Creation.")
     updated_at: datetime | None = leaf("Last change.")
 
-    batch = staticmethod(connectors.by_ids)
+    batch = staticmethod(connector_loaders.by_ids)
     made: ClassVar[Mapping[str, Made]] = {
         "id": identified("Connector"),
         "auth_mechanism": Made(("mechanism",), lambda name: name),
@@ -145,7 +151,7 @@ class Connector(Shape):
 
     @field("Text of the last run.", cost=5)
     async def last_log(self, info: Info) -> str | None:
-        lines = await info.context.load(connectors.last_logs, self.row.id)
+        lines = await info.context.load(connector_loaders.last_logs, self.row.id)
         return None if lines is None else "\n".join(lines)
 
     @field("The last hundred runs, newest first.")
@@ -162,9 +168,9 @@ class Connector(Shape):
         return await connected(
             info,
             ConnectorRun,
-            await info.context.load(connectors.runs, wanted),
+            await info.context.load(connector_loaders.runs, wanted),
             lambda row: Cursor(RUNS, row.connector_id, row.id),
-            lambda: info.context.load(connectors.run_counts, wanted),
+            lambda: info.context.load(connector_loaders.run_counts, wanted),
         )
 
 
@@ -172,7 +178,7 @@ class Connector(Shape):
 class ConnectorRun(Shape):
     connector: Connector | None = link(
         "connector_id",
-        connectors.by_ids,
+        connector_loaders.by_ids,
         Connector.maybe,
         description="Of which; null for a single import.",
     )
@@ -191,7 +197,7 @@ class ConnectorRun(Shape):
     error: str | None = leaf("What went wrong.")
     log: list[str] = leaf("What happened, line by line; of too many the middle is left out.")
 
-    batch = staticmethod(connectors.runs_by_ids)
+    batch = staticmethod(connector_loaders.runs_by_ids)
     made: ClassVar[Mapping[str, Made]] = {
         "id": identified("ConnectorRun"),
         "unit": Made(("id",), lambda key: f"connector-run-{key}"),
@@ -207,9 +213,9 @@ async def connector_page(
     return await connected(
         info,
         Connector,
-        await info.context.load(connectors.of_users, wanted),
+        await info.context.load(connector_loaders.of_users, wanted),
         lambda row: Cursor(OF_USER, row.user_id, row.id),
-        lambda: info.context.load(connectors.counts_of_users, wanted),
+        lambda: info.context.load(connector_loaders.counts_of_users, wanted),
     )
 
 
@@ -257,14 +263,14 @@ class ConnectorQuery:
         return await connected(
             info,
             Connector,
-            await connectors.page(info.context, where, ask, columns(info, Connector)),
+            await connector_loaders.page(info.context, where, ask, columns(info, Connector)),
             lambda row: Cursor(ask.ordering, row.user_id, row.id),
-            lambda: connectors.count(info.context, where),
+            lambda: connector_loaders.count(info.context, where),
         )
 
     @query("One run of a connector, or of a single import.", scope=Scope.READ)
     async def connector_run(self, info: Info, id: strawberry.ID) -> ConnectorRun | None:
-        row = await info.context.load(connectors.runs_by_ids, ids.decode("ConnectorRun", id))
+        row = await info.context.load(connector_loaders.runs_by_ids, ids.decode("ConnectorRun", id))
         return ConnectorRun.maybe(row)
 
 
@@ -272,7 +278,7 @@ class ConnectorQuery:
 class ConnectorMutation:
     @mutation("Removes connectors, all or none; mail that they have fetched stays.", **WRITES)
     async def connector_delete(self, info: Info, input: IdsInput) -> DeletePayload:
-        await connectorchange.remove(info.context, keys_of(info, "Connector", input.ids))
+        await connector_mutations.remove(info.context, keys_of(info, "Connector", input.ids))
         return DeletePayload(deleted_ids=input.ids)
 
     @mutation(
@@ -283,7 +289,7 @@ class ConnectorMutation:
     async def connector_run(self, info: Info, input: ConnectorRunInput) -> ConnectorRunPayload:
         keys = keys_of(info, "Connector", input.ids)
         return await runs_now(
-            info, await connectorchange.start(info.context, keys, trial=input.trial)
+            info, await connector_mutations.start(info.context, keys, trial=input.trial)
         )
 
     @mutation(
@@ -293,7 +299,7 @@ class ConnectorMutation:
     )
     async def connector_cancel(self, info: Info, input: IdsInput) -> ConnectorRunPayload:
         keys = keys_of(info, "ConnectorRun", input.ids)
-        await connectorchange.stop(info.context, keys)
+        await connector_mutations.stop(info.context, keys)
         return await runs_now(info, keys)
 
 
@@ -315,13 +321,13 @@ class ConnectorSubscription:
 
 async def runs_now(info: Info, keys: list[int]) -> ConnectorRunPayload:
     """Runs as they are."""
-    rows = await info.context.load_all(connectors.runs_by_ids, keys)
+    rows = await info.context.load_all(connector_loaders.runs_by_ids, keys)
     return ConnectorRunPayload(runs=[ConnectorRun.of(row) for row in rows if row])
 
 
 async def connectors_now(info: Info, keys: list[int]) -> ConnectorsPayload:
     """Connectors as they are."""
-    rows = await info.context.load_all(connectors.by_ids, keys)
+    rows = await info.context.load_all(connector_loaders.by_ids, keys)
     return ConnectorsPayload(connectors=[Connector.of(row) for row in rows if row])
 
 

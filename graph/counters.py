@@ -9,7 +9,7 @@ from graph.fields import Info, subscription
 from graph.mailboxes import Mailbox
 from graph.refs import UserRef, owner_named
 from models.users.roles import Scope
-from resolvers import counters
+from resolvers.mailboxes import counters
 
 
 @strawberry.type

@@ -20,10 +20,10 @@ from mail.domains.dns_advice import DnsState, SigningKey, dkim_advice
 from models.domains.dkim_keys import DkimAlgorithm, DkimKeyState
 from models.store.keyset_pages import Cursor, ordering
 from models.users.roles import Role, Scope
-from resolvers import dkim, dkimchange, dkimrotation
-from resolvers.dkim import Record
-from resolvers.dkimchange import WEAK, NewKey
-from resolvers.dkimrotation import NewKeys
+from resolvers.domains import dkim_key_mutations, dkim_keys, dkim_rotation
+from resolvers.domains.dkim_key_mutations import WEAK, NewKey
+from resolvers.domains.dkim_keys import Record
+from resolvers.domains.dkim_rotation import NewKeys
 
 OURS: dict[str, Any] = {"role": Role.DOMAIN_ADMIN}
 WRITES: dict[str, Any] = {**OURS, "scope": Scope.MASTER}
@@ -60,7 +60,7 @@ class DkimKey(Shape):
     activated_at: datetime | None = leaf("Since when it signs, or has signed.")
     retired_at: datetime | None = leaf("Since when it signs no more.")
 
-    batch = staticmethod(dkim.by_ids)
+    batch = staticmethod(dkim_keys.by_ids)
     made: ClassVar[Mapping[str, Made]] = {
         "id": identified("DkimKey"),
         "fingerprint": Made(("public",), lambda public: private_keys.fingerprint(public, "sha1")),
@@ -78,7 +78,7 @@ class DkimKey(Shape):
         cost=DNS_COST,
     )
     async def dns_state(self, info: Info) -> DnsState:
-        return await info.context.load(dkim.states, Record.of(self.row))
+        return await info.context.load(dkim_keys.states, Record.of(self.row))
 
 
 @strawberry.input(one_of=True, description="Names one key.")
@@ -90,7 +90,7 @@ class DkimKeyRef:
 @strawberry.input(description="Input of dkimKeySet.")
 class DkimKeySetInput(Options):
     domains: list[str] = leaf(PLACES)
-    selector: str = leaf(SELECTOR, default=dkimchange.CHOSEN)
+    selector: str = leaf(SELECTOR, default=dkim_key_mutations.CHOSEN)
     description: str | None = leaf("Text for people.", default=UNSET)
     private_key: str | None = leaf(
         "PEM, or the 32 bytes of an Ed25519 key in base64; made when missing, one for each domain.",
@@ -132,8 +132,8 @@ class DkimQuery:
     async def dkim_key(self, info: Info, by: DkimKeyRef) -> DkimKey | None:
         if by.id:
             key = ids.decode("DkimKey", by.id.value, path="by")
-            return DkimKey.maybe(await info.context.load(dkim.by_ids, key))
-        return DkimKey.maybe(await info.context.load(dkim.of_domains, given(by.domain) or ""))
+            return DkimKey.maybe(await info.context.load(dkim_keys.by_ids, key))
+        return DkimKey.maybe(await info.context.load(dkim_keys.of_domains, given(by.domain) or ""))
 
     @query(
         "Those of the domains the viewer administers, by domain; query matches it in part.",
@@ -154,9 +154,9 @@ class DkimQuery:
         return await connected(
             info,
             DkimKey,
-            await dkim.page(info.context, asked, ask, columns(info, DkimKey)),
+            await dkim_keys.page(info.context, asked, ask, columns(info, DkimKey)),
             lambda row: Cursor(ask.ordering, row.domain, row.id),
-            lambda: dkim.count(info.context, asked),
+            lambda: dkim_keys.count(info.context, asked),
         )
 
 
@@ -176,7 +176,7 @@ class DkimMutation:
             input.key_size,
             input.replace,
         )
-        return await _now(info, await dkimchange.put(info.context, input.domains, new))
+        return await _now(info, await dkim_key_mutations.put(info.context, input.domains, new))
 
     @mutation(
         "Makes keys that follow those in use. Each waits until DNS has its record, which is looked "
@@ -185,7 +185,7 @@ class DkimMutation:
     )
     async def dkim_key_rotate(self, info: Info, input: DkimKeyRotateInput) -> DkimKeysPayload:
         new = NewKeys(*map(plain, (input.selector, input.algorithm, input.key_size)))
-        return await _now(info, await dkimrotation.rotate(info.context, input.domains, new))
+        return await _now(info, await dkim_rotation.rotate(info.context, input.domains, new))
 
     @mutation(
         "Signs with these keys at once, whatever DNS says: those that wait, or were retired. What "
@@ -194,7 +194,7 @@ class DkimMutation:
     )
     async def dkim_key_activate(self, info: Info, input: IdsInput) -> DkimKeysPayload:
         keys = keys_of(info, "DkimKey", input.ids)
-        return await _now(info, await dkimrotation.activate(info.context, keys))
+        return await _now(info, await dkim_rotation.activate(info.context, keys))
 
     @mutation(
         "Other domains sign with the same keys, under the same selectors.",
@@ -202,17 +202,17 @@ class DkimMutation:
         scope=Scope.MASTER,
     )
     async def dkim_key_copy(self, info: Info, input: DkimKeyCopyInput) -> DkimKeysPayload:
-        return await _now(info, await dkimchange.copy(info.context, input.from_, input.to))
+        return await _now(info, await dkim_key_mutations.copy(info.context, input.from_, input.to))
 
     @mutation("All or none; mail is not signed with them from then on.", **WRITES)
     async def dkim_key_delete(self, info: Info, input: DkimKeyDeleteInput) -> DeletePayload:
         keys = keys_of(info, "DkimKey", plain(input.ids) or [])
-        gone = await dkimchange.remove(info.context, keys, plain(input.domains) or [])
+        gone = await dkim_key_mutations.remove(info.context, keys, plain(input.domains) or [])
         return DeletePayload(deleted_ids=[ids.encode("DkimKey", key) for key in gone])
 
 
 async def _now(info: Info, keys: list[int]) -> DkimKeysPayload:
-    rows = [row for row in await info.context.load_all(dkim.by_ids, keys) if row]
+    rows = [row for row in await info.context.load_all(dkim_keys.by_ids, keys) if row]
     weak = [row.domain for row in rows if row.key_size is not None and row.key_size < WEAK]
     text = f"some servers believe no RSA key below {WEAK} bits: {', '.join(weak)}"
     warnings = [errors.Warning(code="WEAK_KEY", message=text, path=["keySize"])] if weak else []

@@ -16,9 +16,10 @@ from graph.refs import DomainRef, domain_named
 from graph.scalars import ByteSize
 from models.errors import Invalid
 from models.users.roles import AdminPermission, Role, Scope
-from resolvers import domainaliases, domainchange, domainrename
-from resolvers.domainaliases import NewAlias
-from resolvers.domainchange import Values
+from resolvers.domains import aliases, rename
+from resolvers.domains import mutations as domain_mutations
+from resolvers.domains.aliases import NewAlias
+from resolvers.domains.mutations import Values
 
 ADMIN: dict[str, Any] = {"role": Role.ADMIN, "scope": Scope.MASTER}
 DELEGATED: dict[str, Any] = {"role": Role.DOMAIN_ADMIN, "scope": Scope.MASTER}
@@ -170,7 +171,7 @@ class DomainMutation:
     async def domain_create(self, info: Info, input: DomainCreateInput) -> DomainPayload:
         values = _set(input, without=frozenset({"name", "options", "create_dkim"}))
         with_key = input.create_dkim
-        row = await domainchange.create(info.context, input.name, values, with_key=with_key)
+        row = await domain_mutations.create(info.context, input.name, values, with_key=with_key)
         return DomainPayload(domain=Domain.of(row))
 
     @mutation(
@@ -180,7 +181,7 @@ class DomainMutation:
     )
     async def domain_update(self, info: Info, input: DomainUpdateInput) -> DomainsPayload:
         refs = [domain_named(ref, path="domains", index=n) for n, ref in enumerate(input.domains)]
-        rows = await domainchange.change(info.context, refs, _set(input.set, "set"))
+        rows = await domain_mutations.change(info.context, refs, _set(input.set, "set"))
         return DomainsPayload(domains=[Domain.of(row) for row in rows])
 
     @mutation(
@@ -190,7 +191,7 @@ class DomainMutation:
     )
     async def domain_delete(self, info: Info, input: DomainDeleteInput) -> DeletePayload:
         refs = [domain_named(ref, path="domains", index=n) for n, ref in enumerate(input.domains)]
-        keys = await domainchange.remove(info.context, refs, cascade=input.cascade)
+        keys = await domain_mutations.remove(info.context, refs, cascade=input.cascade)
         return DeletePayload(deleted_ids=[ids.encode("Domain", key) for key in keys])
 
     @mutation(
@@ -199,7 +200,7 @@ class DomainMutation:
         **ADMIN,
     )
     async def domain_rename(self, info: Info, input: DomainRenameInput) -> DomainRenamePayload:
-        done = await domainrename.rename(info.context, input.old_domain, input.new_domain)
+        done = await rename.rename(info.context, input.old_domain, input.new_domain)
         return DomainRenamePayload(
             domain=Domain.of(done.domain),
             addresses_updated=done.addresses,
@@ -213,7 +214,7 @@ class DomainMutation:
         self, info: Info, input: DomainAliasCreateInput
     ) -> DomainAliasPayload:
         new = NewAlias(input.alias, input.domain, active=input.active)
-        row = await domainaliases.create(info.context, new)
+        row = await aliases.create(info.context, new)
         return DomainAliasPayload(domain_alias=DomainAlias.of(row))
 
     @mutation("All or none.", **ALIASES)
@@ -222,5 +223,5 @@ class DomainMutation:
             ids.decode("DomainAlias", text, path="ids", index=nth)
             for nth, text in enumerate(input.ids)
         ]
-        await domainaliases.remove(info.context, keys)
+        await aliases.remove(info.context, keys)
         return DeletePayload(deleted_ids=input.ids)

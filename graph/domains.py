@@ -33,22 +33,18 @@ from mail.domains.dns_advice import DnsState
 from models.spam.sender_rules import SenderAction
 from models.store.keyset_pages import Cursor, ordering
 from models.users.roles import Role, Scope
-from resolvers import (
-    dkim,
-    dnsrecords,
-    domainaliases,
-    domainlists,
-    domains,
-    passwordpolicy,
-    ratelimits,
-    routing,
-    senderrules,
-)
-from resolvers.dnsrecords import Question
-from resolvers.domainlists import OfDomain
-from resolvers.domains import DomainWhere
-from resolvers.quotas import effective
-from resolvers.senderrules import OfDomain as OfDomainRules
+from resolvers.auth.passwords import password_policy
+from resolvers.domains import aliases, dkim_keys, dns_records
+from resolvers.domains import listing as domain_listing
+from resolvers.domains import loaders as domain_loaders
+from resolvers.domains.dns_records import Question
+from resolvers.domains.listing import OfDomain
+from resolvers.domains.loaders import DomainWhere
+from resolvers.queue import rate_limits
+from resolvers.routing import loaders as routing_loaders
+from resolvers.spam import sender_rules
+from resolvers.spam.sender_rules import OfDomain as OfDomainRules
+from resolvers.users.quota.quota_allocation import effective
 
 if TYPE_CHECKING:
     from graph.addresses import Address
@@ -130,7 +126,7 @@ class Domain(Shape):
     relay_unknown_only: bool = leaf("Local users here, others relayed.")
     relay_host: Annotated["RelayHost", strawberry.lazy("graph.routing")] | None = link(
         "relay_host_id",
-        routing.relay_hosts,
+        routing_loaders.relay_hosts,
         shaped("graph.routing", "RelayHost"),
         description="Way out for mail of its senders, as an ADMIN sees it; null = by itself.",
     )
@@ -138,7 +134,7 @@ class Domain(Shape):
     created_at: datetime = leaf("Creation.")
     updated_at: datetime | None = leaf("Last change.")
 
-    batch = staticmethod(domains.by_ids)
+    batch = staticmethod(domain_loaders.by_ids)
     made: ClassVar[Mapping[str, Made]] = {
         "id": identified("Domain"),
         "max_new_user_quota": Made(("max_user_quota", "quota", "quota_allocated"), _next),
@@ -169,15 +165,15 @@ class Domain(Shape):
         "password_classes",
     )
     async def password_policy(self, info: Info) -> PasswordPolicy:
-        return PasswordPolicy.of(passwordpolicy.of(info.context.world, self.row))
+        return PasswordPolicy.of(password_policy.of(info.context.world, self.row))
 
     @field("How much its users may send together; null = what the settings say.", "id", **OURS)
     async def rate_limit(self, info: Info) -> RateLimit | None:
-        return RateLimit.maybe(await info.context.load(ratelimits.by_ids, self.row.id))
+        return RateLimit.maybe(await info.context.load(rate_limits.by_ids, self.row.id))
 
     @field("In use.", **OURS)
     async def storage(self, info: Info) -> DomainStorage:
-        return DomainStorage.of(await info.context.load(domainlists.totals, self.row.id))
+        return DomainStorage.of(await info.context.load(domain_listing.totals, self.row.id))
 
     @field("Accounts, by user name.", **OURS)
     async def users(
@@ -193,9 +189,9 @@ class Domain(Shape):
         return await connected(
             info,
             shape,
-            await info.context.load(domainlists.users, listing),
+            await info.context.load(domain_listing.users, listing),
             lambda row: Cursor(ask.ordering, row.username_key, row.id),
-            lambda: info.context.load(domainlists.count_users, listing),
+            lambda: info.context.load(domain_listing.count_users, listing),
         )
 
     @field("What accepts mail there.", **OURS)
@@ -212,21 +208,21 @@ class Domain(Shape):
         return await connected(
             info,
             shape,
-            await info.context.load(domainlists.addresses, listing),
+            await info.context.load(domain_listing.addresses, listing),
             lambda row: Cursor(ask.ordering, row.local, row.id),
-            lambda: info.context.load(domainlists.count_addresses, listing),
+            lambda: info.context.load(domain_listing.count_addresses, listing),
         )
 
     @field("Other names, by name.", **OURS)
     async def aliases(
         self, info: Info
     ) -> list[Annotated["DomainAlias", strawberry.lazy("graph.domains")]]:
-        rows = await info.context.load(domainaliases.of_domains, self.row.id)
+        rows = await info.context.load(aliases.of_domains, self.row.id)
         return await listed(info, DomainAlias, rows)
 
     @field("In charge, by user name.", **OURS)
     async def admins(self, info: Info) -> list[Annotated["User", strawberry.lazy("graph.users")]]:
-        rows = await info.context.load(domainlists.admins, self.row.id)
+        rows = await info.context.load(domain_listing.admins, self.row.id)
         found: list[User] = await listed(info, _of("User"), rows)
         return found
 
@@ -246,14 +242,14 @@ class Domain(Shape):
         return await connected(
             info,
             shape,
-            await info.context.load(senderrules.of_domains, listing),
+            await info.context.load(sender_rules.of_domains, listing),
             lambda row: Cursor(ask.ordering, row.pattern, row.id),
-            lambda: info.context.load(senderrules.counts_of_domains, listing),
+            lambda: info.context.load(sender_rules.counts_of_domains, listing),
         )
 
     @field("The key in use: RSA, if there is one.", "name", **OURS)
     async def dkim_key(self, info: Info) -> DkimKey | None:
-        return DkimKey.maybe(await info.context.load(dkim.of_domains, self.row.name))
+        return DkimKey.maybe(await info.context.load(dkim_keys.of_domains, self.row.name))
 
     @field(
         "MX, SPF, DKIM, DMARC, MTA-STS, TLS-RPT, TLSA, and what programs look for. With check they "
@@ -265,19 +261,19 @@ class Domain(Shape):
     )
     async def dns_records(self, info: Info, check: bool = False) -> list[DnsRecord]:
         asked = Question.of(self.row, check=check)
-        return [DnsRecord.of(one) for one in await info.context.load(dnsrecords.records, asked)]
+        return [DnsRecord.of(one) for one in await info.context.load(dns_records.records, asked)]
 
 
 @strawberry.type(description="Second name of a domain: mail for it is mail for the domain.")
 class DomainAlias(Shape):
     alias: str = leaf("Unicode form.")
     domain: Domain = link(
-        "domain_id", domains.by_ids, Domain.maybe, description="What it stands for."
+        "domain_id", domain_loaders.by_ids, Domain.maybe, description="What it stands for."
     )
     active: bool = leaf("False = it takes no mail.")
     created_at: datetime = leaf("Creation.")
 
-    batch = staticmethod(domainaliases.by_ids)
+    batch = staticmethod(aliases.by_ids)
     made: ClassVar[Mapping[str, Made]] = {"id": identified("DomainAlias")}
 
 
@@ -315,8 +311,8 @@ class DomainQuery:
     async def domain(self, info: Info, by: DomainRef) -> Domain | None:
         ref = domain_named(by, path="by")
         if ref.id is None:
-            return Domain.maybe(await domains.named(info.context, ref.name or ""))
-        (row,) = await domains.administered_by_ids(info.context, [ref.id])
+            return Domain.maybe(await domain_loaders.named(info.context, ref.name or ""))
+        (row,) = await domain_loaders.administered_by_ids(info.context, [ref.id])
         return Domain.maybe(row)
 
     @query("Those the viewer administers, by name.", scope=Scope.READ, **OURS)
@@ -335,18 +331,18 @@ class DomainQuery:
         return await connected(
             info,
             Domain,
-            await domains.pages(info.context, where, ask, columns(info, Domain)),
+            await domain_loaders.pages(info.context, where, ask, columns(info, Domain)),
             lambda row: Cursor(ask.ordering, row.name, row.id),
-            lambda: domains.count(info.context, where),
+            lambda: domain_loaders.count(info.context, where),
         )
 
     @query("One second name of a domain.", scope=Scope.READ, **OURS)
     async def domain_alias(self, info: Info, by: DomainAliasRef) -> DomainAlias | None:
         if by.id:
             key = ids.decode("DomainAlias", by.id.value, path="by")
-            (row,) = await domainaliases.by_ids(info.context, [key])
+            (row,) = await aliases.by_ids(info.context, [key])
             return DomainAlias.maybe(row)
-        return DomainAlias.maybe(await domainaliases.named(info.context, given(by.alias) or ""))
+        return DomainAlias.maybe(await aliases.named(info.context, given(by.alias) or ""))
 
     @query(
         "Second names, by name; query matches alias or domain in part.", scope=Scope.READ, **OURS
@@ -365,7 +361,7 @@ class DomainQuery:
         return await connected(
             info,
             DomainAlias,
-            await domainaliases.pages(info.context, asked, ask, columns(info, DomainAlias)),
+            await aliases.pages(info.context, asked, ask, columns(info, DomainAlias)),
             lambda row: Cursor(ask.ordering, row.alias, row.id),
-            lambda: domainaliases.count(info.context, asked),
+            lambda: aliases.count(info.context, asked),
         )

@@ -43,14 +43,14 @@ from models.users.tables import (
     UsageKind,
     UsageLevel,
 )
-from resolvers.apppasswords import AppPasswordScope
-from resolvers.changes import ResyncReason
-from resolvers.connectoroptions import OptionName
-from resolvers.queue import QueueName
-from resolvers.references import ReferenceAction, ReferenceQuote
-from resolvers.twofactor import TwoFactorMethod
-from resolvers.userlist import UserOrder
-from resolvers.webauthn import Ceremony
+from resolvers.auth.app_passwords import AppPasswordScope
+from resolvers.auth.second_factors.second_factor_check import TwoFactorMethod
+from resolvers.auth.second_factors.webauthn import Ceremony
+from resolvers.changes.stream_reader import ResyncReason
+from resolvers.connectors.options import OptionName
+from resolvers.queue.loaders import QueueName
+from resolvers.submission.reply_references import ReferenceAction, ReferenceQuote
+from resolvers.users.listing import UserOrder
 
 strawberry.enum(AddressKind, description="What happens to mail for an address.")
 strawberry.enum(AppPasswordScope, description="What an application password may be good for.")

@@ -8,7 +8,7 @@ import graph.enums  # noqa: F401 - before the first field that has an enum
 from graph.scalars import BigInt, ByteSize, Cursor, Duration, IPAddress
 from mail.connectors.remote_server import Stage
 from models import errors
-from resolvers.twofactor import TwoFactorMethod
+from resolvers.auth.second_factors.second_factor_check import TwoFactorMethod
 
 
 def leaf(description: str, **more: Any) -> Any:

@@ -23,10 +23,12 @@ from graph.views import Made
 from mail.archives.archive_writer import ExportFormat
 from models.admin.tasks import TaskState
 from models.users.roles import Scope
-from resolvers import exports, imports, tasks, users
 from resolvers.access import own
-from resolvers.exports import NewExport
-from resolvers.imports import NewImport
+from resolvers.admin import tasks
+from resolvers.transfer import exports, imports
+from resolvers.transfer.exports import NewExport
+from resolvers.transfer.imports import NewImport
+from resolvers.users import loaders as user_loaders
 
 if TYPE_CHECKING:
     from graph.users import User
@@ -36,7 +38,7 @@ if TYPE_CHECKING:
 class AccountExport(Shape):
     user: Annotated["User", strawberry.lazy("graph.users")] | None = link(
         "user_id",
-        users.by_ids,
+        user_loaders.by_ids,
         shaped("graph.users", "User"),
         description="Whose.",
     )

@@ -21,11 +21,11 @@ from models.errors import Forbidden, Invalid
 from models.files.tables import FileAttachmentMode
 from models.store.keyset_pages import Cursor, ordering
 from models.users.roles import Scope
-from resolvers import files, fileshares
-from resolvers.files import NEWEST, NewFile, OfUser
-from resolvers.fileshares import LONGEST, NewShare
-from resolvers.uploads import OPAQUE
-from resolvers.withheld import legible, refusals
+from resolvers.files import shares, stored_files
+from resolvers.files.shares import LONGEST, NewShare
+from resolvers.files.stored_files import NEWEST, NewFile, OfUser
+from resolvers.files.uploads import OPAQUE
+from resolvers.messages.content_access import legible, refusals
 
 
 @strawberry.type(description="Link to a file.", directives=[Auth(scope=Scope.MAIL_READ)])
@@ -36,7 +36,7 @@ class FileShare(Shape):
     last_access_at: datetime | None = leaf("Followed; null = never.")
     access_count: int = leaf("How often it was followed.")
 
-    batch = staticmethod(fileshares.by_ids)
+    batch = staticmethod(shares.by_ids)
     made: ClassVar[Mapping[str, Made]] = {
         "id": identified("FileShare"),
         "has_password": Made(("password",), lambda stored: stored is not None),
@@ -44,7 +44,7 @@ class FileShare(Shape):
 
     @field("For whoever is to have it.")
     def url(self, info: Info) -> URL:
-        token = fileshares.token_of(info.context.world, self.row.id)
+        token = shares.token_of(info.context.world, self.row.id)
         return parts.absolute(info, f"/share/{token}")
 
 
@@ -56,7 +56,7 @@ class File(Shape):
     hash: str = leaf("SHA-256 of the content.")
     created_at: datetime = leaf("Uploaded.")
 
-    batch = staticmethod(files.seen_by_ids)
+    batch = staticmethod(stored_files.seen_by_ids)
     made: ClassVar[Mapping[str, Made]] = {
         "id": identified("File"),
         "hash": Made(("digest",), lambda digest: digest),
@@ -69,7 +69,7 @@ class File(Shape):
     @field("Links given out, the oldest first.", "user_id")
     async def shares(self, info: Info) -> list[FileShare]:
         legible(info.context, self.row)
-        rows = await info.context.load(fileshares.of_files, self.row.id)
+        rows = await info.context.load(shares.of_files, self.row.id)
         return await listed(info, FileShare, rows)
 
 
@@ -84,9 +84,9 @@ async def file_page(
     return await connected(
         info,
         File,
-        await info.context.load(files.pages, wanted),
+        await info.context.load(stored_files.pages, wanted),
         lambda row: Cursor(ask.ordering, row.created_at, row.id),
-        lambda: info.context.load(files.counts, wanted),
+        lambda: info.context.load(stored_files.counts, wanted),
     )
 
 
@@ -162,12 +162,12 @@ class FileMutation:
         ctx, owner = info.context, await owner_named(info, input.user or None)
         if owner not in (None, ctx.viewer.user_id):
             raise Forbidden("others' files are stored by acting as them", requires="actAs")
-        key = await files.upload(ctx, input.new())
-        return FilePayload(file=File.maybe(await ctx.load(files.by_ids, key)))
+        key = await stored_files.upload(ctx, input.new())
+        return FilePayload(file=File.maybe(await ctx.load(stored_files.by_ids, key)))
 
     @mutation("All or none; links to them end too.", scope=Scope.MAIL)
     async def file_delete(self, info: Info, input: IdsInput) -> DeletePayload:
-        await files.remove(info.context, keys_of(info, "File", input.ids))
+        await stored_files.remove(info.context, keys_of(info, "File", input.ids))
         return DeletePayload(deleted_ids=input.ids)
 
     @mutation("A link to a file, for whoever is given it.", scope=Scope.MAIL)
@@ -178,11 +178,11 @@ class FileMutation:
             input.expiration.moment(info) if input.expiration else None,
             plain(input.password),
         )
-        key = await fileshares.create(info.context, new)
-        row = await info.context.load(fileshares.by_ids, key)
+        key = await shares.create(info.context, new)
+        row = await info.context.load(shares.by_ids, key)
         return FileSharePayload(share=FileShare.maybe(row))
 
     @mutation("All or none; whoever has such a link finds nothing.", scope=Scope.MAIL)
     async def file_share_delete(self, info: Info, input: IdsInput) -> DeletePayload:
-        await fileshares.remove(info.context, keys_of(info, "FileShare", input.ids))
+        await shares.remove(info.context, keys_of(info, "FileShare", input.ids))
         return DeletePayload(deleted_ids=input.ids)

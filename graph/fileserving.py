@@ -30,10 +30,10 @@ from mail.storage.blobs.damage_check import check_piece
 from models.errors import Stale, found
 from models.store.columns import Picked
 from models.users.roles import Role, Scope
-from resolvers import files, fileshares, links
 from resolvers.context import Context, Viewer
-from resolvers.uploads import Received
-from resolvers.withheld import legible
+from resolvers.files import shares, signed_urls, stored_files
+from resolvers.files.uploads import Received
+from resolvers.messages.content_access import legible
 
 _TAG = re.compile(r'"([0-9a-f]{64})"')
 ASKS = {"WWW-Authenticate": 'Basic realm="share", charset="UTF-8"'}
@@ -47,11 +47,11 @@ async def file(desk: Desk, request: Request) -> Response:
 async def _download(desk: Desk, request: Request) -> Response:
     key = ids.named("File", request.path_params["name"])
     ctx, caching = await reader(desk, request, parts.file_path(key))
-    row: Picked = found(await ctx.load(files.seen_by_ids, key), str(key))
+    row: Picked = found(await ctx.load(stored_files.seen_by_ids, key), str(key))
     legible(ctx, row)
 
     async def opened() -> Bytes:
-        return _bytes(ctx, await files.fetched(ctx, row))
+        return _bytes(ctx, await stored_files.fetched(ctx, row))
 
     return await serve(request, _served(row, opened, caching))
 
@@ -59,11 +59,11 @@ async def _download(desk: Desk, request: Request) -> Response:
 async def _upload(desk: Desk, request: Request) -> Response:
     ctx = await admitted(desk, request)
     told = request.headers.get("content-type", "")
-    name, kind = files.described(desk.world, request.path_params["name"], told)
-    async with _body(desk, request, files.permit(ctx)) as came:
-        key = await files.create(ctx, replace(came, filename=name, content_type=kind))
+    name, kind = stored_files.described(desk.world, request.path_params["name"], told)
+    async with _body(desk, request, stored_files.permit(ctx)) as came:
+        key = await stored_files.create(ctx, replace(came, filename=name, content_type=kind))
     path = parts.file_path(key)
-    url = links.absolute(desk.world, path, str(request.base_url).rstrip("/"))
+    url = signed_urls.absolute(desk.world, path, str(request.base_url).rstrip("/"))
     facts = {"id": ids.encode("File", key), "filename": name, "contentType": kind}
     headers = {"Cache-Control": "no-store", "Location": url}
     return Response(bodies.encode(facts), 201, headers, "application/json")
@@ -81,23 +81,23 @@ async def _body(desk: Desk, request: Request, owner: int) -> AsyncGenerator[Rece
 async def share(desk: Desk, request: Request) -> Response:
     """Serve what a link leads to, or put other bytes there. Whoever has the link is nobody."""
     ctx = Context(desk.world, Viewer(), client_ip=client_address(request))
-    row = await fileshares.reached(ctx, request.path_params["token"])
-    if not await fileshares.admitted(ctx, row, _password(request)):
+    row = await shares.reached(ctx, request.path_params["token"])
+    if not await shares.admitted(ctx, row, _password(request)):
         message = "This link has a password: send it by Basic, under any name."
         raise Rejected(401, "UNAUTHENTICATED", message, ASKS)
     if request.method == "PUT":
         return await _put(desk, request, row)
 
     async def opened() -> Bytes:
-        blob = await (files.blob(ctx, row.blob_id) if _goes_on(request) else
-                      fileshares.opened(ctx, row))  # fmt: skip
+        blob = await (stored_files.blob(ctx, row.blob_id) if _goes_on(request) else
+                      shares.opened(ctx, row))  # fmt: skip
         return _bytes(ctx, blob)
 
     return await serve(request, _served(row, opened, "private, no-cache"))
 
 
 async def _put(desk: Desk, request: Request, row: Picked) -> Response:
-    fileshares.writable(row)
+    shares.writable(row)
     known, seen = request.headers.get("if-match"), None
     if known is not None and known.strip() != "*":
         tag = _TAG.fullmatch(known.strip())
@@ -106,7 +106,7 @@ async def _put(desk: Desk, request: Request, row: Picked) -> Response:
     async with _body(desk, request, row.user_id) as came:
         try:
             ctx = Context(desk.world, owner, client_ip=client_address(request))
-            await fileshares.write(ctx, row, came, seen=seen)
+            await shares.write(ctx, row, came, seen=seen)
         except Stale:
             raise Rejected(412, "STALE", "It is not what If-Match says.") from None
     return Response(status_code=204, headers={"ETag": f'"{came.digest}"'})

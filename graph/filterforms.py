@@ -16,8 +16,8 @@ from graph.scalars import BigInt, free_data
 from graph.selections import MessageSelection
 from mail.filters.filter_compiler import NESTED
 from models.errors import Invalid
-from resolvers.filterforms import COPIES
-from resolvers.filters import FilterWhere
+from resolvers.filters.loaders import FilterWhere
+from resolvers.filters.validation import COPIES
 
 NOBODY = 0
 FLAGS = {"seen": "seen", "flag": "flag", "delete": "delete", "spam": "spam", "stop": "stop"}

@@ -10,7 +10,8 @@ from graph.mutations import mutation
 from graph.refs import UserRef, owner_named
 from models.errors import found
 from models.users.roles import Scope
-from resolvers import filterimport, filters
+from resolvers.filters import loaders as filter_loaders
+from resolvers.filters import sieve_import
 
 
 @strawberry.input(description="Input of filterImport.")
@@ -30,12 +31,12 @@ class FilterImportMutation:
     )
     async def filter_import(self, info: Info, input: FilterImportInput) -> FiltersPayload:
         ctx, owner = info.context, await owner_named(info, input.user or None)
-        made = await filterimport.bring(ctx, owner, input.content, replace=bool(input.replace))
-        rows = await ctx.load_all(filters.by_ids, list(made.ids))
+        made = await sieve_import.bring(ctx, owner, input.content, replace=bool(input.replace))
+        rows = await ctx.load_all(filter_loaders.by_ids, list(made.ids))
         return FiltersPayload(
             filters=[Filter.of(found(row)) for row in rows],
             warnings=[
-                Warning(code="FILTER_DIFFERS", message=filterimport.said(one), path=["content"])
+                Warning(code="FILTER_DIFFERS", message=sieve_import.said(one), path=["content"])
                 for one in made.warnings
             ],
         )

@@ -31,8 +31,13 @@ from mail.mime import Header
 from models.errors import NotFound, found
 from models.store.keyset_pages import Cursor, ordering
 from models.users.roles import Role, Scope
-from resolvers import filterapply, filterchange, filters, filtertrial, mailboxes, users, webhooks
-from resolvers.filters import MADE, ORDER, Deed, FilterWhere, OfUser
+from resolvers.filters import apply_task, filter_tests
+from resolvers.filters import loaders as filter_loaders
+from resolvers.filters import mutations as filter_mutations
+from resolvers.filters.loaders import MADE, ORDER, Deed, FilterWhere, OfUser
+from resolvers.mailboxes import loaders as mailbox_loaders
+from resolvers.notifications import webhooks
+from resolvers.users import loaders as user_loaders
 
 if TYPE_CHECKING:
     from graph.users import User
@@ -122,7 +127,7 @@ class FilterAction(View):
     delete: bool | None = leaf("Do not store.")
     spam: bool | None = leaf("To Junk; false = never Junk.")
     mailbox: Mailbox | None = link(
-        "mailbox_id", mailboxes.by_ids, Mailbox.maybe, description="Store there."
+        "mailbox_id", mailbox_loaders.by_ids, Mailbox.maybe, description="Store there."
     )
     targets: list[str] = leaf(
         "Forward: addresses, smtp:// relays without their passwords, http(s):// URLs."
@@ -144,14 +149,14 @@ class FilterAction(View):
 
     @field("Store there as well, counted against the quota each time.", "copies")
     async def copy_to(self, info: Info) -> list[Mailbox]:
-        rows = await info.context.load_all(mailboxes.by_ids, self.row.copies)
+        rows = await info.context.load_all(mailbox_loaders.by_ids, self.row.copies)
         return [Mailbox.of(row) for row in rows if row]
 
 
 @strawberry.type(description="Rule of a user.", directives=[Auth(scope=Scope.READ)])
 class Filter(Shape):
     user: Annotated["User", strawberry.lazy("graph.users")] = link(
-        "user_id", users.by_ids, shaped("graph.users", "User"), description="Whose."
+        "user_id", user_loaders.by_ids, shaped("graph.users", "User"), description="Whose."
     )
     name: str = leaf("Name.")
     order: int = leaf("Place in the sequence: the lowest first, of equal ones the oldest.")
@@ -162,7 +167,7 @@ class Filter(Shape):
     meta_data: JSON | None = leaf("Free form.")
     match_count: BigInt = leaf("Times it acted.")
 
-    batch = staticmethod(filters.by_ids)
+    batch = staticmethod(filter_loaders.by_ids)
     made: ClassVar[Mapping[str, Made]] = {
         "id": identified("Filter"),
         "query": Viewed(WHERE, lambda query: query, FilterQuery),
@@ -171,15 +176,15 @@ class Filter(Shape):
 
     @field("Tests as pairs, for people, in the user's language.", *WHERE, "user_id")
     async def query_text(self, info: Info) -> list[list[str]]:
-        return await filters.query_text(info.context, self.row)
+        return await filter_loaders.query_text(info.context, self.row)
 
     @field("Actions as pairs, for people, in the user's language.", *WHAT, "user_id")
     async def action_text(self, info: Info) -> list[list[str]]:
-        return await filters.action_text(info.context, self.row)
+        return await filter_loaders.action_text(info.context, self.row)
 
     @field("The same as Sieve; what that has no words for is a comment.", *WHERE, *WHAT, cost=5)
     async def sieve(self, info: Info) -> str:
-        return await filters.script(info.context, self.row)
+        return await filter_loaders.script(info.context, self.row)
 
 
 async def filter_page(
@@ -191,9 +196,9 @@ async def filter_page(
     return await connected(
         info,
         Filter,
-        await ctx.load(filters.pages, listing),
+        await ctx.load(filter_loaders.pages, listing),
         lambda row: Cursor(ORDER, row.order, row.id),
-        lambda: ctx.load(filters.counts, listing),
+        lambda: ctx.load(filter_loaders.counts, listing),
     )
 
 
@@ -221,7 +226,9 @@ class FiltersPayload(MutationPayload):
 class FilterQueries:
     @query("One; for DOMAIN_ADMIN with FILTERS also of users of the domains.", scope=Scope.READ)
     async def filter(self, info: Info, id: strawberry.ID) -> Filter | None:
-        return Filter.maybe(await info.context.load(filters.by_ids, ids.decode("Filter", id)))
+        return Filter.maybe(
+            await info.context.load(filter_loaders.by_ids, ids.decode("Filter", id))
+        )
 
     @query("Of all users, the oldest first.", role=Role.ADMIN, scope=Scope.READ)
     async def filters(
@@ -239,9 +246,9 @@ class FilterQueries:
         return await connected(
             info,
             Filter,
-            await filters.page(info.context, where, ask, columns(info, Filter)),
+            await filter_loaders.page(info.context, where, ask, columns(info, Filter)),
             lambda row: Cursor(ask.ordering, row.created_at, row.id),
-            lambda: filters.count(info.context, where),
+            lambda: filter_loaders.count(info.context, where),
         )
 
     @query("What each filter of a user finds in a message, and would do with it.", scope=Scope.READ)
@@ -256,7 +263,7 @@ class FilterQueries:
         key = await message_of(info, message, path="message") if message else None
         if message and key is None:
             raise NotFound("", path=["message"])
-        tested = await filtertrial.test(info.context, owner, key, plain(raw))
+        tested = await filter_tests.test(info.context, owner, key, plain(raw))
         return [
             FilterTestResult(filter=Filter.of(one.row), matches=one.fits, actions=list(one.acts))
             for one in tested
@@ -271,8 +278,8 @@ class FilterMutation:
     )
     async def filter_create(self, info: Info, input: FilterCreateInput) -> FilterPayload:
         owner = await owner_named(info, input.user or None)
-        key = await filterchange.create(info.context, owner, input.values())
-        return FilterPayload(filter=Filter.of(await info.context.load(filters.by_ids, key)))
+        key = await filter_mutations.create(info.context, owner, input.values())
+        return FilterPayload(filter=Filter.of(await info.context.load(filter_loaders.by_ids, key)))
 
     @mutation(
         "Changes filters, all or none; query and action are merged field by field.",
@@ -280,13 +287,13 @@ class FilterMutation:
     )
     async def filter_update(self, info: Info, input: FilterUpdateInput) -> FiltersPayload:
         keys = keys_of(info, "Filter", input.ids)
-        await filterchange.change(info.context, keys, input.set.values())
-        rows = await info.context.load_all(filters.by_ids, keys)
+        await filter_mutations.change(info.context, keys, input.set.values())
+        rows = await info.context.load_all(filter_loaders.by_ids, keys)
         return FiltersPayload(filters=[Filter.of(found(row)) for row in rows])
 
     @mutation("Deletes filters, all or none.", scope=Scope.SETTINGS)
     async def filter_delete(self, info: Info, input: IdsInput) -> DeletePayload:
-        await filterchange.remove(info.context, keys_of(info, "Filter", input.ids))
+        await filter_mutations.remove(info.context, keys_of(info, "Filter", input.ids))
         return DeletePayload(deleted_ids=input.ids)
 
     @mutation(
@@ -297,4 +304,4 @@ class FilterMutation:
     async def filter_apply(self, info: Info, input: FilterApplyInput) -> TaskPayload:
         keys = keys_of(info, "Filter", input.ids)
         selected = input.select.selection(info)
-        return TaskPayload(task=Task.of(await filterapply.apply(info.context, keys, selected)))
+        return TaskPayload(task=Task.of(await apply_task.apply(info.context, keys, selected)))

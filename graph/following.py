@@ -17,10 +17,10 @@ from models.errors import Invalid
 from models.events.journal import ChangeKind, Position
 from models.mailboxes.shares import ShareRight
 from models.users.roles import Role, Scope
-from resolvers import overseeing
-from resolvers.changes import Asked, follow, page, standing
-from resolvers.hearing import Hear
-from resolvers.mailboxes import Named, find
+from resolvers.changes import managed_streams
+from resolvers.changes.stream_reader import Asked, follow, page, standing
+from resolvers.changes.visible_streams import Hear
+from resolvers.mailboxes.loaders import Named, find
 
 WINDOW = timedelta(milliseconds=50)
 LONGEST = timedelta(minutes=1)
@@ -32,7 +32,7 @@ MOST = 1000  # events of one page
 async def _whose(info: Info, user: UserRef | None) -> Hear:
     """How the account that is named is heard; the viewer's own by default."""
     key = await owner_named(info, user)
-    return overseeing.account(None if key == info.context.viewer.user_id else key)
+    return managed_streams.account(None if key == info.context.viewer.user_id else key)
 
 
 def since(info: Info, after: object) -> Position | None:
@@ -160,8 +160,10 @@ class ChangeSubscription:
         self, info: Info, filter: UserFilter | None = UNSET, after: Cursor | None = UNSET
     ) -> AsyncIterator[ChangeBatch]:
         where = (filter or UserFilter()).where()
-        hear = overseeing.places(where.domain, overseeing.USERS, path=["filter", "domain"])
-        sift = overseeing.among(where)
+        hear = managed_streams.places(
+            where.domain, managed_streams.USERS, path=["filter", "domain"]
+        )
+        sift = managed_streams.among(where)
         async for batch in _batches(info, Asked(since(info, after), hear=hear, sift=sift)):
             yield batch
 
@@ -179,7 +181,7 @@ class ChangeSubscription:
         ] = UNSET,
         after: Cursor | None = UNSET,
     ) -> AsyncIterator[ChangeBatch]:
-        kinds = overseeing.USERS | overseeing.DOMAINS | overseeing.RULES
-        hear = overseeing.places(domain or None, kinds, path=["domain"])
+        kinds = managed_streams.USERS | managed_streams.DOMAINS | managed_streams.RULES
+        hear = managed_streams.places(domain or None, kinds, path=["domain"])
         async for batch in _batches(info, Asked(since(info, after), hear=hear)):
             yield batch

@@ -10,7 +10,7 @@ from graph.outbound import ForwardTarget
 from graph.refs import MessageRef, message_of
 from models.errors import NotFound
 from models.users.roles import Scope
-from resolvers import forwarding
+from resolvers.submission import message_forward
 
 
 @strawberry.input(description="Input of messageForward.")
@@ -47,11 +47,11 @@ class ForwardingMutation:
         key = await message_of(info, input.message, path="message")
         if key is None:
             raise NotFound("", path=["message"])
-        wanted = forwarding.Wanted(
+        wanted = message_forward.Wanted(
             None if input.addresses is UNSET else input.addresses,
             None if input.target is UNSET else input.target,
         )
-        done = await forwarding.forward_any(info.context, key, wanted)
+        done = await message_forward.forward_any(info.context, key, wanted)
         return MessageForwardPayload(
             queue_id=done.submission.queue_id if done.submission else None,
             forwarded=[ForwardTarget.of(each) for each in done.targets],

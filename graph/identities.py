@@ -18,9 +18,10 @@ from graph.views import Made
 from models.errors import found
 from models.store.keyset_pages import Cursor
 from models.users.roles import Scope
-from resolvers import identities, identitychange, mailboxes
-from resolvers.identities import OfUser
-from resolvers.identitychange import Said
+from resolvers.mailboxes import loaders as mailbox_loaders
+from resolvers.submission import identities, identity_mutations
+from resolvers.submission.identities import OfUser
+from resolvers.submission.identity_mutations import Said
 
 NAMES = ("name", "signature_text", "signature_html")
 
@@ -40,7 +41,7 @@ class Identity(Shape):
     )
     sent_mailbox: Mailbox | None = link(
         "mailbox_id",
-        mailboxes.by_ids,
+        mailbox_loaders.by_ids,
         Mailbox.maybe,
         description="Where copies go; null = Sent.",
     )
@@ -124,13 +125,13 @@ class IdentityMutation:
     )
     async def identity_create(self, info: Info, input: IdentityCreateInput) -> IdentitiesPayload:
         owner = await owner_named(info, input.user or None)
-        key = await identitychange.create(info.context, owner, input.address, input.said())
+        key = await identity_mutations.create(info.context, owner, input.address, input.said())
         return await _now(info, [key])
 
     @mutation("Name, signature, Reply-To and the rest, as identityCreate.", scope=Scope.SETTINGS)
     async def identity_update(self, info: Info, input: IdentityUpdateInput) -> IdentitiesPayload:
         keys = keys_of(info, "Identity", input.ids)
-        await identitychange.change(info.context, keys, input.set.said("set"))
+        await identity_mutations.change(info.context, keys, input.set.said("set"))
         return await _now(info, keys)
 
     @mutation(
@@ -139,7 +140,7 @@ class IdentityMutation:
         scope=Scope.SETTINGS,
     )
     async def identity_delete(self, info: Info, input: IdsInput) -> DeletePayload:
-        await identitychange.remove(info.context, keys_of(info, "Identity", input.ids))
+        await identity_mutations.remove(info.context, keys_of(info, "Identity", input.ids))
         return DeletePayload(deleted_ids=input.ids)
 
 

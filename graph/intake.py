@@ -20,9 +20,9 @@ from models.runtime.environment import World
 from models.runtime.options import MIB
 from models.store.outages import RETRY_AFTER, DiskFull, unavailable
 from models.users.roles import Role, Scope
-from resolvers import links, uploads
 from resolvers.context import Context, Needs, Viewer
-from resolvers.uploads import Received
+from resolvers.files import signed_urls, uploads
+from resolvers.files.uploads import Received
 
 SignIn = Callable[[Mapping[str, str], str | None], Awaitable[Viewer]]  # headers, address
 
@@ -182,7 +182,7 @@ async def reader(desk: Desk, request: Request, path: str) -> tuple[Context, str]
     The path is made anew from what it says: so the app may lie anywhere.
     """
     if "sig" in request.query_params:
-        viewer = await links.viewer(desk.world, path, request.query_params)
+        viewer = await signed_urls.viewer(desk.world, path, request.query_params)
         caching = "private, max-age=300"  # no longer than the address, which nobody else has
     else:
         viewer = await desk.sign_in(request.headers, client_address(request))

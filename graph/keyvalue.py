@@ -19,9 +19,9 @@ from models.errors import Invalid
 from models.events.journal import PLATFORM
 from models.store.keyset_pages import Cursor, ordering
 from models.users.roles import Scope
-from resolvers import keyvalue
 from resolvers.access import own
-from resolvers.keyvalue import DEFAULT, Listing, Namespace, NewValue
+from resolvers.admin import key_values
+from resolvers.admin.key_values import DEFAULT, Listing, Namespace, NewValue
 
 NOBODY = -1  # an account that nobody has; 0 is the platform
 Key = Annotated[str, strawberry.argument(description="Name of the value.")]
@@ -38,7 +38,7 @@ class KeyValue(Shape):
         "Modification sequence of its last change, for ifVersion: no key has one twice."
     )
 
-    batch = staticmethod(keyvalue.by_ids)
+    batch = staticmethod(key_values.by_ids)
     made: ClassVar[Mapping[str, Made]] = {
         "id": identified("KeyValue"),
         "shared": Made(("stream_id",), lambda owner: owner == PLATFORM),
@@ -120,7 +120,7 @@ class KeyValueQuery:
         shared: bool = False,
     ) -> KeyValue | None:
         within = await _within(info, user, store, shared=shared)
-        return KeyValue.maybe(await keyvalue.find(info.context, within, key))
+        return KeyValue.maybe(await key_values.find(info.context, within, key))
 
     @query("Entries by key, in the order of its bytes: of one level.", scope=Scope.READ)
     async def key_values(
@@ -145,9 +145,9 @@ class KeyValueQuery:
         return await connected(
             info,
             KeyValue,
-            await keyvalue.page(ctx, asked, ask, names, values=not no_value),
+            await key_values.page(ctx, asked, ask, names, values=not no_value),
             lambda row: Cursor(ask.ordering, row.key, row.id),
-            lambda: keyvalue.count(ctx, asked),
+            lambda: key_values.count(ctx, asked),
         )
 
 
@@ -164,7 +164,7 @@ class KeyValueMutation:
             plain(input.if_version),
         )
         within = await input.within(info)
-        entry = await keyvalue.put(info.context, within, input.key, new)
+        entry = await key_values.put(info.context, within, input.key, new)
         return KeyValuePayload(entry=KeyValue.of(entry))
 
     @mutation(
@@ -174,7 +174,7 @@ class KeyValueMutation:
     async def key_value_increment(
         self, info: Info, input: KeyValueIncrementInput
     ) -> KeyValuePayload:
-        entry = await keyvalue.increment(
+        entry = await key_values.increment(
             info.context,
             await input.within(info),
             input.key,
@@ -188,5 +188,5 @@ class KeyValueMutation:
         self, info: Info, input: KeyValueDeleteInput
     ) -> KeyValueDeletePayload:
         within = await input.within(info)
-        gone = await keyvalue.remove(info.context, within, input.key, recursive=input.recursive)
+        gone = await key_values.remove(info.context, within, input.key, recursive=input.recursive)
         return KeyValueDeletePayload(deleted=gone)

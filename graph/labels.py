@@ -14,9 +14,9 @@ from graph.rows import Shape, identified
 from graph.views import Made
 from models.errors import Invalid
 from models.users.roles import Scope
-from resolvers import labels
 from resolvers.access import own
-from resolvers.labels import Words
+from resolvers.messages import labels
+from resolvers.messages.labels import Words
 
 
 @strawberry.type(description="Keyword with a name and a colour.")

@@ -24,19 +24,14 @@ from mail.mailboxes import paths
 from models.mailboxes.shares import ShareRight
 from models.mailboxes.tables import SpecialUse
 from models.users.roles import Scope
-from resolvers import (
-    granted,
-    mailboxbelow,
-    mailboxdelete,
-    mailboxes,
-    mailboxmetadata,
-    mailboxrename,
-    sharing,
-    users,
-)
-from resolvers.mailboxdelete import Gone
-from resolvers.mailboxes import NewMailboxes
-from resolvers.mailboxrename import Renamed
+from resolvers.mailboxes import child_mailboxes, metadata, rename, shares
+from resolvers.mailboxes import delete as mailbox_delete
+from resolvers.mailboxes import loaders as mailbox_loaders
+from resolvers.mailboxes import rights as mailbox_rights
+from resolvers.mailboxes.delete import Gone
+from resolvers.mailboxes.loaders import NewMailboxes
+from resolvers.mailboxes.rename import Renamed
+from resolvers.users import loaders as user_loaders
 
 if TYPE_CHECKING:
     from graph.users import User
@@ -63,7 +58,7 @@ def _path_above(row: Any) -> tuple[int, str] | None:
 ABOVE = Link(
     ("id", "user_id", "path"),
     _path_above,
-    mailboxes.by_paths,
+    mailbox_loaders.by_paths,
     lambda row: row,
     own_key=lambda row: (row.user_id, row.path),
 )
@@ -74,12 +69,12 @@ class Mailbox(Shape):
     guid: str = leaf("128-bit id as 32 hex digits.")
     user: Annotated["User", strawberry.lazy("graph.users")] | None = link(
         "user_id",
-        users.by_ids,
+        user_loaders.by_ids,
         shaped("graph.users", "User"),
         description="Owner; null of a folder that is shared with the viewer.",
     )
     owner: AccountName = link(
-        "user_id", sharing.names, AccountName.maybe, description="What its owner is called."
+        "user_id", shares.names, AccountName.maybe, description="What its owner is called."
     )
     name: str = leaf("Last part of path.")
     path: str = leaf("Full path, slashes.")
@@ -105,7 +100,7 @@ class Mailbox(Shape):
         description="Id of the folder above; null at the top, or if the viewer can't see it.",
     )
 
-    batch = staticmethod(mailboxes.by_ids)
+    batch = staticmethod(mailbox_loaders.by_ids)
     made: ClassVar[Mapping[str, Made]] = {
         "id": identified("Mailbox"),
         "name": Made(("path",), lambda path: path.rpartition("/")[2]),
@@ -119,11 +114,11 @@ class Mailbox(Shape):
     @field("What the viewer may do in it: all for the owner, else what is shared.", "id", "user_id")
     async def my_rights(self, info: Info) -> list[ShareRight]:
         key = (self.row.user_id, self.row.id)
-        return granted.ordered(await info.context.load(granted.rights, key))
+        return mailbox_rights.ordered(await info.context.load(mailbox_rights.rights, key))
 
     @field("Whom it is shared with; who has no ADMIN sees the own share alone.", "id")
     async def acl(self, info: Info) -> list[MailboxShare]:
-        rows = await info.context.load(sharing.of_boxes, self.row.id)
+        rows = await info.context.load(shares.of_boxes, self.row.id)
         return [MailboxShare.of(row) for row in rows]
 
     @field("Annotations, by name; of others' folders the /shared/ ones.", "id")
@@ -135,7 +130,7 @@ class Mailbox(Shape):
         ] = UNSET,
         prepend_prefix: bool = False,
     ) -> list[MetadataEntry]:
-        rows = await info.context.load(mailboxmetadata.of_mailboxes, self.row.id)
+        rows = await info.context.load(metadata.of_mailboxes, self.row.id)
         return [
             MetadataEntry(key=row.key if prepend_prefix else _short(row.key), value=row.value)
             for row in rows
@@ -144,8 +139,8 @@ class Mailbox(Shape):
 
     @field("One annotation.", "id")
     async def metadata_entry(self, info: Info, key: str) -> MetadataEntry | None:
-        name = mailboxmetadata.checked_key(key)
-        row = await info.context.load(mailboxmetadata.single, (self.row.id, name))
+        name = metadata.checked_key(key)
+        row = await info.context.load(metadata.single, (self.row.id, name))
         return MetadataEntry(key=row.key, value=row.value) if row else None
 
     @field("Messages, newest first.", "user_id")
@@ -226,7 +221,7 @@ class MailboxQuery:
         if user and owner is None:
             return None
         name = named(by, path="by")
-        return Mailbox.maybe(await mailboxes.find_seen(info.context, name, owner))
+        return Mailbox.maybe(await mailbox_loaders.find_seen(info.context, name, owner))
 
 
 def payload(rows: Sequence[Any]) -> MailboxesPayload:
@@ -250,14 +245,14 @@ class MailboxMutation:
         whose = users_named(input.users or None)
         if input.parent:
             above = named(input.parent, path="parent")
-            return payload(await mailboxbelow.create(info.context, new, above, whose))
-        return payload(await mailboxes.create(info.context, new, whose))
+            return payload(await child_mailboxes.create(info.context, new, above, whose))
+        return payload(await mailbox_loaders.create(info.context, new, whose))
 
     @mutation("Move or rename, with all that is below.", scope=Scope.MAIL)
     async def mailbox_rename(self, info: Info, input: MailboxRenameInput) -> MailboxesPayload:
         asked = Renamed(named(input.mailbox), input.new_path, input.subscriptions)
         whose = users_named(input.users or None)
-        return payload(await mailboxrename.rename(info.context, asked, whose))
+        return payload(await rename.rename(info.context, asked, whose))
 
     @mutation(
         "Messages go to the archive; INBOX and special folders: FORBIDDEN_OPERATION.",
@@ -270,5 +265,5 @@ class MailboxMutation:
             require_empty=input.require_empty,
             unsubscribe=input.unsubscribe,
         )
-        gone = await mailboxdelete.delete(info.context, what, users_named(input.users or None))
+        gone = await mailbox_delete.delete(info.context, what, users_named(input.users or None))
         return DeletePayload(deleted_ids=[ids.encode("Mailbox", key) for key in gone])

@@ -10,7 +10,7 @@ from graph.refs import UserSelection, users_named
 from graph.rows import columns
 from models.store.keyset_pages import Cursor, ordering
 from models.users.roles import Scope
-from resolvers import mailboxlists
+from resolvers.mailboxes import listing as mailbox_listing
 
 
 @strawberry.type
@@ -29,12 +29,14 @@ class MailboxListQuery:
     ) -> Connection[Mailbox]:
         ctx, whose = info.context, users_named(users or None)
         fitting = masks if isinstance(masks, list) else None
-        ask = page_asked(ordering(mailboxlists.ORDER, (whose, fitting)), first, after, None, None)
-        page = await mailboxlists.page(ctx, whose, fitting, ask, columns(info, Mailbox))
+        ask = page_asked(
+            ordering(mailbox_listing.ORDER, (whose, fitting)), first, after, None, None
+        )
+        page = await mailbox_listing.page(ctx, whose, fitting, ask, columns(info, Mailbox))
         return await connected(
             info,
             Mailbox,
             page,
             lambda row: Cursor(ask.ordering, row.user_id, row.id),
-            lambda: mailboxlists.count(ctx, whose, fitting),
+            lambda: mailbox_listing.count(ctx, whose, fitting),
         )

@@ -9,7 +9,7 @@ from graph.mailboxes import WHOSE, MetadataEntry
 from graph.mutations import mutation
 from graph.refs import MailboxRef, UserSelection, named, users_named
 from models.users.roles import Scope
-from resolvers import mailboxmetadata
+from resolvers.mailboxes import metadata
 
 
 @strawberry.input(description="Input of mailboxMetadataSet.")
@@ -45,7 +45,7 @@ class MailboxMetadataMutation:
     ) -> MailboxMetadataSetPayload:
         whose = users_named(input.users or None)
         entry = (input.key, input.value)
-        found = await mailboxmetadata.put(info.context, named(input.mailbox), entry, whose)
+        found = await metadata.put(info.context, named(input.mailbox), entry, whose)
         entries = [MetadataEntry(key=key, value=value) for key, value in found]
         return MailboxMetadataSetPayload(entries=entries)
 
@@ -54,5 +54,5 @@ class MailboxMetadataMutation:
         self, info: Info, input: MailboxMetadataUnsetInput
     ) -> MailboxMetadataUnsetPayload:
         whose = users_named(input.users or None)
-        gone = await mailboxmetadata.drop(info.context, named(input.mailbox), input.key, whose)
+        gone = await metadata.drop(info.context, named(input.mailbox), input.key, whose)
         return MailboxMetadataUnsetPayload(keys=gone)

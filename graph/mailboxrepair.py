@@ -10,8 +10,8 @@ from graph.mutations import Alone, mutation
 from graph.refs import UserSelection, users_named
 from graph.tasks import Task
 from models.users.roles import Role, Scope
-from resolvers import mailboxrepair
-from resolvers.mailboxrepair import Asked
+from resolvers.mailboxes import repair
+from resolvers.mailboxes.repair import Asked
 
 
 @strawberry.input(description="Input of mailboxRepair.")
@@ -49,7 +49,7 @@ class MailboxRepairMutation:
     )
     async def mailbox_repair(self, info: Info, input: MailboxRepairInput) -> MailboxRepairPayload:
         asked = Asked(input.mailbox_masks, blobs=input.check_blobs)
-        done = await mailboxrepair.repair(info.context, asked, users_named(input.users or None))
+        done = await repair.repair(info.context, asked, users_named(input.users or None))
         results = [
             RepairResult(mailbox=Mailbox.of(one.mailbox), findings=one.findings, fixed=one.fixed)
             for one in done.repaired

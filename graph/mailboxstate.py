@@ -10,8 +10,8 @@ from graph.mutations import mutation
 from graph.refs import MailboxRef, UserSelection, named, users_named
 from graph.scalars import BigInt
 from models.users.roles import Role, Scope
-from resolvers import mailboxstate
-from resolvers.mailboxstate import State
+from resolvers.mailboxes import uid_state
+from resolvers.mailboxes.uid_state import State
 
 
 @strawberry.input(description="Input of mailboxStateSet.")
@@ -37,5 +37,5 @@ class MailboxStateMutation:
             input.min_highest_modseq if isinstance(input.min_highest_modseq, int) else None,
         )
         whose = users_named(input.users or None)
-        rows = await mailboxstate.set_state(info.context, named(input.mailbox), state, whose)
+        rows = await uid_state.set_state(info.context, named(input.mailbox), state, whose)
         return payload(rows)

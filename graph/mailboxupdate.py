@@ -12,9 +12,10 @@ from graph.scalars import Duration
 from graph.tasks import Task
 from models.mailboxes.tables import SpecialUse
 from models.users.roles import Scope
-from resolvers import mailboxsubscribe, mailboxupdate
-from resolvers.mailboxupdate import Updated
-from resolvers.userselection import Users
+from resolvers.mailboxes import subscription_mutations
+from resolvers.mailboxes import update as mailbox_update
+from resolvers.mailboxes.update import Updated
+from resolvers.users.selection import Users
 
 FACTS = ("hidden", "retention", "subscribed", "special_use", "encrypt_messages")
 
@@ -66,7 +67,7 @@ class MailboxUpdateMutation:
             apply=input.apply_retention,
         )
         whose = Users() if owner is None else Users(ids=(owner,))
-        done = await mailboxupdate.change(info.context, what, whose)
+        done = await mailbox_update.change(info.context, what, whose)
         answer = payload(done.rows)
         answer.task = Task.maybe(done.task)
         return answer
@@ -86,5 +87,7 @@ async def _subscribe(
     info: Info, input: MailboxSubscribeInput, *, subscribed: bool
 ) -> MailboxesPayload:
     whose = users_named(input.users or None)
-    rows = await mailboxsubscribe.subscribe(info.context, input.paths, whose, subscribed=subscribed)
+    rows = await subscription_mutations.subscribe(
+        info.context, input.paths, whose, subscribed=subscribed
+    )
     return payload(rows)

@@ -14,8 +14,9 @@ from graph.scalars import Upload
 from graph.selections import MessageFilter
 from models.errors import found
 from models.users.roles import Scope
-from resolvers import connectors, mailimport
-from resolvers.mailimport import NewMailImport, Remote
+from resolvers.connectors import loaders as connector_loaders
+from resolvers.connectors import mail_import
+from resolvers.connectors.mail_import import NewMailImport, Remote
 
 
 @strawberry.input(
@@ -94,7 +95,7 @@ class MailImportMutation:
         scope=Scope.MAIL,
     )
     async def mail_import(self, info: Info, input: MailImportInput) -> MailImportPayload:
-        keys = await mailimport.create(info.context, await input.new(info))
-        rows = await info.context.load_all(connectors.runs_by_ids, keys)
+        keys = await mail_import.create(info.context, await input.new(info))
+        rows = await info.context.load_all(connector_loaders.runs_by_ids, keys)
         runs = [ConnectorRun.of(row) for row in rows if row]
         return MailImportPayload(run=runs[0] if runs else None, runs=runs)

@@ -28,25 +28,18 @@ from models.files.blobs import StorageTier
 from models.store.columns import Picked
 from models.store.keyset_pages import Cursor, Page, ordering
 from models.users.roles import Scope
-from resolvers import (
-    bulk,
-    fileattaching,
-    filters,
-    forwarding,
-    labels,
-    mailboxes,
-    messages,
-    relevance,
-    searches,
-    sentof,
-    snippets,
-    tiers,
-    users,
-)
-from resolvers.bulk import Order
-from resolvers.messages import ALL, Listing
-from resolvers.moves import Changes
-from resolvers.selections import Selection
+from resolvers.filters import loaders as filter_loaders
+from resolvers.mailboxes import loaders as mailbox_loaders
+from resolvers.messages import labels
+from resolvers.messages import loaders as message_loaders
+from resolvers.messages.bulk import bulk_changes, storage_tiers
+from resolvers.messages.bulk.bulk_changes import Order
+from resolvers.messages.bulk.row_changes import Changes
+from resolvers.messages.filters.filter_conditions import Selection
+from resolvers.messages.loaders import ALL, Listing
+from resolvers.search import relevance, search_scope, snippets
+from resolvers.submission import delivery_status, file_attachments, message_forward
+from resolvers.users import loaders as users
 
 if TYPE_CHECKING:
     from graph.files import File
@@ -122,13 +115,13 @@ class Message(Reading):
     )
     mailbox: Annotated["Mailbox", strawberry.lazy("graph.mailboxes")] = link(
         "mailbox_id",
-        mailboxes.by_ids,
+        mailbox_loaders.by_ids,
         shaped("graph.mailboxes", "Mailbox"),
         description="Folder.",
     )
     thread: Annotated["Thread", strawberry.lazy("graph.threads")] = link(
         "thread_id",
-        messages.threads_by_ids,
+        message_loaders.threads_by_ids,
         shaped("graph.threads", "Thread"),
         description="Conversation.",
         exists=True,
@@ -169,7 +162,7 @@ class Message(Reading):
     encrypted: bool = leaf("PGP or S/MIME.")
     meta_data: JSON | None = leaf("Free data of the application.")
     tier: StorageTier = link(
-        "blob_id", tiers.of_blobs, lambda tier: tier, description="Where the body lies."
+        "blob_id", storage_tiers.of_blobs, lambda tier: tier, description="Where the body lies."
     )
     verification: Verification | None = leaf(
         "What the server found out where it came in; null = no statement."
@@ -177,19 +170,19 @@ class Message(Reading):
     spam: SpamReport | None = leaf("What scanners found; null = none has judged it.")
     outbound: list[Outbound] = link(
         "id",
-        sentof.outbound,
+        delivery_status.outbound,
         outbound_of,
         description="Where it stands on its way out, as often as it was sent; the oldest first.",
     )
     files: list[Annotated["File", strawberry.lazy("graph.files")]] = link(
         "id",
-        fileattaching.of_drafts,
+        file_attachments.of_drafts,
         lambda rows: [shaped("graph.files", "File")(row) for row in rows],
         description="Stored files that a draft was given.",
     )
     pop3_uidl: str = leaf("By which POP3 names it (RFC 1939): its guid.")
 
-    batch = staticmethod(messages.by_ids)
+    batch = staticmethod(message_loaders.by_ids)
     made: ClassVar[Mapping[str, Made]] = {
         "id": identified("Message"),
         "thread_id": Made(("thread_id",), ids.encoder("Thread")),
@@ -223,7 +216,7 @@ class Message(Reading):
     async def filters(
         self, info: Info
     ) -> list[Annotated["Filter", strawberry.lazy("graph.filters")]]:
-        rows = await info.context.load_all(filters.by_ids, self.row.filters or [])
+        rows = await info.context.load_all(filter_loaders.by_ids, self.row.filters or [])
         return [FILTER(row) for row in rows if row]
 
     @field(
@@ -233,7 +226,7 @@ class Message(Reading):
         "user_id",
     )
     async def forward_targets(self, info: Info) -> list[ForwardTarget]:
-        return [ForwardTarget.of(each) for each in forwarding.original(info.context, self.row)]
+        return [ForwardTarget.of(each) for each in message_forward.original(info.context, self.row)]
 
     @field("Keywords that are labels, by name.", "keywords", "user_id")
     async def labels(self, info: Info) -> list[Annotated["Label", strawberry.lazy("graph.labels")]]:
@@ -288,13 +281,13 @@ async def message_page(
     elif order is MessageOrder.RELEVANCE:
         page = await relevance.page(ctx, listings, ask)
     elif len(listings) == 1:
-        page = await ctx.load(messages.pages, listings[0])
+        page = await ctx.load(message_loaders.pages, listings[0])
     else:
-        page = await searches.across(ctx, listings)
+        page = await search_scope.across(ctx, listings)
     snippets.seek(ctx, info.path, where)
 
     async def count() -> int:
-        return sum(await ctx.load_all(messages.counts, listings))
+        return sum(await ctx.load_all(message_loaders.counts, listings))
 
     nodes = await listed(info, Message, page.rows)
 
@@ -325,12 +318,12 @@ class MessageQuery:
         if user and owner is None:
             return None
         key = await message_of(info, by, user_id=owner)
-        row = await ctx.load(messages.by_ids, key) if key else None
+        row = await ctx.load(message_loaders.by_ids, key) if key else None
         if row and owner not in (None, row.user_id):
             return None
         if row and mark_as_seen and not row.seen:
-            messages.changeable(ctx)
+            message_loaders.changeable(ctx)
             order = Order(Selection(ids=[row.id]), Changes.of({"seen": True}))
-            await bulk.carry_out(ctx, order)
-            row = await ctx.load(messages.by_ids, row.id)
+            await bulk_changes.carry_out(ctx, order)
+            row = await ctx.load(message_loaders.by_ids, row.id)
         return Message.maybe(row)

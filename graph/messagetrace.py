@@ -16,8 +16,9 @@ from graph.views import View
 from models.messages.message_trace import LogComponent
 from models.store.keyset_pages import Cursor, ordering
 from models.users.roles import Role, Scope
-from resolvers import messages, messagetrace
-from resolvers.messagetrace import Sought, TraceListing, TraceWhere
+from resolvers.messages import loaders as message_loaders
+from resolvers.messages import trace
+from resolvers.messages.trace import Sought, TraceListing, TraceWhere
 
 if TYPE_CHECKING:
     from graph.messages import Message
@@ -48,7 +49,7 @@ class MessageTraceEvent(View):
         self, info: Info
     ) -> Annotated["Message", strawberry.lazy("graph.messages")] | None:
         key = self.row.stored_message_id
-        row = await info.context.load(messages.by_ids, key) if key else None
+        row = await info.context.load(message_loaders.by_ids, key) if key else None
         return MESSAGE(row) if row else None
 
 
@@ -97,7 +98,7 @@ class MessageTraceQuery:
             message_id if isinstance(message_id, str) else None,
             address or None,
         )
-        return [MessageTraceEvent.of(one) for one in await messagetrace.trace(info.context, sought)]
+        return [MessageTraceEvent.of(one) for one in await trace.trace(info.context, sought)]
 
     @query(
         "Steps of messages by sender, recipient and time, newest first. A DOMAIN_ADMIN must name "
@@ -117,13 +118,13 @@ class MessageTraceQuery:
         before: str | None = UNSET,
     ) -> Connection[MessageTraceEvent]:
         ctx, where = info.context, filter.where()
-        messagetrace.check_trace_filter(ctx, where)
-        ask = page_asked(ordering(messagetrace.NEWEST, where), first, after, last, before)
+        trace.check_trace_filter(ctx, where)
+        ask = page_asked(ordering(trace.NEWEST, where), first, after, last, before)
         wanted = TraceListing(ask, where)
         return await connected(
             info,
             MessageTraceEvent,
-            await ctx.load(messagetrace.pages, wanted),
+            await ctx.load(trace.pages, wanted),
             lambda row: Cursor(ask.ordering, row.at, row.id),
-            lambda: ctx.load(messagetrace.counts, wanted),
+            lambda: ctx.load(trace.counts, wanted),
         )

@@ -24,8 +24,8 @@ from models.observability import metrics, process_stats
 from models.observability.metrics import Across, Family, Kind, Point, gauge
 from models.runtime.environment import World
 from models.users.roles import Role, Scope
+from resolvers.admin.metrics import MOST, Standing, standing
 from resolvers.context import Needs, Viewer
-from resolvers.metrics import MOST, Standing, standing
 
 log = logging.getLogger(__name__)
 

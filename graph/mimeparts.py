@@ -19,8 +19,9 @@ from mail.mime import Part, part_of, walk
 from mail.mime.header_parameters import plain_filename
 from mail.storage.message_content import Stored
 from models.errors import found
-from resolvers import contents, quarantine, reading
-from resolvers.reading import Attached
+from resolvers.messages import computed_fields, content
+from resolvers.messages.computed_fields import Attached
+from resolvers.spam import quarantine
 
 
 @strawberry.type(
@@ -84,14 +85,14 @@ class Attachment:
     @field("Text parts only, decoded; null for others.", cost=3)
     async def text(self, info: Info, max_bytes: int = 65536) -> str | None:
         stored = await stored_of(info, self.row, held=self.held)
-        return await contents.attachment_text(stored, self.index, max_bytes)
+        return await content.attachment_text(stored, self.index, max_bytes)
 
     @field("The message that this is, where a message was attached.", cost=3)
     async def message(
         self, info: Info
     ) -> Annotated["AttachedMessage", strawberry.lazy("graph.mimeparts")] | None:
         stored = await stored_of(info, self.row, held=self.held)
-        part = contents.attached(stored, self.index)
+        part = content.attached(stored, self.index)
         return await AttachedMessage.maybe(stored, part, held=self.held)
 
     @classmethod
@@ -151,7 +152,7 @@ class MimePart:
         self, info: Info
     ) -> Annotated["AttachedMessage", strawberry.lazy("graph.mimeparts")] | None:
         stored = await stored_of(info, self.row, held=self.held)
-        part = contents.part_at(stored, self.section)
+        part = content.part_at(stored, self.section)
         return await AttachedMessage.maybe(stored, part, held=self.held)
 
     @classmethod
@@ -171,7 +172,7 @@ class MimePart:
     @classmethod
     def _one(cls, row: Any, part: Part, below: list["MimePart"], *, held: bool) -> "MimePart":
         return cls(
-            section=contents.section_of(part),
+            section=content.section_of(part),
             content_type=ContentType(value=part.content_type, params=JSON(part.params)),
             disposition=part.disposition,
             filename=plain_filename(part.filename or ""),
@@ -196,14 +197,14 @@ class AttachedMessage:
 
     @field("Plain text, made from HTML when missing; up to 16 MiB.", cost=20)
     async def text(self) -> str | None:
-        return await reading.attached_text(self.attached) if self.attached else None
+        return await computed_fields.attached_text(self.attached) if self.attached else None
 
     @classmethod
     async def maybe(
         cls, stored: Stored, part: Part | None, *, held: bool = False
     ) -> "AttachedMessage | None":
         """The message that a part of a stored one is, if it is one."""
-        attached = await reading.attached(stored, part) if part else None
+        attached = await computed_fields.attached(stored, part) if part else None
         if attached is None:
             return None
         facts, row = attached.facts, stored.row
@@ -229,4 +230,4 @@ async def stored_of(info: Info, row: Any, *, held: bool = False) -> Stored:
     """What is in the message of this row; raises the refusal where that is not for the viewer."""
     if held:
         return found(await info.context.load(quarantine.stored, row.id))
-    return found(await contents.one(info.context, row.id))
+    return found(await content.one(info.context, row.id))

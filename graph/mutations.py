@@ -25,9 +25,10 @@ from models.errors import Damaged, Forbidden, Invalid, Refused, Unauthenticated,
 from models.store import cancel_safety
 from models.store.database import crossed
 from models.store.key_collision import TRIES, KeyCollision
-from resolvers import changes, replays
+from resolvers import idempotency
+from resolvers.changes import stream_reader
 from resolvers.context import Context, Needs
-from resolvers.replays import Asked
+from resolvers.idempotency import Asked
 
 LONGEST = 128  # characters of an idempotency key
 WORDS = 255  # characters of a session id, and of a reason
@@ -165,7 +166,7 @@ class Answer(Guard):
 
         async def told() -> MutationPayload:
             shared = ctx.viewer.user_id and ctx.viewer.reach.shared
-            before = await changes.standing(ctx) if shared else {}  # what is heard besides
+            before = await stream_reader.standing(ctx) if shared else {}  # what is heard besides
             payload = await work()
             payload.warnings += [
                 Warning(code=one.code, message=one.message, path=one.path) for one in ctx.warnings
@@ -209,19 +210,19 @@ class Answer(Guard):
     ) -> MutationPayload:
         """Do the work and keep its answer in the same unit, or give the one kept before."""
         ctx = info.context
-        earlier = await replays.find(ctx, asked)
+        earlier = await idempotency.find(ctx, asked)
         if earlier is None:
             joined = ctx.joined
             try:
                 async with ctx.together():
                     payload = await work()
-                    await replays.keep(ctx, asked, stored(payload))
+                    await idempotency.keep(ctx, asked, stored(payload))
                 if not joined:
                     ctx.world.fault("answer")  # it is stored, and not told yet
                 return payload
             except Refused:
                 async with ctx.write():  # behind whoever makes the same call at this moment
-                    earlier = await replays.find(ctx, asked)
+                    earlier = await idempotency.find(ctx, asked)
                 if earlier is None:
                     raise
                 if joined:  # what was done for it is a part of the unit around us

@@ -13,9 +13,9 @@ from graph.messages import Message
 from graph.rows import link
 from graph.scalars import Cursor
 from models.users.roles import Scope
-from resolvers import messages
-from resolvers.changes import standing
-from resolvers.noticing import Notice, follow
+from resolvers.changes.stream_reader import standing
+from resolvers.messages import loaders as message_loaders
+from resolvers.notifications.live_notifications import Notice, follow
 
 
 @strawberry.type(description="Something worth showing.")
@@ -29,7 +29,7 @@ class Notification:
     text: str | None = leaf("More of it; of mail its subject.")
     message: Message | None = link(
         "message_id",
-        messages.by_ids,
+        message_loaders.by_ids,
         Message.maybe,
         description="The mail it tells of, null when gone.",
     )

@@ -18,8 +18,10 @@ from graph.rows import Shape, identified, link, shaped
 from graph.views import Made
 from models.notifications.push_channels import PushKind
 from models.users.roles import Scope, UserPermission
-from resolvers import mailboxes, notifications, users, webpush
-from resolvers.notifications import Wanted
+from resolvers.mailboxes import loaders as mailbox_loaders
+from resolvers.notifications import push_channels, web_push
+from resolvers.notifications.push_channels import Wanted
+from resolvers.users import loaders as user_loaders
 
 if TYPE_CHECKING:
     from graph.users import User
@@ -32,7 +34,7 @@ class PushChannel(Shape):
     kind: PushKind = leaf("By which service.")
     user: Annotated["User", strawberry.lazy("graph.users")] = link(
         "user_id",
-        users.by_ids,
+        user_loaders.by_ids,
         shaped("graph.users", "User"),
         description="Who is told.",
     )
@@ -50,7 +52,7 @@ class PushChannel(Shape):
     last_push_at: datetime | None = leaf("Last push that was taken.")
     created_at: datetime = leaf("Creation.")
 
-    batch = staticmethod(notifications.by_ids)
+    batch = staticmethod(push_channels.by_ids)
     made: ClassVar[Mapping[str, Made]] = {"id": identified("PushChannel")}
 
     @field(
@@ -59,7 +61,7 @@ class PushChannel(Shape):
         "mailboxes",
     )
     async def mailboxes(self, info: Info) -> list[Mailbox]:
-        rows = await info.context.load_all(mailboxes.by_ids, self.row.mailboxes)
+        rows = await info.context.load_all(mailbox_loaders.by_ids, self.row.mailboxes)
         return [Mailbox.of(row) for row in rows if row]
 
 
@@ -139,7 +141,7 @@ class PushQuery:
         scope=Scope.READ,
     )
     async def push_public_key(self, info: Info) -> str:
-        return await webpush.public_key(info.context.world)
+        return await web_push.public_key(info.context.world)
 
 
 WRITES: dict[str, Any] = {"scope": Scope.MASTER, "user_permission": UserPermission.PUSHOVER}
@@ -154,21 +156,21 @@ class PushMutation:
     )
     async def push_channel_set(self, info: Info, input: PushChannelSetInput) -> PushChannelsPayload:
         whose = users_named(input.users or None)
-        keys = await notifications.set_(info.context, whose, input.wanted())
+        keys = await push_channels.set_(info.context, whose, input.wanted())
         return await _now(info, keys)
 
     @mutation("Pushes a sample; what came of it is in lastError and lastPushAt.", **WRITES)
     async def push_channel_test(self, info: Info, input: IdsInput) -> PushChannelsPayload:
         keys = keys_of(info, "PushChannel", input.ids)
-        await notifications.test(info.context, keys)
+        await push_channels.test(info.context, keys)
         return await _now(info, keys)
 
     @mutation("Removes channels, all or none.", **WRITES)
     async def push_channel_delete(self, info: Info, input: IdsInput) -> DeletePayload:
-        await notifications.remove(info.context, keys_of(info, "PushChannel", input.ids))
+        await push_channels.remove(info.context, keys_of(info, "PushChannel", input.ids))
         return DeletePayload(deleted_ids=input.ids)
 
 
 async def _now(info: Info, keys: list[int]) -> PushChannelsPayload:
-    rows = await info.context.load_all(notifications.by_ids, keys)
+    rows = await info.context.load_all(push_channels.by_ids, keys)
     return PushChannelsPayload(channels=[PushChannel.of(row) for row in rows if row])

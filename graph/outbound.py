@@ -7,7 +7,7 @@ import strawberry
 
 from graph.errors import leaf
 from models.queue.tables import DeliveryState, answer
-from resolvers.forwarding import Target
+from resolvers.submission.message_forward import Target
 
 
 @strawberry.type(description="One queued recipient.")

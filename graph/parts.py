@@ -10,8 +10,8 @@ from graph.fields import Info
 from graph.scalars import URL
 from models.errors import Invalid
 from models.users.roles import Role
-from resolvers import links
-from resolvers.withheld import legible
+from resolvers.files import signed_urls
+from resolvers.messages.content_access import legible
 
 MOST = 1 << 16  # attachments of a message that can be named
 SIZE = 10  # bytes of an id: the message's key, then the number
@@ -83,7 +83,9 @@ def signed(info: Info, path: str, row: Any) -> URL:
 def addressed(info: Info, path: str, user_id: int) -> URL:
     """The same, where it was seen before that the viewer may have them."""
     ctx = info.context
-    return absolute(info, links.sign(ctx.world, path, user_id, ctx.viewer, now=ctx.world.now()))
+    return absolute(
+        info, signed_urls.sign(ctx.world, path, user_id, ctx.viewer, now=ctx.world.now())
+    )
 
 
 def absolute(info: Info, path: str) -> URL:
@@ -91,7 +93,7 @@ def absolute(info: Info, path: str) -> URL:
     headers = getattr(info.context, "headers", {})
     scheme = headers.get("x-forwarded-proto", "http")
     base = f"{scheme if scheme == 'https' else 'http'}://{headers.get('host', 'localhost')}"
-    return URL(links.absolute(info.context.world, path, base))
+    return URL(signed_urls.absolute(info.context.world, path, base))
 
 
 def audit_path(audit_key: int) -> str:

@@ -6,7 +6,7 @@ import strawberry
 from strawberry import UNSET
 
 from graph.errors import leaf
-from resolvers import passwordpolicy
+from resolvers.auth.passwords import password_policy
 
 PLATFORMS = "null = the platform's."
 
@@ -22,7 +22,7 @@ class PasswordPolicy:
     own_min_classes: int | None = leaf(f"What the domain itself says of minClasses; {PLATFORMS}")
 
     @classmethod
-    def of(cls, policy: passwordpolicy.PasswordPolicy) -> "PasswordPolicy":
+    def of(cls, policy: password_policy.PasswordPolicy) -> "PasswordPolicy":
         """The policy as the API shows it."""
         return cls(
             min_length=policy.min_length,

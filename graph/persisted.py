@@ -16,8 +16,8 @@ from typing import NamedTuple
 from graph.bodies import Question, Rejected, bad
 from graph.documents import KEPT_MAX, TEXT_MAX, Known, Shelf
 from models.users.roles import Role
+from resolvers.admin.trusted_documents import hash_of
 from resolvers.context import Context
-from resolvers.documents import hash_of
 
 Find = Callable[[bytes], Awaitable[str | None]]
 Read = Callable[[Context, str, str | None], Known]  # a document, and its operation

@@ -35,7 +35,7 @@ from models.runtime.concurrency_limits import Seat
 from models.store.committed_transactions import WorkProgress, current_work
 from models.store.outages import StoreUnavailable, unavailable
 from models.users.roles import Role, opened
-from resolvers import changes
+from resolvers.changes import stream_reader
 from resolvers.context import Context
 
 log = logging.getLogger(__name__)
@@ -210,7 +210,7 @@ class Schema(strawberry.Schema):
         """Find out where the journal stands before any state is read that goes with it."""
         known, context = run.known, run.context
         if known.placed and known.kind is OperationType.QUERY and context.viewer.user_id:
-            context.begun = await changes.standing(context)
+            context.begun = await stream_reader.standing(context)
 
     def _report(self, errors: Sequence[GraphQLError], context: object) -> None:
         extra = {"request_id": getattr(context, "request_id", "")}

@@ -12,9 +12,10 @@ from graph.bodies import Rejected
 from graph.intake import CLOSED, Desk, admitted, check_size, declared, filled, roomy, sending
 from mail.smtp.spool_file import Spool
 from models.errors import found
-from resolvers import links, uploading
-from resolvers.mailboxes import Named
-from resolvers.uploading import NewMessage
+from resolvers.files import signed_urls
+from resolvers.mailboxes.loaders import Named
+from resolvers.messages import upload
+from resolvers.messages.upload import NewMessage
 
 KINDS = ("message/rfc822", "message/global")  # RFC 5322, and with SMTPUTF8 RFC 6532
 FLAGS = ("unseen", "flagged", "draft")
@@ -29,7 +30,7 @@ async def post(desk: Desk, request: Request) -> Response:
     flags, size = _flags(request), declared(request.headers)
     most = desk.world.options.message_max
     check_size(size, most)
-    await uploading.permit(ctx, box, size)
+    await upload.permit(ctx, box, size)
     with (
         roomy(desk, size),
         sending(desk, ctx.viewer.user_id),
@@ -47,14 +48,14 @@ async def post(desk: Desk, request: Request) -> Response:
             draft=flags["draft"],
         )
         async with desk.apart if isinstance(source, Path) else nullcontext():
-            row = found((await uploading.store(ctx, new)).message)
+            row = found((await upload.store(ctx, new)).message)
     told = {
         "id": ids.encode("Message", row.id),
         "uid": row.uid,
         "mailbox": ids.encode("Mailbox", row.mailbox_id),
     }
     path = parts.source_path(row.id)
-    location = links.absolute(desk.world, path, request.scope.get("root_path", ""))
+    location = signed_urls.absolute(desk.world, path, request.scope.get("root_path", ""))
     headers = {"Cache-Control": "no-store", "Location": location}
     return Response(bodies.encode(told), 201, headers, "application/json")
 

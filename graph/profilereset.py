@@ -10,7 +10,7 @@ from graph.refs import UserSelection, users_named
 from graph.users import User
 from graph.userupdate import UsersPayload
 from models.users.roles import Scope, UserPermission
-from resolvers import profilereset
+from resolvers.users import profile_reset
 
 
 @strawberry.input(description="Input of profileReset.")
@@ -27,5 +27,5 @@ class ProfileResetMutation:
         user_permission=UserPermission.PROFILE_RESET,
     )
     async def profile_reset(self, info: Info, input: ProfileResetInput) -> UsersPayload:
-        rows = await profilereset.reset(info.context, users_named(input.users or None))
+        rows = await profile_reset.reset(info.context, users_named(input.users or None))
         return UsersPayload(users=[User.of(row) for row in rows])

@@ -22,8 +22,10 @@ from graph.views import Made
 from models.errors import found
 from models.store.keyset_pages import Cursor, ordering
 from models.users.roles import Scope, UserPermission
-from resolvers import domains, quarantine, users
-from resolvers.quarantine import NEWEST, ItemWhere, OfUser
+from resolvers.domains import loaders as domain_loaders
+from resolvers.spam import quarantine
+from resolvers.spam.quarantine import NEWEST, ItemWhere, OfUser
+from resolvers.users import loaders as user_loaders
 
 if TYPE_CHECKING:
     from graph.users import User
@@ -39,11 +41,11 @@ def _symbols(known: list[dict[str, Any]]) -> list[SpamSymbol]:
 class QuarantineItem(Shape):
     queue_id: str = leaf("By which logs tell of it.")
     user: Annotated["User", strawberry.lazy("graph.users")] | None = link(
-        "user_id", users.by_ids, shaped("graph.users", "User"), description="For whom."
+        "user_id", user_loaders.by_ids, shaped("graph.users", "User"), description="For whom."
     )
     domain: Domain | None = link(
         "domain_id",
-        domains.by_ids,
+        domain_loaders.by_ids,
         Domain.maybe,
         description="Domain of the recipient, as far as the viewer is in charge of it.",
     )

@@ -13,8 +13,9 @@ from graph.refs import UserSelection, keys_of, users_named
 from graph.userupdate import UsersPayload, payload_of
 from models.users.roles import Scope, UserPermission
 from models.users.tables import Frequency
-from resolvers import messages, quarantining
-from resolvers.quarantining import Beside
+from resolvers.messages import loaders as message_loaders
+from resolvers.spam import quarantine_mutations
+from resolvers.spam.quarantine_mutations import Beside
 
 HELD: dict[str, Any] = {"scope": Scope.SETTINGS, "user_permission": UserPermission.QUARANTINE}
 
@@ -59,17 +60,17 @@ class QuarantineMutation:
     async def quarantine_release(
         self, info: Info, input: QuarantineReleaseInput
     ) -> QuarantineReleasePayload:
-        keys = await quarantining.release(
+        keys = await quarantine_mutations.release(
             info.context,
             keys_of(info, "QuarantineItem", input.ids),
             Beside(learn_ham=input.learn_ham, allow_sender=input.allow_sender),
         )
-        rows = await info.context.load_all(messages.by_ids, keys)
+        rows = await info.context.load_all(message_loaders.by_ids, keys)
         return QuarantineReleasePayload(messages=[Message.of(row) for row in rows if row])
 
     @mutation("Deletes held messages: all or none.", **HELD)
     async def quarantine_delete(self, info: Info, input: IdsInput) -> DeletePayload:
-        await quarantining.remove(info.context, keys_of(info, "QuarantineItem", input.ids))
+        await quarantine_mutations.remove(info.context, keys_of(info, "QuarantineItem", input.ids))
         return DeletePayload(deleted_ids=input.ids)
 
     @mutation(
@@ -81,5 +82,5 @@ class QuarantineMutation:
         self, info: Info, input: QuarantineNotificationSetInput
     ) -> UsersPayload:
         whose = users_named(input.users or None)
-        keys = await quarantining.set_notification(info.context, whose, input.frequency)
+        keys = await quarantine_mutations.set_notification(info.context, whose, input.frequency)
         return await payload_of(info, keys)

@@ -20,9 +20,13 @@ from graph.tasks import Task
 from graph.views import Made
 from models.store.keyset_pages import Cursor, ordering
 from models.users.roles import Role, Scope
-from resolvers import queue, queuechange, queuefollow, submission, users
-from resolvers.queue import OLDEST, EntryWhere, QueueName
-from resolvers.queuechange import Which
+from resolvers.queue import events as queue_events
+from resolvers.queue import loaders as queue_loaders
+from resolvers.queue import mutations as queue_mutations
+from resolvers.queue.loaders import OLDEST, EntryWhere, QueueName
+from resolvers.queue.mutations import Which
+from resolvers.submission import create as submission_create
+from resolvers.users import loaders as user_loaders
 
 if TYPE_CHECKING:
     from graph.users import User
@@ -36,24 +40,24 @@ class QueueEntry(Shape):
     arrived_at: datetime = leaf("Handed in.")
     recipients: list[RecipientDelivery] = link(
         "id",
-        queue.deliveries_of,
+        queue_loaders.deliveries_of,
         lambda rows: [RecipientDelivery.of(row) for row in rows],
         description="Each recipient, also those that were served.",
     )
     user: Annotated["User", strawberry.lazy("graph.users")] | None = link(
         "user_id",
-        users.by_ids,
+        user_loaders.by_ids,
         shaped("graph.users", "User"),
         description="Who sent it; null = the platform itself, as reports and what is sent on.",
     )
     submission: Submission | None = link(
         "id",
-        submission.by_ids,
+        submission_create.by_ids,
         Submission.maybe,
         description="The same as its sender sees it; null = another's.",
     )
 
-    batch = staticmethod(queue.by_ids)
+    batch = staticmethod(queue_loaders.by_ids)
     made: ClassVar[Mapping[str, Made]] = {
         "id": identified("QueueEntry"),
         "sender": Made(("envelope_from",), lambda sender: sender),
@@ -62,15 +66,15 @@ class QueueEntry(Shape):
 
     @field("Where it stands: the first of ACTIVE, HOLD, DEFERRED, INCOMING; null = it has gone.")
     async def queue_name(self, info: Info) -> QueueName | None:
-        return (await info.context.load(queue.standings, self.row.id)).name
+        return (await info.context.load(queue_loaders.standings, self.row.id)).name
 
     @field("Next try; null = none: it is being sent, is held, or has gone.")
     async def next_attempt_at(self, info: Info) -> datetime | None:
-        return (await info.context.load(queue.standings, self.row.id)).next_at
+        return (await info.context.load(queue_loaders.standings, self.row.id)).next_at
 
     @field("What was said last to what is to be tried again.")
     async def last_error(self, info: Info) -> str | None:
-        return await info.context.load(queue.last_errors, self.row.id)
+        return await info.context.load(queue_loaders.last_errors, self.row.id)
 
 
 @strawberry.input(description="Which entries of the queue; all conditions hold.")
@@ -165,9 +169,9 @@ class QueueQuery:
         return await connected(
             info,
             QueueEntry,
-            await queue.page(ctx, where, ask, columns(info, QueueEntry)),
+            await queue_loaders.page(ctx, where, ask, columns(info, QueueEntry)),
             lambda row: Cursor(ask.ordering, row.created_at, row.id),
-            lambda: queue.count(ctx, where),
+            lambda: queue_loaders.count(ctx, where),
         )
 
 
@@ -183,12 +187,12 @@ class QueueMutation:
         scope=Scope.SUBMIT,
     )
     async def queue_delete(self, info: Info, input: QueueDeleteInput) -> QueueDeletePayload:
-        done = await queuechange.remove(info.context, _which(input), notify=input.notify_sender)
+        done = await queue_mutations.remove(info.context, _which(input), notify=input.notify_sender)
         return QueueDeletePayload(deleted_count=done.many, task=Task.maybe(done.task))
 
     @mutation("Tries at once what was to be tried again later, and is not held.", **FORCED)
     async def queue_flush(self, info: Info, input: QueueFlushInput) -> QueueFlushPayload:
-        done = await queuechange.flush(info.context, _which(input))
+        done = await queue_mutations.flush(info.context, _which(input))
         return QueueFlushPayload(scheduled_count=done.many, task=Task.maybe(done.task))
 
     @mutation(
@@ -197,8 +201,8 @@ class QueueMutation:
     )
     async def queue_hold(self, info: Info, input: QueueHoldInput) -> QueueHoldPayload:
         ctx = info.context
-        keys = await queuechange.hold(ctx, input.queue_ids, stop=input.hold)
-        rows = await ctx.load_all(queue.by_ids, keys)
+        keys = await queue_mutations.hold(ctx, input.queue_ids, stop=input.hold)
+        rows = await ctx.load_all(queue_loaders.by_ids, keys)
         return QueueHoldPayload(entries=[QueueEntry.of(row) for row in rows if row])
 
 
@@ -214,5 +218,5 @@ class QueueSubscription:
         self, info: Info, filter: QueueFilter | None = UNSET
     ) -> AsyncIterator[QueueEntry]:
         where = filter.where() if filter else EntryWhere()
-        async for row in queuefollow.follow(info.context, where):
+        async for row in queue_events.follow(info.context, where):
             yield QueueEntry.of(row)

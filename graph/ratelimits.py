@@ -19,11 +19,13 @@ from graph.views import Made
 from models.queue.rate_values import Rate, RateFrame
 from models.store.keyset_pages import Cursor, ordering
 from models.users.roles import AdminPermission, Role, Scope
-from resolvers import domains, ratelimitchange, ratelimits, users
-from resolvers.domains import Named
-from resolvers.ratelimitchange import Whose
-from resolvers.ratelimits import RateWhere
-from resolvers.userselection import chosen
+from resolvers.domains import loaders as domain_loaders
+from resolvers.domains.loaders import Named
+from resolvers.queue import rate_limit_mutations, rate_limits
+from resolvers.queue.rate_limit_mutations import Whose
+from resolvers.queue.rate_limits import RateWhere
+from resolvers.users import loaders as users
+from resolvers.users.selection import chosen
 
 if TYPE_CHECKING:
     from graph.domains import Domain
@@ -48,13 +50,13 @@ class RateLimit(Shape):
         "user_id", users.by_ids, shaped("graph.users", "User"), description="Whose."
     )
     domain: Annotated["Domain", strawberry.lazy("graph.domains")] | None = link(
-        "domain_id", domains.by_ids, shaped("graph.domains", "Domain"), description="Whose."
+        "domain_id", domain_loaders.by_ids, shaped("graph.domains", "Domain"), description="Whose."
     )
     used: int = leaf("Sent in the time that is running.")
     exhausted: bool = leaf("No more can be sent until resetsAt.")
     resets_at: datetime | None = leaf("When that time ends; null = none is running.")
 
-    batch = staticmethod(ratelimits.by_ids)
+    batch = staticmethod(rate_limits.by_ids)
     made: ClassVar[Mapping[str, Made]] = {
         "id": identified("RateLimit"),
         "frame": Made(("frame",), RateFrame),
@@ -72,7 +74,7 @@ class RateHold(Shape):
     source: LimitSource = leaf("Whose messages have been too many.")
     domain: Annotated["Domain", strawberry.lazy("graph.domains")] | None = link(
         "domain_id",
-        domains.by_ids,
+        domain_loaders.by_ids,
         shaped("graph.domains", "Domain"),
         description="Whose accounts have sent too many together, where it is a domain.",
     )
@@ -81,7 +83,7 @@ class RateHold(Shape):
     held_since: datetime = leaf("When it was turned away first.")
     resets_at: datetime = leaf("When it can send again.")
 
-    batch = staticmethod(ratelimits.holds_by_ids)
+    batch = staticmethod(rate_limits.holds_by_ids)
     made: ClassVar[Mapping[str, Made]] = {
         "id": identified("RateHold"),
         "held_since": Made(("since",), lambda since: since),
@@ -146,7 +148,9 @@ async def _where(info: Info, filter: RateLimitFilter | None) -> RateWhere:
     named = [Named(name=name) for name in filter.domains or ()]
     theirs = None
     if isinstance(filter.domains, list):
-        theirs = [row.id for row in await domains.chosen(info.context, named)] if named else []
+        theirs = (
+            [row.id for row in await domain_loaders.chosen(info.context, named)] if named else []
+        )
     return RateWhere(await _users(info, plain(filter.users)), theirs, plain(filter.exhausted))
 
 
@@ -158,7 +162,7 @@ def _whose(selection: UserSelection | None, refs: list[DomainRef] | None) -> Who
 
 
 async def _now(info: Info, keys: list[int]) -> RateLimitsPayload:
-    rows = await info.context.load_all(ratelimits.by_ids, keys)
+    rows = await info.context.load_all(rate_limits.by_ids, keys)
     return RateLimitsPayload(rate_limits=[RateLimit.of(row) for row in rows if row])
 
 
@@ -179,13 +183,13 @@ class RateLimitQuery:
         before: str | None = UNSET,
     ) -> Connection[RateLimit]:
         where = await _where(info, plain(filter))
-        ask = page_asked(ordering(ratelimits.LIMITS, where), first, after, last, before)
+        ask = page_asked(ordering(rate_limits.LIMITS, where), first, after, last, before)
         return await connected(
             info,
             RateLimit,
-            await ratelimits.page(info.context, where, ask, columns(info, RateLimit)),
+            await rate_limits.page(info.context, where, ask, columns(info, RateLimit)),
             lambda row: Cursor(ask.ordering, row.created_at, row.id),
-            lambda: ratelimits.how_many(info.context, where),
+            lambda: rate_limits.how_many(info.context, where),
         )
 
     @query(
@@ -204,13 +208,13 @@ class RateLimitQuery:
         before: str | None = UNSET,
     ) -> Connection[RateHold]:
         keys = await _users(info, plain(users))
-        ask = page_asked(ordering(ratelimits.HOLDS, keys), first, after, last, before)
+        ask = page_asked(ordering(rate_limits.HOLDS, keys), first, after, last, before)
         return await connected(
             info,
             RateHold,
-            await ratelimits.holds(info.context, keys, ask, columns(info, RateHold)),
+            await rate_limits.holds(info.context, keys, ask, columns(info, RateHold)),
             lambda row: Cursor(ask.ordering, row.since, row.id),
-            lambda: ratelimits.how_many_holds(info.context, keys),
+            lambda: rate_limits.how_many_holds(info.context, keys),
         )
 
 
@@ -226,7 +230,7 @@ class RateLimitMutation:
         value = plain(input.value)
         rate = None if value is None else Rate(value, input.frame)
         whose = _whose(plain(input.users), plain(input.domains))
-        return await _now(info, await ratelimitchange.change(info.context, whose, rate))
+        return await _now(info, await rate_limit_mutations.change(info.context, whose, rate))
 
     @mutation(
         "Lets messages that were sent be counted anew: who is held up may send again.",
@@ -235,5 +239,7 @@ class RateLimitMutation:
     )
     async def rate_limit_reset(self, info: Info, input: RateLimitResetInput) -> RateLimitsPayload:
         whose = _whose(plain(input.users), plain(input.domains))
-        keys = await ratelimitchange.reset(info.context, whose, platform=input.include_platform)
+        keys = await rate_limit_mutations.reset(
+            info.context, whose, platform=input.include_platform
+        )
         return await _now(info, keys)

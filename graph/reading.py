@@ -18,8 +18,11 @@ from graph.rows import Shape, shaped
 from graph.scalars import URL, BigInt, ByteSize
 from mail import mime
 from models.users.roles import Role
-from resolvers import contents, mailboxes, messages, reading, snippets
-from resolvers.contents import Showing, Shown
+from resolvers.mailboxes import loaders as mailbox_loaders
+from resolvers.messages import computed_fields, content
+from resolvers.messages import loaders as message_loaders
+from resolvers.messages.content import Showing, Shown
+from resolvers.search import snippets
 
 if TYPE_CHECKING:
     from graph.mailboxes import Mailbox
@@ -118,7 +121,7 @@ class MessageReference:
     ) -> Annotated["Mailbox", strawberry.lazy("graph.mailboxes")] | None:
         if self.row is None:
             return None
-        row = await info.context.load(mailboxes.by_ids, self.row.mailbox_id)
+        row = await info.context.load(mailbox_loaders.by_ids, self.row.mailbox_id)
         of: Mailbox | None = MAILBOX(row)
         return of
 
@@ -163,7 +166,7 @@ class Reading(Shape):
         self, info: Info, *, sanitize: bool = True, remote_images: bool = False
     ) -> Shown:
         stored = await stored_of(info, self.row)
-        known = contents.cids(stored)
+        known = content.cids(stored)
 
         def cid_url(cid: str) -> str | None:
             if cid not in known:
@@ -172,11 +175,11 @@ class Reading(Shape):
             return parts.signed(info, path, stored.row)
 
         showing = Showing(cid_url, sanitize=sanitize, remote_images=remote_images)
-        return await contents.htmls(stored, showing)
+        return await content.htmls(stored, showing)
 
     @field("Plain text, made from HTML when missing.", cost=3)
     async def text(self, info: Info) -> str | None:
-        return await contents.texts(await stored_of(info, self.row))
+        return await content.texts(await stored_of(info, self.row))
 
     @field(
         "Short text around what the list it stands in was searched for, or intro; marked = as HTML "
@@ -197,35 +200,35 @@ class Reading(Shape):
 
     @field("In order.", cost=2)
     async def headers(self, info: Info) -> list[HeaderField]:
-        lines = await contents.header_fields(await stored_of(info, self.row))
+        lines = await content.header_fields(await stored_of(info, self.row))
         return [HeaderField.of(line) for line in lines]
 
     @field("Header block as stored.", cost=2)
     async def headers_text(self, info: Info) -> str:
-        return await contents.headers_text(await stored_of(info, self.row))
+        return await content.headers_text(await stored_of(info, self.row))
 
     @field("Values of one header.", cost=2)
     async def header(self, info: Info, name: str) -> list[str]:
-        return await contents.header(await stored_of(info, self.row), name)
+        return await content.header(await stored_of(info, self.row), name)
 
     @field("Body as stored, base64 when not UTF-8.", cost=10)
     async def body(self, info: Info) -> str | None:
-        return await contents.body_part(await stored_of(info, self.row), "TEXT")
+        return await content.body_part(await stored_of(info, self.row), "TEXT")
 
     @field("IMAP BODY[section]<offset.maxBytes>, as stored; base64 when not UTF-8.", cost=10)
     async def body_part(
         self, info: Info, section: str, offset: int = 0, max_bytes: int | None = UNSET
     ) -> str | None:
         stored = await stored_of(info, self.row)
-        return await contents.body_part(stored, section, offset=offset, max_bytes=max_bytes or None)
+        return await content.body_part(stored, section, offset=offset, max_bytes=max_bytes or None)
 
     @field("Decoded, base64.", cost=10)
     async def binary_part(self, info: Info, section: str) -> str | None:
-        return await contents.binary_part(await stored_of(info, self.row), section)
+        return await content.binary_part(await stored_of(info, self.row), section)
 
     @field("RFC 5322 text from an offset on, base64 when not UTF-8.", cost=20)
     async def source(self, info: Info, max_bytes: int = 1048576, offset: int = 0) -> str:
-        return await contents.source_text(await stored_of(info, self.row), max_bytes, offset)
+        return await content.source_text(await stored_of(info, self.row), max_bytes, offset)
 
     @field("Whole message, byte for byte.", "user_id")
     def source_url(self, info: Info) -> URL:
@@ -239,36 +242,36 @@ class Reading(Shape):
 
     @field("Events of the calendars in it, each once, up to 100; 512 KiB of all are read.", cost=10)
     async def events(self, info: Info) -> list[CalendarEvent]:
-        known = await reading.events(await stored_of(info, self.row))
+        known = await computed_fields.events(await stored_of(info, self.row))
         return [CalendarEvent.of(event) for event in known]
 
     @field("Bytes, if every line ended with CRLF.", cost=20)
     async def virtual_size(self, info: Info) -> ByteSize:
-        return ByteSize(await reading.virtual_size(await stored_of(info, self.row)))
+        return ByteSize(await computed_fields.virtual_size(await stored_of(info, self.row)))
 
     @field("IMAP ENVELOPE.", cost=5)
     async def envelope_imap(self, info: Info) -> str:
-        return await reading.envelope_imap(await stored_of(info, self.row))
+        return await computed_fields.envelope_imap(await stored_of(info, self.row))
 
     @field("IMAP BODY.", cost=10)
     async def body_imap(self, info: Info) -> str:
-        return await reading.bodystructure(await stored_of(info, self.row), extended=False)
+        return await computed_fields.bodystructure(await stored_of(info, self.row), extended=False)
 
     @field("IMAP BODYSTRUCTURE.", cost=10)
     async def body_structure_imap(self, info: Info) -> str:
-        return await reading.bodystructure(await stored_of(info, self.row), extended=True)
+        return await computed_fields.bodystructure(await stored_of(info, self.row), extended=True)
 
     @field("Position in the folder, from 1 by uid; counted when asked for.", cost=10)
     async def seq(self, info: Info) -> int:
-        return await info.context.load(reading.positions, self.row.id)
+        return await info.context.load(computed_fields.positions, self.row.id)
 
     @field("Messages that share the stored body.", "blob_id", cost=2, role=Role.ADMIN)
     async def ref_count(self, info: Info) -> int:
-        return (await info.context.load(reading.holdings, self.row.blob_id)).messages
+        return (await info.context.load(computed_fields.holdings, self.row.blob_id)).messages
 
     @field("Blob key: SHA-256 of the stored body.", "blob_id", cost=2, role=Role.ADMIN)
     async def storage_id(self, info: Info) -> str:
-        return (await info.context.load(reading.holdings, self.row.blob_id)).digest
+        return (await info.context.load(computed_fields.holdings, self.row.blob_id)).digest
 
     @field(
         "The message it answers or forwards, as was said when it was written.",
@@ -279,5 +282,5 @@ class Reading(Shape):
     async def reference(self, info: Info) -> MessageReference | None:
         if self.row.reference_id is None:
             return None
-        row = await info.context.load(messages.by_ids, self.row.reference_id)
+        row = await info.context.load(message_loaders.by_ids, self.row.reference_id)
         return MessageReference(action=ReferenceAction(self.row.reference_action), row=row)

@@ -16,8 +16,8 @@ from graph.rows import Shape, columns, identified
 from graph.views import Made
 from models.store.keyset_pages import Cursor
 from models.users.roles import Role, Scope
-from resolvers import recipientrewrites
-from resolvers.recipientrewrites import OLDEST, NewRewrite, Values
+from resolvers.addresses import recipient_rewrites
+from resolvers.addresses.recipient_rewrites import OLDEST, NewRewrite, Values
 
 FROM = "Address without label, or @domain, as received; dots do not count. It need not be ours."
 TO = "Address or, where from is a domain, @domain, which keeps the local part; of others, too."
@@ -37,7 +37,7 @@ class RecipientRewrite(Shape):
     created_at: datetime = leaf("Creation.")
     updated_at: datetime | None = leaf("Last change.")
 
-    batch = staticmethod(recipientrewrites.by_ids)
+    batch = staticmethod(recipient_rewrites.by_ids)
     made: ClassVar[Mapping[str, Made]] = {
         "id": identified("RecipientRewrite"),
         "from_": Made(("local", "domain"), lambda local, domain: f"{local}@{domain}"),
@@ -84,9 +84,9 @@ class RecipientRewriteQuery:
         return await connected(
             info,
             RecipientRewrite,
-            await recipientrewrites.page(info.context, ask, columns(info, RecipientRewrite)),
+            await recipient_rewrites.page(info.context, ask, columns(info, RecipientRewrite)),
             lambda row: Cursor(OLDEST, row.created_at, row.id),
-            lambda: recipientrewrites.count(info.context),
+            lambda: recipient_rewrites.count(info.context),
         )
 
 
@@ -97,7 +97,7 @@ class RecipientRewriteMutation:
         self, info: Info, input: RecipientRewriteCreateInput
     ) -> RecipientRewritePayload:
         new = NewRewrite(input.from_, input.to, input.active)
-        return await _now(info, [await recipientrewrites.create(info.context, new)])
+        return await _now(info, [await recipient_rewrites.create(info.context, new)])
 
     @mutation("Changes rewrites, all or none.", **WRITES)
     async def recipient_rewrite_update(
@@ -105,17 +105,17 @@ class RecipientRewriteMutation:
     ) -> RecipientRewritePayload:
         keys = keys_of(info, "RecipientRewrite", input.ids)
         values = Values(*map(given, (input.from_, input.to, input.active)))
-        await recipientrewrites.change(info.context, keys, values)
+        await recipient_rewrites.change(info.context, keys, values)
         return await _now(info, keys)
 
     @mutation("All or none.", **WRITES)
     async def recipient_rewrite_delete(self, info: Info, input: IdsInput) -> DeletePayload:
-        await recipientrewrites.remove(info.context, keys_of(info, "RecipientRewrite", input.ids))
+        await recipient_rewrites.remove(info.context, keys_of(info, "RecipientRewrite", input.ids))
         return DeletePayload(deleted_ids=input.ids)
 
 
 async def _now(info: Info, keys: list[int]) -> RecipientRewritePayload:
-    rows = await info.context.load_all(recipientrewrites.by_ids, keys)
+    rows = await info.context.load_all(recipient_rewrites.by_ids, keys)
     made = [RecipientRewrite.of(row) for row in rows if row]
     one = made[0] if len(made) == 1 else None
     return RecipientRewritePayload(recipient_rewrite=one, recipient_rewrites=made)

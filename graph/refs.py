@@ -14,13 +14,15 @@ from mail.mailboxes import paths
 from models.errors import Invalid, check_limit, found
 from models.mailboxes.tables import SpecialUse
 from models.store.columns import Picked
-from resolvers import domains, messages, users
 from resolvers.access import own
-from resolvers.addresses import Named as Address
-from resolvers.domains import Named as Domain
-from resolvers.mailboxes import Named, find_seen
-from resolvers.references import ReferenceAction as ReferenceAction  # noqa: PLC0414 - known here
-from resolvers.userselection import Users
+from resolvers.addresses.loaders import Named as Address
+from resolvers.domains import loaders as domain_loaders
+from resolvers.domains.loaders import Named as Domain
+from resolvers.mailboxes.loaders import Named, find_seen
+from resolvers.messages import loaders as message_loaders
+from resolvers.submission.reply_references import ReferenceAction as ReferenceAction  # noqa: PLC0414 - known here
+from resolvers.users import loaders as user_loaders
+from resolvers.users.selection import Users
 
 Item = TypeVar("Item")
 
@@ -137,10 +139,10 @@ async def user_of(info: Info, ref: UserRef | None) -> Picked | None:
     """The account that is named, or the viewer's own; None where the viewer sees none."""
     ctx = info.context
     if ref is None or ref is strawberry.UNSET:
-        return await ctx.load(users.by_ids, own(ctx))
+        return await ctx.load(user_loaders.by_ids, own(ctx))
     if ref.id:
-        return await ctx.load(users.by_ids, ids.decode("User", ref.id.value, path="user"))
-    return await users.named(ctx, given(ref.username) or given(ref.address) or "")
+        return await ctx.load(user_loaders.by_ids, ids.decode("User", ref.id.value, path="user"))
+    return await user_loaders.named(ctx, given(ref.username) or given(ref.address) or "")
 
 
 async def domains_of(
@@ -150,7 +152,7 @@ async def domains_of(
     if not refs:
         return []
     named = [domain_named(ref, path=path, index=nth) for nth, ref in enumerate(refs or ())]
-    return [row.id for row in await domains.chosen(info.context, named, path=path)]
+    return [row.id for row in await domain_loaders.chosen(info.context, named, path=path)]
 
 
 async def owner_of(info: Info, ref: UserRef | None) -> int | None:
@@ -213,4 +215,4 @@ async def message_of(
         return key if key < 1 << 63 else None
     uid = given(ref.uid)
     box = await find_seen(info.context, named(uid.mailbox), user_id)
-    return await messages.by_uid(info.context, box.id, uid.uid) if box else None
+    return await message_loaders.by_uid(info.context, box.id, uid.uid) if box else None

@@ -37,8 +37,13 @@ from models.errors import Invalid, NotFound, Refused, found
 from models.runtime.concurrency_limits import Crowd
 from models.runtime.environment import World
 from models.users.roles import Role, Scope, UserPermission
-from resolvers import archive, audit, contents, exports, links, quarantine, uploads
+from resolvers.admin import audits
 from resolvers.context import Context, Needs
+from resolvers.files import signed_urls, uploads
+from resolvers.messages import content as message_content
+from resolvers.messages import deleted_messages
+from resolvers.spam import quarantine
+from resolvers.transfer import exports
 
 UPLOADS = "/rest/uploads"
 UPDATES = "/rest/users/{id}/updates"
@@ -163,8 +168,8 @@ async def _archived(desk: Desk, request: Request) -> Response:
     """Serve a whole deleted message, byte for byte, as long as it can be brought back."""
     key = ids.named("ArchivedMessage", request.path_params["id"])
     ctx, caching = await reader(desk, request, parts.archived_path(key))
-    found(await ctx.load(archive.by_ids, key))
-    return await _whole(request, found(await contents.one(ctx, key)), caching)
+    found(await ctx.load(deleted_messages.by_ids, key))
+    return await _whole(request, found(await message_content.one(ctx, key)), caching)
 
 
 async def _held(desk: Desk, request: Request) -> Response:
@@ -182,7 +187,7 @@ async def _held_attachment(desk: Desk, request: Request) -> Response:
         raise NotFound(text) from None
     if theirs != message.row.id:
         raise NotFound(text)
-    part = found(contents.attached(message, index))
+    part = found(message_content.attached(message, index))
     attachment = message.row.attachments[index]
     name, tag = attachment["filename"] or _name(part), attachment["hash"]
     served = _decoded(message, part, name=name, tag=tag, caching=UNKEPT)
@@ -193,8 +198,8 @@ async def _held_part(desk: Desk, request: Request) -> Response:
     """Serve the decoded content of any part of a message that is held."""
     section = request.path_params["section"]
     message = await _of_quarantine(desk, request, "parts", section)
-    part = found(contents.part_at(message, section))
-    tag = f"{message.row.digest}.{contents.section_of(part)}"
+    part = found(message_content.part_at(message, section))
+    tag = f"{message.row.digest}.{message_content.section_of(part)}"
     served = _decoded(message, part, name=part.filename or _name(part), tag=tag, caching=UNKEPT)
     return await serve(request, replace(served, shown=False))
 
@@ -205,7 +210,7 @@ async def _of_quarantine(desk: Desk, request: Request, *more: str) -> Stored:
     where = client_address(request)
     if "sig" in request.query_params:
         path = parts.held_path(key, *more)
-        viewer = await links.caller(desk.world, path, request.query_params)
+        viewer = await signed_urls.caller(desk.world, path, request.query_params)
     else:
         viewer = await desk.sign_in(request.headers, where)
     permission = UserPermission.QUARANTINE_ATTACHMENTS
@@ -219,12 +224,12 @@ async def _audit(desk: Desk, request: Request) -> Response:
     key = ids.named("Audit", request.path_params["id"])
     path, where = parts.audit_path(key), client_address(request)
     if "sig" in request.query_params:
-        viewer = await links.caller(desk.world, path, request.query_params)
+        viewer = await signed_urls.caller(desk.world, path, request.query_params)
     else:
         viewer = await desk.sign_in(request.headers, where)
     viewer.require(Needs(role=Role.ADMIN, scope=Scope.READ))
     ctx = Context(desk.world, viewer, client_ip=where)
-    chunks = await audit.exported(ctx, key, check=request.method != "HEAD")
+    chunks = await audits.exported(ctx, key, check=request.method != "HEAD")
     return streamed(request, "application/mbox", f"{ids.encode('Audit', key)}.mbox", chunks)
 
 
@@ -269,7 +274,7 @@ async def _attachment(desk: Desk, request: Request) -> Response:
     if theirs != key:
         raise NotFound(text)
     message, caching = await _reached(desk, request, key, parts.attachment_path(key, index))
-    part = found(contents.attached(message, index))
+    part = found(message_content.attached(message, index))
     attachment = message.row.attachments[index]
     name, tag = attachment["filename"] or _name(part), attachment["hash"]
     return await serve(request, _decoded(message, part, name=name, tag=tag, caching=caching))
@@ -284,8 +289,8 @@ async def _part(desk: Desk, request: Request) -> Response:
     """Serve the decoded content of any part."""
     key, section = _message_key(request), request.path_params["section"]
     message, caching = await _reached(desk, request, key, parts.part_path(key, section))
-    part = found(contents.part_at(message, section))
-    tag = f"{message.row.digest}.{contents.section_of(part)}"
+    part = found(message_content.part_at(message, section))
+    tag = f"{message.row.digest}.{message_content.section_of(part)}"
     name = part.filename or _name(part)
     return await serve(request, _decoded(message, part, name=name, tag=tag, caching=caching))
 
@@ -302,13 +307,13 @@ def _decoded(message: Stored, part: Part, *, name: str, tag: str, caching: str) 
 def _name(part: Part) -> str:
     """A name for a part that has none."""
     ending = ENDINGS.get(part.content_type, "bin")
-    return f"part-{contents.section_of(part)}.{ending}"
+    return f"part-{message_content.section_of(part)}.{ending}"
 
 
 async def _reached(desk: Desk, request: Request, key: int, path: str) -> tuple[Stored, str]:
     """The message, as far as whoever asks may read it, and how the answer may be cached."""
     ctx, caching = await reader(desk, request, path)
-    return found(await contents.one(ctx, key)), caching
+    return found(await message_content.one(ctx, key)), caching
 
 
 async def _uploads(desk: Desk, request: Request) -> Response:

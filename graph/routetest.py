@@ -10,8 +10,8 @@ from graph.mutations import Alone, mutation
 from graph.refs import plain
 from graph.scalars import EmailAddress
 from models.users.roles import Role, Scope
-from resolvers import routetest
-from resolvers.routetest import Tried
+from resolvers.routing import route_tests
+from resolvers.routing.route_tests import Tried
 
 
 @strawberry.input(description="Input of routeTest: a recipient, a way, or a recipient by this way.")
@@ -53,5 +53,5 @@ class RouteTestMutation:
             plain(input.sender),
             plain(input.recipient),
         )
-        found = await routetest.tried(info.context, what, trial=trial)
+        found = await route_tests.tried(info.context, what, trial=trial)
         return RouteTestPayload(ok=found.ok, log=list(found.log))

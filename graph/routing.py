@@ -17,8 +17,8 @@ from graph.views import Made
 from models.routing.tables import TlsPolicyLevel
 from models.store.keyset_pages import Cursor
 from models.users.roles import Role, Scope
-from resolvers import routing
-from resolvers.routing import FORWARDERS, POLICIES, RELAYS, TRANSPORTS, Sort
+from resolvers.routing import loaders as routing_loaders
+from resolvers.routing.loaders import FORWARDERS, POLICIES, RELAYS, TRANSPORTS, Sort
 
 ADMIN: dict[str, Any] = {"role": Role.ADMIN}
 READS: dict[str, Any] = {**ADMIN, "scope": Scope.READ}
@@ -36,14 +36,14 @@ class RelayHost(Shape):
     active: bool = leaf("In force.")
     created_at: datetime = leaf("Creation.")
 
-    batch = staticmethod(routing.relay_hosts)
+    batch = staticmethod(routing_loaders.relay_hosts)
     made: ClassVar[Mapping[str, Made]] = {"id": identified("RelayHost")}
 
     @field("Domains that name it, by name.", "id")
     async def used_by_domains(
         self, info: Info
     ) -> list[Annotated["Domain", strawberry.lazy("graph.domains")]]:
-        rows = await info.context.load(routing.used_by, self.row.id)
+        rows = await info.context.load(routing_loaders.used_by, self.row.id)
         return await listed(info, Domain, rows)
 
 
@@ -57,7 +57,7 @@ class Transport(Shape):
     active: bool = leaf("In force.")
     created_at: datetime = leaf("Creation.")
 
-    batch = staticmethod(routing.transports)
+    batch = staticmethod(routing_loaders.transports)
     made: ClassVar[Mapping[str, Made]] = {"id": identified("Transport")}
 
 
@@ -72,7 +72,7 @@ class TlsPolicy(Shape):
     created_at: datetime = leaf("Creation.")
     updated_at: datetime | None = leaf("Last change.")
 
-    batch = staticmethod(routing.tls_policies)
+    batch = staticmethod(routing_loaders.tls_policies)
     made: ClassVar[Mapping[str, Made]] = {"id": identified("TlsPolicy")}
 
 
@@ -86,7 +86,7 @@ class ForwardingHost(Shape):
     filter_spam: bool = leaf("Its spam is filtered; false: its mail is never taken for spam.")
     created_at: datetime = leaf("Creation.")
 
-    batch = staticmethod(routing.forwarding_hosts)
+    batch = staticmethod(routing_loaders.forwarding_hosts)
     made: ClassVar[Mapping[str, Made]] = {"id": identified("ForwardingHost")}
 
 
@@ -95,9 +95,9 @@ async def _page(info: Info, sort: Sort, shape: type[Shape], *asked: Any) -> Conn
     return await connected(
         info,
         shape,
-        await routing.page(info.context, sort, ask, columns(info, shape)),
+        await routing_loaders.page(info.context, sort, ask, columns(info, shape)),
         lambda row: Cursor(sort.ordering, row.created_at, row.id),
-        lambda: routing.count(info.context, sort),
+        lambda: routing_loaders.count(info.context, sort),
     )
 
 

@@ -16,8 +16,9 @@ from graph.scalars import CIDR
 from models.errors import Invalid
 from models.routing.tables import TlsPolicyLevel
 from models.users.roles import Role, Scope
-from resolvers import forwardinghosts, routingchange
-from resolvers.routing import POLICIES, RELAYS, TRANSPORTS, Sort
+from resolvers.routing import forwarding_hosts
+from resolvers.routing import mutations as routing_mutations
+from resolvers.routing.loaders import POLICIES, RELAYS, TRANSPORTS, Sort
 
 WRITES: dict[str, Any] = {"role": Role.ADMIN, "scope": Scope.MASTER}
 HOST = "Its name or address; name:port says both."
@@ -39,7 +40,7 @@ NULLABLE = frozenset({"username", "parameters"})
 
 def _looked_up(given: Any) -> bool:
     try:
-        return forwardinghosts.literal(given.hostname) is None
+        return forwarding_hosts.literal(given.hostname) is None
     except Invalid:
         return False
 
@@ -207,7 +208,7 @@ class RoutingMutation:
     async def forwarding_host_create(
         self, info: Info, input: ForwardingHostCreateInput
     ) -> ForwardingHostPayload:
-        keys = await forwardinghosts.create(
+        keys = await forwarding_hosts.create(
             info.context, input.hostname, filter_spam=input.filter_spam
         )
         return ForwardingHostPayload(hosts=await _now(info, ForwardingHost, keys))
@@ -217,24 +218,24 @@ class RoutingMutation:
         self, info: Info, input: ForwardingHostDeleteInput
     ) -> DeletePayload:
         keys = keys_of(info, "ForwardingHost", input.ids or ())
-        hosts = [forwardinghosts.kept(host) for host in input.hosts or ()]
-        gone = await forwardinghosts.remove(info.context, keys, hosts)
+        hosts = [forwarding_hosts.kept(host) for host in input.hosts or ()]
+        gone = await forwarding_hosts.remove(info.context, keys, hosts)
         return DeletePayload(deleted_ids=[ids.encode("ForwardingHost", key) for key in gone])
 
 
 async def _create(info: Info, sort: Sort, shape: type[Shape], given: Any) -> list[Any]:
-    key = await routingchange.create(info.context, sort, _said(given), _word(given))
+    key = await routing_mutations.create(info.context, sort, _said(given), _word(given))
     return await _now(info, shape, [key])
 
 
 async def _change(info: Info, sort: Sort, shape: type[Shape], given: Any) -> list[Any]:
     keys = keys_of(info, sort.name, given.ids)
-    await routingchange.change(info.context, sort, keys, _said(given), _word(given))
+    await routing_mutations.change(info.context, sort, keys, _said(given), _word(given))
     return await _now(info, shape, keys)
 
 
 async def _remove(info: Info, sort: Sort, given: IdsInput) -> DeletePayload:
-    await routingchange.remove(info.context, sort, keys_of(info, sort.name, given.ids))
+    await routing_mutations.remove(info.context, sort, keys_of(info, sort.name, given.ids))
     return DeletePayload(deleted_ids=given.ids)
 
 

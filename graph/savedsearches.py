@@ -18,11 +18,12 @@ from graph.selections import MessageFilter, MessageOrder, Wanted, filter_of
 from graph.views import Made
 from models.errors import Invalid
 from models.users.roles import Scope
-from resolvers import messages, savedsearches, searches
 from resolvers.access import own
-from resolvers.searchtext import understood
-from resolvers.searchwriting import written
-from resolvers.where import MessageWhere
+from resolvers.messages import loaders as message_loaders
+from resolvers.messages.filters.message_filter import MessageWhere
+from resolvers.search import saved_searches, search_scope
+from resolvers.search.query_parser import understood
+from resolvers.search.query_printer import written
 
 
 def _meant(info: Info, fields: Mapping[str, Any]) -> MessageWhere:
@@ -37,7 +38,7 @@ class SavedSearch(Shape):
     name: str = leaf("The same in any case.")
     filter: JSON = leaf("MessageFilter as JSON.")
 
-    batch = staticmethod(savedsearches.by_ids)
+    batch = staticmethod(saved_searches.by_ids)
     made: ClassVar[Mapping[str, Made]] = {"id": identified("SavedSearch")}
 
     @field("The filter in its text form.", "filter")
@@ -56,8 +57,8 @@ class SavedSearch(Shape):
         if counted := vars(self).get("counted"):
             return int(counted.unseen if unseen else counted.total)
         where = _meant(info, self.row.filter)
-        asked = savedsearches.listing(self.row.user_id, where, unseen=unseen)
-        return await info.context.load(messages.counts, asked)
+        asked = saved_searches.listing(self.row.user_id, where, unseen=unseen)
+        return await info.context.load(message_loaders.counts, asked)
 
     @field("What it finds now.", "filter", "user_id")
     async def messages(
@@ -97,13 +98,13 @@ class SavedSearchMutation:
             if input.filter or input.query:
                 text = "what is deleted finds nothing"
                 raise Invalid(text, constraint="exclusive", path=["delete"])
-            await savedsearches.remove(ctx, input.name)
+            await saved_searches.remove(ctx, input.name)
         else:
             fields = _asked(info, input)
             where = _meant(info, fields)
-            await searches.check_places(ctx, where, [own(ctx)])
-            await savedsearches.keep(ctx, input.name, fields, where)
-        rows = await ctx.load(savedsearches.of_users, own(ctx))
+            await search_scope.check_places(ctx, where, [own(ctx)])
+            await saved_searches.keep(ctx, input.name, fields, where)
+        rows = await ctx.load(saved_searches.of_users, own(ctx))
         return SavedSearchPayload(saved_searches=[SavedSearch.of(row) for row in rows])
 
 
@@ -127,7 +128,7 @@ class SavedSearchSubscription:
     )
     async def saved_search(self, info: Info, id: strawberry.ID) -> AsyncIterator[SavedSearch]:
         key = ids.decode("SavedSearch", id)
-        found = savedsearches.follow(info.context, key, lambda fields: _meant(info, fields))
+        found = saved_searches.follow(info.context, key, lambda fields: _meant(info, fields))
         async for row, counted in found:
             search = SavedSearch.of(row)
             vars(search)["counted"] = counted

@@ -14,7 +14,7 @@ from strawberry.types.scalar import ScalarDefinition
 
 from models import quantities
 from models.events.journal import Position
-from resolvers import freedata
+from resolvers.users import custom_data
 
 BigInt = NewType("BigInt", int)
 ByteSize = NewType("ByteSize", int)
@@ -68,7 +68,7 @@ def _moment(text: object) -> datetime:
 
 def free_data(value: object, path: str) -> dict[str, Any] | None:
     """Free data of an application. Invalid where it is none."""
-    return None if value is strawberry.UNSET else freedata.checked(value, [path])
+    return None if value is strawberry.UNSET else custom_data.checked(value, [path])
 
 
 def cursor(position: Position) -> str:

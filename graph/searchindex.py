@@ -23,9 +23,10 @@ from graph.views import Made, View
 from models.search.text_index import ENGINES
 from models.store.keyset_pages import Cursor, ordering
 from models.users.roles import Role, Scope
-from resolvers import messages, reindexing, searches, searchlookup
-from resolvers.reindexing import Asked
-from resolvers.searchlookup import Lookup
+from resolvers.messages import loaders as message_loaders
+from resolvers.search import index_inspection, index_tasks, search_scope
+from resolvers.search.index_inspection import Lookup
+from resolvers.search.index_tasks import Asked
 
 READS = {"role": Role.ADMIN, "scope": Scope.MAIL_READ}
 OPERATES: dict[str, Any] = {"role": Role.ADMIN, "scope": Scope.MASTER}
@@ -38,19 +39,19 @@ class SearchIndexStatus:
 
     @field("Messages in it, and such as have gone since.", cost=1000)
     async def documents(self, info: Info) -> BigInt:
-        return BigInt(await searchlookup.documents(info.context))
+        return BigInt(await index_inspection.documents(info.context))
 
     @field("Bytes it takes.", cost=1000)
     async def size(self, info: Info) -> ByteSize | None:
-        return ByteSize(await searchlookup.size(info.context))
+        return ByteSize(await index_inspection.size(info.context))
 
     @field("Messages that wait to be put into it; they are found all the same.", cost=100)
     async def pending(self, info: Info) -> BigInt:
-        return BigInt(await searchlookup.pending(info.context))
+        return BigInt(await index_inspection.pending(info.context))
 
     @field("When searchIndexOptimize last ended; null where its task is not kept any more.")
     async def last_optimized_at(self, info: Info) -> datetime | None:
-        return await searchlookup.optimized_at(info.context)
+        return await index_inspection.optimized_at(info.context)
 
 
 @strawberry.type(description="A word as it stands in the text index.")
@@ -79,7 +80,7 @@ class SearchExpansion:
 class SearchHit(View):
     message: Message | None = link(
         "id",
-        messages.by_ids,
+        message_loaders.by_ids,
         shaped("graph.messages", "Message"),
         description="Null where it has gone since, or lies in the archive.",
     )
@@ -127,7 +128,7 @@ class SearchIndexQuery:
         self,
         text: Annotated[str, strawberry.argument(description="At most 16,384 characters.")],
     ) -> SearchTokens:
-        found = searchlookup.divided_text(text)
+        found = index_inspection.divided_text(text)
         return SearchTokens(
             tokens=[SearchToken(text=one, position=nth) for nth, one in enumerate(found, 1)]
         )
@@ -137,13 +138,13 @@ class SearchIndexQuery:
         self, info: Info, filter: MessageFilter, users: UserSelection | None = UNSET
     ) -> SearchExpansion:
         ctx = info.context
-        owners = await searches.owners(ctx, users_named(users or None))
-        sought = searchlookup.asked_of_index(filter.where(info))
+        owners = await search_scope.owners(ctx, users_named(users or None))
+        sought = index_inspection.asked_of_index(filter.where(info))
         return SearchExpansion(
             original=JSON(fields_of(filter, ctx.world.now())),
-            expanded=JSON(searchlookup.described(sought) if sought else {}),
-            terms=searchlookup.terms(sought) if sought else [],
-            native=searchlookup.query(ctx, owners, sought) if sought else None,
+            expanded=JSON(index_inspection.described(sought) if sought else {}),
+            terms=index_inspection.terms(sought) if sought else [],
+            native=index_inspection.query(ctx, owners, sought) if sought else None,
         )
 
     @query(
@@ -160,7 +161,7 @@ class SearchIndexQuery:
         after: str | None = UNSET,
     ) -> Connection[SearchHit]:
         ctx = info.context
-        owners = await searches.owners(ctx, users_named(users or None))
+        owners = await search_scope.owners(ctx, users_named(users or None))
         kind = ordering("key-", (owners, filter))
         asked = Lookup(
             tuple(owners), filter.where(info), page_asked(kind, first, after, None, None)
@@ -168,9 +169,9 @@ class SearchIndexQuery:
         return await connected(
             info,
             SearchHit,
-            await searchlookup.lookup(ctx, asked),
+            await index_inspection.lookup(ctx, asked),
             lambda hit: Cursor(kind, hit.id, hit.id),
-            lambda: searchlookup.count(ctx, asked),
+            lambda: index_inspection.count(ctx, asked),
         )
 
 
@@ -182,7 +183,7 @@ class SearchIndexMutation:
     ) -> SearchIndexPayload:
         most = None if input.max_recent is UNSET else input.max_recent
         asked = Asked(input.mailbox_masks, most, queue=input.queue)
-        done = await reindexing.build(info.context, asked, users_named(input.users or None))
+        done = await index_tasks.build(info.context, asked, users_named(input.users or None))
         indexed = None if done.indexed is None else BigInt(done.indexed)
         return SearchIndexPayload(task=Task.maybe(done.task), indexed=indexed)
 
@@ -195,7 +196,7 @@ class SearchIndexMutation:
     async def search_index_rebuild(
         self, info: Info, input: SearchIndexRebuildInput
     ) -> SearchIndexPayload:
-        task = await reindexing.rebuild(info.context, users_named(input.users or None))
+        task = await index_tasks.rebuild(info.context, users_named(input.users or None))
         return SearchIndexPayload(task=Task.of(task))
 
     @mutation(
@@ -206,4 +207,4 @@ class SearchIndexMutation:
     async def search_index_optimize(
         self, info: Info, input: SearchIndexOptimizeInput
     ) -> SearchIndexPayload:
-        return SearchIndexPayload(task=Task.of(await reindexing.optimize(info.context)))
+        return SearchIndexPayload(task=Task.of(await index_tasks.optimize(info.context)))

@@ -25,11 +25,11 @@ from graph.selections import (
 from models import quantities
 from models.errors import Refused
 from models.users.roles import Scope
-from resolvers import searches
-from resolvers.searchkeys import spelled
-from resolvers.searchtext import QueryProblem, read
-from resolvers.searchwriting import written
-from resolvers.selections import check_values, words_of
+from resolvers.messages.filters.filter_conditions import check_values, words_of
+from resolvers.search import search_scope
+from resolvers.search.query_keys import spelled
+from resolvers.search.query_parser import QueryProblem, read
+from resolvers.search.query_printer import written
 
 PLACES = ("mailbox", "mailboxes")
 
@@ -114,11 +114,11 @@ async def _valid_part(
     ctx = info.context
     now = ctx.world.now()
     places = _names_mailbox(read(query, now).fields)
-    known = await searches.known_places(ctx, owners) if places else frozenset()
+    known = await search_scope.known_places(ctx, owners) if places else frozenset()
 
     def check(fields: Mapping[str, Any]) -> None:
         where = filter_of(fields).where(info)
-        searches.check_known(where, known)
+        search_scope.check_known(where, known)
         check_values(where)
 
     found = read(query, now, check)
@@ -157,7 +157,7 @@ class SearchQuery:
         before: str | None = UNSET,
     ) -> MessageConnection:
         ctx = info.context
-        owners = await searches.owners(ctx, users_named(users or None))
+        owners = await search_scope.owners(ctx, users_named(users or None))
         page = (first, after, last, before)
         if not query:
             wanted = Wanted(filter or None, order_by, page)

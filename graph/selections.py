@@ -22,11 +22,11 @@ from models.errors import Invalid
 from models.files.blobs import StorageTier
 from models.mailboxes.tables import SpecialUse
 from models.submission.tables import SubmissionState
-from resolvers.looking import DEPTH
-from resolvers.messages import NEWEST, OLDEST
-from resolvers.searchtext import QueryProblem, has_only_words, understood
-from resolvers.selections import Selection
-from resolvers.where import MessageWhere
+from resolvers.messages.filters.filter_conditions import Selection
+from resolvers.messages.filters.filter_lookups import DEPTH
+from resolvers.messages.filters.message_filter import MessageWhere
+from resolvers.messages.loaders import NEWEST, OLDEST
+from resolvers.search.query_parser import QueryProblem, has_only_words, understood
 
 IDS = 1000  # of one selection
 

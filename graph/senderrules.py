@@ -20,9 +20,11 @@ from models.errors import Invalid, found
 from models.spam.sender_rules import SenderAction
 from models.store.keyset_pages import Cursor, ordering
 from models.users.roles import AdminPermission, Scope, UserPermission
-from resolvers import domains, senderrules, senderruling, users
-from resolvers.senderrules import ORDER, RuleWhere
-from resolvers.senderruling import NewRules, Whom
+from resolvers.domains import loaders as domain_loaders
+from resolvers.spam import sender_rule_mutations, sender_rules
+from resolvers.spam.sender_rule_mutations import NewRules, Whom
+from resolvers.spam.sender_rules import ORDER, RuleWhere
+from resolvers.users import loaders as user_loaders
 
 if TYPE_CHECKING:
     from graph.users import User
@@ -46,11 +48,11 @@ class Whose(NamedTuple):
 @strawberry.type(description="For whom a rule is: one of these.")
 class SenderScope(View):
     user: Annotated["User", strawberry.lazy("graph.users")] | None = link(
-        "user_id", users.by_ids, shaped("graph.users", "User"), description="One account."
+        "user_id", user_loaders.by_ids, shaped("graph.users", "User"), description="One account."
     )
     tag: str | None = leaf("All accounts and addresses with this label, case folded.")
     domain: Domain | None = link(
-        "domain_id", domains.by_ids, Domain.maybe, description="All addresses of a domain."
+        "domain_id", domain_loaders.by_ids, Domain.maybe, description="All addresses of a domain."
     )
     global_: bool = leaf("Everybody.", name="global")
 
@@ -71,7 +73,7 @@ class SenderRule(Shape):
     comment: str | None = leaf("Remark.")
     created_at: datetime = leaf("Creation.")
 
-    batch = staticmethod(senderrules.by_ids)
+    batch = staticmethod(sender_rules.by_ids)
     made: ClassVar[Mapping[str, Made]] = {
         "id": identified("SenderRule"),
         "scope": Viewed(("user_id", "tag", "domain_id"), Whose, SenderScope),
@@ -107,7 +109,7 @@ class SenderRuleFilter(Conditions):
     async def where(self, info: Info) -> RuleWhere:
         """The filter as the floors below know it."""
         user = await user_of(info, self.user) if self.user else None
-        domain = await domains.named(info.context, self.domain) if self.domain else None
+        domain = await domain_loaders.named(info.context, self.domain) if self.domain else None
         return RuleWhere(
             user_id=(user.id if user else NOBODY) if self.user else None,
             tag=self.tag or None,
@@ -156,9 +158,9 @@ class SenderRuleQuery:
         return await connected(
             info,
             SenderRule,
-            await senderrules.page(info.context, where, ask, columns(info, SenderRule)),
+            await sender_rules.page(info.context, where, ask, columns(info, SenderRule)),
             lambda row: Cursor(ask.ordering, row.pattern, row.id),
-            lambda: senderrules.count(info.context, where),
+            lambda: sender_rules.count(info.context, where),
         )
 
 
@@ -177,11 +179,11 @@ class SenderRuleMutation:
             input.action, input.patterns, plain(input.comment), input.comment is not UNSET
         )
         whom = await input.scope.whom(info)
-        keys = await senderruling.create(info.context, whom, new)
-        rows = await info.context.load_all(senderrules.by_ids, keys)
+        keys = await sender_rule_mutations.create(info.context, whom, new)
+        rows = await info.context.load_all(sender_rules.by_ids, keys)
         return SenderRulesPayload(rules=[SenderRule.of(row) for row in rows if row])
 
     @mutation("All or none, by whoever may make them.", **WRITES)
     async def sender_rule_delete(self, info: Info, input: IdsInput) -> DeletePayload:
-        await senderruling.remove(info.context, keys_of(info, "SenderRule", input.ids))
+        await sender_rule_mutations.remove(info.context, keys_of(info, "SenderRule", input.ids))
         return DeletePayload(deleted_ids=input.ids)

@@ -17,8 +17,8 @@ from graph.refs import plain
 from graph.scalars import free_data
 from models.errors import Invalid
 from models.files.tables import FileAttachmentMode
-from resolvers.fileattaching import PATH, Address, Given
-from resolvers.outgoing import Entry
+from resolvers.submission.file_attachments import PATH, Address, Given
+from resolvers.submission.outgoing_messages import Entry
 
 
 @strawberry.input(description="A stored file that goes with a message.")

@@ -10,7 +10,7 @@ from graph.mutations import mutation
 from graph.refs import UserSelection, users_named
 from models.errors import Invalid
 from models.users.roles import Scope
-from resolvers import sessions
+from resolvers.auth import sessions
 
 REASON_MAX = 120  # characters
 

@@ -18,8 +18,8 @@ from graph.views import Made
 from models.errors import Invalid
 from models.store.keyset_pages import Cursor, ordering
 from models.users.roles import Role, Scope
-from resolvers import settings
-from resolvers.settings import Found, History
+from resolvers.admin import settings as admin_settings
+from resolvers.admin.settings import Found, History
 
 LONGEST = 128  # characters of a key, and of a filter
 
@@ -35,7 +35,7 @@ class SettingChange(Shape):
     after: JSON | None = leaf("The value stored since; null where it has its default.")
     reason: str | None = leaf("What the caller gave as the reason.")
 
-    batch = staticmethod(settings.changes_by_ids)
+    batch = staticmethod(admin_settings.changes_by_ids)
     made: ClassVar[Mapping[str, Made]] = {
         "id": identified("SettingChange"),
         "before": Made(("before",), lambda held: held and held["value"]),
@@ -77,14 +77,14 @@ class Setting:
         before: str | None = UNSET,
     ) -> Connection[SettingChange]:
         ctx = info.context
-        ask = page_asked(ordering(settings.NEWEST, self.key), first, after, last, before)
+        ask = page_asked(ordering(admin_settings.NEWEST, self.key), first, after, last, before)
         listing = History(self.key, ask, columns(info, SettingChange))
         return await connected(
             info,
             SettingChange,
-            await ctx.load(settings.pages, listing),
+            await ctx.load(admin_settings.pages, listing),
             lambda row: Cursor(ask.ordering, row.at, row.id),
-            lambda: ctx.load(settings.counts, listing),
+            lambda: ctx.load(admin_settings.counts, listing),
         )
 
 
@@ -118,7 +118,7 @@ class SettingsPayload(MutationPayload):
 class SettingQuery:
     @query("One; null when unknown.", role=Role.ADMIN, scope=Scope.READ)
     async def setting(self, info: Info, key: str) -> Setting | None:
-        found = await settings.one(info.context, key)
+        found = await admin_settings.one(info.context, key)
         return Setting.of(found) if found else None
 
     @query("All, by key.", role=Role.ADMIN, scope=Scope.READ)
@@ -131,7 +131,9 @@ class SettingQuery:
     ) -> list[Setting]:
         if filter and len(filter) > LONGEST:
             raise Invalid(f"at most {LONGEST} characters", constraint="max", path=["filter"])
-        return [Setting.of(found) for found in await settings.all_of(info.context, filter or None)]
+        return [
+            Setting.of(found) for found in await admin_settings.all_of(info.context, filter or None)
+        ]
 
 
 @strawberry.type
@@ -142,7 +144,7 @@ class SettingMutation:
     async def setting_set(self, info: Info, input: SettingSetInput) -> SettingPayload:
         if input.value is UNSET:
             raise Invalid("give a value", constraint="required", path=["value"])
-        found = await settings.put(info.context, input.key, input.value)
+        found = await admin_settings.put(info.context, input.key, input.value)
         return SettingPayload(setting=Setting.of(found))
 
     @mutation(
@@ -151,7 +153,7 @@ class SettingMutation:
         scope=Scope.MASTER,
     )
     async def setting_delete(self, info: Info, input: SettingDeleteInput) -> SettingsPayload:
-        found, already = await settings.drop(info.context, input.keys)
+        found, already = await admin_settings.drop(info.context, input.keys)
         warnings = [
             errors.Warning(
                 code="DEFAULT_ALREADY",

@@ -15,8 +15,8 @@ from graph.rows import columns
 from models.mailboxes.shares import ShareRight
 from models.store.keyset_pages import Cursor
 from models.users.roles import Scope
-from resolvers import sharing
-from resolvers.sharing import Grantee, OfUser
+from resolvers.mailboxes import shares
+from resolvers.mailboxes.shares import Grantee, OfUser
 
 
 @strawberry.input(description="Input of mailboxShareSet.")
@@ -30,14 +30,14 @@ async def shared_page(
     info: Info, user_id: int, page: tuple[Any, Any, Any, Any]
 ) -> Connection[Mailbox]:
     """A page of the folders that others share with this account."""
-    ctx, ask = info.context, page_asked(sharing.ORDER, *page)
+    ctx, ask = info.context, page_asked(shares.ORDER, *page)
     listing = OfUser(user_id, ask, columns(info, Mailbox))
     return await connected(
         info,
         Mailbox,
-        await ctx.load(sharing.pages, listing),
+        await ctx.load(shares.pages, listing),
         lambda row: Cursor(ask.ordering, row.owner_id, row.mailbox_id),
-        lambda: ctx.load(sharing.counts, listing),
+        lambda: ctx.load(shares.counts, listing),
     )
 
 
@@ -56,4 +56,4 @@ class SharingMutation:
     )
     async def mailbox_share_set(self, info: Info, input: MailboxShareSetInput) -> MailboxesPayload:
         box, who = named(input.mailbox), _grantee(input.user)
-        return payload(await sharing.put(info.context, box, who, input.rights))
+        return payload(await shares.put(info.context, box, who, input.rights))

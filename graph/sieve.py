@@ -17,8 +17,8 @@ from graph.views import Made
 from models.errors import NotFound, found
 from models.store.keyset_pages import Cursor
 from models.users.roles import Scope
-from resolvers import sieve
-from resolvers.sieve import Checked, OfUser
+from resolvers.filters import sieve_scripts
+from resolvers.filters.sieve_scripts import Checked, OfUser
 
 CONTENT = strawberry.argument(description="The script.")
 USER = strawberry.argument(description="Whose; default: the viewer's.")
@@ -39,7 +39,7 @@ class SieveScript(Shape):
     )
     last_error_at: datetime | None = leaf("When; the same again is told once an hour.")
 
-    batch = staticmethod(sieve.by_ids)
+    batch = staticmethod(sieve_scripts.by_ids)
     made: ClassVar[Mapping[str, Made]] = {"id": identified("SieveScript")}
 
 
@@ -47,20 +47,20 @@ async def script_page(
     info: Info, user_id: int, first: int | None, after: str | None
 ) -> Connection[SieveScript]:
     """A page of an account's scripts."""
-    ctx, ask = info.context, page_asked(sieve.ORDER, first, after, None, None)
+    ctx, ask = info.context, page_asked(sieve_scripts.ORDER, first, after, None, None)
     listing = OfUser(user_id, ask, columns(info, SieveScript))
     return await connected(
         info,
         SieveScript,
-        await ctx.load(sieve.pages, listing),
+        await ctx.load(sieve_scripts.pages, listing),
         lambda row: Cursor(ask.ordering, row.name, row.id),
-        lambda: ctx.load(sieve.counts, listing),
+        lambda: ctx.load(sieve_scripts.counts, listing),
     )
 
 
 async def script_named(info: Info, user_id: int, name: str) -> SieveScript | None:
     """An account's script of this name."""
-    return SieveScript.maybe(await info.context.load(sieve.named, (user_id, name)))
+    return SieveScript.maybe(await info.context.load(sieve_scripts.named, (user_id, name)))
 
 
 @strawberry.type(description="A mistake in a script.")
@@ -130,4 +130,4 @@ class SieveQuery:
         key = await message_of(info, message, path="message") if message else None
         if message and key is None:
             raise NotFound("", path=["message"])
-        return SieveCheck.of(await sieve.check(info.context, content, owner.id, key))
+        return SieveCheck.of(await sieve_scripts.check(info.context, content, owner.id, key))

@@ -11,7 +11,8 @@ from graph.sieve import SieveScript
 from graph.users import User
 from graph.userupdate import UsersPayload
 from models.users.roles import Scope
-from resolvers import sieve, sieveput, users
+from resolvers.filters import sieve_script_mutations, sieve_scripts
+from resolvers.users import loaders as user_loaders
 
 WHOSE = "Whose; nothing = the viewer's."
 
@@ -67,7 +68,7 @@ class SieveMutation:
         scope=Scope.SIEVE,
     )
     async def sieve_script_put(self, info: Info, input: SieveScriptPutInput) -> SieveScriptsPayload:
-        made = await sieveput.put(
+        made = await sieve_script_mutations.put(
             info.context,
             users_named(input.users),
             input.name,
@@ -93,22 +94,24 @@ class SieveMutation:
         self, info: Info, input: SieveScriptActivateInput
     ) -> SieveScriptsPayload:
         ctx = info.context
-        return await _now(info, await sieveput.activate(ctx, users_named(input.users), input.name))
+        return await _now(
+            info, await sieve_script_mutations.activate(ctx, users_named(input.users), input.name)
+        )
 
     @mutation("None runs.", scope=Scope.SIEVE)
     async def sieve_script_deactivate(
         self, info: Info, input: SieveScriptDeactivateInput
     ) -> UsersPayload:
         ctx = info.context
-        keys = await sieveput.deactivate(ctx, users_named(input.users))
-        rows = await ctx.load_all(users.by_ids, keys)
+        keys = await sieve_script_mutations.deactivate(ctx, users_named(input.users))
+        rows = await ctx.load_all(user_loaders.by_ids, keys)
         return UsersPayload(users=[User.of(row) for row in rows if row])
 
     @mutation("All or none; the active one only if that is said.", scope=Scope.SIEVE)
     async def sieve_script_delete(
         self, info: Info, input: SieveScriptDeleteInput
     ) -> SieveScriptDeletePayload:
-        names = await sieveput.remove(
+        names = await sieve_script_mutations.remove(
             info.context,
             users_named(input.users),
             input.names,
@@ -123,12 +126,12 @@ class SieveMutation:
     async def sieve_script_rename(
         self, info: Info, input: SieveScriptRenameInput
     ) -> SieveScriptsPayload:
-        keys = await sieveput.rename(
+        keys = await sieve_script_mutations.rename(
             info.context, users_named(input.users), input.name, input.new_name
         )
         return await _now(info, keys)
 
 
 async def _now(info: Info, keys: list[int]) -> SieveScriptsPayload:
-    rows = await info.context.load_all(sieve.by_ids, keys)
+    rows = await info.context.load_all(sieve_scripts.by_ids, keys)
     return SieveScriptsPayload(scripts=[SieveScript.of(row) for row in rows if row])

@@ -6,7 +6,7 @@ from starlette.routing import Route
 
 from mail.domains.mta_sts_policy import PATH
 from models.runtime.environment import World
-from resolvers import stspolicy
+from resolvers.domains import mta_sts
 
 HEADERS = {"Cache-Control": "max-age=3600"}
 
@@ -15,7 +15,7 @@ def routes(world: World) -> list[Route]:
     """Where it is asked for, under the name of a host for each domain."""
 
     async def answer(request: Request) -> Response:
-        policy = await stspolicy.of_host(world, request.headers.get("host", ""))
+        policy = await mta_sts.of_host(world, request.headers.get("host", ""))
         if policy is None:
             return PlainTextResponse("no policy\n", 404)
         return PlainTextResponse(policy, headers=HEADERS)

@@ -44,22 +44,20 @@ from models.queue.tables import DeliveryState, answer
 from models.store.keyset_pages import Cursor
 from models.submission.tables import SubmissionState
 from models.users.roles import Scope
-from resolvers import (
-    files,
-    messages,
-    onbehalf,
-    progress,
-    queue,
-    submission,
-    submissionchange,
-    undoing,
-)
+from resolvers.admin import progress
 from resolvers.context import Context
-from resolvers.outgoing import ENTRIES
-from resolvers.queue import QueueName
-from resolvers.submission import Envelope, Outgoing, Sent, Shown
-from resolvers.submitdraft import Order
-from resolvers.withheld import refusals
+from resolvers.files import stored_files
+from resolvers.messages import loaders as message_loaders
+from resolvers.messages.bulk import undo as bulk_undo
+from resolvers.messages.content_access import refusals
+from resolvers.queue import loaders as queue_loaders
+from resolvers.queue.loaders import QueueName
+from resolvers.submission import create as submission_create
+from resolvers.submission import mutations as submission_mutations
+from resolvers.submission import send_on_behalf
+from resolvers.submission.create import Envelope, Outgoing, Sent, Shown
+from resolvers.submission.drafts import Order
+from resolvers.submission.outgoing_messages import ENTRIES
 
 
 @strawberry.type(description="One recipient of a submission.")
@@ -97,7 +95,7 @@ class RecipientDelivery:
             reported_at=row.reported_at,
             reported_by=row.reported_by,
             report_proven=row.report_proven,
-            queue_name=queue.name_of(row),
+            queue_name=queue_loaders.name_of(row),
         )
 
 
@@ -111,18 +109,18 @@ class Submission(Shape):
     undo_until: datetime | None = leaf("Can be taken back until.")
     message: Message | None = link(
         "message_id",
-        messages.by_ids,
+        message_loaders.by_ids,
         Message.maybe,
         description="Stored copy.",
     )
     recipients: list[RecipientDelivery] = link(
         "id",
-        submission.deliveries_of,
+        submission_create.deliveries_of,
         lambda rows: [RecipientDelivery.of(row) for row in rows],
         description="Each recipient.",
     )
 
-    batch = staticmethod(submission.seen_by_ids)
+    batch = staticmethod(submission_create.seen_by_ids)
     made: ClassVar[Mapping[str, Made]] = {"id": identified("Submission")}
 
 
@@ -139,14 +137,14 @@ async def submission_page(
     if refused := await info.context.load(refusals, user_id):
         raise refused
     narrowed = frozenset(states or ()) if is_given(states) else None
-    ask = page_asked(submission.newest(narrowed), *page)
-    listing = submission.OfUser(user_id, ask, columns(info, Submission), narrowed)
+    ask = page_asked(submission_create.newest(narrowed), *page)
+    listing = submission_create.OfUser(user_id, ask, columns(info, Submission), narrowed)
     return await connected(
         info,
         Submission,
-        await info.context.load(submission.pages, listing),
+        await info.context.load(submission_create.pages, listing),
         lambda row: Cursor(ask.ordering, row.created_at, row.id),
-        lambda: info.context.load(submission.counts, listing),
+        lambda: info.context.load(submission_create.counts, listing),
     )
 
 
@@ -295,7 +293,7 @@ async def _by(ctx: Context, info: Info, payload: MessageSendPayload) -> MessageS
     """With the recipients, which whoever has sent for somebody else sees in this answer alone."""
     if ctx is not info.context:
         keys = [each.row.id for each in payload.submissions]
-        found = await ctx.load_all(submission.deliveries_of, keys)
+        found = await ctx.load_all(submission_create.deliveries_of, keys)
         for one, rows in zip(payload.submissions, found, strict=True):
             one.recipients = [RecipientDelivery.of(row) for row in rows]
     return payload
@@ -333,10 +331,10 @@ class SubmissionQuery:
     async def submission(self, info: Info, by: SubmissionRef) -> Submission | None:
         if by.id:
             key = ids.decode("Submission", by.id.value, path="by")
-            row = await info.context.load(submission.by_ids, key)
+            row = await info.context.load(submission_create.by_ids, key)
         else:
             name = by.queue_id.value if by.queue_id else ""
-            row = await info.context.load(submission.by_queue_ids, name)
+            row = await info.context.load(submission_create.by_queue_ids, name)
         return Submission.maybe(row)
 
 
@@ -348,8 +346,8 @@ class SubmissionMutation:
         _check_whole(input)
         outgoing = await _outgoing(info, input, problems)
         user = await owner_named(info, input.user or None)
-        async with onbehalf.sending(info.context, user, "messageSend") as ctx:
-            sent, undo = await undoing.send(ctx, outgoing, problems, _shown(info))
+        async with send_on_behalf.sending(info.context, user, "messageSend") as ctx:
+            sent, undo = await bulk_undo.send(ctx, outgoing, problems, _shown(info))
             return await _by(ctx, info, MessageSendPayload.of(sent, undo))
 
     @mutation(
@@ -361,12 +359,12 @@ class SubmissionMutation:
         if key is None:
             raise NotFound("", path=["message"])
         if input.delete_files:
-            files.permit(info.context)
+            stored_files.permit(info.context)
         times = plain(input.send_time), plain(input.undo_window)
         order = Order(key, input.delete_files, *times)
-        owner = await onbehalf.owner_of(info.context, key)
-        async with onbehalf.sending(info.context, owner, "messageSubmit") as ctx:
-            sent, undo = await undoing.submit(ctx, order)
+        owner = await send_on_behalf.owner_of(info.context, key)
+        async with send_on_behalf.sending(info.context, owner, "messageSubmit") as ctx:
+            sent, undo = await bulk_undo.submit(ctx, order)
             return await _by(ctx, info, MessageSendPayload.of([sent], undo))
 
     @mutation("Scheduled, held or still queued.", scope=Scope.SUBMIT)
@@ -374,7 +372,7 @@ class SubmissionMutation:
         self, info: Info, input: SubmissionCancelInput
     ) -> SubmissionsPayload:
         keys = keys_of(info, "Submission", input.ids)
-        rows = await submissionchange.cancel(info.context, keys)
+        rows = await submission_mutations.cancel(info.context, keys)
         return SubmissionsPayload(submissions=[Submission.of(row) for row in rows])
 
     @mutation(
@@ -386,7 +384,7 @@ class SubmissionMutation:
         self, info: Info, input: SubmissionRescheduleInput
     ) -> SubmissionsPayload:
         keys = keys_of(info, "Submission", input.ids)
-        rows = await submissionchange.reschedule(info.context, keys, input.send_time)
+        rows = await submission_mutations.reschedule(info.context, keys, input.send_time)
         return SubmissionsPayload(submissions=[Submission.of(row) for row in rows])
 
 

@@ -21,8 +21,10 @@ from graph.views import Made
 from models.admin.tasks import TaskState
 from models.store.keyset_pages import Cursor, ordering
 from models.users.roles import Scope
-from resolvers import progress, tasks, undoing, users
-from resolvers.tasks import TaskWhere
+from resolvers.admin import progress, tasks
+from resolvers.admin.tasks import TaskWhere
+from resolvers.messages.bulk import undo
+from resolvers.users import loaders as user_loaders
 
 if TYPE_CHECKING:
     from graph.users import User
@@ -36,7 +38,7 @@ class Task(Shape):
     total: BigInt | None = leaf("Items in all, when known.")
     user: Annotated["User", strawberry.lazy("graph.users")] | None = link(
         "user_id",
-        users.by_ids,
+        user_loaders.by_ids,
         shaped("graph.users", "User"),
         description="Whose data, when one user's.",
     )
@@ -124,7 +126,7 @@ class TaskMutation:
         scope=Scope.MAIL,
     )
     async def undo(self, info: Info, input: UndoInput) -> UndoPayload:
-        return UndoPayload(restored_count=await undoing.undo(info.context, input.token))
+        return UndoPayload(restored_count=await undo.undo(info.context, input.token))
 
 
 @strawberry.type

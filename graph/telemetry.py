@@ -19,8 +19,8 @@ from strawberry.schema.exceptions import InvalidOperationTypeError
 from models.observability import metrics, traces
 from models.observability.traces import Span
 from models.users.roles import Role
+from resolvers.admin.trusted_documents import hash_of
 from resolvers.context import Viewer
-from resolvers.documents import hash_of
 
 log = logging.getLogger(__name__)
 

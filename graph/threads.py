@@ -22,8 +22,10 @@ from graph.tasks import Task, UndoToken
 from graph.views import Made
 from models.errors import Invalid
 from models.users.roles import Scope
-from resolvers import mailboxes, messages, threads
-from resolvers.threads import ThreadOrder
+from resolvers.mailboxes import loaders as mailbox_loaders
+from resolvers.messages import loaders as message_loaders
+from resolvers.messages.bulk import threads
+from resolvers.messages.bulk.threads import ThreadOrder
 
 
 @strawberry.type(description="Conversation.", directives=[Auth(scope=Scope.MAIL_READ)])
@@ -34,18 +36,18 @@ class Thread(Shape):
     last_received_at: datetime = leaf("Newest message.")
     muted: bool = leaf("What is received of it arrives read.")
 
-    batch = staticmethod(messages.threads_by_ids)
+    batch = staticmethod(message_loaders.threads_by_ids)
     made: ClassVar[Mapping[str, Made]] = {"id": identified("Thread")}
 
     @field("People in it, the first first.")
     async def participants(self, info: Info) -> list[MailAddress]:
-        pairs: Any = await info.context.load(messages.people_of, self.row.id)
+        pairs: Any = await info.context.load(message_loaders.people_of, self.row.id)
         return [MailAddress.of(pair) for pair in pairs]
 
     @field("Folders it has messages in.")
     async def mailboxes(self, info: Info) -> list[Mailbox]:
-        keys = await info.context.load(messages.places_of, self.row.id)
-        rows = await info.context.load_all(mailboxes.by_ids, keys)
+        keys = await info.context.load(message_loaders.places_of, self.row.id)
+        rows = await info.context.load_all(mailbox_loaders.by_ids, keys)
         return [Mailbox.of(row) for row in rows if row]
 
     @field("Oldest first.")
@@ -85,7 +87,7 @@ class ThreadMutation:
         changes = input.set.changes() if input.set else None
         order = ThreadOrder(keys, changes, plain(input.muted))
         done = await threads.carry_out(info.context, order)
-        rows = await info.context.load_all(messages.threads_by_ids, dict.fromkeys(keys))
+        rows = await info.context.load_all(message_loaders.threads_by_ids, dict.fromkeys(keys))
         return ThreadUpdatePayload(
             threads=[Thread.of(row) for row in rows if row],
             task=Task.maybe(done.task),
@@ -97,5 +99,5 @@ class ThreadMutation:
 class ThreadQuery:
     @query("One conversation.", scope=Scope.MAIL_READ)
     async def thread(self, info: Info, id: strawberry.ID) -> Thread | None:
-        row = await info.context.load(messages.threads_by_ids, ids.decode("Thread", id))
+        row = await info.context.load(message_loaders.threads_by_ids, ids.decode("Thread", id))
         return Thread.maybe(row)

@@ -39,9 +39,9 @@ from mail.storage.blobs.compression import digest_of
 from models.errors import NotFound
 from models.store.columns import Picked
 from models.store.outages import StoreUnavailable
-from resolvers import links, resuming, uploads
 from resolvers.context import Context
-from resolvers.resuming import Announced, OffsetMoved, Progress, WholeUpload
+from resolvers.files import resumable_uploads, signed_urls, uploads
+from resolvers.files.resumable_uploads import Announced, OffsetMoved, Progress, WholeUpload
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ def wanted(headers: Mapping[str, str]) -> bool:
 def location(desk: Desk, request: Request, upload_id: int) -> str:
     """The address of an upload; a path alone where no public address is set."""
     path = f"/rest/uploads/{ids.encode('Upload', upload_id)}"
-    return links.absolute(desk.world, path, request.scope.get("root_path", ""))
+    return signed_urls.absolute(desk.world, path, request.scope.get("root_path", ""))
 
 
 def facts(row: Picked) -> dict[str, object]:
@@ -98,10 +98,12 @@ async def create(desk: Desk, request: Request) -> Response:
     if declared(request.headers) and not brings:
         raise _unsupported()
     with roomy(desk, coming.size):
-        row = await resuming.create(ctx, coming)
+        row = await resumable_uploads.create(ctx, coming)
         try:
             if not row.size:
-                row = await resuming.complete(ctx, row.id, WholeUpload(b"", digest_of(b"")))
+                row = await resumable_uploads.complete(
+                    ctx, row.id, WholeUpload(b"", digest_of(b""))
+                )
             elif brings:
                 row = await _take(desk, ctx, request, row.id, 0)
         except BaseException:  # its address was told to nobody
@@ -129,9 +131,9 @@ async def resource(desk: Desk, request: Request) -> Response:
 
 async def _found(desk: Desk, ctx: Context, upload_id: int) -> Picked:
     """The upload, if what was promised of it is there."""
-    row = await resuming.find(ctx, upload_id)
+    row = await resumable_uploads.find(ctx, upload_id)
     if _lacks(desk, row):
-        row = await resuming.find(ctx, upload_id)  # it may have become whole meanwhile
+        row = await resumable_uploads.find(ctx, upload_id)  # it may have become whole meanwhile
         if _lacks(desk, row):
             raise _lost(row.id, "the file is shorter")
     return row
@@ -177,19 +179,21 @@ ANSWERS: dict[str, Answer] = {"HEAD": _head, "PATCH": _patch, "DELETE": _delete}
 
 async def _end(desk: Desk, ctx: Context, upload_id: int) -> None:
     """Forget it. Who sends to it meanwhile finds it gone."""
-    await resuming.end(ctx, upload_id)
+    await resumable_uploads.end(ctx, upload_id)
     await asyncio.to_thread(resumable_file.remove, desk.spool, upload_id)
 
 
 async def _take(desk: Desk, ctx: Context, request: Request, upload_id: int, offset: int) -> Picked:
     """Add the body at this offset. What came before it broke off is kept, and told by HEAD."""
     with sending(desk, ctx.viewer.user_id), _held(desk, upload_id) as (file, flow):
-        row = await resuming.find(ctx, upload_id)  # again: nobody else moves it from here on
+        row = await resumable_uploads.find(
+            ctx, upload_id
+        )  # again: nobody else moves it from here on
         whole = row.blob_name is not None
         if whole:
             resumable_file.remove(desk.spool, upload_id)  # we have just made it
-        if offset != resuming.offset(row):
-            raise _elsewhere(resuming.offset(row))
+        if offset != resumable_uploads.offset(row):
+            raise _elsewhere(resumable_uploads.offset(row))
         left = row.size - offset
         if declared(request.headers) > left:
             raise _too_long(left)
@@ -198,7 +202,7 @@ async def _take(desk: Desk, ctx: Context, request: Request, upload_id: int, offs
         try:
             await _receive(taking, request, flow)
             if whole or file.size < row.size:
-                return await resuming.find(ctx, upload_id)
+                return await resumable_uploads.find(ctx, upload_id)
             return await _complete(taking)
         except OffsetMoved as moved:  # by another server
             raise _elsewhere(moved.offset) from None
@@ -224,9 +228,9 @@ async def _complete(taking: "Taking") -> Picked:
             world, file, taking.upload_id, size=taking.size, own_from=taking.start
         )
         whole = WholeUpload(file.path, digest, taking.promised)
-        row = await resuming.complete(taking.ctx, taking.upload_id, whole)
+        row = await resumable_uploads.complete(taking.ctx, taking.upload_id, whole)
     except Lost as problem:
-        await resuming.raise_if_moved(taking.ctx, taking.upload_id, taking.promised)
+        await resumable_uploads.raise_if_moved(taking.ctx, taking.upload_id, taking.promised)
         raise _lost(taking.upload_id, str(problem)) from None
     except (NotFound, OffsetMoved, StoreUnavailable):
         raise
@@ -329,11 +333,11 @@ class Taking:
         if upload_parts.is_shared(world):
             async with self.desk.checkpoints:
                 part = await upload_parts.store(world, self.file, self.promised, safe)
-            await resuming.add_part(self.ctx, self.upload_id, part)
+            await resumable_uploads.add_part(self.ctx, self.upload_id, part)
         else:
             await asyncio.to_thread(self.file.sync)
             progress = Progress(self.promised, safe)
-            await resuming.note(self.ctx, self.upload_id, progress)
+            await resumable_uploads.note(self.ctx, self.upload_id, progress)
 
     async def spill(self) -> None:
         """Write to the file what is not in it yet."""
@@ -347,7 +351,7 @@ class Taking:
 def _state(row: Picked) -> dict[str, str]:
     headers = {
         "Cache-Control": "no-store",
-        "Upload-Offset": str(resuming.offset(row)),
+        "Upload-Offset": str(resumable_uploads.offset(row)),
         "Upload-Length": str(row.size),
         "Upload-Expires": _date(row.expires_at),
     }

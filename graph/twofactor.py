@@ -17,9 +17,11 @@ from graph.rows import Shape, identified, shaped
 from graph.views import Made, View
 from models.errors import Invalid
 from models.users.roles import Role, Scope
-from resolvers import factors, users, webauthn
-from resolvers.twofactor import Proof, TwoFactorMethod
-from resolvers.webauthn import Ceremony
+from resolvers.auth.second_factors import mutations as second_factors_mutations
+from resolvers.auth.second_factors import webauthn
+from resolvers.auth.second_factors.second_factor_check import Proof, TwoFactorMethod
+from resolvers.auth.second_factors.webauthn import Ceremony
+from resolvers.users import loaders as user_loaders
 
 if TYPE_CHECKING:
     from graph.users import User
@@ -224,12 +226,12 @@ async def _key(info: Info, ref: UserRef | None) -> int | None:
     viewer = info.context.viewer
     if viewer.pending_for:
         return ids.decode("User", ref.id.value, path="user") if ref.id else 0
-    viewer.require(factors.MANAGES)
+    viewer.require(second_factors_mutations.MANAGES)
     return await owner_named(info, ref)
 
 
 async def _shown(info: Info, key: int) -> Any:
-    return _account(await info.context.load(users.by_ids, key))
+    return _account(await info.context.load(user_loaders.by_ids, key))
 
 
 @strawberry.type
@@ -237,7 +239,7 @@ class TwoFactorMutation:
     @mutation("A new seed for codes by time; nothing is on until it is proved.", scope=Scope.MASTER)
     async def totp_setup(self, info: Info, input: TotpSetupInput) -> TotpSetupPayload:
         key = await _key(info, input.user)
-        made = await factors.totp_setup(
+        made = await second_factors_mutations.totp_setup(
             info.context, key, input.label or None, input.issuer or None
         )
         return TotpSetupPayload(seed=made.seed, otpauth_url=made.url, qr_code=made.picture)
@@ -249,7 +251,7 @@ class TwoFactorMutation:
     )
     async def totp_enable(self, info: Info, input: TotpEnableInput) -> TotpEnablePayload:
         key = await _key(info, input.user)
-        key, codes = await factors.totp_enable(
+        key, codes = await second_factors_mutations.totp_enable(
             info.context, key, input.token, _proof(input.proof or None)
         )
         return TotpEnablePayload(user=await _shown(info, key), recovery_codes=codes)
@@ -263,25 +265,27 @@ class TwoFactorMutation:
     async def totp_import(self, info: Info, input: TotpImportInput) -> UserPayload:
         key = await _key(info, input.user)
         assert key is not None  # noqa: S101 - the schema asks for it
-        done = await factors.totp_import(info.context, key, input.seed)
+        done = await second_factors_mutations.totp_import(info.context, key, input.seed)
         return UserPayload(user=await _shown(info, done))
 
     @mutation(
         "Prove a factor by a code, which works once. A sign-in that waits for it is complete "
         "with that; without one it needs a credential.",
         role=Role.PUBLIC,
-        signed_in=factors.MANAGES,
+        signed_in=second_factors_mutations.MANAGES,
         alone=CHECKED,
     )
     async def totp_check(self, info: Info, input: TotpCheckInput) -> TotpCheckPayload:
         key = await _key(info, input.user or None)
-        await factors.prove(info.context, key, Proof(totp=input.token))
+        await second_factors_mutations.prove(info.context, key, Proof(totp=input.token))
         return TotpCheckPayload(valid=True)
 
     @mutation("Turn codes by time off; other factors stay.", scope=Scope.MASTER, alone=PROVED)
     async def totp_disable(self, info: Info, input: TotpDisableInput) -> UserPayload:
         key = await _key(info, input.user)
-        done = await factors.totp_disable(info.context, key, _proof(input.proof or None))
+        done = await second_factors_mutations.totp_disable(
+            info.context, key, _proof(input.proof or None)
+        )
         return UserPayload(user=await _shown(info, done))
 
     @mutation(
@@ -294,7 +298,7 @@ class TwoFactorMutation:
         self, info: Info, input: CustomTwoFactorEnableInput
     ) -> UserPayload:
         key = await _key(info, input.user)
-        done = await factors.custom_enable(info.context, key)
+        done = await second_factors_mutations.custom_enable(info.context, key)
         return UserPayload(user=await _shown(info, done))
 
     @mutation(
@@ -307,7 +311,9 @@ class TwoFactorMutation:
         self, info: Info, input: CustomTwoFactorDisableInput
     ) -> UserPayload:
         key = await _key(info, input.user)
-        done = await factors.custom_disable(info.context, key, _proof(input.proof or None))
+        done = await second_factors_mutations.custom_disable(
+            info.context, key, _proof(input.proof or None)
+        )
         return UserPayload(user=await _shown(info, done))
 
     @mutation(
@@ -317,7 +323,9 @@ class TwoFactorMutation:
     )
     async def two_factor_disable(self, info: Info, input: TwoFactorDisableInput) -> UserPayload:
         key = await _key(info, input.user)
-        done = await factors.disable_all(info.context, key, _proof(input.proof or None))
+        done = await second_factors_mutations.disable_all(
+            info.context, key, _proof(input.proof or None)
+        )
         return UserPayload(user=await _shown(info, done))
 
     @mutation(
@@ -328,21 +336,23 @@ class TwoFactorMutation:
     async def recovery_codes_create(
         self, info: Info, input: RecoveryCodesCreateInput
     ) -> RecoveryCodesCreatePayload:
-        codes = await factors.renew_codes(info.context, _proof(input.proof or None))
+        codes = await second_factors_mutations.renew_codes(
+            info.context, _proof(input.proof or None)
+        )
         return RecoveryCodesCreatePayload(recovery_codes=codes)
 
     @mutation(
         "A challenge for a security key: to register it, or to prove it. Open to sign-ins that "
         "wait for a factor; all others need a credential.",
         role=Role.PUBLIC,
-        signed_in=factors.MANAGES,
+        signed_in=second_factors_mutations.MANAGES,
     )
     async def webauthn_challenge(
         self, info: Info, input: WebauthnChallengeInput
     ) -> WebauthnChallengePayload:
         key = await _key(info, input.user or None)
         ceremony = Ceremony(input.ceremony) if input.ceremony else None
-        made: Any = await factors.webauthn_challenge(info.context, key, ceremony)
+        made: Any = await second_factors_mutations.webauthn_challenge(info.context, key, ceremony)
         return WebauthnChallengePayload(challenge=made)
 
     @mutation(
@@ -355,7 +365,7 @@ class TwoFactorMutation:
     ) -> WebauthnRegisterPayload:
         key = await _key(info, input.user)
         response = _signed(input.response, ["response"])
-        row, codes = await factors.webauthn_register(
+        row, codes = await second_factors_mutations.webauthn_register(
             info.context, key, input.name, response, _proof(input.proof or None)
         )
         return WebauthnRegisterPayload(
@@ -368,17 +378,19 @@ class TwoFactorMutation:
         "Prove a factor by a security key. A sign-in that waits for it is complete with that; "
         "without one it needs a credential.",
         role=Role.PUBLIC,
-        signed_in=factors.MANAGES,
+        signed_in=second_factors_mutations.MANAGES,
         alone=CHECKED,
     )
     async def webauthn_check(self, info: Info, input: WebauthnCheckInput) -> WebauthnCheckPayload:
         key = await _key(info, input.user or None)
         signed = _signed(input.response, ["response"])
-        await factors.prove(info.context, key, Proof(webauthn=signed))
+        await second_factors_mutations.prove(info.context, key, Proof(webauthn=signed))
         return WebauthnCheckPayload(valid=True)
 
     @mutation("All or none. With the last key the factor is off.", scope=Scope.MASTER, alone=PROVED)
     async def webauthn_delete(self, info: Info, input: WebauthnDeleteInput) -> DeletePayload:
         keys = keys_of(info, "WebauthnKey", input.ids)
-        await factors.webauthn_delete(info.context, keys, _proof(input.proof or None))
+        await second_factors_mutations.webauthn_delete(
+            info.context, keys, _proof(input.proof or None)
+        )
         return DeletePayload(deleted_ids=input.ids)

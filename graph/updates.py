@@ -19,8 +19,9 @@ from graph.streams import HEADERS, EventStream, Farewell, Watch, one_event
 from models.runtime.concurrency_limits import Seat
 from models.users.roles import Role
 from models.users.roles import Scope as Scopes
-from resolvers import overseeing, users
+from resolvers.changes import managed_streams
 from resolvers.context import Needs
+from resolvers.users import loaders as user_loaders
 
 NEEDED = Needs(role=Role.USER, scope=Scopes.MAIL_READ)
 FIELDS = """{ cursor events { cursor kind at origin
@@ -99,8 +100,8 @@ async def answer(live: Live, desk: Desk, request: Request) -> Response:
         live=live.watch,
     )
     if not own:
-        await users.reached(context, key)
-        await overseeing.account(key)(context)  # what is refused is so by its status
+        await user_loaders.reached(context, key)
+        await managed_streams.account(key)(context)  # what is refused is so by its status
     stream = Updates(context, heartbeat=live.heartbeat)
     followers = live.guards.followers
     seat = followers.enter(payer(context), live.guards.each(viewer, followers))

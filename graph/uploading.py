@@ -27,9 +27,9 @@ from graph.sendforms import files_attached
 from mail.compose.message_builder import Priority
 from models.errors import NotFound, Problems
 from models.users.roles import Scope
-from resolvers import uploading
-from resolvers.composing import Fields
-from resolvers.uploading import NewMessage
+from resolvers.messages import upload
+from resolvers.messages.upload import NewMessage
+from resolvers.submission.composition import Fields
 
 NOT_AN_ADDRESS = "RECIPIENT_DROPPED"
 
@@ -126,13 +126,13 @@ class UploadingMutation:
         )
         if input.users:
             whose = users_named(input.users)
-            rows, dropped = await uploading.store_for(info.context, new, whose, problems)
+            rows, dropped = await upload.store_for(info.context, new, whose, problems)
             return MessageUploadPayload(
                 messages=[Message.of(row) for row in rows],
                 previous_deleted=new.replaces is not None,
                 warnings=_warnings(dropped),
             )
-        done = await uploading.store(info.context, new, problems)
+        done = await upload.store(info.context, new, problems)
         return MessageUploadPayload(
             message=Message.maybe(done.message),
             messages=[Message.of(done.message)] if done.message else [],

@@ -11,7 +11,8 @@ from graph.users import User
 from models.errors import Invalid
 from models.users.roles import AdminPermission, Role, Scope
 from models.users.tables import UsageKind
-from resolvers import usagereset, users
+from resolvers.users import loaders as user_loaders
+from resolvers.users.quota import usage_reset
 
 
 @strawberry.input(description="Input of usageReset.")
@@ -39,6 +40,6 @@ class UsageResetMutation:
         if not kinds:
             text = "name a counter, or leave it out for all"
             raise Invalid(text, constraint="required", path=["kinds"])
-        keys = await usagereset.reset(info.context, users_named(input.users), set(kinds))
-        rows = await info.context.load_all(users.by_ids, keys)
+        keys = await usage_reset.reset(info.context, users_named(input.users), set(kinds))
+        rows = await info.context.load_all(user_loaders.by_ids, keys)
         return UsageResetPayload(users=[User.of(row) for row in rows if row])

@@ -19,8 +19,9 @@ from models.mailboxes.tables import SpecialUse
 from models.users.list_formats import UserFileFormat
 from models.users.roles import AdminPermission, Role, Scope, UserPermission
 from models.users.tables import DelimiterAction, ProtocolScope
-from resolvers import userbulk, usercreate, userfile
-from resolvers.usercreate import NewUser
+from resolvers.users.creation import bulk_create, file_create
+from resolvers.users.creation import create as creation_create
+from resolvers.users.creation.create import NewUser
 
 HASHED = (
     "The password is a hash, known by its form: $pbkdf2-sha1$, $pbkdf2-sha256$, $pbkdf2-sha512$; "
@@ -171,7 +172,7 @@ class UserCreateInput(Options, NewUserInput):
 @strawberry.input(description="Input of usersCreate.")
 class UsersCreateInput(Options):
     users: list[NewUserInput] = leaf(
-        f"The accounts, at most {userbulk.MOST}; at most {userbulk.PASSWORDS} of them with a "
+        f"The accounts, at most {bulk_create.MOST}; at most {bulk_create.PASSWORDS} of them with a "
         "password that is not hashed."
     )
 
@@ -210,7 +211,7 @@ class UserCreateMutation:
         problems, charge = Problems(), list[int]()
         with problems.caught():
             charge = await domains_of(info, input.administers or (), path="administers")
-        user = await usercreate.create(info.context, input.new(charge), problems)
+        user = await creation_create.create(info.context, input.new(charge), problems)
         return UserCreatePayload(user=User.of(user))
 
     @mutation(
@@ -224,7 +225,7 @@ class UserCreateMutation:
         ),
     )
     async def users_create(self, info: Info, input: UsersCreateInput) -> UsersCreatePayload:
-        userbulk.check_count(input.users)
+        bulk_create.check_count(input.users)
         refused, news = dict[int, Refused](), list[NewUser]()
         for nth, one in enumerate(input.users):
             charge = list[int]()
@@ -233,7 +234,7 @@ class UserCreateMutation:
             except Refused as refusal:
                 refused[nth] = refusal
             news.append(one.new(charge))
-        made = await userbulk.create(info.context, news, refused)
+        made = await bulk_create.create(info.context, news, refused)
         return UsersCreatePayload(users=[User.of(user) for user in made])
 
     @mutation(
@@ -248,5 +249,5 @@ class UserCreateMutation:
         self, info: Info, input: UsersCreateFromFileInput
     ) -> TaskPayload:
         upload = ids.decode("Upload", input.file, path="file")
-        task = await userfile.create(info.context, upload, plain(input.format))
+        task = await file_create.create(info.context, upload, plain(input.format))
         return TaskPayload(task=Task.maybe(task))

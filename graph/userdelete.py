@@ -18,9 +18,10 @@ from graph.users import User
 from graph.views import Made, View
 from models.errors import InUse
 from models.users.roles import Role, Scope
-from resolvers import userdelete, userrestore
-from resolvers.userdelete import Deletion
-from resolvers.userrestore import Named
+from resolvers.users import delete as user_delete
+from resolvers.users import restore as user_restore
+from resolvers.users.delete import Deletion
+from resolvers.users.restore import Named
 
 
 @strawberry.type(description="Account that waits for its end.")
@@ -39,7 +40,7 @@ class DeletedUser(View):
 
     @field("Not taken by others, in domains that are there.")
     async def recoverable_addresses(self, info: Info) -> list[EmailAddress]:
-        kept = await userrestore.recoverable(info.context, self.row.addresses)
+        kept = await user_restore.recoverable(info.context, self.row.addresses)
         return [EmailAddress(address["shown"]) for address in kept]
 
 
@@ -108,7 +109,7 @@ class UserDeleteQuery:
         scope=Scope.READ,
     )
     async def deleted_user(self, info: Info, by: UserRef) -> DeletedUser | None:
-        return DeletedUser.maybe(await userrestore.find(info.context, _named(by)))
+        return DeletedUser.maybe(await user_restore.find(info.context, _named(by)))
 
 
 @strawberry.type
@@ -120,7 +121,7 @@ class UserDeleteMutation:
     )
     async def user_delete(self, info: Info, input: UserDeleteInput) -> UserDeletePayload:
         selected = users_named(input.users)
-        done = await userdelete.delete(info.context, selected, input.delete_after or None)
+        done = await user_delete.delete(info.context, selected, input.delete_after or None)
         tasks = [Task.of(row) for row in done.tasks]
         return UserDeletePayload(deleted_ids=_ids(done), task=next(iter(tasks), None), tasks=tasks)
 
@@ -128,7 +129,7 @@ class UserDeleteMutation:
         "Brings an account back while its data waits.", role=Role.DOMAIN_ADMIN, scope=Scope.MASTER
     )
     async def user_restore(self, info: Info, input: UserRestoreInput) -> UserRestorePayload:
-        done = await userrestore.restore(info.context, _named(input.by))
+        done = await user_restore.restore(info.context, _named(input.by))
         return UserRestorePayload(
             user=User.of(done.user),
             recovered_addresses=[EmailAddress(text) for text in done.recovered],
@@ -144,7 +145,7 @@ class UserDeleteMutation:
     async def user_purge(self, info: Info, input: UserPurgeInput) -> UserPurgePayload:
         ctx, live = info.context, getattr(info.context, "live", None)
         async with ctx.together():
-            done = await userdelete.delete(ctx, users_named(input.users), mutation="userPurge")
+            done = await user_delete.delete(ctx, users_named(input.users), mutation="userPurge")
             if live and (there := live.of(done.ids)):
                 text = "connections are open: end them by sessionKick first"
                 raise InUse(text, sessions=len(there), path=["users"])

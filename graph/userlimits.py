@@ -10,8 +10,8 @@ from graph.scalars import BigInt, ByteSize, Duration
 from graph.views import View
 from models.users.tables import LimitSource as LimitSource  # noqa: PLC0414 - known here
 from models.users.tables import UsageLevel
-from resolvers import userlimits
-from resolvers.userlimits import Window
+from resolvers.users.quota import limits as quota_limits
+from resolvers.users.quota.limits import Window
 
 
 @strawberry.type(description="Counter that refills.")
@@ -47,7 +47,7 @@ class QuotaUsage:
 class UserLimits(View):
     @field("Storage.")
     async def quota(self, info: Info) -> QuotaUsage:
-        found = await userlimits.storage(info.context, self.row)
+        found = await quota_limits.storage(info.context, self.row)
         return QuotaUsage(
             allowed=ByteSize(found.allowed),
             used=ByteSize(found.used),
@@ -57,15 +57,15 @@ class UserLimits(View):
 
     @field("Recipients written to per 24 h.")
     async def recipients(self, info: Info) -> Usage:
-        return Usage.of(await userlimits.recipients(info.context, self.row))
+        return Usage.of(await quota_limits.recipients(info.context, self.row))
 
     @field("Messages sent on to targets per 24 h, each counted once for each target.")
     async def forwards(self, info: Info) -> Usage:
-        return Usage.of(await userlimits.sent_on(info.context, self.row))
+        return Usage.of(await quota_limits.sent_on(info.context, self.row))
 
     @field("Messages received per hour.")
     async def received(self, info: Info) -> Usage:
-        return Usage.of(userlimits.received(info.context.world, self.row))
+        return Usage.of(quota_limits.received(info.context.world, self.row))
 
 
 COLUMNS = (

@@ -15,8 +15,9 @@ from graph.scalars import Cursor as ChangeCursor
 from graph.users import User
 from models.store.keyset_pages import Cursor, ordering
 from models.users.roles import Role, Scope
-from resolvers import changes, userlist
-from resolvers.userlist import UserOrder, UserWhere
+from resolvers.changes import stream_reader
+from resolvers.users import listing as user_listing
+from resolvers.users.listing import UserOrder, UserWhere
 
 
 @strawberry.input(description="For listings; fields are combined with AND.")
@@ -59,7 +60,7 @@ class UserQuery:
         row = await user_of(info, by)
         user = User.maybe(row)
         if user and "cursor" in asked(info):  # read before the state that goes with it
-            at = await info.context.load(changes.by_streams, user.row.id)
+            at = await info.context.load(stream_reader.by_streams, user.row.id)
             vars(user)["cursor"] = ChangeCursor(at) if at else None
         return user
 
@@ -81,7 +82,7 @@ class UserQuery:
         return await connected(
             info,
             User,
-            await userlist.pages(info.context, where, ask, wanted, order_by),
-            lambda row: Cursor(ask.ordering, userlist.place_of(order_by, row), row.id),
-            lambda: userlist.count(info.context, where),
+            await user_listing.pages(info.context, where, ask, wanted, order_by),
+            lambda row: Cursor(ask.ordering, user_listing.place_of(order_by, row), row.id),
+            lambda: user_listing.count(info.context, where),
         )

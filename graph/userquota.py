@@ -10,7 +10,8 @@ from graph.scalars import ByteSize
 from graph.tasks import Task
 from graph.users import User
 from models.users.roles import Role, Scope
-from resolvers import userquota, users
+from resolvers.users import loaders as user_loaders
+from resolvers.users.quota import quota_recalculation
 
 
 @strawberry.input(description="Input of quotaRecalculate.")
@@ -39,8 +40,8 @@ class UserQuotaMutation:
     async def quota_recalculate(
         self, info: Info, input: QuotaRecalculateInput
     ) -> QuotaRecalculatePayload:
-        done = await userquota.recalculate(info.context, users_named(input.users))
-        rows = await info.context.load_all(users.by_ids, [key for key, _, _ in done.counts])
+        done = await quota_recalculation.recalculate(info.context, users_named(input.users))
+        rows = await info.context.load_all(user_loaders.by_ids, [key for key, _, _ in done.counts])
         results = [
             QuotaResult(
                 user=User.of(row),

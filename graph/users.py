@@ -48,35 +48,31 @@ from models.store.keyset_pages import ordering
 from models.submission.tables import SubmissionState
 from models.users.roles import AdminPermission, Role, Scope, UserPermission
 from models.users.tables import DelimiterAction, Frequency, ProtocolScope
-from resolvers import (
-    addresses,
-    apppasswords,
-    autoreply,
-    changes,
-    domains,
-    exports,
-    factors,
-    keyvalue,
-    labels,
-    mailboxes,
-    mailboxlists,
-    notifications,
-    passwordpolicy,
-    ratelimits,
-    recovery,
-    savedsearches,
-    subscriptions,
-    tokens,
-    users,
-    usersettings,
-    webauthn,
-)
-from resolvers import userlimits as limits
-from resolvers.addresses import OfUser
-from resolvers.keyvalue import Namespace
-from resolvers.mailboxlists import Only
-from resolvers.twofactor import TwoFactorMethod, enabled
-from resolvers.withheld import openable
+from resolvers.addresses import loaders as address_loaders
+from resolvers.addresses.loaders import OfUser
+from resolvers.admin import key_values
+from resolvers.admin.key_values import Namespace
+from resolvers.auth import access_tokens, app_passwords
+from resolvers.auth.passwords import password_policy
+from resolvers.auth.second_factors import mutations as second_factors_mutations
+from resolvers.auth.second_factors import recovery_codes, webauthn
+from resolvers.auth.second_factors.second_factor_check import TwoFactorMethod, enabled
+from resolvers.autoreply import autoreplies
+from resolvers.changes import stream_reader
+from resolvers.domains import loaders as domain_loaders
+from resolvers.mailboxes import listing as mailbox_listing
+from resolvers.mailboxes import loaders as mailbox_loaders
+from resolvers.mailboxes import subscriptions
+from resolvers.mailboxes.listing import Only
+from resolvers.messages import labels
+from resolvers.messages.content_access import openable
+from resolvers.notifications import push_channels
+from resolvers.queue import rate_limits
+from resolvers.search import saved_searches
+from resolvers.transfer import exports
+from resolvers.users import effective_settings
+from resolvers.users import loaders as user_loaders
+from resolvers.users.quota import limits as quota_limits
 
 if TYPE_CHECKING:
     from graph.auth import AccessToken
@@ -97,19 +93,19 @@ class User(Shape):
     role: Role = leaf("USER unless delegated.")
     address: Address | None = link(
         "id",
-        addresses.mains,
+        address_loaders.mains,
         Address.maybe,
         description="Main address, null for accounts without one.",
     )
     local_part: str | None = link(
         "id",
-        addresses.mains,
+        address_loaders.mains,
         lambda row: row and row.shown.rpartition("@")[0],
         description="Left part of the main address.",
     )
     domain: Domain | None = link(
         "domain_id",
-        domains.by_ids,
+        domain_loaders.by_ids,
         Domain.maybe,
         description="Domain of the main address.",
     )
@@ -149,18 +145,18 @@ class User(Shape):
     enabled2fa: list[TwoFactorMethod] = leaf("Second factors that are on.")
     rate_limit: RateLimit | None = link(
         "id",
-        ratelimits.by_ids,
+        rate_limits.by_ids,
         RateLimit.maybe,
         description="Own sending rate, beside that of the domain; null = what the settings say.",
     )
     cursor: Cursor = link(
         "id",
-        changes.by_streams,
+        stream_reader.by_streams,
         Cursor,
         description="Journal position, for subscribing.",
     )
 
-    batch = staticmethod(users.by_ids)
+    batch = staticmethod(user_loaders.by_ids)
     made: ClassVar[Mapping[str, Made]] = {
         "id": identified("User"),
         "activated": Made(
@@ -188,7 +184,7 @@ class User(Shape):
 
     @field("Domains a DOMAIN_ADMIN is in charge of.", "id")
     async def administers(self, info: Info) -> list[Domain]:
-        rows = await info.context.load(users.administered, self.row.id)
+        rows = await info.context.load(user_loaders.administered, self.row.id)
         return await listed(info, Domain, rows)
 
     @field("Free data hidden from the user.", "internal_data", role=Role.DOMAIN_ADMIN)
@@ -202,7 +198,7 @@ class User(Shape):
 
     @field("Used share of the quota in percent; null = unlimited.", "quota", "used", "domain_id")
     async def quota_percent(self, info: Info) -> float | None:
-        allowed = await limits.allowed(info.context, self.row)
+        allowed = await quota_limits.allowed(info.context, self.row)
         return max(self.row.used, 0) * 100 / allowed if allowed else None
 
     @field(
@@ -212,26 +208,26 @@ class User(Shape):
         role=Role.DOMAIN_ADMIN,
     )
     async def max_new_quota(self, info: Info) -> ByteSize | None:
-        most = await limits.most(info.context, self.row)
+        most = await quota_limits.most(info.context, self.row)
         return None if most is None else ByteSize(most)
 
     @field("What a password must have to be set here.", "id")
     async def password_policy(self, info: Info) -> PasswordPolicy:
-        return PasswordPolicy.of(await info.context.load(passwordpolicy.of_users, self.row.id))
+        return PasswordPolicy.of(await info.context.load(password_policy.of_users, self.row.id))
 
     @field("Mail is passed on to another server (backup MX domain).", "domain_id")
     async def is_relayed(self, info: Info) -> bool:
         key = self.row.domain_id
-        domain = await info.context.load(domains.by_ids, key) if key else None
+        domain = await info.context.load(domain_loaders.by_ids, key) if key else None
         return bool(domain and domain.backup_mx)
 
     @field("How messages are stored, with compression and encryption at rest.", role=Role.ADMIN)
     async def storage_format(self) -> str:
-        return usersettings.FORMAT
+        return effective_settings.FORMAT
 
     @field(
         "What a service is told about the user: api, imap, lmtp, pop3 or smtp; absent = all.",
-        *usersettings.COLUMNS,
+        *effective_settings.COLUMNS,
         role=Role.ADMIN,
     )
     async def effective_settings(
@@ -242,13 +238,15 @@ class User(Shape):
         userdb_only: bool = False,
         expand: str | None = UNSET,
     ) -> list[EffectiveSetting]:
-        asked = usersettings.Asked(service or None, items_of(fields), userdb_only, expand or None)
-        found = await usersettings.settings(info.context, self.row, asked)
+        asked = effective_settings.Asked(
+            service or None, items_of(fields), userdb_only, expand or None
+        )
+        found = await effective_settings.settings(info.context, self.row, asked)
         return [EffectiveSetting(key=key, value=value) for key, value in found]
 
     @field("How many temporary addresses have not ended.")
     async def temporary_address_count(self, info: Info) -> int:
-        return await info.context.load(addresses.temporary, self.row.id)
+        return await info.context.load(address_loaders.temporary, self.row.id)
 
     @field("Those with an end that is to come, and masked ones, which have none.")
     async def temporary_addresses(
@@ -325,17 +323,17 @@ class User(Shape):
     async def access_tokens(
         self, info: Info
     ) -> list[Annotated["AccessToken", strawberry.lazy("graph.auth")]]:
-        rows = await info.context.load(tokens.tokens_of, self.row.id)
+        rows = await info.context.load(access_tokens.tokens_of, self.row.id)
         return await listed(info, graph.auth.AccessToken, rows)
 
     @field("Second factors that are on, with their last use.", scope=Scope.READ)
     async def two_factors(self, info: Info) -> list[TwoFactor]:
-        rows = await info.context.load(factors.standing, self.row.id)
+        rows = await info.context.load(second_factors_mutations.standing, self.row.id)
         return [TwoFactor.of(row) for row in rows]
 
     @field("Recovery codes that are not used yet.", scope=Scope.READ)
     async def recovery_codes_left(self, info: Info) -> int:
-        return await info.context.load(recovery.left, self.row.id)
+        return await info.context.load(recovery_codes.left, self.row.id)
 
     @field("Security keys, the oldest first.", scope=Scope.READ)
     async def webauthn_keys(self, info: Info) -> list[WebauthnKey]:
@@ -347,12 +345,12 @@ class User(Shape):
         scope=Scope.READ,
     )
     async def app_passwords(self, info: Info, show_all: bool = False) -> list[AppPassword]:
-        rows = await info.context.load(apppasswords.of_users, (self.row.id, show_all))
+        rows = await info.context.load(app_passwords.of_users, (self.row.id, show_all))
         return await listed(info, AppPassword, rows)
 
     @field("Vacation answer; where none was set, createdAt is null.", scope=Scope.READ)
     async def autoreply(self, info: Info) -> Autoreply | None:
-        return Autoreply.maybe(await info.context.load(autoreply.of_users, self.row.id))
+        return Autoreply.maybe(await info.context.load(autoreplies.of_users, self.row.id))
 
     @field("Scripts in Sieve, by name.", scope=Scope.READ)
     async def sieve_scripts(
@@ -366,7 +364,7 @@ class User(Shape):
 
     @field("Where the user is told of new mail, by kind.", scope=Scope.READ)
     async def push_channels(self, info: Info) -> list[PushChannel]:
-        rows = await info.context.load(notifications.of_users, self.row.id)
+        rows = await info.context.load(push_channels.of_users, self.row.id)
         return await listed(info, PushChannel, rows)
 
     @field(
@@ -381,7 +379,7 @@ class User(Shape):
 
     @field("Own key-value store: an entry of the one called default.", scope=Scope.READ)
     async def key_value(self, info: Info, key: Key) -> KeyValue | None:
-        return KeyValue.maybe(await keyvalue.find(info.context, Namespace(self.row.id), key))
+        return KeyValue.maybe(await key_values.find(info.context, Namespace(self.row.id), key))
 
     @field("Folders in path order.", scope=Scope.MAIL_READ)
     async def mailboxes(
@@ -399,7 +397,7 @@ class User(Shape):
             subscribed=subscribed if isinstance(subscribed, bool) else None,
         )
         asked = columns(info, Mailbox)
-        rows = await mailboxlists.of_user(info.context, self.row.id, asked, only)
+        rows = await mailbox_listing.of_user(info.context, self.row.id, asked, only)
         return await listed(info, Mailbox, rows)
 
     @field("Folders that others share with the user, owner by owner.", scope=Scope.MAIL_READ)
@@ -416,7 +414,7 @@ class User(Shape):
     @field("Sums over folders, hidden ones too.", scope=Scope.MAIL_READ)
     async def mailbox_totals(self, info: Info, masks: list[str] | None = UNSET) -> MailboxTotals:
         only = Only(_masks(masks), hidden=True)
-        sums = await mailboxlists.totals(info.context, self.row.id, only)
+        sums = await mailbox_listing.totals(info.context, self.row.id, only)
         return MailboxTotals(
             total=BigInt(sums.total), unseen=BigInt(sums.unseen), size=ByteSize(sums.size)
         )
@@ -427,7 +425,7 @@ class User(Shape):
 
     @field("One folder.", scope=Scope.MAIL_READ)
     async def mailbox(self, info: Info, by: MailboxRef) -> Mailbox | None:
-        row = await info.context.load(mailboxes.named, (self.row.id, named(by, path="by")))
+        row = await info.context.load(mailbox_loaders.named, (self.row.id, named(by, path="by")))
         return Mailbox.maybe(row)
 
     @field("Messages in all folders, newest first.", scope=Scope.MAIL_READ)
@@ -467,7 +465,7 @@ class User(Shape):
 
     @field("Searches that are kept, by name; of others nobody sees any.", scope=Scope.MAIL_READ)
     async def saved_searches(self, info: Info) -> list[SavedSearch]:
-        rows = await info.context.load(savedsearches.of_users, self.row.id)
+        rows = await info.context.load(saved_searches.of_users, self.row.id)
         return await listed(info, SavedSearch, rows)
 
     @field(

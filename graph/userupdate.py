@@ -17,10 +17,14 @@ from graph.users import User
 from models.errors import found
 from models.users.roles import AdminPermission, Role, Scope, UserPermission
 from models.users.tables import DelimiterAction, ProtocolScope
-from resolvers import passwordreset, spampolicy, userrights, users, userupdate
-from resolvers.newpasswords import NewPassword
-from resolvers.userrights import Standing
-from resolvers.userupdate import Patch
+from resolvers.auth.passwords import password_reset
+from resolvers.auth.passwords.new_passwords import NewPassword
+from resolvers.spam import spam_policy
+from resolvers.users import loaders as user_loaders
+from resolvers.users import roles as user_roles
+from resolvers.users import update as user_update
+from resolvers.users.roles import Standing
+from resolvers.users.update import Patch
 
 SECRET = {"secret": True}
 FACTS = (
@@ -186,7 +190,7 @@ class PasswordResetPayload(MutationPayload):
 
 async def payload_of(info: Info, keys: list[int]) -> UsersPayload:
     """The accounts that were changed, as they are now."""
-    rows = await info.context.load_all(users.by_ids, keys)
+    rows = await info.context.load_all(user_loaders.by_ids, keys)
     return UsersPayload(users=[User.of(row) for row in rows if row])
 
 
@@ -204,7 +208,7 @@ class UserUpdateMutation:
     )
     async def user_update(self, info: Info, input: UserUpdateInput) -> UsersPayload:
         existing = input.existing_password
-        keys = await userupdate.change(
+        keys = await user_update.change(
             info.context,
             users_named(input.users),
             input.set.patch(),
@@ -223,7 +227,7 @@ class UserUpdateMutation:
             permissions if isinstance(permissions, list) else None,
         )
         chosen = users_named(input.users)
-        return await payload_of(info, await userrights.set_role(info.context, chosen, standing))
+        return await payload_of(info, await user_roles.set_role(info.context, chosen, standing))
 
     @mutation(
         "What users may change themselves: replaces the list.",
@@ -234,7 +238,7 @@ class UserUpdateMutation:
         self, info: Info, input: UserPermissionsSetInput
     ) -> UsersPayload:
         chosen = users_named(input.users)
-        keys = await userrights.set_permissions(info.context, chosen, input.permissions)
+        keys = await user_roles.set_permissions(info.context, chosen, input.permissions)
         return await payload_of(info, keys)
 
     @mutation(
@@ -251,7 +255,9 @@ class UserUpdateMutation:
         }
         facts = {name: maybe.value for name, maybe in said.items() if maybe}
         chosen = users_named(input.users)
-        return await payload_of(info, await spampolicy.set_spam_policy(info.context, chosen, facts))
+        return await payload_of(
+            info, await spam_policy.set_spam_policy(info.context, chosen, facts)
+        )
 
     @mutation(
         "A temporary password beside the one there is, to be changed at the next login; "
@@ -262,5 +268,5 @@ class UserUpdateMutation:
     async def password_reset(self, info: Info, input: PasswordResetInput) -> PasswordResetPayload:
         user = found(await user_of(info, input.user), path=["user"])
         begin = input.valid_after or None
-        password = await passwordreset.reset_password(info.context, user.id, begin)
+        password = await password_reset.reset_password(info.context, user.id, begin)
         return PasswordResetPayload(password=password)

@@ -1,6 +1,6 @@
 """What the values of enums are, in words: those that say the same wherever they stand."""
 
-from resolvers.connectoroptions import MEANT
+from resolvers.connectors.options import MEANT
 
 VALUES = {
     "AuditRoad": {

@@ -26,9 +26,11 @@ from models.notifications.webhooks import PostState
 from models.store.keyset_pages import Cursor as Place
 from models.store.keyset_pages import ordering
 from models.users.roles import Role, Scope
-from resolvers import domains, users, webhooks
-from resolvers.webhooks import LOG, NEWEST, NewWebhook, OfWebhook, WebhookWhere
-from resolvers.webhooktypes import EVERY, TYPES
+from resolvers.domains import loaders as domain_loaders
+from resolvers.notifications import webhooks
+from resolvers.notifications.webhook_event_types import EVERY, TYPES
+from resolvers.notifications.webhooks import LOG, NEWEST, NewWebhook, OfWebhook, WebhookWhere
+from resolvers.users import loaders as user_loaders
 
 if TYPE_CHECKING:
     from graph.users import User
@@ -101,13 +103,13 @@ class Webhook(Shape):
     types: list[str] = leaf('Event types; "user.*" prefix, "*" all.')
     user: Annotated["User", strawberry.lazy("graph.users")] | None = link(
         "user_id",
-        users.by_ids,
+        user_loaders.by_ids,
         shaped("graph.users", "User"),
         description="Only events of this user.",
     )
     domain: Domain | None = link(
         "domain_id",
-        domains.by_ids,
+        domain_loaders.by_ids,
         Domain.maybe,
         description="Only events of this domain and its users; with user, of that one while it is "
         "of this domain.",

@@ -14,7 +14,7 @@ from mail.files.zip_stream import File, zipped
 from mail.mime import Part
 from mail.storage.message_content import Content, Stored
 from models.errors import NotFound, found
-from resolvers import contents
+from resolvers.messages import content
 
 LONGEST = 200  # bytes of a name; file systems take 255
 _RESERVED = re.compile(r"(?:con|prn|aux|nul|com[0-9]|lpt[0-9])(?:\..*)?", re.IGNORECASE)
@@ -25,13 +25,13 @@ async def attachments(desk: Desk, request: Request, named: Callable[[Part], str]
     """Serve all attachments; `named` gives a name to a part that has none."""
     key = ids.named("Message", request.path_params["id"])
     ctx, _ = await reader(desk, request, parts.zip_path(key))
-    message = found(await contents.one(ctx, key))
+    message = found(await content.one(ctx, key))
     known = message.row.attachments
     if not known:
         raise NotFound(str(key))
     files: list[tuple[str, Part]] = []
     for index, attachment in enumerate(known):
-        part = found(contents.attached(message, index))
+        part = found(content.attached(message, index))
         files.append((attachment["filename"] or named(part), part))
     names = distinct(name for name, _ in files)
     opened = [

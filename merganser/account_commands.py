@@ -46,7 +46,7 @@ def add(
     """
     from merganser import accounts
     from merganser.commands import run
-    from resolvers.usercreate import NewUser
+    from resolvers.users.creation.create import NewUser
 
     if no_password and password_stdin:
         raise Trouble("--no-password and --password-stdin exclude each other", code=MISUSED)
@@ -111,7 +111,7 @@ def list_users(
     """
     from merganser import accounts
     from merganser.commands import run
-    from resolvers.userlist import UserWhere
+    from resolvers.users.listing import UserWhere
 
     where = UserWhere(query, tuple(tag) if tag else None, domain=domain, disabled=disabled)
 

@@ -22,25 +22,23 @@ from models.store.keyset_pages import MOST, Ask, Cursor
 from models.users.list_formats import UserFileFormat
 from models.users.roles import Role, Scope
 from models.users.tables import User
-from resolvers import (
-    apikeys,
-    usercreate,
-    userdelete,
-    userlist,
-    userrestore,
-    userupdate,
-)
-from resolvers.apikeys import NewKey
+from resolvers.auth import api_keys
+from resolvers.auth.api_keys import NewKey
+from resolvers.auth.passwords.new_passwords import NewPassword
 from resolvers.context import Context
-from resolvers.newpasswords import NewPassword
-from resolvers.usercreate import NewUser
-from resolvers.userlist import UserWhere
-from resolvers.userrestore import Named
-from resolvers.userselection import Users
+from resolvers.users import delete as user_delete
+from resolvers.users import listing as user_listing
+from resolvers.users import restore as user_restore
+from resolvers.users import update as user_update
+from resolvers.users.creation import create as creation_create
+from resolvers.users.creation.create import NewUser
+from resolvers.users.listing import UserWhere
+from resolvers.users.restore import Named
+from resolvers.users.selection import Users
 
 if TYPE_CHECKING:
-    from resolvers.userfile import Outcome
-from resolvers.userupdate import Patch
+    from resolvers.users.creation.file_create import Outcome
+from resolvers.users.update import Patch
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +56,7 @@ class Key:
 async def add(world: World, new: NewUser) -> tuple[str, list[str]]:
     """Create an account; returns its id, and warnings."""
     ctx = owner(world)
-    user = await usercreate.create(ctx, new)
+    user = await creation_create.create(ctx, new)
     return encode("User", user.id), [one.message for one in ctx.warnings]
 
 
@@ -69,17 +67,17 @@ async def create_from_file(
 
     An account that exists is refused, so the same file can be given again after a crash.
     """
-    from resolvers import userfile  # noqa: PLC0415 - it loads what imports of mail need
+    from resolvers.users.creation import file_create  # noqa: PLC0415 - it loads what imports of mail need
 
     ctx = owner(world)
     try:
         with path.open("rb") as file:
-            head = file.read(userfile.HEAD)
+            head = file.read(file_create.HEAD)
     except OSError as problem:
         text = f"cannot read {path}: {(problem.strerror or '').lower()}"
         raise Trouble(text) from problem
     try:
-        async with aclosing(userfile.outcomes(ctx, path, head, form)) as outcomes:
+        async with aclosing(file_create.outcomes(ctx, path, head, form)) as outcomes:
             async for outcome in outcomes:
                 yield outcome
     except Refused as refusal:
@@ -101,7 +99,7 @@ async def change_password(world: World, name: str, password: str) -> None:
 
 async def set_password(ctx: Context, user_id: int, password: str) -> None:
     """Give a user another password, in one unit; tokens made under the old one end."""
-    await userupdate.change(ctx, Users(ids=(user_id,)), Patch(password=NewPassword(password)))
+    await user_update.change(ctx, Users(ids=(user_id,)), Patch(password=NewPassword(password)))
 
 
 async def delete(world: World, name: str, after: datetime | None) -> datetime | None:
@@ -110,14 +108,14 @@ async def delete(world: World, name: str, after: datetime | None) -> datetime | 
     Its data goes by a task, of a server that is running or the next one.
     """
     ctx = owner(world)
-    done = await userdelete.delete(ctx, Users(usernames=(name,)), after, mutation="user delete")
+    done = await user_delete.delete(ctx, Users(usernames=(name,)), after, mutation="user delete")
     until: datetime | None = done.tasks[0].not_before
     return until
 
 
 async def restore(world: World, name: str) -> tuple[list[str], list[str]]:
     """Bring an account back; returns the addresses it has again, and those it has lost."""
-    done = await userrestore.restore(owner(world), Named(name=name))
+    done = await user_restore.restore(owner(world), Named(name=name))
     return list(done.recovered), list(done.lost)
 
 
@@ -136,7 +134,7 @@ async def listed(world: World, where: UserWhere) -> list[dict[str, Any]]:
     }
     while True:
         ask = Ask("users", MOST, at)
-        page = await userlist.pages(ctx, where, ask, columns)
+        page = await user_listing.pages(ctx, where, ask, columns)
         found += page.rows
         if not page.next:
             break
@@ -170,7 +168,7 @@ async def make_key(world: World, key: Key) -> tuple[str, str]:
     if user_id is None and not key.role.includes(Role.ADMIN):
         raise Trouble(f"say whose key it is with --user, or give it --role {Role.ADMIN}")
     new = NewKey(key.name, key.role, key.scopes, key.read_only, user_id, key.expires)
-    row, secret = await apikeys.create_key(owner(world), new)
+    row, secret = await api_keys.create_key(owner(world), new)
     return encode("ApiKey", row.id), secret
 
 
@@ -178,11 +176,11 @@ async def keys(world: World) -> list[dict[str, Any]]:
     """All API keys, newest first, in plain values; their secrets nobody has."""
     ctx, at, found = owner(world), None, list[Any]()
     while True:
-        page = await apikeys.keys(ctx, Ask(apikeys.NEWEST, MOST, at))
+        page = await api_keys.keys(ctx, Ask(api_keys.NEWEST, MOST, at))
         found += page.rows
         if not page.next:
             break
-        at = Cursor(apikeys.NEWEST, page.rows[-1].created_at, page.rows[-1].id)
+        at = Cursor(api_keys.NEWEST, page.rows[-1].created_at, page.rows[-1].id)
     asked = select(*picked(User, {"id", "username"})).where(
         col(User.id).in_({row.user_id for row in found if row.user_id})
     )
@@ -209,8 +207,8 @@ async def revoke(world: World, ids: list[str]) -> None:
         decoded = [decode("ApiKey", each) for each in ids]
     except Invalid as problem:
         raise Trouble("that is no id of a key: `merganser token list` shows them") from problem
-    there = await apikeys.keys_by_ids(owner(world), decoded)
+    there = await api_keys.keys_by_ids(owner(world), decoded)
     for each, row in zip(ids, there, strict=True):
         if row is None:
             raise Trouble(f"there is no key {each}: `merganser token list` shows all")
-    await apikeys.delete_keys(owner(world), decoded)
+    await api_keys.delete_keys(owner(world), decoded)

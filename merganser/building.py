@@ -36,9 +36,10 @@ from models.store.object_store import Store
 from models.store.outages import StoreUnavailable
 from models.store.postgres.address import AddressError, is_postgres, parse_postgres_address
 from models.users.roles import Role, Scope
-from resolvers import known, passwords
-from resolvers import settings as stored_settings
-from resolvers.auth import settle
+from resolvers.admin import settings as admin_settings
+from resolvers.auth import credential_cache
+from resolvers.auth.authentication import settle
+from resolvers.auth.passwords import password_hashes
 from resolvers.context import Context, Viewer
 
 UNREADY = "the store is not ready: run `merganser init` first"
@@ -73,10 +74,10 @@ async def opened(settings: Settings, *, migrate: bool = False) -> AsyncGenerator
             wakeups=bells,
             fault=fault(settings.fault),
         )
-        known.guard(world)
+        credential_cache.guard(world)
         try:
             with reached(settings):
-                stored_settings.warn(await stored_settings.refresh(world))
+                admin_settings.warn(await admin_settings.refresh(world))
                 await restore_mark.load(world)
             yield world
         finally:
@@ -85,7 +86,7 @@ async def opened(settings: Settings, *, migrate: bool = False) -> AsyncGenerator
             await bells.close()
             await large.close()
             await close_readers()
-            await passwords.close(world)
+            await password_hashes.close(world)
 
 
 async def _compare_blobs(settings: Settings, store: Database, objects: Store) -> None:

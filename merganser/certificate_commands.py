@@ -13,7 +13,7 @@ from merganser.trouble import MISUSED, Trouble
 if TYPE_CHECKING:
     from merganser.settings import Settings
     from models.runtime.environment import World
-    from resolvers.certificates import Notice
+    from resolvers.certificates.certificates import Notice
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of the server.")]

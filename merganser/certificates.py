@@ -15,8 +15,8 @@ from models.certificates import Certificate
 from models.errors import Refused
 from models.runtime.environment import World
 from models.store.columns import Picked, picked
-from resolvers import certificates
-from resolvers.certificates import Given, Notice
+from resolvers.certificates import certificates
+from resolvers.certificates.certificates import Given, Notice
 
 COLUMNS = (
     "server_name", "alt_names", "description", "sha256", "spki", "issuer", "not_after", "acme",

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from merganser.importing import Progress
     from merganser.settings import Settings
     from models.runtime.environment import World
-    from resolvers.importing import Outcome
+    from resolvers.transfer.import_writer import Outcome
 
 Result = TypeVar("Result")
 Locked = Annotated[

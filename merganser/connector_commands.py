@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from merganser.settings import Settings
     from models.runtime.environment import World
     from models.store.columns import Picked
-    from resolvers.connectorcheck import Checked
+    from resolvers.connectors.check import Checked
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Which = Annotated[str, typer.Argument(metavar="ID", help="Its id, or its name.")]

@@ -24,11 +24,13 @@ from models.runtime.environment import World
 from models.store.columns import Picked, picked
 from models.store.keyset_pages import MOST, Ask, Cursor
 from models.users.tables import User
-from resolvers import connectorchange, connectorcheck, connectorruns
-from resolvers import connectors as stored
-from resolvers.connectorcheck import Checked
-from resolvers.connectors import ConnectorWhere
-from resolvers.userselection import Users
+from resolvers.connectors import check
+from resolvers.connectors import loaders as connector_loaders
+from resolvers.connectors import mutations as connector_mutations
+from resolvers.connectors import worker as connector_worker
+from resolvers.connectors.check import Checked
+from resolvers.connectors.loaders import ConnectorWhere
+from resolvers.users.selection import Users
 
 EACH = 0.2  # seconds between two looks at a run
 ALL = "`merganser connector list` shows all"
@@ -100,7 +102,7 @@ async def listed(
     where = ConnectorWhere(users, None, failing)
     while True:
         ask = Ask("connectors", MOST, at)
-        page = await stored.page(ctx, where, ask, stored.SHOWN)
+        page = await connector_loaders.page(ctx, where, ask, connector_loaders.SHOWN)
         rows += page.rows
         if not page.next:
             break
@@ -138,13 +140,13 @@ def _plain(row: Picked, username: str | None) -> dict[str, Any]:
 async def checked(world: World, text: str) -> tuple[Named, Checked]:
     """What becomes of signing in to this one, with the password that is stored."""
     one = await named(world, text)
-    return one, await connectorcheck.check_stored(owner(world), one.key)
+    return one, await check.check_stored(owner(world), one.key)
 
 
 async def log_of(world: World, text: str) -> tuple[Named, list[str] | None]:
     """The lines of the last run of this one; None where it has had none."""
     one = await named(world, text)
-    (lines,) = await stored.last_logs(owner(world), [one.key])
+    (lines,) = await connector_loaders.last_logs(owner(world), [one.key])
     return one, lines
 
 
@@ -176,7 +178,7 @@ async def _interrupted(ending: Ending) -> AsyncGenerator[None]:
 
 async def _ran(world: World, order: Order, one: Named) -> Picked:
     """Follow a run to its end, and do its work here wherever no other process does."""
-    (key,) = await connectorchange.start(owner(world), [one.key], trial=order.trial)
+    (key,) = await connector_mutations.start(owner(world), [one.key], trial=order.trial)
     gate = Gate.of(world.options, private=world.options.connectors_private)
     told: Told | None = None
     here: asyncio.Task[bool] | None = None
@@ -191,12 +193,12 @@ async def _ran(world: World, order: Order, one: Named) -> Picked:
                     await here
                 return row
             if order.ending.asked and not stopped:
-                await connectorchange.stop(owner(world), [key])
+                await connector_mutations.stop(owner(world), [key])
                 stopped = True
             if here is None or here.done():
                 if here is not None:
                     here.result()
-                here = asyncio.create_task(connectorruns.run_one(world, one.key, gate))
+                here = asyncio.create_task(connector_worker.run_one(world, one.key, gate))
             await asyncio.sleep(EACH)
     finally:
         if here is not None and not here.done():
@@ -205,7 +207,7 @@ async def _ran(world: World, order: Order, one: Named) -> Picked:
 
 
 async def _run(world: World, one: Named, key: int) -> Picked:
-    (row,) = await stored.runs_by_ids(owner(world), [key])
+    (row,) = await connector_loaders.runs_by_ids(owner(world), [key])
     if row is None:
         raise Trouble(f"{one.name} was removed while it ran")
     return row

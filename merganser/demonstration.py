@@ -25,23 +25,18 @@ from models.errors import OverQuota
 from models.messages.tables import Message
 from models.runtime.environment import Turn, World
 from models.users.tables import User
-from resolvers import (
-    apikeys,
-    domainchange,
-    domains,
-    flagging,
-    mailboxes,
-    moves,
-    newpasswords,
-    passwordpolicy,
-    passwords,
-    usercreate,
-)
-from resolvers.apikeys import NewKey
-from resolvers.auth import digest_of
-from resolvers.domainchange import Values
-from resolvers.mailboxes import NewMailboxes
-from resolvers.usercreate import NewUser
+from resolvers.auth import api_keys
+from resolvers.auth.api_keys import NewKey
+from resolvers.auth.authentication import digest_of
+from resolvers.auth.passwords import new_passwords, password_hashes, password_policy
+from resolvers.domains import loaders as domain_loaders
+from resolvers.domains import mutations as domain_mutations
+from resolvers.domains.mutations import Values
+from resolvers.mailboxes import loaders as mailbox_loaders
+from resolvers.mailboxes.loaders import NewMailboxes
+from resolvers.messages.bulk import flags, row_changes
+from resolvers.users.creation import create as creation_create
+from resolvers.users.creation.create import NewUser
 
 COUNT = 520  # letters
 TOGETHER = 32  # letters on their way at once
@@ -72,18 +67,18 @@ async def _account(world: World, data: Path) -> DemoAccount:
         row = await _create(world, account)
     elif noted is None and account.password:
         await set_password(owner(world), row.id, account.password)
-    elif not await passwords.check(world, row.password, account.password or ""):
+    elif not await password_hashes.check(world, row.password, account.password or ""):
         account = replace(account, password=None)
     if account.key is None or not await _good(world, account.key):
         new = NewKey("demo", row.role, user_id=row.id)
-        account = replace(account, key=(await apikeys.create_key(owner(world), new))[1])
+        account = replace(account, key=(await api_keys.create_key(owner(world), new))[1])
     if account != noted:
         replaced(data / "demo.json", json.dumps(asdict(account)))
     return account
 
 
 async def _password(world: World) -> str:
-    return newpasswords.generated(world, await passwordpolicy.of_address(owner(world), ADDRESS))
+    return new_passwords.generated(world, await password_policy.of_address(owner(world), ADDRESS))
 
 
 async def _row(world: World) -> Any:
@@ -108,9 +103,9 @@ async def _create(world: World, account: DemoAccount) -> Any:
         internal_data={"demo": begun},
     )
     ctx, domain = owner(world), ADDRESS.rpartition("@")[2]
-    if await domains.named(ctx, domain) is None:
-        await domainchange.create(ctx, domain, Values(), with_key=False)
-    await usercreate.create(ctx, new)
+    if await domain_loaders.named(ctx, domain) is None:
+        await domain_mutations.create(ctx, domain, Values(), with_key=False)
+    await creation_create.create(ctx, new)
     return await _row(world)
 
 
@@ -144,9 +139,9 @@ async def _fill(world: World, row: Any, count: int, progress: Progress) -> None:
 
 async def _boxes(world: World, user_id: int, paths: set[str]) -> dict[str, int]:
     ctx = on_behalf(world, user_id)
-    there = {row.path: int(row.id) for row in await mailboxes.all_of(ctx, user_id, ())}
+    there = {row.path: int(row.id) for row in await mailbox_loaders.all_of(ctx, user_id, ())}
     for path in sorted(paths - there.keys()):
-        for box in await mailboxes.create(ctx, NewMailboxes([path])):
+        for box in await mailbox_loaders.create(ctx, NewMailboxes([path])):
             there[box.path] = box.id
     return there
 
@@ -188,5 +183,5 @@ async def _answered(world: World, user_id: int, replied: Sequence[Letter]) -> No
             col(Message.user_id) == user_id, col(Message.digest).in_(digests)
         )
         ids = [row.id for row in await ctx.read(asked)]
-        rows = await moves.chosen(session, ids)
-        await flagging.change(ctx, session, rows, moves.Changes({"answered": True}))
+        rows = await row_changes.chosen(session, ids)
+        await flags.change(ctx, session, rows, row_changes.Changes({"answered": True}))

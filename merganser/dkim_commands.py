@@ -58,7 +58,7 @@ def dkim_add(
     from merganser import dkimkeys
     from merganser.commands import run
     from models.domains.dkim_keys import DkimAlgorithm
-    from resolvers.dkimchange import NewKey
+    from resolvers.domains.dkim_key_mutations import NewKey
 
     new = NewKey(selector, algorithm=DkimAlgorithm[algorithm.name], key_size=bits)
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from merganser.manifests import Entry
     from merganser.settings import Settings
     from models.runtime.environment import World
-    from resolvers.documents import NewDocument
+    from resolvers.admin.trusted_documents import NewDocument
 
 TOLD = 100  # complaints that are printed; whoever has more has one mistake many times
 
@@ -45,7 +45,7 @@ def add(
 
     async def work(world: "World", _settings: "Settings") -> int:
         from merganser.building import owner
-        from resolvers import documents
+        from resolvers.admin import trusted_documents as documents
 
         return await documents.add(owner(world), new)
 
@@ -59,7 +59,7 @@ def _judged(found: "list[Entry]") -> "list[NewDocument]":
     from graph.judging import judge
     from graph.schema import schema
     from merganser.commands import progress_bar
-    from resolvers.documents import NewDocument
+    from resolvers.admin.trusted_documents import NewDocument
 
     new: list[NewDocument] = []
     bad: list[list[str]] = []
@@ -99,7 +99,7 @@ def list_documents(
 
     async def work(world: "World", _settings: "Settings") -> list[dict[str, Any]]:
         from merganser.building import owner
-        from resolvers import documents
+        from resolvers.admin import trusted_documents as documents
 
         return [
             {
@@ -134,7 +134,7 @@ def remove(
 
     async def work(world: "World", _settings: "Settings") -> None:
         from merganser.building import owner
-        from resolvers import documents
+        from resolvers.admin import trusted_documents as documents
 
         await documents.remove(owner(world), wanted)
 

@@ -13,7 +13,7 @@ from merganser.trouble import MISUSED, WRONG, Trouble
 if TYPE_CHECKING:
     from merganser.settings import Settings
     from models.runtime.environment import World
-    from resolvers.domainrename import Renamed
+    from resolvers.domains.rename import Renamed
 
 Size = Annotated[str | None, typer.Option(help="Such as 5 GiB; 0 is unlimited.")]
 

@@ -10,20 +10,23 @@ from merganser.trouble import Trouble
 from models.runtime.environment import World
 from models.store.columns import Picked
 from models.store.keyset_pages import MOST, Ask, Cursor
-from resolvers import dnsrecords, domainchange, domainlists, domainrename
-from resolvers import domains as resolved
 from resolvers.context import Context
-from resolvers.dnsrecords import Question
-from resolvers.domainchange import Values
-from resolvers.domainrename import Renamed
-from resolvers.domains import DomainWhere, Named
+from resolvers.domains import dns_records
+from resolvers.domains import listing as domain_listing
+from resolvers.domains import loaders as domain_loaders
+from resolvers.domains import mutations as domain_mutations
+from resolvers.domains import rename as domain_rename
+from resolvers.domains.dns_records import Question
+from resolvers.domains.loaders import DomainWhere, Named
+from resolvers.domains.mutations import Values
+from resolvers.domains.rename import Renamed
 
 
 async def add(
     world: World, name: str, columns: Mapping[str, Any], *, with_key: bool
 ) -> tuple[str, list[dict[str, Any]]]:
     """Make a domain; returns its id, and its key, if it has one, as `dkimkeys.listed` does."""
-    row = await domainchange.create(owner(world), name, Values(columns), with_key=with_key)
+    row = await domain_mutations.create(owner(world), name, Values(columns), with_key=with_key)
     keys = await dkimkeys.listed(world, row.name, check=False) if with_key else []
     return encode("Domain", row.id), keys
 
@@ -35,8 +38,8 @@ async def listed(world: World) -> list[dict[str, Any]]:
                "max_addresses", "quota_allocated", "quota", "backup_mx"}  # fmt: skip
     while True:
         ask = Ask("domains", MOST, at)
-        page = await resolved.pages(ctx, DomainWhere(), ask, columns)
-        stored = await domainlists.totals(ctx, [row.id for row in page.rows])
+        page = await domain_loaders.pages(ctx, DomainWhere(), ask, columns)
+        stored = await domain_listing.totals(ctx, [row.id for row in page.rows])
         found += zip(page.rows, stored, strict=True)
         if not page.next:
             break
@@ -67,19 +70,19 @@ async def rename(world: World, old: str, new: str, *, dry_run: bool) -> Renamed:
     ctx = owner(world)
     await _found(ctx, old)
     async with ctx.together(keep=not dry_run):
-        return await domainrename.rename(ctx, old, new)
+        return await domain_rename.rename(ctx, old, new)
 
 
 async def delete(world: World, names: Sequence[str], *, cascade: bool) -> int:
     """Delete these domains, all or none; returns how many."""
     ctx = owner(world)
     refs = [Named(id=(await _found(ctx, name)).id) for name in names]
-    return len(await domainchange.remove(ctx, refs, cascade=cascade))
+    return len(await domain_mutations.remove(ctx, refs, cascade=cascade))
 
 
 async def _found(ctx: Context, name: str) -> Picked:
     """The domain of this name; Trouble where there is none."""
-    row = await resolved.named(ctx, name)
+    row = await domain_loaders.named(ctx, name)
     if row is None:
         raise Trouble(f"there is no domain {name}: `merganser domain list` shows all")
     return row
@@ -89,7 +92,7 @@ async def records(world: World, name: str, *, check: bool) -> list[dict[str, Any
     """What DNS should say of a domain, and, with `check`, what it says; in plain values."""
     ctx = owner(world)
     row = await _found(ctx, name)
-    (found,) = await dnsrecords.records(ctx, [Question.of(row, check=check)])
+    (found,) = await dns_records.records(ctx, [Question.of(row, check=check)])
     return [
         {
             "type": one.advice.type,

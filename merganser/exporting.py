@@ -13,12 +13,13 @@ from merganser.building import on_behalf
 from merganser.importing import user_named
 from merganser.trouble import MISUSED, Trouble
 from models.runtime.environment import World
-from resolvers import exporting, mailboxes, passphrases
 from resolvers.context import Context
-from resolvers.exporting import After
-from resolvers.mailboxes import Named
-from resolvers.selections import Selection
-from resolvers.where import MessageWhere
+from resolvers.mailboxes import loaders as mailbox_loaders
+from resolvers.mailboxes.loaders import Named
+from resolvers.messages.filters.filter_conditions import Selection
+from resolvers.messages.filters.message_filter import MessageWhere
+from resolvers.transfer import export_writer, passphrases
+from resolvers.transfer.export_writer import After
 
 Began = Callable[[int], Callable[[int], None]]  # told how many, and then how many are done
 
@@ -83,11 +84,11 @@ async def export(world: World, order: Order, began: Began) -> Outcome:
 async def _ids(ctx: Context, path: str | None) -> list[int] | None:
     if path is None:
         return None
-    row = await ctx.load(mailboxes.named, (ctx.viewer.user_id, Named(path=path)))
+    row = await ctx.load(mailbox_loaders.named, (ctx.viewer.user_id, Named(path=path)))
     if row is None:
         raise Trouble(f"there is no mailbox {path}")
     where = MessageWhere(mailbox=Named(id=row.id))
-    return await exporting.chosen(ctx, ctx.viewer.user_id, Selection(where=where))
+    return await export_writer.chosen(ctx, ctx.viewer.user_id, Selection(where=where))
 
 
 @dataclass(slots=True)
@@ -107,10 +108,10 @@ class Writer:
         state, damaged, done = State(), list[str](), 0
         after: After = None
         what = {"ids": self.ids, "settings": self.settings}
-        chunk, total = await exporting.begun(self.ctx, self.kind, state, what, self.passphrase)
+        chunk, total = await export_writer.begun(self.ctx, self.kind, state, what, self.passphrase)
         self._put(chunk)
         progress = began(total)
-        while part := await exporting.cut(self.ctx, self.kind, state, self.ids, after):
+        while part := await export_writer.cut(self.ctx, self.kind, state, self.ids, after):
             self._put(part.chunk)
             after, done = part.after, done + part.done
             damaged += part.damaged

@@ -29,8 +29,9 @@ from models.events.journal import ChangeKind
 from models.runtime.environment import World
 from models.store.columns import Picked, picked
 from models.users.tables import User
-from resolvers import connectorarchive, importing, passphrases
-from resolvers.importing import Import, Outcome, Reading, Ready
+from resolvers.connectors import transfer
+from resolvers.transfer import import_writer, passphrases
+from resolvers.transfer.import_writer import Import, Outcome, Reading, Ready
 
 KIND = "IMPORT"
 
@@ -86,7 +87,7 @@ async def bring(world: World, order: Order, began: Callable[[Source, int], Progr
                 await _furnish(run.work, origin.account, settings=order.settings)
             await _go_on(run, after, began(origin, run.base))
             if origin.account and order.settings:  # now that they need not fetch it all again
-                await connectorarchive.bring(run.work, origin.account, word)
+                await transfer.bring(run.work, origin.account, word)
             await _finish(run)
     except OverQuota as full:
         text = f"the account is full ({full}): give it more storage, then run this again"
@@ -98,10 +99,10 @@ async def bring(world: World, order: Order, began: Callable[[Source, int], Progr
 
 async def _furnish(work: Import, account: Account, *, settings: bool) -> None:
     if settings:  # first: folders that encrypt need the key
-        await importing.settle(work, account)
-    await importing.furnish(work, account, notes=settings)
+        await import_writer.settle(work, account)
+    await import_writer.furnish(work, account, notes=settings)
     if settings:
-        await importing.introduce(work, account)
+        await import_writer.introduce(work, account)
 
 
 async def _source(world: World, path: Path) -> Source:
@@ -154,7 +155,7 @@ async def _begun(
         await session.flush()
         await ctx.record(session, user_id, ChangeKind.TASK_CHANGED, [key])
     begun = key if same or not note else world.key()  # it reads again what it has brought
-    work = await importing.opened(ctx, user_id, into, begun)
+    work = await import_writer.opened(ctx, user_id, into, begun)
     work.outcome = Outcome(**note.get("outcome", {}))
     base = int(note.get("at", 0)) if same else 0
     return Bringing(work, origin, key, base), note.get("after") if same else None
@@ -163,7 +164,7 @@ async def _begun(
 async def _go_on(run: Bringing, after: str | None, progress: Progress) -> None:
     reading = Reading(messages(run.origin, after))
     while group := await asyncio.to_thread(reading.group):
-        ready = [one for one in [await importing.read(run.work, each) for each in group] if one]
+        ready = [one for one in [await import_writer.read(run.work, each) for each in group] if one]
         try:
             await _store(run, ready, group[-1])
         except OverQuota:
@@ -181,7 +182,7 @@ async def _go_on(run: Bringing, after: str | None, progress: Progress) -> None:
 async def _store(run: Bringing, ready: Sequence[Ready], last: Found) -> None:
     """Store these and note that all up to `last` is done, in one unit."""
     for again in (False, True):
-        kept = await importing.keep(run.work, ready, again=again)
+        kept = await import_writer.keep(run.work, ready, again=again)
         try:
             await _unit(run, ready, kept, last)
         except Gone:  # a piece was collected meanwhile
@@ -195,7 +196,7 @@ async def _store(run: Bringing, ready: Sequence[Ready], last: Found) -> None:
 async def _unit(run: Bringing, ready: Sequence[Ready], kept: Sequence[Kept], last: Found) -> None:
     work = run.work
     async with work.ctx.write(work.user.id) as session:
-        await importing.put(work, session, ready, kept)
+        await import_writer.put(work, session, ready, kept)
         outcome = {**_plain(work.outcome), "stored": work.outcome.stored + len(ready)}
         note = {
             "after": last.after,

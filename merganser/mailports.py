@@ -18,8 +18,8 @@ from merganser.server import sockets
 from merganser.settings import PREFIX, Settings
 from merganser.trouble import MISUSED, Trouble
 from models.runtime.environment import World
-from resolvers import certificatewatch
-from resolvers.submitting import Clerk
+from resolvers.certificates import certificate_reload
+from resolvers.submission.smtp_submission import Clerk
 
 COMMANDS = 2000  # of one connection
 STRANGERS = 50  # recipients of one connection whom nobody knows
@@ -46,7 +46,7 @@ def certificate(settings: Settings) -> Certificate | None:
 
 async def required(settings: Settings, world: World) -> None:
     """Trouble where submission is to be open and there is no certificate, nor one on its way."""
-    if settings.tls_cert is not None or await certificatewatch.any_stored(world):
+    if settings.tls_cert is not None or await certificate_reload.any_stored(world):
         return
     for name in ("SUBMISSION", "SUBMISSIONS"):
         if name in sockets.listen_addresses(settings):
@@ -59,9 +59,9 @@ async def required(settings: Settings, world: World) -> None:
 
 async def _keyring(settings: Settings, world: World, stack: AsyncExitStack) -> Keyring:
     """All certificates there are, and what is changed of them while we run."""
-    ring = certificatewatch.keyring(world, certificate(settings))
-    await certificatewatch.refresh(world, ring)
-    following = asyncio.create_task(certificatewatch.follow(world, ring))
+    ring = certificate_reload.keyring(world, certificate(settings))
+    await certificate_reload.refresh(world, ring)
+    following = asyncio.create_task(certificate_reload.follow(world, ring))
     stack.callback(following.cancel)
     return ring
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from graph.persisted import PREFIX
 from merganser.trouble import Trouble
-from resolvers.documents import hash_of
+from resolvers.admin.trusted_documents import hash_of
 
 APOLLO = "apollo-persisted-query-manifest"
 OTHERS = {32: "MD5", 40: "SHA-1"}  # digits of hashes that compilers make unless told otherwise

@@ -16,7 +16,7 @@ from merganser.server import sockets
 from merganser.settings import Settings
 from models.runtime.concurrency_limits import Crowd
 from models.runtime.environment import World
-from resolvers import acmeruns
+from resolvers.certificates import acme_worker
 
 log = logging.getLogger(__name__)
 
@@ -77,7 +77,7 @@ class Proving:
 
     async def _answer(self, head: bytes) -> bytes:
         asked = ASKED.match(head)
-        found = await acmeruns.answer(self._world, asked[2].decode()) if asked else None
+        found = await acme_worker.answer(self._world, asked[2].decode()) if asked else None
         status, text = ("200 OK", found) if found else ("404 Not Found", "There is nothing here.\n")
         body = text.encode()
         fields = (

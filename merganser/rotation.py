@@ -8,8 +8,8 @@ from merganser.server.store_use import used_alone
 from merganser.settings import Settings
 from models.runtime.environment import World
 from models.runtime.secret_box import Vault, new_key
-from resolvers import sealing
-from resolvers.sealing import Progress
+from resolvers.admin import secret_rotation
+from resolvers.admin.secret_rotation import Progress
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class Rotated:
 async def listed(world: World) -> list[Key]:
     """The keys, the newest last."""
     at = await vaults.made_at(world.database)
-    many = await sealing.counted(world, world.vault.keys)
+    many = await secret_rotation.counted(world, world.vault.keys)
     newest = world.vault.newest
     return [Key(name, at.get(name), many[name], name == newest) for name in world.vault.keys]
 
@@ -58,10 +58,10 @@ async def rotate(
         world = replace(world, vault=Vault(keys))
         await vaults.register(world.database, world.vault)
         world.fault("rotation")
-        came = await sealing.reseal(world, progress)
+        came = await secret_rotation.reseal(world, progress)
         done = Rotated(name, came.done, closed=came.closed)
         if not keep_old:
-            many = await sealing.counted(world, keys)
+            many = await secret_rotation.counted(world, keys)
             done.removed = [old for old in keys if not many[old] and old != name]
             await vaults.forget(world.database, done.removed)
             world.fault("rotation")

@@ -39,17 +39,13 @@ from merganser.trouble import MISUSED, Trouble
 from models.errors import Invalid
 from models.runtime import leases
 from models.runtime.environment import World
-from resolvers import (
-    acmeruns,
-    changes,
-    connectorruns,
-    dkimrotation,
-    neighbours,
-    pushing,
-    tasks,
-    webhookposts,
-)
-from resolvers import settings as stored_settings
+from resolvers.admin import settings as admin_settings
+from resolvers.admin import tasks
+from resolvers.certificates import acme_worker
+from resolvers.changes import stream_reader, wakeups
+from resolvers.connectors import worker as connector_worker
+from resolvers.domains import dkim_rotation
+from resolvers.notifications import push_worker, webhook_worker
 
 log = logging.getLogger("merganser")
 
@@ -238,7 +234,7 @@ async def _workers(
 
     What must be in each process is what this process hears; the rest is done in one of several.
     """
-    cancelled = [changes.watch(world), neighbours.hear(world), stored_settings.follow(world)]
+    cancelled = [stream_reader.watch(world), wakeups.hear(world), admin_settings.follow(world)]
     if part.ship is not None:
         cancelled.append(part.ship.run())
     ended_by_event: list[Coroutine[None, None, None]] = []
@@ -252,11 +248,11 @@ async def _workers(
             snooze_worker.run(world),
             training_worker.run(world),
             tasks.run(world),
-            webhookposts.run(world, worded),
-            pushing.run(world, ids.encode),
-            dkimrotation.run(world),
-            acmeruns.run(world),
-            connectorruns.run(world),
+            webhook_worker.run(world, worded),
+            push_worker.run(world, ids.encode),
+            dkim_rotation.run(world),
+            acme_worker.run(world),
+            connector_worker.run(world),
         ]
     asked = [_begun(work, ending) for work in ended_by_event]
     running = [_begun(work, ending) for work in cancelled]

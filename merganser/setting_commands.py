@@ -11,8 +11,8 @@ from merganser.trouble import MISUSED, Trouble
 if TYPE_CHECKING:
     from merganser.settings import Settings
     from models.runtime.environment import World
+    from resolvers.admin.settings import Found
     from resolvers.context import Context
-    from resolvers.settings import Found
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Reason = Annotated[
@@ -38,7 +38,7 @@ def list_settings(
 
     async def work(world: "World", _settings: "Settings") -> "list[Found]":
         from merganser.building import owner
-        from resolvers import settings
+        from resolvers.admin import settings
 
         return await settings.all_of(owner(world), part)
 
@@ -67,7 +67,7 @@ def get(
 
     async def work(world: "World", _settings: "Settings") -> "Found | None":
         from merganser.building import owner
-        from resolvers import settings
+        from resolvers.admin import settings
 
         return await settings.one(owner(world), key)
 
@@ -98,7 +98,7 @@ def put(
     from merganser.commands import run
 
     async def work(world: "World", _settings: "Settings") -> "Found":
-        from resolvers import settings
+        from resolvers.admin import settings
 
         return await settings.put(_owner(world, reason), key, _read(key, value))
 
@@ -118,7 +118,7 @@ def unset(
     from merganser.commands import run
 
     async def work(world: "World", _settings: "Settings") -> "list[Found]":
-        from resolvers import settings
+        from resolvers.admin import settings
 
         found, _ = await settings.drop(_owner(world, reason), keys)
         return found
@@ -144,7 +144,7 @@ def _read(key: str, text: str) -> Any:
 
     from merganser.amounts import span
     from models.quantities import long
-    from resolvers.declared import DECLARED, Kind
+    from resolvers.admin.setting_definitions import DECLARED, Kind
 
     declared = DECLARED.get(key)
     if declared is None:

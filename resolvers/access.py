@@ -74,7 +74,7 @@ def records(ctx: Context, table: Rows) -> ColumnElement[bool]:
     """The WHERE clause for folders and messages, without what is in them.
 
     What is visible, and for administrators that of the accounts they manage; a DOMAIN_ADMIN
-    needs LOGIN_AS. What is in them is another matter: `resolvers/withheld.py`.
+    needs LOGIN_AS. What is in them is another matter: `resolvers/messages/content_access.py`.
     """
     if not administered(ctx):
         return visible(ctx, table)

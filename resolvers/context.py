@@ -423,10 +423,13 @@ async def _told(batch: Batch[Key, Value], name: str, ctx: Context, keys: list[Ke
 
 
 def _name(batch: object) -> str:
-    """The module and the function: `users.by_ids`. A partial goes by what it calls."""
+    """Return the module below `resolvers` and the function: `users.loaders.by_ids`.
+
+    A partial has the name of the function that it calls.
+    """
     while isinstance(batch, partial):
         batch = batch.func
-    module = getattr(batch, "__module__", "").rpartition(".")[2]
+    module = getattr(batch, "__module__", "").removeprefix("resolvers.")
     return f"{module}.{getattr(batch, '__qualname__', type(batch).__qualname__)}"
 
 

@@ -9,9 +9,9 @@ from models.runtime.environment import World
 from models.store.columns import table_of
 from models.users.roles import AdminPermission, Role, Scope
 from models.users.tables import User
-from resolvers.auth import authenticate
+from resolvers.auth.authentication import authenticate
+from resolvers.auth.sign_in import Attempt
 from resolvers.context import Context, Viewer
-from resolvers.proving import Attempt
 from tests.conftest import Client, make_client, make_user
 
 ERRORS = """

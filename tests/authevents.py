@@ -9,8 +9,8 @@ from models.auth.security_log import AuthEvent
 from models.events.journal import Change, ChangeKind
 from models.runtime.environment import World
 from models.store.columns import picked
-from resolvers import authlog
-from resolvers.authlog import Event
+from resolvers.auth import security_log
+from resolvers.auth.security_log import Event
 from resolvers.context import Context, Viewer
 from tests.conftest import Client
 
@@ -39,4 +39,4 @@ async def told(client: Client) -> list[int]:
 
 async def noted(client: Client, *given: Event, ip: str | None = "192.0.2.7") -> None:
     for each in given:
-        await authlog.noted(stranger(client.world, ip), each)
+        await security_log.noted(stranger(client.world, ip), each)

@@ -27,10 +27,12 @@ from models.store.columns import Picked
 from models.store.database import Database
 from models.users.roles import Role, Scope
 from models.users.tables import User
-from resolvers import auth, mailboxes, usercreate
+from resolvers.auth import authentication
 from resolvers.context import Context, Viewer
-from resolvers.mailboxes import NewMailboxes
-from resolvers.usercreate import NewUser
+from resolvers.mailboxes import loaders as mailbox_loaders
+from resolvers.mailboxes.loaders import NewMailboxes
+from resolvers.users.creation import create as creation_create
+from resolvers.users.creation.create import NewUser
 from tests import chosen, counts, stores
 from tests.mail.lmtp_client import Neighbour, connect
 
@@ -95,7 +97,7 @@ class Client:
 
     async def box(self, path: str = "INBOX") -> Picked:
         """This user's folder."""
-        return await mailboxes.find(context(self), mailboxes.Named(path=path))
+        return await mailbox_loaders.find(context(self), mailbox_loaders.Named(path=path))
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -151,7 +153,7 @@ async def world(database: Database, clock: Clock, tmp_path: Path) -> AsyncIterat
     blobs = LocalStore(tmp_path / "blobs")
     made = World(database, blobs, secret=b"s" * 32, options=CHEAP, now=clock)
     yield made
-    await auth.settle(made)  # uses of keys are noted behind the answers
+    await authentication.settle(made)  # uses of keys are noted behind the answers
     await message_trace.settle(made)
     await blobs.close()
 
@@ -199,7 +201,7 @@ async def make_user(world: World, name: str, **more: Any) -> User:
     admin = Context(world, Viewer(role=Role.ROOT, scopes=frozenset({Scope.MASTER})))
     more = {"password_disabled": "password" not in more} | more
     new = NewUser(username=name, address=f"{name}@example.org", **more)
-    return await usercreate.create(admin, new)
+    return await creation_create.create(admin, new)
 
 
 async def make_client(world: World, http: httpx.AsyncClient, name: str, **more: Any) -> Client:
@@ -286,7 +288,7 @@ async def post(ada: Client, clock: Clock) -> Client:
         await receive(ada, letter)
         clock.tick(seconds=1)
     for new in (NewMailboxes(["Keep"]), NewMailboxes(["Brief"], retention=timedelta(days=1))):
-        await mailboxes.create(context(ada), new)
+        await mailbox_loaders.create(context(ada), new)
     return ada
 
 
@@ -305,8 +307,8 @@ async def few(post: Client, tmp_path: Path) -> Client:
 @pytest.fixture
 def chunked(monkeypatch: pytest.MonkeyPatch) -> None:
     """Exports and imports take few messages at a time."""
-    monkeypatch.setattr("resolvers.exporting.TOGETHER", 3)
-    monkeypatch.setattr("resolvers.importing.TOGETHER", 4)
+    monkeypatch.setattr("resolvers.transfer.export_writer.TOGETHER", 3)
+    monkeypatch.setattr("resolvers.transfer.import_writer.TOGETHER", 4)
 
 
 @pytest.fixture

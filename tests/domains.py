@@ -9,9 +9,9 @@ from sqlmodel import col
 from models.runtime.environment import World
 from models.users.roles import AdminPermission, Role, Scope
 from models.users.tables import DomainAdmin, User
-from resolvers import usercreate
 from resolvers.context import Context, Viewer
-from resolvers.usercreate import NewUser
+from resolvers.users.creation import create as creation_create
+from resolvers.users.creation.create import NewUser
 from tests.conftest import Client, make_key
 from tests.counts import rows
 
@@ -75,7 +75,7 @@ async def of(client: Client, name: str) -> Any:
 async def live(world: World, name: str, /, **more: Any) -> User:
     """A user of any domain."""
     new = NewUser(name, address=more.pop("address", name), password_disabled=True, **more)
-    return await usercreate.create(Context(world, Viewer(role=Role.ROOT)), new)
+    return await creation_create.create(Context(world, Viewer(role=Role.ROOT)), new)
 
 
 async def key_of(world: World, name: str) -> int:

@@ -13,10 +13,14 @@ from mail.storage.message_insert import Place
 from models.mailboxes.tables import Mailbox, MailboxEntry
 from models.messages.tables import Message
 from models.store.columns import picked
-from resolvers import contents, flagging, keyvalue, mailboxes, mailboxmetadata, moves, tasks
-from resolvers.exporting import SETTINGS
-from resolvers.keyvalue import Namespace, NewValue
-from resolvers.mailboxes import Named, NewMailboxes
+from resolvers.admin import key_values, tasks
+from resolvers.admin.key_values import Namespace, NewValue
+from resolvers.mailboxes import loaders as mailbox_loaders
+from resolvers.mailboxes import metadata
+from resolvers.mailboxes.loaders import Named, NewMailboxes
+from resolvers.messages import content as message_content
+from resolvers.messages.bulk import flags, row_changes
+from resolvers.transfer.export_writer import SETTINGS
 from tests.accounts import row_of, run
 from tests.conftest import Client, Clock, context, raw_message
 from tests.counts import rows
@@ -52,8 +56,10 @@ async def place(client: Client, raw: bytes, path: str = "INBOX", **more: Any) ->
 async def flag(client: Client, key: int, *names: str, **values: Any) -> None:
     ctx = context(client)
     async with ctx.write(client.user.id) as session:
-        found = await moves.chosen(session, [key], also=frozenset({"meta_data"}))
-        await flagging.change(ctx, session, found, moves.Changes.of({}, add=names, values=values))
+        found = await row_changes.chosen(session, [key], also=frozenset({"meta_data"}))
+        await flags.change(
+            ctx, session, found, row_changes.Changes.of({}, add=names, values=values)
+        )
 
 
 async def furnish(client: Client, clock: Clock) -> None:
@@ -61,14 +67,14 @@ async def furnish(client: Client, clock: Clock) -> None:
     ctx = context(client)
     deep = "/".join(["Tief"] * 128)
     for path in ("Archive/2019/Über .. uns", "a.b/c\\d:e", "日本語", deep, "Empty"):
-        await mailboxes.create(ctx, NewMailboxes([path]))
-    await mailboxes.create(
+        await mailbox_loaders.create(ctx, NewMailboxes([path]))
+    await mailbox_loaders.create(
         ctx,
         NewMailboxes(["Kept"], hidden=True, retention=timedelta(days=9), subscribe=False),
     )
     await run(client, "userUpdate", set={"pubKey": key_of("Ada"), "encryptMessages": True})
-    await mailboxes.create(ctx, NewMailboxes(["Sealed"], encrypt=True))
-    await mailboxmetadata.put(ctx, Named(path="日本語"), ("/private/comment", "読む"))
+    await mailbox_loaders.create(ctx, NewMailboxes(["Sealed"], encrypt=True))
+    await metadata.put(ctx, Named(path="日本語"), ("/private/comment", "読む"))
     for nth, raw in enumerate(HOSTILE):
         clock.tick(seconds=61, microseconds=7)
         key = await place(client, raw, seen=bool(nth % 2), envelope_from="carol@example.com")
@@ -86,7 +92,7 @@ async def furnish(client: Client, clock: Clock) -> None:
         script = {"name": name, "content": f"# {name}, Grüße\nkeep;\n", "activate": active}
         await run(client, "sieveScriptPut", "scripts { name }", **script)
     value = NewValue("dark", timedelta(days=5))
-    await keyvalue.put(context(client), Namespace(client.user.id), "ui/theme", value)
+    await key_values.put(context(client), Namespace(client.user.id), "ui/theme", value)
 
 
 async def told(client: Client) -> Any:
@@ -99,7 +105,7 @@ async def told(client: Client) -> Any:
     found = await ctx.read(select(*picked(Message)).where(*mine))
     mail = []
     for row in found:
-        stored = await contents.one(ctx, row.id)
+        stored = await message_content.one(ctx, row.id)
         assert stored is not None
         raw = await gathered(stored.whole())
         facts = (row.received_at, row.expires, row.meta_data, row.envelope_from, row.envelope_to)

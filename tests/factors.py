@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
 from models.runtime.environment import World
-from resolvers import totp
+from resolvers.auth.second_factors import totp
 from tests.conftest import Client
 
 PARTY, ORIGIN = "mail.example.org", "https://mail.example.org"

@@ -17,8 +17,9 @@ from models.messages.tables import Message
 from models.runtime.environment import World
 from models.store.columns import picked
 from models.users.roles import UserPermission
-from resolvers import connectorruns, connectorsecrets
-from resolvers.connectorruns import Worker
+from resolvers.connectors import credentials
+from resolvers.connectors import worker as connector_worker
+from resolvers.connectors.worker import Worker
 from resolvers.context import Context
 from tests.conftest import Client, context
 from tests.mail.dovecot import PASSWORD, Dovecot, dovecot
@@ -57,7 +58,7 @@ async def connector(client: Client, far: Dovecot, **more: Any) -> int:
         "security": Security.PLAIN,
         "mechanism": "PLAIN",
         "username": far.user,
-        "secret": connectorsecrets.sealed(world, key, secret),
+        "secret": credentials.sealed(world, key, secret),
         "remote_timeout": 10,
         "created_at": world.now(),
         "next_run_at": world.now(),
@@ -71,7 +72,7 @@ async def connector(client: Client, far: Dovecot, **more: Any) -> int:
 async def ran(world: World, key: int) -> Any:
     """Run what is due; the newest run of the connector."""
     worker = Worker(world, Gate(private=True))
-    await connectorruns.look(worker)
+    await connector_worker.look(worker)
     for task in list(worker.running):
         await task
     return await newest(world, key)

@@ -15,7 +15,7 @@ from merganser.demo.credentials import NAME, read_account
 from merganser.demonstration import furnish
 from models.runtime.environment import World
 from models.users.tables import User
-from resolvers import auth
+from resolvers.auth import authentication
 from tests.conftest import Client, raw_message
 from tests.e2e.server import Server
 
@@ -62,7 +62,9 @@ async def demo_client(world: World, http: httpx.AsyncClient, folder: Path) -> Cl
 
 async def subscribed(client: Client, document: str) -> AsyncGenerator[Any]:
     """The results of a subscription of this client."""
-    viewer = await auth.sign_in(client.world, {"authorization": f"Bearer {client.secret}"})
+    viewer = await authentication.sign_in(
+        client.world, {"authorization": f"Bearer {client.secret}"}
+    )
     context = Operation(client.world, viewer)
     async for result in await schema.stream(document, context_value=context):
         yield result

@@ -15,8 +15,8 @@ from mail.network.outbound_http import Gate
 from models.mailboxes.tables import Mailbox
 from models.messages.tables import Message
 from models.runtime.environment import World
-from resolvers import connectorruns
-from resolvers.connectorruns import Worker
+from resolvers.connectors import worker as connector_worker
+from resolvers.connectors.worker import Worker
 from tests.accounts import ERRORS, run
 from tests.conftest import Client, raw_message
 
@@ -100,7 +100,7 @@ async def work(world: World) -> None:
     """Run what is due, until nothing is."""
     worker = Worker(world, Gate(private=True))
     while True:
-        await connectorruns.look(worker)
+        await connector_worker.look(worker)
         if not worker.running:
             return
         for task in list(worker.running):

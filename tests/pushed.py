@@ -16,7 +16,7 @@ from mail.network.outbound_http import Gate
 from mail.recipients import address_resolution
 from mail.storage import message_insert, received_messages
 from models.runtime.environment import Adopted, World
-from resolvers.pushing import Worker, look
+from resolvers.notifications.push_worker import Worker, look
 from tests.conftest import Client, raw_message
 from tests.receiver import Got, Receiver
 

@@ -14,8 +14,8 @@ from typing import Any
 from graph.webhooks import worded
 from mail.network.outbound_http import Gate
 from models.runtime.environment import Adopted, World
-from resolvers.webhookfeed import feed
-from resolvers.webhookposts import Worker, look
+from resolvers.notifications.webhook_feed import feed
+from resolvers.notifications.webhook_worker import Worker, look
 from tests.conftest import Client
 
 

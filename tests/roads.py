@@ -24,7 +24,9 @@ from models.mailboxes.tables import Mailbox
 from models.messages.tables import Message
 from models.runtime.environment import World
 from models.users.tables import User
-from resolvers import acmeruns, dkimrotation, tasks
+from resolvers.admin import tasks
+from resolvers.certificates import acme_worker
+from resolvers.domains import dkim_rotation
 from tests import fetching, pushed, receiver, signed
 from tests.calls import CALLS, Call
 from tests.calls.dkim import RAW
@@ -395,7 +397,7 @@ async def messages_out_of_place_are_repaired(stage: Stage) -> Work:
     return work
 
 
-@road("resolvers.pushing.run", told=False)
+@road("resolvers.notifications.push_worker.run", told=False)
 async def new_mail_is_pushed(stage: Stage) -> Work:
     pushed.loose(stage.world)
     there = await stage.stack.enter_async_context(receiver.receiving())
@@ -427,12 +429,12 @@ async def a_move_is_learned(stage: Stage) -> Work:
     return work
 
 
-@road("resolvers.webhookposts.run", told=False)
+@road("resolvers.notifications.webhook_worker.run", told=False)
 async def a_webhook_is_posted(stage: Stage) -> Work:
     return await _post(stage, receiver.OK)
 
 
-@road("resolvers.webhookposts.run", told=False)
+@road("resolvers.notifications.webhook_worker.run", told=False)
 async def a_webhook_is_switched_off(stage: Stage) -> Work:
     return await _post(stage, b"HTTP/1.1 410 Gone\r\n\r\n")
 
@@ -544,7 +546,7 @@ async def a_letter_tells_of_what_is_held(stage: Stage) -> Work:
     return lambda: _works(stage.world)
 
 
-@road("resolvers.connectorruns.run")
+@road("resolvers.connectors.worker.run")
 async def mail_is_fetched_from_elsewhere(stage: Stage) -> Work:
     remote = await stage.stack.enter_async_context(open_at(three()))
     far = Dovecot(stage.folder, {"imap": remote.port})
@@ -552,7 +554,7 @@ async def mail_is_fetched_from_elsewhere(stage: Stage) -> Work:
     return lambda: fetching.ran(stage.world, key)
 
 
-@road("resolvers.dkimrotation.run")
+@road("resolvers.domains.dkim_rotation.run")
 async def a_new_key_signs_and_an_old_one_goes(stage: Stage) -> Work:
     given = {"domains": ["example.org"], "privateKey": RAW}
     for selector in ("old", "dkim"):
@@ -565,12 +567,12 @@ async def a_new_key_signs_and_an_old_one_goes(stage: Stage) -> Work:
     signed.asks(stage.root, place)
 
     async def work() -> None:
-        assert await dkimrotation.step(stage.world) == 2
+        assert await dkim_rotation.step(stage.world) == 2
 
     return work
 
 
-@road("resolvers.acmeruns.run")
+@road("resolvers.certificates.acme_worker.run")
 async def a_certificate_is_not_issued(stage: Stage) -> Work:
     names = await stage.stack.enter_async_context(answering(Names({})))
     set_options(stage.world, acme_terms_agreed=True, dns_resolver=f"127.0.0.1:{names.port}")
@@ -578,7 +580,7 @@ async def a_certificate_is_not_issued(stage: Stage) -> Work:
     assert (await made(stage.root))["errors"] == []
 
     async def work() -> None:
-        assert await acmeruns.step(stage.world)
+        assert await acme_worker.step(stage.world)
 
     return work
 
@@ -608,7 +610,7 @@ async def the_index_is_filled(stage: Stage) -> Work:
 
 @road("MESSAGE_TIER_MOVE")
 async def bytes_move_to_the_other_tier(stage: Stage) -> Work:
-    stage.monkeypatch.setattr("resolvers.tiers.TOGETHER", 0)
+    stage.monkeypatch.setattr("resolvers.messages.bulk.storage_tiers.TOGETHER", 0)
     made = await CALLS["messageTierMove"](stage.ada, stage.root)
     assert made.by
     client = made.by

@@ -15,7 +15,7 @@ from mail.tls import acme_client
 from models.certificates import AcmeChallenge
 from models.runtime.environment import World
 from models.runtime.secret_box import Vault
-from resolvers import acmeaccounts, acmeruns, certificates, certificatewatch
+from resolvers.certificates import acme_accounts, acme_worker, certificate_reload, certificates
 from tests.authorities import RECORDS, alone, placed
 from tests.certifying import DELETE, NAME, ONE, RENEW, Signer, put
 from tests.conftest import Client
@@ -30,14 +30,14 @@ async def test_a_certificate_is_made_served_and_renewed_with_its_key(
     async with placed(world, root, tmp_path) as place:
         made = await put(place.root, serverName=NAME, acme=True)
         assert (made["errors"], made["certificate"]["acmeState"]) == ([], certificates.TURN)
-        assert await acmeruns.step(place.world)
-        assert not await acmeruns.step(place.world)
+        assert await acme_worker.step(place.world)
+        assert not await acme_worker.step(place.world)
         one = await place.state()
         assert one["acmeState"].startswith("valid, renewed from "), one
         assert one["altNames"] == [NAME]
         assert "Pebble" in one["issuer"]
-        ring = certificatewatch.keyring(place.world)
-        await certificatewatch.refresh(place.world, ring)
+        ring = certificate_reload.keyring(place.world)
+        await certificate_reload.refresh(place.world, ring)
         assert ring.chosen(NAME) is not None
         assert await rows(world, "SELECT * FROM acme_challenges") == []
         asked = "SELECT chain, private_key, spki, id FROM certificates"
@@ -50,9 +50,9 @@ async def test_a_certificate_is_made_served_and_renewed_with_its_key(
 
         due = datetime.fromisoformat(one["expiresAt"]) - timedelta(days=30)
         place.clock.by = due - datetime.now(UTC) - timedelta(days=2)
-        assert not await acmeruns.step(place.world)
+        assert not await acme_worker.step(place.world)
         place.clock.by = due - datetime.now(UTC) + timedelta(minutes=1)
-        assert await acmeruns.step(place.world)
+        assert await acme_worker.step(place.world)
         two = await place.state()
         assert two["acmeState"].startswith("valid, renewed from "), two
         assert two["fingerprintSha256"] != one["fingerprintSha256"]
@@ -69,10 +69,10 @@ async def test_who_sent_the_key_keeps_it_and_admins_have_it_made_at_once(
         cert, key = Signer().issue(begin=datetime.now(UTC) - timedelta(days=1))
         sent = {"serverName": NAME, "cert": cert, "privateKey": key, "acme": True}
         one = (await put(place.root, **sent))["certificate"]
-        assert not await acmeruns.step(place.world)
+        assert not await acme_worker.step(place.world)
         (before,) = await rows(world, "SELECT spki FROM certificates")
         await place.root(RENEW, input={"ids": [one["id"]]})
-        assert await acmeruns.step(place.world)
+        assert await acme_worker.step(place.world)
         two = await place.state()
         assert "Pebble" in two["issuer"], two
         assert await rows(world, "SELECT spki FROM certificates") == [before]
@@ -85,11 +85,11 @@ async def test_what_fails_is_said_and_tried_again_ever_later(
         one = (await put(place.root, serverName=NAME, acme=True))["certificate"]
         pauses = []
         for _ in range(2):
-            assert await acmeruns.step(place.world)
+            assert await acme_worker.step(place.world)
             state = (await place.state())["acmeState"]
             assert state.startswith("failed, tried again 20"), state
             assert "connection: " in state
-            assert not await acmeruns.step(place.world)
+            assert not await acme_worker.step(place.world)
             (row,) = await rows(world, "SELECT acme_next_at, acme_failures FROM certificates")
             assert await rows(world, "SELECT * FROM acme_challenges") == []
             at = row[0] if isinstance(row[0], datetime) else datetime.fromisoformat(row[0])
@@ -100,7 +100,7 @@ async def test_what_fails_is_said_and_tried_again_ever_later(
         assert 1000 < pauses[1] < 1400
         assert row[1] == 2
         await place.root(RENEW, input={"ids": [one["id"]]})
-        assert await acmeruns.step(place.world)
+        assert await acme_worker.step(place.world)
         (row,) = await rows(world, "SELECT acme_failures FROM certificates")
         assert row == (1,)
 
@@ -111,12 +111,12 @@ async def test_an_authority_that_has_forgotten_us_is_asked_anew(
     async with placed(world, root, tmp_path) as place:
         made = (await put(place.root, serverName=NAME, acme=True))["certificate"]
         base = place.world.options.acme_directory.removesuffix("/dir")
-        account = await acmeaccounts.account(place.world, place.world.options.acme_directory)
-        await acmeaccounts.made(place.world, account.id, f"{base}/my-account/none")
-        assert await acmeruns.step(place.world)
+        account = await acme_accounts.account(place.world, place.world.options.acme_directory)
+        await acme_accounts.made(place.world, account.id, f"{base}/my-account/none")
+        assert await acme_worker.step(place.world)
         assert "failed" in (await place.state())["acmeState"]
         await place.root(RENEW, input={"ids": [made["id"]]})
-        assert await acmeruns.step(place.world)
+        assert await acme_worker.step(place.world)
         assert (await place.state())["acmeState"].startswith("valid")
 
 
@@ -125,11 +125,11 @@ async def test_two_workers_take_a_step_once_and_a_deleted_one_is_lost(
 ) -> None:
     async with placed(world, root, tmp_path) as place:
         one = (await put(place.root, serverName=NAME, acme=True))["certificate"]
-        stepped = asyncio.gather(acmeruns.step(place.world), acmeruns.step(place.world))
+        stepped = asyncio.gather(acme_worker.step(place.world), acme_worker.step(place.world))
         assert sorted(await stepped) == [False, True]
         assert (await place.state())["acmeState"].startswith("valid")
         await place.root(RENEW, input={"ids": [one["id"]]})
-        going = asyncio.create_task(acmeruns.step(place.world))
+        going = asyncio.create_task(acme_worker.step(place.world))
         async with asyncio.timeout(10):
             while not await rows(world, "SELECT lease FROM certificates WHERE lease IS NOT NULL"):  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
@@ -144,7 +144,7 @@ async def test_a_worker_that_is_stopped_gives_it_back(
 ) -> None:
     async with placed(world, root, tmp_path) as place:
         await put(place.root, serverName=NAME, acme=True)
-        going = asyncio.create_task(acmeruns.run(place.world))
+        going = asyncio.create_task(acme_worker.run(place.world))
         leased = "SELECT lease FROM certificates WHERE lease IS NOT NULL"
         async with asyncio.timeout(10):
             while not await rows(world, leased):  # noqa: ASYNC110 - rows have no event
@@ -152,7 +152,7 @@ async def test_a_worker_that_is_stopped_gives_it_back(
         going.cancel()
         await asyncio.wait([going])
         assert await rows(world, leased) == []
-        assert await acmeruns.step(place.world)
+        assert await acme_worker.step(place.world)
         assert (await place.state())["acmeState"].startswith("valid")
 
 
@@ -161,13 +161,13 @@ async def test_a_worker_that_is_stopped_gives_it_back(
 
 async def test_nothing_is_asked_before_the_terms_are_agreed_to(root: Client, world: World) -> None:
     await put(root, serverName=NAME, acme=True)
-    assert not await acmeruns.step(world)
+    assert not await acme_worker.step(world)
     await root(
         'mutation { settingSet(input: {key: "acme.termsAgreed", value: true}) { replayed } }'
     )
     async with answering(Names({})) as names:
         there = alone(world, names.port)
-        assert await acmeruns.step(there)
+        assert await acme_worker.step(there)
     state = (await root(ONE, by={"serverName": NAME}))["certificate"]["acmeState"]
     assert state.endswith(f"{NAME}: DNS has no address for it: publish A or AAAA")
 
@@ -175,7 +175,7 @@ async def test_nothing_is_asked_before_the_terms_are_agreed_to(root: Client, wor
 async def test_a_server_that_is_not_there_is_said(root: Client, world: World) -> None:
     await put(root, serverName=NAME, acme=True)
     async with answering(Names(dict(RECORDS))) as names:
-        assert await acmeruns.step(alone(world, names.port))
+        assert await acme_worker.step(alone(world, names.port))
     state = (await root(ONE, by={"serverName": NAME}))["certificate"]["acmeState"]
     assert "the ACME server does not answer" in state
 
@@ -199,10 +199,10 @@ async def test_caa_is_looked_at_before(
     async with answering(Names(dict(RECORDS) | dict(records))) as names:
         there = alone(world, names.port)
         if allowed:
-            await acmeruns._allowed(there, NAME, ("ours.example",))  # noqa: SLF001 - pebble has none
+            await acme_worker._allowed(there, NAME, ("ours.example",))  # noqa: SLF001 - pebble has none
         else:
             with pytest.raises(acme_client.Failure, match=r"CAA of example\.org does not let"):
-                await acmeruns._allowed(there, NAME, ("ours.example",))  # noqa: SLF001
+                await acme_worker._allowed(there, NAME, ("ours.example",))  # noqa: SLF001
 
 
 async def test_challenges_are_answered_to_anybody_and_nothing_else(
@@ -227,7 +227,7 @@ async def test_challenges_are_answered_to_anybody_and_nothing_else(
 
 async def test_an_account_whose_key_is_lost_is_said_to_be(world: World) -> None:
     directory = "https://localhost/dir"
-    await acmeaccounts.account(world, directory)
+    await acme_accounts.account(world, directory)
     other = replace(world, vault=Vault.fresh())
     with pytest.raises(acme_client.Failure, match="bring the vault back"):
-        await acmeaccounts.account(other, directory)
+        await acme_accounts.account(other, directory)

@@ -8,7 +8,7 @@ import pytest
 from pydantic import SecretStr
 
 from models.runtime.environment import World
-from resolvers import acmeaccounts, acmeruns
+from resolvers.certificates import acme_accounts, acme_worker
 from tests.authorities import placed
 from tests.certifying import NAME, RENEW, put
 from tests.conftest import Client
@@ -28,11 +28,11 @@ async def test_the_account_is_bound_and_nothing_tells_the_key(
     async with placed(world, root, tmp_path, **ASKS) as place:
         place.options(acme_eab_key_id=KEY_ID, acme_eab_hmac=SecretStr(HMAC))
         await put(place.root, serverName=NAME, acme=True)
-        assert await acmeruns.step(place.world)
+        assert await acme_worker.step(place.world)
         one = await place.state()
         assert one["acmeState"].startswith("valid"), one
         directory = place.world.options.acme_directory
-        server = acmeaccounts.server(place.world, directory)
+        server = acme_accounts.server(place.world, directory)
         kept = [
             await rows(world, "SELECT * FROM certificates"),
             await rows(world, "SELECT * FROM acme_accounts"),
@@ -59,7 +59,7 @@ async def test_what_is_missing_or_wrong_is_said_until_it_is_right(  # noqa: PLR0
     async with placed(world, root, tmp_path, **ASKS) as place:
         place.options(acme_eab_key_id=key_id, acme_eab_hmac=SecretStr(hmac) if hmac else None)
         one = (await put(place.root, serverName=NAME, acme=True))["certificate"]
-        assert await acmeruns.step(place.world)
+        assert await acme_worker.step(place.world)
         state = (await place.state())["acmeState"]
         assert state.startswith("failed, tried again 20"), state
         assert why in state
@@ -67,7 +67,7 @@ async def test_what_is_missing_or_wrong_is_said_until_it_is_right(  # noqa: PLR0
         assert await rows(world, "SELECT url FROM acme_accounts") == [(None,)]
         place.options(acme_eab_key_id=KEY_ID, acme_eab_hmac=SecretStr(HMAC))
         await place.root(RENEW, input={"ids": [one["id"]]})
-        assert await acmeruns.step(place.world)
+        assert await acme_worker.step(place.world)
         assert (await place.state())["acmeState"].startswith("valid")
 
 
@@ -77,6 +77,6 @@ async def test_one_that_does_not_ask_is_told_nothing(
     async with placed(world, root, tmp_path) as place:
         place.options(acme_eab_key_id="kid-2", acme_eab_hmac=SecretStr("A" * 43))
         await put(place.root, serverName=NAME, acme=True)
-        assert await acmeruns.step(place.world)
+        assert await acme_worker.step(place.world)
         assert (await place.state())["acmeState"].startswith("valid")
     assert "newAccount Binding" not in (tmp_path / "pebble" / "log").read_text()

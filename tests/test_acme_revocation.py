@@ -15,7 +15,7 @@ from sqlmodel import col
 from bench.ports import free_port
 from models.certificates import Certificate
 from models.runtime.environment import World
-from resolvers import acmeruns
+from resolvers.certificates import acme_worker
 from tests.authorities import Place, placed
 from tests.certifying import DAY, DELETE, NAME, Signer, put, stored
 from tests.conftest import Client
@@ -48,7 +48,7 @@ async def issued(
         ids, made = [], []
         for name in names:
             await put(place.root, serverName=name, acme=True)
-            assert await acmeruns.step(place.world)
+            assert await acme_worker.step(place.world)
             ids.append((await place.state(name))["id"])
         for name in names:
             ((chain,),) = await rows(

@@ -17,7 +17,7 @@ from models.runtime.options import Options
 from models.runtime.secret_box import Vault
 from models.store.columns import picked
 from models.users.roles import AdminPermission, UserPermission
-from resolvers import sealing
+from resolvers.admin import secret_rotation
 from tests import domains
 from tests.accounts import run
 from tests.addressing import change, create, delete, made, of, temporary
@@ -188,7 +188,7 @@ async def test_a_new_key_seals_relays_anew(root: Client) -> None:
     ((name, key),) = world.vault.keys.items()
     newer = World(world.database, world.blobs, secret=b"s", now=world.now,
                   vault=Vault({name: key, "newer": b"n" * 32}))  # fmt: skip
-    assert (await sealing.reseal(newer)).done == 1
+    assert (await secret_rotation.reseal(newer)).done == 1
     row = await row_of(world, "list@own.example")
     assert row.relays.startswith("newer.")
     assert forward_targets.whole(newer, row) == ["smtp://u:word@relay.example.com"]

@@ -16,8 +16,8 @@ from models.runtime.environment import World
 from models.store.columns import picked
 from models.users.roles import Role, Scope
 from models.users.tables import DomainAdmin
-from resolvers import adminlog
-from resolvers.adminlog import Done
+from resolvers.admin import admin_log
+from resolvers.admin.admin_log import Done
 from resolvers.context import Context, Viewer
 from tests.administrative import LOGGED, UNLOGGED
 from tests.calls import CALLS, Call
@@ -50,7 +50,7 @@ async def write(world: World, *done: Done, viewer: Viewer | None = None, **more:
     viewer = viewer or Viewer(role=Role.ROOT, scopes=frozenset({Scope.MASTER}))
     ctx = Context(world, viewer, **more)
     async with ctx.write() as session:
-        await adminlog.note(ctx, session, *done)
+        await admin_log.note(ctx, session, *done)
 
 
 # what is written

@@ -16,8 +16,9 @@ from models.errors import Forbidden, LimitReached, NotFound, Refused
 from models.runtime.environment import World
 from models.store.columns import table_of
 from models.users.roles import AdminPermission, Role, Scope, UserPermission
-from resolvers import apppasswords, passwords
-from resolvers.apppasswords import AppPasswordPatch, AppPasswordScope, NewAppPassword
+from resolvers.auth import app_passwords
+from resolvers.auth.app_passwords import AppPasswordPatch, AppPasswordScope, NewAppPassword
+from resolvers.auth.passwords import password_hashes
 from resolvers.context import Context, Viewer
 from tests.conftest import Client, Clock, context, make_client
 from tests.twofactor.conftest import admin_of, all_of, ask, codes
@@ -36,13 +37,13 @@ async def make(client: Client, **given: Any) -> Any:
 
 
 async def found(world: World, client: Client, password: str) -> Any:
-    return await apppasswords.matching(world, client.user.id, password)
+    return await app_passwords.matching(world, client.user.id, password)
 
 
 async def use(client: Client, row: Any, ip: str = "192.0.2.9") -> bool:
     ctx = Context(client.world, Viewer(), client_ip=ip)
     async with ctx.write(client.user.id) as session:
-        return await apppasswords.used(ctx, session, row)
+        return await app_passwords.used(ctx, session, row)
 
 
 async def test_a_password_is_made_and_found(ada: Client) -> None:
@@ -76,13 +77,13 @@ async def test_exactly_one_hash_is_checked_whatever_is_typed(
     for n in range(5):
         await make(ada, description=str(n))
     checked: list[bool] = []
-    real = passwords.check
+    real = password_hashes.check
 
     async def counted(world: World, stored: str | None, password: str) -> bool:
         checked.append(stored is not None)
         return await real(world, stored, password)
 
-    monkeypatch.setattr(passwords, "check", counted)
+    monkeypatch.setattr(password_hashes, "check", counted)
     for typed, hit in ((done["password"], True), (GIVEN, False), ("correct horse", False)):
         del checked[:]
         await found(ada.world, ada, typed)
@@ -153,11 +154,11 @@ async def test_no_scope_is_refused(ada: Client) -> None:
 
 
 def test_no_password_is_good_for_master() -> None:
-    assert apppasswords.good_for(["ALL"]) == {Scope(name) for name in SINGLE}
-    assert apppasswords.good_for(["MAIL"]) == {Scope.MAIL, Scope.MAIL_READ}
-    assert apppasswords.good_for(["IMAP"]) == {Scope.IMAP}
+    assert app_passwords.good_for(["ALL"]) == {Scope(name) for name in SINGLE}
+    assert app_passwords.good_for(["MAIL"]) == {Scope.MAIL, Scope.MAIL_READ}
+    assert app_passwords.good_for(["IMAP"]) == {Scope.IMAP}
     names = [each.value for each in AppPasswordScope]
-    assert not {Scope.MASTER, Scope.READ, Scope.SETTINGS} & apppasswords.good_for(names)
+    assert not {Scope.MASTER, Scope.READ, Scope.SETTINGS} & app_passwords.good_for(names)
 
 
 async def test_a_use_is_noted_and_puts_the_end_off(ada: Client, clock: Clock) -> None:
@@ -239,7 +240,7 @@ async def test_there_is_a_limit(ada: Client, clock: Clock) -> None:
 
     async def tried() -> bool:
         try:
-            await apppasswords.create(context(ada), None, new)
+            await app_passwords.create(context(ada), None, new)
         except LimitReached as refusal:
             return (refusal.limit, refusal.used) != (50, 50)
         return True
@@ -267,7 +268,7 @@ async def test_a_password_is_changed(ada: Client) -> None:
 async def test_one_that_was_switched_off_since_it_was_found_is_not_used(ada: Client) -> None:
     done = await make(ada)
     row = await found(ada.world, ada, done["password"])
-    await apppasswords.change(context(ada), [row.id], AppPasswordPatch(active=False))
+    await app_passwords.change(context(ada), [row.id], AppPasswordPatch(active=False))
     assert not await use(ada, row)
 
 
@@ -301,31 +302,31 @@ async def test_others_see_and_change_nothing(ada: Client, bob: Client, root: Cli
 async def test_an_administrator_of_the_domain_needs_the_permission(
     ada: Client, bob: Client
 ) -> None:
-    row, _, _ = await apppasswords.create(context(ada), None, NewAppPassword("Phone"))
+    row, _, _ = await app_passwords.create(context(ada), None, NewAppPassword("Phone"))
     without, with_ = await admin_of(bob), await admin_of(bob, AdminPermission.APP_PASSWDS)
     other = await admin_of(bob, AdminPermission.APP_PASSWDS, domain="elsewhere.example")
     new, off = NewAppPassword("x"), AppPasswordPatch(active=False)
     with pytest.raises(Forbidden) as refusal:
-        await apppasswords.create(without, ada.user.id, new)
+        await app_passwords.create(without, ada.user.id, new)
     assert refusal.value.requires == AdminPermission.APP_PASSWDS
     for ctx in (without, other):
-        assert await apppasswords.of_users(ctx, [(ada.user.id, True)]) == [[]]
-        assert await apppasswords.by_ids(ctx, [row.id]) == [None]
+        assert await app_passwords.of_users(ctx, [(ada.user.id, True)]) == [[]]
+        assert await app_passwords.by_ids(ctx, [row.id]) == [None]
         with pytest.raises(NotFound):
-            await apppasswords.change(ctx, [row.id], off)
+            await app_passwords.change(ctx, [row.id], off)
         with pytest.raises(NotFound):
-            await apppasswords.remove(ctx, [row.id])
+            await app_passwords.remove(ctx, [row.id])
     with pytest.raises(NotFound):
-        await apppasswords.create(other, ada.user.id, new)
-    await apppasswords.create(without, None, new)  # one's own
-    await apppasswords.create(with_, ada.user.id, new)
-    assert len((await apppasswords.of_users(with_, [(ada.user.id, True)]))[0]) == 2
-    await apppasswords.change(with_, [row.id], off)
+        await app_passwords.create(other, ada.user.id, new)
+    await app_passwords.create(without, None, new)  # one's own
+    await app_passwords.create(with_, ada.user.id, new)
+    assert len((await app_passwords.of_users(with_, [(ada.user.id, True)]))[0]) == 2
+    await app_passwords.change(with_, [row.id], off)
     boss = await make_client(ada.world, ada.http, "boss", role=Role.ADMIN)
-    his, _, _ = await apppasswords.create(context(boss), None, new)
+    his, _, _ = await app_passwords.create(context(boss), None, new)
     for work in (
-        apppasswords.change(with_, [his.id], off),
-        apppasswords.create(with_, boss.user.id, new),
+        app_passwords.change(with_, [his.id], off),
+        app_passwords.create(with_, boss.user.id, new),
     ):
         with pytest.raises(Refused):
             await work
@@ -335,13 +336,13 @@ async def test_a_user_needs_the_permission(ada: Client) -> None:
     from sqlalchemy import update
 
     from models.users.tables import User
-    from resolvers import auth
+    from resolvers.auth import authentication
 
     rest = [one.value for one in UserPermission if one is not UserPermission.APP_PASSWDS]
     async with ada.world.write() as session:
         mine = col(User.id) == ada.user.id
         await session.exec(update(User).where(mine).values(permissions=rest))
-    auth.forget(ada.world, ada.user.id)
+    authentication.forget(ada.world, ada.user.id)
     assert await codes(ada, "appPasswordCreate", description="x") == ["FORBIDDEN"]
     assert await codes(ada, "appPasswordDelete", ids=[]) == ["FORBIDDEN"]
 
@@ -352,8 +353,8 @@ async def test_an_unknown_user_is_not_found(root: Client) -> None:
 
 
 async def test_generated_ones_use_every_letter_alike(ada: Client) -> None:
-    letters = "".join(apppasswords._made(ada.world) for _ in range(2000))  # noqa: SLF001
-    counts = [letters.count(letter) for letter in apppasswords.LETTERS]
+    letters = "".join(app_passwords._made(ada.world) for _ in range(2000))  # noqa: SLF001
+    counts = [letters.count(letter) for letter in app_passwords.LETTERS]
     mean = len(letters) / 26
     assert sum((count - mean) ** 2 / mean for count in counts) < 60  # chi², p < 0.0001
 
@@ -375,4 +376,4 @@ async def test_a_repeated_call_makes_one_and_tells_the_password_once(ada: Client
 
 def test_rows_name_no_password() -> None:
     shown = {column.name for column in table_of(AppPassword).c}
-    assert shown - apppasswords.SHOWN == {"password", "selector"}
+    assert shown - app_passwords.SHOWN == {"password", "selector"}

@@ -12,10 +12,13 @@ from mail.search import index_worker
 from models.events.journal import ChangeKind
 from models.runtime.environment import World
 from models.users.roles import AdminPermission, Role
-from resolvers import mailboxdelete, mailboxes, mailboxrename, tasks
-from resolvers.mailboxdelete import Gone
-from resolvers.mailboxes import Named, NewMailboxes
-from resolvers.mailboxrename import Renamed
+from resolvers.admin import tasks
+from resolvers.mailboxes import delete as mailbox_delete
+from resolvers.mailboxes import loaders as mailbox_loaders
+from resolvers.mailboxes import rename
+from resolvers.mailboxes.delete import Gone
+from resolvers.mailboxes.loaders import Named, NewMailboxes
+from resolvers.mailboxes.rename import Renamed
 from tests.accounts import change, id_of, run
 from tests.administrators import make_domain_admin
 from tests.bulk import call, inbox, nodes, places
@@ -42,13 +45,13 @@ async def gone(ada: Client, clock: Clock) -> Client:
     """Ada, who has deleted a, b and c, one a minute; b from a folder that is renamed since."""
     for letter in "abc":
         await receive(ada, letter)
-    await mailboxes.create(context(ada), NewMailboxes(["Keep/Here"]))
+    await mailbox_loaders.create(context(ada), NewMailboxes(["Keep/Here"]))
     move = {"select": inbox("2"), "to": {"path": "Keep/Here"}}
     assert (await call(ada, "messageMove", **move))["errors"] == []
     for select in (inbox("1"), {"mailbox": {"path": "Keep/Here"}}, inbox("3")):
         assert (await call(ada, "messageDelete", select=select))["deletedCount"] == 1
         clock.tick(minutes=1)
-    await mailboxrename.rename(context(ada), Renamed(Named(path="Keep"), "Kept"))
+    await rename.rename(context(ada), Renamed(Named(path="Keep"), "Kept"))
     return ada
 
 
@@ -143,7 +146,7 @@ async def test_they_come_back_to_where_they_were(gone: Client) -> None:
 
 async def test_they_come_into_a_folder_or_into_inbox(gone: Client) -> None:
     assert (await back(gone, "c", mailbox={"path": "Kept"}))["errors"] == []
-    await mailboxdelete.delete(context(gone), Gone([Named(path="Kept/Here")]))
+    await mailbox_delete.delete(context(gone), Gone([Named(path="Kept/Here")]))
     assert (await back(gone, "b"))["restored"][0]["mailbox"] == {"path": "INBOX"}
     assert await places(gone) == {"b": "INBOX", "c": "Kept"}
     (error,) = (await back(gone, "a", mailbox={"path": "Nowhere"}))["errors"]
@@ -153,15 +156,15 @@ async def test_they_come_into_a_folder_or_into_inbox(gone: Client) -> None:
 async def test_a_folder_that_is_deleted_and_made_again_is_known_by_its_path(ada: Client) -> None:
     await receive(ada, "a")
     for _ in range(2):
-        await mailboxes.create(context(ada), NewMailboxes(["Keep"]))
+        await mailbox_loaders.create(context(ada), NewMailboxes(["Keep"]))
         select: dict[str, Any] = {"all": True}
         await call(ada, "messageMove", select=select, to={"path": "Keep"})
-        await mailboxdelete.delete(context(ada), Gone([Named(path="Keep")]))
-        await mailboxes.create(context(ada), NewMailboxes(["Keep"]))
+        await mailbox_delete.delete(context(ada), Gone([Named(path="Keep")]))
+        await mailbox_loaders.create(context(ada), NewMailboxes(["Keep"]))
         assert (await page(ada))["nodes"][0]["mailbox"] is None
         assert (await back(ada, "a"))["restored"][0]["mailbox"] == {"path": "Keep"}
         await call(ada, "messageMove", select=select, to={"path": "INBOX"})
-        await mailboxdelete.delete(context(ada), Gone([Named(path="Keep")]))
+        await mailbox_delete.delete(context(ada), Gone([Named(path="Keep")]))
 
 
 async def test_the_mark_deleted_is_taken_off(ada: Client) -> None:
@@ -233,7 +236,7 @@ async def test_it_comes_into_one_new_folder(gone: Client, language: str, path: s
 async def test_chunks_go_on_until_nothing_fits(
     gone: Client, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("resolvers.archive.CHUNK", 1)
+    monkeypatch.setattr("resolvers.messages.deleted_messages.CHUNK", 1)
     async with world.write() as session:
         await (await session.connection()).execute(text("UPDATE users SET quota = 300"))
     assert (await span(gone))["errors"] == []

@@ -18,7 +18,7 @@ from models.events.wakeups import QUEUE
 from models.mailboxes.tables import Mailbox
 from models.runtime.environment import World
 from models.runtime.idempotency import Replay
-from resolvers import tasks
+from resolvers.admin import tasks
 from tests.conftest import Client, receive
 from tests.counts import examine
 from tests.live import house, until

@@ -17,7 +17,7 @@ from mail.maintenance import housekeeping
 from mail.storage.blobs.garbage_collector import collect
 from models.runtime.environment import World
 from models.users.roles import AdminPermission, Role
-from resolvers import tasks
+from resolvers.admin import tasks
 from tests.accounts import ERRORS, id_of, run
 from tests.administrators import make_domain_admin
 from tests.bulk import call, inbox
@@ -160,7 +160,7 @@ async def test_only_what_arrives_in_its_time_is_copied(
 async def test_each_audit_has_copies_of_its_own_and_chunks_repeat_nothing(
     ada: Client, over: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("resolvers.audit.CHUNK", 2)
+    monkeypatch.setattr("resolvers.admin.audits.CHUNK", 2)
     for n in range(5):
         await receive(ada, f"{n}")
     first, second = [await begun(over, ada, work=False) for _ in range(2)]

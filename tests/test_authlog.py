@@ -16,8 +16,8 @@ from models.events.journal import Change, ChangeKind
 from models.runtime.environment import Adopted, World
 from models.users.roles import Role, Scope
 from models.users.tables import User
-from resolvers import auth, authlog
-from resolvers.authlog import Event
+from resolvers.auth import authentication, security_log
+from resolvers.auth.security_log import Event
 from resolvers.context import Context, Viewer
 from tests.authevents import events, failed, noted, stranger, told
 from tests.conftest import Client, Clock, make_key, make_user
@@ -55,7 +55,7 @@ async def test_what_differs_is_another_row(ada: Client, other: dict[str, Any]) -
 async def test_a_row_keeps_what_the_last_of_its_events_said(ada: Client, clock: Clock) -> None:
     for name in ("phone", "laptop"):
         ctx = stranger(ada.world, session_id=name)
-        await authlog.noted(ctx, failed(ada.user.id, detail={"client": name}))
+        await security_log.noted(ctx, failed(ada.user.id, detail={"client": name}))
         clock.tick(minutes=5)
     (row,) = await events(ada.world)
     assert (row.session_id, row.detail) == ("laptop", {"client": "laptop"})
@@ -105,7 +105,7 @@ async def test_a_failure_that_only_counts_takes_no_lock_of_the_account(
 async def test_a_unit_that_is_given_up_leaves_no_event(ada: Client) -> None:
     ctx = stranger(ada.world)
     async with ctx.together(keep=False), ctx.write(ada.user.id) as session:
-        assert await authlog.note(ctx, session, failed(ada.user.id))
+        assert await security_log.note(ctx, session, failed(ada.user.id))
     assert await events(ada.world) == []
     assert await told(ada) == []
 
@@ -122,7 +122,7 @@ async def test_many_events_cost_as_many_statements_as_one(
         keys = [user.id for user in some]
         async with ctx.write(*keys) as session:
             given = [Event("password change", key) for key in [*keys, keys[0]]]
-            made = await authlog.note_all(ctx, session, given)
+            made = await security_log.note_all(ctx, session, given)
             assert made[0] == made[-1]
             assert len(set(made)) == len(some)
         costs.append(len(statements))
@@ -132,7 +132,7 @@ async def test_many_events_cost_as_many_statements_as_one(
 
 
 async def test_of_an_account_that_is_gone_nothing_is_written(world: World) -> None:
-    await authlog.noted(stranger(world), failed(world.key()))
+    await security_log.noted(stranger(world), failed(world.key()))
     assert await events(world) == []
 
 
@@ -140,13 +140,13 @@ async def test_a_flood_is_written_in_few_units_and_loses_nothing(
     ada: Client, bob: Client, statements: list[str]
 ) -> None:
     world, gone = ada.world, ada.world.key()
-    authlog.behind(stranger(world), failed(bob.user.id))
-    await auth.settle(world)
+    security_log.behind(stranger(world), failed(bob.user.id))
+    await authentication.settle(world)
     del statements[:]
     for n in range(30):
         ctx = stranger(world, f"10.0.{n}.1", origin=f"page {n % 2}", reason="why")
-        authlog.behind(ctx, failed([None, ada.user.id, bob.user.id][n % 3]))
-    await auth.settle(world)
+        security_log.behind(ctx, failed([None, ada.user.id, bob.user.id][n % 3]))
+    await authentication.settle(world)
     assert len(statements) < 10
     rows = await events(world)
     assert Counter(row.user_id for row in rows) == {None: 10, ada.user.id: 10, bob.user.id: 11}
@@ -159,10 +159,10 @@ async def test_a_flood_is_written_in_few_units_and_loses_nothing(
         ("page 0", "why"),
         ("page 1", "why"),
     }
-    authlog.behind(stranger(world), failed(gone))
-    authlog.behind(stranger(world), failed(None))
-    authlog.behind(stranger(world), failed(None))
-    await auth.settle(world)
+    security_log.behind(stranger(world), failed(gone))
+    security_log.behind(stranger(world), failed(None))
+    security_log.behind(stranger(world), failed(None))
+    await authentication.settle(world)
     rows = await events(world)
     assert [row.count for row in rows if row.ip == "192.0.2.7"] == [1, 2]
     assert gone not in {row.user_id for row in rows}
@@ -187,7 +187,7 @@ async def test_no_secret_comes_into_the_log(ada: Client) -> None:
 
 
 async def by(world: World, viewer: Viewer, what: Event) -> str | None:
-    await authlog.noted(Context(world, viewer), what)
+    await security_log.noted(Context(world, viewer), what)
     found = await events(world)
     return None if not found else found[-1].by
 
@@ -239,7 +239,7 @@ async def test_nothing_is_written_where_nothing_is_kept(ada: Client, clock: Cloc
     ada.world.adopt(Adopted(replace(ada.world.options, authlog_for=timedelta(0)), 10**6))
     ctx = stranger(ada.world)
     async with ctx.write(ada.user.id) as session:
-        assert await authlog.note(ctx, session, Event("totp enable", ada.user.id)) == 0
+        assert await security_log.note(ctx, session, Event("totp enable", ada.user.id)) == 0
     await noted(ada, failed(None))
     assert len(await events(ada.world)) == 1
     clock.tick(seconds=1)

@@ -14,8 +14,8 @@ from models.domains.tables import Domain
 from models.store.keyset_pages import Ask
 from models.users.roles import Role, Scope
 from models.users.tables import DomainAdmin
-from resolvers import authlog
-from resolvers.authlog import Event, Events, EventWhere
+from resolvers.auth import security_log
+from resolvers.auth.security_log import Event, Events, EventWhere
 from resolvers.context import Context, Viewer
 from tests.authevents import events, failed, noted
 from tests.conftest import Client, Clock, make_client, make_key, make_user
@@ -236,7 +236,7 @@ async def full(ada: Client, bob: Client, clock: Clock) -> Client:
                 "result": "fail" if n % 4 else "success",
                 "protocol": ("API", "IMAP")[n % 2],
                 "ip": ip,
-                "ip_key": authlog.ip_key(ip),
+                "ip_key": security_log.ip_key(ip),
                 "count": 1,
                 "created_at": start + timedelta(seconds=30 * n),
                 "last_at": start,
@@ -272,7 +272,7 @@ async def test_every_filter_is_answered_by_an_index(full: Client, plans: Plans) 
         for user_id in (None, full.user.id):
             ctx = Context(full.world, viewer)
             asked = Events(Ask("x"), frozenset({"action"}), where, user_id)
-            found = await plans.of(authlog.pages(ctx, [asked]), "auth_events")
+            found = await plans.of(security_log.pages(ctx, [asked]), "auth_events")
             assert "Seq Scan" not in found, (name, found)
             assert "ix_auth_events" in found, (name, found)
             if user_id is None:
@@ -286,7 +286,7 @@ async def test_a_users_page_is_read_off_the_index(full: Client, plans: Plans) ->
     viewer = Viewer(full.user.id, Role.USER, frozenset({Scope.MASTER}))
     asked = Events(Ask("x"), frozenset({"action"}), EventWhere(), full.user.id)
     ctx = Context(full.world, viewer)
-    found = await plans.of(authlog.pages(ctx, [asked]), "auth_events")
+    found = await plans.of(security_log.pages(ctx, [asked]), "auth_events")
     assert "ix_auth_events_user_id" in found, found
     assert "B-TREE" not in found, found
     assert "Sort" not in found, found

@@ -22,8 +22,8 @@ from models.addresses.tables import Address
 from models.domains.tables import Domain
 from models.runtime.environment import World
 from models.users.tables import Usage, User
-from resolvers import submission
-from resolvers.submission import Outgoing
+from resolvers.submission import create as submission_create
+from resolvers.submission.create import Outgoing
 from tests.accounts import run
 from tests.conftest import Client, Clock, context, raw_message
 from tests.counts import rows
@@ -446,7 +446,9 @@ async def test_mail_of_another_account_here_is_answered(
     ada: Client, bob: Client, world: World
 ) -> None:
     await away(ada)
-    await submission.send(context(bob), Outgoing(to=[Named(ADA)], subject="Lunch?", text="Hi."))
+    await submission_create.send(
+        context(bob), Outgoing(to=[Named(ADA)], subject="Lunch?", text="Hi.")
+    )
     await posted(world, bob)
     (answer,) = await inbox(bob)
     assert (answer.subject, answer.envelope_from) == ("Auto: Re: Lunch?", "")

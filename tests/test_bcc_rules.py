@@ -20,7 +20,7 @@ from models.queue.tables import DeliveryState
 from models.runtime.environment import World
 from models.users.roles import AdminPermission, Role
 from models.users.rule_makers import Account
-from resolvers import submissionchange
+from resolvers.submission import mutations as submission_mutations
 from tests.administrators import make_domain_admin
 from tests.conftest import Client, context, make_client, raw_message
 from tests.counts import examine, journal, reached, rows
@@ -347,7 +347,7 @@ async def test_what_is_sent_is_copied_and_nobody_is_told(
     node = "query ($id: ID!) { node(id: $id) { id } }"
     assert await ada(node, id=ids.encode("Submission", hidden)) == {"node": None}
     with pytest.raises(NotFound):
-        await submissionchange.cancel(context(ada), [hidden])
+        await submission_mutations.cancel(context(ada), [hidden])
     await examine(world)
 
 
@@ -380,7 +380,7 @@ async def test_who_takes_a_message_back_takes_its_copies_back(
     key = await send(ada, undo_window=timedelta(minutes=5))
     asked = "SELECT state, copy_of IS NULL FROM submissions"
     assert {row[0] for row in await rows(world, asked)} == {"HELD_FOR_UNDO"}
-    await submissionchange.cancel(context(ada), [key])
+    await submission_mutations.cancel(context(ada), [key])
     assert {row[0] for row in await rows(world, asked)} == {"CANCELLED"}
     copy = await rows(world, "SELECT id FROM submissions WHERE copy_of = :key", key=key)
     told_ = [(copy[0][0], "HELD_FOR_UNDO"), (copy[0][0], "CANCELLED")]
@@ -482,7 +482,7 @@ async def test_changes_are_told_to_the_domain_and_a_domain_ends_with_its_rules(
 
 
 async def test_there_is_a_most(root: Client, ada: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("resolvers.bccrules.MOST", 1)
+    monkeypatch.setattr("resolvers.addresses.bcc_rules.MOST", 1)
     await rule(root, "@example.org", ARCHIVE)
     given = {"match": ada.address, "bccTo": ARCHIVE, "direction": "SENDER"}
     _, errors = await done(root, RULE_CREATE, **given)

@@ -14,8 +14,8 @@ from models.events.journal import PLATFORM, ChangeKind
 from models.runtime.environment import World
 from models.users.roles import AdminPermission, Role
 from models.users.tables import User
-from resolvers import tasks
-from resolvers.mailboxes import NewMailboxes, create
+from resolvers.admin import tasks
+from resolvers.mailboxes.loaders import NewMailboxes, create
 from tests.administrators import make_domain_admin
 from tests.bulk import call, inbox, nodes, of, places, take_back
 from tests.conftest import Client, context, make_client, raw_message, receive

@@ -16,7 +16,8 @@ from models.certificates import AcmeAccount, Certificate
 from models.events.journal import PLATFORM, ChangeKind
 from models.runtime.environment import World
 from models.users.roles import AdminPermission
-from resolvers import acmeaccounts, certificates, sealing
+from resolvers.admin import secret_rotation
+from resolvers.certificates import acme_accounts, certificates
 from tests.administrators import make_domain_admin
 from tests.certifying import (
     BEGIN,
@@ -278,7 +279,7 @@ async def test_keys_are_sealed_and_shown_nowhere(
         SET, input={"serverName": NAME, "cert": Signer().issue()[0], "privateKey": key}
     )
     assert wrong["data"]["certificateSet"]["errors"]
-    account = await acmeaccounts.account(world, "https://acme.example/dir")
+    account = await acme_accounts.account(world, "https://acme.example/dir")
     assert "PRIVATE" in account.key
     assert account.key not in repr(account)
     kept: list[Any] = []
@@ -289,7 +290,7 @@ async def test_keys_are_sealed_and_shown_nowhere(
         assert "PRIVATE KEY" not in said
     (row,) = await rows(world, "SELECT id, private_key FROM certificates")
     assert world.vault.open(row[1], certificates.place_of(row[0])).startswith("-----BEGIN PRIV")
-    places = {place.table for place in sealing.PLACES}
+    places = {place.table for place in secret_rotation.PLACES}
     assert {Certificate, AcmeAccount} <= places
 
 

@@ -13,7 +13,7 @@ from models.runtime import leases
 from models.runtime.environment import World
 from models.submission.compose_requests import ComposeListener, ComposeRequest
 from models.users.roles import AdminPermission, Scope
-from resolvers import composerequests
+from resolvers.submission import compose_requests
 from tests.accounts import id_of, run
 from tests.administrators import make_domain_admin
 from tests.conftest import Client, Clock, make_key, raw_message, receive
@@ -166,7 +166,7 @@ async def test_there_are_so_many_at_a_time(ada: Client, world: World, clock: Clo
     holder = await leases.ensure_registered(world)
     async with world.write() as session:
         session.add(ComposeListener(id=world.key(), user_id=ada.user.id, holder=holder))
-    for _ in range(composerequests.WAITING):
+    for _ in range(compose_requests.WAITING):
         assert (await ask(ada, subject="x"))["errors"] == []
     assert codes(await ask(ada, subject="x")) == [("LIMIT_REACHED", [])]
     clock.tick(minutes=11)

@@ -18,8 +18,10 @@ from models.admin.tasks import TaskState
 from models.connectors import Protocol, Security
 from models.errors import Invalid
 from models.runtime.environment import World
-from resolvers import connectorchange, connectorcheck, connectorruns, connectorsecrets
-from resolvers.connectorruns import Worker
+from resolvers.connectors import check, credentials
+from resolvers.connectors import mutations as connector_mutations
+from resolvers.connectors import worker as connector_worker
+from resolvers.connectors.worker import Worker
 from tests.conftest import Client, Clock, raw_message
 from tests.entries import limit
 from tests.fetching import changed, may, newest, row_of, stored
@@ -130,21 +132,21 @@ def account(remote: Imap | Pop, tokens: Receiver, mechanism: str = "XOAUTH2") ->
 
 async def made(ada: Client, remote: Imap | Pop, tokens: Receiver, *mechanism: str) -> int:
     given = {**account(remote, tokens, *mechanism), "interval": None}
-    return await connectorchange.create(may(ada), None, given, REFRESH)
+    return await connector_mutations.create(may(ada), None, given, REFRESH)
 
 
 async def ran(world: World, key: int, **gate: Any) -> Any:
     """Run it now; the run."""
     await changed(world, key, next_run_at=world.now())
     worker = Worker(world, Gate(**{"private": True, **gate}))
-    await connectorruns.look(worker)
+    await connector_worker.look(worker)
     await asyncio.gather(*worker.running)
     return await newest(world, key)
 
 
 async def kept(world: World, key: int) -> dict[str, Any]:
     """What is sealed."""
-    return connectorsecrets.opened(world, key, (await row_of(world, key)).secret)
+    return credentials.opened(world, key, (await row_of(world, key)).secret)
 
 
 async def hidden(world: World, key: int, caplog: pytest.LogCaptureFixture, *more: object) -> None:
@@ -351,7 +353,7 @@ async def test_tokens_are_not_asked_for_inside(ada: Client, imap: Imap, tokens: 
     for url in (oauth["token_url"], "https://127.0.0.1/", "https://[::1]/", "https://x.internal/"):
         given["oauth"]["token_url"] = url
         with pytest.raises(Invalid) as refused:
-            await connectorchange.create(may(ada), None, given, REFRESH)
+            await connector_mutations.create(may(ada), None, given, REFRESH)
         assert refused.value.path == ["oauth", "tokenUrl"]
 
 
@@ -361,9 +363,9 @@ async def test_another_password_forgets_what_was_got_with_the_last(
     world, key = ada.world, await made(ada, imap, tokens)
     await ran(world, key)
     assert (await kept(world, key))["access"] == "access-1"
-    await connectorchange.change(may(ada), [key], {"name": "Other"}, None)
+    await connector_mutations.change(may(ada), [key], {"name": "Other"}, None)
     assert (await kept(world, key))["access"] == "access-1"
-    await connectorchange.change(may(ada), [key], {}, OTHER)
+    await connector_mutations.change(may(ada), [key], {}, OTHER)
     assert await kept(world, key) == {"password": OTHER, "client": CLIENT}
     imap.judging.good = {"access-2"}
     assert (await ran(world, key)).state is TaskState.SUCCEEDED
@@ -376,19 +378,19 @@ async def test_another_password_forgets_what_was_got_with_the_last(
 async def test_an_account_is_tried_with_a_token_and_nothing_is_kept(
     ada: Client, remote: Any, tokens: Receiver
 ) -> None:
-    found = await connectorcheck.check(may(ada), account(remote, tokens), REFRESH)
+    found = await check.check(may(ada), account(remote, tokens), REFRESH)
     assert (found.failure, all(one.ok for one in found.stages)) == (None, True)
     assert form(tokens.got[0])["client_secret"] == CLIENT
     assert remote.judging.tried == ["access-1"]
     remote.judging.good = set()
-    found = await connectorcheck.check(may(ada), account(remote, tokens), REFRESH)
+    found = await check.check(may(ada), account(remote, tokens), REFRESH)
     assert found.failure is not None
     assert [one.stage for one in found.stages if not one.ok] == [Stage.LOGIN]
     assert "access-" not in f"{found} {found.failure}"
     assert len(tokens.got) == 2
     told = {"error": "invalid_grant", "error_description": f"no {REFRESH}"}
     tokens.answer = http(json.dumps(told).encode(), "400 Bad")
-    found = await connectorcheck.check(may(ada), account(remote, tokens), REFRESH)
+    found = await check.check(may(ada), account(remote, tokens), REFRESH)
     assert [(one.stage, one.ok) for one in found.stages] == [(Stage.LOGIN, False)]
     assert found.failure is not None
     assert (found.failure.refused, str(found.failure)) == (True, "the server of tokens: no …")
@@ -400,17 +402,17 @@ async def test_one_that_is_stored_is_tried_with_what_is_kept(
 ) -> None:
     world, key = ada.world, await made(ada, remote, tokens)
     for _ in range(2):
-        found = await connectorcheck.check_stored(may(ada), key)
+        found = await check.check_stored(may(ada), key)
         assert (found.failure, all(one.ok for one in found.stages)) == (None, True)
     assert len(tokens.got) == 1
     remote.judging.good = {"access-2"}
-    assert (await connectorcheck.check_stored(may(ada), key)).failure is None
+    assert (await check.check_stored(may(ada), key)).failure is None
     assert (await kept(world, key))["access"] == "access-2"
     remote.judging.good = set()
-    found = await connectorcheck.check_stored(may(ada), key)
+    found = await check.check_stored(may(ada), key)
     assert [one.stage for one in found.stages if not one.ok] == [Stage.LOGIN]
     assert found.stages[0].stage is Stage.RESOLVE
-    await connectorchange.change(may(ada), [key], {}, OTHER)
+    await connector_mutations.change(may(ada), [key], {}, OTHER)
     tokens.answer = http(b'{"error": "invalid_grant"}', "400 Bad")
-    found = await connectorcheck.check_stored(may(ada), key)
+    found = await check.check_stored(may(ada), key)
     assert [(one.stage, one.ok) for one in found.stages] == [(Stage.LOGIN, False)]

@@ -14,8 +14,8 @@ from graph import ids as ids_
 from mail.network.outbound_http import Gate
 from models.connectors import Connector
 from models.users.roles import AdminPermission
-from resolvers import connectorruns
-from resolvers.connectorruns import Worker
+from resolvers.connectors import worker as connector_worker
+from resolvers.connectors.worker import Worker
 from tests import accounts
 from tests.conftest import Client, make_client, raw_message
 from tests.fetching import far, server
@@ -67,7 +67,7 @@ def inward(client: Client) -> None:
 async def work(client: Client) -> None:
     """Run what is due."""
     worker = Worker(client.world, Gate(private=True))
-    await connectorruns.look(worker)
+    await connector_worker.look(worker)
     await asyncio.gather(*worker.running)
 
 
@@ -221,7 +221,7 @@ async def _asks_for_the_password(ada: Client, key: str, given: dict[str, Any]) -
 
 
 async def test_an_account_has_so_many(ada: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("resolvers.connectorchange.MOST", 2)
+    monkeypatch.setattr("resolvers.connectors.mutations.MOST", 2)
     await made(ada)
     await made(ada)
     (error,) = (await done(ada, CREATE, **GIVEN))["errors"]

@@ -23,9 +23,13 @@ from models.errors import Invalid
 from models.runtime.environment import World
 from models.store.columns import picked
 from models.users.roles import Scope
-from resolvers import connectorchange, connectorruns, connectorsecrets, passphrases, tasks
-from resolvers.connectorarchive import FIELDS
-from resolvers.connectoroptions import OptionName
+from resolvers.admin import tasks
+from resolvers.connectors import credentials
+from resolvers.connectors import mutations as connector_mutations
+from resolvers.connectors import worker as connector_worker
+from resolvers.connectors.options import OptionName
+from resolvers.connectors.transfer import FIELDS
+from resolvers.transfer import passphrases
 from tests.accounts import run
 from tests.conftest import Client, context, make_key
 from tests.counts import rows
@@ -86,7 +90,7 @@ TOKENS: dict[str, Any] = {
 
 async def furnish(client: Client) -> None:
     for given, word in zip((EVERYTHING, TOKENS), WORDS, strict=True):
-        await connectorchange.create(context(client), None, given, word)
+        await connector_mutations.create(context(client), None, given, word)
 
 
 async def told(client: Client) -> list[dict[str, Any]]:
@@ -95,7 +99,7 @@ async def told(client: Client) -> list[dict[str, Any]]:
     found = []
     for row in await client.world.database.read(asked.order_by(col(Connector.id))):
         facts = {column: getattr(row, column) for column, _ in FIELDS.values()}
-        secret = connectorsecrets.opened(client.world, row.id, row.secret)
+        secret = credentials.opened(client.world, row.id, row.secret)
         found.append({**facts, "secret": secret, "due": row.next_run_at is not None})
     return found
 
@@ -193,14 +197,14 @@ async def test_one_without_a_password_is_switched_on_with_one(ada: Client, bob: 
         bob.world, "SELECT id FROM connectors WHERE user_id = :u ORDER BY id", u=bob.user.id
     )
     with pytest.raises(Invalid, match="it has no password"):
-        await connectorchange.change(context(bob), [key], {"active": True}, None)
-    await connectorchange.start(context(bob), [key], trial=False)
-    assert await connectorruns.run_one(bob.world, key, Gate())
+        await connector_mutations.change(context(bob), [key], {"active": True}, None)
+    await connector_mutations.start(context(bob), [key], trial=False)
+    assert await connector_worker.run_one(bob.world, key, Gate())
     runs = select(col(ConnectorRun.stage), col(ConnectorRun.error))
     assert [tuple(row) for row in await bob.world.database.read(runs)] == [
         ("LOGIN", "it has no password: set one")
     ]
-    await connectorchange.change(context(bob), [key], {"active": True}, "word")
+    await connector_mutations.change(context(bob), [key], {"active": True}, "word")
     (first, _) = await told(bob)
     assert (first["active"], first["secret"]["password"]) == (True, "word")
 
@@ -409,13 +413,13 @@ async def test_of_too_many_the_first_come(ada: Client, bob: Client) -> None:
     first = record(content)["connectors"][0]
     many = [{**first, "name": f"c{nth}", "username": f"u{nth}"} for nth in range(60)]
     result = (await imported(bob, rewritten(content, connectors=many)))["result"]
-    assert len(await told(bob)) == connectorchange.MOST
+    assert len(await told(bob)) == connector_mutations.MOST
     assert result["refused"][-1] == ["connector c50", "at most 50 connectors"]
-    assert len(result["refused"]) == connectorchange.MOST + 1
+    assert len(result["refused"]) == connector_mutations.MOST + 1
 
 
 async def test_single_imports_are_not_carried(ada: Client) -> None:
-    key = await connectorchange.create(context(ada), None, {**TOKENS, "active": False}, "word")
+    key = await connector_mutations.create(context(ada), None, {**TOKENS, "active": False}, "word")
     await changed(ada.world, key, once=True)
     content = (await exported(ada, format="JSON", passphrase=PASSPHRASE))["content"]
     assert record(content)["connectors"] == []

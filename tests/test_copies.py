@@ -12,7 +12,8 @@ from models.admin.tasks import Task
 from models.events.journal import ChangeKind
 from models.runtime.environment import World
 from models.users.tables import User
-from resolvers import bulk, tasks
+from resolvers.admin import tasks
+from resolvers.messages.bulk import bulk_changes
 from tests.bulk import call, inbox, keys, nodes, places
 from tests.conftest import Client, Clock, raw_message, receive
 from tests.counts import journal, reached, rows
@@ -123,7 +124,7 @@ async def test_a_task_copies_each_once_and_stops_where_there_is_no_more_room(
     assert (await call(few, "messageCopy", **given))["task"]["total"] == 6
     use = await used(world, post.user)
     await quota(world, post.user, use + use // 3)
-    monkeypatch.setattr(bulk, "CHUNK", 1)
+    monkeypatch.setattr(bulk_changes, "CHUNK", 1)
     assert await tasks.work(world)
     assert len(await lots(post)) == 8
     columns = "state, done, total, error"
@@ -139,8 +140,8 @@ async def test_a_cancelled_task_keeps_what_it_has_copied(
 ) -> None:
     given = {"select": inbox("1:*"), "to": {"path": "Keep"}}
     task = (await call(few, "messageCopy", **given))["task"]["id"]
-    monkeypatch.setattr(bulk, "CHUNK", 1)
-    work_on = bulk.work_on
+    monkeypatch.setattr(bulk_changes, "CHUNK", 1)
+    work_on = bulk_changes.work_on
 
     async def stopped(*given: Any) -> int:
         done = await work_on(*given)
@@ -148,7 +149,7 @@ async def test_a_cancelled_task_keeps_what_it_has_copied(
         await given[1].exec(these.values(cancelled=True))
         return int(done)
 
-    monkeypatch.setattr(bulk, "work_on", stopped)
+    monkeypatch.setattr(bulk_changes, "work_on", stopped)
     assert await tasks.work(world)
     assert await rows(world, "SELECT state, done, total FROM tasks") == [("CANCELLED", 1, 3)]
     assert len(await lots(post)) == 4

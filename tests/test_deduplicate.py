@@ -7,8 +7,9 @@ import pytest
 
 from graph import ids
 from models.events.journal import ChangeKind
-from resolvers import bulk, tasks
-from resolvers.mailboxes import NewMailboxes, create
+from resolvers.admin import tasks
+from resolvers.mailboxes.loaders import NewMailboxes, create
+from resolvers.messages.bulk import bulk_changes
 from tests.bulk import call, inbox, nodes, of, take_back
 from tests.conftest import Client, Clock, context, few_of, raw_message, receive
 from tests.counts import journal, reached
@@ -89,7 +90,7 @@ async def test_a_task_never_takes_the_last_of_its_kind(
     answer = await call(few_of(doubled, tmp_path), "messageDeduplicate", select=HERE)
     assert (answer["task"]["kind"], answer["task"]["total"]) == ("MESSAGE_DEDUPLICATE", 5)
     await call(doubled, "messageDelete", select=inbox("1"), permanent=True)
-    monkeypatch.setattr(bulk, "CHUNK", 2)
+    monkeypatch.setattr(bulk_changes, "CHUNK", 2)
     assert await tasks.work(doubled.world)
     assert [one for one in await there(doubled) if one[:2] == ("INBOX", "a")] == [("INBOX", "a", 2)]
 

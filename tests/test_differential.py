@@ -25,7 +25,7 @@ from graph.policy import Operation
 from graph.resolving import Inputs, quicken
 from graph.schema import schema as real
 from models.runtime.environment import World
-from resolvers import auth
+from resolvers.auth import authentication
 from tests import differential_stored as stored
 from tests.conftest import Client
 from tests.differential import SIGHTS, Bench, Case, Direct, Planned, Tally, answered, frozen, told
@@ -166,7 +166,7 @@ async def test_our_own_documents_are_answered_alike_from_the_store(
             variables = stored.values(schema, one, known, Dice(SEED).at(nth, sight))
             answers = []
             for side in sides:
-                viewer = await auth.sign_in(
+                viewer = await authentication.sign_in(
                     client.world, {"authorization": f"Bearer {client.secret}"}
                 )
                 context = Operation(client.world, viewer)

@@ -16,7 +16,8 @@ from mail.authentication import private_keys
 from mail.authentication.private_keys import Algorithm
 from models.events.journal import PLATFORM, ChangeKind
 from models.runtime.environment import World
-from resolvers import dkimrotation, sealing
+from resolvers.admin import secret_rotation
+from resolvers.domains import dkim_rotation
 from tests import counts, signed
 from tests.administrators import make_domain_admin
 from tests.conftest import Client, Clock
@@ -177,7 +178,7 @@ async def test_no_answer_log_or_row_holds_a_private_key(
     assert inner not in caplog.text
     fields = await root('{ __type(name: "DkimKey") { fields { name } } }')
     assert "privateKey" not in {one["name"] for one in fields["__type"]["fields"]}
-    assert (await sealing.counted(world, [world.vault.newest]))[world.vault.newest] == 1
+    assert (await secret_rotation.counted(world, [world.vault.newest]))[world.vault.newest] == 1
 
 
 async def test_lists_are_paged_and_narrowed(root: Client) -> None:
@@ -281,21 +282,21 @@ async def test_a_new_key_signs_once_its_record_is_seen(
         assert {one["state"] for one in new.values()} == {"PENDING"}
         _, errors = await done(root, ROTATE, domains=["example.org"])
         assert told(errors)[0] == "CONFLICT"
-        assert await dkimrotation.step(world) == 2
-        assert await dkimrotation.step(world) == 0  # not so soon again
+        assert await dkim_rotation.step(world) == 2
+        assert await dkim_rotation.step(world) == 0  # not so soon again
         assert (await in_use(root, "example.org"))["id"] == rsa["id"]
         show(there, rsa, edwards, new["RSA"])
         clock.tick(minutes=2)
-        assert await dkimrotation.step(world) == 2
+        assert await dkim_rotation.step(world) == 2
         states = await selectors(root)
         assert states == {"r": "RETIRED", "e": "ACTIVE", "r-20300101": "ACTIVE",
                           "e-20300101": "PENDING"}  # fmt: skip
         assert (await in_use(root, "example.org"))["id"] == new["RSA"]["id"]
         clock.tick(days=13)
-        await dkimrotation.step(world)
+        await dkim_rotation.step(world)
         assert "r" in await selectors(root)
         clock.tick(days=2)
-        await dkimrotation.step(world)
+        await dkim_rotation.step(world)
         assert "r" not in await selectors(root)
 
 
@@ -307,7 +308,7 @@ async def test_it_is_asked_less_and_less_often(root: Client, world: World, clock
         await done(root, ROTATE, domains=["example.org"], selector="new")
         asked = 0
         for _ in range(24 * 60):
-            asked += await dkimrotation.step(world)
+            asked += await dkim_rotation.step(world)
             clock.tick(minutes=1)
         assert 25 < asked < 35
         assert len(there.asked) >= asked
@@ -324,7 +325,7 @@ async def test_a_wrong_or_revoked_record_lets_no_key_sign(
         async with asking(zone({name: text})) as place:
             signed.asks(root, place)
             assert (await root(STATES))["dkimKeys"]["nodes"][1]["dnsState"] == "DIFFERENT"
-            assert await dkimrotation.step(world) == 1
+            assert await dkim_rotation.step(world) == 1
             clock.tick(hours=1)
     assert (await selectors(root))["new"] == "PENDING"
 
@@ -354,7 +355,7 @@ async def test_the_last_key_is_never_deleted_by_itself(
     answer = await listed(root)
     await done(root, REMOVE, ids=[one["id"] for one in answer if one["selector"] == "new"])
     clock.tick(days=30)
-    assert await dkimrotation.step(world) == 1
+    assert await dkim_rotation.step(world) == 1
     assert await selectors(root) == {"dkim": "RETIRED"}
 
 
@@ -442,7 +443,7 @@ async def test_what_is_sealed_is_sealed_anew(root: Client, world: World) -> None
     before = await counts.rows(world, "SELECT id, private FROM dkim_keys ORDER BY id")
     fresh = world.vault.fresh()
     object.__setattr__(world.vault, "keys", {**world.vault.keys, **fresh.keys})
-    came = await sealing.reseal(world)
+    came = await secret_rotation.reseal(world)
     after = await counts.rows(world, "SELECT id, private FROM dkim_keys ORDER BY id")
     assert (came.done, came.closed) == (2, [])
     assert not {one[1] for one in before} & {one[1] for one in after}
@@ -457,5 +458,5 @@ async def test_overlap_is_a_setting(root: Client, world: World, clock: Clock) ->
     await signed.key(root)
     await signed.key(root, selector="new")
     clock.tick(days=2)
-    await dkimrotation.step(world)
+    await dkim_rotation.step(world)
     assert await selectors(root) == {"new": "ACTIVE"}

@@ -18,9 +18,9 @@ from graph.app import create_app
 from models.errors import Forbidden
 from models.runtime.environment import World
 from models.users.roles import Role
-from resolvers import dnsrecords
 from resolvers.context import Context, Viewer
-from resolvers.dnsrecords import Question
+from resolvers.domains import dns_records
+from resolvers.domains.dns_records import Question
 from tests.conftest import Client
 from tests.domains import made
 from tests.mail.neighbours import Names, answering
@@ -147,7 +147,7 @@ async def test_a_server_that_fails_or_is_silent_proves_nothing(there: Client) ->
     assert short(found) == "UUUU"
     assert "fails" in found["DMARC"]["problem"]
     assert {found[name]["problem"] for name in ("MX", "SPF", "TLS-RPT")} == {"no answer in time"}
-    assert took < dnsrecords.DEADLINE * 2
+    assert took < dns_records.DEADLINE * 2
 
 
 @pytest.mark.parametrize("lie", ["garbage", "another id", "another name", "a circle"])
@@ -165,7 +165,7 @@ async def test_a_slow_answer_within_the_deadline_counts(there: Client) -> None:
     async with asking(there, names) as client:
         began = time.monotonic()
         assert short(await states(client)) == "OOOO"
-        assert time.monotonic() - began < dnsrecords.DEADLINE  # side by side
+        assert time.monotonic() - began < dns_records.DEADLINE  # side by side
 
 
 async def test_where_no_server_listens_all_is_unknown(there: Client) -> None:
@@ -174,7 +174,7 @@ async def test_where_no_server_listens_all_is_unknown(there: Client) -> None:
         pass
     options = replace(there.world.options, dns_resolver=f"127.0.0.1:{names.port}")
     ctx = Context(replace(there.world, options=options), Viewer(role=Role.ROOT))
-    (found,) = await dnsrecords.records(ctx, [Question("new.example", backup=False, check=True)])
+    (found,) = await dns_records.records(ctx, [Question("new.example", backup=False, check=True)])
     assert {one.judged.state for one in found} == {"UNKNOWN"}
 
 
@@ -187,7 +187,7 @@ async def test_many_domains_share_one_deadline(there: Client) -> None:
         answer = await client("{ domains { nodes { dnsRecords(check: true) { state } } } }")
         took = time.monotonic() - began
     assert len(answer["domains"]["nodes"]) == 20
-    assert took < dnsrecords.DEADLINE * 2
+    assert took < dns_records.DEADLINE * 2
 
 
 async def test_a_look_up_takes_no_part_in_a_unit(there: Client, world: World) -> None:
@@ -195,8 +195,8 @@ async def test_a_look_up_takes_no_part_in_a_unit(there: Client, world: World) ->
     question = Question("new.example", backup=False, check=True)
     async with ctx.write():
         with pytest.raises(Forbidden):
-            await dnsrecords.records(ctx, [question])
-        (found,) = await dnsrecords.records(ctx, [replace(question, check=False)])
+            await dns_records.records(ctx, [question])
+        (found,) = await dns_records.records(ctx, [replace(question, check=False)])
     assert len(found) == 12
     assert there
 

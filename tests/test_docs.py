@@ -31,8 +31,8 @@ from merganser.demo.credentials import ADDRESS, NAME
 from merganser.settings import Settings
 from models.runtime.environment import World
 from models.users.roles import Role
-from resolvers import usercreate
-from resolvers.usercreate import NewUser
+from resolvers.users.creation import create as creation_create
+from resolvers.users.creation.create import NewUser
 from tests.conftest import Client, Clock, make_client, raw_message, receive
 from tests.e2e.server import Server
 from tests.furnished import demo_client, serving, subscribed
@@ -124,7 +124,7 @@ async def given(client: Client, block: Block) -> dict[str, Any]:
 
 async def test_queries_and_mutations_run_on_the_demo_account(demo: Client) -> None:
     other = NewUser("bob", address=f"bob@{ADDRESS.partition('@')[2]}", password_disabled=True)
-    await usercreate.create(building.owner(demo.world), other)
+    await creation_create.create(building.owner(demo.world), other)
     admin = await make_client(demo.world, demo.http, "chief", role=Role.ADMIN)
     for block in of_kind(OperationType.QUERY, OperationType.MUTATION):
         name = operation(block).name

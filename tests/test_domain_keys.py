@@ -9,7 +9,7 @@ from graph import ids
 from mail.authentication import private_keys, signing_keys
 from models.events.journal import PLATFORM, ChangeKind
 from models.runtime.environment import World
-from resolvers import dkimrotation
+from resolvers.domains import dkim_rotation
 from tests import counts, signed
 from tests.administrators import make_domain_admin
 from tests.conftest import Client, Clock
@@ -62,7 +62,7 @@ async def test_a_domain_comes_with_a_key_that_waits_for_dns(
     async with asking(signed.published([key])) as there:
         signed.asks(root, there)
         clock.tick(minutes=1)
-        assert await dkimrotation.step(world) == 1
+        assert await dkim_rotation.step(world) == 1
     assert await listed(root) == [(NEW, "dkim", "ACTIVE")]
     (signer,) = await signing_keys.signers(world, NEW)
     assert (signer.domain, signer.key.public()) == (NEW, key["publicKey"])
@@ -95,7 +95,7 @@ async def test_a_key_for_all_signs_until_the_own_one_does(
         (signer,) = await signing_keys.signers(world, "bücher.example")
         assert signer.selector == "all"
         clock.tick(minutes=1)
-        assert await dkimrotation.step(world) == 1
+        assert await dkim_rotation.step(world) == 1
         (signer,) = await signing_keys.signers(world, "bücher.example")
         assert signer.selector == "dkim"
     names = "query ($by: DomainRef!) { domain(by: $by) { dnsRecords { name } } }"

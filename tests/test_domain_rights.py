@@ -10,9 +10,9 @@ from graph import ids
 from models.runtime.environment import World
 from models.users.roles import Role, Scope
 from models.users.tables import DomainAdmin
-from resolvers import domains
 from resolvers.context import Context, Viewer
-from resolvers.domains import DomainWhere
+from resolvers.domains import loaders as domain_loaders
+from resolvers.domains.loaders import DomainWhere
 from tests.conftest import Client
 from tests.counts import rows
 from tests.domains import (
@@ -148,6 +148,6 @@ async def test_a_domain_admin_changes_what_is_delegated(root: Client, world: Wor
 async def test_below_a_domain_admin_nobody_lists_domains(ada: Client, role: Role) -> None:
     viewer = Viewer(ada.user.id, role, frozenset({Scope.MASTER}))
     ctx = Context(ada.world, viewer)
-    assert await domains.count(ctx, DomainWhere()) == 0
+    assert await domain_loaders.count(ctx, DomainWhere()) == 0
     answer = await ada.raw("{ domains { nodes { id } } }")
     assert answer["errors"][0]["extensions"] == {"code": "FORBIDDEN"}

@@ -16,8 +16,9 @@ from models.runtime.environment import World
 from models.runtime.options import Options
 from models.users.roles import Role
 from models.users.tables import User
-from resolvers import userlimits, users
 from resolvers.context import Context, Viewer
+from resolvers.users import loaders as user_loaders
+from resolvers.users.quota import limits as quota_limits
 from tests.accounts import id_of, run
 from tests.conftest import Client, receive
 from tests.counts import examine, journal, reached, rows
@@ -330,9 +331,9 @@ async def test_all_roads_have_one_rule_for_storage(
         await session.exec(update(User).values(used=1000))
     given = next(one for one in (user, domain, platform) if one is not None)
     ctx = Context(world, Viewer(role=Role.ROOT))
-    (row,) = await users.by_ids(ctx, [made_.id])
+    (row,) = await user_loaders.by_ids(ctx, [made_.id])
     assert row
-    assert await userlimits.allowed(ctx, row) == given
+    assert await quota_limits.allowed(ctx, row) == given
     try:
         await address_resolution.recipient(world, "eve@example.org")
         full = 0

@@ -15,7 +15,7 @@ from mail.storage.blobs.errors import Corrupt
 from models.files.blobs import Blob
 from models.runtime.environment import World
 from models.store.columns import picked
-from resolvers import tasks
+from resolvers.admin import tasks
 from tests import rich
 from tests.accounts import run
 from tests.bulk import call, inbox

@@ -21,8 +21,8 @@ from models.errors import Conflict, Stale
 from models.events.journal import ChangeKind
 from models.runtime.environment import World
 from models.users.tables import User
-from resolvers import mailboxes
-from resolvers.mailboxes import NewMailboxes
+from resolvers.mailboxes import loaders as mailbox_loaders
+from resolvers.mailboxes.loaders import NewMailboxes
 from tests.conftest import Client, Clock, context, raw_message, receive
 from tests.counts import journal, reached, rows
 from tests.mime import files, put, read_back, upload
@@ -178,7 +178,7 @@ async def test_a_draft_changes_its_conversation_with_what_it_answers(
 
 async def test_a_draft_may_change_its_folder(ada: Client, world: World) -> None:
     draft = await saved(ada)
-    await mailboxes.create(context(ada), NewMailboxes(["Later"]))
+    await mailbox_loaders.create(context(ada), NewMailboxes(["Later"]))
     before = await reached(world, ada.user.id)
     answer = await again(ada, draft, mailbox={"path": "Later"}, unseen=True)
     assert answer["message"]["mailbox"] == {"path": "Later"}

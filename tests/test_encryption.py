@@ -24,10 +24,11 @@ from models.errors import Unavailable
 from models.events.journal import ChangeKind
 from models.runtime.environment import World
 from models.users.tables import User
-from resolvers import contents, submission
-from resolvers.mailboxes import NewMailboxes
-from resolvers.mailboxes import create as make
-from resolvers.submission import Outgoing
+from resolvers.mailboxes.loaders import NewMailboxes
+from resolvers.mailboxes.loaders import create as make
+from resolvers.messages import content
+from resolvers.submission import create as submission_create
+from resolvers.submission.create import Outgoing
 from tests.accounts import change, create, events, run
 from tests.bulk import call
 from tests.conftest import Client, Clock, context, raw_message
@@ -78,7 +79,7 @@ async def eve(ada: Client, clock: Clock) -> Owner:
 
 
 async def source(client: Client, message: int) -> bytes:
-    stored = await contents.one(context(client), message)
+    stored = await content.one(context(client), message)
     assert stored is not None
     return await gathered(stored.whole())
 
@@ -218,7 +219,9 @@ async def test_nothing_is_stored_without_a_sound_key(eve: Owner, key: str | None
     answer = await call(eve.client, "messageUpload", mailbox={"path": "INBOX"}, raw=PLAIN.decode())
     assert [error["code"] for error in answer["errors"]] == ["UNAVAILABLE"]
     with pytest.raises(Unavailable):
-        await submission.send(context(eve.client), Outgoing(to=[], subject="x", upload_only=True))
+        await submission_create.send(
+            context(eve.client), Outgoing(to=[], subject="x", upload_only=True)
+        )
     assert await count(eve.client) == 0
 
 
@@ -271,13 +274,13 @@ async def test_the_copy_in_sent_is_encrypted_and_what_goes_out_is_not(eve: Owner
     assert (await run(eve.client, "mailboxUpdate", "task { id }", **given))["errors"] == []
     to = [Named("carol@example.net")]
     outgoing = Outgoing(to=to, subject="Hi", text=WORDS)
-    sent = await submission.send(context(eve.client), outgoing)
+    sent = await submission_create.send(context(eve.client), outgoing)
     assert sent.submission is not None
     assert sent.message is not None
     assert WORDS.encode() in await eve.opened(sent.message.id)
     assert await blob_of(eve.client.world, sent.submission.id) != sent.message.blob_id
     draft = Outgoing(to=to, subject="Hi", text=WORDS, is_draft=True)
-    kept = await submission.send(context(eve.client), draft)
+    kept = await submission_create.send(context(eve.client), draft)
     assert kept.message is not None
     assert WORDS.encode() in await source(eve.client, kept.message.id)
 

@@ -24,8 +24,8 @@ from mail.search import index_worker
 from models.queue.rate_values import RateFrame
 from models.runtime.environment import World
 from models.users.tables import LimitSource
-from resolvers import authlog
-from resolvers.authlog import Event
+from resolvers.auth import security_log
+from resolvers.auth.security_log import Event
 from resolvers.context import Viewer
 from tests import factors
 from tests.calls import CALLS
@@ -333,7 +333,7 @@ async def test_types_of_lists_are_compiled_wholly(
     name: str, ada: Client, root: Client, tally: Tally
 ) -> None:
     await receive(ada, "Hello")
-    await authlog.noted(context(ada), Event("totp enable", ada.user.id))
+    await security_log.noted(context(ada), Event("totp enable", ada.user.id))
     await (await CALLS["settingSet"](ada, root))(root)
     await (await CALLS["domainAliasCreate"](ada, root))(root)
     await (await CALLS["appPasswordCreate"](ada, root))(ada)

@@ -14,8 +14,10 @@ from graph import ids
 from mail.maintenance import housekeeping
 from models.runtime.environment import World
 from models.users.roles import AdminPermission, Role, Scope
-from resolvers import auth, mailboxes, tasks
-from resolvers.mailboxes import NewMailboxes
+from resolvers.admin import tasks
+from resolvers.auth import authentication
+from resolvers.mailboxes import loaders as mailbox_loaders
+from resolvers.mailboxes.loaders import NewMailboxes
 from tests import filters
 from tests.accounts import chief, id_of, row_of, run
 from tests.conftest import Client, Clock, context, make_client, make_key, raw_message, receive
@@ -99,7 +101,7 @@ async def test_labels_come_along_and_what_is_snoozed_is_in_the_inbox(
 async def test_identities_come_along_as_far_as_they_may_be_sent_as(
     ada: Client, bob: Client
 ) -> None:
-    await mailboxes.create(context(ada), NewMailboxes(["Letters"]))
+    await mailbox_loaders.create(context(ada), NewMailboxes(["Letters"]))
     for client in (ada, bob):
         await whitelist(client, "*@example.net")
     said = {
@@ -121,7 +123,7 @@ async def test_identities_come_along_as_far_as_they_may_be_sent_as(
 
 
 async def test_filters_come_along_without_passwords(ada: Client, bob: Client) -> None:
-    await mailboxes.create(context(ada), NewMailboxes(["Lists"]))
+    await mailbox_loaders.create(context(ada), NewMailboxes(["Lists"]))
     where = {"mailbox": {"path": "Lists"}, "copyTo": [{"path": "Sent"}], "labels": ["x"]}
     query = {"from": "a", "any": [{"size": 5}, {"not": [{"header": {"key": "X"}}]}]}
     one = await filters.made(ada, query, where, name="one", metaData={"a": 1}, active=False)
@@ -247,7 +249,7 @@ async def test_listing_costs_the_same_however_many(
     document = "{ users { nodes { exports { id state url task { done } user { username } } } } }"
 
     async def cost() -> int:
-        await auth.settle(ada.world)  # uses of keys are noted behind the answers
+        await authentication.settle(ada.world)  # uses of keys are noted behind the answers
         del statements[:]
         await root(document)
         return len(statements)

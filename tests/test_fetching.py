@@ -13,7 +13,7 @@ from models.messages.tables import Message
 from models.runtime.environment import World
 from models.store.columns import picked, table_of
 from models.users.tables import User
-from resolvers import connectorsecrets
+from resolvers.connectors import credentials
 from tests.conftest import Client, Clock, raw_message
 from tests.fetching import (
     again,
@@ -260,7 +260,7 @@ async def test_a_password_that_is_refused_is_told_and_tried_more_seldom(
         assert row.next_run_at == ada.world.now() + timedelta(seconds=wait)
         assert "not-this-one" not in f"{run} {row}"
     far.save(raw_message("One"))
-    secret = connectorsecrets.sealed(ada.world, key, {"password": PASSWORD})
+    secret = credentials.sealed(ada.world, key, {"password": PASSWORD})
     run = await again(ada.world, key, secret=secret)
     row = await row_of(ada.world, key)
     assert (run.state, row.failures, row.last_error) == (TaskState.SUCCEEDED, 0, None)

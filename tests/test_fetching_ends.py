@@ -14,8 +14,9 @@ from models.admin.tasks import TaskState
 from models.connectors import ConnectorRun, Protocol, Security
 from models.runtime import leases
 from models.runtime.environment import World
-from resolvers import connectorchange, connectorruns
-from resolvers.connectorruns import Worker
+from resolvers.connectors import mutations as connector_mutations
+from resolvers.connectors import worker as connector_worker
+from resolvers.connectors.worker import Worker
 from tests import accounts
 from tests.conftest import Client, raw_message
 from tests.fetching import again, changed, connector, far, may, newest, ran, row_of, server, stored
@@ -49,7 +50,7 @@ async def killed(world: World, times: int, place: str = "fetched") -> None:
     """Run what is due, and have its process end behind a unit, or at another place."""
     object.__setattr__(world, "fault", dies(times, place))
     worker = Worker(world, Gate(private=True))
-    await connectorruns.look(worker)
+    await connector_worker.look(worker)
     for task in list(worker.running):
         with pytest.raises(Killed):
             await task
@@ -115,8 +116,8 @@ async def test_a_restarted_server_goes_on_with_its_runs_at_once(ada: Client, far
     holder = await leases.ensure_registered(before)
     key = await connector(ada, far, lease=1, holder=holder)
     gate = Gate(private=True)
-    assert not await connectorruns.run_one(ada.world, key, gate)
-    work = asyncio.create_task(connectorruns.run(after, gate))
+    assert not await connector_worker.run_one(ada.world, key, gate)
+    work = asyncio.create_task(connector_worker.run(after, gate))
     try:
         async with asyncio.timeout(30):
             while not (await row_of(ada.world, key)).last_success_at:  # noqa: ASYNC110 - a row
@@ -138,7 +139,7 @@ async def test_a_run_ends_where_it_is_asked_to(ada: Client, far: Dovecot) -> Non
 
     async def stop() -> None:
         run = await newest(ada.world, key)
-        await connectorchange.stop(ctx, [run.id])
+        await connector_mutations.stop(ctx, [run.id])
 
     stopped: list[Any] = []
     object.__setattr__(ada.world, "fault", fault)
@@ -157,13 +158,13 @@ async def test_what_comes_is_heard_at_once(ada: Client, far: Dovecot) -> None:
     idle = [{"name": "IDLE", "value": ""}]
     key = await connector(ada, far, interval=600, custom_options=idle)
     worker = Worker(ada.world, Gate(private=True))
-    await connectorruns.look(worker)
+    await connector_worker.look(worker)
     await until(lambda: not worker.busy)  # it listens, and takes nobody's place
     assert (await newest(ada.world, key)).stage == "LISTEN"
     far.save(raw_message("Two"))
     await until(lambda: False, lambda: heard(ada.world, "Two"))
     run = await newest(ada.world, key)
-    await connectorchange.stop(may(ada), [run.id])
+    await connector_mutations.stop(may(ada), [run.id])
     (task,) = worker.running
     await asyncio.wait_for(task, 20)
     assert (await newest(ada.world, key)).state is TaskState.CANCELLED
@@ -184,12 +185,12 @@ async def until(done: Callable[[], bool], wait: Any = None) -> None:
 async def test_there_is_room_for_so_many_runs_with_a_host(ada: Client, far: Dovecot) -> None:
     keys = [await connector(ada, far, name=str(nth)) for nth in range(4)]
     worker = Worker(ada.world, Gate(private=True))
-    await connectorruns.look(worker)
+    await connector_worker.look(worker)
     assert len(worker.running) == ada.world.options.connectors_per_host == 2
     for _ in range(4):
         await asyncio.gather(*worker.running)
         await asyncio.sleep(0)
-        await connectorruns.look(worker)
+        await connector_worker.look(worker)
     for key in keys:
         assert (await newest(ada.world, key)).state is TaskState.SUCCEEDED
 
@@ -199,7 +200,7 @@ async def test_a_private_address_is_refused_and_nothing_is_connected_to(
 ) -> None:
     key = await connector(ada, far)
     worker = Worker(ada.world, Gate())
-    await connectorruns.look(worker)
+    await connector_worker.look(worker)
     await asyncio.gather(*worker.running)
     run = await newest(ada.world, key)
     assert (run.state, run.stage) == (TaskState.FAILED, "CONNECT")
@@ -212,7 +213,7 @@ async def test_a_private_address_is_refused_and_nothing_is_connected_to(
         options = replace(ada.world.options, connectors_private=private)
         object.__setattr__(ada.world, "options", options)
         await changed(ada.world, key, next_run_at=ada.world.now())
-        await connectorruns.look(worker)
+        await connector_worker.look(worker)
         await asyncio.gather(*worker.running)
         assert (await newest(ada.world, key)).stage == stage
     assert "inside" in next(line for line in await lines(ada.world, key) if "RESOLVE" in line)
@@ -227,7 +228,7 @@ async def test_who_receives_nothing_fetches_nothing(
         given: dict[str, Any] = {"users": {"usernames": ["ada"]}, "set": {"disabled": disabled}}
         assert (await accounts.run(root, "userUpdate", **given))["errors"] == []
         worker = Worker(ada.world, Gate(private=True))
-        await connectorruns.look(worker)
+        await connector_worker.look(worker)
         await asyncio.gather(*worker.running)
         assert bool(await stored(ada.world)) is not disabled
     assert (await newest(ada.world, key)).imported == 1
@@ -243,11 +244,11 @@ async def test_the_history_has_an_end(ada: Client, far: Dovecot) -> None:
     key = await connector(ada, far, interval=600)
     for _ in range(3):
         await again(ada.world, key)
-    object.__setattr__(connectorruns, "KEPT", 2)
+    object.__setattr__(connector_worker, "KEPT", 2)
     try:
         await again(ada.world, key)
     finally:
-        object.__setattr__(connectorruns, "KEPT", 100)
+        object.__setattr__(connector_worker, "KEPT", 100)
     rows = await ada.world.database.read(runs(key))
     assert len(rows) == 2
 
@@ -266,11 +267,11 @@ async def test_a_connector_that_is_removed_while_it_runs_ends_its_run(
 
     def fault(place: str) -> None:
         if place == "fetched" and not removed:
-            removed.append(asyncio.ensure_future(connectorchange.remove(ctx, [key])))
+            removed.append(asyncio.ensure_future(connector_mutations.remove(ctx, [key])))
 
     object.__setattr__(ada.world, "fault", fault)
     worker = Worker(ada.world, Gate(private=True))
-    await connectorruns.look(worker)
+    await connector_worker.look(worker)
     await asyncio.gather(*worker.running)
     await removed[0]
     assert len((await stored(ada.world))["INBOX"]) < LONG

@@ -16,7 +16,8 @@ from mail.storage.blobs.garbage_collector import collect
 from models.events.journal import ChangeKind
 from models.runtime.environment import World
 from models.users.roles import AdminPermission, Role
-from resolvers import fileshares, tasks
+from resolvers.admin import tasks
+from resolvers.files import shares
 from tests.accounts import ERRORS, PASSWORD, id_of, run
 from tests.administrators import make_domain_admin
 from tests.conftest import Client, Clock, make_client, make_key
@@ -316,8 +317,8 @@ async def test_addresses_are_not_guessed_and_not_stored(ada: Client, world: Worl
     link = await share(ada, await stored(ada))
     path = link["url"].partition("/share/")[2]
     key = ids.decode("FileShare", link["id"])
-    assert path == fileshares.token_of(world, key)
-    other = fileshares.token_of(replace(world, secret=b"x" * 32), key)
+    assert path == shares.token_of(world, key)
+    other = shares.token_of(replace(world, secret=b"x" * 32), key)
     for token in (other, path[:-1], path + "=", path.swapcase(), "x", "%00", "ä", "A" * 5000):
         assert (await ada.http.get(f"/share/{token}")).status_code == 404
     everything = json.dumps([

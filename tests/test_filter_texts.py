@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from resolvers import filterarchive
-from resolvers.filtertext import LATER, NO_TEST
+from resolvers.filters import transfer
+from resolvers.filters.search_query import LATER, NO_TEST
 from tests.conftest import Client, context, raw_message
 from tests.filters import TEST, change, create, listed, made
 
@@ -106,7 +106,7 @@ async def test_a_term_that_no_filter_can_test_is_named(
 async def test_a_search_text_comes_along_in_an_export(ada: Client, bob: Client) -> None:
     query: dict[str, Any] = {"any": [{"query": "subject:bill OR duck"}, {"to": "x"}]}
     await made(ada, query, {"seen": True}, name="n")
-    (entry,) = await filterarchive.exported(context(ada), ada.user.id)
+    (entry,) = await transfer.exported(context(ada), ada.user.id)
     assert entry["query"] == query
-    assert await filterarchive.bring(context(bob), entry, []) == []
+    assert await transfer.bring(context(bob), entry, []) == []
     assert await fitting(bob, MAIL) == {"n": True}

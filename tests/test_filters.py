@@ -17,8 +17,9 @@ from models.notifications.webhooks import Webhook
 from models.runtime.environment import World
 from models.users.roles import AdminPermission
 from models.users.tables import User
-from resolvers import filterchange, mailboxes
-from resolvers.mailboxes import NewMailboxes
+from resolvers.filters import mutations as filter_mutations
+from resolvers.mailboxes import loaders as mailbox_loaders
+from resolvers.mailboxes.loaders import NewMailboxes
 from tests.accounts import chief, id_of, run
 from tests.accounts import create as create_user
 from tests.conftest import Client, context, make_client, raw_message, receive
@@ -45,7 +46,7 @@ NO_TEST = dict.fromkeys(
 
 
 async def folder(client: Client, *paths: str) -> None:
-    await mailboxes.create(context(client), NewMailboxes(list(paths)))
+    await mailbox_loaders.create(context(client), NewMailboxes(list(paths)))
 
 
 def told(errors: Sequence[Any]) -> list[tuple[str, list[str]]]:
@@ -200,7 +201,7 @@ async def test_there_are_only_so_many(ada: Client, world: World) -> None:
     few = context(ada)
     few.world = replace(world, options=replace(world.options, filters_max=2))
     with pytest.raises(LimitReached) as refused:
-        await filterchange.create(few, None, {"query": {}, "action": {"seen": True}})
+        await filter_mutations.create(few, None, {"query": {}, "action": {"seen": True}})
     assert (refused.value.limit, refused.value.used) == (2, 2)
     assert (await listed(ada))["totalCount"] == 2
 

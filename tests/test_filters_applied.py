@@ -6,8 +6,9 @@ import pytest
 
 from graph import ids
 from models.runtime.environment import World
-from resolvers import mailboxes, tasks
-from resolvers.mailboxes import NewMailboxes
+from resolvers.admin import tasks
+from resolvers.mailboxes import loaders as mailbox_loaders
+from resolvers.mailboxes.loaders import NewMailboxes
 from tests.accounts import run
 from tests.conftest import Client, context, receive
 from tests.counts import rows
@@ -41,7 +42,7 @@ async def words(world: World) -> dict[str, list[str]]:
 
 
 async def test_mail_is_moved_marked_copied_and_archived(ada: Client, world: World) -> None:
-    await mailboxes.create(context(ada), NewMailboxes(["A", "B"]))
+    await mailbox_loaders.create(context(ada), NewMailboxes(["A", "B"]))
     await put(ada, "one a", "one b", "two", "three", "four")
     keys = [
         (await made(ada, query, action))["id"]
@@ -74,7 +75,7 @@ async def test_mail_is_moved_marked_copied_and_archived(ada: Client, world: Worl
 
 
 async def test_junk_stays_unless_a_filter_says_that_it_is_none(ada: Client, world: World) -> None:
-    await mailboxes.create(context(ada), NewMailboxes(["A"]))
+    await mailbox_loaders.create(context(ada), NewMailboxes(["A"]))
     await put(ada, "one", "two", "three")
     into = {"select": {"mailbox": {"path": "INBOX"}}, "to": {"specialUse": "JUNK"}}
     assert (await run(ada, "messageMove", "movedCount", **into))["errors"] == []

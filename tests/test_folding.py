@@ -9,7 +9,7 @@ from sqlalchemy import func, literal, select, text
 
 from models.runtime.environment import World
 from models.store.text_folding import PIECE, fold_text
-from resolvers.mailboxes import NewMailboxes, create
+from resolvers.mailboxes.loaders import NewMailboxes, create
 from tests.conftest import Client, context, receive
 from tests.test_searches import subjects
 

@@ -16,7 +16,7 @@ from models.events.journal import ChangeKind
 from models.runtime.environment import World
 from models.users.roles import AdminPermission, Role, Scope
 from models.users.tables import User
-from resolvers import auth
+from resolvers.auth import authentication
 from tests.accounts import change, create
 from tests.administrators import make_domain_admin
 from tests.conftest import Client, make_client, make_key, receive
@@ -431,7 +431,7 @@ async def test_idle_ones_ask_nothing(
             (over, OF_DOMAINS, {}),
         )
     ]
-    await auth.settle(ada.world)
+    await authentication.settle(ada.world)
     await asyncio.sleep(0.1)
     del statements[:]
     await asyncio.sleep(0.3)

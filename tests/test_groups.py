@@ -20,9 +20,9 @@ from models.events.journal import ChangeKind
 from models.runtime.environment import World
 from models.store.database import Database
 from models.users.roles import Role, Scope
-from resolvers import mailboxes
 from resolvers.context import Context, Viewer
-from resolvers.mailboxes import NewMailboxes
+from resolvers.mailboxes import loaders as mailbox_loaders
+from resolvers.mailboxes.loaders import NewMailboxes
 from tests import stores
 from tests.conftest import Client, Clock, context, make_key
 from tests.live import MADE, NESTED, PLAIN, House, Slow, cursor, house, note, until
@@ -51,7 +51,7 @@ def executions(monkeypatch: pytest.MonkeyPatch) -> list[object]:
 
 
 async def create(client: Client, *paths: str) -> None:
-    await mailboxes.create(context(client), NewMailboxes(paths))
+    await mailbox_loaders.create(context(client), NewMailboxes(paths))
 
 
 async def test_one_event_is_executed_and_written_once_for_all(

@@ -15,12 +15,14 @@ from graph import feeds, groups
 from graph.bodies import Question
 from graph.schema import schema
 from models.runtime.environment import World
-from resolvers import bulk, changes, mailboxes
-from resolvers.bulk import Order
-from resolvers.mailboxes import NewMailboxes
-from resolvers.moves import Changes
-from resolvers.selections import Selection
-from resolvers.where import MessageWhere
+from resolvers.changes import stream_reader
+from resolvers.mailboxes import loaders as mailbox_loaders
+from resolvers.mailboxes.loaders import NewMailboxes
+from resolvers.messages.bulk import bulk_changes
+from resolvers.messages.bulk.bulk_changes import Order
+from resolvers.messages.bulk.row_changes import Changes
+from resolvers.messages.filters.filter_conditions import Selection
+from resolvers.messages.filters.message_filter import MessageWhere
 from tests.conftest import Client, context, receive
 from tests.live import MADE, NESTED, PLAIN, RENAMED, Follower, House, cursor, house, until
 
@@ -118,15 +120,15 @@ def _at(each: Follower) -> str:
 
 
 async def _reached(client: Client) -> int:
-    return (await changes.standing(context(client)))[client.user.id]
+    return (await stream_reader.standing(context(client)))[client.user.id]
 
 
 async def _change(client: Client, dice: random.Random, number: int) -> None:
     kind = dice.randrange(3)
     if kind == 0:
-        await mailboxes.create(context(client), NewMailboxes([f"Box {number}"]))
+        await mailbox_loaders.create(context(client), NewMailboxes([f"Box {number}"]))
     elif kind == 1:
         await receive(client, f"Letter {number}")
     else:
         order = Order(Selection(where=MessageWhere()), Changes.of({"flagged": dice.random() < 0.5}))
-        await bulk.carry_out(context(client), order)
+        await bulk_changes.carry_out(context(client), order)

@@ -9,9 +9,9 @@ from models.addresses.tables import AddressKind
 from models.events.journal import ChangeKind
 from models.runtime.environment import World
 from models.users.roles import AdminPermission
-from resolvers import mailboxes
-from resolvers.identitychange import MOST
-from resolvers.mailboxes import NewMailboxes
+from resolvers.mailboxes import loaders as mailbox_loaders
+from resolvers.mailboxes.loaders import NewMailboxes
+from resolvers.submission.identity_mutations import MOST
 from tests.accounts import chief, id_of, run
 from tests.conftest import Client, context, make_user
 from tests.counts import journal, reached
@@ -89,7 +89,7 @@ async def test_an_implied_one_keeps_its_id_when_something_is_said_of_it(
 
 
 async def test_all_can_be_said_and_taken_back(ada: Client) -> None:
-    await mailboxes.create(context(ada), NewMailboxes(["Out"]))
+    await mailbox_loaders.create(context(ada), NewMailboxes(["Out"]))
     said = {
         "name": "Ada", "replyTo": "A.da@example.net", "default": True,
         "bcc": ["x@example.net", "X@example.net", "y@xn--bcher-kva.example"],

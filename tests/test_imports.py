@@ -13,7 +13,7 @@ import pytest
 from graph import ids
 from mail.maintenance import housekeeping
 from models.runtime.environment import World
-from resolvers import tasks
+from resolvers.admin import tasks
 from tests.accounts import run
 from tests.conftest import Client, Clock, raw_message
 from tests.counts import rows

@@ -11,9 +11,9 @@ from models.events.journal import PLATFORM
 from models.runtime.environment import World
 from models.store.database import Database
 from models.users.roles import AdminPermission, Role, Scope
-from resolvers import keyvalue
+from resolvers.admin import key_values
+from resolvers.admin.key_values import Namespace
 from resolvers.context import Context, Viewer
-from resolvers.keyvalue import Namespace
 from tests.administrators import make_domain_admin
 from tests.conftest import Client, Clock, make_client, make_key
 from tests.counts import rows
@@ -172,7 +172,7 @@ async def test_of_many_increments_at_once_none_is_lost(ada: Client, database: Da
 
     async def one(n: int) -> int:
         viewer = Viewer(ada.user.id, Role.USER, frozenset({Scope.MASTER}))
-        entry = await keyvalue.increment(
+        entry = await key_values.increment(
             Context(worlds[n % 2], viewer), Namespace(ada.user.id), "n", n, create_missing=True
         )
         return int(entry.value)

@@ -14,7 +14,7 @@ from models.events.journal import Change
 from models.runtime.environment import World
 from models.store.columns import picked
 from models.users.roles import Role, Scope, UserPermission
-from resolvers import tasks
+from resolvers.admin import tasks
 from tests.conftest import Client, make_client, make_key, make_user
 from tests.counts import reached, rows
 from tests.entries import LIST, done, kept, keys, put
@@ -133,7 +133,7 @@ async def test_entries_stay_through_the_time_of_grace_and_go_with_the_account(
     back = await root(restore, i={"by": {"username": "ada"}})
     assert back["userRestore"]["errors"] == []
     assert await keys(ada, "a/") == [f"a/{n}" for n in range(5)]
-    monkeypatch.setattr("resolvers.userpurge.CHUNK", 2)
+    monkeypatch.setattr("resolvers.users.purge.CHUNK", 2)
     assert (await root(delete, i={"users": users}))["userDelete"]["errors"] == []
     assert await tasks.work(world)
     assert sorted(row[2] for row in await kept(world)) == ["b", "c"]

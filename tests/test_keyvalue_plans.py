@@ -9,9 +9,9 @@ from models.admin.key_values import KeyValue
 from models.runtime.environment import World
 from models.store.keyset_pages import Ask, Cursor
 from models.users.roles import Role, Scope
-from resolvers import keyvalue
+from resolvers.admin import key_values
+from resolvers.admin.key_values import Listing, Namespace
 from resolvers.context import Context, Viewer
-from resolvers.keyvalue import Listing, Namespace
 from tests.conftest import Client, make_user
 from tests.explained import Plans, explained
 
@@ -71,26 +71,26 @@ async def test_a_page_is_a_range_of_an_index_both_ways(ada: Client, plans: Plans
     ]
     for ctx in viewers(ada.world, ada.user.id):
         for listing, indexes in asked:
-            whole = await keyvalue.page(ctx, listing, Ask("x", 250), {"value"})
+            whole = await key_values.page(ctx, listing, Ask("x", 250), {"value"})
             row = whole.rows[len(whole.rows) // 2]
             at = Cursor("x", row.key, row.id)
             for ask in (Ask("x"), Ask("x", back=True), Ask("x", 9, at), Ask("x", 9, at, back=True)):
-                work = keyvalue.page(ctx, listing, ask, {"value"}, values=False)
+                work = key_values.page(ctx, listing, ask, {"value"}, values=False)
                 good(await plans.of(work, "key_values"), *indexes)
 
 
 async def test_entries_are_found_by_their_keys(ada: Client, plans: Plans) -> None:
     for ctx in viewers(ada.world, ada.user.id):
         within = Namespace(ada.user.id)
-        good(await plans.of(keyvalue.find(ctx, within, "a1/1"), "key_values"), KEY)
+        good(await plans.of(key_values.find(ctx, within, "a1/1"), "key_values"), KEY)
         some = [(within, f"a{n % 7}/{n}") for n in range(0, 600, 3)]
-        good(await plans.of(keyvalue.named(ctx, some), "key_values"), KEY, LEVEL)
-        exact = keyvalue.page(ctx, Listing(within, "a1/1", exact=True), Ask("x"), {"value"})
+        good(await plans.of(key_values.named(ctx, some), "key_values"), KEY, LEVEL)
+        exact = key_values.page(ctx, Listing(within, "a1/1", exact=True), Ask("x"), {"value"})
         assert KEY in await plans.of(exact, "key_values")
 
 
 async def test_what_is_below_a_key_is_removed_by_a_range(ada: Client, plans: Plans) -> None:
     (ctx, _), within = viewers(ada.world, ada.user.id), Namespace(ada.user.id)
-    plan = await plans.of(keyvalue.remove(ctx, within, "a3", recursive=True), "key_values")
+    plan = await plans.of(key_values.remove(ctx, within, "a3", recursive=True), "key_values")
     good(plan, KEY)
     assert "key>? AND key<?" in plan or "(key)::text >= 'a3/'" in plan, plan

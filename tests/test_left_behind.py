@@ -14,9 +14,10 @@ from models.runtime.environment import World
 from models.store.columns import picked
 from models.users.roles import Role, Scope
 from models.users.tables import User
-from resolvers import tasks, usercreate
+from resolvers.admin import tasks
 from resolvers.context import Context, Viewer
-from resolvers.usercreate import NewUser
+from resolvers.users.creation import create as creation_create
+from resolvers.users.creation.create import NewUser
 from tests.accounts import run
 from tests.conftest import Client, make_key, make_user
 from tests.counts import rows
@@ -82,7 +83,7 @@ async def places_of(world: World, numbers: set[int], texts: set[str]) -> set[str
 async def far(world: World) -> Specimens:
     """An account of a domain that nobody else is in, with one object of each kind."""
     new = NewUser(username="faraway", address="faraway@far.example", password_disabled=True)
-    await usercreate.create(Context(world, Viewer(role=Role.ROOT, scopes=MASTER)), new)
+    await creation_create.create(Context(world, Viewer(role=Role.ROOT, scopes=MASTER)), new)
     await make_user(world, "sharer")
     asked = select(*picked(User)).where(col(User.username).in_(["faraway", "sharer"]))
     users = {row.username: row for row in await world.database.read(asked)}

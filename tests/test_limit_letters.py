@@ -15,8 +15,8 @@ from mail.text.languages import closest
 from models.admin.tasks import Task
 from models.errors import OverQuota
 from models.runtime.environment import Adopted, World
-from resolvers import tasks
-from resolvers.limitwords import WORDS, Words
+from resolvers.admin import tasks
+from resolvers.users.quota.quota_warning_texts import WORDS, Words
 from tests.bulk import DELETE
 from tests.conftest import Client, Clock
 from tests.counts import examine, rows

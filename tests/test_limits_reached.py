@@ -17,7 +17,7 @@ from mail.smtp import lmtp
 from models.domains.tables import Domain
 from models.errors import OverQuota
 from models.runtime.environment import Adopted, World
-from resolvers.auth import settle
+from resolvers.auth.authentication import settle
 from tests.accounts import costs_of_users
 from tests.bulk import DELETE, TAKE_BACK, UPLOAD
 from tests.conftest import Client, Clock, receive

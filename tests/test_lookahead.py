@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from graphql import GraphQLObjectType, get_named_type
 
-from resolvers import mailboxes
-from resolvers.mailboxes import NewMailboxes
+from resolvers.mailboxes import loaders as mailbox_loaders
+from resolvers.mailboxes.loaders import NewMailboxes
 from tests.calls import CALLS
 from tests.conftest import Client, context, make_user, receive
 from tests.printed import SDL
@@ -174,9 +174,9 @@ async def test_many_folders_cost_no_more_statements_than_few(
         await ada(FOLDERS)
         return len([sent for sent in statements if "api_keys" not in sent])
 
-    await mailboxes.create(context(ada), NewMailboxes(["Box/0"]))
+    await mailbox_loaders.create(context(ada), NewMailboxes(["Box/0"]))
     few = await cost()
-    await mailboxes.create(context(ada), NewMailboxes([f"Box/{n}" for n in range(1, 20)]))
+    await mailbox_loaders.create(context(ada), NewMailboxes([f"Box/{n}" for n in range(1, 20)]))
     assert [await cost(), await cost()] == [few, few]
 
 
@@ -188,7 +188,7 @@ async def test_few_lists_are_read_by_statements_that_are_made_once(
     ada: Client, statements: list[str]
 ) -> None:
     paths = [f"Box {n}" for n in range(6)]
-    await mailboxes.create(context(ada), NewMailboxes(paths))
+    await mailbox_loaders.create(context(ada), NewMailboxes(paths))
     for many, pages in ((2, 2), (4, 4), (5, 1), (6, 1)):
         parts = [ONE_LIST % (n, path, n + 1) for n, path in enumerate(paths[:many])]
         for _ in range(3):  # read anew, then compiled, then by its plan
@@ -202,7 +202,7 @@ async def test_few_lists_are_read_by_statements_that_are_made_once(
 async def test_lists_below_one_folder_cost_what_those_below_twenty_do(
     ada: Client, statements: list[str]
 ) -> None:
-    await mailboxes.create(context(ada), NewMailboxes([f"Box/{n}" for n in range(20)]))
+    await mailbox_loaders.create(context(ada), NewMailboxes([f"Box/{n}" for n in range(20)]))
     document = '{ viewer { user { mailboxes(masks: ["%s"]) { messages(first: 2) { %s } } } } }'
 
     async def cost(masks: str) -> int:

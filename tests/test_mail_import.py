@@ -13,7 +13,7 @@ from models.connectors import Connector
 from models.events.journal import ChangeKind
 from models.runtime.environment import World
 from models.store.columns import picked
-from resolvers import mailboxes
+from resolvers.mailboxes import loaders as mailbox_loaders
 from tests.accounts import run
 from tests.conftest import Client, Clock, context, raw_message
 from tests.counts import journal, reached, rows
@@ -140,7 +140,7 @@ async def test_folders_that_are_made_are_subscribed_to_where_that_is_wanted(
 
 
 async def boxes(client: Client) -> Any:
-    return await mailboxes.all_of(context(client), client.user.id, {"subscribed"})
+    return await mailbox_loaders.all_of(context(client), client.user.id, {"subscribed"})
 
 
 async def test_two_imports_at_once_may_make_the_same_folder(ada: Client) -> None:

@@ -228,7 +228,7 @@ async def test_a_full_account_takes_what_fits_from_elsewhere(
 async def test_signs_of_life_come_between_units(
     ada: Client, bob: Client, far: Dovecot, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("resolvers.connectorruns.BEAT", 0.0005)
+    monkeypatch.setattr("resolvers.connectors.worker.BEAT", 0.0005)
     names = [f"{number}" for number in range(40)]
     for name in names:
         far.account(f"beat{ada.user.id}").save(raw_message(name))

@@ -10,8 +10,8 @@ import pytest
 from graph import ids
 from models.runtime.environment import World
 from models.users.roles import AdminPermission
-from resolvers import mailboxes
-from resolvers.mailboxes import NewMailboxes
+from resolvers.mailboxes import loaders as mailbox_loaders
+from resolvers.mailboxes.loaders import NewMailboxes
 from tests.accounts import chief, create, id_of, run
 from tests.conftest import Client, context, make_client, raw_message
 from tests.counts import rows
@@ -98,7 +98,7 @@ async def test_others_accounts_are_for_who_manages_them(
 
 
 async def test_another_account_is_brought_whole(root: Client, ada: Client, bob: Client) -> None:
-    await mailboxes.create(context(ada), NewMailboxes(["Deep/er"]))
+    await mailbox_loaders.create(context(ada), NewMailboxes(["Deep/er"]))
     await place(ada, raw_message("In"), seen=True, envelope_from="carol@example.com")
     await place(ada, raw_message("Mine"), "Sent")
     key = await place(ada, raw_message("Deep"), "Deep/er", at=ada.world.now() - timedelta(days=9))

@@ -10,10 +10,14 @@ from models.errors import LimitReached
 from models.events.journal import ChangeKind
 from models.runtime.environment import World
 from models.users.roles import AdminPermission, Role
-from resolvers import mailboxes, mailboxrename, mailboxsubscribe, mailboxupdate, tasks
-from resolvers.mailboxes import Named, NewMailboxes
-from resolvers.mailboxrename import Renamed
-from resolvers.mailboxupdate import Updated
+from resolvers.admin import tasks
+from resolvers.mailboxes import loaders as mailbox_loaders
+from resolvers.mailboxes import rename as mailbox_rename
+from resolvers.mailboxes import subscription_mutations
+from resolvers.mailboxes import update as mailbox_update
+from resolvers.mailboxes.loaders import Named, NewMailboxes
+from resolvers.mailboxes.rename import Renamed
+from resolvers.mailboxes.update import Updated
 from tests.administrators import make_domain_admin
 from tests.conftest import Client, Clock, context, make_client, receive
 from tests.counts import journal, reached, rows
@@ -54,12 +58,12 @@ async def test_a_rename_costs_the_same_however_much_is_below(
 ) -> None:
     async def cost(path: str, to: str) -> int:
         del statements[:]
-        await mailboxrename.rename(context(ada), Renamed(Named(path=path), to))
+        await mailbox_rename.rename(context(ada), Renamed(Named(path=path), to))
         return len(statements)
 
     await create(ada, "A/B", "C")
     few = await cost("A", "X/A")
-    await mailboxes.create(context(ada), NewMailboxes([f"C/{n}/D" for n in range(60)]))
+    await mailbox_loaders.create(context(ada), NewMailboxes([f"C/{n}/D" for n in range(60)]))
     assert await cost("C", "Y/C") == few
 
 
@@ -142,9 +146,9 @@ async def test_what_is_no_path_is_not_subscribed_to(ada: Client, paths: list[str
 async def test_subscriptions_have_a_limit(ada: Client) -> None:
     ctx, many = worlds(ada, max_mailboxes=10), [f"A{n}" for n in range(11)]
     with pytest.raises(LimitReached) as full:
-        await mailboxsubscribe.subscribe(ctx, many, subscribed=True)
+        await subscription_mutations.subscribe(ctx, many, subscribed=True)
     assert (full.value.limit, full.value.path) == (10, ["paths"])
-    await mailboxsubscribe.subscribe(ctx, many[:10], subscribed=True)
+    await subscription_mutations.subscribe(ctx, many[:10], subscribed=True)
     assert len((await subscribed(ada))[1]) == 10
 
 
@@ -235,7 +239,7 @@ async def test_many_messages_are_brought_along_by_a_task(ada: Client, world: Wor
     await create(ada, "A")
     await put(ada, "A", "one", "two", "three")
     what = Updated([Named(path="A")], {"retention": timedelta(days=7)}, apply=True)
-    task = (await mailboxupdate.change(worlds(ada, bulk=2), what)).task
+    task = (await mailbox_update.change(worlds(ada, bulk=2), what)).task
     assert task is not None
     assert (task.kind, task.total, await ends(world)) == ("MAILBOX_RETENTION", 3, [None] * 3)
     assert await tasks.work(world)

@@ -14,8 +14,8 @@ from mail.mailboxes import paths
 from models.mailboxes.tables import Mailbox
 from models.runtime.environment import World
 from models.users.roles import AdminPermission
-from resolvers import mailboxes
-from resolvers.mailboxes import NewMailboxes, fitting
+from resolvers.mailboxes import loaders as mailbox_loaders
+from resolvers.mailboxes.loaders import NewMailboxes, fitting
 from tests.administrators import make_domain_admin
 from tests.conftest import Client, context, make_client
 from tests.test_mailboxes import FIRST, create, put
@@ -82,8 +82,8 @@ async def test_stores_and_python_agree_on_masks(ada: Client, world: World) -> No
     dice = random.Random(7)  # noqa: S311 - the same each time
     names = ["".join(dice.choices("aB/.é", k=dice.randint(1, 8))) for _ in range(60)]
     made = {paths.spelled(n) for n in names if all(level for level in paths.spelled(n).split("/"))}
-    await mailboxes.create(context(ada), NewMailboxes([n for n in made if "/" not in n]))
-    there = [row.path for row in await mailboxes.all_of(context(ada), ada.user.id, ())]
+    await mailbox_loaders.create(context(ada), NewMailboxes([n for n in made if "/" not in n]))
+    there = [row.path for row in await mailbox_loaders.all_of(context(ada), ada.user.id, ())]
     for _ in range(60):
         mask = "".join(dice.choices("aB/%*.é", k=dice.randint(1, 8)))
         pattern = paths.pattern([mask])
@@ -180,9 +180,9 @@ PARENTS = "parentId parent { __typename id path unseen parent { path parentId pa
 async def test_folders_above_are_found_in_the_list_itself(
     ada: Client, statements: list[str]
 ) -> None:
-    await mailboxes.create(context(ada), NewMailboxes(["A/b/c", "A/d", "E/f"]))
-    await mailboxes.create(context(ada), NewMailboxes(["H"], hidden=True))
-    await mailboxes.create(context(ada), NewMailboxes(["H/i"]))
+    await mailbox_loaders.create(context(ada), NewMailboxes(["A/b/c", "A/d", "E/f"]))
+    await mailbox_loaders.create(context(ada), NewMailboxes(["H"], hidden=True))
+    await mailbox_loaders.create(context(ada), NewMailboxes(["H/i"]))
 
     async def asked(more: str, masks: list[str] | None = None) -> tuple[list[Any], int]:
         del statements[:]
@@ -207,7 +207,7 @@ async def test_folders_above_are_found_in_the_list_itself(
 
 
 async def test_one_folder_names_the_one_above(ada: Client) -> None:
-    await mailboxes.create(context(ada), NewMailboxes(["A/b"]))
+    await mailbox_loaders.create(context(ada), NewMailboxes(["A/b"]))
     document = "query ($path: String!) { mailbox(by: {path: $path}) { id parentId parent { id } } }"
     top = (await ada(document, path="A"))["mailbox"]
     assert (top["parentId"], top["parent"]) == (None, None)

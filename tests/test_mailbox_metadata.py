@@ -6,7 +6,7 @@ import pytest
 
 from models.events.journal import ChangeKind
 from models.runtime.environment import World
-from resolvers import mailboxmetadata
+from resolvers.mailboxes import metadata
 from tests.conftest import Client, receive
 from tests.counts import examine, journal, reached, rows
 from tests.test_mailbox_changes import mutate
@@ -78,7 +78,7 @@ async def test_annotations_have_limits(ada: Client, monkeypatch: pytest.MonkeyPa
     (error,) = (await put(ada, "/private/x", "é" * 32_769))["errors"]
     assert (error["code"], error["path"]) == ("VALIDATION", ["value"])
     assert (await put(ada, "/private/x", "é" * 32_768))["errors"] == []
-    monkeypatch.setattr(mailboxmetadata, "MOST", 2)
+    monkeypatch.setattr(metadata, "MOST", 2)
     assert (await put(ada, "/private/y", "x"))["errors"] == []
     (error,) = (await put(ada, "/private/z", "x"))["errors"]
     assert (error["code"], error["path"]) == ("LIMIT_REACHED", ["key"])

@@ -13,7 +13,8 @@ from graph import ids
 from mail.consistency import verify
 from models.events.journal import ChangeKind
 from models.runtime.environment import World
-from resolvers import mailboxrepair, tasks
+from resolvers.admin import tasks
+from resolvers.mailboxes import repair as mailbox_repair
 from tests.conftest import Client, raw_message, receive
 from tests.counts import journal, reached, rows
 from tests.test_mailbox_changes import mutate
@@ -139,7 +140,7 @@ async def test_many_folders_are_a_tasks_work(
     sql = "UPDATE mailboxes SET total = 77 WHERE path = 'Sent'"
     await harm(world, sql)
     await harm(world, "UPDATE messages SET digest = 'x' WHERE subject = 'two'")
-    monkeypatch.setattr(mailboxrepair, "TOGETHER", 3)
+    monkeypatch.setattr(mailbox_repair, "TOGETHER", 3)
     for users in ({"all": True}, {"usernames": ["ada", "bob"]}):
         task = (await repair(root, users=users))["task"]
         assert (task["kind"], task["total"]) == ("MAILBOX_REPAIR", 10)

@@ -34,10 +34,10 @@ from models.auth.credentials import AccessToken
 from models.runtime.environment import World
 from models.users.roles import AdminPermission, Role, Scope
 from models.users.tables import User
-from resolvers import apppasswords, auth
-from resolvers.apppasswords import AppPasswordScope, NewAppPassword
+from resolvers.auth import app_passwords, authentication
+from resolvers.auth.app_passwords import AppPasswordScope, NewAppPassword
+from resolvers.auth.credential_status import TOKEN, digest_of, new_secret
 from resolvers.context import Context, Viewer
-from resolvers.standing import TOKEN, digest_of, new_secret
 from tests.administrators import make_domain_admin
 from tests.conftest import make_client, make_key, make_user, raw_message
 from tests.printed import SDL
@@ -209,7 +209,7 @@ async def credentials(world: World, http: httpx.AsyncClient) -> dict[str, str | 
     }
     mine = Context(world, Viewer(ada.id, Role.USER, frozenset({Scope.MASTER})))
     new = NewAppPassword("Reader", scopes=(AppPasswordScope.MAIL_READ,))
-    _, password, _ = await apppasswords.create(mine, None, new)
+    _, password, _ = await app_passwords.create(mine, None, new)
     basic = base64.b64encode(f"ada:{password}".encode()).decode()
     return {
         "nobody": None,
@@ -258,7 +258,7 @@ async def answered(
 
 async def followed(world: World, secret: str | None, text: str, variables: dict[str, Any]) -> str:
     """The same of a subscription: one that is let in says nothing for now."""
-    viewer = await auth.sign_in(world, header(secret), bootstrap=BOOTSTRAP)
+    viewer = await authentication.sign_in(world, header(secret), bootstrap=BOOTSTRAP)
     asked = Question(text, variables, None, None)
     async with aclosing(feeds.stream(schema, asked, Operation(world, viewer))) as results:
         try:

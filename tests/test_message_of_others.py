@@ -8,7 +8,7 @@ import pytest
 from graph import ids
 from models.runtime.environment import World
 from models.users.roles import AdminPermission, Role
-from resolvers import tasks
+from resolvers.admin import tasks
 from tests.accounts import run
 from tests.administrators import make_domain_admin
 from tests.bulk import call, keys, nodes, of, places

@@ -11,8 +11,8 @@ from graph import ids
 from models.errors import LimitReached
 from models.runtime.environment import World
 from models.users.tables import User
-from resolvers import uploading
-from resolvers.mailboxes import Named
+from resolvers.mailboxes.loaders import Named
+from resolvers.messages import upload
 from tests.bulk import call, keys
 from tests.conftest import Client, Clock, context, raw_message
 from tests.counts import rows
@@ -81,7 +81,7 @@ async def test_too_large_a_message_is_refused_and_one_that_does_not_fit(
     small = replace(world, options=replace(world.options, message_max=len(raw) - 1))
     ctx = context(replace(post, world=small))
     with pytest.raises(LimitReached) as refused:
-        await uploading.store(ctx, uploading.NewMessage(Named(path="INBOX"), raw))
+        await upload.store(ctx, upload.NewMessage(Named(path="INBOX"), raw))
     assert (refused.value.limit, refused.value.used) == (len(raw) - 1, len(raw))
     ((used,),) = await rows(world, "SELECT used FROM users")
     async with world.write() as session:

@@ -10,9 +10,9 @@ from mail.recipients import address_resolution
 from mail.storage import received_messages
 from models.runtime.environment import World
 from models.users.roles import Role, Scope
-from resolvers import uploading
-from resolvers.mailboxes import Named, NewMailboxes, create
-from resolvers.uploading import NewMessage
+from resolvers.mailboxes.loaders import Named, NewMailboxes, create
+from resolvers.messages import upload
+from resolvers.messages.upload import NewMessage
 from tests import rich
 from tests.conftest import Client, Clock, context, make_client, make_key, raw_message, receive
 from tests.counts import rows
@@ -134,7 +134,7 @@ async def test_a_list_costs_the_same_however_long(ada: Client, statements: list[
     async def put(path: str, many: int) -> None:
         for n in range(many):
             raw = raw_message(f"{path} {n} e", body=str(n)).decode()
-            await uploading.store(context(ada), NewMessage(Named(path=path), raw, seen=False))
+            await upload.store(context(ada), NewMessage(Named(path=path), raw, seen=False))
 
     await create(context(ada), NewMailboxes(["Box/in it"]))
     await put("Box", 1)

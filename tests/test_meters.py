@@ -26,10 +26,10 @@ from models.observability.traces import MOST, Span, Timed, current
 from models.runtime.environment import World
 from models.store.database import Database
 from models.users.roles import Role
-from resolvers import submission
+from resolvers.admin.metrics import Standing, standing
 from resolvers.context import Viewer
-from resolvers.metrics import Standing, standing
-from resolvers.submission import Outgoing
+from resolvers.submission import create as submission_create
+from resolvers.submission.create import Outgoing
 from tests.conftest import Client, Clock, context, receive
 
 ODD = 'a\\b"c\nd\u00fc{},='
@@ -258,7 +258,7 @@ async def test_what_waits_in_the_store_is_counted(world: World, ada: Client, clo
     assert await standing(world) == Standing()
     await receive(ada)
     to = [Named("bob@example.net"), Named("eve@example.net")]
-    await submission.send(context(ada), Outgoing(to=to, subject="Hello", text="Hi."))
+    await submission_create.send(context(ada), Outgoing(to=to, subject="Hello", text="Hi."))
     clock.tick(hours=1)
     now = await standing(world)
     assert now.deliveries == {"PENDING": 2}

@@ -16,8 +16,8 @@ from cryptography.x509.oid import NameOID
 
 from models.errors import Invalid, NotFound, Unavailable
 from models.runtime.options import Options
-from resolvers import apppasswords
-from resolvers.apppasswords import AppPasswordScope, NewAppPassword
+from resolvers.auth import app_passwords
+from resolvers.auth.app_passwords import AppPasswordScope, NewAppPassword
 from resolvers.context import Context
 from tests.conftest import CHEAP, Client, context
 from tests.held import set_options
@@ -32,7 +32,7 @@ async def profile(client: Client, options: Options = BESIDE, **given: Any) -> tu
     """The bytes of a new profile, and the password in it."""
     ctx = Context(replace(client.world, options=options), context(client).viewer)
     new = NewAppPassword(**{"description": "Phone", "profile": True, **given})
-    _, password, made = await apppasswords.create(ctx, None, new)
+    _, password, made = await app_passwords.create(ctx, None, new)
     assert made
     return base64.b64decode(made), password
 
@@ -198,4 +198,4 @@ async def test_a_certificate_that_cannot_be_used_makes_no_password(
     for first, second in ((tmp_path / "none", key), (empty, key), (cert, empty), (cert, other)):
         with pytest.raises(Unavailable):
             await profile(ada, replace(BESIDE, profile_cert=first, profile_key=second))
-    assert await apppasswords.of_users(context(ada), [(ada.user.id, True)]) == [[]]
+    assert await app_passwords.of_users(context(ada), [(ada.user.id, True)]) == [[]]

@@ -8,8 +8,8 @@ import pytest
 from graph import ids
 from models.events.journal import ChangeKind
 from models.runtime.environment import World
-from resolvers import authlog
-from resolvers.authlog import Event
+from resolvers.auth import security_log
+from resolvers.auth.security_log import Event
 from tests.conftest import Client, context
 from tests.live import Follower, House, cursor, house, note, until
 from tests.pushed import come
@@ -99,7 +99,7 @@ async def test_limits_sign_ins_and_mail_that_could_not_be_sent(live: House, ada:
         ("key value set", "success"),
         ("password change", "success"),
     ):
-        await authlog.noted(context(ada), Event(action, user, result, protocol="IMAP"))
+        await security_log.noted(context(ada), Event(action, user, result, protocol="IMAP"))
     await note(ada, ChangeKind.SUBMISSION_CHANGED, [7], state="SENT")
     await note(ada, ChangeKind.SUBMISSION_CHANGED, [7], state="FAILED")
     follower = await live.follow(ada, FOLLOW, after=at)

@@ -14,7 +14,7 @@ from graph import ids
 from models.runtime.environment import World
 from models.runtime.secret_box import Vault
 from models.users.roles import AdminPermission, UserPermission
-from resolvers import sealing
+from resolvers.admin import secret_rotation
 from tests.administrators import make_domain_admin
 from tests.bulk import call
 from tests.conftest import Client, Clock, make_client
@@ -352,7 +352,7 @@ async def test_secrets_lie_sealed_are_never_shown_and_are_sealed_anew(
         assert secret not in str(payload)
     other = Vault({**world.vault.keys, "newer": b"n" * 32})
     object.__setattr__(world, "vault", other)
-    came = await sealing.reseal(world)
+    came = await secret_rotation.reseal(world)
     assert (came.done, came.closed) == (3, [])
     object.__setattr__(world, "vault", Vault({"newer": b"n" * 32}))
     await come(ada, "Hello")

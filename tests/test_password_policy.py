@@ -9,9 +9,9 @@ from graph import ids
 from models.errors import Invalid
 from models.runtime.environment import World
 from models.users.roles import AdminPermission, Role
-from resolvers import newpasswords, passwordpolicy
+from resolvers.auth.passwords import new_passwords, password_policy
+from resolvers.auth.passwords.password_policy import PasswordPolicy
 from resolvers.context import Context, Viewer
-from resolvers.passwordpolicy import PasswordPolicy
 from tests.accounts import PASSWORD, change, chief, create, row_of, run, signs_in
 from tests.auth.test_hashes import KNOWN
 from tests.conftest import Client, make_client, make_user
@@ -197,11 +197,11 @@ def test_generated_ones_fulfil_every_policy(world: World) -> None:
     for length in (1, 12, 13, 14, 15, 20, 255, 256):
         for classes in range(1, 5):
             policy = PasswordPolicy(length, classes)
-            made = {newpasswords.generated(world, policy) for _ in range(20)}
+            made = {new_passwords.generated(world, policy) for _ in range(20)}
             assert len(made) == 20
             for one in made:
                 policy.check(one, ["password"])
-                assert newpasswords.GENERATED.fullmatch(one)
+                assert new_passwords.GENERATED.fullmatch(one)
                 assert one.isalnum() is (length <= 12 and classes < 4)
 
 
@@ -224,7 +224,7 @@ async def test_others_neither_see_nor_change_it(root: Client, ada: Client) -> No
     assert error["code"] == "NOT_FOUND"  # and not a word of what passwords are there
     ctx = Context(root.world, Viewer(boss.user.id, Role.DOMAIN_ADMIN))
     (far,) = await rows(root.world, "SELECT id FROM users WHERE username LIKE 'far%'")
-    assert await passwordpolicy.of_users(ctx, [far[0]]) == [PasswordPolicy(8, 1)]
+    assert await password_policy.of_users(ctx, [far[0]]) == [PasswordPolicy(8, 1)]
 
 
 async def test_of_many_accounts_and_domains_it_costs_one_statement(

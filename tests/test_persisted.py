@@ -24,9 +24,9 @@ from merganser.building import owner
 from models.runtime.environment import World
 from models.store.database import Database
 from models.users.roles import Role
-from resolvers import documents
+from resolvers.admin import trusted_documents as documents
+from resolvers.admin.trusted_documents import NewDocument
 from resolvers.context import Context, Viewer
-from resolvers.documents import NewDocument
 from tests import stores
 from tests.conftest import Clock
 from tests.small import Server, greet, hear, say, serving

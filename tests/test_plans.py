@@ -23,8 +23,11 @@ from models.store.columns import picked
 from models.store.database import Database
 from models.users.roles import Scope
 from models.users.tables import User
-from resolvers import exporting, messages, reading, searchindex
-from resolvers.mailboxes import NewMailboxes, create
+from resolvers.mailboxes.loaders import NewMailboxes, create
+from resolvers.messages import computed_fields
+from resolvers.messages import loaders as message_loaders
+from resolvers.search import index_query
+from resolvers.transfer import export_writer
 from tests import stores
 from tests.bulk import call, inbox
 from tests.conftest import CHEAP, Client, Clock, context, make_client, make_key, receive
@@ -260,7 +263,7 @@ async def test_a_word_that_most_messages_have_is_looked_for_among_the_newest(
 
 async def test_what_waits_to_be_indexed_is_found_by_its_owner(full: Client, plans: Plans) -> None:
     for owners in ([full.user.id], [full.user.id, full.user.id + 1]):
-        plan = await plans.of(searchindex.waiting_of(context(full), owners), "messages")
+        plan = await plans.of(index_query.waiting_of(context(full), owners), "messages")
         assert "messages_waiting" in plan or "messages_to_index" in plan, plan
 
 
@@ -278,7 +281,9 @@ async def test_a_message_is_found_by_its_uid_and_by_its_id(full: Client, plans: 
     plan = await plans.of(full(document, ref={"id": ids.encode("Message", row.id)}), "messages")
     assert "PRIMARY KEY" in plan or "pk_messages" in plan, plan
     box = {"mailbox": {"path": "INBOX"}, "uid": 7}
-    plan = await plans.of(messages.by_uid(context(full), (await full.box()).id, 7), "messages")
+    plan = await plans.of(
+        message_loaders.by_uid(context(full), (await full.box()).id, 7), "messages"
+    )
     assert "messages_by_uid" in plan, plan
     assert (await full(document, ref={"uid": box}))["message"]["subject"] == "Number 7"
 
@@ -290,7 +295,9 @@ async def test_numbers_in_a_folder_are_counted_in_its_index(full: Client, plans:
             await apart.execute(text("VACUUM messages"))
     asked = select(col(Message.id)).where(col(Message.user_id) == full.user.id)
     rows = await full.world.database.read(asked.order_by(col(Message.uid)).limit(20))
-    plan = await plans.of(reading.positions(context(full), [row.id for row in rows]), "messages")
+    plan = await plans.of(
+        computed_fields.positions(context(full), [row.id for row in rows]), "messages"
+    )
     assert "messages_by_uid" in plan, plan
     assert "SCAN" not in plan, plan
     assert "Seq Scan" not in plan, plan
@@ -360,13 +367,13 @@ async def test_what_is_shared_is_found_by_index_and_costs_nobody_else(
 
 async def test_an_export_goes_through_an_account_by_its_age(full: Client, plans: Plans) -> None:
     ctx = context(full)
-    place: exporting.After = None
+    place: export_writer.After = None
     for _ in range(3):
-        work = exporting.cut(ctx, ExportFormat.JSON, State(), None, place)
+        work = export_writer.cut(ctx, ExportFormat.JSON, State(), None, place)
         plan = await plans.of(work, "messages", asking="LIMIT")
         assert "messages_of_user" in plan
         assert "TEMP B-TREE" not in plan
         assert "Sort" not in plan.partition("JOIN")[0]
-        cut = await exporting.cut(ctx, ExportFormat.JSON, State(), None, place)
+        cut = await export_writer.cut(ctx, ExportFormat.JSON, State(), None, place)
         assert cut is not None
         place = cut.after

@@ -7,7 +7,8 @@ import pytest
 
 from graph import ids
 from models.runtime.environment import World
-from resolvers import submissionchange, tasks
+from resolvers.admin import tasks
+from resolvers.submission import mutations as submission_mutations
 from tests.conftest import Client, context, receive
 from tests.live import Follower, House, until
 from tests.sharing import READ, mutate, share, team
@@ -179,7 +180,7 @@ async def test_a_submission_is_followed_to_its_end(
     assert await live.refused(bob, SENDING, id=key) == "NOT_FOUND"
     follower: Follower = await getattr(live, by)(ada, SENDING, id=key)
     await until(lambda: follower.got)
-    await submissionchange.cancel(context(ada), [sent.submission.id])
+    await submission_mutations.cancel(context(ada), [sent.submission.id])
     await until(lambda: follower.over)
     assert [one["state"] for one in follower.results] == ["HELD_FOR_UNDO", "CANCELLED"]
     await follower.leave()
@@ -197,7 +198,7 @@ async def test_all_submissions_of_the_viewer_are_followed(
     other = await send(ada, undo_window=timedelta(seconds=30))
     assert one.submission
     assert other.submission
-    await submissionchange.cancel(context(ada), [one.submission.id])
+    await submission_mutations.cancel(context(ada), [one.submission.id])
     await until(lambda: len(follower.got) >= 3)
     got = [(ids.decode("Submission", each["id"]), each["state"]) for each in follower.results]
     assert got[0] == (one.submission.id, "HELD_FOR_UNDO")

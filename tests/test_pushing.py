@@ -11,8 +11,8 @@ import pytest
 from graph import ids
 from mail.network.outbound_http import Gate
 from models.runtime.environment import World
-from resolvers import pushing, pushnews
-from resolvers.pushing import BURST
+from resolvers.notifications import push_events, push_worker
+from resolvers.notifications.push_worker import BURST
 from tests.conftest import Client, Clock
 from tests.live import until
 from tests.mail.neighbours import server_tls, trust
@@ -158,7 +158,7 @@ async def test_a_crash_between_the_push_and_its_note_loses_nothing(
 
     dying = worker_of(replace(world, fault=fault))
     object.__setattr__(dying.world, "options", world.options)
-    await pushing.look(dying)
+    await push_worker.look(dying)
     (serving,) = dying.busy.values()
     with contextlib.suppress(Crash):
         await serving.task
@@ -252,7 +252,7 @@ async def test_hosts_of_pushes_are_looked_up_at_the_name_server_of_the_settings(
         loose(world, push_private=private, dns_resolver=place)
         await made(ada, kind="HTTP", endpoint=f"http://push.example.net:{receiver.port}/topic")
         await come(ada, "Hello")
-        worker = asyncio.create_task(pushing.run(world, ids.encode))
+        worker = asyncio.create_task(push_worker.run(world, ids.encode))
         try:
             async with asyncio.timeout(60):
                 if private:
@@ -271,7 +271,7 @@ async def test_the_worker_looks_when_a_bell_rings_and_asks_little(
     ada: Client, bob: Client, receiver: Receiver, statements: list[str]
 ) -> None:
     world = ada.world
-    worker = asyncio.create_task(pushing.run(world, ids.encode, Gate()))
+    worker = asyncio.create_task(push_worker.run(world, ids.encode, Gate()))
     try:
         await made(ada, **http(receiver))
         await until(lambda: any("FROM push_channels" in one for one in statements))
@@ -324,7 +324,7 @@ async def test_a_storm_is_a_few_pushes(ada: Client, receiver: Receiver, clock: C
 async def test_what_is_too_much_at_once_is_told_in_turns(
     ada: Client, bob: Client, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pushnews, "CHANGES", 3)
+    monkeypatch.setattr(push_events, "CHANGES", 3)
     for client in (ada, bob):
         await made(client, **http(receiver, title=client.user.username))
         for n in range(4):

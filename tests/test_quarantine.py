@@ -21,7 +21,7 @@ from models.spam.quarantine import QuarantineBlob, QuarantineItem
 from models.store.columns import table_of
 from models.users.roles import AdminPermission, Scope
 from models.users.tables import User
-from resolvers import tasks
+from resolvers.admin import tasks
 from tests.accounts import change
 from tests.administrators import make_domain_admin
 from tests.calls import CALLS, Call

@@ -16,9 +16,9 @@ from mail.delivery.quarantine import Why
 from models.events.journal import ChangeKind
 from models.runtime.environment import World
 from models.spam.quarantine import QuarantineItem
-from resolvers import tasks
-from resolvers.quarantineletter import NAMED
-from resolvers.quarantinewords import WORDS, Words
+from resolvers.admin import tasks
+from resolvers.spam.quarantine_digest import NAMED
+from resolvers.spam.quarantine_digest_texts import WORDS, Words
 from tests.bulk import DELETE
 from tests.conftest import Client, Clock, raw_message
 from tests.counts import journal, reached, rows

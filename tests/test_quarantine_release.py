@@ -10,7 +10,7 @@ from mail.delivery.quarantine import Why
 from mail.maintenance import housekeeping
 from models.events.journal import ChangeKind
 from models.users.roles import AdminPermission
-from resolvers import tasks
+from resolvers.admin import tasks
 from tests.administrators import make_domain_admin
 from tests.calls import Call
 from tests.conftest import Client, Clock, raw_message

@@ -18,9 +18,10 @@ from models.files.blobs import SubmissionBlob
 from models.runtime.environment import World
 from models.store.keyset_pages import Ask
 from models.submission.tables import Submission
-from resolvers import queue, tasks
-from resolvers.queue import OLDEST, EntryWhere, QueueName
-from resolvers.userselection import Users
+from resolvers.admin import tasks
+from resolvers.queue import loaders as queue_loaders
+from resolvers.queue.loaders import OLDEST, EntryWhere, QueueName
+from resolvers.users.selection import Users
 from tests.administrators import make_domain_admin
 from tests.conftest import Client, Clock, context
 from tests.counts import examine
@@ -210,7 +211,7 @@ async def test_lists_and_claims_are_by_indexes_of_what_waits(
         with explained(world) as plans:
             for where in (EntryWhere(), EntryWhere(users=Users(ids=(ada.user.id,)))):
                 plan = await plans.of(
-                    queue.page(ctx, where, ask, {"id"}), "submissions", asking="ORDER BY"
+                    queue_loaders.page(ctx, where, ask, {"id"}), "submissions", asking="ORDER BY"
                 )
                 if world.database.dialect == "sqlite":
                     assert "INDEX submissions_waiting" in plan
@@ -218,7 +219,9 @@ async def test_lists_and_claims_are_by_indexes_of_what_waits(
                     assert where.users.given or "TEMP B-TREE" not in plan
             for name in QueueName:
                 plan = await plans.of(
-                    queue.page(ctx, EntryWhere(name), ask, {"id"}), "submissions", asking="ORDER BY"
+                    queue_loaders.page(ctx, EntryWhere(name), ask, {"id"}),
+                    "submissions",
+                    asking="ORDER BY",
                 )
                 if world.database.dialect == "sqlite":
                     assert "SCAN deliveries\n" not in f"{plan}\n"
@@ -235,7 +238,7 @@ async def test_lists_and_claims_are_by_indexes_of_what_waits(
 async def test_what_is_tried_again_is_found_whether_it_is_little_or_much(
     ada: Client, bob: Client, over: Client, monkeypatch: pytest.MonkeyPatch, few: int
 ) -> None:
-    monkeypatch.setattr(queue, "FEW", few)
+    monkeypatch.setattr(queue_loaders, "FEW", few)
     keys = [await deferred(client) for client in (ada, bob, ada)]
     for client in (ada, bob):
         await send(client)
@@ -251,7 +254,9 @@ async def test_what_is_tried_again_is_found_whether_it_is_little_or_much(
 
 async def test_those_tried_again_are_looked_up_by_their_index(over: Client, world: World) -> None:
     with explained(world) as plans:
-        looked = queue.page(context(over), EntryWhere(QueueName.DEFERRED), Ask(OLDEST, 20), {"id"})
+        looked = queue_loaders.page(
+            context(over), EntryWhere(QueueName.DEFERRED), Ask(OLDEST, 20), {"id"}
+        )
         plan, _ = await plans.all_of(looked, "deliveries", asking="LIMIT")
         if world.database.dialect == "sqlite":
             assert "INDEX deliveries_deferred" in plan

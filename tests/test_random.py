@@ -10,14 +10,17 @@ from hypothesis import strategies as some
 
 from models.errors import Refused
 from models.runtime.environment import World
-from resolvers import bulk, mailboxdelete, mailboxes, mailboxrename, undoing
-from resolvers.bulk import Order
-from resolvers.mailboxdelete import Gone
-from resolvers.mailboxes import Named, NewMailboxes
-from resolvers.mailboxrename import Renamed
-from resolvers.moves import Changes
-from resolvers.selections import Selection
-from resolvers.where import MessageWhere
+from resolvers.mailboxes import delete as mailbox_delete
+from resolvers.mailboxes import loaders as mailbox_loaders
+from resolvers.mailboxes import rename
+from resolvers.mailboxes.delete import Gone
+from resolvers.mailboxes.loaders import Named, NewMailboxes
+from resolvers.mailboxes.rename import Renamed
+from resolvers.messages.bulk import bulk_changes, undo
+from resolvers.messages.bulk.bulk_changes import Order
+from resolvers.messages.bulk.row_changes import Changes
+from resolvers.messages.filters.filter_conditions import Selection
+from resolvers.messages.filters.message_filter import MessageWhere
 from tests.conftest import Client, Clock, context, receive
 from tests.counts import examine
 
@@ -101,7 +104,7 @@ class Play:
             await roads[what](who, **how)
 
     async def carry_out(self, who: int, order: Order) -> None:
-        done = await bulk.carry_out(context(self.clients[who]), order)
+        done = await bulk_changes.carry_out(context(self.clients[who]), order)
         if done.undo:
             self.tokens[who].append(done.undo)
 
@@ -114,7 +117,7 @@ class Play:
         await self.carry_out(who, Order(Selection(**select), changes))
 
     async def move(self, who: int, *, select: Any, to: str) -> None:
-        box = await mailboxes.find(context(self.clients[who]), Named(path=to))
+        box = await mailbox_loaders.find(context(self.clients[who]), Named(path=to))
         await self.carry_out(who, Order(Selection(**select), to=Named(id=box.id)))
 
     async def delete(self, who: int, *, select: Any, permanent: bool) -> None:
@@ -122,18 +125,18 @@ class Play:
 
     async def undo(self, who: int) -> None:
         if self.tokens[who]:
-            await undoing.undo(context(self.clients[who]), self.tokens[who].pop())
+            await undo.undo(context(self.clients[who]), self.tokens[who].pop())
 
     async def create(self, who: int, *, path: str) -> None:
-        await mailboxes.create(context(self.clients[who]), NewMailboxes([path]))
+        await mailbox_loaders.create(context(self.clients[who]), NewMailboxes([path]))
 
     async def rename(self, who: int, *, path: str, to: str) -> None:
         asked = Renamed(Named(path=path), to)
-        await mailboxrename.rename(context(self.clients[who]), asked)
+        await rename.rename(context(self.clients[who]), asked)
 
     async def drop(self, who: int, *, path: str, recursive: bool) -> None:
         ctx = context(self.clients[who])
-        await mailboxdelete.delete(ctx, Gone([Named(path=path)], recursive=recursive))
+        await mailbox_delete.delete(ctx, Gone([Named(path=path)], recursive=recursive))
 
 
 def wait(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, None]) -> None:

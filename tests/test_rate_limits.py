@@ -8,7 +8,7 @@ from graph import ids
 from models.events.journal import PLATFORM, ChangeKind
 from models.runtime.environment import World
 from models.users.roles import AdminPermission, Role
-from resolvers.auth import settle
+from resolvers.auth.authentication import settle
 from tests.accounts import chief, create, events, id_of, run
 from tests.administrators import make_domain_admin
 from tests.conftest import Client, Clock, make_client, make_user

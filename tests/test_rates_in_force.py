@@ -22,8 +22,8 @@ from models.store.columns import insert_or
 from models.store.database import Database
 from models.users.roles import Scope
 from models.users.tables import User
-from resolvers.auth import settle
-from resolvers.submitting import Clerk
+from resolvers.auth.authentication import settle
+from resolvers.submission.smtp_submission import Clerk
 from tests.accounts import chief, create
 from tests.conftest import Client, Clock, make_key, make_user, receive
 from tests.counts import rows

@@ -8,8 +8,8 @@ import pytest
 from mail.storage.message_content import Stored
 from models.errors import Invalid, LimitReached
 from models.store.byte_cache import ROOM, Shelf
-from resolvers import contents
-from resolvers.contents import Showing
+from resolvers.messages import content
+from resolvers.messages.content import Showing
 from tests import rich
 from tests.conftest import Client, context, receive
 from tests.rich import RICH
@@ -22,14 +22,14 @@ async def message(ada: Client) -> int:
 
 
 async def rich_of(client: Client, key: int) -> Stored:
-    found = await contents.one(context(client), key)
+    found = await content.one(context(client), key)
     assert found
     return found
 
 
 async def test_only_ones_own_messages_are_read(ada: Client, bob: Client, message: int) -> None:
-    assert await contents.stored(context(bob), [message]) == [None]
-    found = await contents.stored(context(ada), [message + 1, message])
+    assert await content.stored(context(bob), [message]) == [None]
+    found = await content.stored(context(ada), [message + 1, message])
     assert found[0] is None
     assert isinstance(found[1], Stored)
     assert found[1].row.id == message
@@ -37,40 +37,38 @@ async def test_only_ones_own_messages_are_read(ada: Client, bob: Client, message
 
 async def test_texts_headers_and_parts_of_a_message(ada: Client, message: int) -> None:
     found = await rich_of(ada, message)
-    assert await contents.texts(found) == rich.TEXT
-    assert await contents.header(found, "x-TWICE") == ["one", "zwölf"]
-    assert [field.key for field in await contents.header_fields(found)][:3] == [
+    assert await content.texts(found) == rich.TEXT
+    assert await content.header(found, "x-TWICE") == ["one", "zwölf"]
+    assert [field.key for field in await content.header_fields(found)][:3] == [
         "From",
         "To",
         "Subject",
     ]
     head = RICH[: RICH.index(b"Preamble")].decode()
-    assert await contents.headers_text(found) == head
-    assert await contents.body_part(found, "HEADER") == head
-    assert await contents.body_part(found, "1.1") == rich.TEXT
-    assert await contents.body_part(found, "1.2.MIME") == "Content-Type: text/html\r\n\r\n"
-    assert (
-        await contents.body_part(found, "5.TEXT") == rich.LETTER.decode().partition("\r\n\r\n")[2]
-    )
-    assert str(await contents.body_part(found, "5.header")).startswith("From: dora@example.com")
-    assert await contents.body_part(found, "5.1") == "Inner text"
+    assert await content.headers_text(found) == head
+    assert await content.body_part(found, "HEADER") == head
+    assert await content.body_part(found, "1.1") == rich.TEXT
+    assert await content.body_part(found, "1.2.MIME") == "Content-Type: text/html\r\n\r\n"
+    assert await content.body_part(found, "5.TEXT") == rich.LETTER.decode().partition("\r\n\r\n")[2]
+    assert str(await content.body_part(found, "5.header")).startswith("From: dora@example.com")
+    assert await content.body_part(found, "5.1") == "Inner text"
     for none in ("9.9", "MIME", "1.1.TEXT", "x", "0"):
-        assert await contents.body_part(found, none) is None
-    assert await contents.binary_part(found, "8") == "c21hbGw="
-    assert await contents.binary_part(found, "88") is None
+        assert await content.body_part(found, none) is None
+    assert await content.binary_part(found, "8") == "c21hbGw="
+    assert await content.binary_part(found, "88") is None
 
 
 async def test_html_is_safe_unless_it_is_wanted_as_sent(ada: Client, message: int) -> None:
     found = await rich_of(ada, message)
-    assert contents.cids(found) == {"photo@here": 4}
+    assert content.cids(found) == {"photo@here": 4}
     own = {"photo@here": "https://here.example/photo"}
-    (safe,) = (await contents.htmls(found, Showing(own.get))).bodies
+    (safe,) = (await content.htmls(found, Showing(own.get))).bodies
     assert "evil" not in safe
     assert "far.example" not in safe
     assert 'src="https://here.example/photo"' in safe
-    (remote,) = (await contents.htmls(found, Showing(own.get, remote_images=True))).bodies
+    (remote,) = (await content.htmls(found, Showing(own.get, remote_images=True))).bodies
     assert "far.example" in remote
-    (sent,) = (await contents.htmls(found, Showing(own.get, sanitize=False))).bodies
+    (sent,) = (await content.htmls(found, Showing(own.get, sanitize=False))).bodies
     assert sent == rich.HTML.decode()
 
 
@@ -79,8 +77,8 @@ async def test_what_was_worked_out_once_is_not_again_nor_for_others(
 ) -> None:
     async def look() -> list[object]:
         found = await rich_of(ada, message)
-        shown = await contents.htmls(found, Showing(lambda cid: f"https://here.example/{cid}"))
-        return [await contents.texts(found), await contents.header_fields(found), shown]
+        shown = await content.htmls(found, Showing(lambda cid: f"https://here.example/{cid}"))
+        return [await content.texts(found), await content.header_fields(found), shown]
 
     del statements[:]
     first = await look()
@@ -88,13 +86,13 @@ async def test_what_was_worked_out_once_is_not_again_nor_for_others(
     del statements[:]
     assert await look() == first
     assert len(statements) == 1, "who looks must have the row all the same"
-    assert await contents.stored(context(bob), [message]) == [None]
+    assert await content.stored(context(bob), [message]) == [None]
 
 
 async def test_addresses_in_html_are_those_of_whoever_looks(ada: Client, message: int) -> None:
     for address in ("https://here.example/1", "https://here.example/2"):
         showing = Showing({"photo@here": address}.get)
-        (safe,) = (await contents.htmls(await rich_of(ada, message), showing)).bodies
+        (safe,) = (await content.htmls(await rich_of(ada, message), showing)).bodies
         assert f'src="{address}"' in safe
 
 
@@ -105,13 +103,13 @@ async def test_html_without_addresses_is_kept_by_how_it_is_shown(ada: Client) ->
     for _ in range(2):
         found = await rich_of(ada, key)
         nowhere = dict[str, str]().get
-        safe = await contents.htmls(found, Showing(nowhere))
+        safe = await content.htmls(found, Showing(nowhere))
         assert "far.example" not in safe.bodies[0]
         assert safe.blocked == 1
-        remote = await contents.htmls(found, Showing(nowhere, remote_images=True))
+        remote = await content.htmls(found, Showing(nowhere, remote_images=True))
         assert "far.example" in remote.bodies[0]
         assert remote.blocked == 0
-        sent = await contents.htmls(found, Showing(nowhere, sanitize=False))
+        sent = await content.htmls(found, Showing(nowhere, sanitize=False))
         assert sent.bodies == (page.decode(),)
 
 
@@ -147,7 +145,7 @@ async def test_large_html_does_not_hold_up_the_loop(ada: Client) -> None:
 
     watching = asyncio.create_task(watch())
     before = time.perf_counter()
-    (safe,) = (await contents.htmls(found, Showing(dict[str, str]().get))).bodies
+    (safe,) = (await content.htmls(found, Showing(dict[str, str]().get))).bodies
     took = time.perf_counter() - before
     watching.cancel()
     assert safe.count("<b>there</b>") == 40_000
@@ -159,31 +157,31 @@ async def test_the_source_is_cut_at_a_character_and_in_base64_where_it_is_no_tex
 ) -> None:
     found = await rich_of(ada, message)
     middle = RICH.index("ü".encode())
-    assert await contents.source_text(found, middle + 1) == RICH[:middle].decode()
-    assert await contents.source_text(found, middle + 2) == RICH[: middle + 2].decode()
+    assert await content.source_text(found, middle + 1) == RICH[:middle].decode()
+    assert await content.source_text(found, middle + 2) == RICH[: middle + 2].decode()
     latin = b"Subject: L\r\n\r\nGr\xfc\xdfe"
     other = await rich_of(ada, (await receive(ada, latin)).message_id)
-    assert await contents.source_text(other) == "U3ViamVjdDogTA0KDQpHcvzfZQ=="
-    for wrong in (0, -1, contents.LONGEST + 1):
+    assert await content.source_text(other) == "U3ViamVjdDogTA0KDQpHcvzfZQ=="
+    for wrong in (0, -1, content.LONGEST + 1):
         with pytest.raises(Invalid):
-            await contents.source_text(found, wrong)
+            await content.source_text(found, wrong)
 
 
 async def test_the_text_of_an_attachment_is_cut_at_a_character(ada: Client, message: int) -> None:
     found = await rich_of(ada, message)
     prose = rich.PROSE.decode()
-    assert await contents.attachment_text(found, 5, 1 << 20) == prose
-    assert await contents.attachment_text(found, 5, 3) == "Gr"
-    assert await contents.attachment_text(found, 0) is None
-    assert await contents.attachment_text(found, 99) is None
+    assert await content.attachment_text(found, 5, 1 << 20) == prose
+    assert await content.attachment_text(found, 5, 3) == "Gr"
+    assert await content.attachment_text(found, 0) is None
+    assert await content.attachment_text(found, 99) is None
 
 
 async def test_a_part_too_large_for_an_answer_is_refused_before_it_is_read(
     ada: Client, message: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(contents, "LONGEST", 1000)
+    monkeypatch.setattr(content, "LONGEST", 1000)
     found = await rich_of(ada, message)
-    for asked in (contents.body_part(found, "2"), contents.binary_part(found, "2")):
+    for asked in (content.body_part(found, "2"), content.binary_part(found, "2")):
         with pytest.raises(LimitReached):
             await asked
 
@@ -192,4 +190,4 @@ async def test_no_cut_of_the_source_leaves_half_a_character(ada: Client) -> None
     raw = "Subject: All\r\n\r\naü€😀ß𝄞".encode()
     found = await rich_of(ada, (await receive(ada, raw)).message_id)
     for most in range(1, len(raw) + 2):
-        assert await contents.source_text(found, most) == raw[:most].decode(errors="ignore")
+        assert await content.source_text(found, most) == raw[:most].decode(errors="ignore")

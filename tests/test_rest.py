@@ -28,8 +28,8 @@ from models.runtime.options import Options
 from models.store.columns import picked
 from models.users.roles import Role, Scope
 from models.users.tables import User
-from resolvers import links
 from resolvers.context import Viewer
+from resolvers.files import signed_urls
 from tests import rich
 from tests.conftest import Client, Clock, make_key, receive
 from tests.rich import EDGES, FILES, RICH
@@ -57,7 +57,7 @@ def code(response: httpx.Response) -> str:
 
 def signed(client: Client, path: str) -> str:
     by = Viewer(client.user.id, auth_version=1)
-    return links.sign(client.world, path, client.user.id, by, now=client.world.now())
+    return signed_urls.sign(client.world, path, client.user.id, by, now=client.world.now())
 
 
 async def test_a_message_comes_byte_for_byte_as_a_file(ada: Client, message: int) -> None:
@@ -370,8 +370,10 @@ async def test_addresses_end_with_the_account(ada: Client, message: int, column:
 def test_an_address_is_absolute_where_we_are_reached() -> None:
     here: Any = SimpleNamespace(options=Options())
     there: Any = SimpleNamespace(options=Options(public_url="https://mail.example.org/m/"))
-    assert links.absolute(here, "/rest/x", "http://test:80/") == "http://test:80/rest/x"
-    assert links.absolute(there, "/rest/x", "http://test") == "https://mail.example.org/m/rest/x"
+    assert signed_urls.absolute(here, "/rest/x", "http://test:80/") == "http://test:80/rest/x"
+    assert (
+        signed_urls.absolute(there, "/rest/x", "http://test") == "https://mail.example.org/m/rest/x"
+    )
 
 
 @given(st.integers(1, 2**63 - 1), st.integers(0, parts.MOST - 1))
@@ -455,13 +457,13 @@ async def test_a_stream_whose_client_has_gone_is_closed() -> None:
 
 
 def test_the_signature_of_one_world_means_nothing_in_another(world: World) -> None:
-    address = links.sign(world, "/rest/x", 7, Viewer(7, auth_version=1), now=world.now())
+    address = signed_urls.sign(world, "/rest/x", 7, Viewer(7, auth_version=1), now=world.now())
     query = dict(httpx.URL(address).params)
-    assert links.verify(world, "/rest/x", query) == 7
+    assert signed_urls.verify(world, "/rest/x", query) == 7
     with pytest.raises(Unauthenticated):
-        links.verify(replace(world, secret=b"t" * 32), "/rest/x", query)
+        signed_urls.verify(replace(world, secret=b"t" * 32), "/rest/x", query)
     with pytest.raises(Unauthenticated):
-        links.verify(world, "/rest/x\n7", query)
+        signed_urls.verify(world, "/rest/x\n7", query)
     later = world.now() + timedelta(minutes=21)
     with pytest.raises(Unauthenticated):
-        links.verify(replace(world, now=lambda: later), "/rest/x", query)
+        signed_urls.verify(replace(world, now=lambda: later), "/rest/x", query)

@@ -14,13 +14,17 @@ from merganser.ending import Ending
 from merganser.parts import ALONE
 from models.messages.tables import Message
 from models.runtime.environment import World
-from resolvers import tasks
+from resolvers.admin import tasks
 from tests.conftest import Client, receive
 from tests.roads import LETTERS, ROADS, Stage, change
 from tests.store_rows import Rows, changed, everything
 from tests.test_walks import PARTS, TOLD
 
-READS = {"resolvers.changes.watch", "resolvers.neighbours.hear", "resolvers.settings.follow"}
+READS = {
+    "resolvers.changes.stream_reader.watch",
+    "resolvers.changes.wakeups.hear",
+    "resolvers.admin.settings.follow",
+}
 COUNTED = {  # as mail comes in, and goes on
     "users": {"received", "received_until", "storage_level"},
     "addresses": {"forwarded", "forwarded_until"},
@@ -71,7 +75,7 @@ async def test_every_worker_and_every_kind_of_task_has_its_road(
     async with running(world, tmp_path) as workers:
         assert len(workers) > len(READS)
     by = {road.by for road in ROADS.values()} - {"LMTP", "HTTP", "the command line"}
-    assert by == (workers - READS - {"resolvers.tasks.run"}) | set(tasks.KINDS)
+    assert by == (workers - READS - {"resolvers.admin.tasks.run"}) | set(tasks.KINDS)
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from models.runtime.environment import World
-from resolvers import routetest
+from resolvers.routing import route_tests
 from tests.calls import CALLS, Call
 from tests.conftest import Client
 from tests.counts import rows
@@ -89,6 +89,6 @@ async def test_what_cannot_be_tried_is_refused(root: Client, ada: Client) -> Non
 
 
 async def test_so_many_are_tried_at_once(root: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(routetest, "AT_ONCE", 0)
+    monkeypatch.setattr(route_tests, "AT_ONCE", 0)
     _, errors = await done(root, TEST, recipient="carol@far.example")
     assert told(errors)[0] == "RATE_LIMITED"

@@ -14,7 +14,7 @@ from models.events.journal import PLATFORM, ChangeKind
 from models.routing.tables import RelayHost
 from models.runtime.environment import World
 from models.runtime.secret_box import Vault, new_key
-from resolvers import sealing
+from resolvers.admin import secret_rotation
 from tests.administrators import make_domain_admin
 from tests.conftest import Client
 from tests.counts import journal, rows
@@ -292,7 +292,7 @@ async def test_passwords_are_sealed_anew_with_the_newest_key(root: Client, world
     await create(root, "transport", username="us", password=SECRET)
     name, key = new_key()
     object.__setattr__(world, "vault", Vault({**world.vault.keys, name: key}))
-    came = await sealing.reseal(world)
+    came = await secret_rotation.reseal(world)
     assert (came.done, came.closed) == (2, [])
     assert await sealed(world, one["id"]) == SECRET
 

@@ -6,8 +6,9 @@ import pytest
 from graphql import GraphQLInputObjectType
 
 from models.errors import Invalid
-from resolvers import apppasswords, mailboxes
-from resolvers.apppasswords import NewAppPassword
+from resolvers.auth import app_passwords
+from resolvers.auth.app_passwords import NewAppPassword
+from resolvers.mailboxes import loaders as mailbox_loaders
 from tests.conftest import Client, context
 from tests.printed import SDL
 
@@ -34,10 +35,10 @@ def test_the_description_of_a_field_tells_its_rule(field: str) -> None:
 
 def test_the_rules_are_those_that_are_described() -> None:
     for seconds, life in ((1, 1), (36_500 * 86_400, 36_500 * 86_400), (0, None)):
-        assert mailboxes.seconds(timedelta(seconds=seconds)) == life
+        assert mailbox_loaders.seconds(timedelta(seconds=seconds)) == life
     for wrong in (timedelta(milliseconds=999), timedelta(days=36_501)):
         with pytest.raises(Invalid):
-            mailboxes.seconds(wrong)
+            mailbox_loaders.seconds(wrong)
 
 
 @pytest.mark.parametrize(
@@ -50,8 +51,8 @@ async def test_weak_passwords_are_those_that_are_described(
 ) -> None:
     new = NewAppPassword(description="Phone", password=password)
     if not is_weak:
-        assert (await apppasswords.create(context(ada), None, new))[1] == password
+        assert (await app_passwords.create(context(ada), None, new))[1] == password
         return
     with pytest.raises(Invalid) as refusal:
-        await apppasswords.create(context(ada), None, new)
+        await app_passwords.create(context(ada), None, new)
     assert refusal.value.constraint == "weak"

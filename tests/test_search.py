@@ -17,13 +17,14 @@ from models.errors import Invalid
 from models.messages.tables import Message
 from models.runtime.environment import World
 from models.store.keyset_pages import Ask
-from resolvers import messages, uploading
-from resolvers.flagging import change
-from resolvers.mailboxes import Named, NewMailboxes, create
-from resolvers.messages import Listing
-from resolvers.moves import Changes, archive, chosen
-from resolvers.uploading import NewMessage
-from resolvers.where import MessageWhere
+from resolvers.mailboxes.loaders import Named, NewMailboxes, create
+from resolvers.messages import loaders as message_loaders
+from resolvers.messages import upload
+from resolvers.messages.bulk.flags import change
+from resolvers.messages.bulk.row_changes import Changes, archive, chosen
+from resolvers.messages.filters.message_filter import MessageWhere
+from resolvers.messages.loaders import Listing
+from resolvers.messages.upload import NewMessage
 from tests import rich
 from tests.conftest import Client, Clock, context, raw_message, receive
 from tests.counts import rows
@@ -38,7 +39,7 @@ async def post(ada: Client, clock: Clock) -> Client:
     await create(context(ada), NewMailboxes(["Work"]))
     old = raw_message("Old", From="Dän <dan@Example.net>", Cc='"O\'Neil, J\\"r" <joe@example.com>')
     new = NewMessage(Named(path="Work"), old.decode(), flagged=True)
-    await uploading.store(context(ada), new)
+    await upload.store(context(ada), new)
     clock.tick(days=10)
     await receive(ada, rich.raw(rich.FILES[6:7], subject="ÄRGER 100%_"))
     clock.tick(hours=1)
@@ -306,7 +307,7 @@ async def test_no_search_breaks_anything(ada: Client, bob: Client, world: World)
         where = MessageWhere(query=query)
         key = Listing(ada.user.id, Ask("received-"), frozenset({"user_id"}), where=where)
         try:
-            (answer,) = await messages.pages(ctx, [key])
+            (answer,) = await message_loaders.pages(ctx, [key])
         except Invalid:
             return
         assert {row.user_id for row in answer.rows} <= {ada.user.id}

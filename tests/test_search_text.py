@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as some
 
-from resolvers.searchtext import LONGEST, read
-from resolvers.searchwriting import written
+from resolvers.search.query_parser import LONGEST, read
+from resolvers.search.query_printer import written
 
 NOW = datetime(2030, 1, 31, 12, 30, tzinfo=UTC)
 

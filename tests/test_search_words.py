@@ -11,9 +11,9 @@ from hypothesis import strategies as some
 from mail.search import index_worker, tokenizer
 from models.runtime.environment import World
 from models.store.keyset_pages import Ask
-from resolvers import messages
-from resolvers.messages import Listing
-from resolvers.where import MessageWhere
+from resolvers.messages import loaders as message_loaders
+from resolvers.messages.filters.message_filter import MessageWhere
+from resolvers.messages.loaders import Listing
 from tests import rich
 from tests.conftest import Client, context, raw_message, receive
 from tests.listed import found
@@ -274,7 +274,7 @@ async def test_all_searches_say_what_a_slow_filter_says(ada: Client, world: Worl
         query = _query(dice)
         where = MessageWhere(query=_spelled(query))
         key = Listing(ada.user.id, Ask("received-", 100), frozenset({"subject"}), where=where)
-        (page,) = await messages.pages(ctx, [key])
+        (page,) = await message_loaders.pages(ctx, [key])
         expected = {subject for subject, one in runs.items() if _slowly(one, query)}
         assert {row.subject for row in page.rows} == expected, where.query
         several += 0 < len(expected) < len(runs)

@@ -9,7 +9,7 @@ from graph import ids
 from mail.search import index_worker
 from models.runtime.environment import World
 from models.users.roles import Role
-from resolvers.mailboxes import NewMailboxes, create
+from resolvers.mailboxes.loaders import NewMailboxes, create
 from tests.conftest import Client, Clock, context, make_client, raw_message, receive
 
 SEARCH = """

@@ -12,8 +12,9 @@ from models.events.journal import PLATFORM
 from models.runtime.environment import World
 from models.search import text_index
 from models.users.roles import Role
-from resolvers import reindexing, searchlookup, tasks
-from resolvers.work import Step
+from resolvers.admin import tasks
+from resolvers.admin.task_steps import Step
+from resolvers.search import index_inspection, index_tasks
 from tests.conftest import Client, Clock, context, make_client, raw_message, receive
 from tests.counts import examine, rows
 from tests.test_mailbox_changes import mutate
@@ -142,7 +143,7 @@ async def test_an_index_is_made_anew(
     post: Client, root: Client, bob: Client, users: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world = post.world
-    monkeypatch.setattr(reindexing, "BATCH", 2)  # several units
+    monkeypatch.setattr(index_tasks, "BATCH", 2)  # several units
     await filled(world)
     await harm(world)
     assert await subjects(post, "duck") == []
@@ -183,7 +184,7 @@ async def test_searches_and_drafts_go_on_while_an_index_is_made(
 ) -> None:
     draft = await _draft(post, text="the first goose")
     await filled(world)
-    ctx, kind, order = context(root), tasks.KINDS[reindexing.REBUILD], {"ids": None}
+    ctx, kind, order = context(root), tasks.KINDS[index_tasks.REBUILD], {"ids": None}
 
     async def unit(checkpoint: dict[str, Any]) -> Step:
         held = await kind.plan(ctx, order, checkpoint)
@@ -260,7 +261,7 @@ async def test_a_text_is_divided_into_words(root: Client) -> None:
     assert [one["text"] for one in found] == ["grusse", "o", "reilly", "北京", "京大", "大"]
     assert [one["position"] for one in found] == [1, 2, 3, 4, 5, 6]
     assert (await root(asked, text=""))["searchTokenize"]["tokens"] == []
-    refused = await root.raw(asked, text="x" * (searchlookup.LONGEST + 1))
+    refused = await root.raw(asked, text="x" * (index_inspection.LONGEST + 1))
     assert refused["errors"][0]["extensions"]["code"] == "BAD_USER_INPUT"
 
 

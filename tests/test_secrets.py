@@ -11,7 +11,7 @@ from sqlalchemy import select
 from sqlmodel import SQLModel
 
 from models.runtime.environment import World
-from resolvers import totp
+from resolvers.auth.second_factors import totp
 from tests.conftest import Client, Clock
 from tests.factors import SoftKey, code_of, made, signed, totp_on
 from tests.held import set_options
@@ -117,7 +117,7 @@ async def test_what_is_sealed_holds_for_its_account_only(ada: Client, bob: Clien
 
     from models.auth.second_factors import TotpSeed
     from models.runtime.secret_box import Sealed
-    from resolvers.twofactor import Proof, check
+    from resolvers.auth.second_factors.second_factor_check import Proof, check
     from tests.conftest import context
     from tests.twofactor.conftest import all_of, row_of
 
@@ -133,8 +133,8 @@ async def test_what_is_sealed_holds_for_its_account_only(ada: Client, bob: Clien
 
 
 async def test_repr_of_what_holds_secrets_tells_none(ada: Client) -> None:
-    from resolvers.apppasswords import NewAppPassword
-    from resolvers.twofactor import Proof
+    from resolvers.auth.app_passwords import NewAppPassword
+    from resolvers.auth.second_factors.second_factor_check import Proof
 
     assert GIVEN not in repr(NewAppPassword("x", password=GIVEN))
     assert "123456" not in repr(Proof(totp="123456"))

@@ -11,8 +11,8 @@ from mail.recipients import address_resolution
 from models.addresses.tables import Address, AddressKind
 from models.errors import Forbidden, NotFound
 from models.runtime.environment import World
-from resolvers import composing
-from resolvers.sendable import grants, may_send_as, resolved
+from resolvers.submission import composition
+from resolvers.submission.sender_authorization import grants, may_send_as, resolved
 from tests.conftest import Client, context
 from tests.identities import address, readdress, sent, whitelist
 from tests.test_addresses import add, make_domain
@@ -82,7 +82,7 @@ async def town(ada: Client, world: World) -> World:
 async def test_one_rule_holds_for_one_and_for_many(ada: Client, town: World) -> None:
     assert town
     ctx = context(ada)
-    account = await composing.account_of(ctx, ada.user.id)
+    account = await composition.account_of(ctx, ada.user.id)
     allowed = []
     for one in WAYS:
         try:
@@ -114,7 +114,7 @@ async def test_many_cost_no_more_statements_than_one(
 ) -> None:
     assert town
     ctx = context(ada)
-    account = await composing.account_of(ctx, ada.user.id)
+    account = await composition.account_of(ctx, ada.user.id)
     costs = []
     for some in (["team@own.example"], WAYS * 5):
         del statements[:]

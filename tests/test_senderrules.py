@@ -14,7 +14,7 @@ from models.runtime.environment import World
 from models.spam.sender_rules import EVERYBODY, SenderAction, SenderRule, of_domain, of_user
 from models.store.columns import table_of
 from models.users.roles import AdminPermission, Scope
-from resolvers import auth
+from resolvers.auth import authentication
 from tests.administrators import make_domain_admin
 from tests.calls import Call
 from tests.conftest import Client, make_key, make_user
@@ -343,7 +343,7 @@ async def test_domains_list_their_rules_at_the_price_of_one(
         await made(root, f"n{n}.example")
         await put(root, {"domain": f"n{n}.example"}, f"{n}.test", f"{n}.example")
     assert [await cost(), await cost()] == [one, one]
-    await auth.settle(ada.world)
+    await authentication.settle(ada.world)
 
     async def of(name: str, **ask: Any) -> Any:
         nodes = (await root(DOMAINS, **ask))["domains"]["nodes"]

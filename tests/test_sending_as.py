@@ -7,8 +7,8 @@ import pytest
 from graph import ids
 from models.runtime.environment import World
 from models.users.roles import Scope
-from resolvers import mailboxes
-from resolvers.mailboxes import NewMailboxes
+from resolvers.mailboxes import loaders as mailbox_loaders
+from resolvers.mailboxes.loaders import NewMailboxes
 from tests.conftest import Client, context, make_key
 from tests.identities import address, change, known, made, readdress, sent, whitelist
 from tests.mime import names, read_back, upload
@@ -23,7 +23,7 @@ async def recipients(answer: Any) -> list[str]:
 @pytest.fixture
 async def countess(ada: Client) -> Any:
     """An identity with all there can be, which is not the default."""
-    await mailboxes.create(context(ada), NewMailboxes(["Letters"]))
+    await mailbox_loaders.create(context(ada), NewMailboxes(["Letters"]))
     key = await address(ada.world, "a.lovelace@example.org", user_id=ada.user.id)
     one = await made(
         ada, "a.lovelace@example.org", name="Countess", replyTo="desk@example.net",

@@ -13,7 +13,7 @@ from models.errors import Forbidden, Unavailable
 from models.messages.tables import Message
 from models.runtime.environment import World
 from models.submission.tables import Submission
-from resolvers.submitting import Clerk
+from resolvers.submission.smtp_submission import Clerk
 from tests.accounts import run
 from tests.conftest import Client, raw_message, receive
 from tests.entries import limit

@@ -8,7 +8,7 @@ from graph import ids
 from mail.maintenance import restore_mark
 from models.files.tables import FileShare
 from models.runtime.environment import World
-from resolvers import fileshares
+from resolvers.files import shares
 from tests.conftest import Client, Clock
 from tests.test_files import share, stored
 
@@ -31,7 +31,7 @@ async def test_a_link_of_a_lost_history_opens_no_other_file(ada: Client, clock: 
     key = ids.decode("FileShare", lost["id"])
     await rekey(world, ids.decode("FileShare", later["id"]), key)
     assert (await ada.http.get(lost["url"])).status_code == 404
-    assert (await ada.http.get(f"/share/{fileshares.token_of(world, key)}")).text == "Swans!"
+    assert (await ada.http.get(f"/share/{shares.token_of(world, key)}")).text == "Swans!"
 
 
 @pytest.mark.parametrize("restores", [1, 2])
@@ -41,7 +41,7 @@ async def test_links_that_were_restored_stay_open(ada: Client, clock: Clock, res
         clock.tick(seconds=1)
         await restore_mark.restored(ada.world)
     assert (await ada.http.get(link["url"])).text == "Ducks."
-    again = fileshares.token_of(ada.world, ids.decode("FileShare", link["id"]))
+    again = shares.token_of(ada.world, ids.decode("FileShare", link["id"]))
     assert again not in link["url"]
     assert (await ada.http.get(f"/share/{again}")).text == "Ducks."
     for forged in (again[:-4] + "AAAA", again[:12] + link["url"].rpartition("/")[2][12:]):

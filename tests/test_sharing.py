@@ -339,13 +339,13 @@ async def test_lists_cost_the_same_for_many(
 
 
 async def test_limits_of_sharing(ada: Client, bob: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("resolvers.sharing.GRANTEES", 1)
+    monkeypatch.setattr("resolvers.mailboxes.shares.GRANTEES", 1)
     eve = await make_client(ada.world, ada.http, "eve")
     await team(ada)
     assert await share(ada, bob, *READ) == []
     assert await share(ada, bob, "READ", "SEEN") == []
     assert await share(ada, eve, *READ) == ["LIMIT_REACHED"]
-    monkeypatch.setattr("resolvers.sharing.OWNERS", 1)
+    monkeypatch.setattr("resolvers.mailboxes.shares.OWNERS", 1)
     assert await share(eve, bob, *READ, path="INBOX") == ["LIMIT_REACHED"]
     assert await share(ada, bob, *READ, path="INBOX") == []
 

@@ -10,8 +10,8 @@ import pytest
 
 from graph.scalars import SCALARS, Cursor
 from models.events.journal import ChangeKind, Event, Position
-from resolvers import changes
-from resolvers.changes import Asked, Batch, ResyncReason
+from resolvers.changes import stream_reader
+from resolvers.changes.stream_reader import Asked, Batch, ResyncReason
 from tests.conftest import Client, context, make_client, receive
 from tests.live import NESTED, house, until
 from tests.sharing import READ, keys, mutate, share, team
@@ -26,7 +26,7 @@ class Follower:
 
     def __init__(self, client: Client, since: Position | None = None, **asked: Any) -> None:
         self.ctx = context(client)
-        self.stream = changes.follow(self.ctx, Asked(since, window=FAST, **asked))
+        self.stream = stream_reader.follow(self.ctx, Asked(since, window=FAST, **asked))
         self.coming: asyncio.Future[Batch] | None = None
 
     async def begin(self) -> "Follower":
@@ -58,7 +58,7 @@ def told(events: Sequence[Event]) -> list[tuple[ChangeKind, set[str]]]:
 
 
 async def here(client: Client) -> Position:
-    return await changes.standing(context(client))
+    return await stream_reader.standing(context(client))
 
 
 async def act(client: Client, name: str, **given: Any) -> None:

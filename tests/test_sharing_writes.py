@@ -7,7 +7,7 @@ import pytest
 
 from models.admin.tasks import Task
 from models.runtime.environment import Adopted
-from resolvers import tasks
+from resolvers.admin import tasks
 from tests.conftest import Client, make_client, raw_message
 from tests.counts import examine, rows
 from tests.sharing import READ, box_id, keys, mutate, share, team

@@ -6,7 +6,7 @@ import pytest
 
 from graph import ids
 from models.users.roles import AdminPermission, Role, Scope
-from resolvers.sieveput import MOST
+from resolvers.filters.sieve_script_mutations import MOST
 from tests.accounts import run
 from tests.administrators import make_domain_admin
 from tests.conftest import Client, make_client, make_key, receive

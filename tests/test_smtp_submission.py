@@ -25,8 +25,9 @@ from models.queue.tables import Delivery
 from models.runtime.environment import World
 from models.submission.tables import Submission
 from models.users.tables import User
-from resolvers import auth, passwords
-from resolvers.submitting import Clerk
+from resolvers.auth import authentication
+from resolvers.auth.passwords import password_hashes
+from resolvers.submission.smtp_submission import Clerk
 from tests.conftest import Client, Clock, make_user
 from tests.mail.lmtp_client import Neighbour
 from tests.mail.smtp_client import Authority, connect, secured, wrapped
@@ -213,7 +214,7 @@ async def test_passwords_of_programs(ada: Client, client: Neighbour) -> None:
         texts[scope] = (await ada(made, input=given))["appPasswordCreate"]["password"]
     assert (await client.say(f"AUTH PLAIN {plain(password=texts['IMAP'])}")).startswith("535")
     await sign_in(client, password=texts["SMTP"])
-    await auth.settle(ada.world)  # failures are noted behind the answer
+    await authentication.settle(ada.world)  # failures are noted behind the answer
     rows = await ada.world.database.read(
         select(col(AuthEvent.protocol), col(AuthEvent.result)).where(
             col(AuthEvent.action) == "authenticate"
@@ -264,7 +265,7 @@ async def program(
 async def test_a_new_password_ends_only_sessions_of_the_password(
     ada: Client, over: Client, listener: Listener, authority: Authority
 ) -> None:
-    await change(ada.world, password=await passwords.make(ada.world, PASSWORD))
+    await change(ada.world, password=await password_hashes.make(ada.world, PASSWORD))
     made = (await ada(APP, input={"description": "Phone", "scopes": ["SMTP"]}))["appPasswordCreate"]
     own = program(listener, authority, PASSWORD)
     async with own as by_password, program(listener, authority, made["password"]) as by_app:

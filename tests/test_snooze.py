@@ -11,8 +11,9 @@ from graph import ids
 from mail.maintenance import snooze_worker
 from models.events.journal import ChangeKind
 from models.messages.tables import Message, Thread
-from resolvers import mailboxes, tasks
-from resolvers.mailboxes import NewMailboxes
+from resolvers.admin import tasks
+from resolvers.mailboxes import loaders as mailbox_loaders
+from resolvers.mailboxes.loaders import NewMailboxes
 from tests.bulk import call, inbox, keys, places, take_back
 from tests.conftest import Client, Clock, context, receive
 from tests.counts import journal, reached, rows
@@ -222,7 +223,7 @@ async def test_a_time_that_is_none_is_refused(post: Client, until: str, constrai
 
 
 async def test_the_folder_takes_another_name_where_its_own_is_taken(post: Client) -> None:
-    await mailboxes.create(context(post), NewMailboxes(["Snoozed"]))
+    await mailbox_loaders.create(context(post), NewMailboxes(["Snoozed"]))
     await snooze(post)
     assert (await places(post))["a"] == "Snoozed 2"
 

@@ -17,8 +17,8 @@ from models.runtime.environment import World
 from models.runtime.options import Options
 from models.store.columns import picked
 from models.users.roles import Role, Scope
-from resolvers import settings
-from resolvers.declared import DECLARED, effective
+from resolvers.admin import settings as admin_settings
+from resolvers.admin.setting_definitions import DECLARED, effective
 from tests.conftest import Client, Clock, make_client, make_key, make_user
 from tests.settings import MOST, SET, UNSET, put, refused, stored
 
@@ -168,7 +168,7 @@ async def test_there_are_so_many_of_ones_own(root: Client) -> None:
     now = root.world.now()
     rows = [
         {"key": f"custom.n{n}", "value": {"value": n}, "updated_at": now}
-        for n in range(settings.CUSTOMS)
+        for n in range(admin_settings.CUSTOMS)
     ]
     async with root.world.database.engine.begin() as connection:
         await connection.execute(insert(SettingValue), rows)

@@ -16,7 +16,7 @@ from models.events.bus.local_bus import LocalBus
 from models.events.wakeups import Shared
 from models.runtime.environment import Adopted, World
 from models.store.database import Database
-from resolvers import settings
+from resolvers.admin import settings as admin_settings
 from tests.conftest import CHEAP, Client, Clock
 from tests.live import until
 from tests.settings import MOST, SET, UNSET, operator, put, stored
@@ -66,17 +66,17 @@ async def test_a_trial_and_a_unit_that_is_rolled_back_are_not_in_force(root: Cli
     async with ctx.write():
         with contextlib.suppress(ZeroDivisionError):
             async with ctx.write():
-                await settings.put(ctx, MOST, 9)
+                await admin_settings.put(ctx, MOST, 9)
                 raise ZeroDivisionError
     assert root.world.options.max_recipients == 50
     async with ctx.write():
-        await settings.put(ctx, MOST, 11)
+        await admin_settings.put(ctx, MOST, 11)
         assert root.world.options.max_recipients == 50  # not before it is durable
     assert root.world.options.max_recipients == 11
 
 
 async def test_the_newest_options_stay_in_force_whoever_comes_last(world: World) -> None:
-    await settings.put(operator(world), MOST, 50)
+    await admin_settings.put(operator(world), MOST, 50)
     newest = world.options
     world.adopt(Adopted(CHEAP, world.settled - 1))
     assert world.options is newest
@@ -85,7 +85,7 @@ async def test_the_newest_options_stay_in_force_whoever_comes_last(world: World)
 
 async def test_two_changes_at_once_are_both_in_force(world: World) -> None:
     given = {MOST: 50, "mailboxes.max": 60, "bulk.max": 70, "custom.a": "x"}
-    await asyncio.gather(*(settings.put(operator(world), *each) for each in given.items()))
+    await asyncio.gather(*(admin_settings.put(operator(world), *each) for each in given.items()))
     options = world.options
     assert (options.max_recipients, options.max_mailboxes, options.bulk) == (50, 60, 70)
     assert await stored(world) == given
@@ -96,7 +96,7 @@ async def test_the_largest_message_holds_for_sessions_that_begin_later(
 ) -> None:
     lmtp = Lmtp(world, tmp_path)
     assert lmtp.limits.message_max == 64 << 20
-    await settings.put(operator(world), "message.max", "1 MiB")
+    await admin_settings.put(operator(world), "message.max", "1 MiB")
     assert lmtp.limits.message_max == 1 << 20
 
 
@@ -113,7 +113,7 @@ async def neighbour(world: World, clock: Clock) -> AsyncIterator[World]:
 
 @contextlib.asynccontextmanager
 async def following(world: World) -> AsyncIterator[None]:
-    task = asyncio.create_task(settings.follow(world))
+    task = asyncio.create_task(admin_settings.follow(world))
     try:
         yield
     finally:
@@ -124,13 +124,13 @@ async def following(world: World) -> AsyncIterator[None]:
 async def test_another_process_goes_by_it_within_seconds(
     world: World, neighbour: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await settings.put(operator(world), MOST, 50)
-    monkeypatch.setattr(settings, "LOOK", 0.05)
+    await admin_settings.put(operator(world), MOST, 50)
+    monkeypatch.setattr(admin_settings, "LOOK", 0.05)
     async with following(neighbour):
         await until(lambda: neighbour.options.max_recipients == 50)
-        await settings.put(operator(world), MOST, 60)
+        await admin_settings.put(operator(world), MOST, 60)
         await until(lambda: neighbour.options.max_recipients == 60)
-        await settings.drop(operator(world), [MOST])
+        await admin_settings.drop(operator(world), [MOST])
         await until(lambda: neighbour.options.max_recipients == 400)
 
 
@@ -145,7 +145,7 @@ async def test_a_bell_makes_it_quicker(world: World, clock: Clock, tmp_path: Pat
     ]
     async with following(made[1]):
         await asyncio.sleep(0.1)
-        await settings.put(operator(made[0]), MOST, 50)
+        await admin_settings.put(operator(made[0]), MOST, 50)
         await until(lambda: made[1].options.max_recipients == 50, 0.5)  # LOOK is longer
     hearing.cancel()
     for bells in (ours, theirs):
@@ -155,8 +155,8 @@ async def test_a_bell_makes_it_quicker(world: World, clock: Clock, tmp_path: Pat
 async def test_following_costs_one_small_read_a_look(
     world: World, statements: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await settings.put(operator(world), MOST, 50)
-    monkeypatch.setattr(settings, "LOOK", 0.05)
+    await admin_settings.put(operator(world), MOST, 50)
+    monkeypatch.setattr(admin_settings, "LOOK", 0.05)
     async with following(world):
         await asyncio.sleep(0.1)
         del statements[:]
@@ -175,15 +175,15 @@ async def test_what_a_version_does_not_know_is_left_alone(
             {"key": key, "value": {"value": value}, "updated_at": now} for key, value in odd.items()
         ]
         await connection.execute(insert(SettingValue), rows)
-    useless = await settings.refresh(neighbour)
-    settings.warn(useless)
+    useless = await admin_settings.refresh(neighbour)
+    admin_settings.warn(useless)
     assert sorted(useless) == ["auth.tokenTtl", "mailboxes.max", "of.another.version"]
     assert len(caplog.records) == 3
     assert neighbour.options.max_recipients == 50
     assert neighbour.options.max_mailboxes == CHEAP.max_mailboxes
-    found = await settings.one(operator(neighbour), "mailboxes.max")
+    found = await admin_settings.one(operator(neighbour), "mailboxes.max")
     assert found is not None
     assert (found.value, found.custom) == (CHEAP.max_mailboxes, False)
-    assert await settings.one(operator(neighbour), "of.another.version") is None
-    made = await settings.put(operator(neighbour), "mailboxes.max", 70)
+    assert await admin_settings.one(operator(neighbour), "of.another.version") is None
+    made = await admin_settings.put(operator(neighbour), "mailboxes.max", 70)
     assert (made.value, neighbour.options.max_mailboxes) == (70, 70)

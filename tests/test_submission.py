@@ -25,13 +25,17 @@ from models.store.columns import Picked, picked
 from models.store.keyset_pages import Ask
 from models.submission.tables import Submission, SubmissionState
 from models.users.tables import User
-from resolvers import composing, mailboxdelete, mailboxes, submission, submissionchange
 from resolvers.context import Context
-from resolvers.mailboxdelete import Gone
-from resolvers.mailboxes import NewMailboxes
-from resolvers.outgoing import written
-from resolvers.references import Reference, ReferenceAction
-from resolvers.submission import SENT_NOT_KEPT, Envelope, OfUser, Outgoing, Sent
+from resolvers.mailboxes import delete as mailbox_delete
+from resolvers.mailboxes import loaders as mailbox_loaders
+from resolvers.mailboxes.delete import Gone
+from resolvers.mailboxes.loaders import NewMailboxes
+from resolvers.submission import composition
+from resolvers.submission import create as submission_create
+from resolvers.submission import mutations as submission_mutations
+from resolvers.submission.create import SENT_NOT_KEPT, Envelope, OfUser, Outgoing, Sent
+from resolvers.submission.outgoing_messages import written
+from resolvers.submission.reply_references import Reference, ReferenceAction
 from tests.conftest import Client, Clock, context, raw_message, receive
 
 CAROL = Named("carol@example.net", "Carol")
@@ -39,12 +43,12 @@ HELLO = Outgoing(to=[CAROL], subject="Hello", text="Hi there.")
 
 
 async def send(client: Client, outgoing: Outgoing = HELLO, **changes: Any) -> Sent:
-    return await submission.send(context(client), replace(outgoing, **changes))
+    return await submission_create.send(context(client), replace(outgoing, **changes))
 
 
 async def recipients(client: Client, sent: Sent) -> list[Picked]:
     assert sent.submission is not None
-    (rows,) = await submission.deliveries_of(context(client), [sent.submission.id])
+    (rows,) = await submission_create.deliveries_of(context(client), [sent.submission.id])
     return rows
 
 
@@ -123,14 +127,14 @@ def test_no_two_bells_are_the_same() -> None:
 async def test_where_the_folder_has_gone_meanwhile_it_is_sent_and_nothing_is_counted(
     ada: Client, world: World
 ) -> None:
-    await mailboxes.create(context(ada), NewMailboxes(["Brief"]))
-    ctx, name = context(ada), mailboxes.Named(path="Brief")
-    account = await composing.account_of(ctx, ada.user.id)
+    await mailbox_loaders.create(context(ada), NewMailboxes(["Brief"]))
+    ctx, name = context(ada), mailbox_loaders.Named(path="Brief")
+    account = await composition.account_of(ctx, ada.user.id)
     outgoing = replace(HELLO, mailbox=name)
     batch = await written(ctx, account, outgoing, Problems())  # the folder is looked up
-    await mailboxdelete.delete(context(ada), Gone([name]))
-    (done,) = await submission.store_all(ctx, account, batch.messages)
-    assert (done.message_id, done.why) == (None, submission.NO_FOLDER)
+    await mailbox_delete.delete(context(ada), Gone([name]))
+    (done,) = await submission_create.store_all(ctx, account, batch.messages)
+    assert (done.message_id, done.why) == (None, submission_create.NO_FOLDER)
     assert done.submission_id is not None
     (user,) = await world.database.read(
         select(col(User.used), col(User.message_count)).where(col(User.id) == ada.user.id)
@@ -141,7 +145,7 @@ async def test_where_the_folder_has_gone_meanwhile_it_is_sent_and_nothing_is_cou
     assert sum(len(row.ids) for row in changes) == max(row.last for row in changes)  # no gaps
     alone = replace(batch.messages[0], outgoing=replace(outgoing, upload_only=True))
     with pytest.raises(NotFound):
-        await submission.store_all(ctx, account, [alone])
+        await submission_create.store_all(ctx, account, [alone])
 
 
 @pytest.mark.parametrize(
@@ -235,11 +239,11 @@ async def test_a_draft_is_stored_and_goes_nowhere(ada: Client, world: World) -> 
 
 
 async def test_a_copy_goes_where_it_is_told(ada: Client, bob: Client) -> None:
-    sent = await send(ada, mailbox=mailboxes.Named(path="INBOX"))
+    sent = await send(ada, mailbox=mailbox_loaders.Named(path="INBOX"))
     assert sent.message is not None
     assert sent.message.mailbox_id == (await ada.box()).id
     with pytest.raises(NotFound) as refused:
-        await send(ada, mailbox=mailboxes.Named(id=(await bob.box()).id))
+        await send(ada, mailbox=mailbox_loaders.Named(id=(await bob.box()).id))
     assert refused.value.path == ["mailbox"]
 
 
@@ -270,13 +274,13 @@ async def test_what_is_held_can_be_taken_back(ada: Client, clock: Clock) -> None
     assert sent.submission.state is SubmissionState.HELD_FOR_UNDO
     assert sent.submission.undo_until == clock() + timedelta(seconds=30)
     ctx = context(ada)
-    (row,) = await submissionchange.cancel(ctx, [sent.submission.id])
+    (row,) = await submission_mutations.cancel(ctx, [sent.submission.id])
     assert row.state is SubmissionState.CANCELLED
     assert {row.state for row in await recipients(ada, sent)} == {DeliveryState.CANCELLED}
     clock.tick(minutes=1)
     assert await _due(ada) == 0
     with pytest.raises(Conflict):
-        await submissionchange.cancel(ctx, [sent.submission.id])
+        await submission_mutations.cancel(ctx, [sent.submission.id])
 
 
 async def test_what_is_being_sent_is_not_taken_back(ada: Client, clock: Clock) -> None:
@@ -288,9 +292,9 @@ async def test_what_is_being_sent_is_not_taken_back(ada: Client, clock: Clock) -
     assert second is not None
     assert await _due(ada) == 1
     with pytest.raises(Conflict) as refused:
-        await submissionchange.cancel(context(ada), [second.id, first.id])
+        await submission_mutations.cancel(context(ada), [second.id, first.id])
     assert refused.value.index == 1
-    (again,) = await submission.by_ids(context(ada), [second.id])
+    (again,) = await submission_create.by_ids(context(ada), [second.id])
     assert again is not None
     assert again.state is SubmissionState.SCHEDULED  # all or none
 
@@ -303,12 +307,12 @@ async def test_others_see_and_take_back_nothing(ada: Client, bob: Client) -> Non
     sent = (await send(ada)).submission
     assert sent is not None
     ctx = context(bob)
-    assert await submission.by_ids(ctx, [sent.id]) == [None]
-    assert await submission.by_queue_ids(ctx, [sent.queue_id]) == [None]
-    assert await submission.deliveries_of(ctx, [sent.id]) == [[]]
+    assert await submission_create.by_ids(ctx, [sent.id]) == [None]
+    assert await submission_create.by_queue_ids(ctx, [sent.queue_id]) == [None]
+    assert await submission_create.deliveries_of(ctx, [sent.id]) == [[]]
     with pytest.raises(NotFound):
-        await submissionchange.cancel(ctx, [sent.id])
-    (own,) = await submission.by_queue_ids(context(ada), [sent.queue_id])
+        await submission_mutations.cancel(ctx, [sent.id])
+    (own,) = await submission_create.by_queue_ids(context(ada), [sent.queue_id])
     assert own is not None
     assert own.id == sent.id
 
@@ -321,11 +325,11 @@ async def test_submissions_are_listed_newest_first(ada: Client, clock: Clock) ->
         keys.append(sent.id)
         clock.tick(seconds=1)
     ctx = context(ada)
-    await submissionchange.cancel(ctx, [keys[1]])
+    await submission_mutations.cancel(ctx, [keys[1]])
 
     async def listed(*states: SubmissionState, count: int = 20) -> tuple[list[int], bool]:
         asked = OfUser(ada.user.id, Ask("", count), frozenset({"id"}), frozenset(states) or None)
-        (page,) = await submission.pages(ctx, [asked])
+        (page,) = await submission_create.pages(ctx, [asked])
         return [row.id for row in page.rows], page.next
 
     assert await listed() == (keys[::-1], False)
@@ -333,13 +337,13 @@ async def test_submissions_are_listed_newest_first(ada: Client, clock: Clock) ->
     assert await listed(SubmissionState.CANCELLED) == ([keys[1]], False)
     narrowed = frozenset({SubmissionState.SCHEDULED})
     scheduled = OfUser(ada.user.id, Ask(""), frozenset({"id"}), narrowed)
-    assert await submission.counts(ctx, [scheduled]) == [2]
+    assert await submission_create.counts(ctx, [scheduled]) == [2]
 
 
 async def test_a_trial_keeps_nothing(ada: Client, world: World) -> None:
     ctx = context(ada)
     async with ctx.together(keep=False):
-        sent = await submission.send(ctx, HELLO)
+        sent = await submission_create.send(ctx, HELLO)
         assert sent.submission is not None
     assert (await many(world, Submission), await many(world, Message)) == (0, 0)
 
@@ -350,7 +354,7 @@ async def original(client: Client, **headers: str) -> int:
 
 async def answer(client: Client, key: int, action: ReferenceAction, **more: Any) -> Picked:
     outgoing = Outgoing(reference=Reference(key, action), text="Yes.", **more)
-    sent = await submission.send(context(client), outgoing)
+    sent = await submission_create.send(context(client), outgoing)
     assert sent.message is not None
     return sent.message
 
@@ -417,5 +421,7 @@ async def test_copy_and_queue_are_one_unit(ada: Client, world: World) -> None:
 
     before = await many(world, Change)
     with pytest.raises(OSError, match="no randomness"):
-        await submission.send(Context(replace(world, random=failing), context(ada).viewer), HELLO)
+        await submission_create.send(
+            Context(replace(world, random=failing), context(ada).viewer), HELLO
+        )
     assert (await many(world, Change), await many(world, Message)) == (before, 0)

@@ -12,11 +12,12 @@ from graph import ids
 from models.admin.tasks import Task, TaskState
 from models.events.journal import ChangeKind
 from models.runtime.environment import World
-from resolvers import bulk, tasks
-from resolvers.bulk import Done, Order, carry_out
-from resolvers.moves import Changes
-from resolvers.selections import Selection
-from resolvers.where import MessageWhere
+from resolvers.admin import tasks
+from resolvers.messages.bulk import bulk_changes
+from resolvers.messages.bulk.bulk_changes import Done, Order, carry_out
+from resolvers.messages.bulk.row_changes import Changes
+from resolvers.messages.filters.filter_conditions import Selection
+from resolvers.messages.filters.message_filter import MessageWhere
 from tests.bulk import TASK, call, inbox, keys, nodes, places
 from tests.conftest import Client, Clock, context
 from tests.counts import journal, reached, rows
@@ -109,7 +110,7 @@ async def test_a_task_is_cancelled_before_and_between_its_chunks(
     async with world.write() as session:
         await session.exec(update(Task).values(state=TaskState.RUNNING, finished_at=None))
     await post(document, ids=[key])
-    monkeypatch.setattr(bulk, "CHUNK", 1)
+    monkeypatch.setattr(bulk_changes, "CHUNK", 1)
     assert await tasks.work(world)
     assert (await state(world))[0] == "CANCELLED"
     assert (await post.box()).unseen == 3
@@ -119,8 +120,8 @@ async def test_a_killed_workers_task_goes_on_where_it_was(
     post: Client, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await order(post, world)
-    monkeypatch.setattr(bulk, "CHUNK", 1)
-    work_on, times = bulk.work_on, 0
+    monkeypatch.setattr(bulk_changes, "CHUNK", 1)
+    work_on, times = bulk_changes.work_on, 0
 
     async def killed(*given: Any) -> int:
         nonlocal times
@@ -129,7 +130,7 @@ async def test_a_killed_workers_task_goes_on_where_it_was(
             raise KeyboardInterrupt  # what no worker catches
         return int(await work_on(*given))
 
-    monkeypatch.setattr(bulk, "work_on", killed)
+    monkeypatch.setattr(bulk_changes, "work_on", killed)
     with pytest.raises(KeyboardInterrupt):
         await tasks.work(world)
     assert (await state(world))[:3] == ("RUNNING", 2, 3)
@@ -161,13 +162,13 @@ async def test_a_task_that_fails_does_not_delay_the_next_one(
 ) -> None:
     await order(post, world)
     await order(post, world)
-    work_on = bulk.work_on
+    work_on = bulk_changes.work_on
 
     async def broken_once(*_: Any) -> int:
-        monkeypatch.setattr(bulk, "work_on", work_on)
+        monkeypatch.setattr(bulk_changes, "work_on", work_on)
         raise OSError("broken")
 
-    monkeypatch.setattr(bulk, "work_on", broken_once)
+    monkeypatch.setattr(bulk_changes, "work_on", broken_once)
 
     async def one_has_ended() -> bool:
         return ("SUCCEEDED",) in await rows(world, "SELECT state FROM tasks")
@@ -185,15 +186,15 @@ async def test_a_worker_that_lost_its_lease_changes_nothing(
     post: Client, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await order(post, world)
-    work_on = bulk.work_on
+    work_on = bulk_changes.work_on
 
     async def slow(*given: Any) -> int:
-        monkeypatch.setattr(bulk, "work_on", work_on)
+        monkeypatch.setattr(bulk_changes, "work_on", work_on)
         async with given[0].write() as session:
             await session.exec(update(Task).values(lease=7))  # as the next one does
         return int(await work_on(*given))
 
-    monkeypatch.setattr(bulk, "work_on", slow)
+    monkeypatch.setattr(bulk_changes, "work_on", slow)
     with pytest.raises(tasks.LeaseLost):
         await tasks.work(world)
     assert {tuple(node["flags"]) for node in await nodes(post)} == {()}

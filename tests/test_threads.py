@@ -11,7 +11,7 @@ from mail.maintenance import snooze_worker
 from mail.storage import thread_assignment
 from models.events.journal import ChangeKind
 from models.users.roles import Role, Scope
-from resolvers import tasks
+from resolvers.admin import tasks
 from tests.conftest import Client, Clock, make_key, raw_message, receive
 from tests.counts import journal, reached, rows
 

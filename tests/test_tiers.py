@@ -19,10 +19,11 @@ from models.events.journal import ChangeKind
 from models.files.blobs import StorageTier
 from models.runtime.environment import World
 from models.users.roles import Role
-from resolvers import tasks, tiers
-from resolvers.selections import Selection
-from resolvers.userselection import Users
-from resolvers.where import MessageWhere
+from resolvers.admin import tasks
+from resolvers.messages.bulk import storage_tiers
+from resolvers.messages.filters.filter_conditions import Selection
+from resolvers.messages.filters.message_filter import MessageWhere
+from resolvers.users.selection import Users
 from tests.bulk import call, inbox, of
 from tests.conftest import Client, Clock, context, make_client, raw_message, receive
 from tests.counts import examine, journal, reached, rows
@@ -131,7 +132,7 @@ async def test_a_crash_between_the_stores_loses_nothing(house: House) -> None:
     boss = replace(house.boss, world=ailing)
     select = Selection(where=MessageWhere(), users=Users(ids=(house.post.user.id,)))
     with pytest.raises(KeyboardInterrupt):
-        await tiers.move(context(boss), select, StorageTier.COLD)
+        await storage_tiers.move(context(boss), select, StorageTier.COLD)
     assert objects(house.cold) == 3
     assert {tier for _, tier in await lying(house)} == {"HOT"}
     assert (await verify(house.world)).findings == []
@@ -139,8 +140,8 @@ async def test_a_crash_between_the_stores_loses_nothing(house: House) -> None:
 
 
 async def test_many_are_a_task(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tiers, "TOGETHER", 2)
-    monkeypatch.setattr(tiers, "CHUNK", 1)
+    monkeypatch.setattr(storage_tiers, "TOGETHER", 2)
+    monkeypatch.setattr(storage_tiers, "CHUNK", 1)
     answer = await move(house, ALL)
     assert (answer["movedCount"], answer["task"]["total"]) == (0, 3)
     assert answer["task"]["kind"] == "MESSAGE_TIER_MOVE"

@@ -8,9 +8,9 @@ from merganser.building import owner
 from models.errors import Forbidden, NotFound
 from models.runtime.environment import World
 from models.users.roles import Role, Scope
-from resolvers import documents
+from resolvers.admin import trusted_documents
+from resolvers.admin.trusted_documents import NewDocument, hash_of
 from resolvers.context import BATCH, Context, Viewer
-from resolvers.documents import NewDocument, hash_of
 from tests.conftest import Clock
 
 
@@ -24,43 +24,43 @@ def test_a_hash_is_that_of_the_text_in_utf_8() -> None:
 
 async def test_documents_are_added_once_listed_and_removed(world: World, clock: Clock) -> None:
     ctx = owner(world)
-    assert await documents.add(ctx, [made(1), made(2), made(1)]) == 2
+    assert await trusted_documents.add(ctx, [made(1), made(2), made(1)]) == 2
     clock.tick(hours=1)
-    assert await documents.add(ctx, [made(1), made(3)]) == 1
-    rows = await documents.all_of(ctx)
+    assert await trusted_documents.add(ctx, [made(1), made(3)]) == 1
+    rows = await trusted_documents.all_of(ctx)
     assert sorted(row.operations[0] for row in rows) == ["Q1", "Q2", "Q3"]
     assert rows[-1].operations == ["Q3"]
     assert rows[-1].added_at == clock.time
     key = hash_of(made(1).text)
-    assert await documents.text_of(world, key) == made(1).text
-    await documents.remove(ctx, [key])
-    assert await documents.text_of(world, key) is None
-    assert len(await documents.all_of(ctx)) == 2
+    assert await trusted_documents.text_of(world, key) == made(1).text
+    await trusted_documents.remove(ctx, [key])
+    assert await trusted_documents.text_of(world, key) is None
+    assert len(await trusted_documents.all_of(ctx)) == 2
 
 
 async def test_many_are_added_in_few_statements(world: World, statements: list[str]) -> None:
     many = [made(number) for number in range(2 * BATCH + 1)]
-    assert await documents.add(owner(world), many) == len(many)
+    assert await trusted_documents.add(owner(world), many) == len(many)
     assert len([one for one in statements if one.startswith("INSERT INTO documents")]) == 3
-    assert len(await documents.all_of(owner(world))) == len(many)
-    assert await documents.add(owner(world), []) == 0
+    assert len(await trusted_documents.all_of(owner(world))) == len(many)
+    assert await trusted_documents.add(owner(world), []) == 0
 
 
 async def test_removal_is_all_or_nothing(world: World) -> None:
-    await documents.add(owner(world), [made(1)])
+    await trusted_documents.add(owner(world), [made(1)])
     key = hash_of(made(1).text)
     with pytest.raises(NotFound) as refused:
-        await documents.remove(owner(world), [key, b"\0" * 32])
+        await trusted_documents.remove(owner(world), [key, b"\0" * 32])
     assert (refused.value.ref, refused.value.index) == ("00" * 32, 1)
-    assert await documents.text_of(world, key) == made(1).text
+    assert await trusted_documents.text_of(world, key) == made(1).text
 
 
 async def test_only_who_owns_the_machine_may(world: World) -> None:
     admin = Context(world, Viewer(1, Role.ADMIN, frozenset({Scope.MASTER})))
     for work in (
-        documents.add(admin, [made(1)]),
-        documents.remove(admin, [b"\0" * 32]),
-        documents.all_of(admin),
+        trusted_documents.add(admin, [made(1)]),
+        trusted_documents.remove(admin, [b"\0" * 32]),
+        trusted_documents.all_of(admin),
     ):
         with pytest.raises(Forbidden):
             await work
@@ -68,7 +68,7 @@ async def test_only_who_owns_the_machine_may(world: World) -> None:
 
 async def test_a_text_of_any_language_survives(world: World) -> None:
     strange = NewDocument("query Ä { viewer { role } } # \U0001f426 \r\n ü", ("Ä", "日本"))
-    await documents.add(owner(world), [strange])
-    assert await documents.text_of(world, hash_of(strange.text)) == strange.text
-    (row,) = await documents.all_of(owner(world))
+    await trusted_documents.add(owner(world), [strange])
+    assert await trusted_documents.text_of(world, hash_of(strange.text)) == strange.text
+    (row,) = await trusted_documents.all_of(owner(world))
     assert tuple(row.operations) == strange.operations

@@ -9,7 +9,8 @@ from sqlmodel import col
 from models.admin.tasks import Undo
 from models.queue.tables import Delivery, DeliveryState
 from models.runtime.environment import World
-from resolvers import submission, submissionchange
+from resolvers.submission import create as submission_create
+from resolvers.submission import mutations as submission_mutations
 from tests.bulk import call, keys, places, take_back
 from tests.conftest import Client, Clock, context
 
@@ -77,9 +78,9 @@ async def test_what_was_taken_back_already_or_is_on_its_way_is_too_late(
     ada: Client, world: World
 ) -> None:
     sent = await send(ada, window="PT30S")
-    (row,) = await submission.by_queue_ids(context(ada), [await _queue_id(ada, sent)])
+    (row,) = await submission_create.by_queue_ids(context(ada), [await _queue_id(ada, sent)])
     assert row
-    await submissionchange.cancel(context(ada), [row.id])
+    await submission_mutations.cancel(context(ada), [row.id])
     late = await take_back(ada, sent)
     assert (codes(late), late["errors"][0]["path"]) == (["CONFLICT"], ["token"])
     ended = await world.database.read(select(col(Delivery.state)))

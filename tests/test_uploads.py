@@ -24,9 +24,10 @@ from models.files.blobs import Upload
 from models.runtime.environment import World
 from models.store.columns import picked
 from models.users.roles import Role, Scope
-from resolvers import auth, uploads
+from resolvers.auth import authentication
 from resolvers.context import Viewer
-from resolvers.uploads import Received
+from resolvers.files import uploads
+from resolvers.files.uploads import Received
 from tests.conftest import Client, Clock, context, make_key, make_user
 from tests.rich import noise
 from tests.serving import served, vanishing
@@ -44,7 +45,7 @@ def small(world: World) -> World:
 
 def app_of(world: World, spool: Path, limits: Limits | None = None) -> Starlette:
     async def sign_in(headers: Mapping[str, str], ip: str | None) -> Viewer:
-        return await auth.sign_in(world, headers, ip=ip)
+        return await authentication.sign_in(world, headers, ip=ip)
 
     return Starlette(routes=rest.routes(world, sign_in, spool, limits))
 

@@ -12,7 +12,7 @@ from models.runtime.environment import World
 from models.store.columns import table_of
 from models.users.roles import AdminPermission, Role
 from models.users.tables import Usage, UsageKind, User
-from resolvers.auth import settle
+from resolvers.auth.authentication import settle
 from tests.accounts import chief, create, id_of, run
 from tests.administrators import make_domain_admin
 from tests.conftest import Client, Clock, make_client, make_user, receive

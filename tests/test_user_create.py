@@ -15,9 +15,9 @@ from mail.mailboxes.special_use_names import NAMES, names_in
 from models.errors import Forbidden, Invalid, LimitReached, NotFound
 from models.mailboxes.tables import SpecialUse
 from models.users.roles import AdminPermission, Role, Scope, UserPermission
-from resolvers import usercreate
 from resolvers.context import Context, Viewer
-from resolvers.usercreate import NewUser
+from resolvers.users.creation import create as creation_create
+from resolvers.users.creation.create import NewUser
 from tests.accounts import CREATE, PASSWORD, change, chief, create, row_of, run, signs_in
 from tests.conftest import Client, make_client, make_user
 from tests.counts import rows
@@ -149,7 +149,7 @@ async def test_what_is_no_size_is_refused_by_name(root: Client, quota: Any) -> N
     for number in (-1, 2**53, 2**63):
         new = NewUser(address="eve@example.org", password_disabled=True, quota=number)
         with pytest.raises(Invalid) as refused:
-            await usercreate.create(ctx, new)
+            await creation_create.create(ctx, new)
         assert (refused.value.path, refused.value.constraint) == (["quota"], "range")
 
 
@@ -244,7 +244,7 @@ async def test_of_many_at_once_a_domain_takes_as_many_as_it_may(root: Client, ad
     ctx = await admin_of(ada)
     names = (NewUser(address=f"n{n}@example.org", password_disabled=True) for n in range(6))
     made = await asyncio.gather(
-        *(usercreate.create(ctx.fresh(), new) for new in names), return_exceptions=True
+        *(creation_create.create(ctx.fresh(), new) for new in names), return_exceptions=True
     )
     assert [type(one) for one in made].count(LimitReached) == 4
     assert len([one for one in made if not isinstance(one, Exception)]) == 2
@@ -384,10 +384,10 @@ async def test_nobody_else_makes_accounts(ada: Client) -> None:
     ctx = await admin_of(ada)
     above = NewUser(address="e@example.org", password_disabled=True, role=Role.ROOT)
     with pytest.raises(Forbidden):
-        await usercreate.create(ctx, above)
+        await creation_create.create(ctx, above)
     outside = NewUser(address="e@nowhere.example", password_disabled=True)
     with pytest.raises(NotFound):
-        await usercreate.create(ctx, outside)
+        await creation_create.create(ctx, outside)
 
 
 # Messages to begin with.
@@ -459,7 +459,7 @@ async def test_a_domain_and_its_first_accounts_begin_in_one_unit(root: Client, h
     async with ctx.together():
         for name in "ab":
             new = NewUser(address=f"{name}@new.example", password_disabled=True)
-            assert (await usercreate.create(ctx, new)).message_count == 2
+            assert (await creation_create.create(ctx, new)).message_count == 2
 
 
 async def test_a_new_folder_has_the_life_of_the_account(root: Client) -> None:

@@ -11,9 +11,10 @@ from models.errors import Forbidden, NotFound
 from models.events.journal import ChangeKind
 from models.runtime.environment import World
 from models.users.roles import AdminPermission, Role, Scope
-from resolvers import usercreate, userinsert
 from resolvers.context import Context, Viewer
-from resolvers.usercreate import NewUser
+from resolvers.users.creation import create as creation_create
+from resolvers.users.creation import insert
+from resolvers.users.creation.create import NewUser
 from tests.conftest import Client, make_user
 from tests.counts import journal, rows
 
@@ -168,7 +169,7 @@ async def test_a_dry_run_and_a_failure_in_the_middle_leave_nothing(
     tried, errors = await create(root, options={"validateOnly": True})
     assert (tried is not None, errors) == (True, [])
     assert await sizes(world) == before
-    monkeypatch.setattr(userinsert, "_address", None)  # as if our own code broke
+    monkeypatch.setattr(insert, "_address", None)  # as if our own code broke
     answer = await root.raw(CREATE, input=GOOD)
     assert answer["errors"][0]["extensions"]["code"] == "INTERNAL_SERVER_ERROR"
     assert await sizes(world) == before
@@ -177,7 +178,7 @@ async def test_a_dry_run_and_a_failure_in_the_middle_leave_nothing(
 async def test_nobody_makes_an_account_above_his_own(ada: Client) -> None:
     ctx = await admin_of(ada)
     with pytest.raises(Forbidden) as refused:
-        await usercreate.create(
+        await creation_create.create(
             ctx, NewUser(address="eve@example.org", password_disabled=True, role=Role.ADMIN)
         )
     assert (refused.value.path, refused.value.requires) == (["role"], "ADMIN")
@@ -191,27 +192,33 @@ async def test_an_admin_makes_accounts_in_his_domains_only(ada: Client, world: W
         "far",
     )
     ctx = await admin_of(ada)
-    made = await usercreate.create(ctx, NewUser(address="eve@example.org", password_disabled=True))
+    made = await creation_create.create(
+        ctx, NewUser(address="eve@example.org", password_disabled=True)
+    )
     assert made.domain_id == ada.user.domain_id
     with pytest.raises(NotFound) as refused:
-        await usercreate.create(ctx, NewUser(address="eve@unknown.example", password_disabled=True))
+        await creation_create.create(
+            ctx, NewUser(address="eve@unknown.example", password_disabled=True)
+        )
     assert refused.value.path == ["address"]
     with pytest.raises(Forbidden):
-        await usercreate.create(
+        await creation_create.create(
             ctx, NewUser(username="x", empty_address=True, password_disabled=True)
         )
     nobodys = await admin_of(ada, administers=())
     with pytest.raises(NotFound):
-        await usercreate.create(nobodys, NewUser(address="dan@example.org", password_disabled=True))
+        await creation_create.create(
+            nobodys, NewUser(address="dan@example.org", password_disabled=True)
+        )
 
 
 async def test_unlimited_storage_is_given_by_permission(ada: Client) -> None:
     new = NewUser(address="eve@example.org", password_disabled=True, quota=0)
     with pytest.raises(Forbidden) as refused:
-        await usercreate.create(await admin_of(ada), new)
+        await creation_create.create(await admin_of(ada), new)
     assert (refused.value.path, refused.value.requires) == (["quota"], "UNLIMITED_QUOTA")
     may = await admin_of(ada, AdminPermission.UNLIMITED_QUOTA)
-    assert (await usercreate.create(may, new)).quota == 0
+    assert (await creation_create.create(may, new)).quota == 0
 
 
 @pytest.mark.usefixtures("ada")

@@ -18,11 +18,16 @@ from models.errors import NotFound, Refused
 from models.runtime.environment import World
 from models.users.roles import Role, Scope
 from models.users.tables import User
-from resolvers import tasks, usercreate, userdelete, userquota, userrestore, users
+from resolvers.admin import tasks
 from resolvers.context import Context, Viewer
-from resolvers.usercreate import NewUser
-from resolvers.userrestore import Named
-from resolvers.userselection import Users
+from resolvers.users import delete as user_delete
+from resolvers.users import loaders as users
+from resolvers.users import restore as user_restore
+from resolvers.users.creation import create as creation_create
+from resolvers.users.creation.create import NewUser
+from resolvers.users.quota import quota_recalculation
+from resolvers.users.restore import Named
+from resolvers.users.selection import Users
 from tests.conftest import Client, make_user, raw_message, receive
 from tests.counts import examine, rows
 
@@ -62,7 +67,7 @@ async def test_a_wrong_count_is_put_right(root: Client, ada: Client, bob: Client
 async def test_all_are_counted_by_a_task(
     root: Client, ada: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("resolvers.userquota.TOGETHER", 2)
+    monkeypatch.setattr("resolvers.users.quota.quota_recalculation.TOGETHER", 2)
     people = [(await make_user(ada.world, f"n{n}")).id for n in range(4)]
     await receive(ada, "Hello")
     await spoil(ada.world, ada.user.id, *people[:2])
@@ -133,7 +138,7 @@ class Play:
 
     async def create(self, name: str, domain: str) -> None:
         new = NewUser(username=name, address=f"{name}@{domain}", password_disabled=True)
-        await usercreate.create(self.ctx, new)
+        await creation_create.create(self.ctx, new)
 
     async def deliver(self, name: str, domain: str) -> None:
         for place in (domain, "d0.example"):
@@ -144,13 +149,13 @@ class Play:
 
     async def delete(self, name: str, _domain: str) -> None:
         later = self.world.now() + timedelta(days=1)
-        await userdelete.delete(self.ctx, Users(usernames=(name,)), later)
+        await user_delete.delete(self.ctx, Users(usernames=(name,)), later)
 
     async def restore(self, name: str, _domain: str) -> None:
-        await userrestore.restore(self.ctx, Named(name=name))
+        await user_restore.restore(self.ctx, Named(name=name))
 
     async def purge(self, name: str, _domain: str) -> None:
-        await userdelete.delete(self.ctx, Users(usernames=(name,)))
+        await user_delete.delete(self.ctx, Users(usernames=(name,)))
         assert await tasks.work(self.world)
 
     async def move(self, name: str, domain: str) -> None:
@@ -172,7 +177,7 @@ class Play:
                     await connection.execute(moved.values(domain_id=found[0][0]))
 
     async def recount(self, name: str, _domain: str) -> None:
-        await userquota.recalculate(self.ctx, Users(usernames=(name,)))
+        await quota_recalculation.recalculate(self.ctx, Users(usernames=(name,)))
 
 
 async def test_domains_add_up_whatever_happens(world: World) -> None:

@@ -11,10 +11,11 @@ import pytest
 from graph import ids
 from models.errors import Conflict
 from models.users.roles import Role, Scope
-from resolvers import hashes, newpasswords, passwordpolicy, userbulk
+from resolvers.auth.passwords import foreign_hashes, new_passwords, password_policy
+from resolvers.auth.passwords.new_passwords import NewPassword
 from resolvers.context import Context, Viewer
-from resolvers.newpasswords import NewPassword
-from resolvers.usercreate import NewUser
+from resolvers.users.creation import bulk_create
+from resolvers.users.creation.create import NewUser
 from tests.accounts import chief, create, run, signs_in
 from tests.conftest import Client
 from tests.counts import rows
@@ -105,10 +106,10 @@ async def test_a_domain_takes_no_more_than_it_may(root: Client) -> None:
 
 @pytest.mark.usefixtures("ada")
 async def test_a_call_has_a_limit_of_accounts_and_of_passwords_to_hash(root: Client) -> None:
-    many = [hashed(f"n{nth}@example.org") for nth in range(userbulk.MOST + 1)]
+    many = [hashed(f"n{nth}@example.org") for nth in range(bulk_create.MOST + 1)]
     plain = [
         {"address": f"p{nth}@example.org", "password": "correct horse"}
-        for nth in range(userbulk.PASSWORDS + 1)
+        for nth in range(bulk_create.PASSWORDS + 1)
     ]
     for users in ([], many, plain):
         (error,) = (await create_all(root, *users))["errors"]
@@ -148,14 +149,14 @@ async def test_an_account_without_room_is_refused_before_its_password_is_hashed(
 async def test_an_imported_hash_is_not_tried(root: Client) -> None:
     """A comparison with this hash takes about a second: ten imports must take less than three."""
     begun = time.process_time()
-    hashes.verify("secret", SLOW)
+    foreign_hashes.verify("secret", SLOW)
     one = time.process_time() - begun
     ctx = Context(root.world, Viewer(role=Role.ROOT, scopes=frozenset({Scope.MASTER})))
-    policy = passwordpolicy.of(root.world, None)
+    policy = password_policy.of(root.world, None)
     begun = time.monotonic()
     for _ in range(10):
         new = NewPassword(SLOW, hashed=True)
-        assert (await newpasswords.checked(ctx, new, policy)).text == SLOW
+        assert (await new_passwords.checked(ctx, new, policy)).text == SLOW
     assert time.monotonic() - begun < 3 * one
 
 
@@ -169,7 +170,7 @@ async def test_of_two_lists_with_a_name_in_common_one_is_stored(root: Client) ->
     ]
     await create(root, address="x@example.org")
     made = await asyncio.gather(
-        *(userbulk.create(ctx.fresh(), news) for news in lists), return_exceptions=True
+        *(bulk_create.create(ctx.fresh(), news) for news in lists), return_exceptions=True
     )
     assert sorted(isinstance(one, Conflict) for one in made) == [False, True]
     assert await rows(root.world, "SELECT count(*) FROM users") == [(3,)]

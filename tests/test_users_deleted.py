@@ -18,10 +18,14 @@ from models.events.journal import PLATFORM, ChangeKind
 from models.runtime.environment import World
 from models.users.roles import Role, Scope
 from models.users.tables import DomainAdmin
-from resolvers import auth, tasks, usercreate, userdelete, users
+from resolvers.admin import tasks
+from resolvers.auth import authentication
 from resolvers.context import Context, Viewer
-from resolvers.usercreate import NewUser
-from resolvers.userselection import Users
+from resolvers.users import delete as user_delete
+from resolvers.users import loaders as user_loaders
+from resolvers.users.creation import create as creation_create
+from resolvers.users.creation.create import NewUser
+from resolvers.users.selection import Users
 from tests.conftest import Client, Clock, make_client, make_user, raw_message, receive
 from tests.counts import examine, journal, rows
 from tests.processes import taken_for_dead
@@ -71,7 +75,7 @@ async def admin(world: World, http: Any, name: str, domain: str) -> Client:
     ((key,),) = await rows(world, "SELECT id FROM domains WHERE name = :name", name=domain)
     async with world.write() as session:
         session.add(DomainAdmin(user_id=client.user.id, domain_id=key))
-    auth.forget(world, client.user.id)
+    authentication.forget(world, client.user.id)
     return client
 
 
@@ -108,7 +112,7 @@ async def nobody(world: World, root: Client, user_id: int, name: str) -> None:
     with pytest.raises(NotFound):
         await address_resolution.recipient(world, f"{name}@example.org")
     with pytest.raises(AuthenticationFailed):
-        await auth.authenticate(Context(world, Viewer()), name, PASSWORD)
+        await authentication.authenticate(Context(world, Viewer()), name, PASSWORD)
 
 
 async def test_an_account_ends_at_once_and_its_data_by_a_task(
@@ -152,7 +156,7 @@ async def test_an_account_ends_at_once_and_its_data_by_a_task(
     assert await tasks.work(world)
     assert (await collect(world, world.blobs)).rows > 0
     assert await rows(world, "SELECT count(*) FROM blobs") == [(0,)]
-    assert (await users.by_ids(Context(world, Viewer(role=Role.ROOT)), [again.id]))[0]
+    assert (await user_loaders.by_ids(Context(world, Viewer(role=Role.ROOT)), [again.id]))[0]
     told = [found for kind, found in await journal(world, PLATFORM)
             if kind is ChangeKind.USER_CHANGED]  # fmt: skip
     assert [ada.user.id] in told
@@ -187,14 +191,14 @@ async def test_a_deletion_asked_twice_is_one_task_with_another_time(
 @pytest.mark.usefixtures("bob")
 async def test_an_account_comes_back_as_it_was(root: Client, world: World) -> None:
     await make_client(world, root.http, "ada", disabled=True, tags=["x"])
-    ada = (await users.named(Context(world, Viewer(role=Role.ROOT)), "ada")) or 0
+    ada = (await user_loaders.named(Context(world, Viewer(role=Role.ROOT)), "ada")) or 0
     client = Client(root.http, world, ada, "")  # type: ignore[arg-type]
     await more_addresses(client, "lady", "countess")
     domain = await rows(world, "SELECT user_count, address_count, quota_allocated FROM domains")
     answer, _ = await delete(root, client.user.id, deleteAfter=LATER)
     await nobody(world, root, client.user.id, "ada")
     admin_ctx = Context(world, Viewer(role=Role.ROOT))
-    await usercreate.create(
+    await creation_create.create(
         admin_ctx, NewUser(username="carl", address="l.ady@example.org", password_disabled=True)
     )
     for by in ({"username": "A.DA"}, {"address": "a.da+x@Example.org"},
@@ -241,14 +245,14 @@ async def test_main_address_and_domain_may_be_gone(root: Client, ada: Client, wo
     await more_addresses(ada, "lady")
     await delete(root, ada.user.id, deleteAfter=LATER)
     admin_ctx = Context(world, Viewer(role=Role.ROOT))
-    await usercreate.create(
+    await creation_create.create(
         admin_ctx, NewUser(username="x", address="ada@example.org", password_disabled=True)
     )
     back, errors = await restore(root, username="ada")
     assert errors == []
     assert back["user"]["address"] == {"address": "lady@example.org"}
     assert back["lostAddresses"] == ["ada@example.org"]
-    eve = await usercreate.create(
+    eve = await creation_create.create(
         admin_ctx, NewUser(username="eve", address="eve@gone.example", password_disabled=True)
     )
     await delete(root, eve.id, deleteAfter=LATER)
@@ -267,7 +271,7 @@ async def test_an_administrator_ends_users_of_his_domains_alone(
     root: Client, ada: Client, bob: Client, world: World
 ) -> None:
     admin_ctx = Context(world, Viewer(role=Role.ROOT))
-    await usercreate.create(
+    await creation_create.create(
         admin_ctx, NewUser(username="far", address="far@new.example", password_disabled=True)
     )
     here = await admin(world, root.http, "here", "example.org")
@@ -332,7 +336,7 @@ async def test_a_purge_that_has_begun_goes_on_and_is_not_taken_back(
     for n in range(5):
         await receive(ada, f"Letter {n}")
     answer, _ = await delete(root, ada.user.id)
-    monkeypatch.setattr("resolvers.userpurge.CHUNK", 2)
+    monkeypatch.setattr("resolvers.users.purge.CHUNK", 2)
     real, units = tasks._note, list[int]()  # noqa: SLF001 - where a worker may die
 
     async def broken(*given: Any) -> None:
@@ -392,7 +396,7 @@ async def test_many_accounts_cost_as_many_statements_as_one(
 
     async def cost(keys: list[int]) -> int:
         del statements[:]
-        await userdelete.delete(ctx, Users(ids=tuple(keys)), world.now() + timedelta(days=3))
+        await user_delete.delete(ctx, Users(ids=tuple(keys)), world.now() + timedelta(days=3))
         return len(statements)
 
     assert await cost(people[:1]) == await cost(people[1:])

@@ -8,7 +8,8 @@ from sqlalchemy import text
 
 from graph import ids
 from models.users.roles import AdminPermission, Role
-from resolvers import tasks, userfile
+from resolvers.admin import tasks
+from resolvers.users.creation import file_create
 from tests.accounts import chief, create, run, signs_in
 from tests.conftest import Client, make_client
 from tests.counts import rows
@@ -164,7 +165,7 @@ async def test_a_damaged_file_fails_where_it_is_damaged(boss: Client) -> None:
 async def test_after_a_crash_it_goes_on_and_creates_each_account_once(
     boss: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(userfile, "CHUNK", 3)  # a small one, so that there are several
+    monkeypatch.setattr(file_create, "CHUNK", 3)  # a small one, so that there are several
     world = boss.world
     done = await begin(boss, numbered(*range(10)))
 

@@ -16,8 +16,8 @@ from models.errors import RateLimited
 from models.events.journal import ChangeKind
 from models.runtime.environment import World
 from models.users.tables import User
-from resolvers import changes
-from resolvers.changes import Asked, ResyncReason
+from resolvers.changes import stream_reader
+from resolvers.changes.stream_reader import Asked, ResyncReason
 from tests.accounts import costs_of_users
 from tests.conftest import Client, Clock, context, make_client, receive
 from tests.counts import rows
@@ -251,7 +251,7 @@ mutation ($input: ClientStateResetInput!) { clientStateReset(input: $input) {
 async def test_clients_start_afresh(root: Client, ada: Client, bob: Client, world: World) -> None:
     await receive(ada, "Hello")
     ((last,),) = await rows(world, "SELECT last FROM streams WHERE id = :k", k=ada.user.id)
-    live = changes.follow(context(ada), Asked(window=timedelta(0)))
+    live = stream_reader.follow(context(ada), Asked(window=timedelta(0)))
     waiting = asyncio.ensure_future(anext(live))
     await asyncio.sleep(0.05)
     answer = (await ada(RESET, input={}))["clientStateReset"]
@@ -263,7 +263,7 @@ async def test_clients_start_afresh(root: Client, ada: Client, bob: Client, worl
         assert (event.kind, event.object_id) == (ChangeKind.USER_CHANGED, ada.user.id)
         await live.aclose()
         for number in (0, last - 1, last):
-            stale = changes.follow(context(ada), Asked({ada.user.id: number}))
+            stale = stream_reader.follow(context(ada), Asked({ada.user.id: number}))
             assert (await anext(stale)).resync is ResyncReason.CURSOR_EXPIRED
             await stale.aclose()
     ((kicked, untouched),) = await rows(

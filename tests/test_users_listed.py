@@ -12,9 +12,10 @@ from models.runtime.environment import World
 from models.store.keyset_pages import Cursor
 from models.users.roles import Role, Scope
 from models.users.tables import User
-from resolvers import usercreate, users
 from resolvers.context import Context, Viewer
-from resolvers.usercreate import NewUser
+from resolvers.users import loaders as user_loaders
+from resolvers.users.creation import create as creation_create
+from resolvers.users.creation.create import NewUser
 from tests.conftest import Client, make_client, make_user
 from tests.counts import rows
 
@@ -36,7 +37,7 @@ async def far(world: World) -> int:
     """An account of another domain."""
     admin = Context(world, Viewer(role=Role.ROOT))
     new = NewUser(address="eve@new.example", password_disabled=True)
-    return (await usercreate.create(admin, new)).id
+    return (await creation_create.create(admin, new)).id
 
 
 @pytest.fixture
@@ -50,7 +51,7 @@ async def crowd(root: Client) -> Client:
         ("carl", {"tags": ["X", "Y"]}),
     )
     for name, more in people:
-        await usercreate.create(
+        await creation_create.create(
             admin, NewUser(name, address=f"{name}@example.org", password_disabled=True, **more)
         )
     await far(root.world)
@@ -319,5 +320,5 @@ async def test_a_domain_admin_sees_the_users_of_his_domains(ada: Client, world: 
         frozenset({Scope.MASTER}),
         administers=frozenset({ada.user.domain_id}),
     )
-    found = await users.by_ids(Context(world, viewer), [ada.user.id, foreign, inside.id])
+    found = await user_loaders.by_ids(Context(world, viewer), [ada.user.id, foreign, inside.id])
     assert [row and row.username for row in found] == ["ada", None, "inside"]

@@ -11,12 +11,16 @@ from models.errors import Conflict
 from models.runtime.environment import World
 from models.store.keyset_pages import Ask
 from models.users.roles import Role, Scope
-from resolvers import usercreate, userdelete, userlist, userrestore, users
 from resolvers.context import Context, Viewer
-from resolvers.usercreate import NewUser
-from resolvers.userlist import UserWhere
-from resolvers.userrestore import Named
-from resolvers.userselection import Users, chosen
+from resolvers.users import delete as user_delete
+from resolvers.users import listing as user_listing
+from resolvers.users import loaders as user_loaders
+from resolvers.users import restore as user_restore
+from resolvers.users.creation import create as creation_create
+from resolvers.users.creation.create import NewUser
+from resolvers.users.listing import UserWhere
+from resolvers.users.restore import Named
+from resolvers.users.selection import Users, chosen
 from tests.conftest import Client
 
 NAMES = {  # user name, and address
@@ -55,7 +59,9 @@ def spellings(draw: some.DrawFn) -> tuple[str, str]:
 async def people(world: World) -> dict[str, int]:
     ctx = Context(world, Viewer(role=Role.ROOT))
     return {
-        who: (await usercreate.create(ctx, NewUser(name, address=at, password_disabled=True))).id
+        who: (
+            await creation_create.create(ctx, NewUser(name, address=at, password_disabled=True))
+        ).id
         for who, (name, at) in NAMES.items()
     }
 
@@ -68,16 +74,16 @@ async def test_however_it_is_spelled_it_is_one_account(
 
     async def tried(who: str, name: str) -> None:
         assert await login_of(world, name) == people[who]
-        found = await users.named(ctx.fresh(), name)
+        found = await user_loaders.named(ctx.fresh(), name)
         assert found is not None
         assert found.id == people[who]
         (row,) = await chosen(ctx.fresh(), Users(usernames=(name,)))
         assert row.id == people[who]
         if "+" not in name:
-            page = await userlist.pages(ctx, UserWhere(query=name.strip()), Ask("x"), {"id"})
+            page = await user_listing.pages(ctx, UserWhere(query=name.strip()), Ask("x"), {"id"})
             assert [row.id for row in page.rows] == [people[who]]
         with pytest.raises(Conflict):
-            await usercreate.create(ctx, NewUser(NAMES[who][0], empty_address=True,
+            await creation_create.create(ctx, NewUser(NAMES[who][0], empty_address=True,
                                             password_disabled=True))  # fmt: skip
         document = "query ($by: UserRef!) { user(by: $by) { username } }"
         assert await root(document, by={"username": name}) == {"user": {"username": NAMES[who][0]}}
@@ -103,11 +109,11 @@ async def test_masks_and_the_deleted_go_by_the_same_form(
 ) -> None:
     ctx = Context(world, Viewer(role=Role.ROOT, scopes=frozenset({Scope.MASTER})))
     for mask in ("B.ob@*", "*@XN--bcher-kva.*", "bo?@bücher.example"):
-        page = await userlist.pages(ctx, UserWhere(masks=(mask,)), Ask("x"), {"id"})
+        page = await user_listing.pages(ctx, UserWhere(masks=(mask,)), Ask("x"), {"id"})
         assert [row.id for row in page.rows] == [people["bob"]], mask
         assert [row.id for row in await chosen(ctx, Users(masks=(mask,)))] == [people["bob"]]
-    await userdelete.delete(ctx, Users(usernames=("BOB@xn--bcher-kva.example",)))
+    await user_delete.delete(ctx, Users(usernames=("BOB@xn--bcher-kva.example",)))
     for name in ("b.o.b@Bücher.example", "bob+x@xn--bcher-kva.example", "OTHER.bob@example.org."):
-        found = await userrestore.find(ctx, Named(name=name))
+        found = await user_restore.find(ctx, Named(name=name))
         assert found is not None, name
         assert found.id == people["bob"], name

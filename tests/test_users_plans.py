@@ -11,10 +11,10 @@ from bench.crowds import fill
 from models.runtime.environment import World
 from models.store.keyset_pages import Ask, Cursor
 from models.users.roles import Role
-from resolvers import userlist
 from resolvers.access import visible_users
 from resolvers.context import Context, Viewer
-from resolvers.userlist import UserOrder, UserWhere
+from resolvers.users import listing as user_listing
+from resolvers.users.listing import UserOrder, UserWhere
 from tests.explained import Plans, explained
 
 MANY = 6000
@@ -72,11 +72,11 @@ ORDERS = {
 async def test_each_order_is_read_by_its_index_both_ways(crowd: Crowd) -> None:
     ctx = crowd.ctx()
     for order, index in ORDERS.items():
-        page = await userlist.pages(ctx, UserWhere(), Ask("x"), {"username"}, order)
+        page = await user_listing.pages(ctx, UserWhere(), Ask("x"), {"username"}, order)
         row = page.rows[-1]
-        at = Cursor("x", userlist.place_of(order, row), row.id)
+        at = Cursor("x", user_listing.place_of(order, row), row.id)
         for ask in (Ask("x"), Ask("x", back=True), Ask("x", place=at), Ask("x", 5, at, back=True)):
-            plan = await crowd.of(userlist.pages(ctx, UserWhere(), ask, {"username"}, order))
+            plan = await crowd.of(user_listing.pages(ctx, UserWhere(), ask, {"username"}, order))
             assert index in plan or "sqlite_autoindex_users" in plan, plan
             assert not whole(plan), plan
             assert not sorts(plan), plan
@@ -109,11 +109,11 @@ async def test_each_filter_has_an_index(crowd: Crowd) -> None:
 async def check_index(crowd: Crowd, name: str) -> None:
     where, index = FILTERS[name]
     index = NAMED[crowd.world.database.dialect].get(index, index)
-    page = await userlist.pages(crowd.ctx(), where, Ask("x"), {"username"})
+    page = await user_listing.pages(crowd.ctx(), where, Ask("x"), {"username"})
     assert page.rows
     for work in (
-        userlist.pages(crowd.ctx(), where, Ask("x"), {"username"}),
-        userlist.count(crowd.ctx(), where),
+        user_listing.pages(crowd.ctx(), where, Ask("x"), {"username"}),
+        user_listing.count(crowd.ctx(), where),
     ):
         plan = await crowd.of(work)
         assert not whole(plan), plan
@@ -123,24 +123,26 @@ async def check_index(crowd: Crowd, name: str) -> None:
 
 async def test_who_administers_domains_reads_them_in_order_each(crowd: Crowd) -> None:
     ctx = crowd.ctx(Role.DOMAIN_ADMIN, "d0.crowd.example", "d1.crowd.example", "d2.crowd.example")
-    plan = await crowd.of(userlist.pages(ctx, UserWhere(), Ask("x"), {"username"}))
+    plan = await crowd.of(user_listing.pages(ctx, UserWhere(), Ask("x"), {"username"}))
     assert plan.count("ix_users_of_domain") == 3, plan
     assert not whole(plan), plan
     asked = UserWhere(query="a")
-    mine = [row.id for row in (await userlist.pages(ctx, asked, Ask("x", 250), {"id"})).rows]
+    mine = [row.id for row in (await user_listing.pages(ctx, asked, Ask("x", 250), {"id"})).rows]
     wide = replace(ctx.viewer, administers=ctx.viewer.administers | set(range(1, 100)))
     many = Context(crowd.world, wide)  # too many to be read apart
-    assert mine == [r.id for r in (await userlist.pages(many, asked, Ask("x", 250), {"id"})).rows]
+    assert mine == [
+        r.id for r in (await user_listing.pages(many, asked, Ask("x", 250), {"id"})).rows
+    ]
     assert len(mine) > 100
 
 
 async def test_all_are_counted_by_an_index(crowd: Crowd) -> None:
-    assert await userlist.count(crowd.ctx(), UserWhere()) == MANY
-    plan = await crowd.of(userlist.count(crowd.ctx(), UserWhere()))
+    assert await user_listing.count(crowd.ctx(), UserWhere()) == MANY
+    plan = await crowd.of(user_listing.count(crowd.ctx(), UserWhere()))
     if crowd.world.database.dialect == "sqlite":
         assert "USING COVERING INDEX" in plan, plan
-    half = await userlist.count(crowd.ctx(), UserWhere(domain="d0.crowd.example"))
-    assert half == await userlist.count(
+    half = await user_listing.count(crowd.ctx(), UserWhere(domain="d0.crowd.example"))
+    assert half == await user_listing.count(
         crowd.ctx(Role.DOMAIN_ADMIN, "d0.crowd.example"), UserWhere()
     )
     assert visible_users(crowd.ctx()) is not None

@@ -15,7 +15,7 @@ from models.events import journal
 from models.events.journal import ChangeKind
 from models.runtime.environment import World
 from models.users.roles import AdminPermission, Role, Scope
-from resolvers import auth
+from resolvers.auth import authentication
 from tests.administrators import make_domain_admin
 from tests.calls import CALLS, Call, Calls
 from tests.conftest import Client, make_key
@@ -283,7 +283,7 @@ async def test_atomic_keeps_all_fields_or_none(name: str, ada: Client, root: Cli
     made, client = await prepared(name, ada, root)
     beside, fails = BESIDE[client.user.id != 0]
     await client("{ viewer { role } }")  # that its key is used is noted by now
-    await auth.settle(ada.world)
+    await authentication.settle(ada.world)
     before = await everything(ada.world)
     done = await Calls([beside, made, fails])(client)
     if name in ALONE:

@@ -9,7 +9,7 @@ from sqlmodel import col
 from graph import ids
 from models.notifications.webhooks import PostState, WebhookDelivery
 from models.runtime.environment import World
-from resolvers import webhookposts
+from resolvers.notifications import webhook_worker
 from tests.conftest import Client, receive
 from tests.explained import explained
 from tests.receiver import Receiver, log_of, made, pump, receiving, worker_of
@@ -26,13 +26,13 @@ async def hooked(world: World) -> AsyncIterator[Receiver]:
 async def test_the_log_is_bounded(
     ada: Client, root: Client, hooked: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("resolvers.webhookposts.KEPT", 3)
+    monkeypatch.setattr("resolvers.notifications.webhook_worker.KEPT", 3)
     key, _ = await made(root, hooked.url, "message.received")
     for n in range(6):
         await receive(ada, f"No. {n}")
     worker = worker_of(ada.world)
     await pump(worker)
-    await webhookposts.sweep(worker)
+    await webhook_worker.sweep(worker)
     nodes = (await log_of(root, key))["deliveries"]["nodes"]
     assert [node["body"]["objects"][0]["uid"] for node in nodes] == [6, 5, 4]
 
@@ -60,7 +60,7 @@ async def counted(world: World) -> dict[tuple[int, str], int]:
 async def test_forgetting_costs_the_same_for_many_webhooks(
     root: Client, world: World, monkeypatch: pytest.MonkeyPatch, statements: list[str]
 ) -> None:
-    monkeypatch.setattr("resolvers.webhookposts.KEPT", 3)
+    monkeypatch.setattr("resolvers.notifications.webhook_worker.KEPT", 3)
     let_inward(world)
     keys, costs = list[int](), list[int]()
     for more in (1, 19):
@@ -72,21 +72,21 @@ async def test_forgetting_costs_the_same_for_many_webhooks(
             await logged(world, one, PostState.DEAD, 4)
             await logged(world, one, PostState.WAITING, 6)
         del statements[:]
-        await webhookposts.sweep(worker_of(world))
+        await webhook_worker.sweep(worker_of(world))
         costs.append(len([sent for sent in statements if "webhook" in sent]))
     assert costs == [2, 2]
     found = await counted(world)
     assert all(found[one, PostState.DONE] == found[one, PostState.DEAD] == 3 for one in keys)
     assert found[keys[0], PostState.WAITING] == 12
     del statements[:]
-    await webhookposts.sweep(worker_of(world))
+    await webhook_worker.sweep(worker_of(world))
     assert len([sent for sent in statements if "webhook" in sent]) == 1  # nothing to forget
 
 
 async def test_the_log_is_walked_by_its_index(
     root: Client, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("resolvers.webhookposts.KEPT", 50)
+    monkeypatch.setattr("resolvers.notifications.webhook_worker.KEPT", 50)
     let_inward(world)
     for _ in range(20):
         key, _ = await made(root, "http://127.0.0.1:1/", "message.*")
@@ -95,7 +95,7 @@ async def test_the_log_is_walked_by_its_index(
         async with world.database.engine.begin() as connection:
             await connection.execute(text("ANALYZE webhook_deliveries"))
     with explained(world) as plans:
-        plan = await plans.of(webhookposts.sweep(worker_of(world)), "webhooks", asking="OFFSET")
+        plan = await plans.of(webhook_worker.sweep(worker_of(world)), "webhooks", asking="OFFSET")
     assert "webhook_deliveries_ended" in plan, plan
     assert "SCAN webhook_deliveries" not in plan, plan
     assert "Seq Scan on webhook_deliveries" not in plan, plan

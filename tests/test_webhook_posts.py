@@ -16,9 +16,9 @@ from graph.webhooks import worded
 from mail.network.outbound_http import Gate, Target, Unsent, inward, post
 from models.notifications.webhooks import WebhookDelivery, WebhookLane
 from models.runtime.environment import World
-from resolvers import webhookposts
-from resolvers.webhookfeed import feed
-from resolvers.webhookposts import ATTEMPTS, PATIENCE
+from resolvers.notifications import webhook_worker
+from resolvers.notifications.webhook_feed import feed
+from resolvers.notifications.webhook_worker import ATTEMPTS, PATIENCE
 from tests.conftest import Client, Clock, receive
 from tests.mail.neighbours import server_tls, trust
 from tests.processes import taken_for_dead
@@ -260,7 +260,7 @@ async def test_a_crash_before_the_journal_is_read_loses_nothing(
     await made(root, receiver.url, "message.received")
     for n in range(3):
         await receive(ada, f"No. {n}")  # and nobody works
-    run = asyncio.create_task(webhookposts.run(ada.world, worded))
+    run = asyncio.create_task(webhook_worker.run(ada.world, worded))
     async with asyncio.timeout(5):
         await receiver.wait(3)
         await receive(ada, "Live")
@@ -274,7 +274,7 @@ async def test_a_crash_before_the_journal_is_read_loses_nothing(
 async def test_a_worker_without_webhooks_asks_nothing_and_hears_of_the_first(
     ada: Client, root: Client, receiver: Receiver, statements: list[str]
 ) -> None:
-    run = asyncio.create_task(webhookposts.run(ada.world, worded))
+    run = asyncio.create_task(webhook_worker.run(ada.world, worded))
     async with asyncio.timeout(30):  # until the first look is complete
         seen = -1
         while not statements or len(statements) > seen:
@@ -422,9 +422,9 @@ def test_what_is_inside(address: str, inside: bool) -> None:
 
 async def test_a_wait_grows_and_has_chance_in_it() -> None:
     for attempts in range(1, ATTEMPTS + 3):
-        least, most = webhookposts.pause(attempts, 0.0), webhookposts.pause(attempts, 1.0)
+        least, most = webhook_worker.pause(attempts, 0.0), webhook_worker.pause(attempts, 1.0)
         assert timedelta(0) < least < most <= timedelta(hours=5)
-    assert webhookposts.pause(5, 0.5) > 10 * webhookposts.pause(1, 0.5)
+    assert webhook_worker.pause(5, 0.5) > 10 * webhook_worker.pause(1, 0.5)
 
 
 async def test_reading_the_journal_costs_the_same_for_many(

@@ -13,8 +13,9 @@ from models.runtime.environment import World
 from models.runtime.secret_box import Vault
 from models.users.roles import AdminPermission, Role
 from models.users.tables import User
-from resolvers import auth, sealing, tasks
-from resolvers.webhooktypes import KINDS, TYPES, known
+from resolvers.admin import secret_rotation, tasks
+from resolvers.auth import authentication
+from resolvers.notifications.webhook_event_types import KINDS, TYPES, known
 from tests.administrators import make_domain_admin
 from tests.bulk import call, inbox
 from tests.conftest import Client, Clock, make_client, make_user, receive
@@ -211,7 +212,7 @@ async def test_a_login_that_fails_is_told_of(
       scope: IMAP}) { errors { code } } }"""
     for password in ("wrong", PASSWORD):
         await ada(attempt, p=password)
-    await auth.settle(world)  # it is noted behind the answer
+    await authentication.settle(world)  # it is noted behind the answer
     await pump(worker_of(world))
     (got,) = receiver.got
     (event,) = got.body["objects"]
@@ -257,7 +258,7 @@ async def test_secrets_lie_sealed_and_are_sealed_anew(
     assert secret[6:] not in str(rows)
     other = Vault({**world.vault.keys, "newer": b"n" * 32})
     object.__setattr__(world, "vault", other)
-    resealed = await sealing.reseal(world)
+    resealed = await secret_rotation.reseal(world)
     assert (resealed.done, resealed.closed) == (1, [])
     object.__setattr__(world, "vault", Vault({"newer": b"n" * 32}))
     await receive(ada, "Hello")

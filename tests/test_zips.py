@@ -18,7 +18,7 @@ from graph import parts
 from graph.zips import LONGEST, distinct
 from mail.files.zip_stream import File, zipped
 from models.files.blobs import Blob
-from resolvers import contents
+from resolvers.messages import content as message_content
 from tests import rich
 from tests.conftest import Client, context, receive
 from tests.rich import FILES, RICH
@@ -165,9 +165,9 @@ async def test_it_is_never_held_whole(ada: Client) -> None:
     raw = rich.raw([file("filename=large.bin", rich.noise(12 << 20))])
     key = (await receive(ada, raw)).message_id
     del raw
-    message = await contents.one(context(ada), key)
+    message = await message_content.one(context(ada), key)
     assert message
-    part = contents.attached(message, 0)
+    part = message_content.attached(message, 0)
     assert part
     large = File("large.bin", lambda: message.opened(part))
     size = 0

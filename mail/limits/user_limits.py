@@ -17,7 +17,7 @@ from models.runtime.options import Options
 from models.store.columns import Big, Picked, insert_or, table_of
 from models.users.tables import LimitKind, Usage, UsageKind, UsageLevel, User
 
-LETTER = "LIMIT_LETTER"  # kind of the task that writes to the account: resolvers/limitletter.py
+LETTER = "LIMIT_LETTER"  # kind of the task of resolvers/users/quota/quota_warnings.py
 DAY = timedelta(days=1)  # in which one refusal for want of room is told
 
 ALLOWED = func.coalesce(  # bytes an account may have, 0: any number

@@ -74,5 +74,5 @@ class Undo(Owned, table=True):
     __tablename__ = "undos"
 
     digest: str = Field(unique=True)  # SHA-256 of the token, hex
-    before: dict[str, Any] = plain(dict)  # what each message was: resolvers/tasks.py
+    before: dict[str, Any] = plain(dict)  # what each message was: resolvers/admin/tasks.py
     expires_at: datetime = Field(sa_type=Instant, index=True)

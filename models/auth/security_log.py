@@ -7,7 +7,7 @@ from sqlmodel import Field
 
 from models.store.columns import MaybeMoment, MaybeNumber, Moment, Number, Row, plain, ref
 
-# Kind of the task that writes to the account: resolvers/credentials/securityletter.py
+# Kind of the task that writes to the account: resolvers/auth/security_messages.py
 LETTER = "SECURITY_LETTER"
 
 

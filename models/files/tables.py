@@ -52,7 +52,7 @@ class FileShare(Owned, table=True):
     blob_id: int | None = ref("blobs.id", ondelete="RESTRICT", default=None)  # a copy as of then
     size: MaybeNumber = None  # of the copy
     digest: str | None = None  # of the copy
-    password: str | None = None  # PHC: resolvers/passwords.py
+    password: str | None = None  # PHC: resolvers/auth/passwords/password_hashes.py
     expires_at: MaybeMoment = Field(default=None, sa_type=Instant, index=True)
     idle: bool = False  # each access puts the end off
     access_count: Number = 0

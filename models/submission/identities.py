@@ -10,7 +10,7 @@ class Identity(Owned, table=True):
 
     Of one of the account's own addresses it has the key of that address, which it follows
     where it is renamed; of any other sender one that is made of account and address. So its
-    id was known before there was a row: resolvers/identities.py.
+    id was known before there was a row: resolvers/submission/identities.py.
     """
 
     __tablename__ = "identities"

@@ -15,10 +15,11 @@ from models.runtime.environment import World
 from models.store.columns import table_of
 from models.users.roles import Role, Scope
 from models.users.tables import User
-from resolvers import auth, passwords
-from resolvers.auth import Authenticated
+from resolvers.auth import authentication
+from resolvers.auth.authentication import Authenticated
+from resolvers.auth.passwords import password_hashes
+from resolvers.auth.sign_in import Attempt
 from resolvers.context import Context, Viewer
-from resolvers.proving import Attempt
 from tests.conftest import Clock
 
 PASSWORD = "correct horse battery"  # noqa: S105 - a test's
@@ -38,7 +39,7 @@ class Town:
     async def user(self, name: str, **facts: Any) -> int:
         key = self.world.key()
         now = self.clock()
-        stored = await passwords.make(self.world, PASSWORD)
+        stored = await password_hashes.make(self.world, PASSWORD)
         row = {"password": stored, "tenant_id": self.domain_id, "created_at": now, **facts}
         async with self.world.write() as session:
             session.add(Stream(id=key))
@@ -68,7 +69,7 @@ class Town:
         ip: str | None = "192.0.2.1",
     ) -> Authenticated:
         ctx = Context(self.world, Viewer(), client_ip=ip)
-        return await auth.authenticate(ctx, name, password, attempt)
+        return await authentication.authenticate(ctx, name, password, attempt)
 
     async def token(self, name: str, **more: Any) -> str:
         done = await self.enter(name, attempt=replace(TOKEN, **more))
@@ -77,7 +78,7 @@ class Town:
 
     async def viewer(self, secret: str, **more: Any) -> Viewer:
         headers = {"authorization": f"Bearer {secret}"}
-        return await auth.sign_in(self.world, headers, ip="192.0.2.1", **more)
+        return await authentication.sign_in(self.world, headers, ip="192.0.2.1", **more)
 
     async def refused(self, secret: str) -> bool:
         try:
@@ -101,7 +102,7 @@ async def town(world: World, clock: Clock) -> AsyncIterator[Town]:
         )
     await there.user("ada")
     yield there
-    await auth.settle(world)
+    await authentication.settle(world)
 
 
 async def count(town: Town, table: type[SQLModel]) -> int:

@@ -15,7 +15,7 @@ from models.runtime.environment import World
 from models.store.columns import table_of
 from models.users.roles import AdminPermission, Role, Scope
 from models.users.tables import DomainAdmin
-from resolvers import acting, auth
+from resolvers.auth import act_as, authentication
 from resolvers.context import Context, Viewer
 from tests.administrators import make_domain_admin
 from tests.auth.conftest import MASTER, Town
@@ -34,7 +34,7 @@ WHO = "{ viewer { role scopes actingFor { username } user { username } } }"
 
 
 async def acted(town: Town, ctx: Context, name: str = "ada", **more: Any) -> str:
-    done = await acting.act_as(ctx, town.users[name], **more)
+    done = await act_as.act_as(ctx, town.users[name], **more)
     assert done.token
     return done.token
 
@@ -60,7 +60,7 @@ async def test_it_ends_on_time_however_it_is_used(town: Town) -> None:
     for _ in range(5):
         town.clock.tick(minutes=5)
         assert not await town.refused(secret)
-        await auth.settle(town.world)
+        await authentication.settle(town.world)
     town.clock.tick(minutes=5)
     assert await town.refused(secret)
 
@@ -88,12 +88,12 @@ async def test_it_ends_with_the_administrator(town: Town, change: dict[str, Any]
         async with town.world.write() as session:
             mine = col(DomainAdmin.user_id) == town.users["rex"]
             await session.exec(delete(DomainAdmin).where(mine))
-        auth.forget(town.world, town.users["rex"])
+        authentication.forget(town.world, town.users["rex"])
     else:
         await town.change("rex", **change)
-        auth.forget(town.world, town.users["rex"])
+        authentication.forget(town.world, town.users["rex"])
     assert await town.refused(secret)
-    assert await auth.ended(town.world, viewer)
+    assert await authentication.ended(town.world, viewer)
 
 
 async def test_it_ends_with_the_permission_and_with_the_user(town: Town) -> None:

@@ -15,7 +15,7 @@ from models.auth.credentials import ApiKey
 from models.auth.security_log import AuthEvent
 from models.runtime.environment import World
 from models.users.roles import Role
-from resolvers.known import forget
+from resolvers.auth.credential_cache import forget
 from tests.conftest import Client, Clock, make_client, make_key
 from tests.test_matrix import BOOTSTRAP
 

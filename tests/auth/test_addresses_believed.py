@@ -10,7 +10,7 @@ from models.auth.security_log import AuthEvent
 from models.runtime.environment import World
 from models.store.columns import table_of
 from models.users.roles import Role, Scope
-from resolvers import auth
+from resolvers.auth import authentication
 from tests.conftest import Client, make_key
 
 FORGED = "203.0.113.66"
@@ -23,7 +23,7 @@ mutation ($ip: IPAddress, $session: String) {
 
 
 async def logged(world: World) -> Any:
-    await auth.settle(world)
+    await authentication.settle(world)
     rows = await world.database.read(select(table_of(AuthEvent)))
     return rows[-1]
 

@@ -16,10 +16,11 @@ from models.errors import Forbidden, RateLimited, Unauthenticated
 from models.runtime.environment import World
 from models.store.columns import table_of
 from models.users.roles import Role, Scope
-from resolvers import auth, usercreate
+from resolvers.auth import authentication
+from resolvers.auth.credential_cache import memory_of
 from resolvers.context import Context, Viewer
-from resolvers.known import memory_of
-from resolvers.usercreate import NewUser
+from resolvers.users.creation import create as creation_create
+from resolvers.users.creation.create import NewUser
 from tests.auth.conftest import MASTER, PASSWORD, Town
 from tests.auth.test_scopes import PROGRAM, program
 
@@ -33,7 +34,7 @@ def shown(name: str, password: str) -> dict[str, str]:
 
 
 async def signed(town: Town, password: str, name: str = "ada") -> Viewer:
-    return await auth.sign_in(town.world, shown(name, password), ip="192.0.2.1")
+    return await authentication.sign_in(town.world, shown(name, password), ip="192.0.2.1")
 
 
 @pytest.mark.parametrize(
@@ -56,8 +57,8 @@ async def test_a_programs_password_is_good_for_what_of_http_it_has(
         viewer.permissions,
         app_password_id=key,
     )
-    assert auth.for_documents(viewer) is auth.for_paths(viewer) is viewer
-    assert not await auth.ended(town.world, viewer)
+    assert authentication.for_documents(viewer) is authentication.for_paths(viewer) is viewer
+    assert not await authentication.ended(town.world, viewer)
 
 
 async def test_a_password_for_protocols_alone_is_refused(town: Town) -> None:
@@ -70,12 +71,12 @@ async def test_an_accounts_password_is_for_paths_and_without_factors(town: Town)
     await town.change("ada", role=Role.ADMIN)
     viewer = await signed(town, PASSWORD)
     assert (viewer.user_id, viewer.role, viewer.scopes) == (town.users["ada"], Role.USER, MASTER)
-    assert auth.for_paths(viewer) is viewer
+    assert authentication.for_paths(viewer) is viewer
     with pytest.raises(Forbidden):
-        auth.for_documents(viewer)
-    assert not await auth.ended(town.world, viewer)
+        authentication.for_documents(viewer)
+    assert not await authentication.ended(town.world, viewer)
     await town.change("ada", second_factors=["TOTP"])
-    assert await auth.ended(town.world, viewer)
+    assert await authentication.ended(town.world, viewer)
     town.clock.tick(seconds=5)
     with pytest.raises(Forbidden):
         await signed(town, PASSWORD)
@@ -169,7 +170,7 @@ async def test_what_was_right_is_not_hashed_again_for_seconds(
 ) -> None:
     await program(town, ["MAIL"])
     await signed(town, PROGRAM)
-    await auth.settle(town.world)
+    await authentication.settle(town.world)
     del statements[:]
     for _ in range(5):
         await signed(town, PROGRAM)
@@ -185,10 +186,10 @@ async def test_it_ends_when_the_password_does(town: Town) -> None:
     async with town.world.write() as session:
         row = col(AppPassword.id) == key
         await session.exec(update(AppPassword).where(row).values(active=False))
-    auth.forget(town.world, town.users["ada"])
+    authentication.forget(town.world, town.users["ada"])
     with pytest.raises(Unauthenticated):
         await signed(town, PROGRAM)
-    assert await auth.ended(town.world, viewer)
+    assert await authentication.ended(town.world, viewer)
 
 
 async def test_failures_close_the_name_as_anywhere(town: Town) -> None:
@@ -208,7 +209,7 @@ async def test_the_use_is_in_the_log_once_an_hour(town: Town) -> None:
     await program(town, ["MAIL"])
     for _ in range(10):
         await signed(town, PROGRAM)
-        await auth.settle(town.world)
+        await authentication.settle(town.world)
         town.clock.tick(minutes=15)
     rows: list[Any] = list(await town.world.database.read(select(table_of(AuthEvent))))
     assert [(row.protocol, row.result, row.count) for row in rows] == [("HTTP", "success", 3)]
@@ -223,13 +224,13 @@ async def test_what_is_none_is_refused_without_a_hash(
 ) -> None:
     del statements[:]
     with pytest.raises(Unauthenticated):
-        await auth.sign_in(town.world, {"authorization": f"Basic {text}"}, ip=None)
+        await authentication.sign_in(town.world, {"authorization": f"Basic {text}"}, ip=None)
     assert statements == []
 
 
 async def test_over_http(world: World, http: httpx.AsyncClient) -> None:
     boss = Context(world, Viewer(role=Role.ROOT, scopes=MASTER))
-    await usercreate.create(
+    await creation_create.create(
         boss, NewUser(address="eve@example.org", username="eve", password=PASSWORD)
     )
     good = {"Authorization": shown("eve", PASSWORD)["authorization"]}

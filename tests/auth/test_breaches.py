@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from models.runtime.environment import World
-from resolvers import breaches
+from resolvers.auth.passwords import breached_passwords
 
 BAD = "Tr0ub4dor&3 of all"
 
@@ -27,8 +27,8 @@ def with_options(world: World, **options: Any) -> World:
 
 async def test_the_commonest_are_known_by_heart(world: World) -> None:
     for password in ("password123", "Passw0rd!", "12345678", "QWERTYUIOP"):
-        assert await breaches.known(world, password)
-    assert not await breaches.known(world, BAD)
+        assert await breached_passwords.known(world, password)
+    assert not await breached_passwords.known(world, BAD)
 
 
 @pytest.mark.parametrize("kind", ["hashes", "counted", "lower", "words", "crlf"])
@@ -46,9 +46,9 @@ async def test_a_file_is_looked_up_by_halves(world: World, tmp_path: Path, kind:
         file.write_bytes((end.join(lines) + closing).encode())
         asked = with_options(world, breached_list=file)
         for word in words:
-            assert await breaches.known(asked, word), (word, closing)
+            assert await breached_passwords.known(asked, word), (word, closing)
         for other in (BAD, "", "\uffff", f"{BAD} 2577", words[0][:-1]):
-            assert not await breaches.known(asked, other)
+            assert not await breached_passwords.known(asked, other)
 
 
 @pytest.mark.parametrize("content", [None, b"", b"\n", b"\n\n\n", b"\xff\xfe"])
@@ -58,7 +58,7 @@ async def test_a_file_that_cannot_be_read_knows_nothing(
     file = tmp_path / "known"
     if content is not None:
         file.write_bytes(content)
-    assert not await breaches.known(with_options(world, breached_list=file), BAD)
+    assert not await breached_passwords.known(with_options(world, breached_list=file), BAD)
 
 
 class Service(BaseHTTPRequestHandler):
@@ -99,10 +99,10 @@ async def test_a_service_learns_five_digits(world: World, service: Any) -> None:
     digest = sha1(BAD)
     handler.answer = f"{'0' * 35}:7\r\n{digest[5:]}:3\r\n"
     asked = with_options(world, breached_range=url)
-    assert await breaches.known(asked, BAD)
+    assert await breached_passwords.known(asked, BAD)
     assert handler.asked == [f"/range/{digest[:5]}"]
     handler.answer = f"{digest[5:]}:0\r\nnonsense\r\n"  # padding
-    assert not await breaches.known(asked, BAD)
+    assert not await breached_passwords.known(asked, BAD)
 
 
 @pytest.mark.parametrize("how", ["down", "slow", "broken", "away"])
@@ -110,10 +110,10 @@ async def test_a_service_that_does_not_answer_is_passed_over(
     world: World, service: Any, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     handler, url = service
-    monkeypatch.setattr(breaches, "PATIENCE", 0.3)
+    monkeypatch.setattr(breached_passwords, "PATIENCE", 0.3)
     handler.answer = f"{sha1(BAD)[5:]}:3"
     if how == "down":
         url = "http://127.0.0.1:1/range"
     handler.pause = 1.0 if how == "slow" else 0.0
     handler.status = {"broken": 503, "away": 302}.get(how, 200)
-    assert not await breaches.known(with_options(world, breached_range=url), BAD)
+    assert not await breached_passwords.known(with_options(world, breached_range=url), BAD)

@@ -17,15 +17,15 @@ from models.errors import (
 )
 from models.store.columns import table_of
 from models.users.roles import Role, Scope
-from resolvers import apikeys, auth, tokens
-from resolvers.apikeys import NewKey
+from resolvers.auth import access_tokens, api_keys, authentication
+from resolvers.auth.api_keys import NewKey
 from resolvers.context import Context, Viewer
 from tests.auth.conftest import MASTER, Town, count, signed_in
 
 
 async def test_nothing_shown_is_nobody(town: Town) -> None:
     for headers in ({}, {"authorization": ""}, {"accept": "*/*"}):
-        assert await auth.sign_in(town.world, headers, {}, ip=None) == Viewer()
+        assert await authentication.sign_in(town.world, headers, {}, ip=None) == Viewer()
 
 
 async def test_a_token_is_its_user(town: Town) -> None:
@@ -40,7 +40,7 @@ async def test_a_token_is_its_user(town: Town) -> None:
         ({}, {"authorization": f"bearer {token}"}),
         ({}, {"token": token}),
     ):
-        assert await auth.sign_in(town.world, headers, params, ip=None) == viewer
+        assert await authentication.sign_in(town.world, headers, params, ip=None) == viewer
 
 
 async def test_the_store_keeps_no_secret(town: Town) -> None:
@@ -65,10 +65,10 @@ async def test_what_is_wrong_is_refused_without_asking_the_store(
         {"x-api-key": token},
     ):
         with pytest.raises(Unauthenticated):
-            await auth.sign_in(town.world, headers, ip=None)
+            await authentication.sign_in(town.world, headers, ip=None)
     for params in ({"token": 7}, {"Authorization": [token]}, {"X-API-Key": "no"}):
         with pytest.raises(Unauthenticated):
-            await auth.sign_in(town.world, {}, params, ip=None)
+            await authentication.sign_in(town.world, {}, params, ip=None)
     assert statements == []
     assert await town.refused("mgt_" + "A" * 43)  # this one might be one
     assert len(statements) == 1
@@ -95,7 +95,7 @@ async def test_an_unused_token_ends_and_a_used_one_slides_up_to_its_life(town: T
     for _ in range(17):  # 170 days
         town.clock.tick(days=10)
         await town.viewer(used)
-        await auth.settle(town.world)
+        await authentication.settle(town.world)
     assert await town.refused(idle)
     town.clock.tick(days=9, hours=23)
     await town.viewer(used)
@@ -108,14 +108,14 @@ async def test_a_short_token_slides_too(town: Town) -> None:
     for _ in range(5):
         town.clock.tick(seconds=40)
         assert not await town.refused(token)
-        await auth.settle(town.world)
+        await authentication.settle(town.world)
     town.clock.tick(seconds=60)
     assert await town.refused(token)
 
 
 async def test_a_credential_ends_on_time_even_while_remembered(town: Town) -> None:
     until = town.clock() + timedelta(seconds=60)
-    _, secret = await apikeys.create_key(town.by("ada"), NewKey("k", expires_at=until))
+    _, secret = await api_keys.create_key(town.by("ada"), NewKey("k", expires_at=until))
     town.clock.tick(seconds=58)
     assert not await town.refused(secret)
     town.clock.tick(seconds=2)
@@ -124,12 +124,12 @@ async def test_a_credential_ends_on_time_even_while_remembered(town: Town) -> No
 
 async def test_use_is_noted_once_an_hour(town: Town, statements: list[str]) -> None:
     token = await town.token("ada")
-    await auth.settle(town.world)
+    await authentication.settle(town.world)
     del statements[:]
     for _ in range(4):
         town.clock.tick(minutes=30)
         await town.viewer(token)
-        await auth.settle(town.world)
+        await authentication.settle(town.world)
     assert [statement.startswith("UPDATE") for statement in statements].count(True) == 2
 
 
@@ -157,7 +157,7 @@ async def test_what_this_process_ends_is_ended_at_once(town: Town) -> None:
     token = await town.token("ada")
     await town.viewer(token)
     await town.change("ada", auth_version=2)
-    auth.forget(town.world, town.users["ada"])
+    authentication.forget(town.world, town.users["ada"])
     assert await town.refused(token)
 
 
@@ -171,17 +171,17 @@ async def test_the_bootstrap_key_is_root(town: Town) -> None:
 
 async def test_revoking_ends_the_token_of_the_call(town: Town) -> None:
     (ctx, mine), (_, other) = await signed_in(town, "ada"), await signed_in(town, "ada")
-    assert await tokens.revoke(ctx) == 1
+    assert await access_tokens.revoke(ctx) == 1
     assert await town.refused(mine)
     assert not await town.refused(other)
-    assert await tokens.revoke(ctx) == 0
+    assert await access_tokens.revoke(ctx) == 0
 
 
 async def test_without_a_token_nothing_is_revoked(town: Town) -> None:
     await town.token("ada")
     for viewer in (Viewer(), Viewer(role=Role.ROOT, scopes=MASTER)):
         for all_ in (True, False):
-            assert await tokens.revoke(Context(town.world, viewer), all=all_) == 0
+            assert await access_tokens.revoke(Context(town.world, viewer), all=all_) == 0
     assert await count(town, AccessToken) == 1
 
 
@@ -189,7 +189,7 @@ async def test_all_tokens_of_the_viewer_end_and_no_others(town: Town) -> None:
     await town.user("bob")
     (ctx, first), (_, second) = await signed_in(town, "ada"), await signed_in(town, "ada")
     _, bobs = await signed_in(town, "bob")
-    assert await tokens.revoke(ctx, all=True) == 2
+    assert await access_tokens.revoke(ctx, all=True) == 2
     assert [await town.refused(token) for token in (first, second, bobs)] == [True, True, False]
 
 
@@ -198,28 +198,28 @@ async def test_another_users_token_looks_like_none(town: Town) -> None:
     (ctx, _), (_, mine) = await signed_in(town, "ada"), await signed_in(town, "ada")
     (bob, bobs) = await signed_in(town, "bob")
     assert bob.viewer.token_id
-    (newest, current) = (await tokens.tokens_of(ctx, [ctx.viewer.user_id]))[0]
+    (newest, current) = (await access_tokens.tokens_of(ctx, [ctx.viewer.user_id]))[0]
     assert (newest.current, current.current) == (False, True)
     with pytest.raises(NotFound) as refusal:
-        await tokens.revoke(ctx, [newest.id, bob.viewer.token_id])
+        await access_tokens.revoke(ctx, [newest.id, bob.viewer.token_id])
     assert refusal.value.index == 1
     assert not await town.refused(mine)  # all or none
     assert not await town.refused(bobs)
-    assert await tokens.tokens_of(ctx, [bob.viewer.user_id]) == [[]]
-    assert await tokens.tokens_by_ids(ctx, [bob.viewer.token_id]) == [None]
-    assert await tokens.revoke(ctx, [newest.id]) == 1
+    assert await access_tokens.tokens_of(ctx, [bob.viewer.user_id]) == [[]]
+    assert await access_tokens.tokens_by_ids(ctx, [bob.viewer.token_id]) == [None]
+    assert await access_tokens.revoke(ctx, [newest.id]) == 1
 
 
 async def test_a_narrow_credential_ends_no_other(town: Town) -> None:
     await town.token("ada")
     with pytest.raises(Forbidden):
-        await tokens.revoke(town.by("ada", scopes=frozenset({Scope.MAIL})), all=True)
+        await access_tokens.revoke(town.by("ada", scopes=frozenset({Scope.MAIL})), all=True)
 
 
 async def test_a_token_revoked_in_a_unit_is_not_remembered_before_its_end(town: Town) -> None:
     ctx, token = await signed_in(town, "ada")
     async with ctx.together():
-        await tokens.revoke(ctx)
+        await access_tokens.revoke(ctx)
         others = contextvars.Context()  # outside the transaction nothing has happened yet
         asked = asyncio.get_running_loop().create_task(town.refused(token), context=others)
         assert not await asked
@@ -229,12 +229,12 @@ async def test_a_token_revoked_in_a_unit_is_not_remembered_before_its_end(town: 
 async def test_open_sockets_learn_that_their_credential_has_ended(town: Town) -> None:
     ctx, _ = await signed_in(town, "ada")
     viewer = ctx.viewer
-    assert not await auth.ended(town.world, viewer)
+    assert not await authentication.ended(town.world, viewer)
     town.clock.tick(days=13)
-    assert not await auth.ended(town.world, viewer)  # and this was a use
-    await auth.settle(town.world)
+    assert not await authentication.ended(town.world, viewer)  # and this was a use
+    await authentication.settle(town.world)
     town.clock.tick(days=13)
-    assert not await auth.ended(town.world, viewer)
+    assert not await authentication.ended(town.world, viewer)
     await town.change("ada", role=Role.ADMIN)
-    assert await auth.ended(town.world, viewer)
-    assert not await auth.ended(town.world, Viewer())
+    assert await authentication.ended(town.world, viewer)
+    assert not await authentication.ended(town.world, Viewer())

@@ -14,8 +14,9 @@ from models.errors import AuthenticationFailed, RateLimited
 from models.messages.tables import Message
 from models.runtime.environment import World
 from models.users.roles import Scope
-from resolvers import auth, tasks
-from resolvers.proving import Attempt
+from resolvers.admin import tasks
+from resolvers.auth import authentication
+from resolvers.auth.sign_in import Attempt
 from tests.auth.conftest import Town, fail
 from tests.conftest import Clock, make_user
 
@@ -42,7 +43,7 @@ async def test_guesses_from_many_networks_close_it_for_unknown_networks(
     town: Town, home: str
 ) -> None:
     await town.enter("ada", ip=home)
-    await auth.settle(town.world)
+    await authentication.settle(town.world)
     for ip in networks(10):
         await fail(town, "ada", 10, ip=ip)
     with pytest.raises(RateLimited):
@@ -75,7 +76,7 @@ async def test_all_ways_to_sign_in_count_together(town: Town) -> None:
                 await town.enter("ada", "wrong", attempt, ip=STRANGER)
     basic = base64.b64encode(b"ada:wrong").decode()
     with pytest.raises(RateLimited):
-        await auth.sign_in(town.world, {"authorization": f"Basic {basic}"}, ip=STRANGER)
+        await authentication.sign_in(town.world, {"authorization": f"Basic {basic}"}, ip=STRANGER)
     with pytest.raises(RateLimited):
         await town.enter("ada", attempt=Attempt(scope=Scope.SMTP), ip=STRANGER)
 
@@ -85,7 +86,7 @@ async def test_the_user_is_told_once_a_day(world: World, clock: Clock) -> None:
     town = Town(world, clock)
 
     async def told() -> tuple[int, int]:
-        await auth.settle(world)
+        await authentication.settle(world)
         while await tasks.work(world):
             pass
         mine: Any = select(col(AuthEvent.count).label("many")).where(

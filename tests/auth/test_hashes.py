@@ -7,7 +7,7 @@ import time
 import pytest
 
 from models.errors import AuthenticationFailed, Invalid
-from resolvers import hashes, passwords
+from resolvers.auth.passwords import foreign_hashes, password_hashes
 from tests.auth.conftest import Town
 
 SHA1 = "$pbkdf2-sha1$i=2$c2FsdA$6mwBTcctb4zNHtkqzh1B8NjeiVc"  # RFC 6070
@@ -48,12 +48,12 @@ KNOWN = [  # of RFCs, of OpenSSL, of libxcrypt, of Openwall and of the reference
 
 @pytest.mark.parametrize(("password", "stored"), KNOWN)
 async def test_known_answers(town: Town, password: str, stored: str) -> None:
-    assert hashes.checked(f" {stored}\n") == stored
-    assert await passwords.check(town.world, stored, password)
-    assert not await passwords.check(town.world, stored, f"x{password}")
-    assert not await passwords.check(town.world, stored, f"{password[:-1]}x")
+    assert foreign_hashes.checked(f" {stored}\n") == stored
+    assert await password_hashes.check(town.world, stored, password)
+    assert not await password_hashes.check(town.world, stored, f"x{password}")
+    assert not await password_hashes.check(town.world, stored, f"{password[:-1]}x")
     if not stored.startswith("$argon2id$"):
-        assert passwords.outdated(town.world, stored)
+        assert password_hashes.outdated(town.world, stored)
 
 
 @pytest.mark.parametrize(
@@ -88,10 +88,10 @@ async def test_known_answers(town: Town, password: str, stored: str) -> None:
 )
 def test_what_is_no_hash_we_know_is_refused(stored: str) -> None:
     with pytest.raises(Invalid) as refused:
-        hashes.checked(stored, path=["set", "password"])
+        foreign_hashes.checked(stored, path=["set", "password"])
     assert (refused.value.constraint, refused.value.path) == ("hash", ["set", "password"])
     with pytest.raises(ValueError, match="no known form"):
-        hashes.verify("secret", "nobody's")
+        foreign_hashes.verify("secret", "nobody's")
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ def test_what_is_no_hash_we_know_is_refused(stored: str) -> None:
 )
 def test_what_would_cost_too_much_is_refused_and_not_tried(stored: str) -> None:
     with pytest.raises(Invalid) as refused:
-        hashes.checked(stored)
+        foreign_hashes.checked(stored)
     assert refused.value.constraint == "cost"
 
 
@@ -126,7 +126,7 @@ def test_what_would_cost_too_much_is_refused_and_not_tried(stored: str) -> None:
 def test_an_expensive_hash_is_checked_without_a_trial(stored: str) -> None:
     """Each of these takes from half a second to several seconds to compare a password with."""
     before = time.process_time()
-    assert [hashes.checked(stored) for _ in range(10)] == [stored] * 10
+    assert [foreign_hashes.checked(stored) for _ in range(10)] == [stored] * 10
     assert time.process_time() - before < 0.1
 
 
@@ -150,7 +150,7 @@ async def test_bcrypt_looks_at_so_many_bytes_and_we_at_all(town: Town) -> None:
 
     long = "ü" * 50
     stored = bcrypt.hashpw(long.encode()[:72], bcrypt.gensalt(4)).decode()
-    assert await passwords.check(town.world, stored, long)
+    assert await password_hashes.check(town.world, stored, long)
     await town.change("ada", password=stored)
     await town.enter("ada", long)
     with pytest.raises(AuthenticationFailed):
@@ -162,7 +162,7 @@ async def test_a_password_hashed_as_it_was_typed_is_known_again(town: Town) -> N
 
     typed = "Gru\u0308ße sehr"  # not as we write it
     stored = bcrypt.hashpw(typed.encode(), bcrypt.gensalt(4)).decode()
-    assert await passwords.check(town.world, stored, typed)
+    assert await password_hashes.check(town.world, stored, typed)
 
 
 def test_nobody_waits_at_the_start_for_what_few_need() -> None:

@@ -10,9 +10,9 @@ from models.runtime.environment import World
 from models.runtime.idempotency import Replay
 from models.store.columns import table_of
 from models.users.roles import Role, Scope
-from resolvers import usercreate
 from resolvers.context import Context, Viewer
-from resolvers.usercreate import NewUser
+from resolvers.users.creation import create as creation_create
+from resolvers.users.creation.create import NewUser
 from tests.auth.conftest import MASTER, PASSWORD
 from tests.conftest import Client, make_client, make_key
 
@@ -66,7 +66,7 @@ async def sent(http: httpx.AsyncClient, document: str, bearer: str = "", **more:
 async def eve(world: World) -> str:
     """The name of somebody who has a password."""
     boss = Context(world, Viewer(role=Role.ROOT, scopes=MASTER))
-    await usercreate.create(
+    await creation_create.create(
         boss, NewUser(address="eve@example.org", username="eve", password=PASSWORD)
     )
     return "eve"

@@ -10,9 +10,10 @@ from models.auth.application_passwords import AppPassword
 from models.auth.credentials import ApiKey
 from models.errors import Unauthenticated
 from models.users.tables import User
-from resolvers import apikeys, auth, links, tokens
-from resolvers.apikeys import NewKey
+from resolvers.auth import access_tokens, api_keys, authentication
+from resolvers.auth.api_keys import NewKey
 from resolvers.context import Context, Viewer
+from resolvers.files import signed_urls
 from tests.auth.conftest import PASSWORD, Town
 from tests.auth.test_basic import signed
 from tests.auth.test_scopes import PROGRAM, program
@@ -21,13 +22,13 @@ PATH = "/rest/x"
 
 
 def address(town: Town, by: Viewer) -> dict[str, str]:
-    made = links.sign(town.world, PATH, town.users["ada"], by, now=town.clock())
+    made = signed_urls.sign(town.world, PATH, town.users["ada"], by, now=town.clock())
     return dict(part.split("=", 1) for part in made.partition("?")[2].split("&"))
 
 
 async def dead(town: Town, query: dict[str, str]) -> bool:
     try:
-        viewer = await links.viewer(town.world, PATH, query)
+        viewer = await signed_urls.viewer(town.world, PATH, query)
     except Unauthenticated:
         return True
     assert (viewer.user_id, viewer.read_only) == (town.users["ada"], True)
@@ -38,12 +39,12 @@ async def test_with_a_token(town: Town) -> None:
     viewer = await town.viewer(await town.token("ada"))
     query = address(town, viewer)
     assert not await dead(town, query)
-    await tokens.revoke(Context(town.world, viewer))
+    await access_tokens.revoke(Context(town.world, viewer))
     assert await dead(town, query)
 
 
 async def test_with_a_key(town: Town) -> None:
-    row, secret = await apikeys.create_key(town.by("ada"), NewKey("k"))
+    row, secret = await api_keys.create_key(town.by("ada"), NewKey("k"))
     query = address(town, await town.viewer(secret))
     assert not await dead(town, query)
     async with town.world.write() as session:
@@ -88,4 +89,4 @@ async def test_with_the_administrator_who_acts(town: Town) -> None:
 async def test_nobody_names_another_credential(town: Town, by: str) -> None:
     query = address(town, await town.viewer(await town.token("ada")))
     assert await dead(town, {**query, "by": by})
-    await auth.settle(town.world)
+    await authentication.settle(town.world)

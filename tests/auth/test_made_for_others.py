@@ -14,8 +14,8 @@ from models.messages.tables import Message
 from models.runtime.environment import World
 from models.users.roles import AdminPermission, Role
 from models.users.tables import User
-from resolvers import tasks
-from resolvers.known import forget
+from resolvers.admin import tasks
+from resolvers.auth.credential_cache import forget
 from tests.administrators import make_domain_admin
 from tests.conftest import Client, Clock, make_client
 

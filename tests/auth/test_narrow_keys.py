@@ -17,10 +17,11 @@ from models.runtime.environment import World
 from models.store.columns import table_of
 from models.users.roles import AdminPermission, Role, Scope
 from models.users.tables import DomainAdmin
-from resolvers import apikeys, auth, usercreate
-from resolvers.apikeys import KeyChange, NewKey
+from resolvers.auth import api_keys, authentication
+from resolvers.auth.api_keys import KeyChange, NewKey
 from resolvers.context import Context, Viewer
-from resolvers.usercreate import NewUser
+from resolvers.users.creation import create as creation_create
+from resolvers.users.creation.create import NewUser
 from tests.administrators import make_domain_admin
 from tests.auth.conftest import MASTER, Town
 from tests.auth.test_http import sent
@@ -44,7 +45,7 @@ mutation ($input: ApiKeyUpdateInput!) {
 
 
 async def made(town: Town, ctx: Context, **facts: Any) -> tuple[ApiKey, str, Viewer]:
-    row, secret = await apikeys.create_key(ctx, NewKey("k", **facts))
+    row, secret = await api_keys.create_key(ctx, NewKey("k", **facts))
     return row, secret, await town.viewer(secret)
 
 
@@ -138,8 +139,8 @@ async def test_a_key_makes_none_that_goes_further(town: Town, facts: dict[str, A
     if "user_id" in facts:
         facts = {"user_id": town.users["bob"]}
     with pytest.raises((Forbidden, NotFound)):
-        await apikeys.create_key(ctx, NewKey("k", **facts))
-    child, _ = await apikeys.create_key(ctx, NewKey("k"))
+        await api_keys.create_key(ctx, NewKey("k", **facts))
+    child, _ = await api_keys.create_key(ctx, NewKey("k"))
     assert child.operations == sorted(row.operations)
     assert (child.allowed_ips, child.expires_at) == (row.allowed_ips, row.expires_at)
 
@@ -148,7 +149,7 @@ async def test_a_narrow_scope_or_a_reader_makes_no_key_at_all(town: Town) -> Non
     for facts in ({"scopes": [Scope.MAIL]}, {"read_only": True}):
         _, _, viewer = await made(town, town.by("ada"), **facts)
         with pytest.raises(Forbidden):
-            await apikeys.create_key(Context(town.world, viewer), NewKey("k"))
+            await api_keys.create_key(Context(town.world, viewer), NewKey("k"))
 
 
 async def test_a_key_takes_nothing_off_that_it_is_bound_by(town: Town) -> None:
@@ -166,20 +167,20 @@ async def test_a_key_takes_nothing_off_that_it_is_bound_by(town: Town) -> None:
         KeyChange(endless=True),
     ):
         with pytest.raises(Forbidden):
-            await apikeys.update_keys(ctx, [row.id], change)
+            await api_keys.update_keys(ctx, [row.id], change)
     narrower = KeyChange("n", allowed_ips=["192.0.2.1/32"], expires_at=viewer.ends_at)
-    (now,) = await apikeys.update_keys(ctx, [row.id], narrower)
+    (now,) = await api_keys.update_keys(ctx, [row.id], narrower)
     assert (now.name, now.allowed_ips) == ("n", ["192.0.2.1/32"])
     assert not await town.refused(secret)
-    (now,) = await apikeys.update_keys(town.by("ada"), [row.id], KeyChange(endless=True))
+    (now,) = await api_keys.update_keys(town.by("ada"), [row.id], KeyChange(endless=True))
     assert now.expires_at is None
 
 
 async def test_nobody_changes_a_key_above_themselves(town: Town) -> None:
     await town.user("rex", role=Role.ROOT)
-    rexs, _ = await apikeys.create_key(town.by("rex", Role.ROOT), NewKey("r"))
-    roots, _ = await apikeys.create_key(town.by("rex", Role.ROOT), NewKey("r", role=Role.ROOT))
-    mine, secret = await apikeys.create_key(town.by("ada"), NewKey("m"))
+    rexs, _ = await api_keys.create_key(town.by("rex", Role.ROOT), NewKey("r"))
+    roots, _ = await api_keys.create_key(town.by("rex", Role.ROOT), NewKey("r", role=Role.ROOT))
+    mine, secret = await api_keys.create_key(town.by("ada"), NewKey("m"))
     off = KeyChange(active=False)
     for ctx, key in (
         (town.by("ada", Role.ADMIN), rexs.id),
@@ -187,14 +188,14 @@ async def test_nobody_changes_a_key_above_themselves(town: Town) -> None:
         (town.by("ada", scopes=frozenset({Scope.SETTINGS})), mine.id),
     ):
         with pytest.raises(Forbidden):
-            await apikeys.update_keys(ctx, [mine.id, key], off)
+            await api_keys.update_keys(ctx, [mine.id, key], off)
     await town.user("bob")
     with pytest.raises(NotFound):
-        await apikeys.update_keys(town.by("bob"), [mine.id], off)
+        await api_keys.update_keys(town.by("bob"), [mine.id], off)
     assert not await town.refused(secret)
-    await apikeys.update_keys(town.by("ada"), [mine.id], off)
+    await api_keys.update_keys(town.by("ada"), [mine.id], off)
     assert await town.refused(secret)
-    await apikeys.update_keys(town.by("ada"), [mine.id], KeyChange(active=True))
+    await api_keys.update_keys(town.by("ada"), [mine.id], KeyChange(active=True))
     assert not await town.refused(secret)
 
 
@@ -202,16 +203,16 @@ async def test_a_key_is_good_from_its_networks_alone(town: Town) -> None:
     row, secret, _ = await made(town, town.by("ada"), allowed_ips=["192.0.2.0/24", "2001:db8::/64"])
     headers = {"x-api-key": secret}
     for ip in ("192.0.2.255", "2001:db8::7", "::ffff:192.0.2.1"):
-        assert (await auth.sign_in(town.world, headers, ip=ip)).api_key_id == row.id
+        assert (await authentication.sign_in(town.world, headers, ip=ip)).api_key_id == row.id
     for elsewhere in ("192.0.3.0", "2001:db8:0:1::", None, "x"):
         with pytest.raises(Unauthenticated):
-            await auth.sign_in(town.world, headers, ip=elsewhere)
-    await auth.settle(town.world)
+            await authentication.sign_in(town.world, headers, ip=elsewhere)
+    await authentication.settle(town.world)
     table = table_of(AuthEvent)
     asked = select(table).where(col(AuthEvent.result) == "fail")
     rows = await town.world.database.read(asked)
     assert {(event.action, event.user_id) for event in rows} == {("api key", town.users["ada"])}
-    (noted,) = await apikeys.keys_by_ids(town.by("ada"), [row.id])
+    (noted,) = await api_keys.keys_by_ids(town.by("ada"), [row.id])
     assert noted
     assert noted.last_used_ip == "192.0.2.1"  # of the first use, which is noted once an hour
 
@@ -309,7 +310,7 @@ async def test_a_key_that_lost_its_ground_says_less(town: Town) -> None:
     town.clock.tick(seconds=5)
     now = await town.viewer(secret)
     assert (now.role, now.administers) == (Role.USER, frozenset())
-    assert await auth.ended(town.world, viewer)
+    assert await authentication.ended(town.world, viewer)
     assert replace(now, permissions=frozenset()).scopes == MASTER
 
 
@@ -327,7 +328,7 @@ async def test_an_admin_makes_a_domain_admins_key(
     over: Client, root: Client, world: World, http: httpx.AsyncClient
 ) -> None:
     far = NewUser(username="far", address="far@far.example", password_disabled=True)
-    await usercreate.create(Context(world, Viewer(role=Role.ROOT, scopes=MASTER)), far)
+    await creation_create.create(Context(world, Viewer(role=Role.ROOT, scopes=MASTER)), far)
     users = "{ users(first: 10) { nodes { username } } }"
     given = {"name": "k", "role": "DOMAIN_ADMIN", "domains": [{"name": "far.example"}]}
     for client in (over, root):

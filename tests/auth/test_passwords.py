@@ -17,48 +17,49 @@ from models.errors import (
     RateLimited,
 )
 from models.users.roles import Scope
-from resolvers import auth, passwords
+from resolvers.auth import authentication
+from resolvers.auth.passwords import password_hashes
+from resolvers.auth.passwords.hash_workers import BUSY
+from resolvers.auth.sign_in import Attempt
 from resolvers.context import Context, Viewer
-from resolvers.hashing import BUSY
-from resolvers.proving import Attempt
 from tests.auth.conftest import PASSWORD, TOKEN, Town, count, fail
 
 MAILBOX = AddressKind.MAILBOX
 
 
 async def test_a_hash_is_argon2id_and_nobody_has_the_one_of_nobody(town: Town) -> None:
-    stored = await passwords.make(town.world, "Grüße")
+    stored = await password_hashes.make(town.world, "Grüße")
     assert stored.startswith("$argon2id$v=19$m=8,t=1,p=1$")
-    assert await passwords.check(town.world, stored, "Gru\u0308ße")  # written in another way
-    assert not await passwords.check(town.world, stored, "Grusse")
-    assert not await passwords.check(town.world, None, "Grüße")
+    assert await password_hashes.check(town.world, stored, "Gru\u0308ße")  # written in another way
+    assert not await password_hashes.check(town.world, stored, "Grusse")
+    assert not await password_hashes.check(town.world, None, "Grüße")
 
 
 @pytest.mark.parametrize("password", ["", "x" * 257, "nul\0", "half \ud800"])
 async def test_what_cannot_be_a_password_is_refused(town: Town, password: str) -> None:
     with pytest.raises(Invalid):
-        await passwords.make(town.world, password)
+        await password_hashes.make(town.world, password)
     with pytest.raises(AuthenticationFailed):
         await town.enter("ada", password)
 
 
 async def test_too_many_who_wait_are_sent_away(town: Town) -> None:
     stored = PasswordHasher(time_cost=1, memory_cost=8192).hash(PASSWORD)  # some milliseconds
-    many = passwords.pool_of(town.world).waiting.most + 5
-    checks = (passwords.check(town.world, stored, PASSWORD) for _ in range(many))
+    many = password_hashes.pool_of(town.world).waiting.most + 5
+    checks = (password_hashes.check(town.world, stored, PASSWORD) for _ in range(many))
     answers = await asyncio.gather(*checks, return_exceptions=True)
     refused = [type(answer) for answer in answers].count(RateLimited)
     assert 0 < refused <= 5
     assert answers.count(True) == many - refused
-    assert await passwords.check(town.world, stored, PASSWORD)  # there is place again
+    assert await password_hashes.check(town.world, stored, PASSWORD)  # there is place again
 
 
 async def test_of_too_many_who_sign_in_nothing_is_looked_up(
     town: Town, statements: list[str]
 ) -> None:
     with ExitStack() as taken:
-        for _ in range(passwords.pool_of(town.world).signing_in.most):
-            taken.enter_context(passwords.admitted(town.world))
+        for _ in range(password_hashes.pool_of(town.world).signing_in.most):
+            taken.enter_context(password_hashes.admitted(town.world))
         statements.clear()
         for name in ("ada", "nobody"):
             with pytest.raises(RateLimited):
@@ -69,13 +70,13 @@ async def test_of_too_many_who_sign_in_nothing_is_looked_up(
 
 async def test_a_killed_process_costs_no_sign_in(town: Town) -> None:
     stored = sha512_crypt.hash(PASSWORD)  # such hashes are checked in processes
-    assert await passwords.check(town.world, stored, PASSWORD)
+    assert await password_hashes.check(town.world, stored, PASSWORD)
     children = multiprocessing.active_children()
     assert children
     for process in children:
         process.kill()
     for _ in range(3):
-        assert await passwords.check(town.world, stored, PASSWORD)
+        assert await password_hashes.check(town.world, stored, PASSWORD)
 
 
 async def test_a_hash_of_other_costs_is_made_anew_at_sign_in(town: Town) -> None:
@@ -144,7 +145,7 @@ async def test_unknown_names_cost_the_same_statements(town: Town, statements: li
         with pytest.raises(AuthenticationFailed):
             await town.enter(name, "wrong")
         costs.append([statement.partition("\n")[0] for statement in statements])
-        await auth.settle(town.world)  # what is noted behind the answer
+        await authentication.settle(town.world)  # what is noted behind the answer
     assert costs[0] == costs[1]
     assert len(costs[0]) > 3
 
@@ -164,12 +165,12 @@ async def test_who_must_change_the_password_is_told(town: Town) -> None:
 async def test_a_trial_keeps_no_token_but_counts_its_failures(town: Town) -> None:
     ctx = Context(town.world, Viewer())
     async with ctx.together(keep=False):
-        done = await auth.authenticate(ctx, "ada", PASSWORD, TOKEN)
+        done = await authentication.authenticate(ctx, "ada", PASSWORD, TOKEN)
     assert done.token
     assert await town.refused(done.token)
     with pytest.raises(AuthenticationFailed):
         async with ctx.together(keep=False):
-            await auth.authenticate(ctx, "ada", "wrong", TOKEN)
+            await authentication.authenticate(ctx, "ada", "wrong", TOKEN)
     assert await count(town, Throttle) == 2  # of the account, and of the account and network
 
 

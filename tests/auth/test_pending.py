@@ -10,11 +10,12 @@ import pytest
 from models.errors import AuthenticationFailed, Unauthenticated
 from models.runtime.environment import World
 from models.users.roles import Role
-from resolvers import auth, tokens, usercreate
+from resolvers.auth import access_tokens, authentication
+from resolvers.auth.second_factors.second_factor_check import Proof
+from resolvers.auth.sign_in import Attempt
 from resolvers.context import Context, Viewer
-from resolvers.proving import Attempt
-from resolvers.twofactor import Proof
-from resolvers.usercreate import NewUser
+from resolvers.users.creation import create as creation_create
+from resolvers.users.creation.create import NewUser
 from tests import factors
 from tests.auth.conftest import MASTER, PASSWORD, TOKEN, Town
 from tests.auth.test_http import VIEWER, sent
@@ -43,9 +44,9 @@ async def test_a_pending_token_is_nobody_yet(town: Town) -> None:
     assert viewer.pending_for == town.users["ada"]
     assert (await town.row("ada")).last_login_at is None
     ctx = Context(town.world, viewer)
-    assert await tokens.revoke(ctx, all=True) == 0
-    assert await tokens.tokens_of(ctx, [town.users["ada"]]) != [[]]  # its own, and no other
-    assert await tokens.revoke(ctx) == 1
+    assert await access_tokens.revoke(ctx, all=True) == 0
+    assert await access_tokens.tokens_of(ctx, [town.users["ada"]]) != [[]]  # its own, and no other
+    assert await access_tokens.revoke(ctx) == 1
     assert await town.refused(secret)
 
 
@@ -55,7 +56,7 @@ async def test_a_pending_token_ends_after_ten_minutes_however_it_is_used(town: T
     for _ in range(9):
         town.clock.tick(seconds=66)
         assert (await town.viewer(secret)).pending_for
-        await auth.settle(town.world)
+        await authentication.settle(town.world)
     town.clock.tick(seconds=6)
     assert await town.refused(secret)
 
@@ -65,14 +66,14 @@ async def test_what_is_proved_makes_it_a_full_one_that_lasts_as_was_asked(town: 
     town.clock.tick(minutes=5)
     ctx = Context(town.world, viewer)
     async with ctx.write(town.users["ada"]) as session:
-        await auth.complete(ctx, session)
+        await authentication.complete(ctx, session)
     full = await town.viewer(secret)
     assert (full.user_id, full.scopes, full.pending_for) == (town.users["ada"], MASTER, 0)
     assert (await town.row("ada")).last_login_at == town.clock()
-    assert await auth.ended(town.world, viewer)
+    assert await authentication.ended(town.world, viewer)
     town.clock.tick(minutes=59)
     assert not await town.refused(secret)
-    await auth.settle(town.world)
+    await authentication.settle(town.world)
     town.clock.tick(hours=1)
     assert await town.refused(secret)
 
@@ -86,7 +87,7 @@ async def test_nothing_is_completed_for_who_may_not_sign_in(
     ctx = Context(town.world, viewer)
     with pytest.raises(AuthenticationFailed):
         async with ctx.write(town.users["ada"]) as session:
-            await auth.complete(ctx, session)
+            await authentication.complete(ctx, session)
     town.clock.tick(seconds=5)
     assert await town.refused(secret)
 
@@ -94,7 +95,7 @@ async def test_nothing_is_completed_for_who_may_not_sign_in(
 async def test_who_has_signed_in_completes_nothing(town: Town) -> None:
     ctx = Context(town.world, await town.viewer(await town.token("ada")))
     async with ctx.write(town.users["ada"]) as session:
-        await auth.complete(ctx, session)
+        await authentication.complete(ctx, session)
     assert ctx.viewer.user_id
 
 
@@ -108,7 +109,7 @@ async def test_a_factor_that_an_application_checks_is_its_to_check(town: Town) -
     await town.change("ada", second_factors=["CUSTOM"])
     assert (await town.viewer(await town.token("ada"))).pending_for
     front = Viewer(role=Role.ADMIN, scopes=MASTER, api_key_id=7)
-    done = await auth.authenticate(Context(town.world, front), "ada", PASSWORD, TOKEN)
+    done = await authentication.authenticate(Context(town.world, front), "ada", PASSWORD, TOKEN)
     assert done.require2fa == ["CUSTOM"]
     assert done.token
     assert (await town.viewer(done.token)).user_id == town.users["ada"]
@@ -119,7 +120,7 @@ async def test_the_second_factor_at_once_and_later(
 ) -> None:
     boss = Context(world, Viewer(role=Role.ROOT, scopes=MASTER))
     new = NewUser(address="eve@example.org", username="eve", password=PASSWORD)
-    user = await usercreate.create(boss, new)
+    user = await creation_create.create(boss, new)
     eve = Client(http, world, user, await make_key(world, "eve", user_id=user.id))
     seed, (recovery, *_) = await factors.totp_on(eve)
 
@@ -166,7 +167,7 @@ async def test_right_and_wrong_at_once_open_no_more_than_they_may(town: Town) ->
     tries = [town.enter("ada", word, ip=None) for word in words]
     answers = await asyncio.gather(*tries, return_exceptions=True)
     failures = sum(isinstance(answer, AuthenticationFailed) for answer in answers)
-    opened = [answer for answer in answers if isinstance(answer, auth.Authenticated)]
+    opened = [answer for answer in answers if isinstance(answer, authentication.Authenticated)]
     assert failures <= 12 * (1 + len(opened))
     assert all(isinstance(answer, Exception) or answer in opened for answer in answers)
 

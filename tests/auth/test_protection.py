@@ -13,8 +13,9 @@ from models.auth.credentials import Throttle
 from models.errors import AuthenticationFailed, RateLimited
 from models.runtime.environment import World
 from models.store.columns import table_of
-from resolvers import auth, passwords
-from resolvers.throttles import Limit
+from resolvers.auth import authentication
+from resolvers.auth.passwords import password_hashes
+from resolvers.auth.throttles import Limit
 from tests.auth.conftest import Town, count, fail
 from tests.conftest import Clock
 
@@ -81,13 +82,13 @@ async def test_a_failure_costs_as_few_statements_of_a_name_that_nobody_has(
     costs = []
     for name in ("ada", "ada@example.com", "nobody", "nobody@example.org", "nobody@nowhere"):
         await fail(town, name, 1)
-        await auth.settle(town.world)
+        await authentication.settle(town.world)
         del statements[:]
         with pytest.raises(AuthenticationFailed):
             await town.enter(name, "wrong")
         before = [sent for sent in statements if "auth_events" not in sent]  # those come behind
         costs.append(len([sent for sent in before if not sent.startswith(("SELECT 1", "COMMIT"))]))
-        await auth.settle(town.world)
+        await authentication.settle(town.world)
     assert costs == [4] * 5  # who, and how often; held, counted
 
 
@@ -130,7 +131,7 @@ async def test_names_of_any_length_and_kind_are_counted(town: Town) -> None:
 async def test_memory_says_how_many_are_hashed_at_once(world: World) -> None:
     def processes(memory: int, each: int) -> int:
         options = replace(world.options, login_memory=memory, argon2_memory=each)
-        pool = passwords.pool_of(replace(world, options=options))
+        pool = password_hashes.pool_of(replace(world, options=options))
         return pool.prompt.size + pool.background.size
 
     assert processes(1 << 30, 64 << 10) >= 2

@@ -30,10 +30,16 @@ from models.store.columns import table_of
 from models.store.database import Database
 from models.users.roles import AdminPermission, Role, Scope
 from models.users.tables import DomainAdmin, User
-from resolvers import apikeys, auth, known, standing, tokens
-from resolvers.apikeys import NewKey
+from resolvers.auth import (
+    access_tokens,
+    api_keys,
+    authentication,
+    credential_cache,
+    credential_status,
+)
+from resolvers.auth.api_keys import NewKey
+from resolvers.auth.credential_cache import memory_of
 from resolvers.context import Context, Viewer
-from resolvers.known import memory_of
 from tests.auth.conftest import Town
 from tests.conftest import heard
 
@@ -49,7 +55,9 @@ class Process:
     statements: list[str]
 
     async def viewer(self, secret: str, ip: str = "192.0.2.1") -> Viewer:
-        return await auth.sign_in(self.town.world, {"authorization": f"Bearer {secret}"}, ip=ip)
+        return await authentication.sign_in(
+            self.town.world, {"authorization": f"Bearer {secret}"}, ip=ip
+        )
 
     async def remember(self, secret: str) -> Viewer:
         """Let 30 s pass in which the credential is in use, and looked up no more."""
@@ -74,7 +82,7 @@ async def other(town: Town) -> AsyncIterator[Process]:
     database = Database(town.world.database.url)
     world = replace(town.world, database=database, wakeups=Wakeups())
     yield Process(replace(town, world=world), heard(database, "INSERT INTO message_steps"))
-    await auth.settle(world)
+    await authentication.settle(world)
     await database.close()
 
 
@@ -90,8 +98,8 @@ def of_ada(town: Town) -> Any:
 
 async def test_a_credential_is_looked_up_once_a_minute(town: Town, other: Process) -> None:
     token = await town.token("ada")
-    _, key = await apikeys.create_key(town.by("ada"), NewKey("k"))
-    await auth.settle(town.world)
+    _, key = await api_keys.create_key(town.by("ada"), NewKey("k"))
+    await authentication.settle(town.world)
     other.lookups()
     for _ in range(12):  # 55 s
         for secret in (token, key):
@@ -166,7 +174,7 @@ KEYS: dict[str, Callable[[Town], Change]] = {
 
 @pytest.mark.parametrize("name", KEYS)
 async def test_what_ends_a_key_is_heard(town: Town, other: Process, name: str) -> None:
-    _, key = await apikeys.create_key(town.by("ada"), NewKey("k"))
+    _, key = await api_keys.create_key(town.by("ada"), NewKey("k"))
     await other.remember(key)
     await commit(town, KEYS[name](town))
     town.clock.tick(seconds=SECOND)
@@ -194,7 +202,7 @@ async def test_what_narrows_a_credential_is_heard(town: Town, other: Process, na
     ada, domain = town.users["ada"], town.domain_id
     await commit(town, insert(DomainAdmin).values(user_id=ada, domain_id=domain))
     admin = Role.DOMAIN_ADMIN
-    _, key = await apikeys.create_key(town.by("ada", admin), NewKey("k", role=admin))
+    _, key = await api_keys.create_key(town.by("ada", admin), NewKey("k", role=admin))
     assert getattr(await other.remember(key), attribute) != after
     await commit(town, change(town))
     town.clock.tick(seconds=SECOND)
@@ -229,7 +237,7 @@ async def test_a_credential_ends_with_the_key_that_made_it(
     platform = replace(
         town.by("ada"), viewer=Viewer(role=Role.ROOT, scopes=frozenset({Scope.MASTER}))
     )
-    key, _ = await apikeys.create_key(
+    key, _ = await api_keys.create_key(
         platform, NewKey("front end", role=Role.ADMIN, expires_at=expires_at)
     )
     token = await acting_token(town, actor_key_id=key.id)
@@ -251,7 +259,7 @@ async def test_a_shorter_life_of_tokens_is_in_force_at_once(town: Town, other: P
     options = replace(other.town.world.options, token_life=timedelta(seconds=20))
     shorter = replace(other.town.world, options=options)
     with pytest.raises(Unauthenticated):
-        await auth.sign_in(shorter, {"authorization": f"Bearer {token}"})
+        await authentication.sign_in(shorter, {"authorization": f"Bearer {token}"})
 
 
 async def test_what_is_shared_is_heard(town: Town, other: Process) -> None:
@@ -282,7 +290,7 @@ async def test_what_ends_is_refused_within_a_second_whatever_the_bus_does(
     database = Database(town.world.database.url)
     bells = Wakeups() if bus == "none" else Shared(LocalBus(tmp_path / "bells"))
     theirs = replace(mine, database=database, wakeups=bells)
-    known.guard(theirs)
+    credential_cache.guard(theirs)
     joined = asyncio.Event()
     hearing = asyncio.create_task(bells.hear(joined.set)) if bus == "up" else None
     if hearing:
@@ -296,7 +304,7 @@ async def test_what_ends_is_refused_within_a_second_whatever_the_bus_does(
         await there.viewer(token)
         await asyncio.sleep(0.05)
     assert there.lookups() <= 2  # it was remembered for longer than a second
-    assert await tokens.revoke(ctx) == 1
+    assert await access_tokens.revoke(ctx) == 1
     revoked_at, last = time.monotonic(), 0.0
     while time.monotonic() < revoked_at + 30:
         began = time.monotonic()
@@ -309,7 +317,7 @@ async def test_what_ends_is_refused_within_a_second_whatever_the_bus_does(
         hearing.cancel()
         await asyncio.wait([hearing])
     for world in (mine, theirs):
-        await auth.settle(world)
+        await authentication.settle(world)
         await world.wakeups.close()
     await database.close()
 
@@ -324,23 +332,23 @@ async def test_a_clock_that_is_set_back_while_changes_are_read_is_no_circle(
     arrived = town.clock()
     town.clock.tick(hours=-1)
     async with asyncio.timeout(10):
-        assert await known.read_changes(world, memory_of(world.database), arrived)
+        assert await credential_cache.read_changes(world, memory_of(world.database), arrived)
 
 
 async def test_a_change_while_it_is_read_is_not_missed(town: Town, other: Process) -> None:
     """The lookup has read the old row; the change is committed, and read, before it ends."""
     token = await town.token("ada")
-    world, digest = other.town.world, standing.digest_of(token)
+    world, digest = other.town.world, credential_status.digest_of(token)
 
     async def read() -> Any:
-        found = await standing.token(world, digest=digest)
+        found = await credential_status.token(world, digest=digest)
         await town.change("ada", disabled=True)
         memory = memory_of(world.database)
         memory.certain_at = None
-        await known.read_changes(world, memory, world.now())
+        await credential_cache.read_changes(world, memory, world.now())
         return found
 
-    assert await known.look_up(world, digest, read)
+    assert await credential_cache.look_up(world, digest, read)
     with pytest.raises(Unauthenticated):
         await other.viewer(token)
 
@@ -416,7 +424,7 @@ async def test_uses_are_noted_while_it_is_remembered(town: Town, other: Process)
     token = await town.token("ada", ttl=timedelta(minutes=1))
     for _ in range(20):  # 100 s: without a note of its use it would have ended
         await other.viewer(token)
-        await auth.settle(other.town.world)
+        await authentication.settle(other.town.world)
         town.clock.tick(seconds=5)
     (row,) = await town.world.database.read(select(table_of(AccessToken)))
     assert town.clock() - row.last_used_at <= timedelta(seconds=20)
@@ -449,7 +457,9 @@ FIXED = {  # columns that no change ends a credential by, or that never change
 }
 
 
-@pytest.mark.parametrize("lookup", [standing.token_lookup("digest"), standing.key_lookup("digest")])
+@pytest.mark.parametrize(
+    "lookup", [credential_status.token_lookup("digest"), credential_status.key_lookup("digest")]
+)
 def test_every_column_that_a_lookup_reads_is_watched(lookup: Any) -> None:
     read: dict[str, set[str]] = {}
     for part in iterate(lookup.made):
@@ -477,7 +487,7 @@ async def test_only_changes_that_count_are_noted(town: Town) -> None:
     await town.viewer(token)
     town.clock.tick(hours=2)
     await town.viewer(token)
-    await auth.settle(town.world)
+    await authentication.settle(town.world)
     await town.change("ada", used=7, last_login_at=town.clock(), disabled=False, role=Role.USER)
     await commit(town, update(Domain).values(updated_at=town.clock()))
     assert await noted() == before

@@ -11,8 +11,9 @@ from models.auth.security_log import AuthEvent
 from models.errors import AuthenticationFailed, Forbidden
 from models.store.columns import table_of
 from models.users.roles import Scope
-from resolvers import apppasswords, auth, passwords
-from resolvers.proving import Attempt
+from resolvers.auth import app_passwords, authentication
+from resolvers.auth.passwords import password_hashes
+from resolvers.auth.sign_in import Attempt
 from tests.auth.conftest import PASSWORD, TOKEN, Town
 
 PROGRAM, TEMPORARY = "qwkzjvhxpbmfytrn", "Ab3Ab3Ab3Ab3"
@@ -26,8 +27,8 @@ async def program(town: Town, scopes: list[str], **more: Any) -> int:
         id=key,
         user_id=town.users["ada"],
         description="Phone",
-        selector=apppasswords.selector_of(PROGRAM),
-        password=await passwords.make(town.world, PROGRAM),
+        selector=app_passwords.selector_of(PROGRAM),
+        password=await password_hashes.make(town.world, PROGRAM),
         scopes=scopes,
         created_at=now,
         **more,
@@ -38,12 +39,12 @@ async def program(town: Town, scopes: list[str], **more: Any) -> int:
 
 
 async def temporary(town: Town, **more: Any) -> None:
-    stored = await passwords.make(town.world, TEMPORARY)
+    stored = await password_hashes.make(town.world, TEMPORARY)
     await town.change("ada", temporary_password=stored, **more)
 
 
 async def events(town: Town) -> list[Any]:
-    await auth.settle(town.world)
+    await authentication.settle(town.world)
     table = table_of(AuthEvent)
     return list(await town.world.database.read(select(table).order_by(table.c.created_at)))
 
@@ -105,7 +106,7 @@ async def test_a_temporary_password_works_beside_the_real_one(town: Town) -> Non
 
 
 async def test_a_temporary_password_is_never_hashed_over_the_real_one(town: Town) -> None:
-    old = await passwords.make(town.world, PASSWORD)
+    old = await password_hashes.make(town.world, PASSWORD)
     outdated = old.replace("t=1", "t=2")  # of other costs: it would be made anew
     await temporary(town)
     await town.change("ada", password=outdated)
@@ -153,7 +154,7 @@ async def test_as_much_is_hashed_for_nobody_as_for_whom_it_is_wrong(
     await temporary(town)
     await town.user("bare", password=None)
     await town.user("gone", suspended=True)
-    pool, hashes = passwords.pool_of(town.world), []
+    pool, hashes = password_hashes.pool_of(town.world), []
     run = type(pool).run
 
     async def counted(self: Any, *work: Any) -> Any:

@@ -3,8 +3,8 @@
 from dataclasses import astuple
 from string import Formatter
 
-from resolvers import limitwords
-from resolvers.credentials import securitywords
+from resolvers.auth import security_message_texts
+from resolvers.users.quota import quota_warning_texts
 
 
 def places(text: str) -> set[str | None]:
@@ -13,8 +13,8 @@ def places(text: str) -> set[str | None]:
 
 
 def test_every_language_has_all_sentences() -> None:
-    assert set(securitywords.WORDS) == set(limitwords.WORDS) | {"en"}
-    english = [places(text) for text in astuple(securitywords.ENGLISH)]
-    for words in securitywords.WORDS.values():
+    assert set(security_message_texts.WORDS) == set(quota_warning_texts.WORDS) | {"en"}
+    english = [places(text) for text in astuple(security_message_texts.ENGLISH)]
+    for words in security_message_texts.WORDS.values():
         assert all(astuple(words))
         assert [places(text) for text in astuple(words)] == english

@@ -13,10 +13,10 @@ from models.runtime.environment import World
 from models.store.columns import table_of
 from models.users.roles import Role
 from models.users.tables import User
-from resolvers import auth, sessions
+from resolvers.auth import authentication, sessions
+from resolvers.auth.credential_cache import memory_of
 from resolvers.context import Context
-from resolvers.known import memory_of
-from resolvers.userselection import Users
+from resolvers.users.selection import Users
 from tests.administrators import make_domain_admin
 from tests.auth.conftest import Town
 from tests.conftest import Client, Clock, make_client
@@ -181,4 +181,4 @@ async def test_what_is_remembered_is_flushed(ada: Client, bob: Client, root: Cli
     for client in (ada, bob):
         (error,) = (await client(FLUSH, input={}))["authCacheFlush"]["errors"]
         assert error["code"] == "FORBIDDEN"
-    await auth.settle(ada.world)
+    await authentication.settle(ada.world)

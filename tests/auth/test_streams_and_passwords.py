@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from resolvers import auth
+from resolvers.auth import authentication
 from tests.conftest import Client
 from tests.live import PLAIN, House, until
 from tests.test_matrix import token_of
@@ -39,7 +39,7 @@ async def test_only_streams_of_tokens_end_with_the_password(
 ) -> None:
     clients = await credentials_of(ada)
     basic = {"authorization": clients.pop("app password").secret}
-    program = await auth.sign_in(ada.world, basic)
+    program = await authentication.sign_in(ada.world, basic)
     sockets = {name: await live.follow(client, PLAIN) for name, client in clients.items()}
     await until(lambda: len(live.endpoint.watch.followers) == len(clients))
     await set_password(over)
@@ -49,7 +49,7 @@ async def test_only_streams_of_tokens_end_with_the_password(
     assert token.ws
     assert token.ws.close_code == 4403
     assert not sockets["key"].over
-    assert not await auth.ended(ada.world, program)
+    assert not await authentication.ended(ada.world, program)
     await sockets["key"].leave()
 
 
@@ -71,9 +71,10 @@ async def test_a_token_that_sets_the_password_keeps_its_streams(ada: Client) -> 
     secrets = [await token_of(ada.world, ada.user) for _ in range(2)]
     mine = replace(ada, secret=secrets[0])
     viewer, other = [
-        await auth.sign_in(ada.world, {"authorization": f"Bearer {secret}"}) for secret in secrets
+        await authentication.sign_in(ada.world, {"authorization": f"Bearer {secret}"})
+        for secret in secrets
     ]
     given = {"set": {"password": "correct horse battery"}}
     assert (await mine(UPDATE, input=given))["userUpdate"]["errors"] == []
-    assert not await auth.ended(ada.world, viewer)
-    assert await auth.ended(ada.world, other)
+    assert not await authentication.ended(ada.world, viewer)
+    assert await authentication.ended(ada.world, other)

@@ -12,11 +12,12 @@ from merganser.settings import read
 from models.errors import AuthenticationFailed, Unauthenticated
 from models.store.keyset_pages import MOST
 from models.users.roles import Role, Scope
-from resolvers import apikeys, usercreate
-from resolvers.apikeys import NewKey
-from resolvers.auth import authenticate, sign_in
+from resolvers.auth import api_keys
+from resolvers.auth.api_keys import NewKey
+from resolvers.auth.authentication import authenticate, sign_in
 from resolvers.context import Context, Viewer
-from resolvers.usercreate import NewUser
+from resolvers.users.creation import create as creation_create
+from resolvers.users.creation.create import NewUser
 from tests.cli.conftest import Shell
 
 
@@ -212,8 +213,8 @@ def test_lists_are_whole_however_long(shell: Shell) -> None:
         async with opened(read()) as world:
             for number in range(MOST + 5):
                 user = NewUser(f"u.{number}", address=f"{number}@x.org", password_disabled=True)
-                made = await usercreate.create(owner(world), user)
-                await apikeys.create_key(owner(world), NewKey("k", user_id=made.id))
+                made = await creation_create.create(owner(world), user)
+                await api_keys.create_key(owner(world), NewKey("k", user_id=made.id))
 
     asyncio.run(fill())
     names = [row["username"] for row in shell("user", "list", "--json").json]

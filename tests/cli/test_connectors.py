@@ -25,7 +25,7 @@ from merganser import accounts
 from merganser.building import opened, owner
 from merganser.settings import read
 from models.connectors import Protocol, Security
-from resolvers import connectorchange
+from resolvers.connectors import mutations as connector_mutations
 from tests.cli.conftest import Shell
 from tests.conftest import raw_message
 from tests.mail.dovecot import PASSWORD, Dovecot, dovecot
@@ -75,7 +75,7 @@ def made(far: Dovecot, username: str, **more: Any) -> str:
                 "username": username,
                 **more,
             }
-            key = await connectorchange.create(owner(world), user, given, word)
+            key = await connector_mutations.create(owner(world), user, given, word)
             return encode("Connector", key)
 
     return asyncio.run(make())

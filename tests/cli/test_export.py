@@ -17,7 +17,8 @@ from merganser.building import opened, owner
 from merganser.settings import read
 from models.connectors import Connector, Protocol, Security
 from models.store.columns import picked
-from resolvers import connectorchange, connectorsecrets
+from resolvers.connectors import credentials
+from resolvers.connectors import mutations as connector_mutations
 from tests.cli.conftest import Said, Shell
 from tests.cli.test_import import folders, mbox
 
@@ -93,7 +94,7 @@ GIVEN = {
 def connect(word: str) -> None:
     async def make() -> None:
         async with opened(read()) as world:
-            await connectorchange.create(
+            await connector_mutations.create(
                 owner(world), await accounts.found(world, "ada"), GIVEN, word
             )
 
@@ -107,7 +108,7 @@ def words() -> list[tuple[bool, str | None]]:
         async with opened(read()) as world:
             rows = await world.database.read(select(*picked(Connector)).order_by(col(Connector.id)))
             return [
-                (row.active, connectorsecrets.opened(world, row.id, row.secret).get("password"))
+                (row.active, credentials.opened(world, row.id, row.secret).get("password"))
                 for row in rows
             ]
 

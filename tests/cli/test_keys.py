@@ -16,7 +16,7 @@ from merganser.building import opened
 from merganser.settings import read
 from models.auth.second_factors import TotpSeed
 from models.runtime.secret_box import Vault, new_key
-from resolvers.totp import place_of
+from resolvers.auth.second_factors.totp import place_of
 from tests.cli.conftest import Said, Shell
 
 SEEDS = 1203  # more than two rounds

@@ -26,7 +26,7 @@ from merganser.building import opened
 from merganser.settings import Settings
 from models.runtime.environment import World
 from models.users.roles import Role
-from resolvers.usercreate import NewUser
+from resolvers.users.creation.create import NewUser
 from tests import stores
 from tests.e2e.forked_process import ForkedProcess
 from tests.mail.lmtp_client import Neighbour

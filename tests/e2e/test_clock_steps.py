@@ -27,8 +27,8 @@ from merganser.building import opened, owner
 from merganser.settings import Settings
 from models.store.database import Database
 from models.users.roles import Role
-from resolvers import apikeys
-from resolvers.apikeys import NewKey
+from resolvers.auth import api_keys
+from resolvers.auth.api_keys import NewKey
 from tests import stores
 from tests.e2e.conftest import beside
 
@@ -153,7 +153,7 @@ async def site(folder: Path, url: str | None, skews: list[int]) -> AsyncGenerato
     settings = Settings(data=first, blobs=blobs, **({"store": url} if url else {}))  # type: ignore[arg-type]
     secret = await furnished(settings)
     async with opened(settings) as world:
-        _, root = await apikeys.create_key(owner(world), NewKey("root", role=Role.ROOT))
+        _, root = await api_keys.create_key(owner(world), NewKey("root", role=Role.ROOT))
     clocks = [folder / f"clock{nth}" for nth in range(len(skews))]
     servers = []
     for nth, clock in enumerate(clocks):

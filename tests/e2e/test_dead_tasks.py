@@ -17,12 +17,13 @@ from merganser.building import on_behalf
 from models.admin.tasks import Task, TaskState
 from models.runtime.environment import World
 from models.users.tables import User
-from resolvers import bulk, exports
-from resolvers.bulk import Order
-from resolvers.exports import NewExport
-from resolvers.moves import Changes
-from resolvers.selections import Selection
-from resolvers.where import MessageWhere
+from resolvers.messages.bulk import bulk_changes
+from resolvers.messages.bulk.bulk_changes import Order
+from resolvers.messages.bulk.row_changes import Changes
+from resolvers.messages.filters.filter_conditions import Selection
+from resolvers.messages.filters.message_filter import MessageWhere
+from resolvers.transfer import exports
+from resolvers.transfer.exports import NewExport
 from tests import stores
 from tests.e2e.conftest import beside
 from tests.e2e.server import ROOT, START, Server
@@ -55,7 +56,7 @@ async def queue_export(world: World, user_id: int) -> None:
 
 async def queue_flagging(world: World, user_id: int) -> None:
     order = Order(Selection(where=MessageWhere()), Changes.of({"flagged": True}), later=True)
-    await bulk.carry_out(on_behalf(world, user_id), order)
+    await bulk_changes.carry_out(on_behalf(world, user_id), order)
 
 
 async def states(world: World) -> dict[tuple[int, str], TaskState]:

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from merganser.building import owner
-from resolvers import documents
-from resolvers.documents import NewDocument
+from resolvers.admin import trusted_documents
+from resolvers.admin.trusted_documents import NewDocument
 from tests.e2e.server import Server
 
 QUERY = "query Who { viewer { user { username } } }"
@@ -36,7 +36,7 @@ async def test_a_server_of_trusted_documents_runs_what_is_added_beside_it(
         assert (await ada.raw(QUERY))["errors"][0]["extensions"]["code"] == "DOCUMENT_NOT_TRUSTED"
         async with strict.world() as beside:  # as the command opens it
             new = [NewDocument(text) for text in (QUERY, FOLLOW)]
-            assert await documents.add(owner(beside), new) == 2
+            assert await trusted_documents.add(owner(beside), new) == 2
         me = {"viewer": {"user": {"username": "ada"}}}
         assert (await ada.post(named(QUERY))).json()["data"] == me
         assert (await ada.http.get("/graphql", params=named(QUERY))).json()["data"] == me

@@ -20,8 +20,8 @@ from bench.lmtp import connected
 from bench.server import Server, stop
 from merganser.building import opened, owner
 from merganser.settings import Settings
-from resolvers import apikeys
-from resolvers.apikeys import NewKey
+from resolvers.auth import api_keys
+from resolvers.auth.api_keys import NewKey
 from tests.whole import CI
 
 CALLS = "fsync,fdatasync,rename,renameat,renameat2,sendto,sendmsg,write,writev"
@@ -107,7 +107,7 @@ async def traced(strace: str, folder: Path) -> list[str]:
     server, log = Server(folder), folder / "trace"
     async with opened(Settings(data=folder), migrate=True) as world:
         user = await make_user(world, TAKER)
-        _, secret = await apikeys.create_key(owner(world), NewKey("piece", user_id=user.id))
+        _, secret = await api_keys.create_key(owner(world), NewKey("piece", user_id=user.id))
     before = (strace, "-f", "-y", "-s", "64", "-e", f"trace={CALLS}", "-o", str(log))
     process = await server.start(before=before)
     try:

@@ -28,7 +28,8 @@ from models.events.journal import Stream
 from models.runtime.environment import World
 from models.store.database import Database
 from models.users.roles import Role, Scope
-from resolvers import auth, tasks
+from resolvers.admin import tasks
+from resolvers.auth import authentication
 from tests import stores
 from tests.conftest import CHEAP, Clock, make_client, make_key, receive
 from tests.e2e.invented import ODD, Known, json_value, requests
@@ -163,7 +164,7 @@ class Town:
         return cls(world, app, Known(tuple(names), (mine["cursor"],), tuple(words)), people)
 
     async def close(self) -> None:
-        await auth.settle(self.world)
+        await authentication.settle(self.world)
         await self.world.blobs.close()
         await self.world.database.close()
 

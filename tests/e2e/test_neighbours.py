@@ -12,8 +12,8 @@ from typing import Any
 from bench.ports import free_port
 from merganser.accounts import found
 from merganser.building import on_behalf
-from resolvers import mailboxes
-from resolvers.mailboxes import NewMailboxes
+from resolvers.mailboxes import loaders as mailbox_loaders
+from resolvers.mailboxes.loaders import NewMailboxes
 from tests.conftest import raw_message
 from tests.e2e.server import OTHER, PASSWORD, Client, Server, Socket
 
@@ -63,7 +63,7 @@ async def test_another_process_s_change_is_heard_within_a_second(server: Server)
             mine = on_behalf(world, await found(world, "ada"))
             for path in ("One", "Two", "Three"):
                 slow = server.hindered()
-                await mailboxes.create(mine, NewMailboxes([path]))
+                await mailbox_loaders.create(mine, NewMailboxes([path]))
                 (event,) = await ada.events(1)
                 assert _age(event) < 1 + server.hindered() - slow
                 assert (event["kind"], event["path"]) == ("MAILBOX_CREATED", path)

@@ -21,7 +21,7 @@ from mail.smtp.submission_server import Writer
 from mail.tls.server_tls import Certificate
 from models.queue.tables import DeliveryState
 from models.runtime.environment import World
-from resolvers.submitting import Clerk
+from resolvers.submission.smtp_submission import Clerk
 from tests.accounts import run
 from tests.conftest import Client, Clock, raw_message
 from tests.e2e.postfix import Mail, Policy, Postfix, postfix

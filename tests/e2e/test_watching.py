@@ -244,7 +244,7 @@ def test_an_operation_is_traced_where_its_caller_traces(
     assert whole.facts["merganser.cost"] > 0
     parts = [span for span in collector.trace(TRACE) if span.parent_id == whole.span_id]
     names = {part.name for part in parts}
-    assert "load users.by_ids" in names
+    assert "load users.loaders.by_ids" in names
     assert names & {"store read", "store find"}
     assert all(whole.began <= part.began <= part.ended <= whole.ended for part in parts)
     assert len(collector.trace(TRACE)) == len(parts) + 1

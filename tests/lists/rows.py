@@ -39,8 +39,8 @@ from models.spam.quarantine import QuarantineItem
 from models.spam.sender_rules import SenderRule, of_domain
 from models.store.columns import Instant, table_of
 from models.submission.tables import Submission
-from resolvers import mailboxes
-from resolvers.mailboxes import NewMailboxes
+from resolvers.mailboxes import loaders as mailbox_loaders
+from resolvers.mailboxes.loaders import NewMailboxes
 from tests.conftest import Client, Clock, context, make_user, raw_message, receive
 
 MANY = 6  # rows of each list
@@ -115,7 +115,7 @@ async def _mail(ada: Client, bob: Client, clock: Clock) -> None:
     """Deliver letters and one conversation; keep some elsewhere, and archive some."""
     first = hashlib.sha256(b"Letter 0word0 0").hexdigest()[:16]
     for client in (ada, bob):
-        await mailboxes.create(context(client), NewMailboxes(["Keep", "More"]))
+        await mailbox_loaders.create(context(client), NewMailboxes(["Keep", "More"]))
         keep = await client.box("Keep")
         for nth in range(MANY):
             await receive(client, raw_message(f"Letter {nth}", body=f"word{nth % 3} {nth}"))
@@ -243,7 +243,7 @@ async def _shares(ada: Client, bob: Client) -> None:
     """Let ada and bob share folders with each other."""
     for owner, other in ((ada, bob), (bob, ada)):
         paths = [f"Shared {nth}" for nth in range(MANY)]
-        await mailboxes.create(context(owner), NewMailboxes(paths))
+        await mailbox_loaders.create(context(owner), NewMailboxes(paths))
         keys = [(await owner.box(path)).id for path in paths]
         await add(
             owner.world,

@@ -20,8 +20,8 @@ from models.queue.tables import Delivery, DeliveryState
 from models.runtime.environment import World
 from models.store.columns import table_of
 from models.submission.tables import Submission, SubmissionState
-from resolvers import submission
-from resolvers.submission import Outgoing
+from resolvers.submission import create as submission_create
+from resolvers.submission.create import Outgoing
 from tests.conftest import Client, context
 from tests.mail.neighbours import Server, trust
 
@@ -47,7 +47,7 @@ async def working(world: World, route: Route, pace: Pace = PACE) -> AsyncGenerat
 async def send(ada: Client, *to: Named, **more: Any) -> int:
     """Queue a message; the key of its submission."""
     outgoing = Outgoing(to=to or FAR, subject="Hello", text="Hi.\n.\n..dots\n", **more)
-    sent = await submission.send(context(ada), outgoing)
+    sent = await submission_create.send(context(ada), outgoing)
     assert sent.submission is not None
     return int(sent.submission.id)
 

@@ -24,8 +24,8 @@ from models.messages.tables import Message
 from models.runtime.environment import World
 from models.store.columns import picked
 from models.store.object_store import Store
-from resolvers import files
-from resolvers.uploads import Received
+from resolvers.files import stored_files
+from resolvers.files.uploads import Received
 from tests.conftest import Client, context
 from tests.mail.homes import Home, domain_of, home_of, letter
 from tests.mail.test_blobs_store import s3
@@ -240,7 +240,7 @@ async def test_a_new_file_replaces_a_damaged_object(ada: Client, tmp_path: Path,
     source = path if size == LARGE else content
     received = Received(source, size, digest_of(content), "text/plain", "a.txt")
     for _ in range(2):
-        key = await files.create(ctx, received)
+        key = await stored_files.create(ctx, received)
         (row,) = await world.database.read(select(*picked(Blob)))
         assert len(await world.blobs.get(row.name)) == row.stored_size
         assert not (await verify(world)).left

@@ -14,7 +14,7 @@ from models.mailboxes.tables import Mailbox, SpecialUse
 from models.messages.tables import Message
 from models.runtime.environment import World
 from models.users.tables import User
-from resolvers import auth
+from resolvers.auth import authentication
 from tests.conftest import Client, raw_message
 
 CAROL = "carol@example.com"
@@ -104,5 +104,5 @@ async def test_without_rules_nothing_is_asked(
     bare = await cost("Bare")
     assert await cost("Spam", **FLAG) == bare + 1  # where Junk is
     await rule(root, scope={"global": True}, action="BLOCK", patterns=["far.example"])
-    await auth.settle(root.world)  # what is written of the key that was used
+    await authentication.settle(root.world)  # what is written of the key that was used
     assert await cost("Ruled") == bare + 2  # tags, and rules

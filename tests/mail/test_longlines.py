@@ -16,7 +16,7 @@ from models.queue.tables import DeliveryState
 from models.runtime.environment import World
 from models.submission.tables import Submission
 from models.users.tables import User
-from resolvers.submitting import Clerk
+from resolvers.submission.smtp_submission import Clerk
 from tests.conftest import Client
 from tests.mail.neighbours import Server, listening
 from tests.mail.sending import relay, settled, working

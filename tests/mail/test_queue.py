@@ -25,8 +25,8 @@ from models.queue.tables import DeliveryState
 from models.runtime.environment import World
 from models.submission.tables import Submission, SubmissionState
 from models.users.tables import User
-from resolvers import submission
-from resolvers.submission import Outgoing
+from resolvers.submission import create as submission_create
+from resolvers.submission.create import Outgoing
 from tests.conftest import Client, Clock, context
 from tests.counts import rows
 from tests.mail.neighbours import Server, listening, server_tls, trust
@@ -212,7 +212,7 @@ async def test_dots_and_large_messages_arrive_as_they_are(ada: Client, world: Wo
     async with listening(Server()) as there, working(world, relay(there)):
         file = Attachment(world.random(9 << 20))
         outgoing = Outgoing(to=FAR, text=text, attachments=[file])
-        sent = await submission.send(context(ada), outgoing)
+        sent = await submission_create.send(context(ada), outgoing)
         assert sent.submission is not None
         await settled(world, sent.submission.id)
     (mail,) = there.mails

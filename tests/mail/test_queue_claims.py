@@ -23,7 +23,7 @@ from models.queue.tables import Delivery, DeliveryState
 from models.runtime import leases
 from models.runtime.environment import World
 from models.submission.tables import Submission
-from resolvers import submissionchange
+from resolvers.submission import mutations as submission_mutations
 from tests.conftest import Client, Clock, context
 from tests.mail.sending import PACE, State, deliveries, send
 from tests.processes import taken_for_dead
@@ -269,7 +269,7 @@ async def test_taking_back_at_the_moment_of_sending_is_one_or_the_other(
             for _ in range(pause):
                 await asyncio.sleep(0)
             try:
-                await submissionchange.cancel(context(ada), [key])
+                await submission_mutations.cancel(context(ada), [key])
             except Conflict:
                 return False
             return True
@@ -288,9 +288,9 @@ async def test_a_worker_whose_lease_is_over_cannot_send_what_was_taken_back(
     key = await send(ada)
     (job,) = (await recipient_leases.claim(world, PACE)).jobs
     with pytest.raises(Conflict):
-        await submissionchange.cancel(context(ada), [key])
+        await submission_mutations.cancel(context(ada), [key])
     await taken_for_dead(world)
-    await submissionchange.cancel(context(ada), [key])
+    await submission_mutations.cancel(context(ada), [key])
     assert not await recipient_leases.still_held(
         world, job, [to.delivery_id for to in job.recipients]
     )

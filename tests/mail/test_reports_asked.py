@@ -30,7 +30,7 @@ from models.queue.tables import Delivery, DeliveryState
 from models.runtime.environment import World
 from models.submission.tables import Submission
 from models.users.tables import User
-from resolvers.submitting import Clerk
+from resolvers.submission.smtp_submission import Clerk
 from tests.conftest import Client, make_user, raw_message
 from tests.mail.doors import KINDS, opened
 from tests.mail.lmtp_client import Neighbour

@@ -20,8 +20,10 @@ from models.messages.tables import Message
 from models.queue.tables import Delivery, DeliveryState
 from models.runtime.environment import Adopted, World
 from models.submission.tables import Submission
-from resolvers import composing, contents, submission
-from resolvers.submission import Outgoing, Written
+from resolvers.messages import content
+from resolvers.submission import composition
+from resolvers.submission import create as submission_create
+from resolvers.submission.create import Outgoing, Written
 from tests.conftest import Client, Clock, context
 from tests.mail.neighbours import Server, listening
 from tests.mail.reporting import Reporter
@@ -62,7 +64,7 @@ def fields(message: EmailMessage) -> tuple[Any, list[Any]]:
 async def asked(ada: Client, *to: Named) -> int:
     """Queue a message whose sender wants to know of all."""
     outgoing = Outgoing(to=to or FAR, subject="Hello", text="Hi.", request_dsn=True)
-    sent = await submission.send(context(ada), outgoing)
+    sent = await submission_create.send(context(ada), outgoing)
     assert sent.submission is not None
     return int(sent.submission.id)
 
@@ -113,7 +115,7 @@ async def newest(ada: Client) -> bytes:
     """The last message in the INBOX, byte for byte."""
     theirs = select(col(Message.id)).where(col(Message.mailbox_id) == (await ada.box()).id)
     rows = await ada.world.database.read(theirs.order_by(col(Message.id)))
-    stored = await contents.one(context(ada), rows[-1].id)
+    stored = await content.one(context(ada), rows[-1].id)
     assert stored is not None
     return stored.layout.slice(0, stored.size)
 
@@ -213,11 +215,11 @@ async def test_who_does_not_ask_names_the_message_only(ada: Client, world: World
 async def wishing(ada: Client, wish: Wish, *, sender: str | None = None) -> int:
     """Hand in a message with this wish for each recipient; the key of its submission."""
     ctx = context(ada)
-    account = await composing.account_of(ctx, ada.user.id)
+    account = await composition.account_of(ctx, ada.user.id)
     to = ["carol@example.net", "dave@example.net"]
     wishes = dict.fromkeys(to, wish)
     given = Written(RAW, ada.address if sender is None else sender, to, None, wishes=wishes)
-    key, _ = await submission.store(ctx, account, given)
+    key, _ = await submission_create.store(ctx, account, given)
     assert key is not None
     return key
 

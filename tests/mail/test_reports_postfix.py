@@ -15,8 +15,8 @@ from mail.smtp.mx_server import Mx
 from mail.smtp.smtp_server import Terms
 from models.queue.tables import Delivery
 from models.runtime.environment import World
-from resolvers import submission
-from resolvers.submission import Outgoing
+from resolvers.submission import create as submission_create
+from resolvers.submission.create import Outgoing
 from tests.conftest import Client, context
 from tests.e2e.postfix import postfix
 from tests.mail.neighbours import Server, listening
@@ -43,7 +43,7 @@ async def test_what_postfix_reports_is_tied_to_what_was_sent(
         with postfix(free_port(), routes=routes, more=more) as there:
             outgoing = Outgoing(to=names, subject="Hi", text="Hi", request_dsn=True)
             async with working(world, through(there.port)):
-                sent = await submission.send(context(ada), outgoing)
+                sent = await submission_create.send(context(ada), outgoing)
                 assert sent.submission is not None
                 key = int(sent.submission.id)
                 async with asyncio.timeout(60):

@@ -18,9 +18,9 @@ from models.events.journal import Change, ChangeKind, Stream
 from models.files.blobs import Blob
 from models.mailboxes.tables import Mailbox
 from models.runtime.environment import World
-from resolvers import links
-from resolvers.changes import Asked, ResyncReason, follow, page, standing
+from resolvers.changes.stream_reader import Asked, ResyncReason, follow, page, standing
 from resolvers.context import Viewer
+from resolvers.files import signed_urls
 from tests.conftest import Client, Clock, context, receive
 from tests.live import note
 
@@ -206,12 +206,14 @@ async def test_a_process_that_only_compares_enters_what_another_began(ada: Clien
 
 async def test_links_of_another_incarnation_are_refused(ada: Client) -> None:
     world, by = ada.world, Viewer(ada.user.id, token_id=7)
-    path, _, query = links.sign(world, "/rest/x", ada.user.id, by, now=world.now()).partition("?")
+    path, _, query = signed_urls.sign(world, "/rest/x", ada.user.id, by, now=world.now()).partition(
+        "?"
+    )
     given = dict(pair.split("=") for pair in query.split("&"))
-    assert links.verify(world, path, given) == ada.user.id
+    assert signed_urls.verify(world, path, given) == ada.user.id
     await restore_mark.restored(world)
     with pytest.raises(Unauthenticated):
-        links.verify(world, path, given)
+        signed_urls.verify(world, path, given)
 
 
 async def test_the_beat_is_raised_before_the_mark_is_written(

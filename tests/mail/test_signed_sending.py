@@ -21,8 +21,8 @@ from mail.compose.message_builder import Attachment
 from mail.mime.header_encoding import Named
 from models.domains.dkim_keys import DkimKey
 from models.runtime.environment import World
-from resolvers import submission
-from resolvers.submission import Outgoing
+from resolvers.submission import create as submission_create
+from resolvers.submission.create import Outgoing
 from tests import signed
 from tests.accounts import run
 from tests.conftest import Client, Clock, context, raw_message
@@ -141,7 +141,7 @@ async def large(ada: Client, text: str) -> int:
 
     file = Attachment(bytes(range(256)) * 8000)
     outgoing = Outgoing(to=[Named("carol@example.net")], text=text, attachments=[file])
-    done = await submission.send(context(ada), outgoing)
+    done = await submission_create.send(context(ada), outgoing)
     assert done.submission is not None
     return int(done.submission.id)
 

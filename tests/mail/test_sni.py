@@ -23,8 +23,8 @@ from merganser import mailports
 from merganser.settings import Settings
 from merganser.trouble import Trouble
 from models.runtime.environment import World
-from resolvers import certificatewatch
-from resolvers.certificates import spki_served
+from resolvers.certificates import certificate_reload
+from resolvers.certificates.certificates import spki_served
 from tests.certifying import DAY, DELETE, NAME, Signer, put, rsa_key, stored
 from tests.conftest import Client, Clock
 from tests.mail.sending import until
@@ -70,9 +70,9 @@ async def showing(
     world: World, folder: Path, file: Certificate | None = None, **more: Any
 ) -> AsyncIterator[Shown]:
     """A listener that shows what is stored, and follows it."""
-    ring = certificatewatch.keyring(world, file)
-    await certificatewatch.refresh(world, ring)
-    following = asyncio.create_task(certificatewatch.follow(world, ring))
+    ring = certificate_reload.keyring(world, file)
+    await certificate_reload.refresh(world, ring)
+    following = asyncio.create_task(certificate_reload.follow(world, ring))
     listener = Mx(world, folder / "spool", Terms(Limits(), certificate=ring, **more), Rules(0, 0))
     await listener.start(host="127.0.0.1", port=0)
     try:
@@ -160,7 +160,7 @@ async def test_it_changes_without_a_restart(root: Client, world: World, tmp_path
 async def test_what_another_process_stores_is_found(
     root: Client, world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(certificatewatch, "LOOK", 0.05)
+    monkeypatch.setattr(certificate_reload, "LOOK", 0.05)
     other = replace(world, wakeups=type(world.wakeups)())  # whose bells we do not hear
     async with showing(other, tmp_path) as shown:
         one = await stored(root)
@@ -217,8 +217,8 @@ async def test_contexts_are_kept_within_bounds(
     monkeypatch.setattr("mail.tls.sni_certificates.CONTEXTS", 2)
     for name in ("a.example", "b.example", "c.example"):
         await stored(root, name)
-    ring = certificatewatch.keyring(world)
-    await certificatewatch.refresh(world, ring)
+    ring = certificate_reload.keyring(world)
+    await certificate_reload.refresh(world, ring)
     first = ring.chosen("a.example")
     assert first is ring.chosen("a.example")
     for name in ("b.example", "c.example"):

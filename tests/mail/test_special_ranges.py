@@ -9,7 +9,7 @@ import pytest
 from graph.webhooks import worded
 from mail.network.outbound_http import Gate, Target, Unsent, inward, post
 from models.runtime.environment import Adopted, World
-from resolvers import webhookposts
+from resolvers.notifications import webhook_worker
 from tests.conftest import Client, receive
 from tests.mail.sending import until
 from tests.mail.zones import Zone, asking, zone
@@ -97,7 +97,7 @@ async def test_webhooks_ask_the_name_server_of_the_settings(
         world.adopt(Adopted(options, world.settled))
         key, _ = await made(root, f"http://hooks.example.net:{hidden.port}/x", "message.received")
         await receive(ada)
-        task = asyncio.create_task(webhookposts.run(world, worded))
+        task = asyncio.create_task(webhook_worker.run(world, worded))
         try:
 
             async def tried() -> bool:

@@ -22,7 +22,7 @@ from models.messages.tables import Message
 from models.queue.tables import Delivery
 from models.runtime.environment import World
 from models.submission.tables import Submission
-from resolvers.submitting import Clerk
+from resolvers.submission.smtp_submission import Clerk
 from tests.conftest import Client, make_user
 from tests.counts import examine
 from tests.mail.lmtp_client import Neighbour

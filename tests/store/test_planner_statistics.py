@@ -11,7 +11,7 @@ from mail.maintenance import housekeeping
 from merganser.building import opened
 from merganser.settings import Settings
 from models.store.database import Database, Readers
-from resolvers import tasks
+from resolvers.admin import tasks
 from tests import stores
 from tests.bulk import call
 from tests.conftest import Client, receive

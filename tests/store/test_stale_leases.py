@@ -12,7 +12,7 @@ from models.admin.tasks import Task, TaskState
 from models.runtime import leases
 from models.runtime.environment import World
 from models.store.columns import picked, table_of
-from resolvers import tasks
+from resolvers.admin import tasks
 from tests.bulk import call
 from tests.conftest import Client
 from tests.mail.sending import until
@@ -70,7 +70,9 @@ def test_every_module_that_takes_leases_tells_that_they_are_in_use() -> None:
         if "leases.ensure_registered(" in (text := path.read_text())
     }
     takers.pop("mail/queue/recipient_leases.py")  # mail/outbound/worker.py lists what is under way
-    takers.pop("resolvers/composerequests.py")  # a listener only counts while its process does
+    takers.pop(
+        "resolvers/submission/compose_requests.py"
+    )  # a listener only counts while its process does
     assert len(takers) >= len(leases.LEASED) - 1
     assert [path for path, text in takers.items() if "leases.in_use(" not in text] == []
 

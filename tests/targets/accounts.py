@@ -14,10 +14,11 @@ from models.runtime.environment import World
 from models.store.columns import picked
 from models.users.roles import AdminPermission, Role, Scope
 from models.users.tables import User
-from resolvers import usercreate, userdelete
 from resolvers.context import Context, Viewer
-from resolvers.usercreate import NewUser
-from resolvers.userselection import Users
+from resolvers.users import delete as user_delete
+from resolvers.users.creation import create as creation_create
+from resolvers.users.creation.create import NewUser
+from resolvers.users.selection import Users
 from tests.administrators import make_domain_admin
 from tests.conftest import make_client, make_key, make_user
 from tests.live import House, house
@@ -82,8 +83,8 @@ async def _bury(world: World, specimens: dict[str, Specimens]) -> None:
             role=target.user.role,
             password_disabled=True,
         )
-        gone = await usercreate.create(root, new)
-        await userdelete.delete(root, Users(ids=(gone.id,)), LATER)
+        gone = await creation_create.create(root, new)
+        await user_delete.delete(root, Users(ids=(gone.id,)), LATER)
         target.texts["deleted"] = str(ids.encode("User", gone.id))
 
 
@@ -123,7 +124,7 @@ async def furnished(world: World, folder: Path) -> AsyncGenerator[Server]:
         ada = await make_user(world, "ada")
         root = Context(world, Viewer(role=Role.ROOT, scopes=frozenset({Scope.MASTER})))
         far = NewUser(username="faraway", address="faraway@far.example", password_disabled=True)
-        await usercreate.create(root, far)
+        await creation_create.create(root, far)
         for name, role in (("bob", Role.USER), ("top", Role.ROOT), ("sharer", Role.USER)):
             await make_user(world, name, role=role)
         users = await world.database.read(select(*picked(User)))

@@ -51,10 +51,10 @@ from models.submission.tables import Submission
 from models.transfer import Export
 from models.users.roles import Role, Scope
 from models.users.tables import User
-from resolvers import mailboxes
+from resolvers.auth.credential_status import digest_of
 from resolvers.context import Context, Viewer
-from resolvers.mailboxes import NewMailboxes
-from resolvers.standing import digest_of
+from resolvers.mailboxes import loaders as mailbox_loaders
+from resolvers.mailboxes.loaders import NewMailboxes
 from tests.conftest import raw_message
 from tests.lists.rows import placeholder
 
@@ -136,8 +136,8 @@ async def _mail(made: Specimens) -> None:
     """A folder, a message, a draft, an archived one, a held one, files and searches."""
     world, user = made.world, made.user
     own = Context(world, Viewer(user.id, user.role, frozenset({Scope.MASTER})))
-    await mailboxes.create(own, NewMailboxes([made.mark]))
-    box = await mailboxes.find(own, mailboxes.Named(path=made.mark))
+    await mailbox_loaders.create(own, NewMailboxes([made.mark]))
+    box = await mailbox_loaders.find(own, mailbox_loaders.Named(path=made.mark))
     made.keys["Mailbox"] = box.id
     to = await address_resolution.recipient(world, made.address)
     stored: list[int] = []
@@ -212,7 +212,7 @@ async def _sharing(made: Specimens, sharer: Picked) -> None:
     """A folder of another account that is shared with this one."""
     own = Context(made.world, Viewer(sharer.id, sharer.role, frozenset({Scope.MASTER})))
     path = f"{made.mark} shared"
-    await mailboxes.create(own, NewMailboxes([path]))
+    await mailbox_loaders.create(own, NewMailboxes([path]))
     box = select(col(Mailbox.id)).where(col(Mailbox.path) == path)
     (row,) = await made.world.database.read(box)
     rights = {"rights": written(ALL), "since": 0, "owner_id": sharer.id}

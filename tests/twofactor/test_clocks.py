@@ -4,7 +4,7 @@ from datetime import datetime, timedelta
 
 import pytest
 
-from resolvers import totp
+from resolvers.auth.second_factors import totp
 from tests.conftest import Client, Clock
 from tests.factors import code_of, seed_of, totp_on
 from tests.settings import put, refused

@@ -6,7 +6,7 @@ import random
 import pyotp
 import pytest
 
-from resolvers import totp
+from resolvers.auth.second_factors import totp
 
 SEED = b"12345678901234567890"  # of both RFCs
 

@@ -7,8 +7,8 @@ from typing import Any
 from models.auth.second_factors import RecoveryCode
 from models.auth.security_log import AuthEvent
 from models.errors import AuthenticationFailed
-from resolvers import factors
-from resolvers.twofactor import Proof, check
+from resolvers.auth.second_factors import mutations as second_factors_mutations
+from resolvers.auth.second_factors.second_factor_check import Proof, check
 from tests.conftest import Client, Clock, context
 from tests.factors import code_of, key_on, signed, totp_on
 from tests.twofactor.conftest import all_of, ask, codes, row_of, waiting
@@ -55,7 +55,7 @@ async def test_of_one_code_shown_many_times_at_once_one_counts(ada: Client) -> N
 async def test_a_code_completes_a_sign_in(ada: Client) -> None:
     _, (code, *_) = await totp_on(ada)
     ctx = await waiting(ada)
-    assert await factors.prove(ctx, None, Proof(totp=code)) == ada.user.id
+    assert await second_factors_mutations.prove(ctx, None, Proof(totp=code)) == ada.user.id
 
 
 async def test_a_code_is_its_owners(ada: Client, bob: Client) -> None:

@@ -22,9 +22,10 @@ from models.errors import (
     Unauthenticated,
 )
 from models.users.roles import Role
-from resolvers import factors, totp
+from resolvers.auth.second_factors import mutations as second_factors_mutations
+from resolvers.auth.second_factors import totp
+from resolvers.auth.second_factors.second_factor_check import Proof, TwoFactorMethod, check
 from resolvers.context import Context, Viewer
-from resolvers.twofactor import Proof, TwoFactorMethod, check
 from tests.conftest import Client, Clock, context, make_client, make_user
 from tests.factors import code_of, seed_of, totp_on
 from tests.twofactor.conftest import (
@@ -243,10 +244,13 @@ async def test_a_sign_in_that_waits_is_complete_with_a_code(ada: Client, clock: 
     clock.tick(minutes=5)
     ctx = await waiting(ada)
     with pytest.raises(AuthenticationFailed):
-        await factors.prove(ctx, None, Proof(totp="000000"))
+        await second_factors_mutations.prove(ctx, None, Proof(totp="000000"))
     (token,) = await all_of(ada.world, AccessToken)
     assert token.pending
-    assert await factors.prove(ctx, None, Proof(totp=code_of(ada.world, seed))) == ada.user.id
+    assert (
+        await second_factors_mutations.prove(ctx, None, Proof(totp=code_of(ada.world, seed)))
+        == ada.user.id
+    )
     (token,) = await all_of(ada.world, AccessToken)
     assert not token.pending
 
@@ -257,9 +261,9 @@ async def test_a_sign_in_that_waits_is_nobody_elses(ada: Client, bob: Client) ->
     ctx = await waiting(bob)
     for key in (ada.user.id, 7):
         with pytest.raises(NotFound):
-            await factors.prove(ctx, key, Proof(totp=code_of(ada.world, seed, 1)))
+            await second_factors_mutations.prove(ctx, key, Proof(totp=code_of(ada.world, seed, 1)))
     with pytest.raises(AuthenticationFailed):
-        await factors.prove(ctx, None, Proof(totp=code_of(ada.world, seed, 1)))
+        await second_factors_mutations.prove(ctx, None, Proof(totp=code_of(ada.world, seed, 1)))
 
 
 async def test_strangers_learn_nothing(ada: Client) -> None:
@@ -267,7 +271,7 @@ async def test_strangers_learn_nothing(ada: Client) -> None:
     ctx = Context(ada.world, Viewer())
     for key in (None, ada.user.id, 7):
         with pytest.raises(Unauthenticated):
-            await factors.prove(ctx, key, Proof(totp="000000"))
+            await second_factors_mutations.prove(ctx, key, Proof(totp="000000"))
     for user in ({"username": "ada"}, {"username": "nobody"}, {"address": "ada@example.org"}):
         text = 'mutation ($u: UserRef) { totpCheck(input: {user: $u, token: "1"}) { valid } }'
         asked = {"query": text, "variables": {"u": user}}
@@ -347,19 +351,19 @@ async def test_others_see_and_change_nothing(ada: Client, bob: Client) -> None:
     await make_user(ada.world, "zoe")
     other = await admin_of(bob, domain="elsewhere.example")
     for work in (
-        factors.totp_setup(other, ada.user.id, None, None),
-        factors.totp_disable(other, ada.user.id, Proof()),
-        factors.disable_all(other, ada.user.id, Proof()),
-        factors.custom_enable(other, ada.user.id),
-        factors.prove(other, ada.user.id, Proof(totp="000000")),
-        factors.webauthn_challenge(other, ada.user.id, None),
+        second_factors_mutations.totp_setup(other, ada.user.id, None, None),
+        second_factors_mutations.totp_disable(other, ada.user.id, Proof()),
+        second_factors_mutations.disable_all(other, ada.user.id, Proof()),
+        second_factors_mutations.custom_enable(other, ada.user.id),
+        second_factors_mutations.prove(other, ada.user.id, Proof(totp="000000")),
+        second_factors_mutations.webauthn_challenge(other, ada.user.id, None),
     ):
         with pytest.raises(NotFound):
             await work
-    assert await factors.standing(other, [ada.user.id]) == [[]]
+    assert await second_factors_mutations.standing(other, [ada.user.id]) == [[]]
     theirs = await admin_of(bob)
     theirs.reason = "lost"
-    assert await factors.disable_all(theirs, ada.user.id, Proof()) == ada.user.id
+    assert await second_factors_mutations.disable_all(theirs, ada.user.id, Proof()) == ada.user.id
 
 
 async def test_an_administrator_of_a_domain_touches_no_administrator(
@@ -370,7 +374,7 @@ async def test_an_administrator_of_a_domain_touches_no_administrator(
     ctx = await admin_of(bob)
     ctx.reason = "because"
     with pytest.raises(Forbidden):
-        await factors.disable_all(ctx, boss.user.id, Proof())
+        await second_factors_mutations.disable_all(ctx, boss.user.id, Proof())
     assert (await row_of(ada.world, boss.user.id)).second_factors == ["TOTP"]
 
 
@@ -457,7 +461,7 @@ async def test_two_proofs_of_one_seed_at_once_turn_it_on_once(ada: Client) -> No
 
     async def tried() -> bool:
         try:
-            await factors.totp_enable(context(ada), None, code)
+            await second_factors_mutations.totp_enable(context(ada), None, code)
         except Refused:
             return False
         return True

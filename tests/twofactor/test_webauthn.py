@@ -11,10 +11,11 @@ from models.auth.second_factors import WebauthnChallenge, WebauthnKey
 from models.auth.security_log import AuthEvent
 from models.errors import AuthenticationFailed, Forbidden, NotFound, Unauthenticated, Unavailable
 from models.runtime.options import Options
-from resolvers import factors, webauthn
+from resolvers.auth.second_factors import mutations as second_factors_mutations
+from resolvers.auth.second_factors import webauthn
+from resolvers.auth.second_factors.second_factor_check import Proof, TwoFactorMethod, check
+from resolvers.auth.second_factors.webauthn import Ceremony
 from resolvers.context import Context, Viewer
-from resolvers.twofactor import Proof, TwoFactorMethod, check
-from resolvers.webauthn import Ceremony
 from tests.conftest import Client, Clock, context
 from tests.factors import (
     SoftKey,
@@ -84,10 +85,10 @@ async def test_a_key_that_does_not_count_works_again_and_again(ada: Client) -> N
 
 async def _codes(client: Client) -> list[str]:
     """New recovery codes, without a proof."""
-    from resolvers import recovery
+    from resolvers.auth.second_factors import recovery_codes
 
     async with client.world.write(client.user.id) as session:
-        return await recovery.renew(client.world, session, client.user.id)
+        return await recovery_codes.renew(client.world, session, client.user.id)
 
 
 async def test_the_first_key_ends_other_sign_ins_and_a_second_none(ada: Client) -> None:
@@ -321,9 +322,12 @@ async def test_a_sign_in_that_waits_is_complete_with_a_key(ada: Client) -> None:
     key = await key_on(ada)
     ctx = await waiting(ada)
     with pytest.raises(Forbidden):
-        await factors.webauthn_challenge(ctx, None, Ceremony.REGISTRATION)
-    options = await factors.webauthn_challenge(ctx, None, None)
-    assert await factors.prove(ctx, None, Proof(webauthn=key.get(options))) == ada.user.id
+        await second_factors_mutations.webauthn_challenge(ctx, None, Ceremony.REGISTRATION)
+    options = await second_factors_mutations.webauthn_challenge(ctx, None, None)
+    assert (
+        await second_factors_mutations.prove(ctx, None, Proof(webauthn=key.get(options)))
+        == ada.user.id
+    )
     (token,) = await all_of(ada.world, AccessToken)
     assert not token.pending
 
@@ -333,7 +337,7 @@ async def test_strangers_get_no_challenge_whomever_they_name(ada: Client, bob: C
     nobody = Context(ada.world, Viewer())
     for key in (None, ada.user.id, bob.user.id, 7):
         with pytest.raises(Unauthenticated):
-            await factors.webauthn_challenge(nobody, key, None)
+            await second_factors_mutations.webauthn_challenge(nobody, key, None)
     text = "mutation ($u: UserRef) { webauthnChallenge(input: {user: $u}) { challenge } }"
     answers = []
     for user in ({"username": "ada"}, {"username": "bob"}, {"username": "nobody"}, None):
@@ -344,7 +348,7 @@ async def test_strangers_get_no_challenge_whomever_they_name(ada: Client, bob: C
     ctx = await waiting(bob)
     for key in (ada.user.id, 7):
         with pytest.raises(NotFound):
-            await factors.webauthn_challenge(ctx, key, None)
+            await second_factors_mutations.webauthn_challenge(ctx, key, None)
     assert len(await all_of(ada.world, WebauthnChallenge)) == 0
 
 
@@ -424,7 +428,7 @@ async def test_without_an_address_there_are_no_ceremonies(ada: Client) -> None:
     world = replace(ada.world, options=Options(hostname="mx.example.org"))
     ctx = Context(world, context(ada).viewer)
     with pytest.raises(Unavailable, match="MERGANSER_PUBLIC_URL"):
-        await factors.webauthn_challenge(ctx, None, None)
+        await second_factors_mutations.webauthn_challenge(ctx, None, None)
 
 
 async def test_the_host_of_a_request_is_not_believed(ada: Client) -> None:

@@ -13,7 +13,7 @@ from graph.app import create_app
 from graph.intake import Limits
 from models.runtime.environment import World
 from models.users.roles import Scope
-from resolvers import resuming, uploads
+from resolvers.files import resumable_uploads, uploads
 from tests.conftest import context
 from tests.serving import served
 from tests.test_uploads import client_of, code, files, rows
@@ -168,12 +168,14 @@ async def test_the_scopes_are_those_of_all_uploads(connect: Connect) -> None:
     for name, more in readers:
         reader = await connect(name, **more)
         assert (await reader.announce(1)).status_code == 403
-        row = await resuming.create(context(reader.client), resuming.Announced(5, "a/b"))
+        row = await resumable_uploads.create(
+            context(reader.client), resumable_uploads.Announced(5, "a/b")
+        )
         path = f"{PATH}/{ids.encode('Upload', row.id)}"
         assert (await reader.ask("HEAD", path)).status_code == 403
         assert (await reader.add(path, 0, b"12345")).status_code == 403
         assert (await reader.ask("DELETE", path)).status_code == 403
-        assert (await resuming.find(context(reader.client), row.id)).received == 0
+        assert (await resumable_uploads.find(context(reader.client), row.id)).received == 0
 
 
 async def test_announced_bytes_count_until_they_end(

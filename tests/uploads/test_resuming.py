@@ -17,7 +17,7 @@ from mail.maintenance.housekeeping import swept, tidy
 from mail.smtp import spool_file
 from models.errors import NotFound
 from models.runtime.environment import World
-from resolvers import uploads
+from resolvers.files import uploads
 from tests.conftest import Clock, context, raw_message
 from tests.rich import noise
 from tests.serving import served

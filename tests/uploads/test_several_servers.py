@@ -22,7 +22,7 @@ from mail.storage.blobs.garbage_collector import collect
 from mail.storage.blobs.object_stores import open_store
 from models.files.blobs import UploadPart
 from models.runtime.environment import World
-from resolvers import resuming, uploads
+from resolvers.files import resumable_uploads, uploads
 from tests.conftest import Clock, context
 from tests.mail.test_blobs_store import s3
 from tests.rich import noise
@@ -210,7 +210,7 @@ async def test_limits_hold_over_all_servers(pair: Pair, monkeypatch: pytest.Monk
 async def test_an_upload_has_a_bounded_number_of_parts(
     pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(resuming, "MOST_PARTS", 2)
+    monkeypatch.setattr(resumable_uploads, "MOST_PARTS", 2)
     path = await pair.first.begin(10)
     await pair.first.add(path, 0, b"1")
     await pair.second.add(path, 1, b"2")

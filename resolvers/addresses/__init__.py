@@ -1,0 +1,1 @@
+"""Operations on addresses, forwards and rewriting rules."""

@@ -1,0 +1,1 @@
+"""Operations on administration: settings, tasks, logs and audits."""

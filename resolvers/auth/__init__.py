@@ -1,0 +1,1 @@
+"""Sign-in, credentials and second factors."""

@@ -1,0 +1,44 @@
+"""Temporary passwords, for those who have lost theirs."""
+
+from datetime import datetime, timedelta
+
+from models.errors import Forbidden, Invalid
+from resolvers.auth import security_log
+from resolvers.auth.passwords import new_passwords, password_hashes, password_policy
+from resolvers.auth.security_log import Event
+from resolvers.context import Context
+from resolvers.users.selection import Users
+from resolvers.users.user_locks import changing
+
+VALID = timedelta(hours=24)
+LATEST = timedelta(days=365)  # that a temporary password can begin to be good
+
+
+async def reset_password(ctx: Context, user_id: int, valid_after: datetime | None) -> str:
+    """Give an account a temporary password beside the one it has; return it.
+
+    It is valid for a day, from now or from `valid_after`, and good for setting a new password
+    alone. The account's tokens and sessions end. Second factors stay.
+    """
+    now = ctx.world.now()
+    if valid_after and valid_after > now + LATEST:
+        text = f"at most {LATEST.days} days from now"
+        raise Invalid(text, constraint="max", path=["validAfter"])
+    if user_id == ctx.viewer.user_id:
+        raise Forbidden("your own password you change by userUpdate", path=["user"])
+    begin = max(now, valid_after or now)
+    policy = await ctx.load(password_policy.of_users, user_id)
+    password = new_passwords.generated(ctx.world, policy)
+    stored = await password_hashes.make(ctx.world, password)
+    async with changing(ctx, Users(ids=(user_id,)), "passwordReset", path="user") as held:
+        for row in held.rows:
+            held.set(
+                row,
+                temporary_password=stored,
+                temporary_from=begin,
+                temporary_until=begin + VALID,
+                require_password_change=True,
+            )
+            held.end(row)
+            await security_log.note(ctx, held.session, Event("password reset", row.id))
+    return password

@@ -1,0 +1,1 @@
+"""TOTP, WebAuthn and recovery codes."""

@@ -1,0 +1,258 @@
+"""Automatic answers: what accounts have answered while somebody is away."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import select
+from sqlmodel import col
+
+from mail import autoreply as answering
+from mail.archives.json_lines import moment
+from mail.autoreply import Rule
+from mail.recipients import address_resolution
+from models.addresses.tables import Address, AddressKind
+from models.autoreply import Autoreply
+from models.errors import Invalid, NotFound, Problems
+from models.events import journal
+from models.events.journal import ChangeKind, Entry
+from models.store.columns import picked
+from models.users.roles import Scope, opened
+from models.users.tables import User
+from resolvers.access import overseen_users, own
+from resolvers.addresses.loaders import visible_addresses
+from resolvers.admin import admin_log
+from resolvers.admin.admin_log import Done
+from resolvers.autoreply.validation import (
+    FACTS,
+    LONGEST,
+    facts,
+    forget,
+    logged,
+    made,
+    news,
+    there,
+    write,
+)
+from resolvers.context import Context
+from resolvers.users.selection import Users, chosen
+from resolvers.users.user_locks import Held, changing
+from resolvers.users.validation import camel
+
+AT = ("set",)  # where the patch is in the input
+ADDRESSES = 50
+KINDS = {"enabled": bool, "interval": int, "addresses": list}  # in files; else text
+SHOWING = frozenset({Scope.READ, Scope.SETTINGS})  # either shows what is answered
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What an account, or an address, has answered; where `created_at` is None it is not set."""
+
+    id: int  # of the account, or the address
+    rule: Rule
+    addresses: Sequence[str]  # those of the rule, as they are written
+    interval: timedelta
+    active_now: bool
+    created_at: datetime | None
+    address: str | None = None  # which has it answered, where it is no account
+
+
+# ---------------------------------------------------------------- reading
+
+
+async def of_users(ctx: Context, ids: list[int]) -> list[Standing | None]:
+    """The answers of these accounts, in this order; None where the viewer sees no such account."""
+    asked = (
+        select(col(User.id).label("its"), *picked(Autoreply, {*FACTS, "created_at"}))
+        .outerjoin(Autoreply, col(Autoreply.id) == col(User.id))
+        .where(col(User.id).in_(ids), overseen_users(ctx))
+    )
+    rows = await ctx.read(asked)
+    shown = await _shown(ctx, [key for row in rows for key in row.addresses or ()])
+    found = {row.its: _standing(ctx, row.its, row, shown) for row in rows}
+    return [found.get(key) for key in ids]
+
+
+async def _shown(ctx: Context, ids: Sequence[int]) -> dict[int, str]:
+    """How these addresses are written, by key; without those that are gone."""
+    if not ids:
+        return {}
+    asked = select(col(Address.id), col(Address.shown)).where(col(Address.id).in_(set(ids)))
+    return {row.id: row.shown for row in await ctx.read(asked)}
+
+
+async def by_ids(ctx: Context, ids: list[int]) -> list[Standing | None]:
+    """The same of accounts and addresses; None also where the credential shows no settings."""
+    if not SHOWING & opened(ctx.viewer.scopes):
+        return [None] * len(ids)
+    found = dict(zip(ids, await of_users(ctx, ids), strict=True))
+    rest = [key for key, one in found.items() if one is None]
+    found |= zip(rest, await of_addresses(ctx, rest), strict=True)
+    return [one if one and one.created_at else None for one in (found[key] for key in ids)]
+
+
+async def of_addresses(ctx: Context, ids: list[int]) -> list[Standing | None]:
+    """The answers of addresses that forward, in this order; None for all others."""
+    asked = (
+        select(
+            *(col(Address.id).label("its"), col(Address.shown)),
+            *picked(Autoreply, {*FACTS, "created_at"}),
+        )
+        .outerjoin(Autoreply, col(Autoreply.id) == col(Address.id))
+        .where(
+            col(Address.id).in_(ids),
+            col(Address.kind) == AddressKind.FORWARD,
+            visible_addresses(ctx),
+        )
+    )
+    rows = await ctx.read(asked) if ids else ()
+    found = {row.its: replace(_standing(ctx, row.its, row, {}), address=row.shown) for row in rows}
+    return [found.get(key) for key in ids]
+
+
+def _standing(ctx: Context, key: int, row: Any, shown: Mapping[int, str]) -> Standing:
+    rule = Rule() if row.created_at is None else Rule.of(row)
+    interval = ctx.world.options.autoreply_interval
+    if row.interval is not None:
+        interval = timedelta(seconds=row.interval)
+    active = rule.silent(ctx.world.now()) is None
+    written = [shown[each] for each in rule.addresses if each in shown]
+    return Standing(key, rule, written, interval, active, row.created_at)
+
+
+# ---------------------------------------------------------------- files
+
+
+async def exported(ctx: Context, user_id: int) -> dict[str, Any] | None:
+    """What an account has answered, by column; None where nothing is set."""
+    asked = select(*picked(Autoreply, FACTS)).where(col(Autoreply.id) == user_id)
+    row = next(iter(await ctx.read(asked.where(col(Autoreply.user_id) == own(ctx)))), None)
+    if row is None:
+        return None
+    shown = await _shown(ctx, row.addresses)
+    return {**row._asdict(), "addresses": list(shown.values())}
+
+
+def brought(given: Mapping[str, Any]) -> dict[str, Any]:
+    """What a file says of an answer, as `set_` takes it. Invalid, or Wrong, where it cannot be."""
+    found: dict[str, Any] = {}
+    for name in FACTS:
+        value = given.get(name)
+        kind: Any = KINDS.get(name, str)
+        if value is not None and not isinstance(value, kind):
+            raise Invalid("not what it must be", constraint="type", path=[name])
+        if name.endswith("_at"):
+            value = moment(value)
+        elif name == "interval" and value is not None:
+            value = timedelta(seconds=max(0, min(value, int(LONGEST.total_seconds()))))
+        elif name == "addresses" and not all(isinstance(each, str) for each in value or ()):
+            raise Invalid("not what it must be", constraint="type", path=[name])
+        found[name] = bool(value) if name == "enabled" else value
+    return found
+
+
+# ---------------------------------------------------------------- changing
+
+
+async def set_(ctx: Context, users: Users, given: Mapping[str, Any]) -> list[int]:
+    """Change what these accounts have answered, all or none; returns their ids.
+
+    `given` is by column, what is not given stays. Where words or times differ, or it is switched
+    on, another absence begins: all senders are answered once more.
+    """
+    if not given:
+        raise Invalid("change at least one thing", constraint="required", path=AT)
+    problems = Problems()
+    values = facts(given, problems, AT)
+    problems.settle()
+    if values.get("addresses"):
+        values["addresses"] = await _owned(ctx, users, values["addresses"])
+    now = ctx.world.now()
+    async with changing(ctx, users, "autoreplySet") as held:
+        were = await there(held.session, [row.id for row in held.rows])
+        rows = dict[int, dict[str, Any]]()
+        for row in held.rows:
+            whose = {"id": row.id, "user_id": row.id}
+            rows[row.id] = made(whose, were.get(row.id), values, now, AT)
+        differing = {key: news(were.get(key), row) for key, row in rows.items()}
+        told = {key: names for key, names in differing.items() if names or key not in were}
+        await write(held.session, {key: rows[key] for key in told}, told)
+        await _tell(ctx, held, told, rows)
+        await _log(ctx, held, "autoreplySet", (were, told, rows))
+    return [row.id for row in held.rows]
+
+
+async def remove(ctx: Context, users: Users) -> list[int]:
+    """Forget what these accounts have answered; returns their ids."""
+    async with changing(ctx, users, "autoreplyDelete") as held:
+        were = await there(held.session, [row.id for row in held.rows])
+        await forget(held.session, were)
+        off = {key: {"enabled": False} for key in were}
+        told = {key: ["enabled"] if row.enabled else [] for key, row in were.items()}
+        await _tell(ctx, held, told, off)
+        await _log(ctx, held, "autoreplyDelete", (were, told, off))
+    return [row.id for row in held.rows]
+
+
+async def _owned(ctx: Context, users: Users, given: Sequence[str]) -> list[int]:
+    """The keys of these addresses, each once.
+
+    NotFound where one is not the account's; Invalid for one that only a pattern takes, and where
+    there are many, or many accounts.
+    """
+    path = [*AT, "addresses"]
+    if len(given) > ADDRESSES:
+        raise Invalid(f"at most {ADDRESSES} addresses", constraint="max", path=path)
+    rows = await chosen(ctx, users)
+    if len(rows) > 1:
+        text = "addresses are of one account only"
+        raise Invalid(text, constraint="exclusive", path=path)
+    found = list[int]()
+    for index, text in enumerate(given):
+        try:
+            address = address_resolution.checked(text)
+        except Invalid as wrong:
+            rule = wrong.constraint
+            raise Invalid(wrong.message, constraint=rule, path=path, index=index) from wrong
+        row = await answering.taker(ctx.world, address)
+        if row is None or not rows or row.user_id != rows[0].id:
+            raise NotFound(text, path=path, index=index)
+        if "*" in row.local:
+            words = "a pattern takes its mail: give it an address of its own first"
+            raise Invalid(words, constraint="pattern", path=path, index=index)
+        found.append(row.id)
+    return list(dict.fromkeys(found))
+
+
+async def _tell(
+    ctx: Context,
+    held: Held,
+    told: Mapping[int, Sequence[str]],
+    made: Mapping[int, Mapping[str, Any]],
+) -> None:
+    """Write into the journals of accounts what is new, and whether it was switched."""
+    entries = dict[int, Sequence[Entry]]()
+    for key, names in told.items():
+        facts: dict[str, Any] = {"changed": [sorted(map(camel, names))]}
+        if "enabled" in names:
+            facts["did"] = "enabled" if made[key]["enabled"] else "disabled"
+        entries[key] = ctx.entries(ChangeKind.AUTOREPLY_CHANGED, [key], **facts)
+    await journal.record_all(held.session, entries, at=ctx.world.now())
+
+
+async def _log(
+    ctx: Context,
+    held: Held,
+    mutation: str,
+    done: tuple[Mapping[int, Any], Mapping[int, Sequence[str]], Mapping[int, Mapping[str, Any]]],
+) -> None:
+    """Note for administrators what was done to others; of words only that they are others."""
+    were, told, rows = done
+    deeds = []
+    for row in held.rows:
+        if row.id in told and row.id != ctx.viewer.user_id:
+            before, after = logged(were.get(row.id), rows[row.id], told[row.id])
+            deeds.append(Done(mutation, "User", row.id, row.domain_id, before, after))
+    await admin_log.note(ctx, held.session, *deeds)

@@ -1,0 +1,1 @@
+"""Operations on connectors that fetch mail from other servers."""

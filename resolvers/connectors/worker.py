@@ -1,0 +1,372 @@
+"""Runs of connectors: who runs one holds its lease, and goes on where the last one ended."""
+
+import asyncio
+import logging
+from collections import Counter
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from functools import partial
+from typing import Any
+
+from sqlalchemy import delete, func, select, true, update
+from sqlmodel import col
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+from mail.connectors.remote_server import Failure, Stage
+from mail.network.outbound_http import Gate
+from models.admin.tasks import TaskState
+from models.connectors import Connector, ConnectorRun
+from models.errors import Refused
+from models.events.journal import ChangeKind
+from models.events.wakeups import CONNECTORS
+from models.observability import metrics
+from models.runtime import leases
+from models.runtime.environment import Turn, World
+from models.store.columns import Picked, picked
+from models.users.roles import Role, Scope
+from models.users.tables import User
+from resolvers.connectors import one_time_imports
+from resolvers.connectors import run as connector_run
+from resolvers.connectors.options import Chosen, chosen
+from resolvers.connectors.schedule import next_at, queued
+from resolvers.context import Context, Viewer
+
+log = logging.getLogger(__name__)
+
+PAUSE_AFTER_ERROR = 60.0  # seconds until a run is continued whose end was not written
+BEAT = 15.0  # seconds until a run looks unasked whether it is to end
+IDLE = 15.0  # seconds until a worker looks unasked
+MOST = 500  # runs of a process, with those that only listen
+KEPT = 100  # runs of a connector that are remembered
+LINES = 200  # of the log of a run
+
+
+ENDED = metrics.counter("merganser_connector_runs", "Runs of connectors that ended.", "outcome")
+MESSAGES = metrics.counter(
+    "merganser_connector_messages", "Messages that connectors imported and so on.", "outcome"
+)
+BYTES = metrics.counter("merganser_connector_bytes", "Bytes that connectors fetched.")
+
+
+COUNTED = {"imported": "imported", "skipped": "skipped", "deleted_remote": "deleted elsewhere"}
+COUNTS = {*COUNTED, "bytes"}
+
+
+class Lost(Exception):
+    """Another process runs this connector."""
+
+
+class Stopped(Exception):
+    """Somebody has asked the run to end."""
+
+
+@dataclass
+class Run:
+    """A run that is ours."""
+
+    ctx: Context
+    connector: Picked
+    row: Picked
+    lease: int
+    options: Chosen
+    may_listen: bool = True
+    listens: bool = False  # and does nothing else
+    freed: asyncio.Event = field(default_factory=asyncio.Event)  # there may be room for another
+    again: timedelta | None = None  # when the next is due: of one that has listened
+    lines: list[str] = field(default_factory=list)
+    nudged: asyncio.Event = field(default_factory=asyncio.Event)  # somebody may want it to end
+
+    @property
+    def trial(self) -> bool:
+        """Whether nothing is stored, and nothing deleted."""
+        return bool(self.row.trial or self.options.dry)
+
+    def rest(self, *, listens: bool) -> None:
+        """Note whether it works, or only listens and takes nobody's place."""
+        self.listens = listens
+        if listens:
+            self.freed.set()
+
+    def say(self, line: str) -> None:
+        """Write a line of the log; of too many the first and the last are kept."""
+        stamp = self.ctx.world.now().strftime("%H:%M:%S")
+        if len(self.lines) >= LINES:
+            del self.lines[LINES // 2]
+        self.lines.append(f"{stamp} {line}")
+
+    async def hold(self, session: AsyncSession, **counts: Any) -> None:
+        """Note how far it has come, in the unit that did it; Lost, Stopped."""
+        await self.ctx.world.join(session, lambda turn: self.held(turn, **counts))
+
+    def held(self, turn: Turn, **counts: Any) -> None:
+        """The same in a unit that is a plain function."""
+        now, user = self.ctx.world.now(), self.connector.user_id
+        mine = (col(Connector.id) == self.connector.id, col(Connector.lease) == self.lease)
+        kept = select(col(Connector.id)).where(*mine).with_for_update()
+        if not turn.connection.execute(kept).first():
+            raise Lost
+        values = {**counts, "log": list(self.lines)}
+        this = update(ConnectorRun).where(col(ConnectorRun.id) == self.row.id)
+        told = this.values(values).returning(col(ConnectorRun.cancelled))
+        if turn.connection.execute(told).scalar_one():
+            raise Stopped
+        entries = self.ctx.entries(ChangeKind.CONNECTOR_CHANGED, [self.connector.id])
+        turn.send(turn.told(user, entries, at=now)[1])
+
+
+@dataclass
+class Worker:
+    """What is under way in this process."""
+
+    world: World
+    gate: Gate | None = None  # None: as the settings have it when a run begins
+    trust: Any = None
+    running: "dict[asyncio.Task[None], Run]" = field(default_factory=dict)
+    freed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def busy(self) -> Counter[str]:
+        """How many runs go on with each host, without those that only listen."""
+        return Counter(run.connector.host for run in self.running.values() if not run.listens)
+
+
+async def run(world: World, gate: Gate | None = None, trust: Any = None) -> None:
+    """Run what is due, until cancelled; a dead process's runs are taken over."""
+    async with leases.registered(world):
+        await _run_on(world, gate, trust)
+
+
+async def _run_on(world: World, gate: Gate | None, trust: Any) -> None:
+    worker = Worker(world, gate, trust)
+    with world.wakeups.listen([CONNECTORS]) as bell:
+        try:
+            while True:
+                bell.clear()
+                worker.freed.clear()
+                try:
+                    await look(worker)
+                except Exception:  # a worker's edge: it looks again
+                    log.exception("connectors could not be looked at")
+                waits = [asyncio.ensure_future(each.wait()) for each in (bell, worker.freed)]
+                await asyncio.wait(waits, timeout=IDLE, return_when=asyncio.FIRST_COMPLETED)
+                for each in waits:
+                    each.cancel()
+                if bell.is_set():
+                    nudge(worker)
+        finally:
+            for task in worker.running:
+                task.cancel()
+            await asyncio.gather(*worker.running, return_exceptions=True)
+
+
+def nudge(worker: Worker) -> None:
+    """Have what is running look whether it is to end."""
+    for run in worker.running.values():
+        run.nudged.set()
+
+
+async def look(worker: Worker) -> None:
+    """Begin what is due, as far as there is room."""
+    options = worker.world.options
+    most = options.connectors_per_host
+    while worker.busy.total() < options.connectors_at_once and len(worker.running) < MOST:
+        full = [host for host, many in worker.busy.items() if host and many >= most]
+        found = await _claim(worker.world, full)
+        if found is None:
+            return
+        found.freed = worker.freed
+        task = asyncio.create_task(_carried(worker, found))
+        worker.running[task] = found
+        task.add_done_callback(partial(_freed, worker))
+
+
+def _freed(worker: Worker, task: "asyncio.Task[None]") -> None:
+    del worker.running[task]
+    worker.freed.set()
+
+
+async def _claim(world: World, busy: list[str], only: int | None = None) -> Run | None:
+    """The next that is due and nobody holds; `only` this one, where one is named."""
+    while True:
+        now, lease = world.now(), world.key()
+        due = (
+            col(Connector.next_run_at) <= now,
+            leases.is_free(Connector),
+            col(Connector.host).not_in(busy),
+            col(Connector.user_id).in_(select(col(User.id)).where(~col(User.disabled))),
+            true() if only is None else col(Connector.id) == only,
+        )
+        asked = select(col(Connector.id), col(Connector.user_id)).where(*due)
+        first = asked.order_by(col(Connector.next_run_at), col(Connector.id)).limit(1)
+        found = next(iter(await world.database.read(first)), None)
+        if found is None:
+            return None  # an idle worker writes nothing
+        viewer = Viewer(found.user_id, Role.USER, frozenset({Scope.MASTER}))
+        ctx = Context(world, viewer)
+        process_id = await leases.ensure_registered(world)
+        async with ctx.write(found.user_id) as session:
+            claim = update(Connector).where(col(Connector.id) == found.id, *due)
+            claim = claim.where(leases.is_registered(process_id))
+            values = {**leases.held(process_id, lease), "last_run_at": now}
+            claimed = claim.values(values).returning(*picked(Connector))
+            row = (await (await session.connection()).execute(claimed)).first()
+            begun = await _begun(ctx, session, row) if row else None
+        if row and begun:
+            options = chosen(row.custom_options)
+            return Run(ctx, row, begun, lease, options, lines=list(begun.log))
+
+
+async def _begun(ctx: Context, session: AsyncSession, connector: Picked) -> Picked:
+    """The row of the run: that which waits, or was left by a dead process, or a new one."""
+    connection, now = await session.connection(), ctx.world.now()
+    if connector.run_id is None:
+        key = ctx.world.key()
+        session.add(queued(ctx, connector.id, connector.user_id, key))
+        await session.flush()
+        this = update(Connector).where(col(Connector.id) == connector.id)
+        await connection.execute(this.values(run_id=key))
+    else:
+        key = connector.run_id
+    mine = update(ConnectorRun).where(col(ConnectorRun.id) == key)
+    since = func.coalesce(col(ConnectorRun.started_at), now)
+    started = mine.values(state=TaskState.RUNNING, started_at=since)
+    found = (await connection.execute(started.returning(*picked(ConnectorRun)))).one()
+    await ctx.record(session, connector.user_id, ChangeKind.CONNECTOR_CHANGED, [connector.id])
+    return found
+
+
+async def _carried(worker: Worker, run: Run) -> None:
+    """Run it, and note what came of it."""
+    with leases.in_use(worker.world, run.lease):
+        await _run_to_end(worker, run)
+
+
+async def _run_to_end(worker: Worker, run: Run) -> None:
+    log.info("connector begins", extra={"connector": run.connector.id, "run": run.row.id})
+    beating = asyncio.create_task(_beats(run))
+    options = worker.world.options
+    gate = worker.gate or Gate.of(options, private=options.connectors_private)
+    fetch = asyncio.create_task(connector_run.fetch(run, gate, worker.trust))
+    state, error, stage = TaskState.SUCCEEDED, None, None
+    try:
+        await asyncio.wait([fetch, beating], return_when=asyncio.FIRST_COMPLETED)
+        if not fetch.done():
+            fetch.cancel()
+            await asyncio.gather(fetch, return_exceptions=True)
+            beating.result()
+        fetch.result()
+    except Lost:
+        log.warning("connector taken over", extra={"connector": run.connector.id})
+        return
+    except Stopped:
+        state = TaskState.CANCELLED
+    except Failure as problem:
+        state, error, stage = TaskState.FAILED, problem.message, problem.stage
+    except Refused as problem:
+        state, error, stage = TaskState.FAILED, problem.message, Stage.STORE
+    except asyncio.CancelledError:
+        fetch.cancel()
+        await asyncio.gather(fetch, return_exceptions=True)
+        await _given_back(run)
+        raise
+    except Exception:
+        log.exception("connector broke", extra={"connector": run.connector.id})
+        state, error = TaskState.FAILED, "it broke on our side"
+    finally:
+        beating.cancel()
+        await asyncio.gather(beating, return_exceptions=True)
+    try:
+        await _end(run, state, error, stage)
+    except Exception:
+        log.exception("the end of a run was not written", extra={"connector": run.connector.id})
+        mine = col(Connector.id) == run.connector.id, col(Connector.lease) == run.lease
+        leases.abandon(worker.world, Connector, *mine, after=PAUSE_AFTER_ERROR)
+
+
+async def _beats(run: Run) -> None:
+    """Write how far the run is, until it has lost its lease or somebody wants it to end."""
+    while True:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(BEAT):
+                await run.nudged.wait()
+        run.nudged.clear()
+        apart = run.ctx.fresh()  # or it would be a part of the unit that is open
+        async with apart.write(run.connector.user_id) as session:
+            await run.hold(session)
+
+
+async def _given_back(run: Run) -> None:
+    """Let the next process go on at once."""
+    async with run.ctx.world.write() as session:
+        mine = (col(Connector.id) == run.connector.id, col(Connector.lease) == run.lease)
+        free = update(Connector).where(*mine).values(lease=None, holder=None)
+        await (await session.connection()).execute(free)
+
+
+async def _end(run: Run, state: TaskState, error: str | None, stage: Stage | None) -> None:
+    """Note the end, and when the next one is due."""
+    ctx, key = run.ctx, run.connector.id
+    now = ctx.world.now()
+    if error:
+        run.say(f"{stage or 'here'}: {error}")
+    async with ctx.write(run.connector.user_id) as session:
+        connection = await session.connection()
+        mine = (col(Connector.id) == key, col(Connector.lease) == run.lease)
+        asked = select(*picked(Connector)).where(*mine).with_for_update()
+        row = (await connection.execute(asked)).first()
+        if row is None:
+            return  # it was deleted, or taken over
+        failed = state is TaskState.FAILED
+        failures = row.failures + 1 if failed else 0
+        values: dict[str, Any] = {
+            "lease": None,
+            "holder": None,
+            "run_id": None,
+            "failures": failures,
+            "last_error": error,
+            "next_run_at": _next(run, row, now, failures),
+        }
+        if state is TaskState.SUCCEEDED:
+            values["last_success_at"] = now
+        await connection.execute(update(Connector).where(*mine).values(values))
+        told = {"state": state, "finished_at": now, "error": error, "stage": stage,
+                "folder": None, "log": list(run.lines)}  # fmt: skip
+        this = update(ConnectorRun).where(col(ConnectorRun.id) == run.row.id)
+        counted = this.values(told).returning(*picked(ConnectorRun, COUNTS))
+        counts = (await connection.execute(counted)).one()
+        if row.once:
+            await one_time_imports.forget(session, [run.row.id])
+        old = (
+            select(col(ConnectorRun.id))
+            .where(col(ConnectorRun.connector_id) == key)
+            .order_by(col(ConnectorRun.id).desc())
+            .offset(KEPT)
+        )
+        await connection.execute(delete(ConnectorRun).where(col(ConnectorRun.id).in_(old)))
+        await ctx.record(session, row.user_id, ChangeKind.CONNECTOR_CHANGED, [key])
+    if row.once:  # it may have brought in an account
+        await ctx.world.database.refresh_statistics()
+    ENDED.add(state.value.lower())
+    for name, outcome in COUNTED.items():
+        MESSAGES.add(outcome, by=max(getattr(counts, name) - getattr(run.row, name), 0))
+    BYTES.add(by=max(counts.bytes - run.row.bytes, 0))
+
+
+def _next(run: Run, row: Picked, now: datetime, failures: int) -> datetime | None:
+    if not row.active:
+        return None
+    if run.again is not None and not failures:
+        return now + run.again
+    return next_at(now, row.interval, failures)
+
+
+async def run_one(world: World, connector_id: int, gate: Gate, trust: Any = None) -> bool:
+    """Run a connector in this process; False where it is not due, or another process runs it."""
+    found = await _claim(world, [], connector_id)
+    if found is None:
+        return False
+    found.may_listen = False
+    async with leases.registered(world):
+        await _carried(Worker(world, gate, trust), found)
+    return True

@@ -1,1 +1,0 @@
-"""Credentials: who made them, and what they are good for."""

@@ -1,0 +1,1 @@
+"""Operations on domains, aliases and DKIM keys."""

@@ -1,0 +1,1 @@
+"""Operations on messages, labels and threads."""

@@ -1,0 +1,68 @@
+"""What a list of messages can be narrowed by."""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from models.files.blobs import StorageTier
+from models.submission.tables import SubmissionState
+from resolvers.mailboxes.loaders import Named
+
+
+@dataclass(frozen=True, slots=True)
+class MessageWhere:
+    """Conditions that must all hold. None asks for nothing; an empty list holds for no message."""
+
+    every: tuple["MessageWhere", ...] | None = None
+    some: tuple["MessageWhere", ...] | None = None
+    none: "MessageWhere | None" = None
+    query: str | None = None
+    text: str | None = None
+    body: str | None = None
+    from_: str | None = None
+    to: str | None = None
+    to_only: str | None = None
+    cc: str | None = None
+    bcc: str | None = None
+    recipient: str | None = None
+    subject: str | None = None
+    list_id: str | None = None
+    header: tuple[str, str | None] | None = None  # name, and a part of its value
+    message_id: str | None = None
+    mailbox: Named | None = None
+    mailboxes: tuple[Named, ...] | None = None
+    mailbox_masks: tuple[str, ...] | None = None  # with * and %
+    searchable: bool | None = None
+    thread_id: int | None = None
+    uids: str | None = None
+    seqs: str | None = None
+    guids: tuple[str, ...] | None = None
+    seen: bool | None = None
+    flagged: bool | None = None
+    answered: bool | None = None
+    draft: bool | None = None
+    deleted: bool | None = None
+    forwarded: bool | None = None
+    keyword: str | None = None
+    tier: StorageTier | None = None  # of its body
+    received_since: datetime | None = None
+    received_before: datetime | None = None
+    sent_since: datetime | None = None
+    sent_before: datetime | None = None
+    saved_since: datetime | None = None
+    saved_before: datetime | None = None
+    expires_before: datetime | None = None
+    larger: int | None = None
+    smaller: int | None = None
+    has_attachment: bool | None = None
+    attachment: tuple[str | None, str | None] | None = None  # parts of file name and type
+    modified_since: int | None = None
+    snoozed: bool | None = None
+    submission_states: tuple[SubmissionState, ...] | None = None  # of the submission of the copy
+
+    @property
+    def everything(self) -> bool:
+        """Whether nothing is asked for."""
+        return self == _ANY
+
+
+_ANY = MessageWhere()

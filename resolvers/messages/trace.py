@@ -1,0 +1,295 @@
+"""What became of a message, step by step: what was written down, and where the queue stands."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import ColumnElement, func, or_, select, true
+from sqlmodel import col
+
+from mail.recipients.address_resolution import normal, normal_domain
+from mail.storage import message_trace
+from mail.storage.message_trace import cut, search_key
+from mail.text.storable_text import storable
+from models.errors import Invalid
+from models.messages.message_trace import LogComponent, MessageStep
+from models.queue.tables import Delivery, DeliveryState, answer
+from models.store.columns import Picked, picked
+from models.store.keyset_pages import Ask, Page
+from models.store.query_hints import without_index
+from models.submission.tables import Submission
+from models.users.roles import Role
+from models.users.tables import User
+from resolvers import pagination
+from resolvers.access import overseen_users
+from resolvers.context import Context
+from resolvers.pagination import Scan
+
+MOST = 1000  # steps, submissions and deliveries, of each
+LONGEST = 1000  # characters of what is looked for
+STEP = (
+    "at", "queue_id", "message_id", "component", "event", "detail", "address", "sender",
+    "stored_message_id",
+)  # fmt: skip
+SUBMISSION = ("id", "queue_id", "envelope_from", "copy_of", "created_at", "message_id")
+PLACE = (col(MessageStep.at), col(MessageStep.id))
+NEWEST = "trace-newest"
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One step; `address` is that of the recipient it is about, `sender` of the envelope."""
+
+    at: datetime
+    queue_id: str
+    component: LogComponent
+    event: str
+    detail: str | None = None
+    address: str | None = None
+    sender: str | None = None
+    stored_message_id: int | None = None  # the message that was stored or is sent
+
+
+@dataclass(frozen=True, slots=True)
+class TraceWhere:
+    """Conditions of a list of steps; all hold. An address, or a domain with or without "@"."""
+
+    sender: str | None = None
+    recipient: str | None = None
+    since: datetime | None = None  # inclusive
+    before: datetime | None = None  # exclusive
+
+    def terms(self) -> list[ColumnElement[bool]]:
+        """The WHERE clause of these conditions, which `check_trace_filter` has accepted."""
+        found = self._addresses()
+        if self.since is not None:
+            found.append(col(MessageStep.at) >= self.since)
+        if self.before is not None:
+            found.append(col(MessageStep.at) < self.before)
+        return found
+
+    def _addresses(self) -> list[ColumnElement[bool]]:
+        """The terms for sender and recipient. A domain beside an address needs no index."""
+        whole, domains = list[ColumnElement[bool]](), list[ColumnElement[bool]]()
+        for name, address_column, domain_column in (
+            ("sender", MessageStep.sender_compared, MessageStep.sender_domain),
+            ("recipient", MessageStep.compared, MessageStep.recipient_domain),
+        ):
+            text: str | None = getattr(self, name)
+            if text is None:
+                continue
+            local, _, domain = text.strip().rpartition("@")
+            if local:
+                whole.append(col(address_column) == search_key(text))
+            else:
+                domains.append(col(domain_column) == cut(normal_domain(domain)))
+        return [*whole, without_index(*domains)] if whole and domains else [*whole, *domains]
+
+
+@dataclass(frozen=True, slots=True)
+class TraceListing:
+    """A page of steps, newest first."""
+
+    ask: Ask
+    where: TraceWhere
+
+
+async def pages(ctx: Context, keys: list[TraceListing]) -> list[Page[Picked]]:
+    """Read pages of the steps that the viewer may see, newest first."""
+    await message_trace.settle(ctx.world)
+    scans = []
+    for key in keys:
+        terms = _list_conditions(ctx, key.where)
+        rows = select(*picked(MessageStep, {"id", *STEP})).where(*terms)
+        scans.append(Scan(rows, key.ask, PLACE, falling=True))
+    return await pagination.pages(ctx, scans)
+
+
+async def counts(ctx: Context, keys: list[TraceListing]) -> list[int]:
+    """Count the steps of these lists."""
+    many = func.count().label("many")
+    scans = [
+        select(many).select_from(MessageStep).where(*_list_conditions(ctx, key.where))
+        for key in keys
+    ]
+    return [row.many for (row,) in await pagination.together(ctx, scans)]
+
+
+def check_trace_filter(ctx: Context, where: TraceWhere) -> None:
+    """Raise Invalid for a text that is no address or domain, and for an empty range of time.
+
+    Also if a DOMAIN_ADMIN names a time alone: most steps in it may belong to other domains, and
+    all of them would be read.
+    """
+    for name, text in (("sender", where.sender), ("recipient", where.recipient)):
+        if text is not None and not _is_address_or_domain(text):
+            words = f"{name} must be an address or a domain of at most {LONGEST} characters"
+            raise Invalid(words, constraint="address", path=["filter", name])
+    if where.since and where.before and where.since >= where.before:
+        words = "since must be earlier than before"
+        raise Invalid(words, constraint="range", path=["filter", "since"])
+    is_time_alone = where.sender is None and where.recipient is None
+    if is_time_alone and not ctx.viewer.role.includes(Role.ADMIN):
+        words = "name a sender or a recipient; only an ADMIN can search by time alone"
+        raise Invalid(words, constraint="required", path=["filter"])
+
+
+def _is_address_or_domain(text: str) -> bool:
+    """True if the text can be one. The addresses of other servers follow no stricter rule."""
+    domain = text.strip().rpartition("@")[2]
+    is_text = len(text) <= LONGEST and text.isprintable() and storable(text) == text
+    return is_text and " " not in domain and bool(normal_domain(domain))
+
+
+def _list_conditions(ctx: Context, where: TraceWhere) -> list[ColumnElement[bool]]:
+    """The WHERE clause of a list: what was asked for, of what the viewer may see."""
+    terms = where.terms()
+    if ctx.viewer.role.includes(Role.ADMIN):
+        return terms
+    received = col(MessageStep.submission_id).is_(None) & _domains(ctx)
+    return [*terms, received | _sent_by_overseen(ctx)]
+
+
+def _sent_by_overseen(ctx: Context) -> ColumnElement[bool]:
+    """Steps of submissions that the viewer sees, each looked up by its id."""
+    sent = select(col(Submission.id)).where(
+        col(Submission.id) == col(MessageStep.submission_id), _submissions(ctx)
+    )
+    return sent.correlate(MessageStep).exists()
+
+
+@dataclass(frozen=True, slots=True)
+class Sought:
+    """What is looked for: an id of the queue, or a Message-ID; of one recipient, or of all."""
+
+    queue_id: str | None = None
+    message_id: str | None = None
+    address: str | None = None
+
+
+async def trace(ctx: Context, sought: Sought) -> list[Step]:
+    """The steps that the viewer may see, in their order; of a queue id also what left by it.
+
+    What is in no domain of the viewer's looks like what is not there.
+    """
+    sought = _checked(sought)
+    await message_trace.settle(ctx.world)
+    steps = await _written(ctx, sought)
+    known = {row.message_id for row in steps if row.message_id}
+    found = [Step(**_of(row)) for row in steps]
+    found += [step for step in await _queue(ctx, sought, known) if _about(step, sought.address)]
+    return sorted(found, key=lambda step: step.at)
+
+
+def _checked(sought: Sought) -> Sought:
+    """What is looked for as it is stored; Invalid where it can be none."""
+    if (sought.queue_id is None) is (sought.message_id is None):
+        words = "give queueId or messageId; messageTraceEvents finds messages by address and time"
+        raise Invalid(words, constraint="exclusive", path=["messageId"])
+    for name, value in (("queueId", sought.queue_id), ("messageId", sought.message_id)):
+        if value is not None and not 0 < len(value.strip()) <= LONGEST:
+            words = f"from 1 to {LONGEST} characters"
+            raise Invalid(words, constraint="length", path=[name])
+    if len(sought.address or "") > LONGEST:
+        words = f"at most {LONGEST} characters"
+        raise Invalid(words, constraint="length", path=["address"])
+    message_id = sought.message_id and sought.message_id.strip()
+    if message_id and not message_id.startswith("<"):
+        message_id = f"<{message_id}>"
+    queue_id = sought.queue_id and cut(sought.queue_id.strip())
+    return Sought(queue_id, cut(message_id), cut(sought.address))
+
+
+def _of(row: Picked) -> dict[str, Any]:
+    return {name: getattr(row, name) for name in STEP if name != "message_id"}
+
+
+def _about(step: Step, address: str | None) -> bool:
+    """Whether a step is about this recipient, or about all."""
+    if not address or step.address is None:
+        return True
+    return normal(step.address) == normal(address)
+
+
+async def _written(ctx: Context, sought: Sought) -> Sequence[Picked]:
+    of = col(MessageStep.queue_id), col(MessageStep.message_id)
+    wanted = of[0] == sought.queue_id if sought.queue_id else of[1] == sought.message_id
+    asked = select(*picked(MessageStep, STEP)).where(
+        wanted, col(MessageStep.submission_id).is_(None), _domains(ctx)
+    )
+    if sought.address:
+        asked = asked.where(col(MessageStep.compared) == search_key(sought.address))
+    return await ctx.read(asked.order_by(col(MessageStep.at), col(MessageStep.id)).limit(MOST))
+
+
+def _domains(ctx: Context) -> ColumnElement[bool]:
+    """Steps of recipients in the domains one administers; all for an ADMIN."""
+    if ctx.viewer.role.includes(Role.ADMIN):
+        return true()
+    return col(MessageStep.domain_id).in_(ctx.viewer.administers)
+
+
+def _submissions(ctx: Context) -> ColumnElement[bool]:
+    """Those of accounts one sees, and what the platform sends on for one's domains."""
+    if ctx.viewer.role.includes(Role.ADMIN):
+        return true()
+    theirs = select(col(User.id)).where(overseen_users(ctx))
+    ours = col(Submission.user_id).is_(None) & col(Submission.tenant_id).in_(ctx.viewer.administers)
+    return or_(col(Submission.user_id).in_(theirs), ours)
+
+
+async def _queue(ctx: Context, sought: Sought, known: set[str]) -> list[Step]:
+    """What is in the queue, or was: by its own id, and what has the Message-ID."""
+    names = {sought.message_id} if sought.message_id else known
+    linked = select(col(MessageStep.submission_id)).where(
+        col(MessageStep.message_id).in_(names), col(MessageStep.submission_id).is_not(None)
+    )
+    rows = await ctx.read(
+        select(*picked(Submission, SUBMISSION))
+        .where(
+            or_(col(Submission.id).in_(linked), col(Submission.queue_id) == sought.queue_id),
+            _submissions(ctx),
+        )
+        .order_by(col(Submission.created_at), col(Submission.id))
+        .limit(MOST)
+    )
+    if not rows:
+        return []
+    asked = select(*picked(Delivery)).where(col(Delivery.submission_id).in_([r.id for r in rows]))
+    parts: dict[int, list[Picked]] = {}
+    for each in await ctx.read(asked.order_by(col(Delivery.id)).limit(MOST)):
+        parts.setdefault(each.submission_id, []).append(each)
+    return [step for row in rows for step in _sent(row, parts.get(row.id, ()))]
+
+
+def _sent(row: Picked, deliveries: Sequence[Picked]) -> Iterator[Step]:
+    """A submission, and how far each of its deliveries has come."""
+    event = "queued" if row.copy_of is None else "copied"
+    said = f"from <{row.envelope_from}>"
+    of = {"sender": row.envelope_from or None, "stored_message_id": row.message_id}
+    yield Step(row.created_at, row.queue_id, LogComponent.MTA, event, said, **of)
+    for each in deliveries:
+        at = each.reported_at or each.delivered_at or row.created_at
+        state, said = DeliveryState(each.state).lower(), _said(each)
+        yield Step(at, row.queue_id, LogComponent.MTA, state, said, each.recipient, **of)
+
+
+def _reporter(row: Picked) -> str | None:
+    """Who reports of it after it was handed over, and whether we believe it."""
+    if row.reported_at is None:
+        return None
+    return f"{row.reported_by or 'a server'} ({'proven' if row.report_proven else 'unproven'})"
+
+
+def _said(row: Picked) -> str:
+    """What is known of a delivery."""
+    facts = {
+        "via": row.via,
+        "attempts": row.attempts,
+        "by": row.mx,
+        "answer": answer(row),
+        "reported by": _reporter(row),
+        "next": row.next_at and row.next_at.isoformat(),
+    }
+    return ", ".join(f"{name} {value}" for name, value in facts.items() if value)

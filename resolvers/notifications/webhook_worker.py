@@ -1,0 +1,472 @@
+"""The worker that posts what waits for webhooks: in order, each as fast as it answers."""
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from time import monotonic
+from typing import Any
+
+import orjson
+from sqlalchemy import (
+    ColumnElement,
+    Select,
+    and_,
+    delete,
+    exists,
+    literal,
+    or_,
+    select,
+    true,
+    tuple_,
+    union_all,
+    update,
+)
+from sqlmodel import col
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+from mail.network.outbound_http import Gate, Unsent, post, refused, target
+from models.errors import Invalid
+from models.events.wakeups import WEBHOOKS, rest
+from models.notifications.webhooks import PostState, Webhook, WebhookDelivery, WebhookLane
+from models.observability import metrics
+from models.runtime import leases
+from models.runtime.environment import World
+from models.runtime.secret_box import Sealed
+from models.store.columns import Picked, picked, table_of
+from resolvers.notifications.webhook_feed import feed
+from resolvers.notifications.webhook_signatures import signed
+
+log = logging.getLogger(__name__)
+
+POSTS = metrics.counter("merganser_webhook_posts", "Posts to webhooks, and what came.", "result")
+TOOK = metrics.histogram("merganser_webhook_post_seconds", "Time of a post to a webhook.")
+TESTS = -1  # the lane of test calls: no stream
+PAUSE_AFTER_ERROR = 20.0  # seconds until a lane is tried again that broke
+IDLE = 15.0  # seconds until it looks unasked
+SOON = 0.05  # seconds; what is due may be in the hands of another worker
+AT_ONCE = 100  # posts of a process
+EACH = 4  # of these, to one webhook
+BATCH = 20  # events of a lane that are read at once
+ATTEMPTS = 12
+BACKOFF = tuple(
+    timedelta(seconds=s) for s in (5, 30, 120, 600, 1800, 3600, 7200, 10800, 14400, 14400, 14400)
+)
+JITTER = 0.2  # either way
+PATIENCE = 5  # failures in a row; from then on one try at a time tells for all
+GONE = 410
+KEPT = 1000  # of a webhook, of those that were taken, and of those that were given up
+SWEEP = 60.0  # seconds
+ENDED = (PostState.DONE, PostState.DEAD)
+TOLD = timedelta(seconds=10)  # between two notes of a webhook that it does well
+
+Worded = Callable[[Any], dict[str, Any]]  # the body of a delivery, as the API has it
+
+
+@dataclass(frozen=True, slots=True)
+class Lane:
+    """What waits for a webhook of a stream, and the lease it is held by."""
+
+    webhook_id: int
+    stream_id: int
+    lease: int
+
+    @property
+    def where(self) -> ColumnElement[bool]:
+        """SQL: this lane, as long as the lease is ours."""
+        return (
+            (col(WebhookLane.webhook_id) == self.webhook_id)
+            & (col(WebhookLane.stream_id) == self.stream_id)
+            & (col(WebhookLane.lease) == self.lease)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of a post."""
+
+    status: int | None
+    error: str | None
+    took: float  # seconds
+
+    @property
+    def taken(self) -> bool:
+        """Whether the receiver has it."""
+        return self.error is None
+
+
+TOO_LATE = Outcome(None, "not taken in time", 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Post:
+    """An event on its way to a webhook."""
+
+    lane: Lane
+    hook: Picked
+    row: Picked
+
+
+class LeaseLost(Exception):
+    """Another process posts from this lane."""
+
+
+@dataclass
+class Worker:
+    """What is under way."""
+
+    world: World
+    worded: Worded
+    gate: Gate
+    lanes: dict[Lane, "asyncio.Task[None]"] = field(default_factory=dict)
+    freed: asyncio.Event = field(default_factory=asyncio.Event)
+    swept: float | None = None  # of the monotonic clock
+    needed: bool = True  # there are webhooks: else no bell costs a statement
+
+
+async def run(world: World, worded: Worded, gate: Gate | None = None) -> None:
+    """Read the journal for webhooks and post to them, until cancelled."""
+    worker = Worker(world, worded, gate or Gate.of(world.options))
+    async with leases.registered(world):
+        await _post_all(worker)
+
+
+async def _post_all(worker: Worker) -> None:
+    looked, world = -IDLE, worker.world
+    with world.wakeups.gather() as bell:
+        try:
+            while True:
+                grown, pause = bell.taken(), IDLE
+                if monotonic() - looked >= IDLE:  # now and then for what no bell told of
+                    looked = monotonic()
+                    pause = await _round(worker, None)
+                elif worker.needed or worker.lanes or WEBHOOKS in grown:
+                    pause = await _round(worker, grown)
+                await rest((bell, worker.freed), min(pause, looked + IDLE - monotonic()))
+        finally:
+            await _wind_up(worker)
+
+
+async def _round(worker: Worker, grown: set[int] | None) -> float:
+    try:
+        if grown is None or grown:
+            worker.needed = await feed(worker.world, grown)
+        await sweep(worker)
+        return await look(worker)
+    except Exception:  # a worker's edge: the store may be back when we look again
+        log.exception("webhooks could not be looked after")
+        return IDLE
+
+
+async def look(worker: Worker) -> float:
+    """Begin what is due; returns the seconds until there may be more."""
+    worker.freed.clear()  # before we look: what ends from here on wakes us again
+    world, now = worker.world, worker.world.now()
+    busy = Counter(lane.webhook_id for lane in worker.lanes)
+    full = [key for key, many in busy.items() if many >= EACH]
+    if len(worker.lanes) >= AT_ONCE:
+        return IDLE
+    ready = select(*picked(Webhook, ("id", "failures"))).where(
+        or_(col(Webhook.retry_at).is_(None), col(Webhook.retry_at) <= now),
+        col(Webhook.id).not_in(full),
+        exists().where(col(WebhookLane.webhook_id) == col(Webhook.id), _due(now)),
+    )
+    hooks = await world.database.read(ready.order_by(col(Webhook.id)).limit(AT_ONCE))
+    for hook in hooks:
+        most = 1 if hook.failures >= PATIENCE else EACH
+        for lane in await _claim(world, hook.id, most - busy[hook.id]):
+            worker.lanes[lane] = asyncio.create_task(_drive(worker, lane))
+    if len(hooks) == AT_ONCE:
+        return SOON
+    return await _until(world, full)
+
+
+def _on() -> ColumnElement[bool]:
+    """SQL: lanes that are posted from; of a webhook that is off only its tests."""
+    return or_(col(Webhook.active), col(WebhookLane.stream_id) == TESTS)
+
+
+def _due(now: datetime) -> ColumnElement[bool]:
+    """SQL: True for lanes that are due and that no process posts from."""
+    return (col(WebhookLane.due_at) <= now) & leases.is_free(WebhookLane) & _on()
+
+
+async def _until(world: World, full: Sequence[int]) -> float:
+    """Seconds until the next lane is due."""
+    now = world.now()
+    free = (col(WebhookLane.webhook_id) == col(Webhook.id), col(WebhookLane.lease).is_(None))
+    soonest = (
+        select(col(WebhookLane.due_at))
+        .where(*free, _on())
+        .order_by(col(WebhookLane.due_at))
+        .limit(1)
+        .scalar_subquery()
+    )
+    asked = select(soonest.label("due_at"), col(Webhook.retry_at))
+    rows = await world.database.read(asked.where(col(Webhook.id).not_in(full)))
+    times: list[datetime] = [
+        max(row.due_at, row.retry_at or row.due_at) for row in rows if row.due_at
+    ]
+    if not times:
+        return IDLE
+    return min(max((min(times) - now).total_seconds(), SOON), IDLE)
+
+
+async def _claim(world: World, webhook_id: int, most: int) -> list[Lane]:
+    """Take lanes of a webhook that nobody holds."""
+    if most <= 0:
+        return []
+    now, lease = world.now(), world.key()
+    process_id = await leases.ensure_registered(world)
+    place = (col(WebhookLane.webhook_id), col(WebhookLane.stream_id))
+    due = (
+        select(*place)
+        .join(Webhook, col(Webhook.id) == col(WebhookLane.webhook_id))
+        .where(col(WebhookLane.webhook_id) == webhook_id, _due(now))
+        .where(leases.is_registered(process_id))
+        .order_by(col(WebhookLane.due_at), col(WebhookLane.stream_id))
+        .limit(most)
+        .with_for_update(skip_locked=True, of=WebhookLane)
+    )
+    async with world.write() as session:
+        connection = await session.connection()
+        keys = [tuple(row) for row in (await connection.execute(due)).all()]
+        if keys:
+            taken = update(WebhookLane).where(tuple_(*place).in_(keys))
+            await connection.execute(taken.values(**leases.held(process_id, lease)))
+    return [Lane(webhook, stream, lease) for webhook, stream in keys]
+
+
+async def _drive(worker: Worker, lane: Lane) -> None:
+    """Post what waits in a lane, come what may."""
+    try:
+        with leases.in_use(worker.world, lane.lease):
+            due = await _posted(worker, lane)
+            await _release(worker.world, lane, due)
+    except LeaseLost:
+        log.warning("the lease has passed to another worker", extra={"webhook": lane.webhook_id})
+    except Exception:
+        log.exception("a webhook could not be served", extra={"webhook": lane.webhook_id})
+        leases.abandon(worker.world, WebhookLane, lane.where, after=PAUSE_AFTER_ERROR)
+    finally:
+        worker.lanes.pop(lane, None)
+        worker.freed.set()
+
+
+async def _posted(worker: Worker, lane: Lane) -> datetime | None:
+    """Post from a lane until nothing is left or something fails; when to go on, if not at once."""
+    world = worker.world
+    while True:
+        hook, waiting = await _waiting(world, lane)
+        if hook is None or not waiting:
+            return None
+        for row in waiting:
+            one = Post(lane, hook, row)
+            if row.next_attempt_at and row.next_attempt_at > world.now():
+                return _at(row)
+            if row.expires_at <= world.now():
+                await _settle(world, one, TOO_LATE)
+                continue
+            outcome = await _try(worker, hook, row)
+            world.fault("posted")
+            again = await _settle(world, one, outcome)
+            if not outcome.taken:
+                return again
+
+
+def _at(row: Picked) -> datetime:
+    at: datetime = row.next_attempt_at
+    return at
+
+
+async def _waiting(world: World, lane: Lane) -> tuple[Picked | None, Sequence[Picked]]:
+    """The webhook as it is now, and what waits next; nothing where it was switched off."""
+    asked = select(*picked(Webhook)).where(col(Webhook.id) == lane.webhook_id)
+    if lane.stream_id != TESTS:
+        asked = asked.where(col(Webhook.active))
+    hook = next(iter(await world.database.read(asked)), None)
+    rows = select(*picked(WebhookDelivery)).where(_in_lane(lane))
+    order = (col(WebhookDelivery.number), col(WebhookDelivery.id))
+    return hook, await world.database.read(rows.order_by(*order).limit(BATCH))
+
+
+def _in_lane(lane: Lane) -> ColumnElement[bool]:
+    return (
+        (col(WebhookDelivery.webhook_id) == lane.webhook_id)
+        & (col(WebhookDelivery.stream_id) == lane.stream_id)
+        & (col(WebhookDelivery.state) == PostState.WAITING)
+    )
+
+
+async def _try(worker: Worker, hook: Picked, row: Picked) -> Outcome:
+    """Post one event."""
+    begun, world = monotonic(), worker.world
+    status, error = None, None
+    try:
+        private = worker.gate.private or world.options.webhooks_private
+        to = target(hook.url, private=private)
+        body = orjson.dumps(worker.worded(row))
+        headers = signed(world, hook, row.event, body)
+        status = await post(to, headers, body, replace(worker.gate, private=private))
+        error = refused(status)
+    except Invalid as problem:  # it was let in by other settings
+        error = problem.message
+    except Unsent as problem:
+        error = str(problem)
+    except Sealed:
+        error = "its secret cannot be read"
+    took = monotonic() - begun
+    POSTS.add("failed" if error else "taken")
+    TOOK.note(took)
+    facts = {"webhook": hook.id, "delivery": row.id, "status": status, "error": error}
+    log.info("webhook posted" if error is None else "webhook failed", extra=facts)
+    return Outcome(status, error, took)
+
+
+def pause(attempts: int, chance: float) -> timedelta:
+    """How long to wait after so many attempts; `chance` is from 0 up to 1."""
+    usual = BACKOFF[min(attempts, len(BACKOFF)) - 1]
+    return usual * (1 - JITTER + 2 * JITTER * chance)
+
+
+async def _settle(world: World, one: Post, outcome: Outcome) -> datetime | None:
+    """Write what came of it; when it is tried again, if ever."""
+    now, tried, test = world.now(), outcome is not TOO_LATE, one.lane.stream_id == TESTS
+    attempt = one.row.attempt + tried
+    again = now + pause(max(attempt, 1), _chance(world))
+    over = attempt >= ATTEMPTS or again >= one.row.expires_at or not tried or test
+    state = PostState.DONE if outcome.taken else PostState.DEAD if over else PostState.WAITING
+    waits = state is PostState.WAITING
+    values = {
+        "state": state,
+        "attempt": attempt,
+        "error": outcome.error,
+        "next_attempt_at": again if waits else None,
+    }
+    if tried:
+        values |= {"status": outcome.status, "duration": round(1000 * outcome.took)}
+    async with world.write() as session:
+        connection = await session.connection()  # first the webhook, as whoever deletes it does
+        there = select(col(Webhook.id)).where(col(Webhook.id) == one.hook.id)
+        await connection.execute(there.with_for_update(read=True, key_share=True))
+        held = select(col(WebhookLane.lease)).where(one.lane.where).with_for_update()
+        if not (await connection.execute(held)).first():
+            raise LeaseLost
+        this = update(WebhookDelivery).where(col(WebhookDelivery.id) == one.row.id)
+        await connection.execute(this.values(values))
+        if outcome.taken or (tried and not test):
+            await _judge(world, session, one.hook, outcome)
+    if state is PostState.DEAD:
+        facts = {"webhook": one.hook.id, "delivery": one.row.id}
+        log.warning("webhook given up", extra=facts)
+    return again if waits else None
+
+
+def _chance(world: World) -> float:
+    return int.from_bytes(world.random(2)) / 0x10000
+
+
+async def _judge(world: World, session: AsyncSession, hook: Picked, outcome: Outcome) -> None:
+    """Note at the webhook how it does. One that is gone is switched off, and one that fails rests.
+
+    A success is not written each time, where nothing has failed before.
+    """
+    this, now = update(Webhook).where(col(Webhook.id) == hook.id), world.now()
+    connection = await session.connection()
+    if outcome.taken:
+        last = col(Webhook.last_delivery_at)
+        late = last.is_(None) | (last <= now - TOLD) | (col(Webhook.failures) > 0)
+        well = {"failures": 0, "retry_at": None, "last_delivery_at": now}
+        await connection.execute(this.where(late).values(well))
+        return
+    rest = hook.failures + 1 - PATIENCE
+    values: dict[str, Any] = {"failures": Webhook.failures + 1}
+    if rest >= 0:
+        values["retry_at"] = now + pause(rest + 1, _chance(world))
+    if outcome.status == GONE:
+        values["active"] = False
+    await connection.execute(this.values(values))
+
+
+async def _release(world: World, lane: Lane, due: datetime | None) -> None:
+    """Let a lane go: it waits until then, or, where nothing is left, is no more."""
+    async with world.write() as session:
+        connection = await session.connection()
+        held = select(col(WebhookLane.stream_id)).where(lane.where).with_for_update()
+        if not (await connection.execute(held)).first():
+            return
+        left = select(col(WebhookDelivery.id)).where(_in_lane(lane)).limit(1)
+        if (await connection.execute(left)).first():  # read behind the lock: nothing comes between
+            free = {"lease": None, "holder": None, "due_at": due or world.now()}
+            await connection.execute(update(WebhookLane).where(lane.where).values(free))
+        else:
+            await connection.execute(delete(WebhookLane).where(lane.where))
+
+
+async def _wind_up(worker: Worker) -> None:
+    """End what is under way; what is not taken yet is another's to post."""
+    lanes = dict(worker.lanes)
+    for task in lanes.values():
+        task.cancel()
+    await asyncio.gather(*lanes.values(), return_exceptions=True)
+    with suppress(Exception):  # its leases end with its registration
+        await _given_back(worker.world, lanes)
+
+
+async def _given_back(world: World, lanes: Iterable[Lane]) -> None:
+    for lane in lanes:
+        async with world.write() as session:
+            free = {"lease": None, "holder": None}
+            await (await session.connection()).execute(
+                update(WebhookLane).where(lane.where).values(free)
+            )
+
+
+async def sweep(worker: Worker) -> None:
+    """Forget what is behind the newest of each webhook's log: a few statements for all of them."""
+    world, now = worker.world, monotonic()
+    if worker.swept is not None and now < worker.swept + SWEEP:
+        return
+    worker.swept = now
+    ends = await world.database.read(_ends())
+    for start in range(0, len(ends), AT_ONCE):
+        old = delete(WebhookDelivery).where(
+            or_(
+                *(
+                    and_(
+                        col(WebhookDelivery.webhook_id) == row.id,
+                        col(WebhookDelivery.state) == row.state,
+                        col(WebhookDelivery.id) <= row.end,
+                    )
+                    for row in ends[start : start + AT_ONCE]
+                )
+            )
+        )
+        async with world.write() as session:
+            await (await session.connection()).execute(old)
+
+
+def _ends() -> Select[*tuple[Any, ...]]:
+    """To read: the newest delivery of each webhook and state that is too many, where there is one.
+
+    Each is found by walking KEPT entries of an index: numbering rows by a window would walk all.
+    """
+    kind = table_of(WebhookDelivery).c.state.type
+    states = union_all(*(select(literal(state, kind).label("state")) for state in ENDED)).subquery()
+    hooks = select(col(Webhook.id), states.c.state).join(states, true()).subquery()
+    end = (
+        select(col(WebhookDelivery.id))
+        .where(
+            col(WebhookDelivery.webhook_id) == hooks.c.id,
+            col(WebhookDelivery.state) == hooks.c.state,
+        )
+        .order_by(col(WebhookDelivery.id).desc())
+        .offset(KEPT)
+        .limit(1)
+        .scalar_subquery()
+    )
+    found = select(hooks.c.id, hooks.c.state, end.label("end")).subquery()
+    return select(found).where(found.c.end.is_not(None))

@@ -1,0 +1,1 @@
+"""Operations on routes of outgoing mail."""

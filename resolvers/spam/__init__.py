@@ -1,0 +1,1 @@
+"""Operations on spam filtering, sender rules and quarantine."""

@@ -1,0 +1,1 @@
+"""Operations on export and import of accounts."""

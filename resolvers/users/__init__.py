@@ -1,0 +1,1 @@
+"""Operations on users, their settings and quota."""

@@ -1,0 +1,1 @@
+"""Quota and limits of users."""
