@@ -25,7 +25,7 @@ from bench.load import Target, measure_documents
 from bench.measure import Line
 from bench.server import Server, bounded, running
 from bench.sides import Kind, postgres
-from graph.ids import encode
+from graph.types.global_ids import encode
 from mail.recipients import address_resolution
 from mail.storage import received_messages
 from merganser.building import on_behalf, opened, owner

@@ -8,7 +8,7 @@ from typing import Any
 from bench.house import House
 from bench.load import Target, once, post
 from bench.sides import Sides
-from graph.ids import decode
+from graph.types.global_ids import decode
 
 PAGE_SIZE, WALK = 50, 250  # messages; the way to page 100 is walked in larger steps
 MANY = 1000  # messages that are flagged at once

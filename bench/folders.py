@@ -25,12 +25,12 @@ from bench.load import Target, loaded, once, post
 from bench.measure import Fact, Line
 from bench.server import Server, bounded, running, settled
 from bench.sides import Kind, postgres
-from graph.budgets import Budgets, Rates
-from graph.endpoint import Endpoint
-from graph.endpoint import Settings as Limits
-from graph.guards import Guards
-from graph.ids import encode
+from graph.http.admission_control import Guards
+from graph.http.graphql_endpoint import Endpoint
+from graph.http.graphql_endpoint import Settings as Limits
+from graph.http.rate_budgets import Budgets, Rates
 from graph.schema import schema
+from graph.types.global_ids import encode
 from mail.recipients import address_resolution
 from mail.storage import received_messages
 from merganser.building import on_behalf, opened, owner

@@ -18,7 +18,7 @@ from bench.load import Asker, Target, asking, post
 from bench.measure import Fact, percentile
 from bench.server import Server, broken, memory, running, settled
 from bench.sides import Kind, postgres
-from graph.ids import encode
+from graph.types.global_ids import encode
 from mail.recipients import address_resolution
 from mail.storage import received_messages
 from merganser.building import opened, owner

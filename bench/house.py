@@ -12,7 +12,7 @@ from sqlalchemy import select
 from sqlmodel import col
 
 from bench.letters import START, Writer
-from graph.ids import encode
+from graph.types.global_ids import encode
 from mail.recipients import address_resolution
 from mail.recipients.address_resolution import Recipient
 from mail.search import index_worker

@@ -16,9 +16,9 @@ import orjson
 import uvloop
 
 from bench.documents import PAGE
-from graph.budgets import Budgets, Rates
-from graph.endpoint import Endpoint, Settings
-from graph.guards import Guards
+from graph.http.admission_control import Guards
+from graph.http.graphql_endpoint import Endpoint, Settings
+from graph.http.rate_budgets import Budgets, Rates
 from graph.schema import schema
 from merganser.building import opened
 from merganser.settings import read

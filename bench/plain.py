@@ -19,9 +19,9 @@ from starlette.websockets import WebSocket
 from strawberry.asgi import GraphQL
 from strawberry.schema.config import StrawberryConfig
 
-from graph.policy import Operation
-from graph.scalars import SCALARS
+from graph.execution.operation_execution import Operation
 from graph.schema import TYPES, Mutation, Query, Subscription
+from graph.types.scalars import SCALARS
 from merganser.building import opened
 from merganser.settings import read
 from models.runtime.environment import World

@@ -22,10 +22,10 @@ from sqlalchemy import event, text
 from bench.clients import DOCUMENTS, NEIGHBOURS, Account, analyze, furnished
 from bench.inside import asked
 from bench.sides import Kind
-from graph.budgets import Budgets, Rates
-from graph.endpoint import Endpoint
-from graph.endpoint import Settings as Limits
-from graph.guards import Guards
+from graph.http.admission_control import Guards
+from graph.http.graphql_endpoint import Endpoint
+from graph.http.graphql_endpoint import Settings as Limits
+from graph.http.rate_budgets import Budgets, Rates
 from graph.schema import schema
 from merganser.building import opened
 from models.runtime.environment import World

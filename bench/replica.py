@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import select
 from sqlmodel import col
 
-from graph.ids import encode
+from graph.types.global_ids import encode
 from mail.storage.message_insert import SYSTEM_FLAGS, flags
 from models.events.journal import Change, Stream, events
 from models.mailboxes.tables import Mailbox

@@ -21,7 +21,7 @@ from bench.load import Target
 from bench.measure import Fact
 from bench.ports import free_port
 from bench.server import ROOT, Server, answering, running, settled, spawned
-from graph.ids import decode
+from graph.types.global_ids import decode
 
 
 class Kind(StrEnum):

@@ -26,8 +26,8 @@ from graphql import OperationType
 from rich.console import Console
 from rich.table import Table
 
-from graph import telemetry
-from graph.telemetry import Observed, Sampler
+from graph.execution import telemetry
+from graph.execution.telemetry import Observed, Sampler
 from merganser import logs, otlp
 from merganser.settings import Settings
 from models.observability.traces import Timed
@@ -140,7 +140,7 @@ async def bench() -> dict[str, float]:
                 ("meters, log and traces", logging.INFO, USUAL, operation, EACH),
                 ("every operation traced", logging.INFO, 1.0, operation, EACH // 20),
             ):
-                logging.getLogger("graph.telemetry").setLevel(level)
+                logging.getLogger("graph.execution.telemetry").setLevel(level)
                 telemetry.trace_to(None if share is None else Sampler(share, sender))
                 found.setdefault(name, []).append(measured(work, many))
         await sender.close()

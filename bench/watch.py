@@ -23,7 +23,7 @@ from bench.server import Server, checked, stop
 from bench.watchers import Counting, Watcher, crew
 from bench.watchroads import Place
 from bench.watchwriters import Writer, letter
-from graph.ids import decode, encode
+from graph.types.global_ids import decode, encode
 from mail.maintenance import housekeeping
 from mail.recipients import address_resolution
 from mail.storage import received_messages

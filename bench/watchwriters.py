@@ -14,7 +14,7 @@ import orjson
 
 from bench.lmtp import Neighbour, connected
 from bench.watchroads import BROKEN, Broken, Place, ask, asking
-from graph.ids import encode
+from graph.types.global_ids import encode
 
 PATHS = ["INBOX", "Sent", "Trash", "Junk", "A", "A/B", "A/B/C", "B", "C", "C/D", "E", "a"]
 WORDS = ["\\Seen", "\\Flagged", "\\Answered", "\\Draft", "x", "y", "z"]

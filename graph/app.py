@@ -14,11 +14,11 @@ from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route, WebSocketRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from graph import acmechallenge, graphiql, health, rest, stspolicy
-from graph.endpoint import Endpoint, Settings
-from graph.headers import dressed
-from graph.intake import Limits
-from graph.metrics import Census, Fleet, Metrics, Readers
+from graph.http import acme_challenge, graphiql, health, mta_sts, rest_routes
+from graph.http.graphql_endpoint import Endpoint, Settings
+from graph.http.metrics import Census, Fleet, Metrics, Readers
+from graph.http.response_headers import dressed
+from graph.http.upload_body import Limits
 from graph.schema import schema
 from models.runtime.environment import World
 from models.store.outages import RETRY_AFTER, StoreUnavailable
@@ -138,9 +138,9 @@ def create_app(
             Route("/graphql", endpoint),  # a Mount would send /graphql on to /graphql/
             WebSocketRoute("/graphql", endpoint),
             *graphiql.routes(),
-            *acmechallenge.routes(world),
-            *stspolicy.routes(world),
-            *rest.routes(world, by_path, spool, uploads, endpoint),
+            *acme_challenge.routes(world),
+            *mta_sts.routes(world),
+            *rest_routes.routes(world, by_path, spool, uploads, endpoint),
         ],
         middleware=_cors(settings.origins),
         exception_handlers={StoreUnavailable: _unavailable},

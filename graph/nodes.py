@@ -5,48 +5,48 @@ from collections.abc import Sequence
 
 import strawberry
 
-from graph import ids
-from graph.addresses import Address
-from graph.addressregister import AddressRegisterEntry
-from graph.adminlog import AdminLogEntry
-from graph.apppasswords import AppPassword
-from graph.archive import ArchivedMessage
-from graph.audit import Audit, AuditAccess, AuditedMessage
-from graph.auth import AccessToken, ApiKey
-from graph.authlog import AuthEvent
-from graph.autoreply import Autoreply
-from graph.bccrules import BccRule
-from graph.certificates import Certificate
-from graph.composerequests import ComposeRequest
-from graph.connectors import Connector, ConnectorRun
-from graph.dkim import DkimKey
-from graph.domains import Domain, DomainAlias
-from graph.exports import AccountExport
-from graph.fields import Info, query
-from graph.files import File, FileShare
-from graph.filters import Filter
-from graph.identities import Identity
-from graph.keyvalue import KeyValue
-from graph.labels import Label
-from graph.mailboxes import Mailbox
-from graph.messages import Message
-from graph.notifications import PushChannel
-from graph.quarantine import QuarantineItem
-from graph.queue import QueueEntry
-from graph.ratelimits import RateHold, RateLimit
-from graph.recipientrewrites import RecipientRewrite
-from graph.routing import ForwardingHost, RelayHost, TlsPolicy, Transport
-from graph.rows import Shape
-from graph.savedsearches import SavedSearch
-from graph.senderrules import SenderRule
-from graph.settings import SettingChange
-from graph.sieve import SieveScript
-from graph.submission import Submission
-from graph.tasks import Task
-from graph.threads import Thread
-from graph.twofactor import WebauthnKey
-from graph.users import User
-from graph.webhooks import Webhook, WebhookDelivery
+from graph.addresses.bcc_rules import BccRule
+from graph.addresses.contacts import AddressRegisterEntry
+from graph.addresses.recipient_rewrites import RecipientRewrite
+from graph.addresses.types import Address
+from graph.admin.admin_log import AdminLogEntry
+from graph.admin.audits import Audit, AuditAccess, AuditedMessage
+from graph.admin.key_values import KeyValue
+from graph.admin.settings import SettingChange
+from graph.admin.tasks import Task
+from graph.auth.app_passwords import AppPassword
+from graph.auth.second_factors import WebauthnKey
+from graph.auth.security_log import AuthEvent
+from graph.auth.types import AccessToken, ApiKey
+from graph.autoreply.types import Autoreply
+from graph.certificates.types import Certificate
+from graph.connectors.types import Connector, ConnectorRun
+from graph.domains.dkim_keys import DkimKey
+from graph.domains.types import Domain, DomainAlias
+from graph.files.types import File, FileShare
+from graph.filters.sieve_scripts import SieveScript
+from graph.filters.types import Filter
+from graph.mailboxes.types import Mailbox
+from graph.messages.deleted_messages import ArchivedMessage
+from graph.messages.labels import Label
+from graph.messages.threads import Thread
+from graph.messages.types import Message
+from graph.notifications.push_channels import PushChannel
+from graph.notifications.webhooks import Webhook, WebhookDelivery
+from graph.queue.rate_limits import RateHold, RateLimit
+from graph.queue.types import QueueEntry
+from graph.routing.types import ForwardingHost, RelayHost, TlsPolicy, Transport
+from graph.search.saved_searches import SavedSearch
+from graph.spam.quarantine import QuarantineItem
+from graph.spam.sender_rules import SenderRule
+from graph.submission.compose_requests import ComposeRequest
+from graph.submission.identities import Identity
+from graph.submission.types import Submission
+from graph.transfer.types import AccountExport
+from graph.types import global_ids as ids
+from graph.types.fields import Info, query
+from graph.types.row_mapping import Shape
+from graph.users.types import User
 from models.errors import Invalid
 from models.users.roles import Scope
 

@@ -5,212 +5,194 @@ from strawberry.schema.config import StrawberryConfig
 from strawberry.tools import merge_types
 from strawberry.types.enum import StrawberryEnumDefinition
 
-from graph import (
-    addresschange,
-    addresses,
-    addresstrace,
-    adminlog,
-    apppasswords,
-    archive,
-    audit,
-    auth,
-    authlog,
-    autoreplyset,
-    bccrules,
-    bulk,
-    certificates,
-    changes,
-    clientreset,
-    composerequests,
-    connectorforms,
-    connectors,
+from graph import nodes
+from graph.addresses import bcc_rules, recipient_rewrites, trace
+from graph.addresses import mutations as address_mutations
+from graph.addresses import types as address_types
+from graph.admin import admin_log, audits, key_values, tasks
+from graph.admin import settings as admin_settings
+from graph.auth import app_passwords, second_factors, security_log, session_mutations
+from graph.auth import types as auth_types
+from graph.autoreply import mutations as autoreply_mutations
+from graph.certificates import types as certificate_types
+from graph.changes import queries as change_queries
+from graph.changes import types as change_types
+from graph.connectors import mail_import_mutations
+from graph.connectors import mutations as connector_mutations
+from graph.connectors import types as connector_types
+from graph.domains import dkim_keys
+from graph.domains import mutations as domain_mutations
+from graph.domains import types as domain_types
+from graph.execution.operation_execution import Schema
+from graph.execution.strawberry_definitions import origin
+from graph.files import types as file_types
+from graph.filters import sieve_import_mutations, sieve_script_mutations, sieve_scripts
+from graph.filters import types as filter_types
+from graph.mailboxes import (
     counters,
-    dkim,
-    domainchange,
-    domains,
-    errors,
-    exports,
-    files,
-    filterimport,
-    filters,
-    following,
-    forwarding,
-    identities,
-    keyvalue,
-    labels,
-    mailboxes,
-    mailboxlists,
-    mailboxmetadata,
-    mailboxrepair,
-    mailboxstate,
-    mailboxupdate,
-    mailimport,
-    messages,
-    messagetrace,
-    nodes,
-    noticing,
-    notifications,
-    profilereset,
-    quarantine,
-    quarantining,
-    queue,
-    ratelimits,
-    recipientrewrites,
-    routetest,
-    routing,
-    routingchange,
-    savedsearches,
-    searchindex,
-    searchtext,
-    senderrules,
-    sessions,
-    settings,
-    sharing,
-    sieve,
-    sieveput,
-    submission,
-    tasks,
-    threads,
-    twofactor,
-    uploading,
-    usagereset,
-    usercreate,
-    userdelete,
-    userlist,
-    userquota,
-    userupdate,
-    webhooks,
+    metadata_mutations,
+    repair_mutations,
+    share_mutations,
+    uid_state_mutations,
+    update_mutations,
 )
-from graph.mutations import atomic
-from graph.origins import origin
-from graph.policy import Schema
-from graph.scalars import SCALARS
-from graph.words import describe, describe_directives
+from graph.mailboxes import queries as mailbox_queries
+from graph.mailboxes import types as mailbox_types
+from graph.messages import deleted_messages, labels, threads, upload_mutations
+from graph.messages import mutations as message_mutations
+from graph.messages import trace as message_trace
+from graph.messages import types as message_types
+from graph.notifications import live_notifications, push_channels, webhooks
+from graph.queue import rate_limits
+from graph.queue import types as queue_types
+from graph.routing import mutations as routing_mutations
+from graph.routing import route_test_mutations
+from graph.routing import types as routing_types
+from graph.search import index, saved_searches
+from graph.search import queries as search_queries
+from graph.spam import quarantine, quarantine_mutations, sender_rules
+from graph.submission import compose_requests, forward_mutations, identities
+from graph.submission import types as submission_types
+from graph.transfer import types as transfer_types
+from graph.types import errors as types_errors
+from graph.types.argument_descriptions import describe, describe_directives
+from graph.types.mutations import atomic
+from graph.types.scalars import SCALARS
+from graph.users import (
+    client_reset_mutations,
+    create_mutations,
+    deleted_users,
+    profile_reset_mutations,
+    quota_mutations,
+    usage_reset_mutations,
+)
+from graph.users import queries as user_queries
+from graph.users import update_mutations as user_update_mutations
 
 Query = merge_types(
     "Query",
     (
         nodes.NodeQuery,
-        auth.AuthQuery,
-        authlog.AuthLogQuery,
-        adminlog.AdminLogQuery,
-        audit.AuditQuery,
-        userlist.UserQuery,
-        userdelete.UserDeleteQuery,
-        domains.DomainQuery,
-        addresses.AddressQuery,
-        addresstrace.AddressTraceQuery,
-        messagetrace.MessageTraceQuery,
-        mailboxes.MailboxQuery,
-        mailboxlists.MailboxListQuery,
-        messages.MessageQuery,
-        searchtext.SearchQuery,
-        searchindex.SearchIndexQuery,
+        auth_types.AuthQuery,
+        security_log.AuthLogQuery,
+        admin_log.AdminLogQuery,
+        audits.AuditQuery,
+        user_queries.UserQuery,
+        deleted_users.UserDeleteQuery,
+        domain_types.DomainQuery,
+        address_types.AddressQuery,
+        trace.AddressTraceQuery,
+        message_trace.MessageTraceQuery,
+        mailbox_types.MailboxQuery,
+        mailbox_queries.MailboxListQuery,
+        message_types.MessageQuery,
+        search_queries.SearchQuery,
+        index.SearchIndexQuery,
         threads.ThreadQuery,
-        submission.SubmissionQuery,
+        submission_types.SubmissionQuery,
         tasks.TaskQuery,
-        following.ChangeQuery,
-        settings.SettingQuery,
-        keyvalue.KeyValueQuery,
-        filters.FilterQueries,
-        senderrules.SenderRuleQuery,
+        change_queries.ChangeQuery,
+        admin_settings.SettingQuery,
+        key_values.KeyValueQuery,
+        filter_types.FilterQueries,
+        sender_rules.SenderRuleQuery,
         webhooks.WebhookQuery,
-        bccrules.BccRuleQuery,
-        recipientrewrites.RecipientRewriteQuery,
-        ratelimits.RateLimitQuery,
-        notifications.PushQuery,
-        sieve.SieveQuery,
+        bcc_rules.BccRuleQuery,
+        recipient_rewrites.RecipientRewriteQuery,
+        rate_limits.RateLimitQuery,
+        push_channels.PushQuery,
+        sieve_scripts.SieveQuery,
         quarantine.QuarantineQuery,
-        queue.QueueQuery,
-        connectors.ConnectorQuery,
-        dkim.DkimQuery,
-        routing.RoutingQuery,
-        certificates.CertificateQuery,
+        queue_types.QueueQuery,
+        connector_types.ConnectorQuery,
+        dkim_keys.DkimQuery,
+        routing_types.RoutingQuery,
+        certificate_types.CertificateQuery,
     ),
 )
 Mutation = merge_types(
     "Mutation",
     (
-        auth.AuthMutation,
-        twofactor.TwoFactorMutation,
-        apppasswords.AppPasswordMutation,
-        userdelete.UserDeleteMutation,
-        userquota.UserQuotaMutation,
-        clientreset.ClientResetMutation,
-        profilereset.ProfileResetMutation,
-        usagereset.UsageResetMutation,
-        ratelimits.RateLimitMutation,
-        usercreate.UserCreateMutation,
-        userupdate.UserUpdateMutation,
-        domainchange.DomainMutation,
-        addresschange.AddressMutation,
-        mailboxes.MailboxMutation,
-        mailboxupdate.MailboxUpdateMutation,
-        mailboxmetadata.MailboxMetadataMutation,
-        sharing.SharingMutation,
-        mailboxstate.MailboxStateMutation,
-        mailboxrepair.MailboxRepairMutation,
-        bulk.BulkMutation,
+        auth_types.AuthMutation,
+        second_factors.TwoFactorMutation,
+        app_passwords.AppPasswordMutation,
+        deleted_users.UserDeleteMutation,
+        quota_mutations.UserQuotaMutation,
+        client_reset_mutations.ClientResetMutation,
+        profile_reset_mutations.ProfileResetMutation,
+        usage_reset_mutations.UsageResetMutation,
+        rate_limits.RateLimitMutation,
+        create_mutations.UserCreateMutation,
+        user_update_mutations.UserUpdateMutation,
+        domain_mutations.DomainMutation,
+        address_mutations.AddressMutation,
+        mailbox_types.MailboxMutation,
+        update_mutations.MailboxUpdateMutation,
+        metadata_mutations.MailboxMetadataMutation,
+        share_mutations.SharingMutation,
+        uid_state_mutations.MailboxStateMutation,
+        repair_mutations.MailboxRepairMutation,
+        message_mutations.BulkMutation,
         labels.LabelMutation,
-        autoreplyset.AutoreplyMutation,
+        autoreply_mutations.AutoreplyMutation,
         identities.IdentityMutation,
-        savedsearches.SavedSearchMutation,
+        saved_searches.SavedSearchMutation,
         threads.ThreadMutation,
-        forwarding.ForwardingMutation,
-        uploading.UploadingMutation,
-        archive.ArchiveMutation,
-        searchindex.SearchIndexMutation,
-        audit.AuditMutation,
-        exports.ExportMutation,
-        files.FileMutation,
-        sessions.SessionMutation,
-        submission.SubmissionMutation,
-        composerequests.ComposeMutation,
+        forward_mutations.ForwardingMutation,
+        upload_mutations.UploadingMutation,
+        deleted_messages.ArchiveMutation,
+        index.SearchIndexMutation,
+        audits.AuditMutation,
+        transfer_types.ExportMutation,
+        file_types.FileMutation,
+        session_mutations.SessionMutation,
+        submission_types.SubmissionMutation,
+        compose_requests.ComposeMutation,
         tasks.TaskMutation,
-        settings.SettingMutation,
-        keyvalue.KeyValueMutation,
-        filters.FilterMutation,
-        filterimport.FilterImportMutation,
-        senderrules.SenderRuleMutation,
+        admin_settings.SettingMutation,
+        key_values.KeyValueMutation,
+        filter_types.FilterMutation,
+        sieve_import_mutations.FilterImportMutation,
+        sender_rules.SenderRuleMutation,
         webhooks.WebhookMutation,
-        bccrules.BccRuleMutation,
-        recipientrewrites.RecipientRewriteMutation,
-        notifications.PushMutation,
-        sieveput.SieveMutation,
-        quarantining.QuarantineMutation,
-        queue.QueueMutation,
-        connectorforms.ConnectorFormMutation,
-        connectors.ConnectorMutation,
-        certificates.CertificateMutation,
-        mailimport.MailImportMutation,
-        dkim.DkimMutation,
-        routingchange.RoutingMutation,
-        routetest.RouteTestMutation,
+        bcc_rules.BccRuleMutation,
+        recipient_rewrites.RecipientRewriteMutation,
+        push_channels.PushMutation,
+        sieve_script_mutations.SieveMutation,
+        quarantine_mutations.QuarantineMutation,
+        queue_types.QueueMutation,
+        connector_mutations.ConnectorFormMutation,
+        connector_types.ConnectorMutation,
+        certificate_types.CertificateMutation,
+        mail_import_mutations.MailImportMutation,
+        dkim_keys.DkimMutation,
+        routing_mutations.RoutingMutation,
+        route_test_mutations.RouteTestMutation,
     ),
 )
 Subscription = merge_types(
     "Subscription",
     (
-        following.ChangeSubscription,
+        change_queries.ChangeSubscription,
         counters.CounterSubscription,
-        submission.SubmissionSubscription,
-        composerequests.ComposeSubscription,
-        queue.QueueSubscription,
+        submission_types.SubmissionSubscription,
+        compose_requests.ComposeSubscription,
+        queue_types.QueueSubscription,
         tasks.TaskSubscription,
-        savedsearches.SavedSearchSubscription,
-        noticing.NotificationSubscription,
-        connectors.ConnectorSubscription,
+        saved_searches.SavedSearchSubscription,
+        live_notifications.NotificationSubscription,
+        connector_types.ConnectorSubscription,
     ),
 )
 TYPES = [  # that no field names, and interfaces lead to
-    *errors.MutationError.types.values(),
+    *types_errors.MutationError.types.values(),
     *nodes.KINDS.values(),
-    changes.AccountChange,
-    changes.LimitChange,
-    changes.MailboxChange,
-    changes.MessageChange,
-    changes.ResyncChange,
-    changes.SubmissionChange,
+    change_types.AccountChange,
+    change_types.LimitChange,
+    change_types.MailboxChange,
+    change_types.MessageChange,
+    change_types.ResyncChange,
+    change_types.SubmissionChange,
 ]
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import select
 from sqlmodel import col
 
-from graph.ids import decode, encode
+from graph.types.global_ids import decode, encode
 from mail.recipients.address_resolution import login_of
 from merganser.building import owner
 from merganser.trouble import Trouble

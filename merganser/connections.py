@@ -15,7 +15,7 @@ import orjson
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
-from graph.headers import NOTHING, POLICY, USUAL
+from graph.http.response_headers import NOTHING, POLICY, USUAL
 from models.runtime.concurrency_limits import Crowd, Seat
 
 HEAD_MAX = 64 << 10  # bytes of a request line and its headers

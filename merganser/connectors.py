@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import select
 from sqlmodel import col
 
-from graph.ids import decode, encode
+from graph.types.global_ids import decode, encode
 from mail.connectors.remote_server import Stage
 from mail.network.outbound_http import Gate
 from merganser import accounts

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from graph.ids import encode
+from graph.types.global_ids import encode
 from merganser.building import owner
 from merganser.trouble import Trouble
 from models.domains.dkim_keys import DkimAlgorithm, DkimKeyState

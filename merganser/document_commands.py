@@ -11,7 +11,7 @@ from merganser.trouble import MISUSED, Trouble
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from graph.documents import Fault
+    from graph.execution.documents.document_cache import Fault
     from merganser.manifests import Entry
     from merganser.settings import Settings
     from models.runtime.environment import World
@@ -56,7 +56,7 @@ def add(
 
 def _judged(found: "list[Entry]") -> "list[NewDocument]":
     """The documents, if all of them are good; else each bad one is named, and Trouble."""
-    from graph.judging import judge
+    from graph.execution.documents.document_validation import judge
     from graph.schema import schema
     from merganser.commands import progress_bar
     from resolvers.admin.trusted_documents import NewDocument
@@ -147,7 +147,7 @@ def remove(
 
 
 def _hash(text: str) -> bytes:
-    from graph.persisted import HEX, PREFIX
+    from graph.execution.documents.documents_by_hash import HEX, PREFIX
 
     found = text.removeprefix(PREFIX)
     if not HEX.fullmatch(found):

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from graph.ids import encode
+from graph.types.global_ids import encode
 from merganser import dkimkeys
 from merganser.building import owner
 from merganser.trouble import Trouble

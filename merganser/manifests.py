@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from graph.persisted import PREFIX
+from graph.execution.documents.documents_by_hash import PREFIX
 from merganser.trouble import Trouble
 from resolvers.admin.trusted_documents import hash_of
 

@@ -13,9 +13,9 @@ from contextlib import asynccontextmanager, suppress
 from time import time_ns
 from typing import TYPE_CHECKING, Any, cast
 
-from graph import telemetry
-from graph.metrics import Census, version_of
-from graph.telemetry import Root, Sampler
+from graph.execution import telemetry
+from graph.execution.telemetry import Root, Sampler
+from graph.http.metrics import Census, version_of
 from merganser.settings import PREFIX, Settings
 from merganser.trouble import MISUSED, Trouble
 from models.observability.metrics import Family, Kind, Point

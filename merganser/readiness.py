@@ -9,7 +9,7 @@ from typing import Any
 
 from sqlalchemy import Select, column, select, table
 
-from graph.health import Check
+from graph.http.health import Check
 from mail.smtp.spool_file import MARK
 from merganser.ending import Ending
 from merganser.parts import ALONE, Part

@@ -14,10 +14,10 @@ from pathlib import Path
 
 from pydantic import SecretStr
 
-from graph import ids
 from graph.app import create_app
-from graph.metrics import Access, Readers
-from graph.webhooks import worded
+from graph.http.metrics import Access, Readers
+from graph.notifications.webhooks import worded
+from graph.types import global_ids
 from mail.maintenance import housekeeping, snooze_worker
 from mail.maintenance.restore_mark import RestoreGuard
 from mail.outbound import worker as outbound_worker
@@ -249,7 +249,7 @@ async def _workers(
             training_worker.run(world),
             tasks.run(world),
             webhook_worker.run(world, worded),
-            push_worker.run(world, ids.encode),
+            push_worker.run(world, global_ids.encode),
             dkim_rotation.run(world),
             acme_worker.run(world),
             connector_worker.run(world),

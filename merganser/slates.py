@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from graph.metrics import counted
+from graph.http.metrics import counted
 from models.observability.metrics import Across, Family, Kind, Point
 from models.observability.metrics_merge import WORKER, carried, merged, packed, unpacked
 

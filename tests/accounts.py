@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from graph import ids
+from graph.types import global_ids
 from models.errors import AuthenticationFailed
 from models.events.journal import Change
 from models.runtime.environment import World
@@ -62,7 +62,7 @@ async def run(
 
 
 def id_of(who: Client | int) -> str:
-    return str(ids.encode("User", who if isinstance(who, int) else who.user.id))
+    return str(global_ids.encode("User", who if isinstance(who, int) else who.user.id))
 
 
 async def row_of(world: World, who: Client | int) -> Any:
@@ -78,7 +78,7 @@ async def chief(
     """A DOMAIN_ADMIN of this domain, who lives in example.org."""
     answer = await root("{ users { nodes { domain { id name } } } }")
     there = {one["domain"]["name"]: one["domain"]["id"] for one in answer["users"]["nodes"]}
-    charge = [ids.decode("Domain", there[domain])]
+    charge = [global_ids.decode("Domain", there[domain])]
     more = {"administers": charge, "admin_permissions": permissions}
     return await make_client(root.world, root.http, name, role=Role.DOMAIN_ADMIN, **more)
 

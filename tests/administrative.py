@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
-from graph import ids
+from graph.types import global_ids
 from tests.calls import CALLS, Call, connectors
 from tests.conftest import Client, receive
 
@@ -31,7 +31,7 @@ async def _others_key(ada: Client, root: Client) -> Call:
 
 
 async def _key_for_ada(ada: Client, _root: Client) -> Call:
-    given = {"name": "reports", "user": {"id": ids.encode("User", ada.user.id)}}
+    given = {"name": "reports", "user": {"id": global_ids.encode("User", ada.user.id)}}
     return Call("apiKeyCreate", given, "apiKey { name }", journaled=False, by_root=True)
 
 
@@ -39,7 +39,7 @@ def _named(mutation: str, /, **given: Any) -> Prepare:
     """A call of what is done to ada."""
 
     async def prepare(ada: Client, _root: Client) -> Call:
-        users = {"users": {"ids": [ids.encode("User", ada.user.id)]}}
+        users = {"users": {"ids": [global_ids.encode("User", ada.user.id)]}}
         return Call(mutation, {**users, **given}, by_root=True)
 
     return prepare
@@ -58,13 +58,13 @@ def _shared(name: str, **given: Any) -> Prepare:
 
 
 async def _connector(ada: Client, _root: Client) -> Call:
-    user = {"id": ids.encode("User", ada.user.id)}
+    user = {"id": global_ids.encode("User", ada.user.id)}
     return Call("connectorCreate", {**connectors.ACCOUNT, "user": user}, by_root=True)
 
 
 async def _brought(ada: Client, root: Client) -> Call:
     made = await CALLS["mailImport"](ada, root)
-    users = {"ids": [ids.encode("User", ada.user.id)]}
+    users = {"ids": [global_ids.encode("User", ada.user.id)]}
     return Call("mailImport", {**made.input, "users": users}, by_root=True)
 
 
@@ -85,7 +85,7 @@ def _hers(name: str) -> Prepare:
 
 
 async def _reset(ada: Client, _root: Client) -> Call:
-    given = {"user": {"id": ids.encode("User", ada.user.id)}}
+    given = {"user": {"id": global_ids.encode("User", ada.user.id)}}
     return Call("passwordReset", given, "password", by_root=True)
 
 
@@ -96,14 +96,14 @@ def _account(name: str, **given: Any) -> Prepare:
     """A call of what is done to ada's account, which ROOT may."""
 
     async def prepare(ada: Client, _root: Client) -> Call:
-        user = {"id": ids.encode("User", ada.user.id)}
+        user = {"id": global_ids.encode("User", ada.user.id)}
         return Call(name, {"user": user, **given}, by_root=True)
 
     return prepare
 
 
 async def _identity(ada: Client, _root: Client) -> Call:
-    user = {"id": ids.encode("User", ada.user.id)}
+    user = {"id": global_ids.encode("User", ada.user.id)}
     given = {"user": user, "address": ada.address, "name": "Ada"}
     return Call("identityCreate", given, by_root=True)
 
@@ -118,7 +118,7 @@ async def _imported(ada: Client, root: Client) -> Call:
 
 async def _for_ada(name: str, ada: Client, root: Client) -> Call:
     made = await CALLS[name](ada, root)
-    user = {"id": ids.encode("User", ada.user.id)}
+    user = {"id": global_ids.encode("User", ada.user.id)}
     return Call(made.name, {**made.input, "user": user}, by_root=True)
 
 
@@ -134,7 +134,10 @@ def _folder(name: str) -> Prepare:
 
 
 async def _updated(ada: Client, _root: Client) -> Call:
-    given = {"user": {"id": ids.encode("User", ada.user.id)}, "mailboxes": [{"path": "Sent"}]}
+    given = {
+        "user": {"id": global_ids.encode("User", ada.user.id)},
+        "mailboxes": [{"path": "Sent"}],
+    }
     return Call("mailboxUpdate", {**given, "set": {"subscribed": False}}, by_root=True)
 
 
@@ -144,7 +147,7 @@ def _post(name: str, **given: Any) -> Prepare:
     async def prepare(ada: Client, _root: Client) -> Call:
         await receive(ada)
         await receive(ada, sender="dave@example.com")
-        whose = {"users": {"ids": [ids.encode("User", ada.user.id)]}, "all": True}
+        whose = {"users": {"ids": [global_ids.encode("User", ada.user.id)]}, "all": True}
         return Call(name, {"select": whose, **given}, by_root=True)
 
     return prepare
@@ -164,7 +167,7 @@ async def _deleted(ada: Client, root: Client) -> None:
 
 async def _restore(ada: Client, root: Client) -> Call:
     await _deleted(ada, root)
-    given = {"by": {"id": ids.encode("User", ada.user.id)}}
+    given = {"by": {"id": global_ids.encode("User", ada.user.id)}}
     return Call("userRestore", given, by_root=True)
 
 

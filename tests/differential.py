@@ -37,8 +37,8 @@ from graphql.execution.values import VariableValues, get_variable_values
 from strawberry.execution import optimized_is_awaitable
 from strawberry.schema.schema import StrawberryGraphQLCoreExecutionContext as Stock
 
-from graph.executor import CompiledExecutor
-from graph.plans import Book
+from graph.execution.compiled_executor import CompiledExecutor
+from graph.execution.resolver_plans import Book
 from tests.differential_documents import Author
 from tests.differential_play import Play
 from tests.differential_values import Dice

@@ -4,8 +4,8 @@ from typing import Any
 
 from graphql import GraphQLError, OperationType, is_leaf_type, located_error
 
-from graph.executor import CompiledExecutor
-from graph.plans import Plans
+from graph.execution.compiled_executor import CompiledExecutor
+from graph.execution.resolver_plans import Plans
 
 
 class Unordered(CompiledExecutor):

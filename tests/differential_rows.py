@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 import orjson
 from graphql import FieldNode, GraphQLObjectType, get_nullable_type
 
-from graph.connections import Connection, Edge, Paged, PageInfo, Placed
-from graph.mimeparts import MailAddress
-from graph.views import View
+from graph.messages.mime_parts import MailAddress
+from graph.types.connections import Connection, Edge, Paged, PageInfo, Placed
+from graph.types.object_views import View
 from mail.mime.mime_tree import part_json
 from mail.mime.parser import opened
 from models.store.keyset_pages import Cursor, Page

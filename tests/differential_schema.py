@@ -12,10 +12,10 @@ from strawberry.schema.config import StrawberryConfig
 from strawberry.tools import create_type
 from strawberry.types.field import StrawberryField
 
-from graph.connections import Connection
-from graph.rows import link
-from graph.scalars import SCALARS, URL, BigInt, ByteSize
-from graph.views import Made, View, Viewed, same
+from graph.types.connections import Connection
+from graph.types.object_views import Made, View, Viewed, same
+from graph.types.row_mapping import link
+from graph.types.scalars import SCALARS, URL, BigInt, ByteSize
 from tests.differential_play import Play, leaf_of, leaves_by_ids
 
 Info = strawberry.Info[Play, None]

@@ -42,7 +42,7 @@ from graphql import (
 )
 from strawberry.schema.schema_converter import GraphQLCoreConverter
 
-from graph.views import View
+from graph.types.object_views import View
 from models.errors import Conflict, Forbidden, Invalid, NotFound, Unavailable
 
 Item = TypeVar("Item")

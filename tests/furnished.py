@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 from sqlmodel import select
 
-from graph.policy import Operation
+from graph.execution.operation_execution import Operation
 from graph.schema import schema
 from merganser.demo.credentials import NAME, read_account
 from merganser.demonstration import furnish

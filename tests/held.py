@@ -6,7 +6,7 @@ from typing import Any
 
 from sqlalchemy import select
 
-from graph import ids
+from graph.types import global_ids
 from mail.delivery import pipeline, quarantine
 from mail.delivery.listener_backend import Household
 from mail.delivery.quarantine import Why
@@ -66,7 +66,7 @@ async def hold(
     mail = await pipeline.receive(client.world, message, sender)
     to = await address_resolution.recipient(client.world, address or client.address)
     await quarantine.hold(client.world, mail, to, why)
-    return ids.encode("QuarantineItem", (await held(client.world))[-1].id)
+    return global_ids.encode("QuarantineItem", (await held(client.world))[-1].id)
 
 
 async def come(world: World, *to: Client, raw: bytes, sender: str = CAROL) -> list[Any]:

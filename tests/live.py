@@ -17,9 +17,9 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
 from graph.app import create_app
-from graph.endpoint import Endpoint
-from graph.groups import Group
-from graph.scalars import SCALARS, Cursor
+from graph.http.graphql_endpoint import Endpoint
+from graph.subscriptions.shared_subscriptions import Group
+from graph.types.scalars import SCALARS, Cursor
 from merganser.server import sockets
 from merganser.settings import Settings
 from models.events import journal

@@ -11,7 +11,7 @@ import http_ece
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from graph import ids
+from graph.types import global_ids
 from mail.network.outbound_http import Gate
 from mail.recipients import address_resolution
 from mail.storage import message_insert, received_messages
@@ -36,7 +36,7 @@ def loose(world: World, **more: Any) -> None:
 
 def worker_of(world: World, **gate: Any) -> Worker:
     """A worker, as a process has one."""
-    return Worker(world, ids.encode, Gate(**gate))
+    return Worker(world, global_ids.encode, Gate(**gate))
 
 
 async def pump(worker: Worker) -> None:

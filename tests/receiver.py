@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from graph.webhooks import worded
+from graph.notifications.webhooks import worded
 from mail.network.outbound_http import Gate
 from models.runtime.environment import Adopted, World
 from resolvers.notifications.webhook_feed import feed

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from graph import ids
+from graph.types import global_ids
 from tests.accounts import ERRORS
 from tests.conftest import Client
 from tests.test_mailboxes import put
@@ -40,7 +40,7 @@ async def team(owner: Client, *subjects: str) -> str:
 
 
 def box_id(key: int) -> str:
-    return str(ids.encode("Mailbox", key))
+    return str(global_ids.encode("Mailbox", key))
 
 
 async def keys(client: Client, path: str) -> list[str]:

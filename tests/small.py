@@ -20,9 +20,9 @@ from starlette.routing import Route, WebSocketRoute
 from strawberry.schema.config import StrawberryConfig
 from websockets.asyncio.client import ClientConnection, connect
 
-from graph.endpoint import Endpoint, Settings
-from graph.limits import Cost, Limits
-from graph.policy import Schema
+from graph.execution.documents.cost_limits import Cost, Limits
+from graph.execution.operation_execution import Schema
+from graph.http.graphql_endpoint import Endpoint, Settings
 from mail.storage.blobs.object_stores import LocalStore
 from models.errors import (
     Conflict,

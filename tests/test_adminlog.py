@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import select
 from sqlmodel import col
 
-from graph import ids
+from graph.types import global_ids
 from mail.maintenance import housekeeping
 from models.admin.admin_log import AdminLogEntry
 from models.domains.tables import Domain
@@ -163,11 +163,11 @@ async def test_every_condition_narrows(
     hour = [(start + timedelta(hours=n)).isoformat() for n in range(3)]
     expected: list[tuple[dict[str, Any], int]] = [
         ({"actor": {"username": "bob"}}, 2),
-        ({"actor": {"id": ids.encode("User", bob.user.id)}}, 2),
+        ({"actor": {"id": global_ids.encode("User", bob.user.id)}}, 2),
         ({"actor": {"username": "nobody"}}, 0),
-        ({"actor": {"id": ids.encode("User", 5)}}, 0),
-        ({"targetId": ids.encode("User", ada.user.id)}, 2),  # made, and changed
-        ({"targetId": ids.encode("Domain", ada.user.id)}, 0),
+        ({"actor": {"id": global_ids.encode("User", 5)}}, 0),
+        ({"targetId": global_ids.encode("User", ada.user.id)}, 2),  # made, and changed
+        ({"targetId": global_ids.encode("Domain", ada.user.id)}, 0),
         ({"mutation": "userUpdate"}, 2),
         ({"mutation": "userUpdate", "actor": {"username": "bob"}}, 1),
         ({"mutation": "nothing"}, 0),
@@ -204,14 +204,15 @@ async def test_a_domain_administrator_reads_of_the_own_domains_only(
     )
     seen = (await listed(chief))[: len(await listed(chief)) - before]
     assert [(node["after"], node["target"]) for node in seen] == [
-        ({"name": "Ada"}, {"__typename": "User", "id": ids.encode("User", ada.user.id)})
+        ({"name": "Ada"}, {"__typename": "User", "id": global_ids.encode("User", ada.user.id)})
     ]
-    foreign = {"id": ids.encode("User", 99)}["id"]
+    foreign = {"id": global_ids.encode("User", 99)}["id"]
     assert await listed(chief, targetId=foreign) == []
     rows = [row for row in await entries(world) if row.mutation in ("userUpdate", "settingSet")]
     for client, visible in ((root, [1, 1, 1]), (chief, [1, 0, 0]), (ada, [0, 0, 0])):
         found = [
-            (await client(NODE, id=ids.encode("AdminLogEntry", row.id)))["node"] for row in rows
+            (await client(NODE, id=global_ids.encode("AdminLogEntry", row.id)))["node"]
+            for row in rows
         ]
         assert [int(each is not None) for each in found] == visible
     answer = await ada.raw(LIST)
@@ -225,7 +226,7 @@ async def test_a_domain_administrator_reads_of_the_own_domains_only(
 async def test_what_is_gone_is_still_named(root: Client) -> None:
     await write(root.world, Done("userDelete", "User", 99), Done("settingSet", "Setting"))
     setting, user = await listed(root)
-    assert (user["targetId"], user["target"]) == (ids.encode("User", 99), None)
+    assert (user["targetId"], user["target"]) == (global_ids.encode("User", 99), None)
     assert (setting["targetId"], setting["target"]) == (None, None)
 
 

@@ -6,7 +6,7 @@ import httpx
 import pytest
 from sqlalchemy import text
 
-from graph import ids
+from graph.types import global_ids
 from mail.maintenance import housekeeping
 from mail.search import index_worker
 from models.events.journal import ChangeKind
@@ -112,7 +112,9 @@ async def test_drafts_and_what_is_to_be_purged_are_not_there(gone: Client, clock
     send = {"subject": "draft", "text": "x", "isDraft": True, "uploadOnly": True}
     made = await run(gone, "messageSend", "message { id }", **send)
     await call(gone, "messageDelete", select={"ids": [made["message"]["id"]]})
-    draft = ids.encode("ArchivedMessage", ids.decode("Message", made["message"]["id"]))
+    draft = global_ids.encode(
+        "ArchivedMessage", global_ids.decode("Message", made["message"]["id"])
+    )
     assert letters(await page(gone)) == "cba"
     done = await run(gone, "archivedMessageRestore", BACK, ids=[draft])
     assert [error["code"] for error in done["errors"]] == ["NOT_FOUND"]
@@ -177,7 +179,7 @@ async def test_the_mark_deleted_is_taken_off(ada: Client) -> None:
 
 async def test_all_come_back_or_none(gone: Client, world: World) -> None:
     keys = [node["id"] for node in (await page(gone))["nodes"]]
-    missing = ids.encode("ArchivedMessage", 7)
+    missing = global_ids.encode("ArchivedMessage", 7)
     done = await run(gone, "archivedMessageRestore", BACK, ids=[keys[0], missing])
     assert [(e["code"], e["path"], e["index"]) for e in done["errors"]] == [
         ("NOT_FOUND", ["ids"], 1)

@@ -9,8 +9,8 @@ import pytest
 from sqlalchemy import select
 from sqlmodel import col
 
-from graph.mutations import FIELDS
 from graph.schema import schema
+from graph.types.mutations import FIELDS
 from models.admin.settings import SettingValue
 from models.admin.tasks import Task
 from models.auth.credentials import Throttle

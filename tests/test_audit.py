@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from graph import ids
+from graph.types import global_ids
 from mail.consistency import verify
 from mail.maintenance import housekeeping
 from mail.storage.blobs.garbage_collector import collect
@@ -245,7 +245,7 @@ async def test_only_root_ends_one_before_its_time(
     await receive(ada, "a")
     key = await begun(over, ada)
     assert [error["code"] for error in (await remove(over, key))["errors"]] == ["FORBIDDEN"]
-    missing = ids.encode("Audit", 7)
+    missing = global_ids.encode("Audit", 7)
     assert [e["index"] for e in (await remove(root, key, missing))["errors"]] == [1]
     assert (await remove(root, key))["deletedIds"] == [key]
     assert await one(root, key) is None
@@ -334,7 +334,7 @@ async def test_the_export_is_a_mailbox_file(
         ({"expires": "2230-01-01T00:00:00Z"}, "VALIDATION", ["expires"]),
         ({"start": UNTIL, "end": UNTIL}, "VALIDATION", ["end"]),
         ({"reason": "x" * 1001}, "VALIDATION", ["reason"]),
-        ({"user": {"id": ids.encode("User", 7)}}, "NOT_FOUND", ["user"]),
+        ({"user": {"id": global_ids.encode("User", 7)}}, "NOT_FOUND", ["user"]),
         ({"user": {"username": "over"}}, "FORBIDDEN_OPERATION", ["user"]),
         ({"user": {"username": "chiefest"}}, "FORBIDDEN", ["user"]),
     ],
@@ -380,7 +380,8 @@ async def test_nobody_else_learns_anything(
     audited = eve if who == "eve" else ada
     await receive(audited, "a")
     name = audited.user.username
-    nothing = {kind: ids.encode(kind, 7) for kind in ("Audit", "AuditedMessage", "AuditAccess",
+    nothing = {kind: global_ids.encode(kind, 7) for kind in ("Audit", "AuditedMessage",
+    "AuditAccess",
                                                       "Task")}  # fmt: skip
     before = await everything(client, nothing, name)
     last = await reached(world, audited.user.id)
@@ -388,7 +389,7 @@ async def test_nobody_else_learns_anything(
     there["AuditedMessage"] = (await one(over, there["Audit"]))["messages"]["nodes"][0]["id"]
     for kind, table in (("AuditAccess", "audit_accesses"), ("Task", "tasks")):
         ((key,),) = await rows(world, f"SELECT id FROM {table}")  # noqa: S608
-        there[kind] = ids.encode(kind, key)
+        there[kind] = global_ids.encode(kind, key)
     learnt = await everything(client, there, name)
     for kind, key in there.items():
         learnt = learnt.replace(key, nothing[kind])

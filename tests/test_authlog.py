@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import delete, select, text
 from sqlmodel import col
 
-from graph import ids
+from graph.types import global_ids
 from mail.maintenance import housekeeping
 from models.events.journal import Change, ChangeKind
 from models.runtime.environment import Adopted, World
@@ -262,7 +262,7 @@ async def test_followers_see_events_at_once_and_when_they_count_on(
     facts = {"action": "authenticate", "result": "fail", "ip": "192.0.2.7"}
     assert seen["node"] == {**facts, "count": 1}
     (row,) = await events(ada.world)
-    assert seen["nodeId"] == ids.encode("AuthEvent", row.id)
+    assert seen["nodeId"] == global_ids.encode("AuthEvent", row.id)
     clock.tick(seconds=61)
     await noted(ada, failed(ada.user.id))
     await until(lambda: len(ours.events) == 2)

@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import func, insert, select, text
 from sqlmodel import col
 
-from graph import ids
+from graph.types import global_ids
 from models.auth.security_log import AuthEvent
 from models.domains.tables import Domain
 from models.store.keyset_pages import Ask
@@ -167,12 +167,12 @@ async def test_nobody_reads_of_others_but_administrators(
         session.add(DomainAdmin(user_id=other.user.id, domain_id=7))
     await noted(ada, failed(ada.user.id), failed(None))
     (own, _) = await events(ada.world)
-    key = ids.encode("AuthEvent", own.id)
+    key = global_ids.encode("AuthEvent", own.id)
     for client, seen in ((ada, True), (chief, True), (root, True), (bob, False), (other, False)):
         assert (await client(NODE, id=key))["node"] == (
             {"__typename": "AuthEvent", "action": "authenticate"} if seen else None
         )
-    user = {"id": ids.encode("User", ada.user.id)}
+    user = {"id": global_ids.encode("User", ada.user.id)}
     for client, many in ((root, 2), (chief, 1), (other, 0)):
         page = (await client(LIST))["authLog"]
         assert (len(page["nodes"]), page["totalCount"]) == (many, many)
@@ -194,7 +194,7 @@ async def test_a_credential_for_mail_reads_no_security_log(ada: Client) -> None:
     secret = await make_key(ada.world, "mail", user_id=ada.user.id, role=Role.USER, scopes=scopes)
     reader = Client(ada.http, ada.world, ada.user, secret)
     for document in (MINE, NODE):
-        answer = await reader.raw(document, id=ids.encode("AuthEvent", row.id))
+        answer = await reader.raw(document, id=global_ids.encode("AuthEvent", row.id))
         assert answer["errors"][0]["extensions"]["code"] == "FORBIDDEN"
 
 

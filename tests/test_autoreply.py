@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from graph import ids
+from graph.types import global_ids
 from models.events.journal import ChangeKind
 from models.runtime.environment import World
 from models.users.roles import AdminPermission
@@ -186,7 +186,7 @@ async def test_another_user_sees_and_changes_nothing(ada: Client, bob: Client) -
     assert [code for code, _, _ in said(await put(bob, theirs, text="y"))] == ["NOT_FOUND"]
     done = await drop(bob, ada)
     assert [code for code, _, _ in said(done)] == ["NOT_FOUND"]
-    key = ids.encode("Autoreply", ada.user.id)
+    key = global_ids.encode("Autoreply", ada.user.id)
     assert (await bob("query ($id: ID!) { node(id: $id) { id } }", id=key)) == {"node": None}
     assert (await ada("query ($id: ID!) { node(id: $id) { id } }", id=key))["node"] == {"id": key}
     assert await mine(ada) == before
@@ -284,7 +284,7 @@ async def test_a_message_that_came_says_why_it_is_answered_or_not(ada: Client) -
     letter = raw_message("Lunch?", To="ada@example.org")
     listed = raw_message("News", To="ada@example.org", List_Id="<birds.example.com>")
     came = [await receive(ada, raw) for raw in (letter, listed)]
-    ref = [{"id": ids.encode("Message", one.message_id)} for one in came]
+    ref = [{"id": global_ids.encode("Message", one.message_id)} for one in came]
     found = await tried(ada, message=ref[0])
     assert (found["to"], found["subject"]) == ("carol@example.com", "Auto: Re: Lunch?")
     assert found["silence"] is None

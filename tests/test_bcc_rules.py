@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import select
 from sqlmodel import col
 
-from graph import ids
+from graph.types import global_ids
 from mail.delivery import recipient_rewrites
 from mail.delivery.listener_backend import Household
 from mail.mime.header_encoding import Named
@@ -118,7 +118,7 @@ async def test_what_cannot_be_is_refused_by_field_and_rule(root: Client, world: 
         given = {"match": match, "bccTo": to, "direction": "RECIPIENT"}
         _, errors = await done(root, RULE_CREATE, **given)
         assert told(errors) == wanted, (match, to)
-    missing = ids.encode("BccRule", world.key())
+    missing = global_ids.encode("BccRule", world.key())
     changes: list[tuple[dict[str, Any], tuple[Any, ...]]] = [
         ({"ids": [second], "direction": "RECIPIENT"}, ("CONFLICT", ["match"], 0, None)),
         ({"ids": [first, second], "direction": "SENDER"}, ("CONFLICT", ["match"], 1, None)),
@@ -345,7 +345,7 @@ async def test_what_is_sent_is_copied_and_nobody_is_told(
     ((hidden,),) = await rows(world, "SELECT id FROM submissions WHERE copy_of = :key", key=key)
     assert await told_platform(world) == [(hidden, "QUEUED"), (hidden, "SENT")]
     node = "query ($id: ID!) { node(id: $id) { id } }"
-    assert await ada(node, id=ids.encode("Submission", hidden)) == {"node": None}
+    assert await ada(node, id=global_ids.encode("Submission", hidden)) == {"node": None}
     with pytest.raises(NotFound):
         await submission_mutations.cancel(context(ada), [hidden])
     await examine(world)

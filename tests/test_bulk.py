@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from sqlalchemy import update
 
-from graph import ids
+from graph.types import global_ids
 from mail.maintenance import housekeeping
 from models.events.journal import ChangeKind
 from models.messages.tables import Message
@@ -91,7 +91,7 @@ async def test_a_wrong_change_is_refused_whole(
 
 async def test_a_bulk_change_is_one_row_of_the_journal(post: Client) -> None:
     last = await reached(post.world, post.user.id)
-    listed = [ids.decode("Message", text) for text in await keys(post)]
+    listed = [global_ids.decode("Message", text) for text in await keys(post)]
     for _ in range(2):  # the second time nothing changes
         await call(post, "messageUpdate", select={"ids": await keys(post)}, set={"seen": True})
     ((kind, about),) = await journal(post.world, post.user.id, last)
@@ -157,7 +157,7 @@ async def test_a_selection_names_messages_in_one_way(
         (inbox("x"), "VALIDATION", ["uids"]),
         ({"mailbox": {"path": "Nowhere"}}, "NOT_FOUND", ["select", "mailbox"]),
         ({"ids": ["msg_nonsense"]}, "VALIDATION", ["select"]),
-        ({"ids": [ids.encode("Message", 7)] * 1001}, "VALIDATION", ["select", "ids"]),
+        ({"ids": [global_ids.encode("Message", 7)] * 1001}, "VALIDATION", ["select", "ids"]),
     ],
 )
 async def test_a_selection_that_is_none_is_refused(
@@ -170,9 +170,9 @@ async def test_a_selection_that_is_none_is_refused(
 
 
 async def test_an_unknown_or_foreign_message_refuses_the_whole(post: Client, bob: Client) -> None:
-    foreign = ids.encode("Message", (await receive(bob)).message_id)
+    foreign = global_ids.encode("Message", (await receive(bob)).message_id)
     mine = (await keys(post))[0]
-    for wrong in (foreign, ids.encode("Message", 7)):
+    for wrong in (foreign, global_ids.encode("Message", 7)):
         for name, more in (
             ("messageUpdate", {"set": {"seen": True}}),
             ("messageMove", {"to": {"path": "Keep"}}),
@@ -183,7 +183,7 @@ async def test_an_unknown_or_foreign_message_refuses_the_whole(post: Client, bob
                 ("NOT_FOUND", ["select", "ids"], 1)
             ]
     assert {tuple(node["flags"]) for node in await nodes(post)} == {()}
-    box = {"id": ids.encode("Mailbox", (await bob.box()).id)}
+    box = {"id": global_ids.encode("Mailbox", (await bob.box()).id)}
     for name, given in (
         ("messageMove", {"select": {"ids": [mine]}, "to": box}),
         ("messageDelete", {"select": {"mailbox": box}}),
@@ -205,7 +205,10 @@ async def test_moved_messages_get_new_uids_in_their_order(post: Client) -> None:
     assert (message["id"], message["mailbox"]) == (a, {"path": "Brief", "total": 2, "unseen": 2})
     assert message["expires"] == "2030-01-02T00:00:03Z"
     ((kind, about),) = await journal(post.world, post.user.id, last)
-    assert (kind, about) == (ChangeKind.MESSAGE_MOVED, [ids.decode("Message", k) for k in (a, c)])
+    assert (kind, about) == (
+        ChangeKind.MESSAGE_MOVED,
+        [global_ids.decode("Message", k) for k in (a, c)],
+    )
     back = await call(post, "messageMove", select={"ids": [a]}, to={"specialUse": "INBOX"})
     assert (back["moved"][0]["newUid"], back["moved"][0]["message"]["expires"]) == (4, None)
 

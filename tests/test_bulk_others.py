@@ -8,8 +8,8 @@ from typing import Any
 import httpx
 import pytest
 
-from graph import ids
 from graph.app import create_app
+from graph.types import global_ids
 from models.events.journal import PLATFORM, ChangeKind
 from models.runtime.environment import World
 from models.users.roles import AdminPermission, Role
@@ -299,7 +299,7 @@ async def test_nobody_takes_mail_from_others(
         "errors"
     ]
     assert (error["code"], error["path"]) == ("VALIDATION", ["select", "users"])
-    nobody = {**source, "sourceUser": {"id": ids.encode("User", 7)}}
+    nobody = {**source, "sourceUser": {"id": global_ids.encode("User", 7)}}
     (error,) = (await call(boss, "messageCopy", select={**ALL, "users": of(bob)}, **nobody))[
         "errors"
     ]

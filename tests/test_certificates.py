@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PrivateFormat
 from sqlalchemy import update
 from sqlmodel import col
 
-from graph import ids
+from graph.types import global_ids
 from models.certificates import AcmeAccount, Certificate
 from models.events.journal import PLATFORM, ChangeKind
 from models.runtime.environment import World
@@ -253,7 +253,7 @@ async def test_nobody_below_an_admin_sees_or_changes_anything(
 
 async def test_it_is_journalled_and_logged_without_the_key(root: Client, world: World) -> None:
     one = await stored(root)
-    missing = ids.encode("Certificate", world.key())
+    missing = global_ids.encode("Certificate", world.key())
     for document in (DELETE, RENEW):
         answer = await root(document, input={"ids": [one["id"], missing]})
         (error,) = next(iter(answer.values()))["errors"]

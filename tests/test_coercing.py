@@ -8,40 +8,40 @@ from graphql.execution.values import VariableValues, get_variable_values
 from hypothesis import given
 from hypothesis import strategies as st
 
-from graph import ids
-from graph.coercing import coerced, signatures
+from graph.execution.variables import coerced, signatures
 from graph.schema import schema
+from graph.types import global_ids
 from models.errors import Invalid
 
 KEYS = st.integers(1, 2**63 - 1)
 ODD = st.one_of(
     st.text(max_size=20),
-    st.builds(lambda key, end: ids.encode("Message", key)[:-1] + end, KEYS, st.characters()),
-    st.builds(lambda key: ids.encode("Mailbox", key), KEYS),
+    st.builds(lambda key, end: global_ids.encode("Message", key)[:-1] + end, KEYS, st.characters()),
+    st.builds(lambda key: global_ids.encode("Mailbox", key), KEYS),
     st.sampled_from(["msg_AAAAAAAAAAA", "msg_//////////8", "msg_AAAAAAAAAA=", "msg_gAAAAAAAAAA"]),
 )
 
 
 @given(st.lists(KEYS))
 def test_many_ids_are_read_at_once(keys: list[int]) -> None:
-    texts = [ids.encode("Message", key) for key in keys]
-    assert ids.decode_each("Message", texts, path="select") == keys
+    texts = [global_ids.encode("Message", key) for key in keys]
+    assert global_ids.decode_each("Message", texts, path="select") == keys
 
 
 @given(st.lists(KEYS, max_size=3), ODD, st.lists(KEYS, max_size=3))
 def test_what_is_no_id_among_many_is_told_as_it_is_alone(
     before: list[int], odd: str, behind: list[int]
 ) -> None:
-    texts = [*(ids.encode("Message", key) for key in before), odd]
-    texts += [ids.encode("Message", key) for key in behind]
+    texts = [*(global_ids.encode("Message", key) for key in before), odd]
+    texts += [global_ids.encode("Message", key) for key in behind]
     try:
-        alone = ids.decode("Message", odd)
+        alone = global_ids.decode("Message", odd)
     except Invalid:
         with pytest.raises(Invalid) as refusal:
-            ids.decode_each("Message", texts, path="select")
+            global_ids.decode_each("Message", texts, path="select")
         assert (refusal.value.index, refusal.value.path) == (len(before), ["select"])
     else:
-        assert ids.decode_each("Message", texts, path="select") == [*before, alone, *behind]
+        assert global_ids.decode_each("Message", texts, path="select") == [*before, alone, *behind]
 
 
 VALUES = st.recursive(

@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import select
 from sqlmodel import col
 
-from graph import ids
+from graph.types import global_ids
 from mail.maintenance import housekeeping
 from models.runtime import leases
 from models.runtime.environment import World
@@ -133,7 +133,7 @@ async def test_an_answer_is_asked_for_with_its_quote(ada: Client, world: World) 
     async with world.write() as session:
         session.add(ComposeListener(id=world.key(), user_id=ada.user.id, holder=holder))
     placed = await receive(ada, raw_message("Ponds"))
-    key = ids.encode("Message", placed.message_id)
+    key = global_ids.encode("Message", placed.message_id)
     reference = {"message": {"id": key}, "action": "REPLY", "quote": "BELOW"}
     done = await ask(ada, reference=reference, text="Yes.")
     assert done["errors"] == []

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from graph import ids, parts
+from graph.http import download_urls
+from graph.types import global_ids
 from models.users.roles import Role, Scope
 from tests.conftest import Client, make_key, receive
 from tests.mime import files, put, source
@@ -23,11 +24,11 @@ async def sent(client: Client, **given: Any) -> Any:
 
 
 async def original(client: Client) -> str:
-    return ids.encode("Message", (await receive(client, RICH)).message_id)
+    return global_ids.encode("Message", (await receive(client, RICH)).message_id)
 
 
 def attachment(message: str, nth: int) -> str:
-    return parts.attachment_id(ids.decode("Message", message), nth)
+    return download_urls.attachment_id(global_ids.decode("Message", message), nth)
 
 
 async def test_an_upload_is_attached_under_its_name_or_another(ada: Client) -> None:

@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import select
 
 from bench.ports import free_port
-from graph import ids as ids_
+from graph.types import global_ids
 from mail.network.outbound_http import Gate
 from models.connectors import Connector
 from models.users.roles import AdminPermission
@@ -207,7 +207,9 @@ async def test_changes_keep_what_is_not_said(ada: Client) -> None:
         ada, UPDATE, ids=ids[:1], set={"host": "other.example.net", "password": "another"}
     )
     assert payload["errors"] == []
-    payload = await done(ada, UPDATE, ids=[*ids, ids_.encode("Connector", 5)], set={"name": "x"})
+    payload = await done(
+        ada, UPDATE, ids=[*ids, global_ids.encode("Connector", 5)], set={"name": "x"}
+    )
     assert [(error["code"], error["index"]) for error in payload["errors"]] == [("NOT_FOUND", 2)]
     names = {node["name"] for node in (await ada(LIST))["connectors"]["nodes"]}
     assert "x" not in names

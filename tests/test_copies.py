@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from sqlalchemy import update
 
-from graph import ids
+from graph.types import global_ids
 from mail.search import index_worker
 from mail.storage.blobs import garbage_collector
 from models.admin.tasks import Task
@@ -49,7 +49,7 @@ async def test_a_copy_is_the_same_message_with_an_id_and_a_uid_of_its_own(post: 
     assert copy["mailbox"] == {"path": "Brief", "total": 2, "unseen": 1}
     assert (copy["flags"], copy["expires"]) == (["\\Seen", "x"], "2030-01-02T00:00:03Z")
     ((kind, about),) = await journal(post.world, post.user.id, last)
-    assert (kind, [ids.encode("Message", key) for key in about]) == (
+    assert (kind, [global_ids.encode("Message", key) for key in about]) == (
         ChangeKind.MESSAGE_ADDED,
         [one["message"]["id"] for one in answer["copied"]],
     )
@@ -145,7 +145,7 @@ async def test_a_cancelled_task_keeps_what_it_has_copied(
 
     async def stopped(*given: Any) -> int:
         done = await work_on(*given)
-        these = update(Task).where(Task.id == ids.decode("Task", task))  # type: ignore[arg-type]
+        these = update(Task).where(Task.id == global_ids.decode("Task", task))  # type: ignore[arg-type]
         await given[1].exec(these.values(cancelled=True))
         return int(done)
 
@@ -167,7 +167,7 @@ async def test_a_copy_asked_for_twice_with_a_key_is_made_once(post: Client) -> N
     [
         ({"select": inbox("1"), "to": {"path": "Nowhere"}}, "NOT_FOUND", ["to"]),
         ({"select": {}, "to": {"path": "Keep"}}, "VALIDATION", ["select"]),
-        ({"select": {"ids": [ids.encode("Message", 7)]}, "to": {"path": "Keep"}},
+        ({"select": {"ids": [global_ids.encode("Message", 7)]}, "to": {"path": "Keep"}},
          "NOT_FOUND", ["select", "ids"]),
         ({"select": inbox("1"), "to": {"path": "Keep"}, "sourceType": "group"},
          "VALIDATION", ["sourceType"]),
@@ -184,7 +184,7 @@ async def test_a_copy_that_makes_no_sense_is_refused(
 async def test_nobody_copies_what_is_anothers(post: Client, bob: Client) -> None:
     theirs = {"select": {"ids": [(await keys(post))[0]]}, "to": {"path": "INBOX"}}
     assert (await call(bob, "messageCopy", **theirs))["errors"][0]["code"] == "NOT_FOUND"
-    foreign = {"id": ids.encode("Mailbox", (await post.box()).id)}
+    foreign = {"id": global_ids.encode("Mailbox", (await post.box()).id)}
     await receive(bob)
     answer = await call(bob, "messageCopy", select=inbox("1"), to=foreign)
     assert (answer["errors"][0]["code"], answer["errors"][0]["path"]) == ("NOT_FOUND", ["to"])

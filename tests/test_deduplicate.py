@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from graph import ids
+from graph.types import global_ids
 from models.events.journal import ChangeKind
 from resolvers.admin import tasks
 from resolvers.mailboxes.loaders import NewMailboxes, create
@@ -74,7 +74,7 @@ async def test_only_what_is_selected_is_compared(doubled: Client, bob: Client) -
     keys = [node["id"] for node in await nodes(doubled)]
     answer = await call(doubled, "messageDeduplicate", select={"ids": keys})
     assert (answer["errors"], answer["deletedCount"]) == ([], 1)
-    unknown = {"ids": [*keys[:1], ids.encode("Message", 7)]}
+    unknown = {"ids": [*keys[:1], global_ids.encode("Message", 7)]}
     for client, index in ((doubled, 1), (bob, 0)):
         answer = await call(client, "messageDeduplicate", select=unknown)
         assert [(e["code"], e["path"], e["index"]) for e in answer["errors"]] == [
@@ -114,7 +114,7 @@ async def test_a_folder_goes_with_the_last_of_its_messages(doubled: Client) -> N
     for path in ("A/B", "A/B/C", "Sent"):
         await call(doubled, "messageCopy", select=inbox("1"), to={"path": path})
     before = await paths(doubled)
-    keep = ids.encode("Mailbox", (await doubled.box("Keep")).id)
+    keep = global_ids.encode("Mailbox", (await doubled.box("Keep")).id)
     for path, permanent, gone in (("Keep", True, [keep]), ("A/B", False, []), ("Sent", True, [])):
         select = {"mailbox": {"path": path}}
         given = {"select": select, "permanent": permanent, "deleteEmptyMailbox": True}

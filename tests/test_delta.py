@@ -7,7 +7,7 @@ from typing import Any
 
 import httpx
 
-from graph import ids
+from graph.types import global_ids
 from mail.maintenance import housekeeping
 from models.events.journal import ChangeKind, Entry, record_each
 from models.runtime.environment import World
@@ -209,7 +209,7 @@ async def test_an_administrator_hears_another_account(ada: Client, over: Client)
 async def test_who_may_not_act_as_a_user_hears_nothing_of_them(
     ada: Client, bob: Client, over: Client, world: World, http: httpx.AsyncClient
 ) -> None:
-    ref, at = {"id": ids.encode("User", ada.user.id)}, await here(ada)
+    ref, at = {"id": global_ids.encode("User", ada.user.id)}, await here(ada)
     assert await refused(bob, at, user=ref) == "NOT_FOUND"
     weak = await make_domain_admin(world, http, "weak")
     assert await refused(weak, at, user=ref) == "FORBIDDEN"

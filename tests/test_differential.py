@@ -20,9 +20,9 @@ from strawberry.exceptions import StrawberryInputCoercionError
 from strawberry.types.arguments import convert_arguments
 
 from graph.execution import list_steps
-from graph.executor import CompiledExecutor
-from graph.policy import Operation
-from graph.resolving import Inputs, quicken
+from graph.execution.compiled_executor import CompiledExecutor
+from graph.execution.operation_execution import Operation
+from graph.execution.resolver_binding import Inputs, quicken
 from graph.schema import schema as real
 from models.runtime.environment import World
 from resolvers.auth import authentication

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from graphql import build_schema, parse, print_schema
 
-from graph.limits import Cost, cost_of
+from graph.execution.documents.cost_limits import Cost, cost_of
 from graph.schema import schema
 from tests.discipline import RULES, Rule, own
 from tests.printed import SDL

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from graph import ids
+from graph.types import global_ids
 from mail.authentication import private_keys
 from mail.authentication.private_keys import Algorithm
 from models.events.journal import PLATFORM, ChangeKind
@@ -68,7 +68,7 @@ async def test_a_key_is_made_shown_listed_and_deleted(root: Client, world: World
     assert await in_use(root, "Example.ORG") == one
     assert (await root(ONE, by={"id": one["id"]}))["dkimKey"] == one
     assert (await root(NODE, id=one["id"]))["node"] == {"selector": "s1.mail"}
-    key = ids.decode("DkimKey", one["id"])
+    key = global_ids.decode("DkimKey", one["id"])
     answer, errors = await done(root, REMOVE, ids=[one["id"]])
     assert (answer["deletedIds"], errors) == ([one["id"]], [])
     assert await in_use(root, "example.org") is None

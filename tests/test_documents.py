@@ -2,8 +2,16 @@
 
 from graphql import OperationType
 
-from graph.documents import KEPT_MAX, PLAN, TEXT_MAX, TOKEN, Documents, Known, Shelf
-from graph.limits import Limits
+from graph.execution.documents.cost_limits import Limits
+from graph.execution.documents.document_cache import (
+    KEPT_MAX,
+    PLAN,
+    TEXT_MAX,
+    TOKEN,
+    Documents,
+    Known,
+    Shelf,
+)
 from tests.small import make_schema
 
 SCHEMA = make_schema().documents.schema

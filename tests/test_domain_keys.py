@@ -5,7 +5,7 @@ from typing import Any
 import httpx
 import pytest
 
-from graph import ids
+from graph.types import global_ids
 from mail.authentication import private_keys, signing_keys
 from models.events.journal import PLATFORM, ChangeKind
 from models.runtime.environment import World
@@ -50,7 +50,7 @@ async def test_a_domain_comes_with_a_key_that_waits_for_dns(
         for each in domain["dnsRecords"]
         if "_domainkey" in each["name"]
     ]
-    home, mine = ids.decode("Domain", domain["id"]), ids.decode("DkimKey", key["id"])
+    home, mine = global_ids.decode("Domain", domain["id"]), global_ids.decode("DkimKey", key["id"])
     expected = [(ChangeKind.DOMAIN_CHANGED, [home]), (ChangeKind.DKIM_CHANGED, [mine])]
     assert await counts.journal(world, home) == expected
     assert await counts.journal(world, PLATFORM, before) == expected
@@ -148,7 +148,7 @@ async def test_it_goes_with_its_domain_which_is_told(root: Client, world: World)
     before = await counts.reached(world, PLATFORM)
     assert (await done(root, DELETE, domains=[{"name": NEW}]))[1] == []
     assert await listed(root) == []
-    keys = [ids.decode("DkimKey", domain["dkimKey"]["id"])]
+    keys = [global_ids.decode("DkimKey", domain["dkimKey"]["id"])]
     told_ = await counts.journal(world, PLATFORM, before)
     assert (ChangeKind.DKIM_CHANGED, keys) in told_
 
@@ -157,6 +157,6 @@ async def test_its_private_half_is_sealed(root: Client, world: World) -> None:
     key = (await create(root))["dkimKey"]
     ((stored,),) = await rows(world, "SELECT private FROM dkim_keys")
     assert "PRIVATE KEY" not in stored
-    place = signing_keys.place_of(ids.decode("DkimKey", key["id"]))
+    place = signing_keys.place_of(global_ids.decode("DkimKey", key["id"]))
     opened = private_keys.read(world.vault.open(stored, place), ours=True)
     assert opened.public() == key["publicKey"]

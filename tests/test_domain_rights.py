@@ -6,7 +6,7 @@ import pytest
 from sqlalchemy import delete
 from sqlmodel import col
 
-from graph import ids
+from graph.types import global_ids
 from models.runtime.environment import World
 from models.users.roles import Role, Scope
 from models.users.tables import DomainAdmin
@@ -50,7 +50,7 @@ async def test_a_domain_admin_knows_nothing_of_other_domains(root: Client, world
     alias = (await root(ALIASES))["domainAliases"]["nodes"][0]
     assert alias["alias"] == "far-too.example"
     ((key,),) = await rows(world, "SELECT id FROM domain_aliases")
-    alias_id = ids.encode("DomainAlias", key)
+    alias_id = global_ids.encode("DomainAlias", key)
 
     assert await names(admin) == ["example.org"]
     assert await names(admin, query="far") == []

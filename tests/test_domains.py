@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import update
 from sqlmodel import col
 
-from graph import ids
+from graph.types import global_ids
 from mail.recipients import address_resolution
 from models.domains.tables import Domain
 from models.errors import LimitReached, NotFound, Refused
@@ -48,7 +48,7 @@ pytestmark = pytest.mark.usefixtures("counted")
 async def test_a_domain_has_what_was_asked_for_and_the_rest_by_default(root: Client) -> None:
     domain = await made(root, "XN--Bcher-KVA.Example", description=" Books ", tags=["b", "A", "a"])
     key = domain.pop("id")
-    assert ids.decode("Domain", key)
+    assert global_ids.decode("Domain", key)
     assert domain == {
         "name": "bücher.example",
         "description": "Books",
@@ -72,7 +72,7 @@ async def test_a_domain_has_what_was_asked_for_and_the_rest_by_default(root: Cli
         "relayUnknownOnly": False,
         "globalAddressList": True,
     }
-    stream = ids.decode("Domain", key)
+    stream = global_ids.decode("Domain", key)
     expected = [(ChangeKind.DOMAIN_CHANGED, [stream])]
     assert await journal(root.world, stream) == expected
     assert (await journal(root.world, PLATFORM))[-1:] == expected
@@ -176,7 +176,7 @@ async def test_an_admin_makes_domains_on_the_way_unless_that_is_off(
     user = await live(world, "eve@new.example")
     domain = await of(root, "new.example")
     assert (domain["maxUsers"], domain["quota"], domain["userCount"]) == (0, 0, 1)
-    assert domain["id"] == ids.encode("Domain", user.domain_id or 0)
+    assert domain["id"] == global_ids.encode("Domain", user.domain_id or 0)
     closed = World(
         world.database,
         world.blobs,
@@ -373,7 +373,7 @@ async def test_a_domain_goes_when_nothing_is_left_in_it(root: Client, world: Wor
     assert (answer["deletedIds"], errors) == ([key], [])
     assert await of(root, "b.example") is None
     assert await rows(world, "SELECT count(*) FROM domain_aliases") == [(0,)]
-    stream = ids.decode("Domain", key)
+    stream = global_ids.decode("Domain", key)
     assert await rows(world, "SELECT count(*) FROM streams WHERE id = :id", id=stream) == [(0,)]
     assert (await journal(world, PLATFORM))[-1] == (ChangeKind.DOMAIN_CHANGED, [stream])
     await made(root, "also.example")

@@ -9,7 +9,8 @@ from sqlalchemy import select, update
 from sqlmodel import col
 from starlette.routing import Route
 
-from graph import ids, parts, rest
+from graph.http import download_urls, rest_routes
+from graph.types import global_ids
 from mail.storage.blobs.damage_check import check_piece, check_pieces
 from mail.storage.blobs.errors import Corrupt
 from models.files.blobs import Blob
@@ -58,31 +59,31 @@ async def paths(ada: Client, over: Client) -> dict[str, tuple[Client, str]]:
     while await tasks.work(ada.world):
         pass
     await call(ada, "messageDelete", select=inbox("2"))
-    held = ids.named("QuarantineItem", await hold(ada, letter("Held")))
+    held = global_ids.named("QuarantineItem", await hold(ada, letter("Held")))
     upload = await ada.http.post(
         "/rest/files/large.bin", content=BIG, headers={**ada.headers, "content-type": "text/plain"}
     )
     shared = await share(ada, upload.json(), mode="SHARE_RO")
     message, quarantine = "/rest/messages/{id}", "/rest/quarantine/{id}"
-    attachment = str(parts.attachment_id(held, 0))
+    attachment = str(download_urls.attachment_id(held, 0))
     found = {
-        f"{message}/message.eml": (ada, parts.source_path(kept)),
-        f"{message}/attachments/{{attachment}}": (ada, parts.attachment_path(kept, 0)),
-        f"{message}/attachments.zip": (ada, parts.zip_path(kept)),
-        f"{message}/parts/{{section}}": (ada, parts.part_path(kept, "2")),
-        "/rest/archive/{id}/message.eml": (ada, parts.archived_path(gone)),
-        f"{quarantine}/message.eml": (ada, parts.held_path(held)),
+        f"{message}/message.eml": (ada, download_urls.source_path(kept)),
+        f"{message}/attachments/{{attachment}}": (ada, download_urls.attachment_path(kept, 0)),
+        f"{message}/attachments.zip": (ada, download_urls.zip_path(kept)),
+        f"{message}/parts/{{section}}": (ada, download_urls.part_path(kept, "2")),
+        "/rest/archive/{id}/message.eml": (ada, download_urls.archived_path(gone)),
+        f"{quarantine}/message.eml": (ada, download_urls.held_path(held)),
         f"{quarantine}/attachments/{{attachment}}": (
             ada,
-            parts.held_path(held, "attachments", attachment),
+            download_urls.held_path(held, "attachments", attachment),
         ),
-        f"{quarantine}/parts/{{section}}": (ada, parts.held_path(held, "parts", "2")),
+        f"{quarantine}/parts/{{section}}": (ada, download_urls.held_path(held, "parts", "2")),
         "/rest/files/{name}": (ada, f"/rest/files/{upload.json()['id']}"),
         "/share/{token}": (ada, httpx.URL(shared["url"]).path),
         "/rest/users/{id}/export/{export}": (ada, (await node(ada, export))["url"]),
         "/rest/audits/{id}/export.mbox": (over, f"/rest/audits/{audit}/export.mbox"),
     }
-    served = {one.path for one in rest.routes(ada.world, _nobody) if isinstance(one, Route)}
+    served = {one.path for one in rest_routes.routes(ada.world, _nobody) if isinstance(one, Route)}
     assert set(found) == served - UNREAD, "each route that sends stored bytes is tried here"
     return found
 
@@ -119,7 +120,7 @@ async def test_a_part_that_is_intact_is_sent(ada: Client) -> None:
     key = (await receive(ada, letter("Text"))).message_id
     for row in await objects(ada.world):
         await spoil(ada.world.blobs, row.name, DAMAGES["emptied"])
-    answer = await get(ada, parts.part_path(key, "1.1"))
+    answer = await get(ada, download_urls.part_path(key, "1.1"))
     assert (answer.status_code, answer.text) == (200, rich.TEXT)
 
 

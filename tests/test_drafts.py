@@ -10,7 +10,8 @@ import pytest
 from sqlalchemy import update
 from sqlmodel import col
 
-from graph import ids, parts
+from graph.http import download_urls
+from graph.types import global_ids
 from mail.search import index_worker
 from mail.storage import draft_replacement, received_messages
 from mail.storage.blobs.garbage_collector import collect
@@ -77,7 +78,7 @@ async def test_a_draft_keeps_its_id_and_all_that_is_not_said_anew(
     message = await read_back(ada, answer)
     assert (str(message["Subject"]), message["To"]) == ("Geese", None)
     assert str(message["Date"]) == "Tue, 01 Jan 2030 00:01:00 +0000"
-    told = [(ChangeKind.MESSAGE_UPDATED, [ids.decode("Message", draft["id"])])]
+    told = [(ChangeKind.MESSAGE_UPDATED, [global_ids.decode("Message", draft["id"])])]
     assert await journal(world, ada.user.id, before) == told
     box = await ada.box("Drafts")
     assert (box.total, box.unseen, box.size, box.uid_next) == (1, 0, now["size"], now["uid"] + 1)
@@ -150,7 +151,7 @@ async def test_what_is_answered_stays_and_its_files_come_once(ada: Client) -> No
         b"From: carol@example.com\r\nSubject: Plans\r\nMessage-ID: <1@example.com>\r\n"
         b"Content-Type: text/csv\r\nContent-Disposition: attachment; filename=p.csv\r\n\r\n1;2\r\n"
     )
-    key = ids.encode("Message", (await receive(ada, raw)).message_id)
+    key = global_ids.encode("Message", (await receive(ada, raw)).message_id)
     reference = {"message": {"id": key}, "action": "REPLY", "attachments": {"all": True}}
     draft = await saved(ada, reference=reference)
     for given in ({"subject": "Re: Plans"}, {"reference": reference}):
@@ -165,7 +166,7 @@ async def test_a_draft_changes_its_conversation_with_what_it_answers(
     ada: Client, world: World
 ) -> None:
     draft = await saved(ada, subject="Plans")
-    key = ids.encode("Message", (await receive(ada, raw_message("Plans"))).message_id)
+    key = global_ids.encode("Message", (await receive(ada, raw_message("Plans"))).message_id)
     reference = {"message": {"id": key}, "action": "REPLY"}
     joined = (await again(ada, draft, reference=reference))["message"]
     assert joined["thread"]["id"] != draft["thread"]["id"]
@@ -256,7 +257,7 @@ async def test_what_has_changed_or_gone_meanwhile_is_not_replaced(
     ada: Client, world: World
 ) -> None:
     draft = await saved(ada)
-    key = ids.decode("Message", draft["id"])
+    key = global_ids.decode("Message", draft["id"])
     ((digest,),) = await rows(world, "SELECT digest FROM messages")
     letter = await received_messages.read(raw_message("Mine"))
     kept = await received_messages.stored(world, ada.user.tenant_id, letter)
@@ -283,9 +284,9 @@ async def test_what_has_changed_or_gone_meanwhile_is_not_replaced(
 async def test_only_ones_own_drafts_are_replaced(ada: Client, bob: Client) -> None:
     draft = await saved(bob, attachments=[A])
     mine = await saved(ada)
-    letter = {"id": ids.encode("Message", (await receive(ada)).message_id)}
+    letter = {"id": global_ids.encode("Message", (await receive(ada)).message_id)}
     theirs = {"ids": [draft["attachments"][0]["id"]]}
-    numbered = {"ids": [parts.attachment_id(ids.decode("Message", mine["id"]), 5)]}
+    numbered = {"ids": [download_urls.attachment_id(global_ids.decode("Message", mine["id"]), 5)]}
     for earlier, more, code, path in (
         (draft, {}, "NOT_FOUND", ["replacePrevious"]),
         (letter, {}, "CONFLICT", ["replacePrevious"]),

@@ -11,7 +11,7 @@ import pysequoia
 import pytest
 from sqlalchemy import update
 
-from graph import ids
+from graph.types import global_ids
 from mail.delivery import local_delivery
 from mail.delivery.listener_backend import Household
 from mail.envelope.delivery_jobs import Job, To
@@ -240,7 +240,7 @@ async def test_what_is_put_in_is_encrypted_but_for_drafts(eve: Owner, bob: Clien
     given = {"mailbox": {"path": "INBOX"}, "raw": PLAIN.decode()}
     answer = await call(eve.client, "messageUpload", **given)
     assert answer["errors"] == []
-    assert await eve.opened(ids.decode("Message", answer["message"]["id"])) == inner(PLAIN)
+    assert await eve.opened(global_ids.decode("Message", answer["message"]["id"])) == inner(PLAIN)
     answer = await call(eve.client, "messageUpload", **given, draft=True)
     assert answer["message"]["source"].encode() == PLAIN
     box = box_id((await eve.client.box()).id)
@@ -249,7 +249,7 @@ async def test_what_is_put_in_is_encrypted_but_for_drafts(eve: Owner, bob: Clien
         content=LARGE,
         headers={**eve.client.headers, "content-type": "message/rfc822"},
     )
-    assert await eve.opened(ids.decode("Message", sent.json()["id"])) == inner(LARGE)
+    assert await eve.opened(global_ids.decode("Message", sent.json()["id"])) == inner(LARGE)
     answer = await call(bob, "messageUpload", **given)
     assert answer["message"]["source"].encode() == PLAIN
 
@@ -258,7 +258,7 @@ async def test_what_is_put_into_many_is_encrypted_for_each(
     eve: Owner, bob: Client, root: Client
 ) -> None:
     given = {"mailbox": {"path": "INBOX"}, "raw": LARGE.decode()}
-    users = {"ids": [ids.encode("User", one.user.id) for one in (eve.client, bob)]}
+    users = {"ids": [global_ids.encode("User", one.user.id) for one in (eve.client, bob)]}
     answer = await call(root, "messageUpload", **given, users=users)
     assert answer["errors"] == []
     sql = "SELECT id FROM messages WHERE user_id = :u"
@@ -294,7 +294,7 @@ async def test_what_another_puts_into_a_folder_is_encrypted_to_its_owner(
     box = {"id": box_id((await eve.client.box("Team")).id)}
     answer = await call(bob, "messageUpload", mailbox=box, raw=PLAIN.decode())
     assert answer["errors"] == []
-    assert await eve.opened(ids.decode("Message", answer["message"]["id"])) == inner(PLAIN)
+    assert await eve.opened(global_ids.decode("Message", answer["message"]["id"])) == inner(PLAIN)
     given = {"paths": ["Sub"], "parent": box, "encryptMessages": True}
     (error,) = (await run(bob, "mailboxCreate", "task { id }", **given))["errors"]
     assert (error["code"], error["path"]) == ("FORBIDDEN_OPERATION", ["encryptMessages"])
@@ -374,7 +374,7 @@ async def test_it_is_shown_and_told(ada: Client, root: Client) -> None:
 async def test_nobody_else_changes_it(eve: Owner, bob: Client) -> None:
     assert (await change(bob, pubKey=public_of(pair_of("Bob"))))[1] == []
     box = box_id((await eve.client.box()).id)
-    for user in (None, {"id": ids.encode("User", eve.client.user.id)}):
+    for user in (None, {"id": global_ids.encode("User", eve.client.user.id)}):
         patch = {"encryptMessages": False}
         given: dict[str, Any] = {"user": user, "mailboxes": [{"id": box}], "set": patch}
         (error,) = (await run(bob, "mailboxUpdate", "task { id }", **given))["errors"]

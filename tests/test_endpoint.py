@@ -9,8 +9,8 @@ from typing import Any
 import httpx
 import pytest
 
-from graph.endpoint import Endpoint, Settings
-from graph.guards import Guards, Introspection
+from graph.http.admission_control import Guards, Introspection
+from graph.http.graphql_endpoint import Endpoint, Settings
 from models.runtime.environment import World
 from resolvers.context import Context, Viewer
 from tests.small import Server, a_world, client_of, make_schema, page, serving, sign_in

@@ -11,14 +11,14 @@ from graphql.execution import Executor
 from graphql.pyutils import is_awaitable
 from strawberry.types import get_object_definition
 
-from graph import executor
+from graph.execution import compiled_executor
+from graph.execution.compiled_executor import CompiledExecutor, executor_class
+from graph.execution.operation_execution import Operation, Schema
 from graph.execution.plain_executor import PlainExecutor
-from graph.executor import CompiledExecutor, executor_class
+from graph.execution.resolver_plans import FALLS, OUTCOMES, REASONS, TALLY, Tally
 from graph.nodes import KINDS
-from graph.plans import FALLS, OUTCOMES, REASONS, TALLY, Tally
-from graph.policy import Operation, Schema
-from graph.rows import Shape
 from graph.schema import schema
+from graph.types.row_mapping import Shape
 from mail.limits.sending_rates import Full, held_up
 from mail.search import index_worker
 from models.queue.rate_values import RateFrame
@@ -220,7 +220,7 @@ def test_an_executor_that_is_not_the_known_one_is_left_alone(
         """A graphql-core to come."""
 
     monkeypatch.setattr(Executor, "complete_value", complete_value)
-    with caplog.at_level(logging.WARNING, executor.__name__):
+    with caplog.at_level(logging.WARNING, compiled_executor.__name__):
         assert executor_class(compiled=True) is PlainExecutor
     assert len(caplog.records) == 1
 

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from graph import ids
+from graph.types import global_ids
 from mail.maintenance import housekeeping
 from models.runtime.environment import World
 from models.users.roles import AdminPermission, Role, Scope
@@ -74,7 +74,7 @@ async def test_labels_come_along_and_what_is_snoozed_is_in_the_inbox(
 ) -> None:
     placed = await receive(ada, "Later")
     until = (clock() + timedelta(days=2)).isoformat()
-    snooze = {"select": {"ids": [ids.encode("Message", placed.message_id)]}}
+    snooze = {"select": {"ids": [global_ids.encode("Message", placed.message_id)]}}
     document = """mutation ($input: MessageUpdateInput!) { messageUpdate(input: $input) {
         updatedCount errors { message } } }"""
     done = await ada(document, input={**snooze, "set": {"snoozedUntil": until}})

@@ -10,8 +10,8 @@ from graphql import GraphQLObjectType, get_named_type, is_leaf_type, is_required
 from sqlalchemy import select, update
 from sqlmodel import col
 
-from graph import ids
 from graph.schema import schema
+from graph.types import global_ids
 from mail.search import index_worker
 from models.files.blobs import Blob
 from models.runtime.environment import World
@@ -133,7 +133,7 @@ async def stored(ada: Client) -> str:
         content=CONTENT,
         headers={**ada.headers, "content-type": "text/plain"},
     )
-    return str(ids.encode("Message", key))
+    return str(global_ids.encode("Message", key))
 
 
 def fields(kind: str) -> Iterator[tuple[str, str]]:

@@ -9,8 +9,8 @@ from typing import Any
 import httpx
 import pytest
 
-from graph import ids
 from graph.app import create_app
+from graph.types import global_ids
 from mail.maintenance import housekeeping
 from mail.storage.blobs.garbage_collector import collect
 from models.events.journal import ChangeKind
@@ -99,7 +99,7 @@ async def test_text_becomes_a_file(
     assert got.headers["content-disposition"].startswith("attachment;")
     assert got.headers["x-content-type-options"] == "nosniff"
     assert got.headers["etag"] == f'"{file["hash"]}"'
-    key = ids.decode("File", file["id"])
+    key = global_ids.decode("File", file["id"])
     assert await journal(ada.world, ada.user.id, last) == [(ChangeKind.FILE_CHANGED, [key])]
 
 
@@ -107,7 +107,7 @@ async def test_text_becomes_a_file(
     ("given", "path"),
     [
         ({"content": {"text": "x", "upload": "y"}}, None),
-        ({"content": {"upload": ids.encode("Upload", 7)}}, ["content"]),
+        ({"content": {"upload": global_ids.encode("Upload", 7)}}, ["content"]),
         ({"content": {"text": "?"}, "encoding": "BASE64"}, ["content"]),
         ({"content": {"text": "0"}, "encoding": "HEX"}, ["content"]),
         ({"content": {"text": "x"}, "filename": "a\nb"}, ["filename"]),
@@ -196,7 +196,7 @@ async def test_files_are_listed_found_and_deleted(ada: Client, clock: Clock) -> 
     assert [node["filename"] for node in half["nodes"] + rest["nodes"]] == ["B.TXT", "a.txt"]
     keys = [node["id"] for node in answer["nodes"]]
     await share(ada, {"id": keys[0]})
-    missing = ids.encode("File", 7)
+    missing = global_ids.encode("File", 7)
     assert codes(await remove(ada, "fileDelete", keys[0], missing)) == [("NOT_FOUND", ["ids"])]
     assert (await page(ada))["totalCount"] == 3
     assert (await remove(ada, "fileDelete", *keys[:2]))["deletedIds"] == keys[:2]
@@ -249,7 +249,7 @@ async def test_a_link_leads_to_the_file_and_is_counted(ada: Client, clock: Clock
         ({"expiration": {"in": "PT0S"}}, ["expiration"]),
         ({"expiration": {"in": "P50000D"}}, ["expiration"]),
         ({"password": "short"}, ["password"]),
-        ({"file": ids.encode("File", 7)}, ["file"]),
+        ({"file": global_ids.encode("File", 7)}, ["file"]),
     ],
 )
 async def test_links_that_cannot_be_are_refused(
@@ -316,7 +316,7 @@ async def test_a_password_is_asked_for_and_guessing_is_slow(ada: Client, clock: 
 async def test_addresses_are_not_guessed_and_not_stored(ada: Client, world: World) -> None:
     link = await share(ada, await stored(ada))
     path = link["url"].partition("/share/")[2]
-    key = ids.decode("FileShare", link["id"])
+    key = global_ids.decode("FileShare", link["id"])
     assert path == shares.token_of(world, key)
     other = shares.token_of(replace(world, secret=b"x" * 32), key)
     for token in (other, path[:-1], path + "=", path.swapcase(), "x", "%00", "ä", "A" * 5000):
@@ -432,7 +432,7 @@ async def test_files_that_nobody_uses_are_removed(ada: Client, clock: Clock) -> 
     clock.tick(days=65)
     last = await reached(ada.world, ada.user.id)
     assert (await housekeeping.tidy(ada.world)).files == 1
-    key = ids.decode("File", unused["id"])
+    key = global_ids.decode("File", unused["id"])
     assert await journal(ada.world, ada.user.id, last) == [(ChangeKind.FILE_CHANGED, [key])]
     left = {node["id"] for node in (await page(ada))["nodes"]}
     assert left == {used["id"], shared["id"]}

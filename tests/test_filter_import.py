@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from graph import ids
+from graph.types import global_ids
 from mail.sieve import limits
 from models.events.journal import ChangeKind
 from models.runtime.environment import World
@@ -55,7 +55,7 @@ async def test_a_script_becomes_filters_behind_the_others(ada: Client, world: Wo
         for kind, keys in await journal(world, ada.user.id, last)
         if kind is ChangeKind.FILTER_CHANGED
     ]
-    assert changes == [ids.decode("Filter", one["id"]) for one in payload["filters"]]
+    assert changes == [global_ids.decode("Filter", one["id"]) for one in payload["filters"]]
     document = (
         '{ viewer { user { authLog(filter: {action: "filter forward"}) { nodes { detail } } } } }'
     )

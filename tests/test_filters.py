@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import select, update
 from sqlmodel import col
 
-from graph import ids
+from graph.types import global_ids
 from mail import sieve
 from models.errors import LimitReached
 from models.events.journal import ChangeKind
@@ -180,7 +180,7 @@ WRONG_ACTIONS: list[tuple[dict[str, Any], str, str]] = [
     ({"reply": {"text": " "}}, "VALIDATION", "action.reply.text"),
     ({"reply": {"subject": "a\nb", "text": "x"}}, "VALIDATION", "action.reply"),
     ({"reply": {"text": "x" * (16 << 10) + "x"}}, "VALIDATION", "action.reply"),
-    ({"webhook": ids.encode("Webhook", 7)}, "NOT_FOUND", "action.webhook"),
+    ({"webhook": global_ids.encode("Webhook", 7)}, "NOT_FOUND", "action.webhook"),
 ]
 
 
@@ -253,7 +253,7 @@ async def test_a_mailbox_takes_the_filters_that_use_it_along(ada: Client, world:
     assert [one["name"] for one in (await listed(ada))["nodes"]] == ["stays"]
     kinds = await journal(world, ada.user.id, last)
     (found,) = [keys for kind, keys in kinds if kind is ChangeKind.FILTER_CHANGED]
-    assert found == sorted(ids.decode("Filter", one["id"]) for one in gone)
+    assert found == sorted(global_ids.decode("Filter", one["id"]) for one in gone)
 
 
 async def test_others_see_and_change_nothing(ada: Client, bob: Client, world: World) -> None:
@@ -269,7 +269,7 @@ async def test_others_see_and_change_nothing(ada: Client, bob: Client, world: Wo
     ):
         assert told(errors) == [("NOT_FOUND", ["ids"])]
     (box,) = await rows(world, "SELECT id FROM mailboxes WHERE path = 'A'")
-    hers = {"id": ids.encode("Mailbox", box[0])}
+    hers = {"id": global_ids.encode("Mailbox", box[0])}
     assert told((await create(bob, {}, {"mailbox": hers}))[1]) == [
         ("NOT_FOUND", ["action", "mailbox"])
     ]
@@ -383,7 +383,7 @@ async def test_what_filters_would_do_is_told_before(ada: Client) -> None:
     ]
     await receive(ada)
     (message,) = await rows(ada.world, "SELECT id FROM messages")
-    ref = {"id": ids.encode("Message", message[0])}
+    ref = {"id": global_ids.encode("Message", message[0])}
     for given in ({"message": ref}, {"raw": raw_message("Hello").decode()}):
         found = await looked_at(ada, **given)
         assert [(o["filter"]["name"], o["matches"], o["actions"]) for o in found] == expected
@@ -399,7 +399,7 @@ async def test_others_test_nothing_of_ours(ada: Client, bob: Client, world: Worl
     (message,) = await rows(world, "SELECT id FROM messages")
     document = """query ($m: MessageRef, $u: UserRef, $raw: String) {
       filterTest(message: $m, user: $u, raw: $raw) { matches } }"""
-    hers = {"id": ids.encode("Message", message[0])}
+    hers = {"id": global_ids.encode("Message", message[0])}
     for given in ({"m": hers}, {"u": id_ref(ada), "raw": "x"}):
         answer = await bob.raw(document, **given)
         assert answer["errors"][0]["extensions"]["code"] == "NOT_FOUND"

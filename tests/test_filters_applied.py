@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from graph import ids
+from graph.types import global_ids
 from models.runtime.environment import World
 from resolvers.admin import tasks
 from resolvers.mailboxes import loaders as mailbox_loaders
@@ -114,7 +114,7 @@ async def test_what_is_not_ours_is_not_touched(ada: Client, bob: Client, world: 
     await put(bob, "his")
     hers, his = await made(ada, {}, {"flag": True}), await made(bob, {}, {"flag": True})
     (message,) = await rows(world, "SELECT id FROM messages WHERE subject = 'hers'")
-    ref = ids.encode("Message", message[0])
+    ref = global_ids.encode("Message", message[0])
     for keys, select, path in (
         ([hers["id"]], {"mailbox": {"path": "INBOX"}}, ["ids"]),
         ([his["id"]], {"ids": [ref]}, ["select", "ids"]),

@@ -2,7 +2,7 @@
 
 import pytest
 
-from graph import ids
+from graph.types import global_ids
 from models.runtime.environment import World
 from tests.accounts import id_of, run
 from tests.conftest import Client, Clock, make_client, raw_message
@@ -149,7 +149,7 @@ async def test_a_webhook_is_called_with_the_message(
     assert posts["https://h.example/1"] == []
     late, early = posts["https://h.example/0"]
     (message,) = (await rows(world, "SELECT id FROM messages"))[0]
-    key = ids.encode("Message", message)
+    key = global_ids.encode("Message", message)
     (told,) = early["body"]["objects"]
     assert (early["type"], early["body"]["user"]["username"]) == ("filter.matched", "ada")
     assert told == {"id": one["id"], "message": key, "size": told["size"]}

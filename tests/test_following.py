@@ -9,8 +9,8 @@ import pytest
 from sqlalchemy import delete, update
 from sqlmodel import col
 
-from graph import ids
-from graph.scalars import SCALARS, Cursor
+from graph.types import global_ids
+from graph.types.scalars import SCALARS, Cursor
 from models.auth.credentials import ApiKey
 from models.events.journal import ChangeKind
 from models.runtime.environment import World
@@ -153,7 +153,7 @@ async def test_nobody_follows_whom_they_do_not_manage(
 ) -> None:
     world = ada.world
     await make_client(world, http, "over", role=Role.ADMIN)
-    ref = {"user": {"id": ids.encode("User", ada.user.id)}}
+    ref = {"user": {"id": global_ids.encode("User", ada.user.id)}}
     assert await live.refused(bob, OF_USER, **ref) == "NOT_FOUND"
     weak = await make_domain_admin(world, http, "weak")
     assert await live.refused(weak, OF_USER, **ref) == "FORBIDDEN"

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from sqlalchemy import update
 
-from graph import ids
+from graph.types import global_ids
 from models.events.journal import ChangeKind
 from models.runtime.environment import World
 from models.users.roles import Scope
@@ -30,7 +30,7 @@ async def forward(client: Client, key: str, *to: str, **more: Any) -> Any:
 
 async def put(client: Client, raw: bytes) -> str:
     """The id of a message that has come."""
-    return ids.encode("Message", (await receive(client, raw)).message_id)
+    return global_ids.encode("Message", (await receive(client, raw)).message_id)
 
 
 def refusals(answer: Any) -> list[tuple[Any, ...]]:
@@ -102,7 +102,7 @@ async def test_only_what_is_ones_own_and_no_draft_goes_on(
     ada: Client, bob: Client, world: World
 ) -> None:
     theirs = await put(bob, raw_message("b"))
-    for client, key in ((ada, theirs), (ada, ids.encode("Message", 7))):
+    for client, key in ((ada, theirs), (ada, global_ids.encode("Message", 7))):
         assert refusals(await forward(client, key, "carol@example.net")) == [
             ("NOT_FOUND", ["message"], None)
         ]

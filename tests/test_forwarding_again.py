@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import select, update
 from sqlmodel import col
 
-from graph import ids
+from graph.types import global_ids
 from models.messages.tables import Message
 from models.users.tables import User
 from tests.accounts import change
@@ -48,7 +48,7 @@ async def put(client: Client, neighbour: Neighbour, raw: bytes | None = None) ->
 async def newest(client: Client) -> str:
     asked = select(col(Message.id)).where(col(Message.user_id) == client.user.id)
     found = await client.world.database.read(asked.order_by(col(Message.id)))
-    return str(ids.encode("Message", found[-1].id))
+    return str(global_ids.encode("Message", found[-1].id))
 
 
 async def mine(client: Client) -> list[tuple[Any, ...]]:
@@ -75,7 +75,7 @@ async def test_it_goes_to_all_of_them_or_to_one(ada: Client, neighbour: Neighbou
     key = await put(ada, neighbour)
     await targets(ada)  # where it went then is what counts
     (rule,) = await rows(ada.world, "SELECT id FROM filters")
-    await filter_removed(ada, ids.encode("Filter", rule[0]))
+    await filter_removed(ada, global_ids.encode("Filter", rule[0]))
     every = [("1", "mail", EVE), ("2", "mail", DAVE), ("3", "mail", "frank@far.example")]
     assert await listed(ada, key) == every
     assert shown(await again(ada, key)) == every
@@ -209,7 +209,7 @@ async def test_a_copy_of_ones_own_knows_them_and_anothers_does_not(
     key = await put(ada, neighbour)
     await mutate(bob, "mailboxCreate", paths=["Team"])
     assert await share(bob, ada, "READ", "INSERT") == []
-    theirs = {"id": ids.encode("Mailbox", (await bob.box("Team")).id)}
+    theirs = {"id": global_ids.encode("Mailbox", (await bob.box("Team")).id)}
     for to in ({"path": "Sent"}, theirs):
         done_ = await mutate(ada, "messageCopy", "copiedCount", select={"ids": [key]}, to=to)
         assert done_["errors"] == []

@@ -4,14 +4,14 @@ from typing import Any
 
 import pytest
 
-from graph import ids
+from graph.types import global_ids
 from tests.conftest import Client
 
 KEY = 77_777  # nobody's
 
 
 def unknown(kind: str) -> str:
-    return str(ids.encode(kind, KEY))
+    return str(global_ids.encode(kind, KEY))
 
 
 BOX = {"id": unknown("Mailbox")}

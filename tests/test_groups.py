@@ -11,9 +11,9 @@ import graphql.execution
 import orjson
 import pytest
 
-from graph import feeds
-from graph.bodies import Question, encode
+from graph.http.graphql_request import Question, encode
 from graph.schema import schema
+from graph.subscriptions import result_stream
 from merganser.settings import Settings
 from models.auth.credentials import ApiKey
 from models.events.journal import ChangeKind
@@ -46,7 +46,7 @@ def executions(monkeypatch: pytest.MonkeyPatch) -> list[object]:
         counted.append(executor)
         return execute(executor)
 
-    monkeypatch.setattr(feeds, "execute_subscription_event", count)
+    monkeypatch.setattr(result_stream, "execute_subscription_event", count)
     return counted
 
 
@@ -67,7 +67,7 @@ async def test_one_event_is_executed_and_written_once_for_all(
         texts.append(encode(data))
         return texts[-1]
 
-    monkeypatch.setattr(feeds, "encode", write)
+    monkeypatch.setattr(result_stream, "encode", write)
     await create(ada, "Clients")
     everybody = sockets + streams
     await until(lambda: all(each.got for each in everybody))
@@ -210,11 +210,11 @@ def test_where_to_go_on_is_no_part_of_what_is_asked() -> None:
     for query, variables in ((PLAIN, "{}"), (spaced, "{}"), (choosing, '{"x":true}')):
         given = {"after": "1.7.3", **({"x": True} if query is choosing else {})}
         asked = Question(query, given)
-        known = feeds.subscribed(schema, asked, ctx)
+        known = result_stream.subscribed(schema, asked, ctx)
         assert known
-        opened = feeds.begun(schema, known, asked, ctx)
+        opened = result_stream.begun(schema, known, asked, ctx)
         assert not isinstance(opened, list)
-        how = feeds.sharing(opened, asked)
+        how = result_stream.sharing(opened, asked)
         assert how
         assert (how.variables, how.after) == (variables, {7: 3})
 
@@ -273,11 +273,11 @@ async def _name(world: World, key: int) -> str:
 async def test_an_error_in_one_event_is_masked_and_the_stream_goes_on(
     live: House, ada: Client, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from graph import changes
+    from graph.changes import types as change_types
 
     followers = [await live.follow(ada, NESTED) for _ in range(3)]
     await until(lambda: live.seats == 3)
-    shown = changes.MailboxChange.of
+    shown = change_types.MailboxChange.of
 
     inside: Any = "the password is hunter2"
 
@@ -286,7 +286,7 @@ async def test_an_error_in_one_event_is_masked_and_the_stream_goes_on(
         made.kind = inside
         return made
 
-    monkeypatch.setattr(changes.MailboxChange, "of", broken)
+    monkeypatch.setattr(change_types.MailboxChange, "of", broken)
     await create(ada, "Broken")
     await until(lambda: all(each.got for each in followers))
     monkeypatch.undo()

@@ -11,9 +11,9 @@ from typing import Any
 import orjson
 import pytest
 
-from graph import feeds, groups
-from graph.bodies import Question
+from graph.http.graphql_request import Question
 from graph.schema import schema
+from graph.subscriptions import result_stream, shared_subscriptions
 from models.runtime.environment import World
 from resolvers.changes import stream_reader
 from resolvers.mailboxes import loaders as mailbox_loaders
@@ -30,7 +30,7 @@ from tests.live import MADE, NESTED, PLAIN, RENAMED, Follower, House, cursor, ho
 async def lone(client: Client, query: str, events: dict[str, Any]) -> None:
     """Follow as somebody who shares with nobody, from the first event of all."""
     asked = Question(query, {"after": cursor(client, 0)})
-    async with aclosing(feeds.stream(schema, asked, context(client))) as told:
+    async with aclosing(result_stream.stream(schema, asked, context(client))) as told:
         async for one in told:
             data = orjson.loads(one.text)["data"]
             events.update((place(each), each) for each in next(iter(data.values()))["events"])
@@ -62,7 +62,7 @@ async def _compare(live: House, ada: Client, monkeypatch: pytest.MonkeyPatch) ->
     seed = secrets.randbelow(10**6)
     print("seed", seed)  # noqa: T201 - shown where it fails
     dice = random.Random(seed)  # noqa: S311 - the same dice for the same seed
-    monkeypatch.setattr(groups, "TURN", 2)  # others act in the middle of a telling
+    monkeypatch.setattr(shared_subscriptions, "TURN", 2)  # others act in the middle of a telling
     queries = {"plain": PLAIN, "nested": NESTED, "renamed": RENAMED}
     followers: list[tuple[str, Follower, str]] = []  # the last says where it began
     alone: dict[str, dict[str, Any]] = {name: {} for name in queries}

@@ -9,10 +9,10 @@ from typing import Any
 import httpx
 import pytest
 
-from graph.budgets import BURST, LEAST, Budgets, Rates, capacity, least, place, reading
-from graph.endpoint import Endpoint, Settings
-from graph.guards import Guards
-from graph.intake import Limits as Uploads
+from graph.http.admission_control import Guards
+from graph.http.graphql_endpoint import Endpoint, Settings
+from graph.http.rate_budgets import BURST, LEAST, Budgets, Rates, capacity, least, place, reading
+from graph.http.upload_body import Limits as Uploads
 from merganser.server import http_server
 from merganser.settings import Settings as Operators
 from merganser.shares import shared

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from graph import ids
+from graph.types import global_ids
 from models.addresses.tables import AddressKind
 from models.events.journal import ChangeKind
 from models.runtime.environment import World
@@ -61,7 +61,7 @@ async def test_each_sender_is_there_once_and_one_is_the_default(ada: Client, wor
         "ada@example.org": (None, True),
         "team@example.org": ("The team", False),
     }
-    assert there["a.lovelace@example.org"]["id"] == ids.encode("Identity", key)
+    assert there["a.lovelace@example.org"]["id"] == global_ids.encode("Identity", key)
     assert (await listed(ada))["totalCount"] == 4
     for one in there.values():
         assert await ada(NODE, id=one["id"]) == {"node": one}
@@ -146,14 +146,14 @@ async def test_one_follows_its_address_and_comes_back_with_it(ada: Client, world
     await readdress(world, key, local="early", shown="Early@example.org")
     assert (await known(ada))["Early@example.org"]["id"] == one["id"]
     again = await address(world, "late@example.org", **mine)
-    assert (await known(ada))["late@example.org"]["id"] == ids.encode("Identity", again)
+    assert (await known(ada))["late@example.org"]["id"] == global_ids.encode("Identity", again)
     await readdress(world, key, send_as=False)
     there = await known(ada)
     assert (there["late@example.org"]["id"], there["late@example.org"]["name"]) == (
         one["id"],
         "Late",
     )
-    assert await ada(NODE, id=ids.encode("Identity", again)) == {"node": None}
+    assert await ada(NODE, id=global_ids.encode("Identity", again)) == {"node": None}
     assert len(there) == 2
     (after,), _ = await change(ada, one["id"], name="Later")
     assert (after["id"], after["address"]) == (one["id"], "late@example.org")
@@ -220,7 +220,7 @@ async def test_all_that_is_wrong_is_told_at_once(ada: Client) -> None:
 async def test_anothers_folder_takes_no_copies(ada: Client, bob: Client) -> None:
     await team(bob)
     await share(bob, ada, "LOOKUP", "READ", "INSERT", "POST")
-    theirs = ids.encode("Mailbox", (await bob.box("Sent")).id)
+    theirs = global_ids.encode("Mailbox", (await bob.box("Sent")).id)
     shared_ = "{ viewer { user { sharedMailboxes { nodes { id } } } } }"
     (shared,) = (await ada(shared_))["viewer"]["user"]["sharedMailboxes"]["nodes"]
     for key in (theirs, shared["id"]):
@@ -273,7 +273,7 @@ async def test_lists_of_many_cost_no_more_statements_than_of_one(
         await address(root.world, shown, kind=FORWARD, targets=[f"{name}@example.org"])
         for local in ("x", "y"):
             await address(root.world, f"{local}{name}@example.org", user_id=user_id)
-        user = {"user": {"id": ids.encode("User", user_id)}, "sentMailbox": {"path": "Sent"}}
+        user = {"user": {"id": global_ids.encode("User", user_id)}, "sentMailbox": {"path": "Sent"}}
         await made(root, f"x{name}@example.org", **user)
         await made(root, shown, **user)
 
@@ -323,7 +323,7 @@ async def test_administrators_say_it_of_others_within_their_charge(
     whole = await chief(root, AdminPermission.BCC_MAPS, name="whole")
     await run(root, "userCreate", "user { id }", address="x@own.example", passwordDisabled=True)
     other = await chief(root, *AdminPermission, domain="own.example", name="other")
-    user, key = {"user": {"id": id_of(ada)}}, ids.encode("Identity", 1)
+    user, key = {"user": {"id": id_of(ada)}}, global_ids.encode("Identity", 1)
     one = await made(bare, ada.address, name="Ada", **user)
     for more in ({"bcc": ["chief@example.org"]}, {"replyTo": "chief@example.org"}):
         _, (error,) = await change(bare, one["id"], **more)

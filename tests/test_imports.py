@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from graph import ids
+from graph.types import global_ids
 from mail.maintenance import housekeeping
 from models.runtime.environment import World
 from resolvers.admin import tasks
@@ -151,7 +151,7 @@ async def test_what_is_no_archive_is_refused_at_once(
     [
         ({}, ["archive"]),
         ({"archive": {"text": "x: y\n\nz"}, "path": "a"}, ["archive"]),
-        ({"archive": {"upload": ids.encode("Upload", 7)}}, ["archive"]),
+        ({"archive": {"upload": global_ids.encode("Upload", 7)}}, ["archive"]),
         ({"archive": {"text": "?"}, "encoding": "BASE64"}, ["archive"]),
         ({"archive": {"text": "x: y\n\nz"}, "mailbox": "a//b"}, ["mailbox"]),
     ],

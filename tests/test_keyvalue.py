@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from graph import ids
+from graph.types import global_ids
 from mail.maintenance import housekeeping
 from models.events.journal import PLATFORM
 from models.runtime.environment import World
@@ -456,7 +456,7 @@ async def test_narrow_credentials_see_and_change_what_their_scope_says(
 
 
 async def test_others_values_are_in_no_log(ada: Client, root: Client) -> None:
-    who = {"user": {"id": ids.encode("User", ada.user.id)}}
+    who = {"user": {"id": global_ids.encode("User", ada.user.id)}}
     await put(root, "a", "my word", **who)
     await put(root, "a", "my word", shared=True)
     await done(root, "keyValueDelete", key="a", **who)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from sqlalchemy import insert, select
 
-from graph import ids
+from graph.types import global_ids
 from models.admin.key_values import KeyValue
 from models.events.journal import Change
 from models.runtime.environment import World
@@ -122,13 +122,13 @@ async def test_entries_stay_through_the_time_of_grace_and_go_with_the_account(
     await fill(world, ada.user.id, [f"a/{n}" for n in range(5)])
     await put(bob, "b")
     await put(root, "c", shared=True)
-    users = {"ids": [ids.encode("User", ada.user.id)]}
+    users = {"ids": [global_ids.encode("User", ada.user.id)]}
     delete = "mutation ($i: UserDeleteInput!) { userDelete(input: $i) { errors { code } } }"
     later = {"users": users, "deleteAfter": "2030-02-01T00:00:00Z"}
     assert (await root(delete, i=later))["userDelete"]["errors"] == []
     node = "query ($id: ID!) { node(id: $id) { id } }"
     ((key, *_), *_) = await rows(world, "SELECT id FROM key_values WHERE key = 'a/0'")
-    assert (await root(node, id=ids.encode("KeyValue", key)))["node"] is None
+    assert (await root(node, id=global_ids.encode("KeyValue", key)))["node"] is None
     restore = "mutation ($i: UserRestoreInput!) { userRestore(input: $i) { errors { code } } }"
     back = await root(restore, i={"by": {"username": "ada"}})
     assert back["userRestore"]["errors"] == []
@@ -176,7 +176,7 @@ async def test_those_of_many_accounts_take_as_many_statements_as_of_one(
 
     async def cost(keys: list[int]) -> int:
         del statements[:]
-        selection = {"ids": [ids.encode("User", key) for key in keys]}
+        selection = {"ids": [global_ids.encode("User", key) for key in keys]}
         assert len((await done(root, "profileReset", users=selection))["users"]) == len(keys)
         return len([sent for sent in statements if "api_keys" not in sent])
 

@@ -11,8 +11,8 @@ import pytest
 from sqlalchemy import select, text
 from sqlmodel import col
 
-from graph import ids
 from graph.schema import schema as made
+from graph.types import global_ids
 from mail.storage.blobs.object_stores import LocalStore
 from models.runtime.environment import World
 from models.store.columns import picked
@@ -36,7 +36,7 @@ MESSAGES = [
     *(kind % (PAGE % more) for kind in (INBOX, ALL) for more in (
         "", ", filter: {seen: false}", ", filter: {seen: true}", ", orderBy: RECEIVED_ASC",
     )),
-    ALL % (PAGE % f', filter: {{thread: "{ids.encode("Thread", BASE + 7)}"}}'),
+    ALL % (PAGE % f', filter: {{thread: "{global_ids.encode("Thread", BASE + 7)}"}}'),
     INBOX % (PAGE % ', filter: {mailbox: {path: "INBOX"}, uids: "1500,1502,1504,1506,1508,1510"}'),
     INBOX % "(first: 3) { nodes { id thread { id participants { address } mailboxes { path } "
     "messages(first: 20) { totalCount nodes { id } } } } }",

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from graphql import build_schema, get_introspection_query, parse
 
-from graph.documents import Documents
-from graph.limits import CEILING, Limits, Ruler
+from graph.execution.documents.cost_limits import CEILING, Limits, Ruler
+from graph.execution.documents.document_cache import Documents
 from models.runtime.environment import World
 from models.users.roles import Role
 from resolvers.context import Context, Viewer

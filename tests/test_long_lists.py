@@ -7,7 +7,7 @@ import pytest
 import strawberry
 
 from graph.execution import list_steps
-from graph.policy import Operation, Schema
+from graph.execution.operation_execution import Operation, Schema
 from models.runtime.environment import World
 from resolvers.context import Viewer
 from tests.loop_steps import measure_steps

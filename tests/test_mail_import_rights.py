@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from graph import ids
+from graph.types import global_ids
 from models.runtime.environment import World
 from models.users.roles import AdminPermission
 from resolvers.mailboxes import loaders as mailbox_loaders
@@ -105,7 +105,7 @@ async def test_another_account_is_brought_whole(root: Client, ada: Client, bob: 
     await flag(ada, key, "\\Flagged", "$work")
     gone = await place(ada, raw_message("Gone"))
     document = "mutation ($i: MessageDeleteInput!) { messageDelete(input: $i) { errors { code } } }"
-    deleted = {"select": {"ids": [ids.encode("Message", gone)]}}
+    deleted = {"select": {"ids": [global_ids.encode("Message", gone)]}}
     await ada.raw(document, i=deleted)
     given = {"users": {"usernames": ["bob"]}}
     done = await begin(root, {"user": {"username": "ada"}}, **given)
@@ -250,7 +250,7 @@ async def test_single_imports_are_no_connectors(ada: Client, over: Client) -> No
         }  # fmt: skip
     ((key,),) = await rows(ada.world, "SELECT id FROM connectors")
     for mutation in ("connectorRun", "connectorDelete"):
-        done = await upon(ada, mutation, ids.encode("Connector", key))
+        done = await upon(ada, mutation, global_ids.encode("Connector", key))
         assert codes(done) == [("NOT_FOUND", ["ids"])]
 
 

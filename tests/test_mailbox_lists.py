@@ -8,8 +8,8 @@ import pytest
 from sqlalchemy import select
 from sqlmodel import col
 
-from graph import ids
-from graph.plans import TALLY
+from graph.execution.resolver_plans import TALLY
+from graph.types import global_ids
 from mail.mailboxes import paths
 from models.mailboxes.tables import Mailbox
 from models.runtime.environment import World
@@ -143,7 +143,7 @@ async def test_who_sees_the_folders_of_whom(ada: Client, bob: Client, world: Wor
     await create(ada, "Mine")
     bare = await make_domain_admin(world, ada.http, "bare", [])
     chief = await make_domain_admin(world, ada.http, "chief", [AdminPermission.LOGIN_AS])
-    theirs = {"ids": [ids.encode("User", ada.user.id)]}
+    theirs = {"ids": [global_ids.encode("User", ada.user.id)]}
     assert await pages(bob, theirs) == []
     assert await pages(bare, theirs) == []
     assert ("ada", "Mine") in await pages(chief, theirs)

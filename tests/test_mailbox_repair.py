@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from graph import ids
+from graph.types import global_ids
 from mail.consistency import verify
 from models.events.journal import ChangeKind
 from models.runtime.environment import World
@@ -155,6 +155,6 @@ async def test_many_folders_are_a_tasks_work(
 async def test_only_administrators_repair(ada: Client, bob: Client) -> None:
     document = """mutation ($input: MailboxRepairInput!) {
         mailboxRepair(input: $input) { errors { code } } }"""
-    users = {"ids": [ids.encode("User", bob.user.id)]}
+    users = {"ids": [global_ids.encode("User", bob.user.id)]}
     answer = await ada.raw(document, input={"users": users, "mailboxMasks": ["*"]})
     assert "FORBIDDEN" in json.dumps(answer)

@@ -22,11 +22,12 @@ from graphql import (
     get_named_type,
 )
 
-from graph import feeds, ids
 from graph.app import create_app
-from graph.bodies import Question
-from graph.policy import Operation
+from graph.execution.operation_execution import Operation
+from graph.http.graphql_request import Question
 from graph.schema import schema
+from graph.subscriptions import result_stream
+from graph.types import global_ids
 from mail.delivery import pipeline, quarantine
 from mail.recipients import address_resolution
 from mail.storage import received_messages
@@ -57,14 +58,14 @@ SAMPLES: dict[str, Any] = {  # a value of each scalar that its own parser takes
     "Boolean": False, "Int": 1, "Float": 1.0, "String": "x", "JSON": {}, "BigInt": 1,
     "ByteSize": 1, "CIDR": "192.0.2.0/24", "DateTime": "2031-01-01T00:00:00Z", "Duration": "PT1H",
     "EmailAddress": "x@example.org", "IPAddress": "192.0.2.1", "URL": "https://example.org/",
-    "Upload": "eA==", "Cursor": "1.1.1", "ID": ids.encode("User", 1),
+    "Upload": "eA==", "Cursor": "1.1.1", "ID": global_ids.encode("User", 1),
 }  # fmt: skip
 
 
 ALSO = {("filterTest", "raw"), ("messageTrace", "queueId")}  # of several one must be given
 CHOSEN = {"ImportSource": "upload"}  # its first is for ROOT alone
 CONDITIONS = {  # selections need a condition
-    "MessageSelection": {"ids": [ids.encode("Message", 1)]},
+    "MessageSelection": {"ids": [global_ids.encode("Message", 1)]},
     "MessageTraceFilter": {"recipient": "ada@example.org"},
     "UserSelection": {"usernames": ["x"]},
 }
@@ -260,7 +261,7 @@ async def followed(world: World, secret: str | None, text: str, variables: dict[
     """The same of a subscription: one that is let in says nothing for now."""
     viewer = await authentication.sign_in(world, header(secret), bootstrap=BOOTSTRAP)
     asked = Question(text, variables, None, None)
-    async with aclosing(feeds.stream(schema, asked, Operation(world, viewer))) as results:
+    async with aclosing(result_stream.stream(schema, asked, Operation(world, viewer))) as results:
         try:
             told = await asyncio.wait_for(anext(results), 0.05)
         except TimeoutError:

@@ -5,7 +5,7 @@ from typing import Any
 import httpx
 import pytest
 
-from graph import ids
+from graph.types import global_ids
 from models.runtime.environment import World
 from models.users.roles import AdminPermission, Role
 from resolvers.admin import tasks
@@ -43,7 +43,7 @@ async def managers(ada: Client, over: Client, root: Client, acting: Client) -> l
 
 
 async def inbox_of(client: Client) -> str:
-    return ids.encode("Mailbox", (await client.box()).id)
+    return global_ids.encode("Mailbox", (await client.box()).id)
 
 
 async def admin_log(world: World) -> list[tuple[Any, ...]]:
@@ -128,13 +128,13 @@ async def test_what_one_does_not_manage_is_not_found(
     over, root, acting = managers
     (mine,), (secret,) = [(await keys(one))[:1] for one in (ada, top)]
     plain = await make_domain_admin(world, http, "plain")
-    gone = ids.encode("Message", 7)
+    gone = global_ids.encode("Message", 7)
     tries = [(bob, mine), (plain, mine), (over, secret), (acting, secret), (root, gone)]
     for client, key in tries:
         for name, more in MORE.items():
             answer = await call(client, name, select={"ids": [key]}, **more)
             assert codes(answer) == [("NOT_FOUND", ["select", "ids"])]
-        archived = ids.encode("ArchivedMessage", ids.decode("Message", key))
+        archived = global_ids.encode("ArchivedMessage", global_ids.decode("Message", key))
         shown = "restored { mailbox { path } }"
         answer = await run(client, "archivedMessageRestore", shown, ids=[archived])
         assert codes(answer) == [("NOT_FOUND", ["ids"])]

@@ -8,10 +8,10 @@ import strawberry
 from strawberry.schema.config import StrawberryConfig
 
 import graph.schema
-from graph import ids
-from graph.errors import MutationError
-from graph.scalars import SCALARS
-from graph.submission import SubmissionMutation, SubmissionQuery
+from graph.submission.types import SubmissionMutation, SubmissionQuery
+from graph.types import global_ids
+from graph.types.errors import MutationError
+from graph.types.scalars import SCALARS
 from models.runtime.environment import World
 from models.users.roles import Scope
 from tests.conftest import Client, context, raw_message, receive
@@ -81,7 +81,7 @@ async def test_a_message_goes_from_graphql_to_the_neighbour(
             "carol@example.net",
             "bob@example.org",
         ]
-        key = ids.decode("Submission", sent["submission"]["id"])
+        key = global_ids.decode("Submission", sent["submission"]["id"])
         await settled(world, key)
     for by in ({"id": sent["submission"]["id"]}, {"queueId": sent["submission"]["queueId"]}):
         now = await ask(schema, ada, ONE, by=by)
@@ -145,7 +145,7 @@ async def test_one_key_sends_once(schema: strawberry.Schema, ada: Client, world:
     assert (first["replayed"], again["replayed"]) == (False, True)
     assert again["submission"]["id"] == first["submission"]["id"]
     async with listening(Server()) as there, working(world, relay(there)):
-        await settled(world, ids.decode("Submission", first["submission"]["id"]))
+        await settled(world, global_ids.decode("Submission", first["submission"]["id"]))
     assert len(there.mails) == 1
 
 
@@ -159,7 +159,10 @@ async def test_sending_needs_its_scope(schema: strawberry.Schema, ada: Client) -
 
 async def test_an_answer_names_its_message(schema: strawberry.Schema, ada: Client) -> None:
     placed = await receive(ada, raw_message("Plans"))
-    reference = {"message": {"id": ids.encode("Message", placed.message_id)}, "action": "REPLY"}
+    reference = {
+        "message": {"id": global_ids.encode("Message", placed.message_id)},
+        "action": "REPLY",
+    }
     sent = await ask(schema, ada, SEND, input={"text": "Yes.", "reference": reference})
     assert sent["errors"] == []
     assert sent["message"]["subject"] == "Re: Plans"

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from graph import ids
+from graph.types import global_ids
 from models.runtime.environment import World
 from models.users.roles import Scope
 from tests.accounts import change, run
@@ -42,7 +42,7 @@ async def test_a_whole_message_goes_to_whom_it_names(ada: Client, world: World) 
     async with listening(Server()) as there, working(world, relay(there)):
         done = await send(ada, raw=RAW, metaData={"campaign": 7})
         assert done["errors"] == []
-        await settled(world, ids.decode("Submission", done["submission"]["id"]))
+        await settled(world, global_ids.decode("Submission", done["submission"]["id"]))
     assert done["message"]["metaData"] == {"campaign": 7}
     assert done["message"]["bcc"] == [{"address": "dave@example.net"}]
     (mail,) = there.mails
@@ -104,7 +104,11 @@ HTML = raw_message(
 
 async def reference(client: Client, raw: bytes, action: str, **more: Any) -> dict[str, Any]:
     placed = await receive(client, raw)
-    return {"message": {"id": ids.encode("Message", placed.message_id)}, "action": action, **more}
+    return {
+        "message": {"id": global_ids.encode("Message", placed.message_id)},
+        "action": action,
+        **more,
+    }
 
 
 async def test_an_answer_quotes_line_by_line(ada: Client) -> None:

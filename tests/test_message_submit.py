@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import update
 from sqlmodel import col
 
-from graph import ids
+from graph.types import global_ids
 from models.events.journal import ChangeKind
 from models.mailboxes.tables import Mailbox
 from models.runtime.environment import World
@@ -53,7 +53,7 @@ async def test_a_draft_becomes_what_is_sent(ada: Client, world: World, clock: Cl
     async with listening(Server()) as there, working(world, relay(there)):
         done = await submit(ada, made)
         assert (done["errors"], done["warnings"], done["undo"]) == ([], [], None)
-        await settled(world, ids.decode("Submission", done["submission"]["id"]))
+        await settled(world, global_ids.decode("Submission", done["submission"]["id"]))
     message = done["message"]
     assert message["id"] == made["id"]
     assert (message["draft"], message["seen"], message["mailbox"]["path"]) == (False, True, "Sent")
@@ -77,11 +77,11 @@ async def test_a_draft_becomes_what_is_sent(ada: Client, world: World, clock: Cl
 
 async def test_what_is_no_draft_is_not_sent(ada: Client, bob: Client, world: World) -> None:
     placed = await receive(ada, raw_message("Hello"))
-    got = {"id": ids.encode("Message", placed.message_id)}
+    got = {"id": global_ids.encode("Message", placed.message_id)}
     assert codes(await submit(ada, got)) == [("CONFLICT", ["message"])]
     made = await draft(ada)
     assert codes(await submit(bob, made)) == [("NOT_FOUND", ["message"])]
-    gone = {"id": ids.encode("Message", world.key())}
+    gone = {"id": global_ids.encode("Message", world.key())}
     assert codes(await submit(ada, gone)) == [("NOT_FOUND", ["message"])]
     assert (await submit(ada, made))["errors"] == []
     assert codes(await submit(ada, made)) == [("CONFLICT", ["message"])]
@@ -201,7 +201,7 @@ async def test_its_files_go_with_it(ada: Client, world: World) -> None:
 
 async def test_the_message_it_answers_is_marked(ada: Client) -> None:
     placed = await receive(ada, raw_message("Hello"))
-    key = ids.encode("Message", placed.message_id)
+    key = global_ids.encode("Message", placed.message_id)
     reference = {"message": {"id": key}, "action": "REPLY"}
     made = await draft(ada, reference=reference)
     assert (await submit(ada, made))["errors"] == []

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from sqlalchemy import update
 
-from graph import ids
+from graph.types import global_ids
 from models.errors import LimitReached
 from models.runtime.environment import World
 from models.users.tables import User
@@ -57,7 +57,7 @@ async def test_a_message_sent_before_is_put_in(post: Client) -> None:
     [
         ({}, "VALIDATION", ["raw"]),
         ({"raw": "a: b", "rawUpload": "x"}, "VALIDATION", ["rawUpload"]),
-        ({"rawUpload": ids.encode("Upload", 7)}, "NOT_FOUND", None),
+        ({"rawUpload": global_ids.encode("Upload", 7)}, "NOT_FOUND", None),
         ({"raw": "no message"}, "VALIDATION", ["raw"]),
         ({"raw": " \n"}, "VALIDATION", ["raw"]),
         ({"raw": "a: b", "mailbox": {"path": "Nowhere"}}, "NOT_FOUND", ["mailbox"]),

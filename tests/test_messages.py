@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from graph import ids
+from graph.types import global_ids
 from mail.recipients import address_resolution
 from mail.storage import received_messages
 from models.runtime.environment import World
@@ -153,11 +153,11 @@ async def test_another_users_mail_looks_like_none(ada: Client, bob: Client) -> N
     )
     document = """query ($ref: MessageRef!, $id: ID!, $thread: ID!) {
         message(by: $ref) { subject } node(id: $id) { id } thread(id: $thread) { subject } }"""
-    message, its = ids.encode("Message", key), ids.encode("Thread", thread)
+    message, its = global_ids.encode("Message", key), global_ids.encode("Thread", thread)
     refs: list[dict[str, Any]] = [
         {"id": message},
         {"guid": f"{key:032X}"},
-        {"uid": {"mailbox": {"id": ids.encode("Mailbox", box)}, "uid": uid}},
+        {"uid": {"mailbox": {"id": global_ids.encode("Mailbox", box)}, "uid": uid}},
     ]
     for ref in refs:
         given_ = {"ref": ref, "id": message, "thread": its}
@@ -192,8 +192,8 @@ async def test_several_objects_come_in_the_order_asked_for(
     ada: Client, statements: list[str]
 ) -> None:
     keys = [(await receive(ada, str(n))).message_id for n in range(3)]
-    asked = [ids.encode("Message", key) for key in (keys[2], 7, keys[0], keys[2])]
-    asked.insert(1, ids.encode("Mailbox", (await ada.box()).id))
+    asked = [global_ids.encode("Message", key) for key in (keys[2], 7, keys[0], keys[2])]
+    asked.insert(1, global_ids.encode("Mailbox", (await ada.box()).id))
     document = """query ($ids: [ID!]!) { nodes(ids: $ids) { __typename
         ... on Message { subject } ... on Mailbox { path } } }"""
     del statements[:]
@@ -215,7 +215,7 @@ SEEN = "query ($id: ID!) { message(by: {id: $id}, markAsSeen: true) { seen flags
 
 async def test_reading_marks_as_seen_only_when_asked(ada: Client) -> None:
     placed = await receive(ada)
-    key = ids.encode("Message", placed.message_id)
+    key = global_ids.encode("Message", placed.message_id)
     plain = await ada("query ($id: ID!) { message(by: {id: $id}) { seen text } }", id=key)
     assert plain["message"]["seen"] is False
     for _ in range(2):
@@ -225,7 +225,7 @@ async def test_reading_marks_as_seen_only_when_asked(ada: Client) -> None:
 
 
 async def test_a_credential_for_reading_marks_nothing(ada: Client, world: World) -> None:
-    key = ids.encode("Message", (await receive(ada)).message_id)
+    key = global_ids.encode("Message", (await receive(ada)).message_id)
     for name, more in (
         ("only", {"read_only": True, "scopes": [Scope.MASTER]}),
         ("scope", {"scopes": [Scope.MAIL_READ]}),
@@ -249,7 +249,7 @@ WHOLE = """query ($id: ID!) { message(by: {id: $id}) {
 
 async def test_all_there_is_in_a_message(ada: Client) -> None:
     placed = await receive(ada, rich.RICH)
-    message = (await ada(WHOLE, id=ids.encode("Message", placed.message_id)))["message"]
+    message = (await ada(WHOLE, id=global_ids.encode("Message", placed.message_id)))["message"]
     assert message["text"] == rich.TEXT
     (html,) = message["html"]
     assert "evil" not in html
@@ -284,7 +284,7 @@ async def test_mail_of_two_accounts_is_never_mixed(ada: Client, world: World, cl
     assert await found(ada) == ["ada 0", "ada 1", "ada 2"]
     assert await found(dora, query="dora") == ["dora 0", "dora 1", "dora 2"]
     assert await found(ada, **{"or": [{"query": "dora"}, {"subject": "dora"}]}) == []
-    mailbox = {"id": ids.encode("Mailbox", (await dora.box()).id)}
+    mailbox = {"id": global_ids.encode("Mailbox", (await dora.box()).id)}
     assert await found(ada, mailbox=mailbox) == []
     assert await found(ada, mailbox=mailbox, uids="1:*") == []
 
@@ -293,7 +293,7 @@ async def test_the_envelope_has_recipients_as_given_and_as_compared(ada: Client)
     letter = await received_messages.read(raw_message("Pond news"))
     to = await address_resolution.recipient(ada.world, "A.da+news@Example.org")
     placed = await received_messages.receive(ada.world, letter, to, "carol@example.com")
-    key = ids.encode("Message", placed.message_id)
+    key = global_ids.encode("Message", placed.message_id)
     document = """query ($id: ID!) { message(by: {id: $id}) {
         envelope { from rcpt { value formatted } } } }"""
     assert (await ada(document, id=key))["message"]["envelope"] == {

@@ -14,9 +14,9 @@ from prometheus_client.parser import text_string_to_metric_families as older
 
 from bench.ports import free_port
 from graph.app import create_app
-from graph.metrics import Census
-from graph.openmetrics import preferred, written
-from graph.telemetry import LONGEST, NAMES, Names, Root, Sampler, parent_of
+from graph.execution.telemetry import LONGEST, NAMES, Names, Root, Sampler, parent_of
+from graph.http.metrics import Census
+from graph.http.openmetrics import preferred, written
 from mail.mime.header_encoding import Named
 from mail.storage.blobs.object_stores import LocalStore
 from merganser.logs import HELD, JsonLines, Outlet, TextLines

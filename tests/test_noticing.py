@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from graph import ids
+from graph.types import global_ids
 from models.events.journal import ChangeKind
 from models.runtime.environment import World
 from resolvers.auth import security_log
@@ -46,7 +46,7 @@ async def test_new_mail_is_shown_to_its_owner_alone(
     placed = await come(ada, "Hello")
     await until(lambda: mine.got)
     (one,) = told(mine)
-    key = ids.encode("Message", placed.message_id)
+    key = global_ids.encode("Message", placed.message_id)
     assert (one["kind"], one["title"], one["text"]) == ("message.received", "Carol", "Hello")
     assert (one["message"], one["hasMore"]) == ({"id": key, "subject": "Hello"}, False)
     await come(bob, "His")

@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 
-from graph import ids
+from graph.types import global_ids
 from models.runtime.environment import World
 from models.runtime.secret_box import Vault
 from models.users.roles import AdminPermission, UserPermission
@@ -90,7 +90,7 @@ async def test_a_browser_can_read_what_it_is_sent_and_knows_who_sends(
     (got,) = service.got
     assert browser.read(got) == {
         "title": "Bob", "body": "Grüße", "count": 1,
-        "message": ids.encode("Message", placed.message_id),
+        "message": global_ids.encode("Message", placed.message_id),
     }  # fmt: skip
     assert (got.headers["ttl"], got.headers["urgency"]) == ("86400", "normal")
     scheme, _, parts = got.headers["authorization"].partition(" ")
@@ -195,7 +195,7 @@ async def test_folders_junk_and_what_is_read_or_put_in(ada: Client, receiver: Re
     await call(
         ada,
         "messageUpdate",
-        select={"ids": [ids.encode("Message", read.message_id)]},
+        select={"ids": [global_ids.encode("Message", read.message_id)]},
         set={"seen": True},
     )
     await come(ada, "Last")
@@ -371,7 +371,7 @@ async def test_another_user_sees_and_changes_nothing(
     assert (await bob(DELETE, ids=[key]))["pushChannelDelete"]["errors"] == [{"code": "NOT_FOUND"}]
     theirs = await set_(bob, **http(receiver, users={"usernames": ["ada"]}))
     assert codes(theirs)[0][1] == "NOT_FOUND"
-    box = ids.encode("Mailbox", (await ada.box()).id)
+    box = global_ids.encode("Mailbox", (await ada.box()).id)
     assert codes(await set_(bob, **http(receiver, mailboxes=[{"id": box}])))[0][1] == "NOT_FOUND"
     await made(bob, **http(receiver, title="Bob's"))
     await come(bob, "His")

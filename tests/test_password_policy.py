@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from graph import ids
+from graph.types import global_ids
 from models.errors import Invalid
 from models.runtime.environment import World
 from models.users.roles import AdminPermission, Role
@@ -160,7 +160,7 @@ async def test_elsewhere_the_platforms_holds(root: Client) -> None:
     nowhere = {"username": "bot", "address": None, "emptyAddress": True}
     user, errors = await create(root, **nowhere, password="8 signs.")
     assert errors == []
-    key = ids.decode("User", user["id"])
+    key = global_ids.decode("User", user["id"])
     assert (await change(root, key, password="signs. 8"))[1] == []
     _, (error,) = await change(root, key, password="7 signs")
     assert error["constraint"] == "min"
@@ -172,7 +172,7 @@ async def test_hashes_go_by_and_nobody_is_locked_out(root: Client, eve: Client) 
     )
     assert errors == []
     assert await tighten(root, {"minLength": 40, "minClasses": 4}) == []
-    key = ids.decode("User", imported["id"])
+    key = global_ids.decode("User", imported["id"])
     assert (await change(root, key, password=KNOWN[0][1], hashedPassword=True))[1] == []
     assert await signs_in(root.world, "old@example.org", KNOWN[0][0])  # and has another hash by it
     assert (await row_of(root.world, key)).password.startswith("$argon2id$")

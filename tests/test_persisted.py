@@ -15,11 +15,11 @@ from graphql import build_schema
 from hypothesis import given, settings
 from hypothesis import strategies as some
 
-from graph.bodies import Question, Rejected
-from graph.documents import KEPT_MAX, TEXT_MAX, Documents, Known
-from graph.endpoint import Settings
-from graph.limits import Limits
-from graph.persisted import FRESH, Persisted, Unmet, claim
+from graph.execution.documents.cost_limits import Limits
+from graph.execution.documents.document_cache import KEPT_MAX, TEXT_MAX, Documents, Known
+from graph.execution.documents.documents_by_hash import FRESH, Persisted, Unmet, claim
+from graph.http.graphql_endpoint import Settings
+from graph.http.graphql_request import Question, Rejected
 from merganser.building import owner
 from models.runtime.environment import World
 from models.store.database import Database

@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import insert, select, text
 from sqlmodel import col
 
-from graph import ids
+from graph.types import global_ids
 from mail.archives.archive_writer import ExportFormat, State
 from mail.maintenance import snooze_worker
 from mail.recipients import address_resolution
@@ -278,7 +278,9 @@ async def test_the_indexer_finds_what_waits_without_reading_the_rest(
 async def test_a_message_is_found_by_its_uid_and_by_its_id(full: Client, plans: Plans) -> None:
     (row,) = await full.world.database.read(select(col(Message.id)).limit(1))
     document = "query ($ref: MessageRef!) { message(by: $ref) { subject } }"
-    plan = await plans.of(full(document, ref={"id": ids.encode("Message", row.id)}), "messages")
+    plan = await plans.of(
+        full(document, ref={"id": global_ids.encode("Message", row.id)}), "messages"
+    )
     assert "PRIMARY KEY" in plan or "pk_messages" in plan, plan
     box = {"mailbox": {"path": "INBOX"}, "uid": 7}
     plan = await plans.of(

@@ -9,8 +9,8 @@ import httpx
 import pytest
 from sqlalchemy import update
 
-from graph import ids
-from graph.intake import Limits
+from graph.http.upload_body import Limits
+from graph.types import global_ids
 from models.runtime.environment import World
 from models.users.roles import Role, Scope
 from models.users.tables import User
@@ -35,7 +35,7 @@ async def post(
 
 
 async def inbox(client: Client) -> str:
-    return ids.encode("Mailbox", (await client.box()).id)
+    return global_ids.encode("Mailbox", (await client.box()).id)
 
 
 @pytest.fixture
@@ -93,7 +93,7 @@ async def test_flags_are_said_in_the_address(
 
 async def test_what_is_no_message_is_refused(ada: Client) -> None:
     box = await inbox(ada)
-    gone = ids.encode("Mailbox", 7)
+    gone = global_ids.encode("Mailbox", 7)
     for status, answer in (
         (400, await post(ada, box, b"")),
         (400, await post(ada, box, b" \r\n\r\n")),
@@ -101,7 +101,7 @@ async def test_what_is_no_message_is_refused(ada: Client) -> None:
         (400, await post(ada, box, b"a: b", "?draft=maybe")),
         (404, await post(ada, gone, b"a: b")),
         (404, await post(ada, "x", b"a: b")),
-        (404, await post(ada, ids.encode("Message", 7), b"a: b")),
+        (404, await post(ada, global_ids.encode("Message", 7), b"a: b")),
         (415, await post(ada, box, b"a: b", content_type="application/x-www-form-urlencoded")),
         (415, await post(ada, box, b"a: b", content_type="multipart/form-data; boundary=x")),
         (415, await post(ada, box, b"a: b", content_encoding="gzip")),

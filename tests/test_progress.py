@@ -5,7 +5,7 @@ from datetime import timedelta
 
 import pytest
 
-from graph import ids
+from graph.types import global_ids
 from models.runtime.environment import World
 from resolvers.admin import tasks
 from resolvers.submission import mutations as submission_mutations
@@ -143,7 +143,7 @@ async def test_a_task_is_followed_by_who_sees_it(
 ) -> None:
     key = await ordered(ada)
     assert await live.refused(bob, TASK, id=key) == "NOT_FOUND"
-    assert await live.refused(ada, TASK, id=ids.encode("Task", 1)) == "NOT_FOUND"
+    assert await live.refused(ada, TASK, id=global_ids.encode("Task", 1)) == "NOT_FOUND"
     assert await live.refused(ada, TASK, id="x") == "BAD_ID"
     follower = await live.follow(over, TASK, id=key)
     await until(lambda: follower.got)
@@ -176,7 +176,7 @@ async def test_a_submission_is_followed_to_its_end(
 ) -> None:
     sent = await send(ada, undo_window=timedelta(seconds=30))
     assert sent.submission
-    key = ids.encode("Submission", sent.submission.id)
+    key = global_ids.encode("Submission", sent.submission.id)
     assert await live.refused(bob, SENDING, id=key) == "NOT_FOUND"
     follower: Follower = await getattr(live, by)(ada, SENDING, id=key)
     await until(lambda: follower.got)
@@ -200,7 +200,9 @@ async def test_all_submissions_of_the_viewer_are_followed(
     assert other.submission
     await submission_mutations.cancel(context(ada), [one.submission.id])
     await until(lambda: len(follower.got) >= 3)
-    got = [(ids.decode("Submission", each["id"]), each["state"]) for each in follower.results]
+    got = [
+        (global_ids.decode("Submission", each["id"]), each["state"]) for each in follower.results
+    ]
     assert got[0] == (one.submission.id, "HELD_FOR_UNDO")
     assert set(got[1:]) == {
         (other.submission.id, "HELD_FOR_UNDO"),

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from graph import ids
+from graph.types import global_ids
 from mail.network.outbound_http import Gate
 from models.runtime.environment import World
 from resolvers.notifications import push_events, push_worker
@@ -252,7 +252,7 @@ async def test_hosts_of_pushes_are_looked_up_at_the_name_server_of_the_settings(
         loose(world, push_private=private, dns_resolver=place)
         await made(ada, kind="HTTP", endpoint=f"http://push.example.net:{receiver.port}/topic")
         await come(ada, "Hello")
-        worker = asyncio.create_task(push_worker.run(world, ids.encode))
+        worker = asyncio.create_task(push_worker.run(world, global_ids.encode))
         try:
             async with asyncio.timeout(60):
                 if private:
@@ -271,7 +271,7 @@ async def test_the_worker_looks_when_a_bell_rings_and_asks_little(
     ada: Client, bob: Client, receiver: Receiver, statements: list[str]
 ) -> None:
     world = ada.world
-    worker = asyncio.create_task(push_worker.run(world, ids.encode, Gate()))
+    worker = asyncio.create_task(push_worker.run(world, global_ids.encode, Gate()))
     try:
         await made(ada, **http(receiver))
         await until(lambda: any("FROM push_channels" in one for one in statements))

@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import delete, update
 from sqlmodel import col
 
-from graph import ids
+from graph.types import global_ids
 from mail.consistency import verify
 from mail.delivery import pipeline, quarantine
 from mail.delivery.quarantine import Why
@@ -72,7 +72,7 @@ async def test_spam_of_a_high_score_is_held_where_that_is_set(ada: Client, bob: 
     assert await journal(world, ada.user.id, since) == [(KIND, [mine.id])]
     (item,) = (await ada(LIST))["quarantine"]["nodes"]
     assert item == {
-        "id": ids.encode("QuarantineItem", mine.id),
+        "id": global_ids.encode("QuarantineItem", mine.id),
         "queueId": mine.queue_id,
         "user": {"username": "ada"},
         "domain": {"name": "example.org"},
@@ -126,7 +126,7 @@ async def test_a_repeat_after_a_lost_reply_is_held_once(ada: Client, clock: Cloc
         await come(world, ada, raw=raw)
         clock.tick(hours=3)
     (first,) = await held(world)
-    _, errors = await done(ada, DELETE, ids=[ids.encode("QuarantineItem", first.id)])
+    _, errors = await done(ada, DELETE, ids=[global_ids.encode("QuarantineItem", first.id)])
     assert errors == []
     await come(world, ada, raw=raw)
     assert await held(world) == []  # it was there, and its owner did not want it
@@ -357,7 +357,7 @@ async def test_what_is_held_keeps_its_bytes(ada: Client, clock: Clock, world: Wo
     assert (await housekeeping.tidy(world)).held == 1
     assert await listed(ada) == []
     ((kind, keys), *_) = await journal(world, ada.user.id, since)
-    assert (kind, keys) == (KIND, [ids.decode("QuarantineItem", key)])
+    assert (kind, keys) == (KIND, [global_ids.decode("QuarantineItem", key)])
     clock.tick(days=2)
     await housekeeping.tidy(world)
     assert await rows(world, "SELECT id FROM blobs") == [
@@ -389,7 +389,7 @@ async def test_the_verifier_looks_at_what_is_held(ada: Client, bob: Client) -> N
     }
     for row in (first, second):
         await done(ada if row.user_id == ada.user.id else bob, DELETE,
-                   ids=[ids.encode("QuarantineItem", row.id)])  # fmt: skip
+                   ids=[global_ids.encode("QuarantineItem", row.id)])  # fmt: skip
 
 
 async def test_audits_have_what_is_held(ada: Client, root: Client) -> None:

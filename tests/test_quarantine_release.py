@@ -5,7 +5,7 @@ import asyncio
 import httpx
 import pytest
 
-from graph import ids
+from graph.types import global_ids
 from mail.delivery.quarantine import Why
 from mail.maintenance import housekeeping
 from models.events.journal import ChangeKind
@@ -123,7 +123,7 @@ async def test_the_sender_is_allowed_from_now_on(ada: Client, root: Client) -> N
     set_options(world, spam_quarantine=50)
     for subject in ("One", "Two"):
         await come(world, ada, raw=raw_message(subject, **SPAM), sender="bounce-1@lists.example")
-    keys = [ids.encode("QuarantineItem", row.id) for row in await held(world)]
+    keys = [global_ids.encode("QuarantineItem", row.id) for row in await held(world)]
     await permit(root, "QUARANTINE")
     _, errors = await done(ada, RELEASE, ids=keys, allowSender=True)
     assert told(errors) == ("FORBIDDEN", ["allowSender"], None, "SPAM_POLICY")
@@ -147,7 +147,7 @@ async def test_what_is_deleted_is_gone(ada: Client, over: Client) -> None:
     answer, errors = await done(ada, DELETE, ids=[mine])
     assert (answer["deletedIds"], errors) == ([mine], [])
     assert await journal(world, ada.user.id, since) == [
-        (KIND, [ids.decode("QuarantineItem", mine)])
+        (KIND, [global_ids.decode("QuarantineItem", mine)])
     ]
     _, errors = await done(ada, DELETE, ids=[other, mine])
     assert told(errors)[:3] == ("NOT_FOUND", ["ids"], 1)
@@ -192,7 +192,7 @@ async def test_what_is_held_is_neither_answered_nor_copied_and_what_is_let_in_is
     assert (await Call("autoreplySet", away)(ada))["errors"] == []
     await come(world, ada, raw=raw_message("Offer", **SPAM))
     assert await rows(world, "SELECT recipient FROM deliveries") == []
-    key = ids.encode("QuarantineItem", (await held(world))[0].id)
+    key = global_ids.encode("QuarantineItem", (await held(world))[0].id)
     _, errors = await done(ada, TRY, ids=[key], options={"validateOnly": True})
     assert errors == []
     assert await rows(world, "SELECT recipient FROM deliveries") == []

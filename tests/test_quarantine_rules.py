@@ -6,7 +6,7 @@ import pytest
 from sqlalchemy import update
 from sqlmodel import col
 
-from graph import ids
+from graph.types import global_ids
 from mail.delivery.quarantine import Why
 from models.runtime.environment import World
 from models.users.tables import User
@@ -131,7 +131,7 @@ async def test_the_way_of_what_was_held_goes_on(ada: Client, root: Client, world
     await come(world, ada, raw=raw)
     (item,) = await held(world)
     assert await events(root, queueId=item.queue_id) == ["accepted", "judged", "held"]
-    key = ids.encode("QuarantineItem", item.id)
+    key = global_ids.encode("QuarantineItem", item.id)
     _, errors = await done(ada, TRY, ids=[key], options={"validateOnly": True})
     assert (errors, len(await events(root, queueId=item.queue_id))) == ([], 3)
     await put(ada, f'redirect "{DAVE}"; keep;')

@@ -6,7 +6,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from graph import ids
+from graph.types import global_ids
 from mail.smtp import lmtp
 from models.runtime.environment import World
 from models.users.roles import AdminPermission
@@ -51,7 +51,7 @@ async def test_it_is_held_for_all_and_let_in_by_an_administrator_alone(
         (ada.user.id, NAME),
         (bob.user.id, NAME),
     }
-    keys = {row.user_id: ids.encode("QuarantineItem", row.id) for row in rows}
+    keys = {row.user_id: global_ids.encode("QuarantineItem", row.id) for row in rows}
     _, errors = await done(ada, RELEASE, ids=[keys[ada.user.id]])
     assert told(errors)[::3] == ("FORBIDDEN", "DOMAIN_ADMIN")
     _, errors = await done(bob, RELEASE, ids=[keys[ada.user.id]])

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from graph import ids
+from graph.types import global_ids
 from models.events.journal import PLATFORM, ChangeKind
 from models.runtime.environment import World
 from models.users.roles import AdminPermission, Role
@@ -296,7 +296,11 @@ async def test_many_cost_the_statements_of_one(root: Client, statements: list[st
         ({"value": 5, "domains": []}, "VALIDATION", ["users"]),
         ({"value": -1, "users": {"usernames": ["ada"]}}, "VALIDATION", ["value"]),
         ({"value": 1_000_000_001, "users": {"usernames": ["ada"]}}, "VALIDATION", ["value"]),
-        ({"value": 5, "users": {"ids": [ids.encode("User", 7)]}}, "NOT_FOUND", ["users", "ids"]),
+        (
+            {"value": 5, "users": {"ids": [global_ids.encode("User", 7)]}},
+            "NOT_FOUND",
+            ["users", "ids"],
+        ),
         ({"value": 5, "users": {"usernames": ["nobody"]}}, "NOT_FOUND", ["users", "usernames"]),
         ({"value": 5, "domains": [{"name": "nowhere.example"}]}, "NOT_FOUND", ["domains"]),
         (

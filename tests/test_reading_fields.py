@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from graph import ids
+from graph.types import global_ids
 from mail.delivery import local_delivery
 from mail.delivery.listener_backend import Household
 from mail.envelope.delivery_jobs import Job, To
@@ -42,13 +42,13 @@ END:VCALENDAR\r
 async def one(client: Client, key: int, fields: str) -> Any:
     """These fields of a message."""
     document = f"query ($id: ID!) {{ message(by: {{id: $id}}) {{ {fields} }} }}"
-    return (await client(document, id=ids.encode("Message", key)))["message"]
+    return (await client(document, id=global_ids.encode("Message", key)))["message"]
 
 
 async def test_a_message_is_told_in_the_forms_of_imap_and_pop3(ada: Client) -> None:
     raw = raw_message("Forms", Message_ID="<1@example.com>")
     placed = await receive(ada, raw)
-    found = (await ada(FORMS, id=ids.encode("Message", placed.message_id)))["message"]
+    found = (await ada(FORMS, id=global_ids.encode("Message", placed.message_id)))["message"]
     assert found["uid"] == placed.uid
     assert found["pop3Uidl"] == found["guid"]
     assert found["body"] == "Hi there.\r\n"
@@ -80,7 +80,7 @@ async def test_the_virtual_size_has_crlf_at_every_line(ada: Client, raw: bytes) 
 
 async def test_the_number_in_the_folder_counts_what_is_there(ada: Client) -> None:
     keys = [(await receive(ada, f"Number {n}")).message_id for n in range(5)]
-    gone = ids.encode("Message", keys[1])
+    gone = global_ids.encode("Message", keys[1])
     await ada(
         "mutation ($id: ID!) { messageDelete(input: {select: {ids: [$id]}}) { errors { code } } }",
         id=gone,
@@ -107,7 +107,7 @@ async def test_a_list_of_many_costs_no_more_statements_than_of_one(
 
     async def draft(subject: str) -> None:
         key = (await receive(ada, subject)).message_id
-        ref = {"message": {"id": ids.encode("Message", key)}, "action": "REPLY"}
+        ref = {"message": {"id": global_ids.encode("Message", key)}, "action": "REPLY"}
         assert not (await upload(ada, reference=ref, text="x"))["errors"]
 
     await draft("First")
@@ -130,7 +130,9 @@ async def test_who_shares_a_body_is_for_administrators(
     assert re.fullmatch("[0-9a-f]{64}", found["storageId"])
     document = "query ($id: ID!) { message(by: {id: $id}) { FIELD } }"
     for field in fields.split():
-        answer = await ada.raw(document.replace("FIELD", field), id=ids.encode("Message", key))
+        answer = await ada.raw(
+            document.replace("FIELD", field), id=global_ids.encode("Message", key)
+        )
         assert [each["extensions"]["code"] for each in answer["errors"]] == ["FORBIDDEN"]
 
 
@@ -138,7 +140,10 @@ async def test_a_draft_knows_what_it_answers_also_when_saved_again(
     ada: Client, bob: Client
 ) -> None:
     placed = await receive(ada, "Question")
-    ref = {"message": {"id": ids.encode("Message", placed.message_id)}, "action": "REPLY_ALL"}
+    ref = {
+        "message": {"id": global_ids.encode("Message", placed.message_id)},
+        "action": "REPLY_ALL",
+    }
     answer = await upload(ada, reference=ref, text="Well")
     key = answer["message"]["id"]
     fields = "reference { action uid message { subject } mailbox { path } }"
@@ -157,7 +162,7 @@ async def test_a_draft_knows_what_it_answers_also_when_saved_again(
     await ada(
         "mutation ($id: ID!) { messageDelete(input: {select: {ids: [$id]}, permanent: true}) "
         "{ errors { code } } }",
-        id=ids.encode("Message", placed.message_id),
+        id=global_ids.encode("Message", placed.message_id),
     )
     gone = (await ada(document, id=key))["message"]["reference"]
     assert gone == {"action": "REPLY_ALL", "uid": None, "message": None, "mailbox": None}
@@ -281,7 +286,7 @@ async def test_parts_of_the_source_are_fetched_and_make_the_whole(ada: Client) -
     for wrong in ("source(offset: -1)", 'bodyPart(section: "1", offset: -1)',
                   'bodyPart(section: "1", maxBytes: -3)'):  # fmt: skip
         document = f"query ($id: ID!) {{ message(by: {{id: $id}}) {{ {wrong} }} }}"
-        answer = await ada.raw(document, id=ids.encode("Message", key))
+        answer = await ada.raw(document, id=global_ids.encode("Message", key))
         assert [each["extensions"]["code"] for each in answer["errors"]] == ["BAD_USER_INPUT"]
 
 
@@ -319,7 +324,7 @@ async def arrive(client: Client, raw: bytes) -> str:
     to = await house.accept(client.address, "carol@example.com")
     (placed,) = await house.deliver(raw, [to], "carol@example.com")
     assert isinstance(placed, Placed)
-    return ids.encode("Message", placed.message_id)
+    return global_ids.encode("Message", placed.message_id)
 
 
 VERIFIED = """query ($id: ID!) { message(by: {id: $id}) {
@@ -370,7 +375,7 @@ INSIDE = (
 
 @pytest.mark.parametrize("field", INSIDE)
 async def test_nobody_else_reads_any_of_it(ada: Client, bob: Client, field: str) -> None:
-    key = ids.encode("Message", (await receive(ada, RICH)).message_id)
+    key = global_ids.encode("Message", (await receive(ada, RICH)).message_id)
     document = f"query ($id: ID!) {{ message(by: {{id: $id}}) {{ {field} }} }}"
     assert (await bob(document, id=key))["message"] is None
     over = await make_client(ada.world, ada.http, "over", role=Role.ADMIN)

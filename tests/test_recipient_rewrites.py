@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
-from graph import ids
+from graph.types import global_ids
 from mail.delivery import recipient_rewrites
 from mail.mime.header_encoding import Named
 from mail.recipients import address_resolution
@@ -118,7 +118,7 @@ async def test_what_cannot_be_is_refused_by_field_and_rule(root: Client, world: 
     ):
         _, errors = await done(root, REWRITE_UPDATE, **fields)
         assert told(errors) == wanted, fields
-    missing = ids.encode("RecipientRewrite", world.key())
+    missing = global_ids.encode("RecipientRewrite", world.key())
     for document, more in ((REWRITE_UPDATE, {"active": False}), (REWRITE_DELETE, {})):
         _, errors = await done(root, document, ids=[first, missing], **more)
         assert told(errors)[:3] == ("NOT_FOUND", ["ids"], 1)

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from graph import ids
+from graph.types import global_ids
 from mail.envelope.delivery_jobs import Result
 from mail.mime.header_encoding import Named
 from mail.queue import recipient_leases
@@ -20,7 +20,7 @@ SELECT = "submissions { state sendTime recipients { nextAttemptAt state } }"
 
 
 async def moved(client: Client, keys: list[int], at: Any) -> Any:
-    given = [ids.encode("Submission", key) for key in keys]
+    given = [global_ids.encode("Submission", key) for key in keys]
     return await mutate(client, "submissionReschedule", SELECT, ids=given, sendTime=at.isoformat())
 
 
@@ -104,6 +104,6 @@ async def test_all_or_none_and_others_see_nothing(
 @pytest.mark.parametrize("text", ["9999-12-31T23:59:59Z", "0001-01-01T00:00:00Z"])
 async def test_times_at_the_ends_of_the_calendar(ada: Client, clock: Clock, text: str) -> None:
     key = await send(ada, send_time=clock() + timedelta(hours=1))
-    given = {"ids": [ids.encode("Submission", key)], "sendTime": text}
+    given = {"ids": [global_ids.encode("Submission", key)], "sendTime": text}
     payload = await mutate(ada, "submissionReschedule", SELECT, **given)
     assert [e["code"] for e in payload["errors"]] in ([], ["VALIDATION"])

@@ -17,9 +17,10 @@ from sqlalchemy import update
 from sqlmodel import col, select
 from starlette.requests import Request
 
-from graph import ids, parts, serving
 from graph.app import create_app
-from graph.bodies import Rejected
+from graph.http import byte_responses, download_urls
+from graph.http.graphql_request import Rejected
+from graph.types import global_ids
 from models.errors import Invalid, Unauthenticated
 from models.files.blobs import Blob
 from models.messages.tables import Message
@@ -61,7 +62,7 @@ def signed(client: Client, path: str) -> str:
 
 
 async def test_a_message_comes_byte_for_byte_as_a_file(ada: Client, message: int) -> None:
-    answer = await get(ada, parts.source_path(message))
+    answer = await get(ada, download_urls.source_path(message))
     assert answer.status_code == 200
     assert answer.content == RICH
     assert answer.headers["content-type"] == "message/rfc822"
@@ -76,7 +77,7 @@ async def test_a_message_comes_byte_for_byte_as_a_file(ada: Client, message: int
 
 @pytest.mark.parametrize("nth", range(len(FILES)))
 async def test_an_attachment_comes_decoded(ada: Client, message: int, nth: int) -> None:
-    answer = await get(ada, parts.attachment_path(message, nth))
+    answer = await get(ada, download_urls.attachment_path(message, nth))
     assert answer.status_code == 200
     assert answer.content == FILES[nth].content
     assert answer.headers["content-length"] == str(len(FILES[nth].content))
@@ -97,7 +98,7 @@ async def test_only_harmless_kinds_are_shown_in_the_page(ada: Client) -> None:
     ]
     key = (await receive(ada, rich.raw(files))).message_id
     for nth, (kind, way) in enumerate(kinds.items()):
-        answer = await get(ada, parts.attachment_path(key, nth))
+        answer = await get(ada, download_urls.attachment_path(key, nth))
         assert answer.headers["content-type"].partition(";")[0] == kind
         assert answer.headers["content-disposition"].partition(";")[0] == way
 
@@ -105,10 +106,10 @@ async def test_only_harmless_kinds_are_shown_in_the_page(ada: Client) -> None:
 async def test_a_name_is_sent_in_both_forms_and_can_break_out_of_neither(
     ada: Client, message: int
 ) -> None:
-    answer = await get(ada, parts.attachment_path(message, 1))
+    answer = await get(ada, download_urls.attachment_path(message, 1))
     expected = "attachment; filename=\"_bersicht.log\"; filename*=UTF-8''%C3%9Cbersicht.log"
     assert answer.headers["content-disposition"] == expected
-    evil = serving.disposition("attachment", 'a"; x=\\..\\../e\u202egpj.\r\nSet-Cookie: exe')
+    evil = byte_responses.disposition("attachment", 'a"; x=\\..\\../e\u202egpj.\r\nSet-Cookie: exe')
     assert evil == 'attachment; filename="a_; x=_.._.._egpj.Set-Cookie_ exe"'
 
 
@@ -116,7 +117,7 @@ async def test_a_name_is_sent_in_both_forms_and_can_break_out_of_neither(
 @example("\ud800")
 @example(".")
 def test_any_name_makes_a_header_that_can_be_sent(name: str) -> None:
-    value = serving.disposition("attachment", name)
+    value = byte_responses.disposition("attachment", name)
     assert re.fullmatch(
         r"attachment; filename=\"[ !#-\[\]-~]+\"(; filename\*=UTF-8''[!-~]+)?", value
     )
@@ -137,7 +138,7 @@ async def test_any_range_is_exactly_those_bytes(
     ada: Client, message: int, first: int, last: int | None
 ) -> None:
     asked = f"bytes={first}-{'' if last is None else last}"
-    answer = await get(ada, parts.source_path(message), range=asked)
+    answer = await get(ada, download_urls.source_path(message), range=asked)
     if last is not None and last < first:
         assert (answer.status_code, answer.content) == (200, RICH), "no range at all"
     elif first >= len(RICH):
@@ -170,19 +171,19 @@ async def test_any_range_is_exactly_those_bytes(
 def test_a_single_range_is_read_and_all_else_ignored(
     header: str, span: tuple[int, int] | None
 ) -> None:
-    assert serving.span_of(header, 10) == span
+    assert byte_responses.span_of(header, 10) == span
 
 
 @pytest.mark.parametrize("header", ["bytes=10-", "bytes=10-12", "bytes=-0"])
 def test_a_range_of_nothing_is_refused(header: str) -> None:
     with pytest.raises(Rejected) as refused:
-        serving.span_of(header, 10)
+        byte_responses.span_of(header, 10)
     assert refused.value.status == 416
     assert refused.value.headers == {"Content-Range": "bytes */10"}
 
 
 async def test_head_tells_all_but_the_bytes(ada: Client, message: int) -> None:
-    for path in (parts.source_path(message), parts.attachment_path(message, 5)):
+    for path in (download_urls.source_path(message), download_urls.attachment_path(message, 5)):
         full = await get(ada, path)
         head = await ada.http.head(path, headers={**ada.headers, "Range": "bytes=0-1"})
         assert (head.status_code, head.content) == (200, b"")
@@ -193,7 +194,7 @@ async def test_head_tells_all_but_the_bytes(ada: Client, message: int) -> None:
 
 
 async def test_what_is_known_already_is_not_sent_again(ada: Client, message: int) -> None:
-    path = parts.attachment_path(message, 0)
+    path = download_urls.attachment_path(message, 0)
     tag = (await get(ada, path)).headers["etag"]
     assert re.fullmatch('"[0-9a-f]{64}"', tag)
     for known in (tag, f'"other", W/{tag}', "*"):
@@ -206,7 +207,7 @@ async def test_what_is_known_already_is_not_sent_again(ada: Client, message: int
 
 
 async def test_a_download_goes_on_only_with_the_same_bytes(ada: Client, message: int) -> None:
-    path = parts.source_path(message)
+    path = download_urls.source_path(message)
     tag = (await get(ada, path)).headers["etag"]
     for known, status in ((tag, 206), ('"other"', 200), (f"W/{tag}", 200)):
         answer = await get(ada, path, range="bytes=5-9", if_range=known)
@@ -215,29 +216,33 @@ async def test_a_download_goes_on_only_with_the_same_bytes(ada: Client, message:
 
 async def test_tags_differ_where_bytes_do(ada: Client, message: int) -> None:
     paths = [
-        parts.source_path(message),
-        *(parts.attachment_path(message, nth) for nth in range(len(FILES))),
-        *(parts.part_path(message, section) for section in ("TEXT", "1.1", "1.2")),
+        download_urls.source_path(message),
+        *(download_urls.attachment_path(message, nth) for nth in range(len(FILES))),
+        *(download_urls.part_path(message, section) for section in ("TEXT", "1.1", "1.2")),
     ]
     tags = [(await get(ada, path)).headers["etag"] for path in paths]
     assert len(set(tags)) == len(tags)
 
 
 async def test_parts_are_served_by_their_section(ada: Client, message: int) -> None:
-    html = await get(ada, parts.part_path(message, "1.2"))
+    html = await get(ada, download_urls.part_path(message, "1.2"))
     assert html.text == rich.HTML.decode()
     assert html.headers["content-type"] == "text/html; charset=utf-8"
     assert html.headers["content-disposition"] == 'attachment; filename="part-1.2.html"'
-    inner = await get(ada, parts.part_path(message, "5.2"))
+    inner = await get(ada, download_urls.part_path(message, "5.2"))
     assert inner.content == rich.INNER
-    whole = await get(ada, parts.part_path(message, "TEXT"))
+    whole = await get(ada, download_urls.part_path(message, "TEXT"))
     assert RICH.endswith(whole.content)
     assert whole.headers["content-type"] == "application/octet-stream", "no live multipart"
-    assert (await get(ada, parts.part_path(message, "77"))).status_code == 404
+    assert (await get(ada, download_urls.part_path(message, "77"))).status_code == 404
 
 
 def paths(key: int) -> list[str]:
-    return [parts.source_path(key), parts.attachment_path(key, 0), parts.part_path(key, "1.1")]
+    return [
+        download_urls.source_path(key),
+        download_urls.attachment_path(key, 0),
+        download_urls.part_path(key, "1.1"),
+    ]
 
 
 async def test_anothers_message_looks_like_one_that_never_was(
@@ -254,13 +259,13 @@ async def test_anothers_message_looks_like_one_that_never_was(
 async def test_an_attachment_of_anothers_message_is_not_reached_through_ones_own(
     ada: Client, bob: Client, message: int
 ) -> None:
-    own = ids.encode("Message", (await receive(bob, RICH)).message_id)
-    there = parts.attachment_id(message, 0)
+    own = global_ids.encode("Message", (await receive(bob, RICH)).message_id)
+    there = download_urls.attachment_id(message, 0)
     answer = await get(bob, f"/rest/messages/{own}/attachments/{there}")
     assert answer.status_code == 404
-    mine = ids.encode("Message", message)
+    mine = global_ids.encode("Message", message)
     assert (await get(bob, f"/rest/messages/{mine}/attachments/{there}")).status_code == 404
-    beyond = parts.attachment_path(message, len(FILES))
+    beyond = download_urls.attachment_path(message, len(FILES))
     assert (await get(ada, beyond)).status_code == 404
 
 
@@ -268,7 +273,7 @@ async def test_an_attachment_of_anothers_message_is_not_reached_through_ones_own
 async def test_what_is_no_id_names_nothing(ada: Client, made_up: str) -> None:
     for path in (
         f"/rest/messages/{made_up}/message.eml",
-        f"/rest/messages/{ids.encode('Message', 5)}/attachments/{made_up}",
+        f"/rest/messages/{global_ids.encode('Message', 5)}/attachments/{made_up}",
     ):
         answer = await get(ada, path)
         assert (answer.status_code, code(answer)) == (404, "NOT_FOUND")
@@ -330,7 +335,7 @@ async def test_a_signature_opens_no_other_path_and_no_other_mailbox(
     assert (await ada.http.get(f"{source}?{query}")).status_code == 200
     assert (await ada.http.get(f"{attachment}?{query}")).status_code == 401
     other = (await receive(ada, "Other")).message_id
-    assert (await ada.http.get(f"{parts.source_path(other)}?{query}")).status_code == 401
+    assert (await ada.http.get(f"{download_urls.source_path(other)}?{query}")).status_code == 401
     # Bob's own signature is sound, but the message is none of his.
     answer = await ada.http.get(signed(bob, source))
     assert (answer.status_code, code(answer)) == (404, "NOT_FOUND")
@@ -340,7 +345,7 @@ async def test_a_signature_opens_no_other_path_and_no_other_mailbox(
 async def test_a_signed_address_that_was_changed_is_refused(
     ada: Client, bob: Client, message: int, name: str
 ) -> None:
-    url = httpx.URL("http://test" + signed(ada, parts.source_path(message)))
+    url = httpx.URL("http://test" + signed(ada, download_urls.source_path(message)))
     changes = {
         "exp": [str(int(url.params["exp"]) + 300), "0" + url.params["exp"], "-1", "²", ""],
         "user": [str(bob.user.id), "0", "9" * 30, ""],
@@ -354,13 +359,13 @@ async def test_a_signed_address_that_was_changed_is_refused(
 
 
 async def test_a_wrong_signature_is_not_mended_by_a_credential(ada: Client, message: int) -> None:
-    answer = await get(ada, f"{parts.source_path(message)}?exp=9&user=9&sig=x")
+    answer = await get(ada, f"{download_urls.source_path(message)}?exp=9&user=9&sig=x")
     assert answer.status_code == 401
 
 
 @pytest.mark.parametrize("column", ["disabled", "suspended"])
 async def test_addresses_end_with_the_account(ada: Client, message: int, column: str) -> None:
-    address = signed(ada, parts.source_path(message))
+    address = signed(ada, download_urls.source_path(message))
     async with ada.world.write() as session:
         closed = update(User).where(col(User.id) == ada.user.id).values({column: True})
         await session.exec(closed)
@@ -376,19 +381,19 @@ def test_an_address_is_absolute_where_we_are_reached() -> None:
     )
 
 
-@given(st.integers(1, 2**63 - 1), st.integers(0, parts.MOST - 1))
+@given(st.integers(1, 2**63 - 1), st.integers(0, download_urls.MOST - 1))
 def test_the_id_of_an_attachment_leads_back_to_it(key: int, index: int) -> None:
-    assert parts.attachment_of(parts.attachment_id(key, index)) == (key, index)
+    assert download_urls.attachment_of(download_urls.attachment_id(key, index)) == (key, index)
 
 
 @given(st.text(max_size=40).map(lambda text: f"att_{text}"))
 @example("att_" + "A" * 14)
-@example(str(parts.attachment_id(5, 1)) + "==")
-@example(str(ids.encode("Attachment", 5)))
+@example(str(download_urls.attachment_id(5, 1)) + "==")
+@example(str(global_ids.encode("Attachment", 5)))
 @example("att_AAAAAAAAAAUAAB")
 def test_what_we_did_not_write_is_no_id_of_an_attachment(text: str) -> None:
     with pytest.raises(Invalid):
-        parts.attachment_of(text)
+        download_urls.attachment_of(text)
 
 
 async def test_a_damaged_message_is_our_mistake_and_says_no_more(
@@ -397,7 +402,7 @@ async def test_a_damaged_message_is_our_mistake_and_says_no_more(
     async with ada.world.write() as session:
         root = select(Message.blob_id).where(col(Message.id) == message).scalar_subquery()
         await session.exec(update(Blob).where(col(Blob.id) == root).values(data=b"spoilt"))
-    answer = await get(ada, parts.source_path(message))
+    answer = await get(ada, download_urls.source_path(message))
     assert (answer.status_code, code(answer)) == (500, "DAMAGED")
     error = answer.json()["errors"][0]["extensions"]
     assert error["requestId"] == answer.headers["x-request-id"]
@@ -417,10 +422,10 @@ async def test_a_download_of_damaged_bytes_is_refused_before_it_begins(
         served(create_app(world, spool=tmp_path)) as port,
         httpx.AsyncClient(timeout=30) as http,
     ):
-        url = f"http://127.0.0.1:{port}{parts.attachment_path(message, 0)}"
+        url = f"http://127.0.0.1:{port}{download_urls.attachment_path(message, 0)}"
         refused = await http.get(url, headers=ada.headers)
         assert (refused.status_code, code(refused)) == (500, "DAMAGED")
-        sound = f"http://127.0.0.1:{port}{parts.part_path(message, '1.1')}"
+        sound = f"http://127.0.0.1:{port}{download_urls.part_path(message, '1.1')}"
         intact = await http.get(sound, headers=ada.headers)
         assert intact.text == rich.TEXT
 
@@ -437,8 +442,8 @@ async def test_a_stream_whose_client_has_gone_is_closed() -> None:
         finally:
             closed.set()
 
-    async def opened() -> serving.Bytes:
-        return serving.Bytes(1 << 40, endless, intact)
+    async def opened() -> byte_responses.Bytes:
+        return byte_responses.Bytes(1 << 40, endless, intact)
 
     async def intact(_start: int, _end: int) -> None: ...
 
@@ -450,8 +455,8 @@ async def test_a_stream_whose_client_has_gone_is_closed() -> None:
         return None
 
     scope = {"type": "http", "method": "GET", "headers": [], "path": "/"}
-    served = serving.Served("tag", "text/plain", "x", opened)
-    response = await serving.serve(Request(scope), served)
+    served = byte_responses.Served("tag", "text/plain", "x", opened)
+    response = await byte_responses.serve(Request(scope), served)
     await response(scope, vanish, send)
     assert closed.is_set()
 

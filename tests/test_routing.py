@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import select
 from sqlmodel import col
 
-from graph import ids
+from graph.types import global_ids
 from mail.routing import password_contexts
 from models.admin.admin_log import AdminLogEntry
 from models.events.journal import PLATFORM, ChangeKind
@@ -80,7 +80,7 @@ async def test_relay_hosts_are_made_changed_listed_and_deleted(root: Client, wor
     one = await create(
         root, "relayHost", host=" Smtp.Relay.EXAMPLE:587 ", username="us", password=SECRET
     )
-    key = ids.decode("RelayHost", one["id"])
+    key = global_ids.decode("RelayHost", one["id"])
     assert one | {"id": None} == {
         "id": None, "host": "smtp.relay.example", "port": 587, "username": "us",
         "hasPassword": True, "tls": True, "active": True, "usedByDomains": [],
@@ -224,7 +224,7 @@ async def test_a_destination_has_one_way_and_one_policy(root: Client, world: Wor
                 assert told(errors)[:2] == ("CONFLICT", ["destination"])
             found, errors = await change(root, kind, first["id"], destination="far.example")
             assert (errors, found[0]["destination"]) == ([], "far.example")
-        missing = ids.encode(kind[0].upper() + kind[1:], world.key())
+        missing = global_ids.encode(kind[0].upper() + kind[1:], world.key())
         for document, more in (("Update", {"active": False}), ("Delete", {})):
             both = {"ids": [first["id"], missing], **more}
             _, errors = await done(root, _mutation(kind, document), **both)
@@ -250,9 +250,11 @@ async def test_levels_and_parameters_stay_together(root: Client) -> None:
 
 
 async def sealed(world: World, key: str) -> str | None:
-    asked = select(col(RelayHost.secret)).where(col(RelayHost.id) == ids.decode("RelayHost", key))
+    asked = select(col(RelayHost.secret)).where(
+        col(RelayHost.id) == global_ids.decode("RelayHost", key)
+    )
     (row,) = await world.database.read(asked)
-    place = password_contexts.place_of_relay(ids.decode("RelayHost", key))
+    place = password_contexts.place_of_relay(global_ids.decode("RelayHost", key))
     return world.vault.open(row.secret, place) if row.secret else None
 
 
@@ -313,7 +315,7 @@ async def test_domains_name_a_relay_host_and_lose_it_with_it(root: Client, world
     for name in ("new.example",):
         _, errors = await done(root, UPDATE, domains=[{"name": name}], set={"relayHost": None})
         assert errors == []
-    missing = ids.encode("RelayHost", world.key())
+    missing = global_ids.encode("RelayHost", world.key())
     for wrong, code in (
         (missing, "NOT_FOUND"),
         ("nonsense", "VALIDATION"),

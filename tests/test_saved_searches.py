@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from graph import ids
+from graph.types import global_ids
 from models.events.journal import ChangeKind
 from resolvers.messages.filters.message_filter import MessageWhere
 from resolvers.search import saved_searches
@@ -166,7 +166,7 @@ async def test_counts_are_told_at_once_and_when_they_change(post: Client, live: 
 
 async def test_many_changes_are_counted_once(post: Client, statements: list[str]) -> None:
     (made,) = (await put(post, "Unread", query="is:unread"))["savedSearches"]
-    key = ids.decode("SavedSearch", made["id"])
+    key = global_ids.decode("SavedSearch", made["id"])
     window = timedelta(seconds=2)
     found = saved_searches.follow(context(post), key, lambda _: MessageWhere(seen=False), window)
     async with asyncio.timeout(20):

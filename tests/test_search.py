@@ -10,8 +10,8 @@ from hypothesis import strategies as some
 from sqlalchemy import update
 from sqlmodel import col
 
-from graph import ids
 from graph.schema import schema
+from graph.types import global_ids
 from mail.search import index_worker
 from models.errors import Invalid
 from models.messages.tables import Message
@@ -173,7 +173,10 @@ async def test_a_list_is_narrowed_by_message_id_and_thread(post: Client) -> None
     )
     assert await found(post, messageId=row[0]) == ["Question"]
     assert await found(post, messageId=row[0][1:]) == []
-    assert await found(post, thread=ids.encode("Thread", row[1])) == ["Question", "Re: Question"]
+    assert await found(post, thread=global_ids.encode("Thread", row[1])) == [
+        "Question",
+        "Re: Question",
+    ]
 
 
 async def test_a_conversation_has_its_figures(post: Client) -> None:
@@ -183,7 +186,7 @@ async def test_a_conversation_has_its_figures(post: Client) -> None:
     document = """query ($id: ID!) { thread(id: $id) { subject messageCount unseenCount
         lastReceivedAt participants { name address } mailboxes { path }
         messages(first: 1) { totalCount nodes { subject } pageInfo { hasNextPage } } } }"""
-    assert (await post(document, id=ids.encode("Thread", thread)))["thread"] == {
+    assert (await post(document, id=global_ids.encode("Thread", thread)))["thread"] == {
         "subject": "Question",
         "messageCount": 2,
         "unseenCount": 2,

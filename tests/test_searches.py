@@ -5,7 +5,7 @@ from typing import Any
 import httpx
 import pytest
 
-from graph import ids
+from graph.types import global_ids
 from mail.search import index_worker
 from models.runtime.environment import World
 from models.users.roles import Role
@@ -168,12 +168,12 @@ async def test_a_half_typed_search_can_be_ordered_by_relevance(post: Client) -> 
 
 async def test_a_problem_of_a_search_names_no_key_of_the_database(post: Client) -> None:
     key = 77_777
-    for query in (f"mailboxid:{ids.encode('Mailbox', key)}", "in:Wrk"):
+    for query in (f"mailboxid:{global_ids.encode('Mailbox', key)}", "in:Wrk"):
         _, [problem] = await valid_part(post, query)
         assert str(key) not in problem[2]
-    assert (await valid_part(post, f"bill mailboxid:{ids.encode('Mailbox', key)}"))[1][0][2] == (
-        "there is no folder with this id"
-    )
+    assert (await valid_part(post, f"bill mailboxid:{global_ids.encode('Mailbox', key)}"))[1][0][
+        2
+    ] == ("there is no folder with this id")
 
 
 @pytest.mark.parametrize(
@@ -231,7 +231,7 @@ async def test_both_forms_are_told(post: Client) -> None:
     ]
     box = await post.box()
     filters: list[dict[str, Any]] = [
-        {"mailbox": {"id": ids.encode("Mailbox", box.id)}, "uids": "1:*", "seen": False},
+        {"mailbox": {"id": global_ids.encode("Mailbox", box.id)}, "uids": "1:*", "seen": False},
         {"mailboxes": [{"path": "trash"}, {"specialUse": "TRASH"}], "searchable": True},
         {"or": [{"query": "-a"}, {"not": {"subject": 'x "y" \\'}}]},
         {"receivedSince": {"at": "2026-01-01T00:00:00Z"}, "sentBefore": {"ago": "P7D"}},

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from graph import ids
+from graph.types import global_ids
 from mail.search import index_worker
 from models.events.journal import PLATFORM
 from models.runtime.environment import World
@@ -359,4 +359,4 @@ async def test_the_index_is_for_administrators(
     shown = LOOKUP.replace("} uid", "} uid subject")
     answer = await admin.raw(shown, filter={"query": "duck"}, users=ADA)
     assert answer["errors"][0]["extensions"]["code"] == "FORBIDDEN"
-    assert ids.encode("User", post.user.id)
+    assert global_ids.encode("User", post.user.id)

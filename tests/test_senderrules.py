@@ -7,7 +7,7 @@ import httpx
 import pytest
 from sqlalchemy import insert, select, text
 
-from graph import ids
+from graph.types import global_ids
 from mail.spam.sender_rules import rules_of
 from models.events.journal import PLATFORM, ChangeKind
 from models.runtime.environment import World
@@ -84,7 +84,7 @@ async def test_a_user_makes_and_deletes_rules_of_the_own(ada: Client, world: Wor
     mine = {"user": {"username": "ada"}, "tag": None, "domain": None, "global": False}
     assert all(one["scope"] == mine for one in made)
     assert {(one["action"], one["comment"]) for one in made} == {("ALLOW", "friends")}
-    keys = [ids.decode("SenderRule", one["id"]) for one in made]
+    keys = [global_ids.decode("SenderRule", one["id"]) for one in made]
     assert await journal(world, ada.user.id, since) == [(KIND, keys)]
     assert await listed(ada) == "*.far.example news@other.example shop.example"
     assert await ada(NODE, id=made[0]["id"]) == {"node": {"pattern": "shop.example"}}
@@ -109,7 +109,7 @@ async def test_the_other_action_turns_a_rule_that_is_there(ada: Client, world: W
     assert turned == {**first, "action": "BLOCK"}
     assert fresh["comment"] is None
     assert len(await rows(world)) == 2
-    keys = [ids.decode("SenderRule", one["id"]) for one in (fresh, turned)]
+    keys = [global_ids.decode("SenderRule", one["id"]) for one in (fresh, turned)]
     assert await journal(world, ada.user.id, since) == [(KIND, keys)]
     (said,) = await put(ada, MINE, "shop.example", comment="new")
     (unsaid,) = await put(ada, MINE, "shop.example", comment=None)
@@ -195,7 +195,7 @@ async def test_an_administrator_of_a_domain_rules_there_alone(
     assert ours["scope"] == {
         "user": None, "tag": None, "domain": {"name": "example.org"}, "global": False,
     }  # fmt: skip
-    key = ids.decode("SenderRule", ours["id"])
+    key = global_ids.decode("SenderRule", ours["id"])
     assert await journal(world, await key_of(world, "example.org"), since) == [(KIND, [key])]
     (adas,) = await put(chief, MINE, "adas.test")
     assert adas["scope"]["user"] == {"username": "ada"}
@@ -226,7 +226,7 @@ async def test_what_is_for_a_tag_is_seen_where_accounts_have_it_and_changed_by_a
     (rule,) = await put(over, {"tag": " Größe "}, "tags.test")
     assert rule["scope"]["tag"] == "grösse"
     assert await journal(world, PLATFORM, await reached(world, PLATFORM) - 1) == [
-        (KIND, [ids.decode("SenderRule", rule["id"])])
+        (KIND, [global_ids.decode("SenderRule", rule["id"])])
     ]
     assert (await listed(chief), await listed(over, tag="GRÖSSE")) == ("", "tags.test")
     document = """mutation ($input: UserUpdateInput!) {
@@ -238,7 +238,7 @@ async def test_what_is_for_a_tag_is_seen_where_accounts_have_it_and_changed_by_a
     assert told(errors)[::3] == ("FORBIDDEN", "ADMIN")
     to = To(ada.user.id, None, ["GRÖSSE"])
     ((match,),) = await rules_of(world, [to], "x@tags.test", "")
-    assert ids.encode("SenderRule", match.id) == rule["id"]
+    assert global_ids.encode("SenderRule", match.id) == rule["id"]
     _, errors = await done(over, REMOVE, ids=[rule["id"]])
     assert errors == []
     assert await refused(over, scope={"tag": " "}) == (
@@ -506,6 +506,6 @@ async def test_a_rule_made_by_the_api_is_one_that_deliveries_find(
     (ours,) = await put(root, {"domain": "example.org"}, "*@*.example", action="ALLOW")
     (every,) = await put(root, EVERYBODYS, "shop.example")
     (found,) = await rules_of(world, [To(ada.user.id, home)], "news+1@SHOP.example", "")
-    keys = [ids.encode("SenderRule", match.id) for match in found]
+    keys = [global_ids.encode("SenderRule", match.id) for match in found]
     assert keys == [mine["id"], ours["id"], every["id"]]
     assert [match.rank for match in found] == [0, 2, 3]

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from graph import ids
+from graph.types import global_ids
 from models.runtime.environment import World
 from models.users.roles import Scope
 from resolvers.mailboxes import loaders as mailbox_loaders
@@ -29,7 +29,7 @@ async def countess(ada: Client) -> Any:
         ada, "a.lovelace@example.org", name="Countess", replyTo="desk@example.net",
         bcc=["log@example.net", CAROL], sentMailbox={"path": "Letters"},
     )  # fmt: skip
-    assert one["id"] == ids.encode("Identity", key)
+    assert one["id"] == global_ids.encode("Identity", key)
     return one
 
 
@@ -100,7 +100,7 @@ async def test_one_that_may_be_sent_as_no_longer_is_not_used(
     ada: Client, bob: Client, world: World, countess: Any
 ) -> None:
     assert (await change(ada, countess["id"], default=True))[1] == []
-    key = ids.decode("Identity", countess["id"])
+    key = global_ids.decode("Identity", countess["id"])
     await readdress(world, key, send_as=False)
     message = (await sent(ada))["message"]
     assert (message["from"]["address"], message["bcc"]) == (ada.address, [])

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from sqlalchemy import func, select
 
-from graph import ids
+from graph.types import global_ids
 from mail.envelope.dsn_parameters import USUAL
 from mail.smtp.submission_server import Writer
 from models.errors import Forbidden, Unavailable
@@ -89,7 +89,7 @@ async def test_a_draft_that_is_submitted_is_looked_into(ada: Client, filter_: Re
 
 async def test_what_is_forwarded_by_hand_is_looked_into(ada: Client, filter_: Receiver) -> None:
     placed = await receive(ada, raw_message("Offer"))
-    message = {"id": ids.encode("Message", placed.message_id)}
+    message = {"id": global_ids.encode("Message", placed.message_id)}
     given: dict[str, Any] = {"message": message, "addresses": ["carol@example.net"]}
     filter_.answer = report(50.0)
     done = await run(ada, "messageForward", "queueId", **given)

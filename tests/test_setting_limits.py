@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from graph import ids
+from graph.types import global_ids
 from tests.accounts import run
 from tests.conftest import Client, raw_message, receive
 from tests.held import set_options
@@ -66,9 +66,9 @@ async def test_a_limit_of_a_setting_answers_limit_and_used(  # noqa: PLR0913, PL
 ) -> None:
     message = (await receive(ada, "Hello")).message_id
     if "ids" in given:
-        given = {"ids": [ids.encode(one[1:], 7 + n) for n, one in enumerate(given["ids"])]}
+        given = {"ids": [global_ids.encode(one[1:], 7 + n) for n, one in enumerate(given["ids"])]}
     if "message" in given:
-        given = {**given, "message": {"id": ids.encode("Message", message)}}
+        given = {**given, "message": {"id": global_ids.encode("Message", message)}}
     set_options(ada.world, **{option: limit})
     client = root if mutation.startswith("domain") else ada
     (error,) = (await answer(client, mutation, given))["errors"]

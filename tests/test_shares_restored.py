@@ -4,7 +4,7 @@ import pytest
 from sqlalchemy import delete, update
 from sqlmodel import col
 
-from graph import ids
+from graph.types import global_ids
 from mail.maintenance import restore_mark
 from models.files.tables import FileShare
 from models.runtime.environment import World
@@ -28,8 +28,8 @@ async def test_a_link_of_a_lost_history_opens_no_other_file(ada: Client, clock: 
     clock.tick(seconds=1)
     await restore_mark.restored(world)
     later = await share(ada, await stored(ada, "Swans!"))
-    key = ids.decode("FileShare", lost["id"])
-    await rekey(world, ids.decode("FileShare", later["id"]), key)
+    key = global_ids.decode("FileShare", lost["id"])
+    await rekey(world, global_ids.decode("FileShare", later["id"]), key)
     assert (await ada.http.get(lost["url"])).status_code == 404
     assert (await ada.http.get(f"/share/{shares.token_of(world, key)}")).text == "Swans!"
 
@@ -41,7 +41,7 @@ async def test_links_that_were_restored_stay_open(ada: Client, clock: Clock, res
         clock.tick(seconds=1)
         await restore_mark.restored(ada.world)
     assert (await ada.http.get(link["url"])).text == "Ducks."
-    again = shares.token_of(ada.world, ids.decode("FileShare", link["id"]))
+    again = shares.token_of(ada.world, global_ids.decode("FileShare", link["id"]))
     assert again not in link["url"]
     assert (await ada.http.get(f"/share/{again}")).text == "Ducks."
     for forged in (again[:-4] + "AAAA", again[:12] + link["url"].rpartition("/")[2][12:]):

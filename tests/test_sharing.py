@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from graph import ids
+from graph.types import global_ids
 from models.events.journal import ChangeKind
 from models.mailboxes.shares import MailboxShare, ShareRight, rights_of, written
 from models.runtime.environment import Adopted, World
@@ -229,7 +229,7 @@ async def test_whom_nobody_names_outside_of_the_domain(
         password=PASSWORD,
     )
     far = {"id": made["user"]["id"]}, {"address": "far@away.example"}, {"username": "far"}
-    for user in (*far, {"address": "no@away.example"}, {"id": str(ids.encode("User", 7))}):
+    for user in (*far, {"address": "no@away.example"}, {"id": str(global_ids.encode("User", 7))}):
         given: dict[str, Any] = {"mailbox": {"path": "Team"}, "user": user, "rights": READ}
         answer = await mutate(ada, "mailboxShareSet", **given)
         said = [(error["code"], error["path"]) for error in answer["errors"]]

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from graph.scalars import SCALARS, Cursor
+from graph.types.scalars import SCALARS, Cursor
 from models.events.journal import ChangeKind, Event, Position
 from resolvers.changes import stream_reader
 from resolvers.changes.stream_reader import Asked, Batch, ResyncReason

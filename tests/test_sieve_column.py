@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from graph import ids
+from graph.types import global_ids
 from models.users.roles import AdminPermission, Role, Scope
 from resolvers.filters.sieve_script_mutations import MOST
 from tests.accounts import run
@@ -197,7 +197,7 @@ async def test_all_mistakes_are_told(ada: Client) -> None:
 async def test_it_is_run_dry_against_a_message(ada: Client) -> None:
     placed = await receive(ada, "Hello")
     await put(ada, 'require "imap4flags"; setflag "\\\\Seen";', name="marks", activate=False)
-    message = {"id": ids.encode("Message", placed.message_id)}
+    message = {"id": global_ids.encode("Message", placed.message_id)}
     text = (
         'require ["fileinto", "include", "mailbox", "copy", "envelope", "imap4flags"];\n'
         'include "marks";\n'
@@ -219,7 +219,7 @@ async def test_it_is_run_dry_against_a_message(ada: Client) -> None:
 
 async def test_a_run_that_fails_says_where(ada: Client) -> None:
     placed = await receive(ada, "Hello")
-    message = {"id": ids.encode("Message", placed.message_id)}
+    message = {"id": global_ids.encode("Message", placed.message_id)}
     text = 'require ["include", "fileinto"];\nfileinto "x";\ninclude "gone";'
     found = (await ada(CHECK, content=text, message=message))["sieveCheck"]
     assert (found["valid"], found["line"], found["column"]) == (True, 3, 1)
@@ -233,12 +233,12 @@ async def test_a_run_that_fails_says_where(ada: Client) -> None:
 async def test_another_user_sees_and_changes_nothing(ada: Client, bob: Client) -> None:
     (script,) = (await put(ada, "keep;"))["scripts"]
     placed = await receive(ada, "Hello")
-    her = {"ids": [ids.encode("User", ada.user.id)]}
+    her = {"ids": [global_ids.encode("User", ada.user.id)]}
     user = "query ($id: ID!) { user(by: {id: $id}) { sieveScripts { nodes { name } } } }"
     assert (await bob(user, id=her["ids"][0])) == {"user": None}
     node = await bob("query ($id: ID!) { node(id: $id) { id } }", id=script["id"])
     assert node == {"node": None}
-    message = {"id": ids.encode("Message", placed.message_id)}
+    message = {"id": global_ids.encode("Message", placed.message_id)}
     for more in ({"message": message}, {"user": {"username": "ada"}}):
         answer = await bob.raw(CHECK, content="keep;", **more)
         assert [one["extensions"]["code"] for one in answer["errors"]] == ["NOT_FOUND"]
@@ -256,7 +256,7 @@ async def test_another_user_sees_and_changes_nothing(ada: Client, bob: Client) -
 
 
 async def test_administrators_need_the_permission(ada: Client, http: Any) -> None:
-    her = {"ids": [ids.encode("User", ada.user.id)]}
+    her = {"ids": [global_ids.encode("User", ada.user.id)]}
     seen = "query ($id: ID!) { user(by: {id: $id}) { sieveScripts { nodes { name } } } }"
     for number, permissions in enumerate(([], [AdminPermission.FILTERS])):
         chief = await make_domain_admin(ada.world, http, f"chief{number}", permissions)

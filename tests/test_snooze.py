@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import delete, update
 from sqlmodel import col
 
-from graph import ids
+from graph.types import global_ids
 from mail.maintenance import snooze_worker
 from models.events.journal import ChangeKind
 from models.messages.tables import Message, Thread
@@ -59,7 +59,7 @@ async def test_what_is_snoozed_is_out_of_sight_and_comes_back_on_top_unread(
         assert node["id"] == before[node["subject"]]["id"]
         assert node["receivedAt"] == before[node["subject"]]["receivedAt"]
         assert node["savedAt"] == "2030-01-02T09:00:03Z"
-    listed = [ids.decode("Message", before[subject]["id"]) for subject in "ab"]
+    listed = [global_ids.decode("Message", before[subject]["id"]) for subject in "ab"]
     assert await journal(post.world, post.user.id, last) == [(ChangeKind.MESSAGE_MOVED, listed)]
     assert await snooze_worker.wake(post.world) == 0
 
@@ -92,7 +92,9 @@ async def test_a_conversation_keeps_its_order(ada: Client, clock: Clock) -> None
     clock.tick(days=2)
     await snooze_worker.wake(ada.world)
     document = "query ($id: ID!) { thread(id: $id) { messages(first: 1) { nodes { subject } } } }"
-    found = (await ada(document, id=ids.encode("Thread", thread)))["thread"]["messages"]["nodes"]
+    found = (await ada(document, id=global_ids.encode("Thread", thread)))["thread"]["messages"][
+        "nodes"
+    ]
     assert found == [{"subject": "one"}]
 
 

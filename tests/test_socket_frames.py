@@ -9,7 +9,7 @@ import pytest
 import pytest_asyncio
 from websockets.asyncio.client import ClientConnection
 
-from graph.endpoint import Settings
+from graph.http.graphql_endpoint import Settings
 from tests.small import Server, a_world, closing, greet, hear, say, serving
 
 NEW = "graphql-transport-ws"

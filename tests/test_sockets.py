@@ -11,7 +11,7 @@ import pytest
 from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosedError, InvalidStatus
 
-from graph.endpoint import Settings
+from graph.http.graphql_endpoint import Settings
 from models.runtime.environment import World
 from resolvers.context import Viewer
 from tests.small import Server, a_world, closing, greet, hear, say, serving
@@ -410,7 +410,7 @@ async def test_the_sweep_outlives_a_store_that_is_away(
 async def test_a_peer_who_does_not_read_holds_up_nobody(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("graph.sockets.PARTING", 0.1)
+    monkeypatch.setattr("graph.subscriptions.websocket.PARTING", 0.1)
     flood = "subscription { flood }"
     async with serving(world, Settings()) as server, server.deaf(flood):
         assert await server.still() < 1000

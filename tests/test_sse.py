@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from graph.endpoint import Settings
+from graph.http.graphql_endpoint import Settings
 from models.runtime.environment import World
 from tests.small import Server, a_world, serving
 

@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import update
 from sqlmodel import col
 
-from graph import ids
+from graph.types import global_ids
 from models.admin.tasks import Task, TaskState
 from models.events.journal import ChangeKind
 from models.runtime.environment import World
@@ -100,11 +100,11 @@ async def test_a_task_is_cancelled_before_and_between_its_chunks(
     task = await order(post, world)
     document = """mutation ($ids: [ID!]!) { taskCancel(input: {ids: $ids}) {
         tasks { state } errors { code path index } } }"""
-    key = ids.encode("Task", task.id)
+    key = global_ids.encode("Task", task.id)
     answer = (await post(document, ids=[key]))["taskCancel"]
     assert answer == {"tasks": [{"state": "CANCELLED"}], "errors": []}
     assert await tasks.work(world) is False
-    unknown = (await post(document, ids=[key, ids.encode("Task", 7)]))["taskCancel"]
+    unknown = (await post(document, ids=[key, global_ids.encode("Task", 7)]))["taskCancel"]
     assert unknown["errors"] == [{"code": "NOT_FOUND", "path": ["ids"], "index": 1}]
 
     async with world.write() as session:
@@ -223,7 +223,7 @@ async def test_a_task_leaves_out_what_changed_since_it_was_asked_for(
 
 
 async def test_others_see_no_task(post: Client, bob: Client, root: Client, world: World) -> None:
-    key = ids.encode("Task", (await order(post, world)).id)
+    key = global_ids.encode("Task", (await order(post, world)).id)
     document = "query ($id: ID!) { task(id: $id) { kind } tasks { totalCount nodes { id } } }"
     mine = {"task": {"kind": "MESSAGE_UPDATE"}, "tasks": {"totalCount": 1, "nodes": [{"id": key}]}}
     assert await post(document, id=key) == mine

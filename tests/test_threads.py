@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from graph import ids
-from graph.plans import TALLY
+from graph.execution.resolver_plans import TALLY
+from graph.types import global_ids
 from mail.maintenance import snooze_worker
 from mail.storage import thread_assignment
 from models.events.journal import ChangeKind
@@ -90,7 +90,7 @@ async def test_a_mute_alone_is_told_once_and_taken_back(talk: Client) -> None:
     last = await reached(talk.world, talk.user.id)
     answer = await update(talk, thread, muted=True)
     await update(talk, thread, muted=True)
-    key = ids.decode("Thread", thread)
+    key = global_ids.decode("Thread", thread)
     assert await journal(talk.world, talk.user.id, last) == [(ChangeKind.THREAD_CHANGED, [key])]
     await talk(UNDO, token=answer["undo"]["token"])
     assert (await thread_of(talk))["muted"] is False
@@ -159,7 +159,7 @@ async def test_a_conversation_may_be_named_twice_but_not_too_often(talk: Client)
 
 
 async def test_another_user_sees_and_changes_nothing(talk: Client, bob: Client) -> None:
-    mine, theirs = (await thread_of(talk))["id"], ids.encode("Thread", 1)
+    mine, theirs = (await thread_of(talk))["id"], global_ids.encode("Thread", 1)
     await receive(bob, mail("q"))
     own = (await thread_of(bob))["id"]
     last = await reached(talk.world, talk.user.id)
@@ -201,7 +201,7 @@ async def test_a_late_parent_makes_one_conversation_of_two(ada: Client, clock: C
     assert (found[0]["thread"]["messageCount"], found[0]["thread"]["muted"]) == (3, True)
     assert [node["seen"] for node in found] == [False, False, True]  # it came to a muted one
     kinds = await journal(ada.world, ada.user.id, last)
-    keys = [ids.decode("Thread", one["id"]), ids.decode("Thread", two["id"])]
+    keys = [global_ids.decode("Thread", one["id"]), global_ids.decode("Thread", two["id"])]
     assert [kind for kind, _ in kinds] == [ChangeKind.MESSAGE_ADDED, ChangeKind.THREAD_CHANGED]
     assert kinds[1][1] == keys
     await receive(ada, mail("more", "leaf"))

@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx
 
-from graph import ids
+from graph.types import global_ids
 from models.runtime.environment import World
 from models.users.roles import AdminPermission, Role, Scope
 from tests.administrators import make_domain_admin
@@ -22,7 +22,7 @@ Event = dict[str, Any]
 
 
 def path(client: Client) -> str:
-    return f"/rest/users/{ids.encode('User', client.user.id)}/updates"
+    return f"/rest/users/{global_ids.encode('User', client.user.id)}/updates"
 
 
 class Reader:
@@ -86,10 +86,10 @@ async def test_each_change_is_an_event_with_its_cursor(live: House, ada: Client)
         "Box",
         {"total": 0, "unseen": 0},
     )
-    assert made["mailboxId"] == ids.encode("Mailbox", (await ada.box("Box")).id)
+    assert made["mailboxId"] == global_ids.encode("Mailbox", (await ada.box("Box")).id)
     assert (added["kind"], added["messageId"]) == (
         "MESSAGE_ADDED",
-        ids.encode("Message", placed.message_id),
+        global_ids.encode("Message", placed.message_id),
     )
     assert (added["uid"], added["flags"], added[""]) == (1, [], "message")
     assert added["cursor"] == reader.at == cursor(ada, MADE + 2)

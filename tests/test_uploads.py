@@ -16,8 +16,9 @@ from sqlalchemy import update
 from sqlmodel import col, select
 from starlette.applications import Starlette
 
-from graph import ids, rest
-from graph.intake import Limits
+from graph.http import rest_routes
+from graph.http.upload_body import Limits
+from graph.types import global_ids
 from mail.storage.blobs.errors import Corrupt
 from models.errors import LimitReached, NotFound, RateLimited
 from models.files.blobs import Upload
@@ -47,7 +48,7 @@ def app_of(world: World, spool: Path, limits: Limits | None = None) -> Starlette
     async def sign_in(headers: Mapping[str, str], ip: str | None) -> Viewer:
         return await authentication.sign_in(world, headers, ip=ip)
 
-    return Starlette(routes=rest.routes(world, sign_in, spool, limits))
+    return Starlette(routes=rest_routes.routes(world, sign_in, spool, limits))
 
 
 Connect = Callable[..., httpx.AsyncClient]
@@ -124,7 +125,7 @@ async def test_what_is_sent_is_kept_for_a_day(
     )
     assert answer.status_code == 201
     said = answer.json()
-    key = ids.decode("Upload", said.pop("id"))
+    key = global_ids.decode("Upload", said.pop("id"))
     digest = hashlib.sha256(content).hexdigest()
     assert said == {"size": size, "sha256": digest, "expiresAt": "2030-01-02T00:00:00Z"}
     (row,) = await uploads.by_ids(context(carol), [key])
@@ -157,7 +158,7 @@ def test_kind_and_name_are_taken_from_the_headers(
 
 
 async def test_an_upload_is_its_senders_alone(carol: Client, dave: Client) -> None:
-    key = ids.decode("Upload", (await send(carol, b"mine")).json()["id"])
+    key = global_ids.decode("Upload", (await send(carol, b"mine")).json()["id"])
     assert await uploads.by_ids(context(dave), [key]) == [None]
     for wrong in (key, key + 1):
         with pytest.raises(NotFound):
@@ -307,7 +308,7 @@ async def test_without_room_it_is_refused_and_nothing_stays(
 
 
 async def test_a_damaged_or_lost_upload_is_not_given_out(carol: Client) -> None:
-    world, key = carol.world, ids.decode("Upload", (await send(carol, b"good")).json()["id"])
+    world, key = carol.world, global_ids.decode("Upload", (await send(carol, b"good")).json()["id"])
     (row,) = await rows(world)
     await world.blobs.put(row.blob_name, b"evil")
     with pytest.raises(Corrupt):

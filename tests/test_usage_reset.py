@@ -6,7 +6,7 @@ import pytest
 from sqlalchemy import insert, select, update
 from sqlmodel import col
 
-from graph import ids
+from graph.types import global_ids
 from models.events.journal import PLATFORM, Change, ChangeKind
 from models.runtime.environment import World
 from models.store.columns import table_of
@@ -167,7 +167,7 @@ async def test_many_cost_the_statements_of_one(root: Client, statements: list[st
     ("given", "code", "path"),
     [
         ({"kinds": []}, "VALIDATION", ["kinds"]),
-        ({"users": {"ids": [ids.encode("User", 7)]}}, "NOT_FOUND", ["users", "ids"]),
+        ({"users": {"ids": [global_ids.encode("User", 7)]}}, "NOT_FOUND", ["users", "ids"]),
         ({"users": {"usernames": ["ada", "nobody"]}}, "NOT_FOUND", ["users", "usernames"]),
         ({"users": {}}, "VALIDATION", ["users"]),
     ],

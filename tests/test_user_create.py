@@ -10,7 +10,7 @@ from typing import Any
 import pysequoia
 import pytest
 
-from graph import ids
+from graph.types import global_ids
 from mail.mailboxes.special_use_names import NAMES, names_in
 from models.errors import Forbidden, Invalid, LimitReached, NotFound
 from models.mailboxes.tables import SpecialUse
@@ -62,7 +62,7 @@ async def test_all_that_can_be_said_is_kept(root: Client) -> None:
     cert = pysequoia.Cert.from_bytes(user["pubKey"].encode())
     assert user["keyInfo"]["fingerprint"] == cert.fingerprint
     assert (user["keyInfo"]["name"], user["keyInfo"]["address"]) == ("Eve Ö", "eve@example.org")
-    row = await row_of(root.world, ids.decode("User", user["id"]))
+    row = await row_of(root.world, global_ids.decode("User", user["id"]))
     assert (row.recipients, row.received_max) == (0, 7)
     ((tags,),) = await rows(root.world, "SELECT tags FROM addresses")
     assert (json.loads(tags) if isinstance(tags, str) else tags) == ["B", "a"]
@@ -158,7 +158,7 @@ async def test_an_imported_hash_signs_in(root: Client) -> None:
     assert (errors, user["hasPasswordSet"]) == ([], True)
     assert await signs_in(root.world, "eve", "wrong") is None
     assert await signs_in(root.world, "eve", "secret")
-    row = await row_of(root.world, ids.decode("User", user["id"]))
+    row = await row_of(root.world, global_ids.decode("User", user["id"]))
     assert row.password.startswith("$argon2id$")
 
 
@@ -342,9 +342,9 @@ async def test_some_things_a_domain_admin_does_by_permission(
     able = await chief(root, AdminPermission(permission), name="able")
     user, errors = await create(able, **given)
     assert errors == []
-    _, errors = await change(boss, ids.decode("User", user["id"]), **given)
+    _, errors = await change(boss, global_ids.decode("User", user["id"]), **given)
     assert (errors[0]["requires"], errors[0]["path"]) == (permission, ["set", *given])
-    assert (await change(able, ids.decode("User", user["id"]), **given))[1] == []
+    assert (await change(able, global_ids.decode("User", user["id"]), **given))[1] == []
 
 
 @pytest.mark.usefixtures("ada")
@@ -373,7 +373,7 @@ async def test_what_an_administrator_made_is_logged_without_secrets(root: Client
     )
     (actor, mutation, target, reason, after), *rest = found
     assert (rest, actor, mutation, reason) == ([], "chief", "userCreate", "asked for it")
-    assert target == ids.decode("User", user["id"])
+    assert target == global_ids.decode("User", user["id"])
     assert "argon2" not in str(after)
     assert PASSWORD not in str(after)
 

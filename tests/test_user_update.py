@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from graph import ids
+from graph.types import global_ids
 from models.events.journal import PLATFORM, ChangeKind
 from models.users.roles import AdminPermission, Role, Scope
 from models.users.tables import Usage, UsageKind
@@ -62,7 +62,7 @@ async def test_what_changes_is_told_to_the_account_and_its_domain(
     assert await rows(world, "SELECT id FROM admin_log WHERE mutation = 'userUpdate'") == []
     dan, _ = await create(root, username="dan", address=None, emptyAddress=True)
     before = await reached(world, PLATFORM)
-    key = ids.decode("User", dan["id"])
+    key = global_ids.decode("User", dan["id"])
     assert (await change(root, key, name="D"))[1] == []
     assert await events(world, PLATFORM, before) == [(ChangeKind.USER_CHANGED, [key], [["name"]])]
 
@@ -145,7 +145,7 @@ async def test_a_rename_keeps_names_apart_and_search_in_step(
 
 async def test_of_two_renames_to_one_name_exactly_one_wins(root: Client, ada: Client) -> None:
     elsewhere, _ = await create(root, address="x@elsewhere.example")
-    keys = [ada.user.id, ids.decode("User", elsewhere["id"])]
+    keys = [ada.user.id, global_ids.decode("User", elsewhere["id"])]
     answers = await asyncio.gather(*(change(root, key, username="ra.ce") for key in keys))
     assert sorted(len(errors) for _, errors in answers) == [0, 1]
     ((error,),) = [errors for _, errors in answers if errors]
@@ -286,7 +286,7 @@ async def test_a_key_for_settings_reaches_ones_own_only(root: Client, ada: Clien
 
 async def test_others_see_and_change_nothing(root: Client, ada: Client, bob: Client) -> None:
     far, _ = await create(root, address="x@elsewhere.example", tags=["t"])
-    key = ids.decode("User", far["id"])
+    key = global_ids.decode("User", far["id"])
     boss = await chief(root, *AdminPermission)
     before = await row_of(root.world, key), await row_of(root.world, bob)
     texts = set()

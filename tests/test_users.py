@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from sqlalchemy import update
 
-from graph import ids
+from graph.types import global_ids
 from models.domains.tables import Domain, DomainAlias
 from models.errors import Forbidden, NotFound
 from models.events.journal import ChangeKind
@@ -87,7 +87,7 @@ async def test_an_account_has_what_was_asked_for(root: Client) -> None:
     )
     assert errors == []
     key = user.pop("id")
-    assert ids.decode("User", key)
+    assert global_ids.decode("User", key)
     assert user == {
         "username": "eve.o_1",
         "name": "Eve Ö.",
@@ -288,7 +288,7 @@ async def test_an_account_begins_with_its_folders(
 ) -> None:
     user, errors = await create(root, mailboxes=names)
     assert errors == []
-    key = ids.decode("User", user["id"])
+    key = global_ids.decode("User", user["id"])
     sql = "SELECT special_use, path FROM mailboxes WHERE user_id = :key"
     found = await rows(root.world, sql, key=key)
     assert dict(found) == paths

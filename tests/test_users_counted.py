@@ -11,7 +11,7 @@ from hypothesis import strategies as some
 from sqlalchemy import text, update
 from sqlmodel import col
 
-from graph import ids
+from graph.types import global_ids
 from mail.recipients import address_resolution
 from mail.storage import received_messages
 from models.errors import NotFound, Refused
@@ -82,7 +82,7 @@ async def test_all_are_counted_by_a_task(
     }
     await examine(ada.world)
     await spoil(ada.world, *people)
-    named = {"ids": [ids.encode("User", key) for key in people]}
+    named = {"ids": [global_ids.encode("User", key) for key in people]}
     assert (await recalculate(root, **named))["task"]
     assert await tasks.work(ada.world)
     await examine(ada.world)

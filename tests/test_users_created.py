@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from graph import ids
+from graph.types import global_ids
 from models.errors import Conflict
 from models.users.roles import Role, Scope
 from resolvers.auth.passwords import foreign_hashes, new_passwords, password_policy
@@ -59,7 +59,7 @@ async def test_accounts_are_created_in_the_order_of_the_input(root: Client) -> N
     assert await signs_in(root.world, names[7], "secret")
     assert await signs_in(root.world, names[7], "wrong") is None
     folders = "SELECT count(*) FROM mailboxes WHERE user_id = :key"
-    key = ids.decode("User", done["users"][-1]["id"])
+    key = global_ids.decode("User", done["users"][-1]["id"])
     assert await rows(root.world, folders, key=key) == [(5,)]
     noted = "SELECT count(*) FROM admin_log WHERE mutation = 'usersCreate'"
     assert await rows(root.world, noted) == [(21,)]

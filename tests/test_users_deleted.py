@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from graph import ids
+from graph.types import global_ids
 from mail.recipients import address_resolution
 from mail.storage import message_insert, received_messages
 from mail.storage.blobs.garbage_collector import collect
@@ -55,7 +55,7 @@ pytestmark = pytest.mark.usefixtures("examined")
 
 
 async def delete(client: Client, who: Any, **more: Any) -> tuple[Any, list[Any]]:
-    selection = who if isinstance(who, dict) else {"ids": [ids.encode("User", who)]}
+    selection = who if isinstance(who, dict) else {"ids": [global_ids.encode("User", who)]}
     answer = (await client(DELETE, input={"users": selection, **more}))["userDelete"]
     return answer, answer["errors"]
 
@@ -102,7 +102,7 @@ async def more_addresses(client: Client, *local: str) -> None:
 async def nobody(world: World, root: Client, user_id: int, name: str) -> None:
     """Every road says that there is no such account."""
     document = "query ($by: UserRef!) { user(by: $by) { id } }"
-    key = ids.encode("User", user_id)
+    key = global_ids.encode("User", user_id)
     for by in ({"id": key}, {"username": name}, {"address": f"{name}@example.org"}):
         assert await root(document, by=by) == {"user": None}
     assert await root("query ($id: ID!) { node(id: $id) { id } }", id=key) == {"node": None}
@@ -123,12 +123,14 @@ async def test_an_account_ends_at_once_and_its_data_by_a_task(
         await receive(bob, f"Letter {n}")
     document = "mutation ($i: MessageDeleteInput!) { messageDelete(input: $i) { deletedCount } }"
     ((one,), *_) = await rows(world, "SELECT id FROM messages WHERE user_id = :k", k=ada.user.id)
-    await ada(document, i={"select": {"ids": [ids.encode("Message", one)]}})  # to the archive
+    await ada(
+        document, i={"select": {"ids": [global_ids.encode("Message", one)]}}
+    )  # to the archive
     to = await address_resolution.recipient(world, ada.address)
     before = await rows(world, "SELECT count(*) FROM messages")
     answer, errors = await delete(root, ada.user.id)
     assert errors == []
-    assert answer["deletedIds"] == [ids.encode("User", ada.user.id)]
+    assert answer["deletedIds"] == [global_ids.encode("User", ada.user.id)]
     await nobody(world, root, ada.user.id, "ada")
     assert (await ada.raw("{ viewer { user { id } } }"))["errors"]
     with pytest.raises(NotFound):  # who was told so before is refused as well
@@ -169,9 +171,9 @@ async def test_a_deletion_asked_twice_is_one_task_with_another_time(
     first, _ = await delete(root, ada.user.id, deleteAfter=LATER)
     assert not await tasks.work(world)
     for who in (
-        {"ids": [ids.encode("User", ada.user.id)]},
+        {"ids": [global_ids.encode("User", ada.user.id)]},
         {"usernames": ["A.da"]},
-        {"usernames": ["ada"], "ids": [ids.encode("User", ada.user.id)]},
+        {"usernames": ["ada"], "ids": [global_ids.encode("User", ada.user.id)]},
     ):
         again, errors = await delete(root, who, deleteAfter="2030-03-01T00:00:00Z")
         assert (errors, again["task"]["id"]) == ([], first["task"]["id"])
@@ -229,16 +231,16 @@ async def test_who_is_late_finds_name_and_place_taken(
 ) -> None:
     await delete(root, ada.user.id, deleteAfter=LATER)
     other = await make_user(world, "ada")
-    _, (error,) = await restore(root, id=ids.encode("User", ada.user.id))
+    _, (error,) = await restore(root, id=global_ids.encode("User", ada.user.id))
     assert (error["code"], error["message"]) == ("CONFLICT", "the user name is taken")
     await delete(root, other.id, deleteAfter=LATER)
-    assert (await left(root, username="ada"))["user"] == ids.encode("User", other.id)
+    assert (await left(root, username="ada"))["user"] == global_ids.encode("User", other.id)
     await make_user(world, "bert")
     async with world.write() as session:
         await (await session.connection()).execute(text("UPDATE domains SET max_users = 1"))
-    _, (error,) = await restore(root, id=ids.encode("User", ada.user.id))
+    _, (error,) = await restore(root, id=global_ids.encode("User", ada.user.id))
     assert (error["code"], error["limit"], error["used"]) == ("LIMIT_REACHED", 1, 1)
-    assert await left(root, id=ids.encode("User", ada.user.id))  # nothing was half-done
+    assert await left(root, id=global_ids.encode("User", ada.user.id))  # nothing was half-done
 
 
 async def test_main_address_and_domain_may_be_gone(root: Client, ada: Client, world: World) -> None:
@@ -319,7 +321,7 @@ async def test_an_administrator_ends_users_of_his_domains_alone(
 async def test_purging_does_not_wait(root: Client, ada: Client, bob: Client, world: World) -> None:
     await receive(ada, "Hello")
     answer, _ = await delete(root, ada.user.id, deleteAfter=LATER)
-    both = {"ids": [ids.encode("User", one.user.id) for one in (ada, bob)]}
+    both = {"ids": [global_ids.encode("User", one.user.id) for one in (ada, bob)]}
     purged = (await root(PURGE, input={"users": both}))["userPurge"]
     assert (purged["purged"], purged["errors"]) == (both["ids"], [])
     assert purged["task"] == {"id": answer["task"]["id"]}
@@ -367,7 +369,7 @@ async def test_a_purge_that_has_begun_goes_on_and_is_not_taken_back(
 async def test_races_have_one_outcome(root: Client, ada: Client, world: World) -> None:
     letter = await received_messages.read(raw_message("Racing"))
     to = await address_resolution.recipient(world, ada.address)
-    key = {"ids": [ids.encode("User", ada.user.id)]}
+    key = {"ids": [global_ids.encode("User", ada.user.id)]}
     outcomes = await asyncio.gather(
         *(delete(root, key, deleteAfter=LATER) for _ in range(4)),
         *(received_messages.receive(world, letter, to, f"s{n}@example.com") for n in range(4)),

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from graph import ids
+from graph.types import global_ids
 from models.users.roles import AdminPermission, Role
 from resolvers.admin import tasks
 from resolvers.users.creation import file_create
@@ -154,7 +154,7 @@ async def test_a_file_without_known_columns_is_refused_at_once(
         None, "VALIDATION", ["file"], constraint,
     )  # fmt: skip
     assert "NOT_FOUND" in str(await run(boss, "usersCreateFromFile", TASK,
-                                        file=str(ids.encode("Upload", 7))))  # fmt: skip
+                                        file=str(global_ids.encode("Upload", 7))))  # fmt: skip
 
 
 async def test_a_damaged_file_fails_where_it_is_damaged(boss: Client) -> None:

@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import update
 from sqlmodel import col
 
-from graph import ids
+from graph.types import global_ids
 from models.runtime.environment import World
 from models.store.keyset_pages import Cursor
 from models.users.roles import Role, Scope
@@ -247,7 +247,7 @@ async def test_an_account_has_many_names_and_only_its_owner_and_admins_see_it(
 ) -> None:
     for client, seen in ((root, True), (bob, True), (ada, False)):
         assert await client(USER, by=by) == {"user": {"username": "bob"} if seen else None}
-    by_id = {"id": ids.encode("User", bob.user.id)}
+    by_id = {"id": global_ids.encode("User", bob.user.id)}
     for client, seen in ((root, True), (bob, True), (ada, False)):
         assert await client(USER, by=by_id) == {"user": {"username": "bob"} if seen else None}
 
@@ -265,7 +265,7 @@ async def test_nothing_named_is_oneself(root: Client, ada: Client) -> None:
 
 
 async def test_a_made_up_id_is_refused(ada: Client) -> None:
-    answer = await ada.raw(USER, by={"id": ids.encode("Mailbox", 7)})
+    answer = await ada.raw(USER, by={"id": global_ids.encode("Mailbox", 7)})
     assert answer["errors"][0]["extensions"] == {"code": "BAD_ID"}
 
 
@@ -276,7 +276,7 @@ async def test_a_user_finds_nothing_of_others_by_any_id(ada: Client, bob: Client
     sql = """SELECT 'Mailbox', id FROM mailboxes WHERE user_id = :key
         UNION SELECT 'Address', id FROM addresses WHERE user_id = :key
         UNION SELECT 'User', id FROM users WHERE id = :key"""
-    given = [ids.encode(*row) for row in await rows(ada.world, sql, key=bob.user.id)]
+    given = [global_ids.encode(*row) for row in await rows(ada.world, sql, key=bob.user.id)]
     assert len(given) == 7
     assert await ada(NODES, ids=given) == {"nodes": [None] * 7}
     assert None not in (await bob(NODES, ids=given))["nodes"]
@@ -288,7 +288,7 @@ async def test_a_domain_is_seen_from_inside_and_by_admins(
     await far(world)
     sql = "SELECT id FROM domains WHERE name = :name"
     keys = [
-        ids.encode("Domain", (await rows(world, sql, name=name))[0][0])
+        global_ids.encode("Domain", (await rows(world, sql, name=name))[0][0])
         for name in ("example.org", "new.example")
     ]
     mine, foreign = (await ada(NODES, ids=keys))["nodes"]

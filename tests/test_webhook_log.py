@@ -6,7 +6,7 @@ import pytest
 from sqlalchemy import func, insert, select, text
 from sqlmodel import col
 
-from graph import ids
+from graph.types import global_ids
 from models.notifications.webhooks import PostState, WebhookDelivery
 from models.runtime.environment import World
 from resolvers.notifications import webhook_worker
@@ -66,7 +66,7 @@ async def test_forgetting_costs_the_same_for_many_webhooks(
     for more in (1, 19):
         for _ in range(more):
             key, _ = await made(root, "http://127.0.0.1:1/", "message.*")
-            keys.append(ids.decode("Webhook", key))
+            keys.append(global_ids.decode("Webhook", key))
         for one in keys:
             await logged(world, one, PostState.DONE, 5)
             await logged(world, one, PostState.DEAD, 4)
@@ -90,7 +90,7 @@ async def test_the_log_is_walked_by_its_index(
     let_inward(world)
     for _ in range(20):
         key, _ = await made(root, "http://127.0.0.1:1/", "message.*")
-        await logged(world, ids.decode("Webhook", key), PostState.DONE, 100)
+        await logged(world, global_ids.decode("Webhook", key), PostState.DONE, 100)
     if world.database.dialect == "postgresql":
         async with world.database.engine.begin() as connection:
             await connection.execute(text("ANALYZE webhook_deliveries"))

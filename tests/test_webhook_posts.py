@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import func, select
 from sqlmodel import col
 
-from graph.webhooks import worded
+from graph.notifications.webhooks import worded
 from mail.network.outbound_http import Gate, Target, Unsent, inward, post
 from models.notifications.webhooks import WebhookDelivery, WebhookLane
 from models.runtime.environment import World

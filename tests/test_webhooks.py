@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from graph import ids
+from graph.types import global_ids
 from mail.maintenance import journal_retention, restore_mark
 from models.domains.tables import Domain
 from models.events.journal import ChangeKind
@@ -64,10 +64,10 @@ async def test_mail_that_comes_is_posted_signed(
     body = got.body
     assert body["id"] == got.headers["webhook-id"]
     assert body["type"] == "message.received"
-    assert body["user"] == {"id": ids.encode("User", ada.user.id), "username": "ada"}
+    assert body["user"] == {"id": global_ids.encode("User", ada.user.id), "username": "ada"}
     (message,) = body["objects"]
-    assert message["id"] == ids.encode("Message", placed.message_id)
-    assert message["mailbox"] == ids.encode("Mailbox", (await ada.box()).id)
+    assert message["id"] == global_ids.encode("Message", placed.message_id)
+    assert message["mailbox"] == global_ids.encode("Mailbox", (await ada.box()).id)
     assert b"Hello" not in got.raw
     (entry,) = (log := await log_of(root, key))["deliveries"]["nodes"]
     assert (entry["state"], entry["attempt"], entry["status"]) == ("DONE", 1, 200)
@@ -183,7 +183,7 @@ async def test_users_and_addresses_that_come_and_go_are_told_of(
     await made(root, receiver.url, "user.*", "address.*", "domain.*")
     zoe = await make_user(world, "zoe")
     await pump(worker_of(world))
-    key = ids.encode("User", zoe.id)
+    key = global_ids.encode("User", zoe.id)
     told = [(got.body["type"], got.body["objects"][0]["id"]) for got in receiver.got]
     assert ("user.created", key) in told
     assert [name for name, _ in told if name.startswith("address.")] == ["address.created"]

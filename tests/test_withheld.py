@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import select
 from sqlmodel import col
 
-from graph.ids import encode
+from graph.types.global_ids import encode
 from models.auth.security_log import AuthEvent
 from models.runtime.environment import World
 from models.users.roles import AdminPermission, Role

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from graph import ids
+from graph.types import global_ids
 from tests.conftest import Client, raw_message, receive
 from tests.mime import files, names, read_back, source, upload
 
@@ -164,7 +164,7 @@ async def test_a_draft_is_of_oneself_and_old_mail_of_whoever_wrote_it(
 
 
 async def test_an_answer_is_a_draft_of_the_conversation(ada: Client, bob: Client) -> None:
-    key = ids.encode("Message", (await receive(ada, raw_message("Plans"))).message_id)
+    key = global_ids.encode("Message", (await receive(ada, raw_message("Plans"))).message_id)
     reference = {"message": {"id": key}, "action": "REPLY"}
     answer = await upload(ada, reference=reference, text="Yes.")
     message = await read_back(ada, answer)
@@ -185,7 +185,7 @@ async def test_an_answer_is_a_draft_of_the_conversation(ada: Client, bob: Client
         ({"draft": True}, "required", ["raw"]),
         ({"raw": "a: b", "subject": "x"}, "exclusive", ["raw"]),
         ({"raw": "a: b", "priority": "LOW"}, "exclusive", ["raw"]),
-        ({"rawUpload": ids.encode("Upload", 7), "to": []}, "exclusive", ["rawUpload"]),
+        ({"rawUpload": global_ids.encode("Upload", 7), "to": []}, "exclusive", ["rawUpload"]),
         ({"subject": "a\r\nBcc: eve@example.net"}, "pattern", ["subject"]),
         ({"subject": "ä" * 1025}, "max", ["subject"]),
         ({"headers": [{"key": "Received", "value": "x"}]}, "reserved", ["headers", "0", "key"]),

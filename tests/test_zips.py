@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from sqlalchemy import update
 from sqlmodel import col
 
-from graph import parts
-from graph.zips import LONGEST, distinct
+from graph.http import download_urls
+from graph.http.zip_download import LONGEST, distinct
 from mail.files.zip_stream import File, zipped
 from models.files.blobs import Blob
 from resolvers.messages import content as message_content
@@ -28,7 +28,7 @@ from tests.test_rest import get, signed
 async def fetched(client: Client, raw: bytes) -> zipfile.ZipFile:
     """The zip of a message, as others read it; they find nothing wrong with it."""
     key = (await receive(client, raw)).message_id
-    answer = await get(client, parts.zip_path(key))
+    answer = await get(client, download_urls.zip_path(key))
     assert answer.status_code == 200
     archive = zipfile.ZipFile(io.BytesIO(answer.content))
     assert archive.testzip() is None
@@ -53,7 +53,7 @@ async def test_all_files_are_in_it_decoded(ada: Client) -> None:
 async def test_it_is_sent_as_a_file_that_nobody_keeps(ada: Client) -> None:
     key = (await receive(ada, RICH)).message_id
     for method in ("GET", "HEAD"):
-        answer = await ada.http.request(method, signed(ada, parts.zip_path(key)))
+        answer = await ada.http.request(method, signed(ada, download_urls.zip_path(key)))
         assert answer.headers["content-type"] == "application/zip"
         assert answer.headers["content-disposition"] == 'attachment; filename="Rich.zip"'
         assert answer.headers["cache-control"] == "no-store"
@@ -63,18 +63,18 @@ async def test_it_is_sent_as_a_file_that_nobody_keeps(ada: Client) -> None:
 
 async def test_nobody_else_fetches_it(ada: Client, bob: Client, http: Any) -> None:
     key = (await receive(ada, RICH)).message_id
-    path = parts.zip_path(key)
+    path = download_urls.zip_path(key)
     assert (await get(bob, path)).status_code == 404
     assert (await http.get(path)).status_code == 401
     other = (await receive(ada, rich.raw(FILES[:1]))).message_id
     query = signed(ada, path).partition("?")[2]
-    assert (await http.get(f"{parts.zip_path(other)}?{query}")).status_code == 401
+    assert (await http.get(f"{download_urls.zip_path(other)}?{query}")).status_code == 401
 
 
 async def test_where_nothing_is_attached_there_is_no_zip(ada: Client) -> None:
     key = (await receive(ada, "Nothing")).message_id
-    assert (await get(ada, parts.zip_path(key))).status_code == 404
-    assert (await get(ada, parts.zip_path(key + 1))).status_code == 404
+    assert (await get(ada, download_urls.zip_path(key))).status_code == 404
+    assert (await get(ada, download_urls.zip_path(key + 1))).status_code == 404
 
 
 TRICKS = {
@@ -187,6 +187,6 @@ async def test_a_zip_of_which_a_piece_is_damaged_is_refused(ada: Client) -> None
     async with ada.world.write() as session:
         harm = update(Blob).where(col(Blob.size) == 50_000).values(data=b"\0", name=None)
         await (await session.connection()).execute(harm)
-    answer = await get(ada, parts.zip_path(key))
+    answer = await get(ada, download_urls.zip_path(key))
     assert answer.status_code == 500
     assert answer.json()["errors"][0]["extensions"]["code"] == "DAMAGED"

@@ -22,11 +22,11 @@ from graphql.execution.executor_throwing_on_incremental import ExecutorThrowingO
 from graphql.pyutils import Path, Undefined
 from strawberry.schema.schema import StrawberryGraphQLCoreExecutionContext
 
-from graph.deadlines import DeadlineExceeded, FieldDeadline
-from graph.execution.answer_budget import OVERHEAD, AnswerBudget, size_of
 from graph.execution.concurrency import gather_results
+from graph.execution.deadlines import DeadlineExceeded, FieldDeadline
 from graph.execution.list_steps import StepClock, close_unstarted
-from graph.views import Listed
+from graph.execution.response_size import OVERHEAD, AnswerBudget, size_of
+from graph.types.object_views import Listed
 
 
 def _untracked(_awaitables: Sequence[Any]) -> None:

@@ -14,10 +14,10 @@ from sqlalchemy import exists, or_, select
 from sqlmodel import col
 
 from graph.app import App
-from graph.budgets import Budgets, Rates
-from graph.endpoint import Settings as Endpoint
-from graph.guards import Guards
-from graph.intake import Limits
+from graph.http.admission_control import Guards
+from graph.http.graphql_endpoint import Settings as Endpoint
+from graph.http.rate_budgets import Budgets, Rates
+from graph.http.upload_body import Limits
 from merganser import connections
 from merganser.connections import Desk
 from merganser.server.sockets import exposed_settings

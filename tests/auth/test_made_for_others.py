@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import select, update
 from sqlmodel import col
 
-from graph import ids
+from graph.types import global_ids
 from models.auth.credentials import ApiKey
 from models.auth.security_log import AuthEvent
 from models.messages.tables import Message
@@ -100,7 +100,7 @@ async def test_a_key_for_another_account_is_not_prolonged(
     document = """mutation ($input: ApiKeyUpdateInput!) { apiKeyUpdate(input: $input) {
       errors { code path } } }"""
     for end in ("2031-01-01T00:00:00Z", None):
-        given = {"ids": [ids.encode("ApiKey", row.id)], "expiresAt": end}
+        given = {"ids": [global_ids.encode("ApiKey", row.id)], "expiresAt": end}
         (error,) = (await over(document, input=given))["apiKeyUpdate"]["errors"]
         assert error == {"code": "VALIDATION", "path": ["expiresAt"]}
 

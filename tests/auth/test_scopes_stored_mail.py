@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import func, select
 from sqlmodel import col
 
-from graph import ids
+from graph.types import global_ids
 from models.submission.tables import Submission
 from models.users.roles import Scope
 from tests.conftest import Client, make_key, raw_message, receive
@@ -37,7 +37,7 @@ async def client_for(ada: Client, *scopes: Scope) -> Client:
 
 async def stored_message(ada: Client) -> str:
     placed = await receive(ada, raw_message("Salary", body="The secret is 4711."))
-    return ids.encode("Message", placed.message_id)
+    return global_ids.encode("Message", placed.message_id)
 
 
 async def submissions(client: Client) -> int:

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from playwright.async_api import ConsoleMessage, Error, Page, Route, async_playwright
 
-from graph import ids
+from graph.types import global_ids
 from mail.mime import sanitize
 from mail.mime.html_content.tokenizer import names
 from tests.browser.driver import FLAGS, PATIENCE, chromium
@@ -231,7 +231,7 @@ async def test_by_way_of_a_message_they_do_no_more(judge: Judge, ada: Client) ->
     raw = f"Subject: All\r\nContent-Type: multipart/mixed; boundary=x\r\n\r\n{body}\r\n--x--\r\n"
     key = (await receive(ada, raw.encode())).message_id
     document = "query ($id: ID!) { message(by: {id: $id}) { html remoteImageCount text } }"
-    found = (await ada(document, id=ids.encode("Message", key)))["message"]
+    found = (await ada(document, id=global_ids.encode("Message", key)))["message"]
     assert len(found["html"]) == len(every)
     assert found["remoteImageCount"] > 30
     sound(await judge.show(found["html"]))

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import httpx
 
-from graph import ids
 from graph.app import create_app
+from graph.types import global_ids
 from mail.storage.blobs.object_stores import LocalStore
 from mail.storage.blobs.tiered_store import Tiers
 from models.runtime import leases
@@ -28,7 +28,9 @@ async def archive_restore(ada: Client, root: Client) -> Call:
 async def archived_message_restore(ada: Client, root: Client) -> Call:
     deleted = await message_delete(ada, root)
     assert (await deleted(ada))["errors"] == []
-    key = ids.encode("ArchivedMessage", ids.decode("Message", deleted.input["select"]["ids"][0]))
+    key = global_ids.encode(
+        "ArchivedMessage", global_ids.decode("Message", deleted.input["select"]["ids"][0])
+    )
     payload = "restored { mailbox { path } message { subject } }"
     return Call("archivedMessageRestore", {"ids": [key]}, payload)
 
@@ -229,7 +231,7 @@ async def undo(ada: Client, root: Client) -> Call:
 
 
 async def _message(ada: Client) -> str:
-    return ids.encode("Message", (await receive(ada, "Pond news")).message_id)
+    return global_ids.encode("Message", (await receive(ada, "Pond news")).message_id)
 
 
 async def _thread(ada: Client) -> str:

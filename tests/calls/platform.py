@@ -1,6 +1,6 @@
 """Calls about domains, rules, rewrites, settings, the search index, work and webhooks."""
 
-from graph import ids
+from graph.types import global_ids
 from models.admin.tasks import Task
 from tests.calls.call import CALLS, Call, call
 from tests.conftest import Client, receive
@@ -150,7 +150,7 @@ async def task_cancel(ada: Client, _root: Client) -> Call:
                 created_at=ada.world.now(),
             )
         )
-    return Call("taskCancel", {"ids": [ids.encode("Task", key)]}, "tasks { state }")
+    return Call("taskCancel", {"ids": [global_ids.encode("Task", key)]}, "tasks { state }")
 
 
 @call

@@ -1,6 +1,6 @@
 """Calls about accounts, and what their administrators do to them."""
 
-from graph import ids
+from graph.types import global_ids
 from models.users.roles import Role
 from tests.calls.call import Call, call
 from tests.calls.mail import message_send
@@ -139,7 +139,7 @@ async def user_update(_ada: Client, _root: Client) -> Call:
 
 
 def _ref(client: Client) -> dict[str, str]:
-    return {"id": ids.encode("User", client.user.id)}
+    return {"id": global_ids.encode("User", client.user.id)}
 
 
 @call

@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from rich.filesize import decimal
 
 from bench.ports import free_port
-from graph.ids import encode
+from graph.types.global_ids import encode
 from merganser import accounts
 from merganser.building import opened, owner
 from merganser.settings import read

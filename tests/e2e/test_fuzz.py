@@ -19,9 +19,9 @@ from sqlalchemy import func, select
 from sqlmodel import col
 from starlette.applications import Starlette
 
-from graph import ids
 from graph.app import create_app
 from graph.schema import schema
+from graph.types import global_ids
 from mail.consistency import verify
 from mail.storage.blobs.object_stores import LocalStore
 from models.events.journal import Stream
@@ -144,9 +144,9 @@ class Town:
         )
         mine = shown["viewer"]["user"]
         names = [
-            *(ids.encode("Message", one.message_id) for one in placed),
-            *(ids.encode("Mailbox", box.id) for box in boxes),
-            *(ids.encode("User", client.user.id) for client in (ada, bob)),
+            *(global_ids.encode("Message", one.message_id) for one in placed),
+            *(global_ids.encode("Mailbox", box.id) for box in boxes),
+            *(global_ids.encode("User", client.user.id) for client in (ada, bob)),
             *(node["thread"]["id"] for node in mine["messages"]["nodes"]),
             *(one["id"] for node in mine["messages"]["nodes"] for one in node["attachments"]),
         ]

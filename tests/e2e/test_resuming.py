@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from graph import tus
+from graph.http import tus
 from tests import stores
 from tests.e2e.server import Client, Server
 

@@ -14,7 +14,7 @@ from graphql import (
 )
 from sqlmodel import select
 
-from graph.conditions import Conditions
+from graph.types.input_conditions import Conditions
 from models.messages.tables import Message
 from models.runtime.environment import World
 from models.users.tables import User

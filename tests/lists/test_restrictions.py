@@ -6,7 +6,7 @@ import pytest
 from graphql import is_input_object_type
 from strawberry.utils.str_converters import to_camel_case
 
-from graph.conditions import Restrictions
+from graph.types.input_conditions import Restrictions
 from tests.accounts import run
 from tests.conftest import Client
 from tests.differential_values import definition

@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import select
 from sqlmodel import col
 
-from graph import ids
+from graph.types import global_ids
 from mail.authentication import arc
 from mail.authentication.dkim import Message as Signed
 from mail.authentication.dkim import Result
@@ -78,7 +78,7 @@ async def come(
     (placed,) = await pipeline.deliver(client.world, mail, [taken])
     if isinstance(placed, BaseException):
         raise placed
-    return ids.encode("Message", placed.message_id)  # type: ignore[attr-defined]
+    return global_ids.encode("Message", placed.message_id)  # type: ignore[attr-defined]
 
 
 async def shown(client: Client, key: str) -> dict[str, Any]:

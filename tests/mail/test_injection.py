@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import select
 from sqlmodel import col
 
-from graph import ids
+from graph.types import global_ids
 from mail.envelope.delivery_jobs import Job, Result, To
 from mail.queue.dsn_writer import report
 from mail.sieve import edited
@@ -139,7 +139,7 @@ async def stored(client: Client) -> list[bytes]:
     mine = select(col(Message.id)).where(col(Message.user_id) == client.user.id)
     found = []
     for row in await client.world.database.read(mine.order_by(col(Message.id))):
-        url = (await client(SOURCE, id=ids.encode("Message", row.id)))["node"]["sourceUrl"]
+        url = (await client(SOURCE, id=global_ids.encode("Message", row.id)))["node"]["sourceUrl"]
         found.append((await client.http.get(url)).content)
     return found
 

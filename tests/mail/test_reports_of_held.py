@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from graph import ids
+from graph.types import global_ids
 from mail.delivery import pipeline, quarantine
 from mail.delivery.listener_backend import Household
 from mail.envelope.dsn_parameters import ALL
@@ -40,7 +40,7 @@ async def hand_in(client: Neighbour, mail: str, rcpt: str, sender: str = FROM) -
 
 
 async def release(ada: Client) -> None:
-    items = [ids.encode("QuarantineItem", item.id) for item in await held(ada.world)]
+    items = [global_ids.encode("QuarantineItem", item.id) for item in await held(ada.world)]
     assert items
     assert (await done(ada, RELEASE, ids=items))[1] == []
 

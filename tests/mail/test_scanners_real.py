@@ -8,7 +8,7 @@ import pytest
 from pydantic import SecretStr
 
 from bench.brokers import Broker
-from graph import ids
+from graph.types import global_ids
 from mail.scanners import clamd as asking_clamd
 from mail.scanners import rspamd as asking_rspamd
 from mail.scanners import training_worker
@@ -106,7 +106,7 @@ async def test_what_rspamd_has_held_is_told_of_when_it_is_let_in(
     assert "GTUBE" in {symbol["name"] for symbol in items[0].symbols}
     assert (await queue(world), await inbox(ada)) == ([], [])
     for item in items:
-        given = [ids.encode("QuarantineItem", item.id)]
+        given = [global_ids.encode("QuarantineItem", item.id)]
         assert (await done(ada, RELEASE, ids=given))[1] == []
     assert len(await inbox(ada)) == 3
     assert await queue(world) == [("", FROM, "NEVER")]

@@ -15,7 +15,7 @@ from sqlalchemy import update
 from sqlmodel import col
 
 from bench.ports import HOST, free_port
-from graph import ids
+from graph.types import global_ids
 from mail.authentication.dkim import Result
 from mail.compose.message_builder import Attachment
 from mail.mime.header_encoding import Named
@@ -257,7 +257,7 @@ async def test_a_draft_that_is_submitted_is_signed(ada: Client, root: Client) ->
     draft = (await upload(ada, **given))["message"]
     async with listening(Server()) as server, working(ada.world, relay(server)):
         done = await run(ada, "messageSubmit", "submission { id }", message={"id": draft["id"]})
-        await settled(ada.world, ids.decode("Submission", done["submission"]["id"]))
+        await settled(ada.world, global_ids.decode("Submission", done["submission"]["id"]))
         raw = server.mails[-1].raw
     assert signed.by_dkimpy(raw, signed.texts(keys)) == [True, True]
 

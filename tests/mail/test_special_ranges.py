@@ -6,7 +6,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 import pytest
 
-from graph.webhooks import worded
+from graph.notifications.webhooks import worded
 from mail.network.outbound_http import Gate, Target, Unsent, inward, post
 from models.runtime.environment import Adopted, World
 from resolvers.notifications import webhook_worker

@@ -6,7 +6,7 @@ from sqlalchemy import select
 from sqlmodel import col
 
 from bench.lmtp import stuffed
-from graph import ids
+from graph.types import global_ids
 from mail.smtp.lmtp import Lmtp
 from models.messages.tables import Message
 from models.runtime.environment import World
@@ -45,7 +45,7 @@ async def test_all_are_taken_stored_as_they_came_and_can_be_read(
     rows = await world.database.read(select(col(Message.id)))
     assert len(rows) == len(sent)  # the same letter again is known
     for row in rows:
-        found = (await ada(READ, id=ids.encode("Message", row.id)))["node"]
+        found = (await ada(READ, id=global_ids.encode("Message", row.id)))["node"]
         source = await ada.http.get(found["sourceUrl"])
         assert found["size"] == len(source.content)
         name = sent.pop(hashlib.sha256(below(source.content)).hexdigest())

@@ -12,7 +12,7 @@ from sqlalchemy import select
 from sqlmodel import col
 
 from bench.lmtp import stuffed
-from graph import ids
+from graph.types import global_ids
 from mail.queue import message_body
 from mail.smtp.mx_server import Mx, Rules
 from mail.smtp.smtp_server import Terms
@@ -108,7 +108,7 @@ async def test_strangers_letters_are_all_taken_and_stored_as_they_came(
     rows = await world.database.read(select(col(Message.id)))
     assert len(rows) == len(sent)  # the same letter again is known
     for row in rows:
-        found = (await ada(SOURCE, id=ids.encode("Message", row.id)))["node"]
+        found = (await ada(SOURCE, id=global_ids.encode("Message", row.id)))["node"]
         stored = below((await ada.http.get(found["sourceUrl"])).content)
         ours = OURS.match(stored)
         assert ours

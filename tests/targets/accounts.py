@@ -8,7 +8,7 @@ from pathlib import Path
 import httpx
 from sqlalchemy import select
 
-from graph import ids
+from graph.types import global_ids
 from mail.search import index_worker
 from models.runtime.environment import World
 from models.store.columns import picked
@@ -85,7 +85,7 @@ async def _bury(world: World, specimens: dict[str, Specimens]) -> None:
         )
         gone = await creation_create.create(root, new)
         await user_delete.delete(root, Users(ids=(gone.id,)), LATER)
-        target.texts["deleted"] = str(ids.encode("User", gone.id))
+        target.texts["deleted"] = str(global_ids.encode("User", gone.id))
 
 
 async def _uploads(http: httpx.AsyncClient, secrets: dict[str, str]) -> dict[str, str]:
@@ -105,7 +105,7 @@ async def _sign(server: Server) -> None:
     for domain in ("example.org", "far.example"):
         given = {"domains": [domain], "selector": "first", "algorithm": "ED25519"}
         answer = (await server.post("root-key", create, {"input": given})).json()
-        key = ids.decode("DkimKey", answer["data"]["dkimKeySet"]["keys"][0]["id"])
+        key = global_ids.decode("DkimKey", answer["data"]["dkimKeySet"]["keys"][0]["id"])
         for target in server.specimens.values():
             if target.address.endswith(f"@{domain}"):
                 target.keys["DkimKey"] = key

@@ -8,8 +8,8 @@ from typing import Any
 from sqlalchemy import insert, select, update
 from sqlmodel import SQLModel, col
 
-from graph import ids
-from graph.scalars import SCALARS, Cursor
+from graph.types import global_ids
+from graph.types.scalars import SCALARS, Cursor
 from mail.recipients import address_resolution
 from mail.storage import received_messages
 from models.addresses.rewrites import BccRule, RecipientRewrite
@@ -80,7 +80,7 @@ class Specimens:
     def value(self, name: str) -> str:
         """The id of the object of this kind, or the text of this name."""
         if name in self.keys:
-            return str(ids.encode(name, self.keys[name]))
+            return str(global_ids.encode(name, self.keys[name]))
         if name in self.texts:
             return self.texts[name]
         domain = self.user.domain_id
@@ -152,9 +152,9 @@ async def _mail(made: Specimens) -> None:
     kept, draft, archived = stored
     made.keys |= {"Message": kept, "ArchivedMessage": archived}
     (first,) = await world.database.read(select(*picked(Message)).where(col(Message.id) == kept))
-    made.texts["inbox"] = str(ids.encode("Mailbox", first.mailbox_id))
+    made.texts["inbox"] = str(global_ids.encode("Mailbox", first.mailbox_id))
     made.texts["uid"] = str(first.uid)
-    made.texts["draft"] = str(ids.encode("Message", draft))
+    made.texts["draft"] = str(global_ids.encode("Message", draft))
     past = {"archived_at": world.now(), "archived_from": "INBOX", "purge_at": LATER}
     await _change(made, archived, mailbox_id=None, **past)
     await _change(made, draft, draft=True, seen=True)

@@ -12,8 +12,9 @@ from typing import Any
 import httpx
 import pytest
 
-from graph import ids, tus
-from graph.intake import Limits
+from graph.http import tus
+from graph.http.upload_body import Limits
+from graph.types import global_ids
 from models.runtime.environment import World
 from tests.conftest import Client
 from tests.serving import served
@@ -123,7 +124,7 @@ def told(**pairs: str) -> str:
 
 
 def key_of(path: str) -> int:
-    return ids.decode("Upload", path.rsplit("/", 1)[-1])
+    return global_ids.decode("Upload", path.rsplit("/", 1)[-1])
 
 
 def digested(content: bytes) -> str:

@@ -8,9 +8,9 @@ from typing import Any
 import httpx
 import pytest
 
-from graph import ids
 from graph.app import create_app
-from graph.intake import Limits
+from graph.http.upload_body import Limits
+from graph.types import global_ids
 from models.runtime.environment import World
 from models.users.roles import Scope
 from resolvers.files import resumable_uploads, uploads
@@ -141,7 +141,7 @@ async def test_more_than_was_announced_is_refused(carol: Sender) -> None:
 async def test_to_others_it_is_as_if_it_were_not_there(carol: Sender, connect: Connect) -> None:
     path = await carol.begin(10)
     dave = await connect("dave")
-    missing = f"{PATH}/{ids.encode('Upload', 7)}"
+    missing = f"{PATH}/{global_ids.encode('Upload', 7)}"
     for method, headers in (
         ("HEAD", {}),
         ("PATCH", {**PIECE, "Upload-Offset": "0"}),
@@ -171,7 +171,7 @@ async def test_the_scopes_are_those_of_all_uploads(connect: Connect) -> None:
         row = await resumable_uploads.create(
             context(reader.client), resumable_uploads.Announced(5, "a/b")
         )
-        path = f"{PATH}/{ids.encode('Upload', row.id)}"
+        path = f"{PATH}/{global_ids.encode('Upload', row.id)}"
         assert (await reader.ask("HEAD", path)).status_code == 403
         assert (await reader.add(path, 0, b"12345")).status_code == 403
         assert (await reader.ask("DELETE", path)).status_code == 403

@@ -10,8 +10,8 @@ import httpx
 import pytest
 
 from graph.app import create_app
-from graph.endpoint import Settings
-from graph.intake import Limits
+from graph.http.graphql_endpoint import Settings
+from graph.http.upload_body import Limits
 from mail.files import resumable_file
 from mail.maintenance.housekeeping import swept, tidy
 from mail.smtp import spool_file

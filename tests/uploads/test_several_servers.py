@@ -14,7 +14,7 @@ import pytest
 from sqlalchemy import func
 from sqlmodel import select
 
-from graph.intake import Limits
+from graph.http.upload_body import Limits
 from mail.consistency.all_checks import verify
 from mail.files import resumable_file
 from mail.maintenance.housekeeping import swept, tidy

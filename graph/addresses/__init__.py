@@ -1,0 +1,1 @@
+"""Schema of addresses, forwards and rewriting rules."""

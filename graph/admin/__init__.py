@@ -1,0 +1,1 @@
+"""Schema of administration: settings, tasks, logs and audits."""

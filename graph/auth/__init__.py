@@ -1,0 +1,1 @@
+"""Schema of sign-in, credentials and second factors."""

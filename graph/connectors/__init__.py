@@ -1,0 +1,1 @@
+"""Schema of connectors that fetch mail from other servers."""

@@ -1,0 +1,1 @@
+"""Schema of domains, aliases and DKIM keys."""

@@ -1,0 +1,1 @@
+"""Cache, validation and cost of GraphQL documents."""

@@ -1,0 +1,71 @@
+"""Which scopes a document needs for the types it leads to, whatever field leads there."""
+
+from functools import cache
+
+from graphql import (
+    DocumentNode,
+    FieldNode,
+    FragmentDefinitionNode,
+    FragmentSpreadNode,
+    GraphQLInterfaceType,
+    GraphQLNamedType,
+    GraphQLObjectType,
+    GraphQLSchema,
+    InlineFragmentNode,
+    OperationDefinitionNode,
+    SelectionSetNode,
+    get_named_type,
+)
+
+from graph.execution.strawberry_definitions import origin
+from graph.types.fields import Auth
+from models.users.roles import Scope
+
+
+def needed(
+    schema: GraphQLSchema, document: DocumentNode, operation: OperationDefinitionNode
+) -> frozenset[Scope]:
+    """The scopes that `@auth` on types asks of this operation; the document is valid."""
+    fragments = {
+        node.name.value: node
+        for node in document.definitions
+        if isinstance(node, FragmentDefinitionNode)
+    }
+    found: set[Scope] = set()
+    seen: set[str] = set()  # fragments: each asks for the same, wherever it stands
+    waiting: list[tuple[SelectionSetNode, GraphQLNamedType | None]] = [
+        (operation.selection_set, schema.get_root_type(operation.operation))
+    ]
+    while waiting:
+        selections, kind = waiting.pop()
+        if kind is not None:
+            found |= _asked(kind)
+        for node in selections.selections:
+            if isinstance(node, FieldNode):
+                if node.selection_set:
+                    waiting.append((node.selection_set, _below(kind, node.name.value)))
+            elif isinstance(node, InlineFragmentNode):
+                condition = node.type_condition
+                inner = schema.get_type(condition.name.value) if condition else kind
+                waiting.append((node.selection_set, inner))
+            elif isinstance(node, FragmentSpreadNode) and node.name.value not in seen:
+                seen.add(node.name.value)
+                fragment = fragments[node.name.value]
+                inner = schema.get_type(fragment.type_condition.name.value)
+                waiting.append((fragment.selection_set, inner))
+    return frozenset(found)
+
+
+def _below(kind: GraphQLNamedType | None, name: str) -> GraphQLNamedType | None:
+    if isinstance(kind, GraphQLObjectType | GraphQLInterfaceType) and name in kind.fields:
+        below: GraphQLNamedType = get_named_type(kind.fields[name].type)
+        return below
+    return None  # introspection
+
+
+@cache
+def _asked(kind: GraphQLNamedType) -> frozenset[Scope]:
+    definition = origin(kind)
+    directives = getattr(definition, "directives", None) or ()
+    rules = [one for one in directives if isinstance(one, Auth)]
+    return frozenset(rule.scope for rule in rules if isinstance(rule.scope, Scope))

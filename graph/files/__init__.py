@@ -1,0 +1,1 @@
+"""Schema of stored files and uploads."""

@@ -1,0 +1,1 @@
+"""Schema of filters and Sieve scripts."""

@@ -1,0 +1,42 @@
+"""Filters read from a script in Sieve, as the API does it."""
+
+import strawberry
+from strawberry import UNSET
+
+from graph.filters.types import Filter, FiltersPayload
+from graph.types.errors import Options, Warning, leaf  # noqa: A004 - the outline's word
+from graph.types.fields import Info
+from graph.types.mutations import mutation
+from graph.types.references import UserRef, owner_named
+from models.errors import found
+from models.users.roles import Scope
+from resolvers.filters import loaders as filter_loaders
+from resolvers.filters import sieve_import
+
+
+@strawberry.input(description="Input of filterImport.")
+class FilterImportInput(Options):
+    user: UserRef | None = leaf("Whose; default: the viewer's.", default=UNSET)
+    content: str = leaf("A script in Sieve, at most 64 KiB.")
+    replace: bool = leaf("In the place of all filters there are, not behind them.", default=False)
+
+
+@strawberry.type
+class FilterImportMutation:
+    @mutation(
+        "Makes filters of a script in Sieve, all or none. What no filter can say is an error with "
+        "its place, where filters do something else a warning FILTER_DIFFERS. Of others a "
+        "DOMAIN_ADMIN needs FILTERS.",
+        scope=Scope.SETTINGS,
+    )
+    async def filter_import(self, info: Info, input: FilterImportInput) -> FiltersPayload:
+        ctx, owner = info.context, await owner_named(info, input.user or None)
+        made = await sieve_import.bring(ctx, owner, input.content, replace=bool(input.replace))
+        rows = await ctx.load_all(filter_loaders.by_ids, list(made.ids))
+        return FiltersPayload(
+            filters=[Filter.of(found(row)) for row in rows],
+            warnings=[
+                Warning(code="FILTER_DIFFERS", message=sieve_import.said(one), path=["content"])
+                for one in made.warnings
+            ],
+        )

@@ -1,0 +1,174 @@
+"""Bytes as an answer to GET and HEAD: ranges, validators and the headers that make them safe."""
+
+import re
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass
+from urllib.parse import quote
+
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+from starlette.types import Send
+
+from graph.http.graphql_request import Rejected
+
+INLINE = frozenset(("image/png", "image/jpeg", "image/gif", "image/webp", "text/plain"))
+OPAQUE = "application/octet-stream"
+LONGEST = 150  # characters of a file name
+
+_KIND = re.compile(r"[A-Za-z0-9!#$&^_.+-]{1,127}/[A-Za-z0-9!#$&^_.+-]{1,127}", re.ASCII)
+_CHARSET = re.compile(r"[A-Za-z0-9_.:+-]{1,40}", re.ASCII)
+_RANGE = re.compile(
+    r"bytes=[ \t]*(?:([0-9]{1,99})-([0-9]{0,99})|-([0-9]{1,99}))[ \t]*", re.IGNORECASE | re.ASCII
+)
+_TAG = re.compile(r'(W/)?("[\x21\x23-\x7e\x80-\xff]*")')
+# controls, marks that turn the direction of text, halves of surrogate pairs
+_TRICKS = re.compile(
+    "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+_PLACES = re.compile(r'[/\\:*?"<>|]')  # what some systems read as more than a name
+_ATTR_CHAR = "!#$&+-.^_`|~"  # RFC 8187, section 3.2.1
+
+
+@dataclass(frozen=True, slots=True)
+class Bytes:
+    """How many there are, and those from an offset to another.
+
+    `check` raises an error if those bytes are damaged: an answer that has begun can't say so.
+    """
+
+    size: int
+    stream: Callable[[int, int], AsyncGenerator[bytes]]
+    check: Callable[[int, int], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """Something to answer with: what is known of it before its bytes are looked at."""
+
+    tag: str  # the same for the same bytes only
+    content_type: str
+    filename: str
+    opened: Callable[[], Awaitable[Bytes]]
+    charset: str | None = None
+    caching: str = "private"
+    shown: bool = True  # whether a browser may show it in its page, where it is harmless
+
+
+class _Stream(StreamingResponse):
+    """Ends the stream at once when the client has gone, not when the garbage is collected."""
+
+    def __init__(
+        self, chunks: AsyncGenerator[bytes], status: int, headers: Mapping[str, str]
+    ) -> None:
+        super().__init__(chunks, status, headers)
+        self._chunks = chunks
+
+    async def stream_response(self, send: Send) -> None:
+        async with aclosing(self._chunks):
+            await super().stream_response(send)
+
+
+async def serve(request: Request, served: Served) -> Response:
+    """Answer with the bytes, the range of them that is asked for, or 304 (RFC 9110).
+
+    Of several ranges in one request none is honoured: all is sent.
+    """
+    tag, headers = f'"{served.tag}"', _headers(served)
+    if (known := request.headers.get("if-match")) and not _matches(known, tag, weakly=False):
+        raise Rejected(412, "STALE", "It is not what If-Match says.")
+    if (known := request.headers.get("if-none-match")) and _matches(known, tag, weakly=True):
+        kept = {name: headers[name] for name in ("ETag", "Cache-Control", "Vary")}
+        return Response(status_code=304, headers=kept)
+    found = await served.opened()
+    start, end = 0, found.size
+    if request.method == "GET" and request.headers.get("if-range", tag) == tag:
+        span = span_of(request.headers.get("range", ""), found.size)
+        start, end = span or (start, end)
+        if span:
+            headers["Content-Range"] = f"bytes {start}-{end - 1}/{found.size}"
+    headers["Content-Length"] = str(end - start)
+    if request.method == "HEAD":
+        return Response(headers=headers)
+    await found.check(start, end)
+    status = 206 if "Content-Range" in headers else 200
+    return _Stream(found.stream(start, end), status, headers)
+
+
+def streamed(
+    request: Request, content_type: str, filename: str, chunks: AsyncGenerator[bytes]
+) -> Response:
+    """Answer with bytes of which nobody knows yet how many there are: all of them."""
+    headers = {
+        "Content-Type": content_type,
+        "Content-Disposition": disposition("attachment", filename),
+        "Cache-Control": "no-store",
+    }
+    return Response(headers=headers) if request.method == "HEAD" else _Stream(chunks, 200, headers)
+
+
+def span_of(header: str, size: int) -> tuple[int, int] | None:
+    """Where the range that a header asks for begins and ends; None where it is to be ignored.
+
+    Rejected, with 416, where there is nothing of it (RFC 9110, section 14.1.2).
+    """
+    asked = _RANGE.fullmatch(header)
+    if asked is None:
+        return None
+    first, last, suffix = asked.groups()
+    if suffix is not None:
+        length = min(int(suffix), size)
+        if length:
+            return size - length, size
+        if int(suffix):
+            return None  # all of nothing
+    elif last and int(last) < int(first):
+        return None
+    elif int(first) < size:
+        return int(first), min(int(last) + 1, size) if last else size
+    headers = {"Content-Range": f"bytes */{size}"}
+    raise Rejected(416, "BAD_USER_INPUT", f"There are {size} bytes, none in this range.", headers)
+
+
+def _matches(known: str, tag: str, *, weakly: bool) -> bool:
+    if known.strip() == "*":
+        return True
+    return any(each == tag and (weakly or not weak) for weak, each in _TAG.findall(known))
+
+
+def _headers(served: Served) -> dict[str, str]:
+    kind = served.content_type if _KIND.fullmatch(served.content_type) else OPAQUE
+    if kind.startswith("multipart/"):
+        kind = OPAQUE  # a browser may take some apart, and nobody can without the boundary
+    way = "inline" if served.shown and kind in INLINE else "attachment"
+    if kind.startswith("text/"):
+        charset = served.charset or ""
+        kind += f"; charset={charset if _CHARSET.fullmatch(charset) else 'utf-8'}"
+    return {
+        "Content-Type": kind,
+        "Content-Disposition": disposition(way, served.filename),
+        "ETag": f'"{served.tag}"',
+        "Accept-Ranges": "bytes",
+        "Cache-Control": served.caching,
+        "Vary": "Authorization, X-Access-Token, X-API-Key",
+        "Content-Security-Policy": "sandbox; default-src 'none'",
+    }
+
+
+def disposition(way: str, filename: str) -> str:
+    """The value of Content-Disposition (RFC 6266); a name that is not ASCII is there twice."""
+    name = safe_name(filename)
+    plain = name.encode("ascii", "replace").decode().replace("?", "_").replace("%", "_")
+    value = f'{way}; filename="{plain}"'
+    return value if plain == name else f"{value}; filename*=UTF-8''{quote(name, _ATTR_CHAR)}"
+
+
+def safe_name(filename: str) -> str:
+    """A name for a file that is one name, reads as it is written, and is not too long."""
+    name = _PLACES.sub("_", _TRICKS.sub("", filename)).strip(" .")
+    if len(name) > LONGEST:
+        stem, dot, ending = name.rpartition(".")
+        if not dot or len(ending) > LONGEST // 4:
+            stem, dot, ending = name, "", ""
+        name = stem[: LONGEST - len(dot + ending)] + dot + ending
+    return name or "file"

@@ -1,0 +1,1 @@
+"""Schema of mailboxes and shares."""

@@ -1,0 +1,1 @@
+"""Schema of messages, labels and threads."""

@@ -1,0 +1,286 @@
+"""What is in a stored message, and what is worked out of it: fields of Message."""
+
+from collections.abc import Iterator
+from datetime import datetime
+from html import escape
+from typing import TYPE_CHECKING, Annotated, Any
+
+import strawberry
+from graphql.pyutils import Path
+from strawberry import UNSET
+
+from graph.http import download_urls
+from graph.messages.mime_parts import HeaderField, MailAddress, stored_of
+from graph.types.errors import leaf
+from graph.types.fields import Info, field
+from graph.types.references import ReferenceAction
+from graph.types.row_mapping import Shape, shaped
+from graph.types.scalars import URL, BigInt, ByteSize
+from mail import mime
+from models.users.roles import Role
+from resolvers.mailboxes import loaders as mailbox_loaders
+from resolvers.messages import computed_fields, content
+from resolvers.messages import loaders as message_loaders
+from resolvers.messages.content import Showing, Shown
+from resolvers.search import snippets
+
+if TYPE_CHECKING:
+    from graph.mailboxes.types import Mailbox
+    from graph.messages.types import Message
+
+INTRO = 128  # bytes
+MESSAGE = shaped("graph.messages.types", "Message")
+MAILBOX = shaped("graph.mailboxes.types", "Mailbox")
+
+
+def _above(path: Path) -> Iterator[Path]:
+    """The places of an answer around this one, the nearest first."""
+    while above := path.prev:
+        yield above
+        path = above
+
+
+@strawberry.type(description="Encryption of a connection.")
+class TlsInfo:
+    name: str = leaf("Cipher.")
+    version: str = leaf("Protocol version.")
+
+    @classmethod
+    def maybe(cls, told: str | None) -> "TlsInfo | None":
+        """Of the protocol version and the cipher, with a space between."""
+        version, _, name = (told or "").partition(" ")
+        return cls(name=name, version=version) if version else None
+
+
+@strawberry.type(
+    description="What the server found out where a message came in, as it wrote it in "
+    "Authentication-Results (RFC 8601)."
+)
+class Verification:
+    tls: TlsInfo | None = leaf("Null = not encrypted, or handed over by another server of ours.")
+    spf: str | None = leaf("Verified domain, null = no match.")
+    dkim: str | None = leaf("Verified domain, null = no valid signature.")
+    dmarc: str | None = leaf("pass, fail or none; null = no statement.")
+    arc: str | None = leaf("pass, fail or none; null = no statement.")
+    authentication_results: str | None = leaf("Header as added, a line for each.")
+
+    @classmethod
+    def maybe(cls, known: dict[str, Any] | None) -> "Verification | None":
+        if known is None:
+            return None
+        verdicts = {name: known[name] for name in ("spf", "dkim", "dmarc", "arc")}
+        tls = TlsInfo.maybe(known.get("tls"))
+        return cls(tls=tls, **verdicts, authentication_results=known["results"])
+
+
+@strawberry.type(description="Invitation in a message, or another event (RFC 5545).")
+class CalendarEvent:
+    method: str = leaf("What its sender wants, such as REQUEST or CANCEL (RFC 5546).")
+    uid: str = leaf('"" if none.')
+    summary: str | None = leaf("Title, up to 1000 characters.")
+    starts_at: datetime | None = leaf(
+        "Null where it is not said, or in no zone that is known; midnight UTC of allDay."
+    )
+    ends_at: datetime | None = leaf("The same of its end; of allDay the day behind the last.")
+    all_day: bool = leaf("It has dates and no times.")
+    location: str | None = leaf("Place, up to 1000 characters.")
+    organizer: MailAddress | None = leaf("Who asks.")
+    attendees: list[MailAddress] = leaf("Who is asked, up to 1000.")
+
+    @classmethod
+    def of(cls, event: mime.CalendarEvent) -> "CalendarEvent":
+        def person(one: mime.MailAddress) -> MailAddress:
+            return MailAddress.of((one.name, one.address))
+
+        return cls(
+            method=event.method,
+            uid=event.uid,
+            summary=event.summary,
+            starts_at=event.starts_at,
+            ends_at=event.ends_at,
+            all_day=event.all_day,
+            location=event.location,
+            organizer=person(event.organizer) if event.organizer else None,
+            attendees=[person(one) for one in event.attendees],
+        )
+
+
+@strawberry.type(description="Message that another answers or forwards.")
+class MessageReference:
+    action: ReferenceAction = leaf("Which of these.")
+    row: strawberry.Private[Any] = None
+
+    @field("Null where it is gone.")
+    def message(self) -> Annotated["Message", strawberry.lazy("graph.messages.types")] | None:
+        of: Message | None = MESSAGE(self.row)
+        return of
+
+    @field("Its folder.")
+    async def mailbox(
+        self, info: Info
+    ) -> Annotated["Mailbox", strawberry.lazy("graph.mailboxes.types")] | None:
+        if self.row is None:
+            return None
+        row = await info.context.load(mailbox_loaders.by_ids, self.row.mailbox_id)
+        of: Mailbox | None = MAILBOX(row)
+        return of
+
+    @field("In its folder.")
+    def uid(self) -> BigInt | None:
+        return BigInt(self.row.uid) if self.row else None
+
+
+def intro_of(text: str) -> str:
+    """The first 128 bytes of a preview."""
+    if text.isascii():
+        return text[:INTRO]
+    return text[:INTRO].encode()[:INTRO].decode(errors="ignore")
+
+
+@strawberry.type(description="What is in a message.")
+class Reading(Shape):
+    @field(
+        "One per MIME node; without sanitize as sent, to be shown in a sandbox only. "
+        "Remote images are left out unless asked for.",
+        "user_id",
+        cost=10,
+    )
+    async def html(
+        self, info: Info, sanitize: bool = True, remote_images: bool = False
+    ) -> list[str]:
+        shown = await self._shown(info, sanitize=sanitize, remote_images=remote_images)
+        return list(shown.bodies)
+
+    @field("Images from elsewhere that html leaves out, unless remoteImages lets them in.", cost=10)
+    async def remote_image_count(self, info: Info) -> int:
+        return (await self._shown(info)).blocked
+
+    @field(
+        "Whether html has but the text of a part: it is nested too deeply, or has more than 2 MiB.",
+        cost=10,
+    )
+    async def has_complex_html(self, info: Info) -> bool:
+        return (await self._shown(info)).too_complex
+
+    async def _shown(
+        self, info: Info, *, sanitize: bool = True, remote_images: bool = False
+    ) -> Shown:
+        stored = await stored_of(info, self.row)
+        known = content.cids(stored)
+
+        def cid_url(cid: str) -> str | None:
+            if cid not in known:
+                return None
+            path = download_urls.attachment_path(stored.row.id, known[cid])
+            return download_urls.signed(info, path, stored.row)
+
+        showing = Showing(cid_url, sanitize=sanitize, remote_images=remote_images)
+        return await content.htmls(stored, showing)
+
+    @field("Plain text, made from HTML when missing.", cost=3)
+    async def text(self, info: Info) -> str | None:
+        return await content.texts(await stored_of(info, self.row))
+
+    @field(
+        "Short text around what the list it stands in was searched for, or intro; marked = as HTML "
+        "with <mark> around the words.",
+        "preview",
+        "user_id",
+        cost=3,
+    )
+    async def snippet(
+        self,
+        info: Info,
+        marked: Annotated[bool, strawberry.argument(description="As HTML, escaped.")] = False,
+    ) -> str:
+        words = snippets.sought(info.context, _above(info.path))
+        found = await snippets.snippet(await stored_of(info, self.row), words, marked=marked)
+        short = intro_of(self.row.preview)
+        return found or (escape(short) if marked else short)
+
+    @field("In order.", cost=2)
+    async def headers(self, info: Info) -> list[HeaderField]:
+        lines = await content.header_fields(await stored_of(info, self.row))
+        return [HeaderField.of(line) for line in lines]
+
+    @field("Header block as stored.", cost=2)
+    async def headers_text(self, info: Info) -> str:
+        return await content.headers_text(await stored_of(info, self.row))
+
+    @field("Values of one header.", cost=2)
+    async def header(self, info: Info, name: str) -> list[str]:
+        return await content.header(await stored_of(info, self.row), name)
+
+    @field("Body as stored, base64 when not UTF-8.", cost=10)
+    async def body(self, info: Info) -> str | None:
+        return await content.body_part(await stored_of(info, self.row), "TEXT")
+
+    @field("IMAP BODY[section]<offset.maxBytes>, as stored; base64 when not UTF-8.", cost=10)
+    async def body_part(
+        self, info: Info, section: str, offset: int = 0, max_bytes: int | None = UNSET
+    ) -> str | None:
+        stored = await stored_of(info, self.row)
+        return await content.body_part(stored, section, offset=offset, max_bytes=max_bytes or None)
+
+    @field("Decoded, base64.", cost=10)
+    async def binary_part(self, info: Info, section: str) -> str | None:
+        return await content.binary_part(await stored_of(info, self.row), section)
+
+    @field("RFC 5322 text from an offset on, base64 when not UTF-8.", cost=20)
+    async def source(self, info: Info, max_bytes: int = 1048576, offset: int = 0) -> str:
+        return await content.source_text(await stored_of(info, self.row), max_bytes, offset)
+
+    @field("Whole message, byte for byte.", "user_id")
+    def source_url(self, info: Info) -> URL:
+        return download_urls.signed(info, download_urls.source_path(self.row.id), self.row)
+
+    @field("All attachments as one zip; null where there are none.", "attachments", "user_id")
+    def attachments_url(self, info: Info) -> URL | None:
+        if not self.row.attachments:
+            return None
+        return download_urls.signed(info, download_urls.zip_path(self.row.id), self.row)
+
+    @field("Events of the calendars in it, each once, up to 100; 512 KiB of all are read.", cost=10)
+    async def events(self, info: Info) -> list[CalendarEvent]:
+        known = await computed_fields.events(await stored_of(info, self.row))
+        return [CalendarEvent.of(event) for event in known]
+
+    @field("Bytes, if every line ended with CRLF.", cost=20)
+    async def virtual_size(self, info: Info) -> ByteSize:
+        return ByteSize(await computed_fields.virtual_size(await stored_of(info, self.row)))
+
+    @field("IMAP ENVELOPE.", cost=5)
+    async def envelope_imap(self, info: Info) -> str:
+        return await computed_fields.envelope_imap(await stored_of(info, self.row))
+
+    @field("IMAP BODY.", cost=10)
+    async def body_imap(self, info: Info) -> str:
+        return await computed_fields.bodystructure(await stored_of(info, self.row), extended=False)
+
+    @field("IMAP BODYSTRUCTURE.", cost=10)
+    async def body_structure_imap(self, info: Info) -> str:
+        return await computed_fields.bodystructure(await stored_of(info, self.row), extended=True)
+
+    @field("Position in the folder, from 1 by uid; counted when asked for.", cost=10)
+    async def seq(self, info: Info) -> int:
+        return await info.context.load(computed_fields.positions, self.row.id)
+
+    @field("Messages that share the stored body.", "blob_id", cost=2, role=Role.ADMIN)
+    async def ref_count(self, info: Info) -> int:
+        return (await info.context.load(computed_fields.holdings, self.row.blob_id)).messages
+
+    @field("Blob key: SHA-256 of the stored body.", "blob_id", cost=2, role=Role.ADMIN)
+    async def storage_id(self, info: Info) -> str:
+        return (await info.context.load(computed_fields.holdings, self.row.blob_id)).digest
+
+    @field(
+        "The message it answers or forwards, as was said when it was written.",
+        "reference_id",
+        "reference_action",
+        cost=1,
+    )
+    async def reference(self, info: Info) -> MessageReference | None:
+        if self.row.reference_id is None:
+            return None
+        row = await info.context.load(message_loaders.by_ids, self.row.reference_id)
+        return MessageReference(action=ReferenceAction(self.row.reference_action), row=row)

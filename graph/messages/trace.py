@@ -1,0 +1,130 @@
+"""What became of a message, as the API shows it."""
+
+from datetime import datetime
+from typing import TYPE_CHECKING, Annotated
+
+import strawberry
+from strawberry import UNSET
+
+from graph.types.connections import Connection, connected, page_asked
+from graph.types.errors import leaf
+from graph.types.fields import Info, field, query
+from graph.types.input_conditions import Conditions
+from graph.types.object_views import View
+from graph.types.references import plain
+from graph.types.row_mapping import shaped
+from models.messages.message_trace import LogComponent
+from models.store.keyset_pages import Cursor, ordering
+from models.users.roles import Role, Scope
+from resolvers.messages import loaders as message_loaders
+from resolvers.messages import trace
+from resolvers.messages.trace import Sought, TraceListing, TraceWhere
+
+if TYPE_CHECKING:
+    from graph.messages.types import Message
+
+
+@strawberry.type(description="A step of a message for one recipient.")
+class MessageTraceEvent(View):
+    at: datetime = leaf(
+        "When; of a delivery that has not reached its recipient, when it was queued."
+    )
+    queue_id: str = leaf("That was given when it came in, or into the queue.")
+    component: LogComponent = leaf("What decided.")
+    event: str = leaf(
+        "accepted, turned away, judged, held, released, stored, not stored, answered, not "
+        "answered, sent on, not sent on, dropped or refused of what came in; queued, copied, and "
+        "the state of each delivery of what goes out. More may come."
+    )
+    detail: str | None = leaf("More about it, for people.")
+    address: str | None = leaf("Of the recipient, as given.")
+    sender: str | None = leaf("Envelope sender, as given. Null if it is empty or not known.")
+
+    @field(
+        "The message that this step stored, or the sender's copy of the message in the queue. "
+        "Null if there is none, if it was deleted, or if the viewer may not see it.",
+        scope=Scope.MAIL_READ,
+    )
+    async def message(
+        self, info: Info
+    ) -> Annotated["Message", strawberry.lazy("graph.messages.types")] | None:
+        key = self.row.stored_message_id
+        row = await info.context.load(message_loaders.by_ids, key) if key else None
+        return MESSAGE(row) if row else None
+
+
+MESSAGE = shaped("graph.messages.types", "Message")
+
+
+@strawberry.input(description="Conditions for steps of messages. All of them must hold.")
+class MessageTraceFilter(Conditions):
+    sender: str | None = leaf(
+        "Envelope sender: an address or a domain, in any case. Labels (`+label`) and dots of the "
+        "local part are ignored.",
+        default=UNSET,
+    )
+    recipient: str | None = leaf(
+        "Recipient: an address or a domain, in any case. Labels (`+label`) and dots of the local "
+        "part are ignored.",
+        default=UNSET,
+    )
+    since: datetime | None = leaf("Steps at this time or later.", default=UNSET)
+    before: datetime | None = leaf("Steps before this time.", default=UNSET)
+
+    def where(self) -> TraceWhere:
+        """The conditions as the resolvers take them."""
+        given = {name: value for name, value in vars(self).items() if plain(value) is not None}
+        return TraceWhere(**given)
+
+
+@strawberry.type
+class MessageTraceQuery:
+    @query(
+        "Way of a message, in its order: by the id that its sender was given with the 250, or "
+        "that it has in the queue, or by its Message-ID. What goes to no domain of the viewer's "
+        "looks like what is not there.",
+        role=Role.DOMAIN_ADMIN,
+        scope=Scope.READ,
+    )
+    async def message_trace(
+        self,
+        info: Info,
+        queue_id: str | None = UNSET,
+        message_id: str | None = UNSET,
+        address: str | None = UNSET,
+    ) -> list[MessageTraceEvent]:
+        sought = Sought(
+            queue_id if isinstance(queue_id, str) else None,
+            message_id if isinstance(message_id, str) else None,
+            address or None,
+        )
+        return [MessageTraceEvent.of(one) for one in await trace.trace(info.context, sought)]
+
+    @query(
+        "Steps of messages by sender, recipient and time, newest first. A DOMAIN_ADMIN must name "
+        "a sender or a recipient, and gets the steps of messages to their domains and from users "
+        "of their domains. `messageTrace` with the `queueId` of a step returns all steps of the "
+        "message.",
+        role=Role.DOMAIN_ADMIN,
+        scope=Scope.READ,
+    )
+    async def message_trace_events(
+        self,
+        info: Info,
+        filter: MessageTraceFilter,
+        first: int | None = UNSET,
+        after: str | None = UNSET,
+        last: int | None = UNSET,
+        before: str | None = UNSET,
+    ) -> Connection[MessageTraceEvent]:
+        ctx, where = info.context, filter.where()
+        trace.check_trace_filter(ctx, where)
+        ask = page_asked(ordering(trace.NEWEST, where), first, after, last, before)
+        wanted = TraceListing(ask, where)
+        return await connected(
+            info,
+            MessageTraceEvent,
+            await ctx.load(trace.pages, wanted),
+            lambda row: Cursor(ask.ordering, row.at, row.id),
+            lambda: ctx.load(trace.counts, wanted),
+        )

@@ -1,0 +1,1 @@
+"""Schema of the outbound queue and rate limits."""

@@ -1,0 +1,1 @@
+"""Schema of routes of outgoing mail."""

@@ -1,0 +1,1 @@
+"""Schema of search and saved searches."""

@@ -1,0 +1,1 @@
+"""Schema of spam filtering, sender rules and quarantine."""

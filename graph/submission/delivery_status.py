@@ -1,0 +1,57 @@
+"""What became of a message that was sent, as its copy shows it."""
+
+from datetime import datetime
+from typing import Any
+
+import strawberry
+
+from graph.types.errors import leaf
+from models.queue.tables import DeliveryState, answer
+from resolvers.submission.message_forward import Target
+
+
+@strawberry.type(description="One queued recipient.")
+class OutboundEntry:
+    seq: str = leaf("Number, from 001, in hexadecimal.")
+    recipient: str = leaf("To whom.")
+    sending_zone: str | None = leaf("Server it was handed to, or the relay it goes by.")
+    queued_until: datetime | None = leaf("Next try; null while one is under way, and at the end.")
+    state: DeliveryState = leaf("How far it has come.")
+    last_response: str | None = leaf("What the other side said last.")
+
+
+@strawberry.type(description="Queued deliveries of a message.")
+class Outbound:
+    queue_id: str = leaf("Id in the queue.")
+    entries: list[OutboundEntry] = leaf("One for each recipient.")
+
+
+def outbound_of(found: list[tuple[Any, list[Any]]]) -> list[Outbound]:
+    """Submissions with their deliveries, in their order."""
+    return [Outbound(queue_id=one.queue_id, entries=_entries(rows)) for one, rows in found]
+
+
+@strawberry.type(description="Where a message was forwarded.")
+class ForwardTarget:
+    seq: str = leaf("Number of the target, from 1; of an original one its number among those.")
+    type: str = leaf("mail: an address; relay: smtp:// or smtps://; http: a page.")
+    value: str = leaf("The address; of a relay without its password.")
+
+    @classmethod
+    def of(cls, target: Target) -> "ForwardTarget":
+        """Of a target with its number."""
+        return cls(seq=str(target.seq), type=target.type, value=target.shown)
+
+
+def _entries(rows: list[Any]) -> list[OutboundEntry]:
+    return [
+        OutboundEntry(
+            seq=f"{nth:03x}",
+            recipient=row.recipient,
+            sending_zone=row.mx or row.via,
+            queued_until=row.next_at if row.lease is None else None,
+            state=row.state,
+            last_response=answer(row),
+        )
+        for nth, row in enumerate(rows, 1)
+    ]

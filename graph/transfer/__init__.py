@@ -1,0 +1,1 @@
+"""Schema of export and import of accounts."""

@@ -1,0 +1,1 @@
+"""Shared GraphQL types: connections, errors, scalars, references."""

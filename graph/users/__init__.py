@@ -1,0 +1,1 @@
+"""Schema of users, their settings and quota."""

@@ -1,0 +1,31 @@
+"""Forgetting what browser clients keep, as the API shows it."""
+
+import strawberry
+from strawberry import UNSET
+
+from graph.types.errors import Options, leaf
+from graph.types.fields import Info
+from graph.types.mutations import mutation
+from graph.types.references import UserSelection, users_named
+from graph.users.types import User
+from graph.users.update_mutations import UsersPayload
+from models.users.roles import Scope, UserPermission
+from resolvers.users import profile_reset
+
+
+@strawberry.input(description="Input of profileReset.")
+class ProfileResetInput(Options):
+    users: UserSelection | None = leaf("Which accounts; absent = the viewer's.", default=UNSET)
+
+
+@strawberry.type
+class ProfileResetMutation:
+    @mutation(
+        "Forgets preferences of browser clients: what the accounts keep below ui/ in key-value "
+        "stores.",
+        scope=Scope.SETTINGS,
+        user_permission=UserPermission.PROFILE_RESET,
+    )
+    async def profile_reset(self, info: Info, input: ProfileResetInput) -> UsersPayload:
+        rows = await profile_reset.reset(info.context, users_named(input.users or None))
+        return UsersPayload(users=[User.of(row) for row in rows])

@@ -1,0 +1,45 @@
+"""Counters that begin anew, as the API shows it."""
+
+import strawberry
+from strawberry import UNSET
+
+from graph.types.errors import Options, UserSelectionPayload, leaf
+from graph.types.fields import Info
+from graph.types.mutations import mutation
+from graph.types.references import UserSelection, users_named
+from graph.users.types import User
+from models.errors import Invalid
+from models.users.roles import AdminPermission, Role, Scope
+from models.users.tables import UsageKind
+from resolvers.users import loaders as user_loaders
+from resolvers.users.quota import usage_reset
+
+
+@strawberry.input(description="Input of usageReset.")
+class UsageResetInput(Options):
+    users: UserSelection = leaf("Whose.")
+    kinds: list[UsageKind] | None = leaf("Which counters; absent = all.", default=UNSET)
+
+
+@strawberry.type(description="Answer of usageReset.")
+class UsageResetPayload(UserSelectionPayload):
+    users: list[User] = leaf("The accounts, as they are now.", default_factory=list)
+
+
+@strawberry.type
+class UsageResetMutation:
+    @mutation(
+        "Lets counters of limits begin anew: recipients, messages received, automatic answers. "
+        "What is stored is counted by quotaRecalculate.",
+        role=Role.DOMAIN_ADMIN,
+        scope=Scope.MASTER,
+        admin_permission=AdminPermission.RATELIMIT,
+    )
+    async def usage_reset(self, info: Info, input: UsageResetInput) -> UsageResetPayload:
+        kinds = input.kinds if isinstance(input.kinds, list) else list(UsageKind)
+        if not kinds:
+            text = "name a counter, or leave it out for all"
+            raise Invalid(text, constraint="required", path=["kinds"])
+        keys = await usage_reset.reset(info.context, users_named(input.users), set(kinds))
+        rows = await info.context.load_all(user_loaders.by_ids, keys)
+        return UsageResetPayload(users=[User.of(row) for row in rows if row])
