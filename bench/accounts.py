@@ -13,8 +13,8 @@ from bench.load import Target, measure_documents, once
 from bench.measure import Line
 from bench.server import Server, bounded, running
 from bench.sides import Kind, postgres
-from merganser.building import opened, owner
-from merganser.settings import Settings
+from merganser.server.environment_factory import opened, owner
+from merganser.settings.settings import Settings
 from models.users.roles import Role
 from resolvers.auth import api_keys
 from resolvers.auth.api_keys import NewKey

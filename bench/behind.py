@@ -19,8 +19,8 @@ from bench.server import Server, fine_cpu, running, settled
 from bench.sides import Kind, postgres
 from mail.recipients import address_resolution
 from mail.storage import received_messages
-from merganser.building import on_behalf, opened, owner
-from merganser.settings import Settings
+from merganser.server.environment_factory import on_behalf, opened, owner
+from merganser.settings.settings import Settings
 from models.events.journal import Change, ChangeKind, Stream
 from models.runtime.environment import World
 from models.store.columns import Picked, picked

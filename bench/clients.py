@@ -28,8 +28,8 @@ from bench.sides import Kind, postgres
 from graph.types.global_ids import encode
 from mail.recipients import address_resolution
 from mail.storage import received_messages
-from merganser.building import on_behalf, opened, owner
-from merganser.settings import Settings
+from merganser.server.environment_factory import on_behalf, opened, owner
+from merganser.settings.settings import Settings
 from models.messages.tables import Message, Thread
 from models.runtime.environment import World
 from models.store.columns import picked, table_of

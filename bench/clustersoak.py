@@ -35,7 +35,7 @@ from bench.ports import HOST
 from bench.sendsoak import SEND, Far, Post, furnished
 from bench.server import Server, answering, bounded, spawned, stop
 from bench.sides import postgres
-from merganser.settings import Settings
+from merganser.settings.settings import Settings
 from models.store.database import Database
 
 BUSY = 60  # messages that wait at most

@@ -23,8 +23,8 @@ from bench.measure import Fact, percentile
 from bench.ports import HOST
 from bench.server import PATIENCE, Server, broken, cpu, running, settled, whole_memory
 from bench.sides import Kind, postgres
-from merganser.building import opened, owner
-from merganser.settings import Settings
+from merganser.server.environment_factory import opened, owner
+from merganser.settings.settings import Settings
 from resolvers.auth import api_keys
 from resolvers.auth.api_keys import NewKey
 

@@ -25,8 +25,8 @@ from bench.house import READER, make_user
 from bench.ports import HOST
 from bench.server import Server, bounded, checked, stop
 from mail.storage import message_content, message_insert
-from merganser.building import opened, owner
-from merganser.settings import Settings
+from merganser.server.environment_factory import opened, owner
+from merganser.settings.settings import Settings
 from models.connectors import Protocol, Security
 from models.mailboxes.tables import Mailbox
 from models.messages.tables import Message

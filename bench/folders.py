@@ -33,8 +33,8 @@ from graph.schema import schema
 from graph.types.global_ids import encode
 from mail.recipients import address_resolution
 from mail.storage import received_messages
-from merganser.building import on_behalf, opened, owner
-from merganser.settings import Settings
+from merganser.server.environment_factory import on_behalf, opened, owner
+from merganser.settings.settings import Settings
 from models.events.journal import Change, ChangeKind
 from models.messages.tables import Message
 from models.runtime.environment import World

@@ -21,9 +21,9 @@ from bench.sides import Kind, postgres
 from graph.types.global_ids import encode
 from mail.recipients import address_resolution
 from mail.storage import received_messages
-from merganser.building import opened, owner
+from merganser.server.environment_factory import opened, owner
 from merganser.server.sockets import raise_open_file_limit
-from merganser.settings import Settings
+from merganser.settings.settings import Settings
 from models.runtime.environment import World
 from resolvers.auth import api_keys
 from resolvers.auth.api_keys import NewKey

@@ -17,8 +17,8 @@ from mail.recipients import address_resolution
 from mail.recipients.address_resolution import Recipient
 from mail.search import index_worker
 from mail.storage import message_insert, received_messages
-from merganser.building import on_behalf, opened, owner
-from merganser.settings import Settings
+from merganser.server.environment_factory import on_behalf, opened, owner
+from merganser.settings.settings import Settings
 from models.messages.tables import Message
 from models.runtime.environment import World
 from models.users.tables import User

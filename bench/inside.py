@@ -20,8 +20,8 @@ from graph.http.admission_control import Guards
 from graph.http.graphql_endpoint import Endpoint, Settings
 from graph.http.rate_budgets import Budgets, Rates
 from graph.schema import schema
-from merganser.building import opened
-from merganser.settings import read
+from merganser.server.environment_factory import opened
+from merganser.settings.settings import read
 from models.runtime.environment import World
 from resolvers.auth import authentication
 from resolvers.context import Needs, Viewer

@@ -33,9 +33,9 @@ from bench.server import (
     whole_memory,
 )
 from bench.sides import Kind, postgres
-from merganser import arckeys
-from merganser.building import opened
-from merganser.settings import Settings
+from merganser.server import arc_keys
+from merganser.server.environment_factory import opened
+from merganser.settings.settings import Settings
 
 NAME = "deliveries beside a large one by SMTP that is sent on"
 PLAIN, FORWARDS, FAR = "plain@bench.example", "onward@bench.example", "far@elsewhere.example"
@@ -66,7 +66,7 @@ async def measured(
     server = Server(folder / "large", url, more=more)
     settings = Settings(data=server.folder, store=url) if url else Settings(data=server.folder)
     task = bar.add_task(NAME, total=1)
-    arckeys.put(keys, "bench.example", "s")
+    arc_keys.put(keys, "bench.example", "s")
     async with opened(settings, migrate=True) as world:
         await make_user(world, PLAIN)
         await make_user(world, FORWARDS, FAR)

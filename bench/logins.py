@@ -18,8 +18,8 @@ from bench.load import LENGTH, Target, post
 from bench.measure import Fact, percentile
 from bench.ports import HOST
 from bench.server import hang_up
-from merganser.building import opened
-from merganser.settings import Settings
+from merganser.server.environment_factory import opened
+from merganser.settings.settings import Settings
 from models.users.tables import User
 from resolvers.auth.passwords import password_hashes
 

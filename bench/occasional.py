@@ -24,8 +24,8 @@ from bench.logins import Line, lines
 from bench.measure import Fact, percentile
 from bench.server import Server, bounded, fine_cpu, running, settled
 from bench.sides import Kind, postgres
-from merganser.building import opened, owner
-from merganser.settings import Settings
+from merganser.server.environment_factory import opened, owner
+from merganser.settings.settings import Settings
 from models.runtime.environment import World
 from models.store.columns import picked
 from models.users.tables import User

@@ -21,8 +21,8 @@ from bench.crash import Death, Ledger, Post, Round, drained, killed
 from bench.house import READER, make_user
 from bench.ports import HOST, free_port
 from bench.server import Server, checked
-from merganser.building import opened, owner
-from merganser.settings import Settings
+from merganser.server.environment_factory import opened, owner
+from merganser.settings.settings import Settings
 from resolvers.addresses import mutations as address_mutations
 from resolvers.addresses.mutations import NewAddress
 from resolvers.autoreply import autoreplies

@@ -22,8 +22,8 @@ from strawberry.schema.config import StrawberryConfig
 from graph.execution.operation_execution import Operation
 from graph.schema import TYPES, Mutation, Query, Subscription
 from graph.types.scalars import SCALARS
-from merganser.building import opened
-from merganser.settings import read
+from merganser.server.environment_factory import opened
+from merganser.settings.settings import read
 from models.runtime.environment import World
 from resolvers.auth import authentication
 

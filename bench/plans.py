@@ -27,7 +27,7 @@ from graph.http.graphql_endpoint import Endpoint
 from graph.http.graphql_endpoint import Settings as Limits
 from graph.http.rate_budgets import Budgets, Rates
 from graph.schema import schema
-from merganser.building import opened
+from merganser.server.environment_factory import opened
 from models.runtime.environment import World
 from resolvers.auth import authentication
 from resolvers.context import Viewer

@@ -28,9 +28,9 @@ from mail.envelope.delivery_jobs import Pace
 from mail.mime.header_encoding import Named
 from mail.queue import recipient_leases
 from mail.queue.destination_order import LAST, Room, Round
-from merganser.building import on_behalf, opened, owner
+from merganser.server.environment_factory import on_behalf, opened, owner
 from merganser.server.http_server import COLLECT
-from merganser.settings import Settings
+from merganser.settings.settings import Settings
 from models.queue.tables import MIDDLE, Delivery, DeliveryState
 from models.runtime.environment import Turn, World
 from models.store.columns import Picked, picked

@@ -20,8 +20,8 @@ from bench.sides import Kind, postgres
 from mail.recipients import address_resolution
 from mail.search.tokenizer import indexed, words_of
 from mail.storage import received_messages
-from merganser.building import opened, owner
-from merganser.settings import Settings
+from merganser.server.environment_factory import opened, owner
+from merganser.settings.settings import Settings
 from models.messages.tables import Message
 from models.runtime.environment import World
 from models.search import text_index

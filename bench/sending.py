@@ -18,8 +18,8 @@ from bench.ports import HOST
 from bench.server import ROOT, Server, broken, cpu, running
 from bench.sides import Kind, postgres
 from mail.mime.header_encoding import Named
-from merganser.building import on_behalf, opened
-from merganser.settings import Settings
+from merganser.server.environment_factory import on_behalf, opened
+from merganser.settings.settings import Settings
 from models.queue.tables import Delivery
 from models.runtime.environment import World
 from resolvers.submission import create as submission_create

@@ -35,8 +35,8 @@ from bench.load import Target, once
 from bench.ports import HOST, free_port
 from bench.server import Server, bounded, checked, stop
 from bench.sides import postgres
-from merganser.building import opened, owner
-from merganser.settings import Settings
+from merganser.server.environment_factory import opened, owner
+from merganser.settings.settings import Settings
 from resolvers.auth import api_keys
 from resolvers.auth.api_keys import NewKey
 

@@ -22,8 +22,8 @@ from bench.crash import Death, Ledger, Post, Round, drained, killed
 from bench.house import TAKER, make_user
 from bench.server import Server, bounded, checked
 from mail.storage import message_content
-from merganser.building import opened
-from merganser.settings import Settings
+from merganser.server.environment_factory import opened
+from merganser.settings.settings import Settings
 from models.messages.tables import Message
 from models.runtime.environment import World
 from models.store.columns import picked

@@ -10,8 +10,8 @@ import typer
 from sqlalchemy import Select, func, select, text
 from sqlmodel import col
 
-from merganser.building import database
-from merganser.settings import read
+from merganser.server.environment_factory import database
+from merganser.settings.settings import read
 from models.files.blobs import Blob, MessageBlob
 from models.messages.tables import Message
 from models.store.database import Database

@@ -19,8 +19,8 @@ from bench.load import Target, loaded, once, post
 from bench.measure import Fact
 from bench.server import Server, broken, running, settled
 from bench.sides import Kind, postgres
-from merganser.building import opened, owner
-from merganser.settings import Settings
+from merganser.server.environment_factory import opened, owner
+from merganser.settings.settings import Settings
 from resolvers.auth import api_keys
 from resolvers.auth.api_keys import NewKey
 

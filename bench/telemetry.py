@@ -28,8 +28,8 @@ from rich.table import Table
 
 from graph.execution import telemetry
 from graph.execution.telemetry import Observed, Sampler
-from merganser import logs, otlp
-from merganser.settings import Settings
+from merganser.server.observability import logs, otlp
+from merganser.settings.settings import Settings
 from models.observability.traces import Timed
 from models.store.database import STORE
 from models.users.roles import Role

@@ -31,8 +31,8 @@ from bench.sides import Kind, postgres
 from mail.recipients import address_resolution
 from mail.recipients.address_resolution import Recipient
 from mail.storage import received_messages
-from merganser.building import opened
-from merganser.settings import read
+from merganser.server.environment_factory import opened
+from merganser.settings.settings import read
 from models.events import journal
 from models.runtime.environment import World
 from models.store.prepared_statements import Sent

@@ -27,10 +27,10 @@ from graph.types.global_ids import decode, encode
 from mail.maintenance import housekeeping
 from mail.recipients import address_resolution
 from mail.storage import received_messages
-from merganser import accounts, domains
-from merganser.accounts import Key
-from merganser.building import opened
-from merganser.settings import Settings
+from merganser.commands import domain_operations, user_operations
+from merganser.commands.user_operations import Key
+from merganser.server.environment_factory import opened
+from merganser.settings.settings import Settings
 from models.admin.tasks import Task
 from models.messages.tables import Message
 from models.runtime.environment import World
@@ -193,12 +193,12 @@ async def prove(server: Server, bus: Bus, plan: Plan, *, told: Told = lambda _: 
 
 async def _furnished(server: Server, bus: Bus, world: World) -> House:
     users, secrets = list[int](), list[str]()
-    await domains.add(world, "example.org", {}, with_key=False)
+    await domain_operations.add(world, "example.org", {}, with_key=False)
     for name in NAMES:
         new = NewUser(name, address=f"{name}@example.org", password_disabled=True, quota=0)
-        users.append(decode("User", (await accounts.add(world, new))[0]))
-        secrets.append((await accounts.make_key(world, Key(name, name)))[1])
-    root = (await accounts.make_key(world, Key("root", role=Role.ROOT)))[1]
+        users.append(decode("User", (await user_operations.add(world, new))[0]))
+        secrets.append((await user_operations.make_key(world, Key(name, name)))[1])
+    root = (await user_operations.make_key(world, Key("root", role=Role.ROOT)))[1]
     for nth, name in itertools.product(range(BEGUN), NAMES):
         to = await address_resolution.recipient(world, f"{name}@example.org")
         mail = await received_messages.read(letter(f"{name} {nth}"))

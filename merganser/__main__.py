@@ -7,8 +7,8 @@ import sys
 
 import typer
 
-from merganser.commands import app
-from merganser.trouble import WRONG, Trouble
+from merganser.commands.command_line import app
+from merganser.errors import WRONG, Trouble
 from models.errors import Invalid, Refused
 
 PRIVATE = 0o077  # what we make is for its owner alone: it is mail

@@ -11,8 +11,8 @@ from sqlmodel import select
 
 from graph.execution.operation_execution import Operation
 from graph.schema import schema
+from merganser.demo.account import furnish
 from merganser.demo.credentials import NAME, read_account
-from merganser.demonstration import furnish
 from models.runtime.environment import World
 from models.users.tables import User
 from resolvers.auth import authentication

@@ -21,7 +21,7 @@ from graph.http.graphql_endpoint import Endpoint
 from graph.subscriptions.shared_subscriptions import Group
 from graph.types.scalars import SCALARS, Cursor
 from merganser.server import sockets
-from merganser.settings import Settings
+from merganser.settings.settings import Settings
 from models.events import journal
 from models.events.journal import ChangeKind, Entry
 from models.runtime.environment import World

@@ -13,7 +13,7 @@ import asyncpg
 from sqlalchemy import Engine, text
 from sqlmodel import SQLModel
 
-from merganser.upgrade import upgrade
+from merganser.server.store.migration import upgrade
 from models.search.text_index import TABLE
 from models.store.database import Database
 

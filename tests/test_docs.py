@@ -25,10 +25,10 @@ from graphql import (
 from bench.ports import free_port
 from mail.recipients import address_resolution
 from mail.storage import received_messages
-from merganser import building
-from merganser.commands import app
+from merganser.commands.command_line import app
 from merganser.demo.credentials import ADDRESS, NAME
-from merganser.settings import Settings
+from merganser.server import environment_factory
+from merganser.settings.settings import Settings
 from models.runtime.environment import World
 from models.users.roles import Role
 from resolvers.users.creation import create as creation_create
@@ -124,7 +124,7 @@ async def given(client: Client, block: Block) -> dict[str, Any]:
 
 async def test_queries_and_mutations_run_on_the_demo_account(demo: Client) -> None:
     other = NewUser("bob", address=f"bob@{ADDRESS.partition('@')[2]}", password_disabled=True)
-    await creation_create.create(building.owner(demo.world), other)
+    await creation_create.create(environment_factory.owner(demo.world), other)
     admin = await make_client(demo.world, demo.http, "chief", role=Role.ADMIN)
     for block in of_kind(OperationType.QUERY, OperationType.MUTATION):
         name = operation(block).name

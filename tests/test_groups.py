@@ -14,7 +14,7 @@ import pytest
 from graph.http.graphql_request import Question, encode
 from graph.schema import schema
 from graph.subscriptions import result_stream
-from merganser.settings import Settings
+from merganser.settings.settings import Settings
 from models.auth.credentials import ApiKey
 from models.events.journal import ChangeKind
 from models.runtime.environment import World

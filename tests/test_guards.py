@@ -14,8 +14,8 @@ from graph.http.graphql_endpoint import Endpoint, Settings
 from graph.http.rate_budgets import BURST, LEAST, Budgets, Rates, capacity, least, place, reading
 from graph.http.upload_body import Limits as Uploads
 from merganser.server import http_server
-from merganser.settings import Settings as Operators
-from merganser.shares import shared
+from merganser.server.processes.process_shares import shared
+from merganser.settings.settings import Settings as Operators
 from models.runtime.concurrency_limits import Crowd
 from models.runtime.environment import World
 from models.users.roles import Role

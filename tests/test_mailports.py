@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from merganser.mailports import certificate, required
+from merganser.errors import MISUSED, Trouble
 from merganser.server import sockets
-from merganser.settings import Settings
-from merganser.trouble import MISUSED, Trouble
+from merganser.server.smtp_listeners import certificate, required
+from merganser.settings.settings import Settings
 from models.runtime.environment import World
 from tests.mail.smtp_client import Authority
 

@@ -19,7 +19,7 @@ from graph.http.metrics import Census
 from graph.http.openmetrics import preferred, written
 from mail.mime.header_encoding import Named
 from mail.storage.blobs.object_stores import LocalStore
-from merganser.logs import HELD, JsonLines, Outlet, TextLines
+from merganser.server.observability.logs import HELD, JsonLines, Outlet, TextLines
 from models.observability import metrics
 from models.observability.metrics import Counter, Histogram, Level, info
 from models.observability.traces import MOST, Span, Timed, current

@@ -20,7 +20,7 @@ from graph.execution.documents.document_cache import KEPT_MAX, TEXT_MAX, Documen
 from graph.execution.documents.documents_by_hash import FRESH, Persisted, Unmet, claim
 from graph.http.graphql_endpoint import Settings
 from graph.http.graphql_request import Question, Rejected
-from merganser.building import owner
+from merganser.server.environment_factory import owner
 from models.runtime.environment import World
 from models.store.database import Database
 from models.users.roles import Role

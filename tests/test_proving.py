@@ -6,8 +6,8 @@ from datetime import timedelta
 
 import pytest
 
-from merganser import proving
-from merganser.proving import Proving
+from merganser.server import acme_http
+from merganser.server.acme_http import Proving
 from models.certificates import AcmeChallenge
 from models.runtime.concurrency_limits import Crowd
 from models.runtime.environment import World
@@ -77,7 +77,7 @@ async def test_who_says_too_much_or_nothing_is_hung_up_on(
     there: Proving, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert await said(there, b"GET " + b"x" * 20_000) == b""
-    monkeypatch.setattr(proving, "PATIENCE", 0.2)
+    monkeypatch.setattr(acme_http, "PATIENCE", 0.2)
     assert await said(there, b"GET / HTTP/1.1\r\n") == b""
     monkeypatch.setattr(there, "_crowd", Crowd(0, 0))
     assert await said(there, b"GET / HTTP/1.1\r\n\r\n") == b""

@@ -9,9 +9,9 @@ import pytest
 from sqlmodel import col
 
 from mail.routing.mx_hosts import Route
-from merganser import serving
-from merganser.ending import Ending
-from merganser.parts import ALONE
+from merganser.server import lifecycle
+from merganser.server.processes.process_roles import ALONE
+from merganser.server.shutdown import Ending
 from models.messages.tables import Message
 from models.runtime.environment import World
 from resolvers.admin import tasks
@@ -64,7 +64,7 @@ def compared(
 async def running(world: World, folder: Path) -> AsyncGenerator[set[str]]:
     """All workers of a server, by their names."""
     ending = Ending(0.0, starting=None)
-    async with serving._workers(world, Route(), ending, folder, ALONE):  # noqa: SLF001
+    async with lifecycle._workers(world, Route(), ending, folder, ALONE):  # noqa: SLF001
         works: list[Any] = [task.get_coro() for task in ending.workers]
         yield {f"{one.cr_frame.f_globals['__name__']}.{one.__name__}" for one in works}
 

@@ -4,9 +4,9 @@ import os
 
 import pytest
 
-from merganser import slates
-from merganser.logs import LOST
-from merganser.slates import Board, Ship, Slates
+from merganser.server.observability.logs import LOST
+from merganser.server.processes import shared_metrics
+from merganser.server.processes.shared_metrics import Board, Ship, Slates
 from models.observability.metrics import Across, Counter, Family, Histogram, Level, gauge, info
 from models.observability.metrics_merge import MOST, carried, merged, packed, unpacked
 
@@ -95,7 +95,7 @@ def test_a_slate_has_what_was_written_last() -> None:
         assert told[1] == b"x" * number * 1000
     assert some.read(0) is some.read(2) is None
     with pytest.raises(ValueError, match="more than"):
-        some.write(1, bytes(slates.ROOM + 1))
+        some.write(1, bytes(shared_metrics.ROOM + 1))
     assert some.read(1)[1] == b"x" * 4000  # type: ignore[index]
 
 
@@ -152,7 +152,7 @@ def test_who_has_told_nothing_for_long_is_not_up(monkeypatch: pytest.MonkeyPatch
     board.mark(0, up=True)
     asked = ship(some, board, 0)
     asked.note()
-    monkeypatch.setattr(slates, "FRESH", 0.0)
+    monkeypatch.setattr(shared_metrics, "FRESH", 0.0)
     assert values(asked.families())["merganser_worker_up", ("1",)] == 0
 
 
@@ -161,7 +161,7 @@ def test_numbers_too_many_to_tell_end_nobody(
 ) -> None:
     some = Slates(3)
     one = ship(some, Board(3), 0)
-    monkeypatch.setattr(slates, "ROOM", 10)
+    monkeypatch.setattr(shared_metrics, "ROOM", 10)
     one.note()
     assert caplog.records[-1].message == "metrics could not be noted"
     assert some.read(0) is None

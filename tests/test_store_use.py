@@ -8,11 +8,12 @@ import pytest
 from sqlalchemy import insert, select
 from sqlmodel import col
 
-from merganser import rotation, vaults
+from merganser.commands import key_rotation
+from merganser.errors import Trouble
+from merganser.server import key_file
 from merganser.server.server_identity import server_identity
-from merganser.server.store_use import used_alone, used_by_server
-from merganser.settings import Settings
-from merganser.trouble import Trouble
+from merganser.server.store.store_use import used_alone, used_by_server
+from merganser.settings.settings import Settings
 from models.auth.credentials import VaultKey
 from models.runtime import leases
 from models.runtime.environment import World
@@ -48,14 +49,14 @@ async def test_no_command_has_the_store_alone_beside_a_live_server(
 
 async def test_keys_stay_as_they_are_beside_a_live_server(world: World, tmp_path: Path) -> None:
     settings, command = settings_of(world, tmp_path), another_process(world)
-    vaults.write(vaults.path_of(settings), world.vault.keys)
-    before = vaults.path_of(settings).read_text()
+    key_file.write(key_file.path_of(settings), world.vault.keys)
+    before = key_file.path_of(settings).read_text()
     async with used_by_server(another_process(world, name="server")):
         with pytest.raises(Trouble, match="stop it, then make other keys"):
-            await rotation.rotate(command, settings, lambda _done, _all: None)
-    assert vaults.path_of(settings).read_text() == before
-    done = await rotation.rotate(another_process(world), settings, lambda _done, _all: None)
-    assert list(vaults.read(vaults.path_of(settings))) == [done.name]
+            await key_rotation.rotate(command, settings, lambda _done, _all: None)
+    assert key_file.path_of(settings).read_text() == before
+    done = await key_rotation.rotate(another_process(world), settings, lambda _done, _all: None)
+    assert list(key_file.read(key_file.path_of(settings))) == [done.name]
 
 
 async def test_a_dead_server_is_waited_for_and_no_longer(world: World, tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ import hashlib
 
 import pytest
 
-from merganser.building import owner
+from merganser.server.environment_factory import owner
 from models.errors import Forbidden, NotFound
 from models.runtime.environment import World
 from models.users.roles import Role, Scope

@@ -12,8 +12,8 @@ from typing import Any
 import asyncpg
 import pytest
 
-from merganser.buses import wakeups
-from merganser.settings import Settings
+from merganser.server.event_bus import wakeups
+from merganser.settings.settings import Settings
 from models.events.bus import Bus, Heard
 from models.events.bus.local_bus import LocalBus
 from models.events.wakeups import LONGEST, PAUSE, Shared, Wakeups, _messages

@@ -1,5 +1,5 @@
 """Mail for the demo account, the same every time for the same seed."""
 
-from merganser.demo.postbag import Letter, letters
+from merganser.demo.message_generator import Letter, letters
 
 __all__ = ["Letter", "letters"]

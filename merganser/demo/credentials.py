@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from merganser.trouble import Trouble
+from merganser.errors import Trouble
 
 NAME = "demo"
 ADDRESS = "demo@merganser.example"

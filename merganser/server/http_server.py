@@ -18,12 +18,12 @@ from graph.http.admission_control import Guards
 from graph.http.graphql_endpoint import Settings as Endpoint
 from graph.http.rate_budgets import Budgets, Rates
 from graph.http.upload_body import Limits
-from merganser import connections
-from merganser.connections import Desk
+from merganser.errors import Trouble
+from merganser.server import http_connections
+from merganser.server.http_connections import Desk
+from merganser.server.processes.process_shares import share
 from merganser.server.sockets import exposed_settings
-from merganser.settings import PREFIX, Settings
-from merganser.shares import share
-from merganser.trouble import Trouble
+from merganser.settings.settings import PREFIX, Settings
 from models.auth.credentials import ApiKey
 from models.runtime.concurrency_limits import Crowd
 from models.runtime.environment import World
@@ -47,13 +47,13 @@ class Web(uvicorn.Server):
         if counter % SWEEP == 0:
             now = time.monotonic()
             for one in list(self.server_state.connections):
-                if isinstance(one, connections.Http | connections.Socket):
+                if isinstance(one, http_connections.Http | http_connections.Socket):
                     one.sweep(now)
         return await super().on_tick(counter)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None]:
-        """Leave the signals alone: `merganser/serving.py` takes them."""
+        """Leave the signals alone: `merganser/server/lifecycle.py` takes them."""
         yield
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -73,7 +73,7 @@ class Web(uvicorn.Server):
 
 def web(app: App, settings: Settings, up: Callable[[], None] | None = None) -> Web:
     """The HTTP server of this app, for sockets that are given; calls `up` once it answers."""
-    http, websocket = connections.protocols(desk(settings))
+    http, websocket = http_connections.protocols(desk(settings))
     return Web(
         app,
         uvicorn.Config(

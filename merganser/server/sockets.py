@@ -5,8 +5,8 @@ import resource
 import socket
 from datetime import timedelta
 
-from merganser.settings import PREFIX, Settings
-from merganser.trouble import Trouble
+from merganser.errors import Trouble
+from merganser.settings.settings import PREFIX, Settings
 
 BACKLOG = 2048
 

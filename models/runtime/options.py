@@ -12,7 +12,7 @@ BACKOFF = tuple(timedelta(minutes=each) for each in (1, 5, 15, 30, 60, 120, 240)
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """Limits and times. `merganser/settings.py` says what each is for, and reads them."""
+    """Limits and times. `merganser/settings/settings.py` says what each is for, and reads them."""
 
     hostname: str = "localhost"
     authserv_ids: tuple[str, ...] = ()  # whose Authentication-Results are believed, where

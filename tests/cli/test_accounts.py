@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from merganser.building import opened, owner
-from merganser.settings import read
+from merganser.server.environment_factory import opened, owner
+from merganser.settings.settings import read
 from models.errors import AuthenticationFailed, Unauthenticated
 from models.store.keyset_pages import MOST
 from models.users.roles import Role, Scope

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from merganser import locks
-from merganser.building import fault, secret
-from merganser.files import once
+from merganser.errors import Trouble
+from merganser.server.environment_factory import fault, secret
+from merganser.server.private_files import once
 from merganser.server.sockets import exposed_settings
-from merganser.settings import Settings, read
-from merganser.trouble import Trouble
+from merganser.server.store import store_lock
+from merganser.settings.settings import Settings, read
 from tests.cli.conftest import Shell
 
 ROOT = Path(__file__).parents[2]
@@ -152,32 +152,32 @@ def test_a_secret_is_made_once_whoever_comes_first(bare: Shell) -> None:
 @pytest.mark.usefixtures("shell")
 async def test_a_store_is_served_or_repaired_but_never_both() -> None:
     store = read().store
-    assert locks.holder_of(store) is None
-    async with locks.serving(store):
-        assert locks.holder_of(store) == str(os.getpid())
+    assert store_lock.holder_of(store) is None
+    async with store_lock.serving(store):
+        assert store_lock.holder_of(store) == str(os.getpid())
         with pytest.raises(Trouble, match=rf"another merganser.*\(pid {os.getpid()}\)"):
-            async with locks.serving(store):
+            async with store_lock.serving(store):
                 pass
         with pytest.raises(Trouble, match=r"serves this store \(pid \d+\): stop it"):
-            async with locks.repairing(store):
+            async with store_lock.repairing(store):
                 pass
-    async with locks.repairing(store):
+    async with store_lock.repairing(store):
         pass
 
 
 async def test_servers_share_a_postgres_store_but_not_with_a_repair(postgres: str) -> None:
-    async with locks.serving(postgres), locks.serving(postgres):
+    async with store_lock.serving(postgres), store_lock.serving(postgres):
         with pytest.raises(Trouble, match="stop all of them"):
-            async with locks.repairing(postgres):
+            async with store_lock.repairing(postgres):
                 pass
-    async with locks.repairing(postgres):
+    async with store_lock.repairing(postgres):
         with pytest.raises(Trouble, match="is being repaired"):
-            async with locks.serving(postgres):
+            async with store_lock.serving(postgres):
                 pass
 
 
 async def test_check_refuses_to_repair_beside_a_server(shell: Shell) -> None:
-    async with locks.serving(read().store):
+    async with store_lock.serving(read().store):
         said = await asyncio.to_thread(shell, "check", "--repair")
     assert said.code == 1
     assert "stop it, then repair" in said.err

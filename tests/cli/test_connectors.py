@@ -21,9 +21,9 @@ from rich.filesize import decimal
 
 from bench.ports import free_port
 from graph.types.global_ids import encode
-from merganser import accounts
-from merganser.building import opened, owner
-from merganser.settings import read
+from merganser.commands import user_operations
+from merganser.server.environment_factory import opened, owner
+from merganser.settings.settings import read
 from models.connectors import Protocol, Security
 from resolvers.connectors import mutations as connector_mutations
 from tests.cli.conftest import Shell
@@ -63,7 +63,7 @@ def made(far: Dovecot, username: str, **more: Any) -> str:
 
     async def make() -> str:
         async with opened(read()) as world:
-            user = await accounts.found(world, more.pop("user", "ada"))
+            user = await user_operations.found(world, more.pop("user", "ada"))
             word = more.pop("password", PASSWORD)
             given = {
                 "name": "far",

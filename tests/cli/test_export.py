@@ -12,9 +12,9 @@ import pytest
 from sqlalchemy import select
 from sqlmodel import col
 
-from merganser import accounts
-from merganser.building import opened, owner
-from merganser.settings import read
+from merganser.commands import user_operations
+from merganser.server.environment_factory import opened, owner
+from merganser.settings.settings import read
 from models.connectors import Connector, Protocol, Security
 from models.store.columns import picked
 from resolvers.connectors import credentials
@@ -95,7 +95,7 @@ def connect(word: str) -> None:
     async def make() -> None:
         async with opened(read()) as world:
             await connector_mutations.create(
-                owner(world), await accounts.found(world, "ada"), GIVEN, word
+                owner(world), await user_operations.found(world, "ada"), GIVEN, word
             )
 
     asyncio.run(make())

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from merganser import locks
-from merganser.building import opened
-from merganser.settings import read
+from merganser.server.environment_factory import opened
+from merganser.server.store import store_lock
+from merganser.settings.settings import read
 from models.auth.second_factors import TotpSeed
 from models.runtime.secret_box import Vault, new_key
 from resolvers.auth.second_factors.totp import place_of
@@ -154,7 +154,7 @@ def test_killed_at_any_point_it_loses_nothing_and_goes_on(furnished: Shell, plac
 
 async def test_it_needs_the_servers_stopped(furnished: Shell) -> None:
     before = file_of(furnished).read_text()
-    async with locks.serving(read().store):
+    async with store_lock.serving(read().store):
         said = await asyncio.to_thread(furnished, "keys", "rotate")
     assert said.code == 1
     assert "stop it, then make other keys" in said.err
@@ -247,12 +247,12 @@ def test_two_that_start_at_once_have_one_file(shell: Shell) -> None:
 def test_a_file_that_cannot_be_written_stops_the_rotation(
     furnished: Shell, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from merganser import vaults
+    from merganser.server import key_file
 
     def refused(_path: Path, _text: str) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(vaults, "replaced", refused)
+    monkeypatch.setattr(key_file, "replaced", refused)
     said = furnished("keys", "rotate")
     assert said.code == 1
     assert "cannot write" in said.err

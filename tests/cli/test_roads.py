@@ -9,9 +9,9 @@ import pytest
 from typer.core import TyperGroup
 from typer.main import get_command
 
-from merganser.building import opened
-from merganser.commands import app
-from merganser.settings import Settings
+from merganser.commands.command_line import app
+from merganser.server.environment_factory import opened
+from merganser.settings.settings import Settings
 from tests import stores
 from tests.certifying import Signer
 from tests.cli.conftest import Shell

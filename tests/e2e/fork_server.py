@@ -16,7 +16,7 @@ from typing import Any, Never
 def _import_server() -> None:
     import graph.schema  # noqa: F401 - after the check of the name of this module
     import merganser.__main__
-    import merganser.serving  # noqa: F401
+    import merganser.server.lifecycle  # noqa: F401
 
 
 def _run(request: dict[str, Any]) -> Never:

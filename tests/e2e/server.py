@@ -20,10 +20,10 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.typing import Subprotocol
 
 from bench.ports import free_port
-from merganser import accounts
-from merganser.accounts import Key
-from merganser.building import opened
-from merganser.settings import Settings
+from merganser.commands import user_operations
+from merganser.commands.user_operations import Key
+from merganser.server.environment_factory import opened
+from merganser.settings.settings import Settings
 from models.runtime.environment import World
 from models.users.roles import Role
 from resolvers.users.creation.create import NewUser
@@ -198,9 +198,11 @@ class Server:
             async with self.world() as world:
                 for name in names:
                     address = f"{name}@example.org"
-                    await accounts.add(world, NewUser(name, address=address, password=PASSWORD))
-                    _, self.secrets[name] = await accounts.make_key(world, Key(name, name))
-                _, self.secrets["root"] = await accounts.make_key(
+                    await user_operations.add(
+                        world, NewUser(name, address=address, password=PASSWORD)
+                    )
+                    _, self.secrets[name] = await user_operations.make_key(world, Key(name, name))
+                _, self.secrets["root"] = await user_operations.make_key(
                     world, Key("root", role=Role.ROOT)
                 )
 

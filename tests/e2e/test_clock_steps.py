@@ -23,8 +23,8 @@ from bench.load import Target, once
 from bench.ports import HOST
 from bench.sendsoak import SEND, Far, furnished
 from bench.server import Server
-from merganser.building import opened, owner
-from merganser.settings import Settings
+from merganser.server.environment_factory import opened, owner
+from merganser.settings.settings import Settings
 from models.store.database import Database
 from models.users.roles import Role
 from resolvers.auth import api_keys

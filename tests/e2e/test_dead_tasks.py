@@ -13,7 +13,7 @@ from sqlalchemy import select
 from sqlmodel import col
 
 from mail.archives.archive_writer import ExportFormat
-from merganser.building import on_behalf
+from merganser.server.environment_factory import on_behalf
 from models.admin.tasks import Task, TaskState
 from models.runtime.environment import World
 from models.users.tables import User

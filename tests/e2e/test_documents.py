@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from merganser.building import owner
+from merganser.server.environment_factory import owner
 from resolvers.admin import trusted_documents
 from resolvers.admin.trusted_documents import NewDocument
 from tests.e2e.server import Server

@@ -18,8 +18,8 @@ from bench.house import TAKER, make_user
 from bench.letters import Writer
 from bench.lmtp import connected
 from bench.server import Server, stop
-from merganser.building import opened, owner
-from merganser.settings import Settings
+from merganser.server.environment_factory import opened, owner
+from merganser.settings.settings import Settings
 from resolvers.auth import api_keys
 from resolvers.auth.api_keys import NewKey
 from tests.whole import CI

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from bench.ports import free_port
-from merganser.accounts import found
-from merganser.building import on_behalf
+from merganser.commands.user_operations import found
+from merganser.server.environment_factory import on_behalf
 from resolvers.mailboxes import loaders as mailbox_loaders
 from resolvers.mailboxes.loaders import NewMailboxes
 from tests.conftest import raw_message

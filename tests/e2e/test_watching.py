@@ -18,11 +18,11 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as older
 
 from graph.app import create_app
-from merganser import otlp
-from merganser.ending import Ending
+from merganser.errors import Trouble
 from merganser.server import http_server
-from merganser.settings import Settings
-from merganser.trouble import Trouble
+from merganser.server.observability import otlp
+from merganser.server.shutdown import Ending
+from merganser.settings.settings import Settings
 from models.runtime.environment import World
 from tests.collector import Collector, collecting
 from tests.e2e.server import OTHER, PASSWORD, ROOT, START, Server

@@ -19,9 +19,9 @@ from mail.smtp.smtp_server import Smtp, Terms
 from mail.tls import server_tls
 from mail.tls.server_tls import Certificate, loaded
 from mail.tls.sni_certificates import CONTEXTS, Keyring
-from merganser import mailports
-from merganser.settings import Settings
-from merganser.trouble import Trouble
+from merganser.errors import Trouble
+from merganser.server import smtp_listeners
+from merganser.settings.settings import Settings
 from models.runtime.environment import World
 from resolvers.certificates import certificate_reload
 from resolvers.certificates.certificates import spki_served
@@ -269,10 +269,10 @@ def test_keys_reach_openssl_without_a_file_that_stays(
 async def test_submission_needs_a_certificate_or_one_on_its_way(root: Client, world: World) -> None:
     settings = Settings(submission="127.0.0.1:587")
     with pytest.raises(Trouble, match="MERGANSER_SUBMISSION takes a certificate"):
-        await mailports.required(settings, world)
-    await mailports.required(Settings(smtp="127.0.0.1:25"), world)
+        await smtp_listeners.required(settings, world)
+    await smtp_listeners.required(Settings(smtp="127.0.0.1:25"), world)
     await put(root, serverName=NAME, acme=True)
-    await mailports.required(settings, world)
+    await smtp_listeners.required(settings, world)
 
 
 async def test_tlsa_tells_of_what_is_shown(root: Client, world: World, tmp_path: Path) -> None:

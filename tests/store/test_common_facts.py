@@ -13,10 +13,10 @@ from pydantic import SecretStr
 from mail.recipients import address_resolution
 from mail.storage import received_messages
 from mail.storage.blobs.object_stores import MARK
-from merganser import domains
-from merganser.building import opened
-from merganser.settings import Settings
-from merganser.trouble import Trouble
+from merganser.commands import domain_operations
+from merganser.errors import Trouble
+from merganser.server.environment_factory import opened
+from merganser.settings.settings import Settings
 from models.runtime import leases
 from models.runtime.environment import World
 from models.store.database import Database
@@ -94,7 +94,7 @@ async def test_second_server_must_have_secret_key_file_and_objects_of_the_first(
         assert f"copy {tmp_path}/first/secret from" in await reason(second)
         copy(tmp_path, "secret")
         await first.blobs.put("00/a", b"a")
-        await domains.add(first, "example.org", {}, with_key=False)
+        await domain_operations.add(first, "example.org", {}, with_key=False)
         ada = await make_user(first, "ada")
         letter = await received_messages.read(raw_message("Hello"))
         to = await address_resolution.recipient(first, f"{ada.username}@example.org")

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, event, literal, select, text
 
 from mail.smtp import lmtp
 from merganser.server import http_server
-from merganser.settings import Settings
+from merganser.settings.settings import Settings
 from models.runtime.environment import World
 from models.store.database import Database
 from models.store.outage_log import OUTAGES

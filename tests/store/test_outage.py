@@ -15,7 +15,7 @@ from sqlalchemy import literal, make_url, select, text
 
 from mail.smtp.lmtp import Lmtp
 from mail.storage.blobs.object_stores import ObjectStore
-from merganser.logs import OutageFilter
+from merganser.server.observability.logs import OutageFilter
 from models.events.journal import ChangeKind
 from models.store.database import Database
 from models.store.outage_log import OUTAGES

@@ -8,8 +8,8 @@ import pytest
 from sqlalchemy import text
 
 from mail.maintenance import housekeeping
-from merganser.building import opened
-from merganser.settings import Settings
+from merganser.server.environment_factory import opened
+from merganser.settings.settings import Settings
 from models.store.database import Database, Readers
 from resolvers.admin import tasks
 from tests import stores

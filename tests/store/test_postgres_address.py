@@ -15,8 +15,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from sqlalchemy import text
 
-from merganser import locks
-from merganser.settings import driven
+from merganser.server.store import store_lock
+from merganser.settings.settings import driven
 from models.events.bus.postgres_bus import PostgresBus
 from models.store.database import Database
 from models.store.outages import StoreUnavailable
@@ -102,7 +102,7 @@ async def test_tls_is_used_by_every_kind_of_connection(tls: tuple[Proxy, Path], 
     bus = PostgresBus(driven(url))
     await bus.send("hello")
     await bus.close()
-    async with locks.serving(driven(url)):
+    async with store_lock.serving(driven(url)):
         pass
     assert proxy.hurried == used + 2
 

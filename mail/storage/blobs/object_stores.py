@@ -24,7 +24,7 @@ from models.store.outage_log import OUTAGES
 from models.store.outages import NO_SPACE, Component, DiskFull, StoreUnavailable
 
 NAME = re.compile(r"[0-9a-f]{2}/(?!\.{1,2}$)[A-Za-z0-9._-]+")
-MARK = "00/merganser.mark"  # says whose objects these are: merganser/server/common_facts.py
+MARK = "00/merganser.mark"  # says whose objects these are: merganser/server/store/common_facts.py
 SHARDS = frozenset(f"{number:02x}" for number in range(256))
 PART = ".part-"  # how the names of unfinished files begin
 CHUNK = 1024 * 1024  # most bytes that `stream` yields at once

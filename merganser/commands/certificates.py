@@ -1,0 +1,152 @@
+"""The commands `merganser certificate …`."""
+# ruff: noqa: PLC0415 - what a command needs is imported when it runs, so that --help is quick
+# ruff: noqa: PLR0913, PLR0917 - a parameter for each option: typer reads them
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from merganser.errors import MISUSED, Trouble
+
+if TYPE_CHECKING:
+    from merganser.settings.settings import Settings
+    from models.runtime.environment import World
+    from resolvers.certificates.certificates import Notice
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of the server.")]
+
+
+def list_certificates(as_json: Json = False) -> None:
+    """List certificates: what servers of ours show to who asks for their names.
+
+    Example: merganser certificate list
+    """
+    from merganser.commands import certificate_operations as certificates
+    from merganser.commands.command_line import run
+    from merganser.commands.terminal_tables import shown
+
+    async def work(world: "World", _settings: "Settings") -> list[dict[str, Any]]:
+        return await certificates.listed(world)
+
+    found = run(work)
+    if as_json:
+        typer.echo(json.dumps(found, indent=2, ensure_ascii=False))
+        return
+    shown(("name", "expires", "ACME", "state", "names in it"), [_line(each) for each in found])
+
+
+def _line(found: dict[str, Any]) -> list[str]:
+    expires = (found["expires_at"] or "none yet")[:10]
+    renewed = "yes" if found["acme"] else "no"
+    return [
+        found["server_name"],
+        expires,
+        renewed,
+        found["acme_state"] or "",
+        " ".join(found["alt_names"]),
+    ]
+
+
+def put(
+    name: Name,
+    cert: Annotated[
+        Path | None, typer.Option(help="File with the certificate and its chain, PEM.")
+    ] = None,
+    key: Annotated[
+        Path | None, typer.Option(help="File with its key; none: it is in the same file.")
+    ] = None,
+    acme: Annotated[
+        bool, typer.Option("--acme", help="Have it made by ACME, and renewed.")
+    ] = False,
+    also: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Another name that ACME puts into it; may be repeated."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Store the certificate of a server, or have it made. A running server shows it at once.
+
+    Example: merganser certificate set mx.example.org --cert mx.pem --key mx.key
+
+    Example: merganser certificate set mx.example.org --acme --also imap.example.org
+    """
+    from merganser.commands import certificate_operations as certificates
+    from merganser.commands.command_line import run
+
+    if cert is None and not acme:
+        raise Trouble("say --cert FILE, or --acme", code=MISUSED)
+
+    async def work(world: "World", _settings: "Settings") -> "tuple[dict[str, Any], list[Notice]]":
+        return await certificates.put(world, name, (cert, key), acme=acme, names=also or None)
+
+    found, notices = run(work)
+    for notice in notices:
+        typer.echo(f"{notice.code}: {notice.message}", err=True)
+    _print(found, as_json)
+
+
+def _print(found: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(found, indent=2, ensure_ascii=False))
+        return
+    ends = found["expires_at"]
+    typer.echo(f"{found['server_name']}: " + (f"valid until {ends[:10]}" if ends else "none yet"))
+    if found["acme_state"]:
+        typer.echo(f"ACME: {found['acme_state']}")
+    if found["tlsa"]:
+        typer.echo(f"TLSA: {found['tlsa']}")
+
+
+def renew(name: Name, as_json: Json = False) -> None:
+    """Have a certificate renewed by ACME now; a running server does it.
+
+    Example: merganser certificate renew mx.example.org
+    """
+    from merganser.commands import certificate_operations as certificates
+    from merganser.commands.command_line import run
+
+    async def work(world: "World", _settings: "Settings") -> dict[str, Any]:
+        return await certificates.renew(world, name)
+
+    _print(run(work), as_json)
+
+
+def delete(
+    name: Name,
+    revoke: Annotated[
+        str | None,
+        typer.Option(
+            metavar="REASON",
+            help="Have its authority revoke it before: unspecified, key-compromise, superseded, "
+            "affiliation-changed or cessation-of-operation.",
+        ),
+    ] = None,
+) -> None:
+    """Delete the certificate of a server. Connections that are open stay as they are.
+
+    Example: merganser certificate delete mx.example.org
+
+    Example: merganser certificate delete mx.example.org --revoke key-compromise
+    """
+    from merganser.commands import certificate_operations as certificates
+    from merganser.commands.command_line import run
+
+    async def work(world: "World", _settings: "Settings") -> bool:
+        return await certificates.remove(world, name, revoke)
+
+    if run(work):
+        typer.echo(f"The certificate of {name} is revoked.")
+    typer.echo(f"{name} has no certificate here any more.")
+
+
+def certificates() -> typer.Typer:
+    """The commands about certificates."""
+    made = typer.Typer(help="List, set and renew certificates.", no_args_is_help=True)
+    made.command("list")(list_certificates)
+    made.command("set")(put)
+    made.command("renew")(renew)
+    made.command("delete")(delete)
+    return made

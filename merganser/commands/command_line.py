@@ -1,0 +1,477 @@
+"""The command line: what there is, and what each command does."""
+# ruff: noqa: PLC0415 - what a command needs is imported when it runs, so that --help is quick
+# ruff: noqa: PLR0913, PLR0917 - a parameter for each option: typer reads them
+
+import asyncio
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, TypeVar
+
+import typer
+
+from merganser.errors import MISUSED, Trouble
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as Bar
+    from rich.progress import ProgressColumn
+
+    from mail.archives.mail_sources import Source
+    from merganser.commands.account_import import Progress
+    from merganser.demo.credentials import DemoAccount
+    from merganser.doctor.findings import Finding
+    from merganser.settings.settings import Settings
+    from models.runtime.environment import World
+    from resolvers.transfer.import_writer import Outcome
+
+Result = TypeVar("Result")
+Locked = Annotated[
+    bool,
+    typer.Option(
+        "--passphrase-stdin",
+        help="Read from stdin what locks the passwords of connectors, 12 to 1024 characters.",
+    ),
+]
+
+
+def run(work: "Callable[[World, Settings], Awaitable[Result]]", *, migrate: bool = False) -> Result:
+    """Do `work` in the world that the settings describe, beside a server if there is one."""
+    import uvloop
+
+    from merganser.server.environment_factory import opened
+    from merganser.server.observability import logs
+    from merganser.settings.settings import read
+
+    settings = read()
+    logs.set_up("WARNING", settings.log_format)
+
+    async def whole() -> Result:
+        async with opened(settings, migrate=migrate) as world:
+            return await work(world, settings)
+
+    return uvloop.run(whole())
+
+
+def serve(
+    demo: Annotated[
+        bool, typer.Option("--demo", help="Make the demo account first, and say how to use it.")
+    ] = False,
+    demo_count: Annotated[int, typer.Option(min=1, hidden=True)] = 520,
+    workers: Annotated[
+        int,
+        typer.Option(
+            min=1, max=256, help="Processes that listen; from 2 on one works behind them."
+        ),
+    ] = 1,
+) -> None:
+    """Run the server: HTTP, LMTP and what goes on behind them, in one process or several.
+
+    The store is made or migrated first. Ctrl-C or SIGTERM ends it; what it has accepted by
+    then is safe.
+
+    Example: MERGANSER_HTTP=127.0.0.1:9000 merganser serve
+    """
+    import uvloop
+
+    from merganser.server.observability import logs
+    from merganser.settings.settings import read
+
+    settings = read()
+    logs.set_up("WARNING" if demo else settings.log_level, settings.log_format)
+    if workers > 1:
+        if demo:
+            raise Trouble("make the demo account first: `merganser demo`", code=MISUSED)
+        from merganser.server.processes.process_supervisor import run as run_all
+
+        run_all(settings, workers)
+        return
+    from merganser.server import lifecycle
+
+    if not demo:
+        uvloop.run(lifecycle.serve(settings))  # asyncio.run would leave uvloop unused
+        return
+    from merganser.server import banner
+
+    made: list[DemoAccount] = []
+
+    async def furnish(world: "World") -> None:
+        made.append(await _furnished(world, settings, demo_count))
+
+    def greet() -> None:
+        logs.set_up(settings.log_level, settings.log_format)
+        banner.shown(settings, made[0])
+
+    uvloop.run(lifecycle.serve(settings, before=furnish, after=greet))
+
+
+async def _furnished(world: "World", settings: "Settings", count: int) -> "DemoAccount":
+    from merganser.demo.account import furnish
+
+    with progress_bar() as bar:
+        task = bar.add_task("Writing letters to the demo account", total=None, visible=False)
+
+        def progress(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total, visible=True)
+
+        return await furnish(world, settings.data, count, progress)
+
+
+def init() -> None:
+    """Make the store, or migrate it, and no more.
+
+    Example: MERGANSER_STORE=postgresql://mail@localhost/mail merganser init
+    """
+
+    async def nothing(_world: "World", settings: "Settings") -> None:
+        typer.echo(f"The store is ready, its data in {settings.data.absolute()}.")
+
+    run(nothing, migrate=True)
+
+
+def demo(
+    count: Annotated[int, typer.Option(min=1, help="How many letters.")] = 520,
+) -> None:
+    """Make a demo account with letters of all kinds, and say how to get in.
+
+    Once made it is only shown: what you changed or deleted stays so.
+
+    Example: merganser demo
+    """
+
+    async def work(world: "World", settings: "Settings") -> None:
+        account = await _furnished(world, settings, count)
+        typer.echo(f"User      {account.username} ({account.address})")
+        typer.echo(f"Password  {account.password or '(somebody has changed it)'}")
+        typer.echo(f"API key   {account.key}")
+
+    run(work, migrate=True)
+
+
+def bring(
+    path: Annotated[
+        Path,
+        typer.Argument(
+            help="An mbox file, a Maildir, a folder of .eml, or an archive: .zip, .tar, .jsonl."
+        ),
+    ],
+    user: Annotated[str, typer.Option("--user", "-u", help="Whose mail: user name or address.")],
+    mailbox: Annotated[
+        str | None,
+        typer.Option(help="One mailbox for all of it. Without it: the folders of the source."),
+    ] = None,
+    settings: Annotated[
+        bool, typer.Option(help="Settings too, where an archive of ours has them.")
+    ] = True,
+    passphrase_stdin: Locked = False,
+) -> None:
+    """Bring in mail that another program has kept, or an account that was exported.
+
+    Stopped or killed at any message, it goes on from there when it is run again. What a mailbox
+    has already is not stored twice. Flags and times of arrival are kept.
+
+    Example: merganser import ~/Maildir --user ada
+
+    Example: merganser import old.mbox --user ada --mailbox Archive/2019
+
+    Example: merganser import ada.zip --user ada
+
+    Example: merganser import ada.zip --user ada --passphrase-stdin < passphrase.txt
+    """
+    from merganser.commands.account_import import Order
+    from merganser.commands.account_import import bring as work_through
+
+    word = _passphrase(stdin=passphrase_stdin)
+
+    async def work(world: "World", known: "Settings") -> "Outcome":
+        order = Order(path.absolute(), user, mailbox, known.data, settings, word)
+        with progress_bar() as bar:
+
+            def began(origin: "Source", at: int) -> "Progress":
+                task = bar.add_task(f"Importing {path.name}", total=origin.total, completed=at)
+                return lambda at: bar.update(task, completed=at)
+
+            return await work_through(world, order, began)
+
+    try:
+        outcome = run(work)
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        raise Trouble("stopped; run it again and it goes on from here", code=130) from None
+    typer.echo(f"{outcome.stored} messages imported.")
+    if outcome.known:
+        typer.echo(f"{outcome.known} were there already.")
+    for what, why in outcome.skipped:
+        typer.echo(f"Skipped {what}: {why}.")
+    if outcome.untold:
+        typer.echo(f"Skipped {outcome.untold} more.")
+
+
+def export(
+    path: Annotated[Path, typer.Argument(help="The file: .zip, .tar, .jsonl or .mbox.")],
+    user: Annotated[str, typer.Option("--user", "-u", help="Whose: user name or address.")],
+    kind: Annotated[
+        str | None,
+        typer.Option(
+            "--format", help="EML_ZIP, MAILDIR_TAR, JSON or MBOX. Without it: by the file's name."
+        ),
+    ] = None,
+    mailbox: Annotated[str | None, typer.Option(help="This mailbox alone.")] = None,
+    settings: Annotated[bool, typer.Option(help="Settings and key-values too.")] = True,
+    passphrase_stdin: Locked = False,
+) -> None:
+    """Write an account into one file: folders, messages, flags, dates and settings.
+
+    What `merganser import` brings back as it was, on this server or another. An mbox has the
+    messages alone. No file is written over; one that is not whole is not left behind. The
+    passwords of connectors are in it only where a passphrase locks them.
+
+    Example: merganser export ada.zip --user ada
+
+    Example: merganser export sent.mbox --user ada --mailbox Sent
+
+    Example: merganser export ada.zip --user ada --passphrase-stdin < passphrase.txt
+    """
+    from mail.archives.archive_writer import ExportFormat
+    from merganser.commands import account_export
+
+    if kind is not None and kind.upper() not in ExportFormat.__members__:
+        known = ", ".join(ExportFormat.__members__)
+        raise Trouble(f"--format is one of {known}", code=MISUSED)
+    chosen = ExportFormat(kind.upper()) if kind else account_export.format_of(path)
+    word = _passphrase(stdin=passphrase_stdin)
+
+    async def work(world: "World", _settings: "Settings") -> "account_export.Outcome":
+        order = account_export.Order(path.absolute(), user, chosen, mailbox, settings, word)
+        with progress_bar() as bar:
+
+            def began(total: int) -> "Progress":
+                task = bar.add_task(f"Exporting {user}", total=total)
+                return lambda done: bar.update(task, completed=done)
+
+            return await account_export.export(world, order, began)
+
+    try:
+        outcome = run(work)
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        raise Trouble("stopped; nothing was written", code=130) from None
+    typer.echo(f"{outcome.messages} messages exported, {outcome.bytes} bytes.")
+    for text in outcome.damaged:
+        typer.echo(f"Left out {text}.")
+    if outcome.damaged:
+        raise typer.Exit(1)
+
+
+def _passphrase(*, stdin: bool) -> str | None:
+    if not stdin:
+        return None
+    return sys.stdin.readline().rstrip("\r\n")
+
+
+def progress_bar(*columns: "str | ProgressColumn") -> "Bar":
+    """A bar on stderr, where somebody watches."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    console = Console(stderr=True)
+    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+
+
+def send_test(
+    to: Annotated[str, typer.Option(help="Address; the demo account's, where there is one.")] = "",
+    sender: Annotated[str, typer.Option("--from", help="Sender.")] = "tester@merganser.example",
+    subject: Annotated[str, typer.Option(help="Subject.")] = "A test from merganser",
+    attach: Annotated[list[Path] | None, typer.Option(help="A file to send along.")] = None,
+) -> None:
+    """Send a message to the running server, by LMTP, and say what it answered.
+
+    Example: merganser send-test --to ada@example.org --attach photo.jpg
+    """
+    from merganser.commands import smtp_test_message
+    from merganser.demo.credentials import read_account
+    from merganser.settings.settings import read
+
+    settings = read()
+    account = None if to else read_account(settings.data)
+    if not to and account is None:
+        raise Trouble("say with --to whom to send it to", code=MISUSED)
+    to = to or (account.address if account else "")
+    text = "This is a test message. If you can read it, mail comes in.\n"
+    test = smtp_test_message.Test(to, sender, subject, text, tuple(attach or ()))
+    typer.echo(f"{to}: {smtp_test_message.send(settings.lmtp, test)}")
+
+
+def schema() -> None:
+    """Print the GraphQL schema.
+
+    Example: merganser schema > schema.graphql
+    """
+    from graph.schema import schema as whole
+
+    typer.echo(whole.as_str())
+
+
+def settings() -> None:
+    """Print what can be set, as a Markdown table: environment variables and their defaults.
+
+    Example: merganser settings
+    """
+    from merganser.settings.settings import table
+
+    typer.echo(table())
+
+
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Look at store, disk, permissions, ports and DNS, and say what to do.
+
+    Ends with 1 where something needs to be done.
+
+    Example: merganser doctor
+    """
+    import uvloop
+
+    from merganser.doctor.checks import examine
+    from merganser.doctor.findings import Verdict
+    from merganser.settings.settings import read
+
+    found = uvloop.run(examine(read()))
+    if as_json:
+        _print_json([_plain(each) for each in found])
+    else:
+        _print_findings(found)
+    if any(each.verdict is Verdict.ACTION for each in found):
+        raise typer.Exit(1)
+
+
+def _plain(finding: "Finding") -> dict[str, str]:
+    from dataclasses import asdict
+
+    return {name: str(value) for name, value in asdict(finding).items()}
+
+
+def _print_findings(found: "list[Finding]") -> None:
+    from rich.text import Text
+
+    from merganser.commands.terminal_tables import shown
+
+    colours = {"ok": "green", "hint": "yellow", "action": "bold red"}
+    rows = [
+        (Text(each.verdict, colours[each.verdict]), each.subject, each.found, each.todo)
+        for each in found
+    ]
+    shown(("", "what", "found", "to do"), rows)
+
+
+def _print_json(value: object) -> None:
+    import json
+
+    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def check(
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Mend what can be mended; needs the server stopped.")
+    ] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Do not read every stored byte again.")
+    ] = False,
+    restored: Annotated[
+        bool,
+        typer.Option(
+            "--restored",
+            help="Database and objects were restored to the same moment: make all clients read "
+            "their state again. Needs the server stopped.",
+        ),
+    ] = False,
+) -> None:
+    """Compute again what the store says of itself, and print all differences as JSON.
+
+    Ends with 1 where a difference is left.
+
+    Example: merganser check --quick
+    """
+    from merganser.server.store.store_use import used_alone
+
+    async def work(world: "World", _settings: "Settings") -> dict[str, object]:
+        from mail.consistency import verify
+        from mail.maintenance import restore_mark
+
+        if restored:
+            await restore_mark.restored(world)
+        with progress_bar() as bar:
+            task = bar.add_task("Checking", total=None)
+
+            def progress(subject: str, done: int, total: int | None) -> None:
+                bar.update(task, description=subject, completed=done, total=total)
+
+            report = await verify(world, repair=repair, read_blobs=not quick, progress=progress)
+        return report.as_json()
+
+    async def alone(world: "World", settings: "Settings") -> dict[str, object]:
+        async with used_alone(world, settings, "repair"):
+            return await work(world, settings)
+
+    report = run(alone if repair or restored else work)
+    _print_json(report)
+    if not report["whole"]:
+        raise typer.Exit(1)
+
+
+def version(asked: bool) -> None:
+    """Print the version, and end."""
+    if asked:
+        from importlib.metadata import version as of
+
+        typer.echo(f"merganser {of('merganser')}")
+        raise typer.Exit
+
+
+def whole(
+    version: Annotated[
+        bool, typer.Option("--version", callback=version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Mail behind one GraphQL API.
+
+    Environment variables set it up: `merganser settings` lists them. What changes while it runs
+    is stored: `merganser setting list`.
+    """
+
+
+def app() -> typer.Typer:
+    """The command line, ready to be called."""
+    from merganser.commands import certificates, connectors, domains, trusted_documents, users
+    from merganser.commands import keys as commands_keys
+    from merganser.commands import settings as commands_settings
+
+    made = typer.Typer(
+        name="merganser",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    made.callback()(whole)
+    commands: dict[str, Callable[..., None]] = {
+        "serve": serve,
+        "init": init,
+        "demo": demo,
+        "export": export,
+        "import": bring,
+        "send-test": send_test,
+        "schema": schema,
+        "settings": settings,
+        "doctor": doctor,
+        "check": check,
+    }
+    for name, command in commands.items():
+        made.command(name)(command)
+    made.add_typer(users.users(), name="user")
+    made.add_typer(users.tokens(), name="token")
+    made.add_typer(domains.domains(), name="domain")
+    made.add_typer(certificates.certificates(), name="certificate")
+    made.add_typer(connectors.connectors(), name="connector")
+    made.add_typer(trusted_documents.documents(), name="documents")
+    made.add_typer(commands_settings.settings(), name="setting")
+    made.add_typer(commands_keys.keys(), name="keys")
+    return made

@@ -1,0 +1,196 @@
+"""The commands `merganser domain …`."""
+# ruff: noqa: PLC0415 - what a command needs is imported when it runs, so that --help is quick
+# ruff: noqa: PLR0913, PLR0917 - a parameter for each option: typer reads them
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from merganser.commands import dkim_keys
+from merganser.commands.domain_output import Json, shown
+from merganser.errors import MISUSED, WRONG, Trouble
+
+if TYPE_CHECKING:
+    from merganser.settings.settings import Settings
+    from models.runtime.environment import World
+    from resolvers.domains.rename import Renamed
+
+Size = Annotated[str | None, typer.Option(help="Such as 5 GiB; 0 is unlimited.")]
+
+
+def add(
+    name: Annotated[str, typer.Argument(help="Name of the domain.")],
+    description: Annotated[str | None, typer.Option(help="Text for people.")] = None,
+    max_users: Annotated[int | None, typer.Option(help="Accounts; 0 is any number.")] = None,
+    max_addresses: Annotated[int | None, typer.Option(help="Addresses; 0 is any number.")] = None,
+    default_user_quota: Size = None,
+    max_user_quota: Size = None,
+    quota: Size = None,
+    backup_mx: Annotated[
+        bool, typer.Option("--backup-mx", help="Only relay to the primary server.")
+    ] = False,
+    dkim: Annotated[
+        bool, typer.Option("--dkim/--no-dkim", help="With a key that signs once DNS has it.")
+    ] = True,
+) -> None:
+    """Make a domain, with limits for its accounts, and say what DNS should hold of its key.
+
+    Quotas are what a user has who is given none, what one user may have, and what all may have
+    together. Limits that are not given are those of the settings MERGANSER_DOMAIN_…: none.
+
+    Example: merganser domain add example.org --max-users 50 --quota "100 GiB"
+    """
+    from merganser.commands import domain_operations as domains
+    from merganser.commands.command_line import run
+
+    given = {
+        "description": description,
+        "max_users": max_users,
+        "max_addresses": max_addresses,
+        "default_user_quota": _bytes("--default-user-quota", default_user_quota),
+        "max_user_quota": _bytes("--max-user-quota", max_user_quota),
+        "quota": _bytes("--quota", quota),
+        "backup_mx": backup_mx,
+    }
+    columns = {name: value for name, value in given.items() if value is not None}
+
+    async def work(world: "World", _settings: "Settings") -> tuple[str, list[dict[str, Any]]]:
+        return await domains.add(world, name, columns, with_key=dkim)
+
+    key, keys = run(work)
+    typer.echo(f"{name} is made: {key}")
+    if keys:
+        dkim_keys.tell(keys)
+
+
+def list_domains(as_json: Json = False) -> None:
+    """List all domains, with what they have and may have.
+
+    Example: merganser domain list
+    """
+    from merganser.commands import domain_operations as domains
+    from merganser.commands.command_line import run
+
+    async def work(world: "World", _settings: "Settings") -> list[dict[str, Any]]:
+        return await domains.listed(world)
+
+    columns = ("name", "active", "users", "max_users", "addresses", "allocated", "quota", "used")
+    shown(run(work), columns, as_json=as_json)
+
+
+def rename(
+    old: Annotated[str, typer.Argument(help="Its name.")],
+    new: Annotated[str, typer.Argument(help="Its new name.")],
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what would be changed, or is in the way.")
+    ] = False,
+) -> None:
+    """Give a domain another name, with its addresses, and the user names that are addresses in it.
+
+    All of it at once, or none where something is in the way. Mail for the old name is refused
+    from then on.
+
+    Example: merganser domain rename old.example new.example --dry-run
+    """
+    from merganser.commands import domain_operations as domains
+    from merganser.commands.command_line import run
+
+    async def work(world: "World", _settings: "Settings") -> "Renamed":
+        return await domains.rename(world, old, new, dry_run=dry_run)
+
+    done = run(work)
+    typer.echo(f"{old} {'would be' if dry_run else 'is'} {done.domain.name}.")
+    counts = f"Addresses: {done.addresses}, users: {done.users}, aliases: {done.aliases}."
+    typer.echo(counts)
+
+
+def delete(
+    names: Annotated[list[str], typer.Argument(help="Names of domains.")],
+    cascade: Annotated[
+        bool, typer.Option("--cascade", help="Also their users, addresses and aliases.")
+    ] = False,
+) -> None:
+    """Delete domains, all or none; without --cascade only where nothing is left in them.
+
+    Example: merganser domain delete old.example --cascade
+    """
+    from merganser.commands import domain_operations as domains
+    from merganser.commands.command_line import run
+
+    async def work(world: "World", _settings: "Settings") -> int:
+        return await domains.delete(world, names, cascade=cascade)
+
+    typer.echo(f"{run(work)} deleted.")
+
+
+def dns(
+    name: Annotated[str, typer.Argument(help="Name of a domain.")],
+    check: Annotated[
+        bool, typer.Option("--check/--no-check", help="Look up what DNS says now.")
+    ] = True,
+    as_json: Json = False,
+) -> None:
+    """Say what DNS should hold for a domain, and what it does.
+
+    Ends with 1 where a record is missing or different.
+
+    Example: merganser domain dns example.org
+    """
+    from merganser.commands import domain_operations as domains
+    from merganser.commands.command_line import run
+
+    async def work(world: "World", _settings: "Settings") -> list[dict[str, Any]]:
+        return await domains.records(world, name, check=check)
+
+    found = run(work)
+    columns = ("state", "type", "name", "value", "found", "problem")
+    shown(found, columns, as_json=as_json)
+    if any(each["state"] in ("MISSING", "DIFFERENT") for each in found):
+        raise typer.Exit(WRONG)
+
+
+def arc_key(
+    name: Annotated[str, typer.Argument(help="Name of a domain.")],
+    selector: Annotated[
+        str, typer.Option(help="Name of the key: letters, digits, dots and hyphens.")
+    ] = "arc",
+) -> None:
+    """Make the key that seals what the domain forwards (ARC), and say what DNS should hold.
+
+    The key goes into the folder MERGANSER_ARC_KEYS. A key that is there is kept, and its record
+    is said again.
+
+    Example: merganser domain arc-key example.org --selector arc1
+    """
+    from merganser.server import arc_keys
+    from merganser.settings import settings as settings_settings
+
+    folder = settings_settings.read().arc_keys
+    if folder is None:
+        raise Trouble("set MERGANSER_ARC_KEYS to the folder where keys shall lie", code=MISUSED)
+    made = arc_keys.put(folder, name, selector)
+    typer.echo(f"{made.path} is {'made' if made.new else 'there'}. DNS should hold:")
+    typer.echo(f'{made.name}. TXT "{made.record}"')
+
+
+def _bytes(option: str, text: str | None) -> int | None:
+    from merganser.settings.units import size
+
+    try:
+        count = size(text)
+    except ValueError as problem:
+        raise Trouble(f"{option}: {problem}", code=MISUSED) from problem
+    return count if isinstance(count, int) else None
+
+
+def domains() -> typer.Typer:
+    """The commands about domains."""
+    made = typer.Typer(help="Make, list, rename and delete domains.", no_args_is_help=True)
+    made.command("add")(add)
+    made.command("list")(list_domains)
+    made.command("rename")(rename)
+    made.command("delete")(delete)
+    made.command("dns")(dns)
+    made.command("arc-key")(arc_key)
+    dkim_keys.add(made)
+    return made

@@ -1,0 +1,214 @@
+"""Users and API keys, as an operator at the machine makes, lists and ends them."""
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import select
+from sqlmodel import col
+
+from graph.types.global_ids import decode, encode
+from mail.recipients.address_resolution import login_of
+from merganser.errors import Trouble
+from merganser.server.environment_factory import owner
+from models.addresses.tables import Address
+from models.errors import Invalid, Refused
+from models.runtime.environment import World
+from models.store.columns import picked
+from models.store.keyset_pages import MOST, Ask, Cursor
+from models.users.list_formats import UserFileFormat
+from models.users.roles import Role, Scope
+from models.users.tables import User
+from resolvers.auth import api_keys
+from resolvers.auth.api_keys import NewKey
+from resolvers.auth.passwords.new_passwords import NewPassword
+from resolvers.context import Context
+from resolvers.users import delete as user_delete
+from resolvers.users import listing as user_listing
+from resolvers.users import restore as user_restore
+from resolvers.users import update as user_update
+from resolvers.users.creation import create as creation_create
+from resolvers.users.creation.create import NewUser
+from resolvers.users.listing import UserWhere
+from resolvers.users.restore import Named
+from resolvers.users.selection import Users
+
+if TYPE_CHECKING:
+    from resolvers.users.creation.file_create import Outcome
+from resolvers.users.update import Patch
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """An API key to be made, in the words of the command line."""
+
+    name: str
+    user: str | None = None
+    role: Role = Role.USER
+    scopes: tuple[Scope, ...] = ()
+    read_only: bool = False
+    expires: datetime | None = None
+
+
+async def add(world: World, new: NewUser) -> tuple[str, list[str]]:
+    """Create an account; returns its id, and warnings."""
+    ctx = owner(world)
+    user = await creation_create.create(ctx, new)
+    return encode("User", user.id), [one.message for one in ctx.warnings]
+
+
+async def create_from_file(
+    world: World, path: Path, form: UserFileFormat | None
+) -> AsyncGenerator["Outcome"]:
+    """Create the accounts of a CSV or JSON Lines file; yields what became of each part of it.
+
+    An account that exists is refused, so the same file can be given again after a crash.
+    """
+    from resolvers.users.creation import file_create  # noqa: PLC0415 - it loads what imports of mail need
+
+    ctx = owner(world)
+    try:
+        with path.open("rb") as file:
+            head = file.read(file_create.HEAD)
+    except OSError as problem:
+        text = f"cannot read {path}: {(problem.strerror or '').lower()}"
+        raise Trouble(text) from problem
+    try:
+        async with aclosing(file_create.outcomes(ctx, path, head, form)) as outcomes:
+            async for outcome in outcomes:
+                yield outcome
+    except Refused as refusal:
+        raise Trouble(f"{path}: {refusal.message}") from refusal
+
+
+async def found(world: World, name: str) -> int:
+    """The id of the account of this user name or address; Trouble where there is none."""
+    key = await login_of(world, name)
+    if key is None:
+        raise Trouble(f"there is no user {name}: `merganser user list` shows all")
+    return key
+
+
+async def change_password(world: World, name: str, password: str) -> None:
+    """Give a user another password. All their tokens end."""
+    await set_password(owner(world), await found(world, name), password)
+
+
+async def set_password(ctx: Context, user_id: int, password: str) -> None:
+    """Give a user another password, in one unit; tokens made under the old one end."""
+    await user_update.change(ctx, Users(ids=(user_id,)), Patch(password=NewPassword(password)))
+
+
+async def delete(world: World, name: str, after: datetime | None) -> datetime | None:
+    """End an account, or put off the end of one that waits for it; returns until when it waits.
+
+    Its data goes by a task, of a server that is running or the next one.
+    """
+    ctx = owner(world)
+    done = await user_delete.delete(ctx, Users(usernames=(name,)), after, mutation="user delete")
+    until: datetime | None = done.tasks[0].not_before
+    return until
+
+
+async def restore(world: World, name: str) -> tuple[list[str], list[str]]:
+    """Bring an account back; returns the addresses it has again, and those it has lost."""
+    done = await user_restore.restore(owner(world), Named(name=name))
+    return list(done.recovered), list(done.lost)
+
+
+async def listed(world: World, where: UserWhere) -> list[dict[str, Any]]:
+    """These accounts by user name, in plain values."""
+    ctx, at, found = owner(world), None, list[Any]()
+    columns = {
+        "username",
+        "name",
+        "role",
+        "used",
+        "quota",
+        "message_count",
+        "disabled",
+        "suspended",
+    }
+    while True:
+        ask = Ask("users", MOST, at)
+        page = await user_listing.pages(ctx, where, ask, columns)
+        found += page.rows
+        if not page.next:
+            break
+        at = Cursor(ask.ordering, page.rows[-1].username_key, page.rows[-1].id)
+    addresses = await _main_addresses(world)
+    return [
+        {
+            "id": encode("User", row.id),
+            "username": row.username,
+            "address": addresses.get(row.id),
+            "name": row.name,
+            "role": row.role.value,
+            "messages": row.message_count,
+            "used": row.used,
+            "quota": row.quota,
+            "disabled": row.disabled,
+            "suspended": row.suspended,
+        }
+        for row in found
+    ]
+
+
+async def _main_addresses(world: World) -> dict[int, str]:
+    asked = select(col(Address.user_id), col(Address.shown)).where(col(Address.main))
+    return {row.user_id: row.shown for row in await world.database.read(asked)}
+
+
+async def make_key(world: World, key: Key) -> tuple[str, str]:
+    """Make an API key; returns its id and its secret, which is nowhere else."""
+    user_id = await found(world, key.user) if key.user else None
+    if user_id is None and not key.role.includes(Role.ADMIN):
+        raise Trouble(f"say whose key it is with --user, or give it --role {Role.ADMIN}")
+    new = NewKey(key.name, key.role, key.scopes, key.read_only, user_id, key.expires)
+    row, secret = await api_keys.create_key(owner(world), new)
+    return encode("ApiKey", row.id), secret
+
+
+async def keys(world: World) -> list[dict[str, Any]]:
+    """All API keys, newest first, in plain values; their secrets nobody has."""
+    ctx, at, found = owner(world), None, list[Any]()
+    while True:
+        page = await api_keys.keys(ctx, Ask(api_keys.NEWEST, MOST, at))
+        found += page.rows
+        if not page.next:
+            break
+        at = Cursor(api_keys.NEWEST, page.rows[-1].created_at, page.rows[-1].id)
+    asked = select(*picked(User, {"id", "username"})).where(
+        col(User.id).in_({row.user_id for row in found if row.user_id})
+    )
+    names = {row.id: row.username for row in await world.database.read(asked)}
+    return [
+        {
+            "id": encode("ApiKey", row.id),
+            "name": row.name,
+            "user": names.get(row.user_id),
+            "role": row.role.value,
+            "scopes": list(row.scopes),
+            "read_only": row.read_only,
+            "created_at": row.created_at.isoformat(),
+            "expires_at": row.expires_at and row.expires_at.isoformat(),
+            "last_used_at": row.last_used_at and row.last_used_at.isoformat(),
+        }
+        for row in found
+    ]
+
+
+async def revoke(world: World, ids: list[str]) -> None:
+    """Delete these API keys, all or none."""
+    try:
+        decoded = [decode("ApiKey", each) for each in ids]
+    except Invalid as problem:
+        raise Trouble("that is no id of a key: `merganser token list` shows them") from problem
+    there = await api_keys.keys_by_ids(owner(world), decoded)
+    for each, row in zip(ids, there, strict=True):
+        if row is None:
+            raise Trouble(f"there is no key {each}: `merganser token list` shows all")
+    await api_keys.delete_keys(owner(world), decoded)

@@ -1,0 +1,106 @@
+"""Notes as HTML: plain pages of correspondents, and newsletters that want to be looked at."""
+
+from html import escape
+
+from merganser.demo.text_library import RIGHT_TO_LEFT, Desk, Note
+
+_TINTS = ("#1f6f78", "#8a5a2b", "#3d5a80", "#6b705c", "#7b2d26", "#2a6041")
+_FONTS = (
+    "Georgia, serif",
+    "Helvetica, Arial, sans-serif",
+    "Verdana, sans-serif",
+    "Palatino, serif",
+)
+
+
+def _rows(note: Note) -> list[str]:
+    return [escape(each).replace("\n", "<br>\n") for each in note.paragraphs]
+
+
+def _frame(note: Note, head: str, body: str) -> str:
+    direction = ' dir="rtl"' if note.language in RIGHT_TO_LEFT else ""
+    return (
+        f'<!DOCTYPE html>\n<html lang="{note.language}"{direction}>\n<head>\n'
+        f"<title>{escape(note.subject)}</title>\n{head}</head>\n<body>\n{body}</body>\n</html>\n"
+    )
+
+
+def simple(desk: Desk, note: Note) -> str:
+    """Write a page as a mail program makes it from typing."""
+    font = desk.rng.choice(_FONTS)
+    body = "".join(f"<p>{row}</p>\n" for row in _rows(note))
+    if note.quoted:
+        style = "margin:0 0 0 .8ex;border-left:1px solid #ccc;padding-left:1ex"
+        quoted = escape(note.quoted).replace("\n", "<br>\n")
+        body += f'<blockquote type="cite" style="{style}">{quoted}</blockquote>\n'
+    return _frame(note, "", f'<div style="font-family:{font};font-size:15px">\n{body}</div>\n')
+
+
+def pictured(desk: Desk, note: Note, sources: list[str]) -> str:
+    """Write a simple page with pictures between its paragraphs, from `cid:` or elsewhere."""
+    rows = [f"<p>{row}</p>\n" for row in _rows(note)]
+    for at, source in enumerate(sources):
+        place = min(len(rows), 2 + 2 * at)
+        rows.insert(place, f'<p><img src="{source}" alt="" style="max-width:100%"></p>\n')
+    font = desk.rng.choice(_FONTS)
+    return _frame(note, "", f'<div style="font-family:{font}">\n{"".join(rows)}</div>\n')
+
+
+def newsletter(desk: Desk, note: Note, sources: list[str]) -> str:
+    """Write a page of tables and inline CSS, with pictures, a button and something remote."""
+    rng, tint = desk.rng, desk.rng.choice(_TINTS)
+    number, font = rng.randint(1000, 99999), rng.choice(_FONTS)
+    pictures = "".join(_picture(source) for source in sources)
+    remote = f"http://example.com/pictures/{number}.jpg"
+    text = "".join(
+        f'<tr><td style="padding:8px 24px;font:16px/1.5 {font};color:#222">{row}</td></tr>\n'
+        for row in _rows(note)
+    )
+    head = (
+        '<meta name="viewport" content="width=device-width">\n<style>\n'
+        f"a {{ color: {tint} }}\n.button:hover {{ background: #444 !important }}\n"
+        "@media (max-width: 480px) { .sheet { width: 100% !important } }\n"
+        "@media (prefers-color-scheme: dark) { body { background: #222 } }\n</style>\n"
+    )
+    body = (
+        '<table role="presentation" width="100%" bgcolor="#f2efe6"><tr><td align="center">\n'
+        '<table class="sheet" role="presentation" width="600" style="background:#fff">\n'
+        f'<tr><td style="background:{tint};color:#fff;padding:16px 24px;font:bold 24px {font}">'
+        f"{escape(note.sender.name)}</td></tr>\n{pictures}{text}"
+        f'<tr><td align="center" style="padding:16px"><a class="button" '
+        f'href="https://example.com/read/{number}?from=mail" style="background:{tint};color:#fff;'
+        f'padding:12px 20px;border-radius:6px;text-decoration:none">Read on</a></td></tr>\n'
+        f'{_picture(remote)}<tr><td style="padding:12px 24px;font:12px {font};color:#777">'
+        f'You do not want this letter any more? <a href="https://example.com/stop/{number}">'
+        f"Unsubscribe</a>.</td></tr>\n</table>\n</td></tr></table>\n"
+        f'<img src="http://example.com/open/{number}.gif" width="1" height="1" alt="">\n'
+    )
+    return _frame(note, head, body)
+
+
+def _picture(source: str) -> str:
+    style = "display:block;width:100%;max-width:600px"
+    return f'<tr><td><img src="{source}" alt="" style="{style}"></td></tr>\n'
+
+
+def amp(note: Note) -> str:
+    """Write a page in AMP for Email."""
+    body = "".join(f"<p>{row}</p>\n" for row in _rows(note))
+    return (
+        '<!doctype html>\n<html amp4email data-css-strict>\n<head>\n<meta charset="utf-8">\n'
+        '<script async src="https://cdn.example.com/v0.js"></script>\n'
+        "<style amp4email-boilerplate>body{visibility:hidden}</style>\n"
+        "<style amp-custom>p { margin: 12px }</style>\n</head>\n"
+        f"<body>\n{body}</body>\n</html>\n"
+    )
+
+
+def markdown(note: Note) -> str:
+    """Write a note in Markdown."""
+    return "\n\n".join((f"# {note.subject}", *note.paragraphs, "* * *")) + "\n"
+
+
+def enriched(note: Note) -> str:
+    """Write a note as text/enriched (RFC 1896)."""
+    rows = [each.replace("<", "<<") for each in note.paragraphs]
+    return "\n\n".join((f"<bold>{note.subject}</bold>", *rows)) + "\n"

@@ -1,0 +1,468 @@
+"""What an operator can set: the environment, read once, here and nowhere else."""
+
+import os
+from dataclasses import fields
+from datetime import timedelta
+from difflib import get_close_matches
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_validator
+from pydantic.fields import FieldInfo
+from pydantic_settings import SettingsConfigDict
+
+from merganser.errors import MISUSED, Trouble
+from merganser.settings.http import HttpSettings
+from merganser.settings.incoming_mail import IncomingSettings
+from merganser.settings.outgoing_mail import OutgoingSettings
+from merganser.settings.scanners import ScannerSettings
+from merganser.settings.signatures import SigningSettings
+from merganser.settings.smtp import SmtpSettings
+from merganser.settings.units import size, sized, spanned
+from merganser.settings.users import AccountSettings
+from merganser.settings.value_types import HOST, PLACE, USUAL, Names, Size, Span, shown
+from models.runtime.options import Options
+from models.store.postgres.address import is_postgres, parse_postgres_address
+
+PREFIX = "MERGANSER_"
+FAULT = r"^[a-z]+:[1-9][0-9]*$"
+DRIVERS = {  # what people write, and what we open
+    "sqlite": "sqlite+aiosqlite",
+    "sqlite+aiosqlite": "sqlite+aiosqlite",
+    "postgres": "postgresql+asyncpg",
+    "postgresql": "postgresql+asyncpg",
+    "postgresql+asyncpg": "postgresql+asyncpg",
+}
+
+BUSES = ("unix", "postgres", "postgresql", "redis", "rediss", "nats", "tls")  # as URLs
+ALONE = ("auto", "process", "unix", "postgresql")  # as words
+
+
+def driven(url: str) -> str:
+    """The URL of a store with its driver."""
+    scheme, mark, rest = url.partition("://")
+    if not mark or scheme not in DRIVERS:
+        raise ValueError("write sqlite:///path or postgresql://user:password@host/database")
+    if is_postgres(url):
+        parse_postgres_address(url)
+    return f"{DRIVERS[scheme]}://{rest}"
+
+
+Url = Annotated[str, BeforeValidator(driven)]
+
+
+class Settings(
+    HttpSettings,
+    AccountSettings,
+    IncomingSettings,
+    SmtpSettings,
+    OutgoingSettings,
+    SigningSettings,
+    ScannerSettings,
+):
+    """Each is an environment variable: `MERGANSER_` and the name in capitals."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX,
+        env_ignore_empty=True,
+        extra="forbid",
+        frozen=True,
+        hide_input_in_errors=True,
+    )
+
+    data: Path = Field(
+        default=Path("var"),
+        description="Folder for all that is ours: store, blobs, spool and secret.",
+    )
+    store: Url = Field(
+        default_factory=lambda known: f"sqlite+aiosqlite:///{known['data']}/merganser.db",
+        description="Database: sqlite:///path, or a connection URI of PostgreSQL with the "
+        "parameters that libpq documents, such as "
+        "postgresql://user:password@host/database?sslmode=verify-full.",
+        json_schema_extra=shown("sqlite:///{data}/merganser.db"),
+    )
+    blobs: str = Field(
+        default_factory=lambda known: f"{known['data']}/blobs",
+        description="Where large bytes live: a folder, or s3://bucket/prefix and its kind.",
+        json_schema_extra=shown("{data}/blobs"),
+    )
+    cold_blobs: str | None = Field(
+        default=None,
+        description="A second store, for what `messageTierMove` moves there, spelt as BLOBS is; "
+        "it stays set as long as anything lies there.",
+    )
+    wakeups: SecretStr = Field(
+        default=SecretStr("auto"),
+        description="How processes that share a store wake each other: process, not at all; unix, "
+        "by sockets in {data}/bells, or unix:///folder; postgresql, by NOTIFY of the store, or "
+        "postgresql://… of another; redis://…, rediss://…, nats://… or tls://… by a server of "
+        "that kind; auto, unix with an SQLite store and else postgresql.",
+        json_schema_extra={
+            **shown("auto"),
+            "hint": "write auto, process, unix, postgresql, or the URL of Redis or NATS",
+        },
+    )
+    http: str = Field(
+        default="127.0.0.1:8025",
+        pattern=PLACE,
+        description="Where GraphQL listens: host:port.",
+        json_schema_extra={"hint": "write host:port"},
+    )
+    lmtp: str = Field(
+        default="127.0.0.1:8024",
+        pattern=PLACE,
+        description="Where LMTP listens: host:port.",
+        json_schema_extra={"hint": "write host:port"},
+    )
+    bootstrap_key: SecretStr | None = Field(
+        default=None,
+        min_length=16,
+        description="A bearer key with the role ROOT, at least 16 characters: whoever starts the "
+        "server has it without asking the store.",
+        json_schema_extra={"hint": "it needs 16 characters at least"},
+    )
+    secret: SecretStr | None = Field(
+        default=None,
+        min_length=32,
+        description="Signs the addresses we hand out, at least 32 characters. Processes that share "
+        "a store must share it.",
+        json_schema_extra={
+            **shown("the file {data}/secret, made at first"),
+            "hint": "it needs 32 characters at least",
+        },
+    )
+    vault: Path | None = Field(
+        default=None,
+        description="File of the keys that seal secrets in the store, such as seeds of second "
+        "factors; readable by nobody else, and kept where no backup of the store lies.",
+        json_schema_extra=shown("the file {data}/vault, made at first"),
+    )
+    hostname: str = Field(
+        default=USUAL.hostname,
+        pattern=HOST,
+        description="The name of this machine in mail: in greetings, Message-IDs and reports.",
+        json_schema_extra={"hint": "write a name such as mx.example.org"},
+    )
+    public_url: str = Field(
+        default=USUAL.public_url,
+        pattern=r"^$|^https?://[^\s]+[^/\s]$",
+        description="What stands before the paths of addresses we hand out, as in "
+        "https://mail.example.org. Without it they are paths alone.",
+        json_schema_extra={"hint": "write https://host, without a slash at its end"},
+    )
+    origins: Names = Field(
+        default=(),
+        description="Web origins that may call GraphQL from a browser (CORS), with spaces between.",
+    )
+    default_domain: str | None = Field(
+        default=USUAL.default_domain,
+        pattern=HOST,
+        description="Domain of the address of a new user whose name has none.",
+        json_schema_extra={"hint": "write a domain such as example.org"},
+    )
+    auto_create_domains: bool = Field(
+        default=USUAL.auto_create_domains,
+        description="Create a domain when an ADMIN creates the first address in it. Off: such "
+        "an address is refused.",
+        json_schema_extra={"hint": "write on or off"},
+    )
+    domain_max_users: int = Field(
+        default=USUAL.domain_max_users,
+        ge=0,
+        description="`maxUsers` of a new domain if `domainCreate` omits it; 0: any number.",
+    )
+    domain_max_addresses: int = Field(
+        default=USUAL.domain_max_addresses,
+        ge=0,
+        description="`maxAddresses` of a new domain if `domainCreate` omits it; 0: any number.",
+    )
+    domain_default_user_quota: Size | None = Field(
+        default=USUAL.domain_default_user_quota,
+        description="`defaultUserQuota` if `domainCreate` omits it; 0: unlimited.",
+        json_schema_extra=shown("MERGANSER_DEFAULT_QUOTA"),
+    )
+    domain_max_user_quota: Size = Field(
+        default=USUAL.domain_max_user_quota,
+        description="`maxUserQuota` of a new domain if `domainCreate` omits it; 0: unlimited.",
+    )
+    domain_quota: Size = Field(
+        default=USUAL.domain_quota,
+        description="`quota` of a new domain if `domainCreate` omits it; 0: unlimited.",
+    )
+    dns_resolver: str | None = Field(
+        default=USUAL.dns_resolver,
+        pattern=PLACE,
+        description="Name server for every DNS lookup, also of hosts that receive webhooks and "
+        "push messages, as in 127.0.0.1:53. The system looks up the hosts of the operator's own "
+        "settings: database, object storage, message bus, scanners, ACME directory, range service, "
+        "collector of traces.",
+        json_schema_extra={
+            **shown("those of the system"),
+            "hint": "write address:port, as in 127.0.0.1:53 or [::1]:53",
+        },
+    )
+    default_quota: Size = Field(
+        default=USUAL.default_quota,
+        description="Storage of a user, where neither user nor domain says more; 0 is unlimited.",
+    )
+    message_max: Size = Field(default=USUAL.message_max, description="Largest message we take.")
+    upload_max: Size = Field(default=USUAL.upload_max, description="Largest file in an upload.")
+    disk_reserve: Size = Field(
+        default=USUAL.disk_reserve,
+        description="Free space that stays on the disk of the data folder when mail and uploads "
+        "come in. With less, mail is answered 452 and uploads 507, so that the store can still "
+        "be written.",
+    )
+    search_text: Size = Field(
+        default=USUAL.search_text,
+        ge=1024,
+        le=16 << 20,
+        description="Characters of a message that are searched by words; another number holds "
+        "for mail that comes later.",
+    )
+    files_quota: Size = Field(
+        default=USUAL.files_quota,
+        description="Storage of a user for files that are shared or wait for a draft; 0 is "
+        "unlimited.",
+    )
+    files_for: Span = Field(
+        default=USUAL.files_for,
+        description="Files that are not shared, and were not fetched for so long, are removed; "
+        "0 s: never.",
+    )
+    exports_for: Span = Field(
+        default=USUAL.exports_for,
+        description="How long an exported account can be fetched; then it is removed.",
+    )
+    import_folder: Path | None = Field(
+        default=USUAL.import_folder,
+        description="Folder on the server whose files ROOT may have brought into accounts by "
+        "their path; without it nobody may.",
+    )
+    max_mailboxes: int = Field(default=USUAL.max_mailboxes, ge=5, description="Folders of a user.")
+    share_across_domains: bool = Field(
+        default=USUAL.share_across_domains,
+        description="Users may share folders with users of other domains; off: within their own. "
+        "On, they learn which addresses there are.",
+        json_schema_extra={"hint": "write on or off"},
+    )
+    max_recipients: int = Field(
+        default=USUAL.max_recipients, ge=1, description="Recipients of a message that is sent."
+    )
+    undo_window: Span = Field(
+        default=USUAL.undo_window, description="How long a change to messages can be taken back."
+    )
+    archive_for: Span = Field(
+        default=USUAL.archive_for, description="How long deleted messages can be restored."
+    )
+    restore_window: Span = Field(
+        default=USUAL.restore_window,
+        description="How old a backup of the database can be when it is restored: objects that no "
+        "row names any more are kept for so long. 0 s: they are removed after a day.",
+    )
+    receipts_for: Span = Field(
+        default=USUAL.receipts_for,
+        description="How long a repeated delivery is known, and not stored twice.",
+    )
+    replays_for: Span = Field(
+        default=USUAL.replays_for,
+        description="How long the answer to an idempotency key is kept.",
+    )
+    journal_days: int = Field(
+        default=USUAL.journal_days,
+        ge=1,
+        description="Days that changes stay readable for clients that come back.",
+    )
+    journal_events: int = Field(
+        default=USUAL.journal_events,
+        ge=1000,
+        description="Changes that stay readable in one account.",
+    )
+    changes_overflow: int = Field(
+        default=USUAL.changes_overflow,
+        ge=500,
+        description="Changes that a subscription may be behind; who is further reads afresh.",
+    )
+    authlog_for: Span = Field(
+        default=USUAL.authlog_for,
+        description="How long security events are kept; 0 s: none are written.",
+    )
+    trace_for: Span = Field(
+        default=USUAL.trace_for,
+        description="How long it is kept which way messages took; 0 s: nothing is written.",
+    )
+    adminlog_for: Span = Field(
+        default=USUAL.adminlog_for,
+        ge=timedelta(days=1),
+        description="How long it is kept who changed what of others, and which settings.",
+    )
+    webhooks_private: bool = Field(
+        default=USUAL.webhooks_private,
+        description="Webhooks may be posted to private, loopback and link-local addresses, too. "
+        "On, an administrator of a domain can make the server call services of your own network.",
+        json_schema_extra={"hint": "write on or off"},
+    )
+    push_private: bool = Field(
+        default=USUAL.push_private,
+        description="Push channels may lead to private, loopback and link-local addresses, too. "
+        "On, every user can make the server call services of your own network.",
+        json_schema_extra={"hint": "write on or off"},
+    )
+    connectors_private: bool = Field(
+        default=USUAL.connectors_private,
+        description="Mail may be fetched from private, loopback and link-local addresses, too, and "
+        "without encryption. On, every user can make the server call services of your own network.",
+        json_schema_extra={"hint": "write on or off"},
+    )
+    connectors_at_once: int = Field(
+        default=USUAL.connectors_at_once,
+        ge=1,
+        le=256,
+        description="Runs of connectors at once; those that only listen are not counted.",
+    )
+    connectors_per_host: int = Field(
+        default=USUAL.connectors_per_host,
+        ge=1,
+        le=64,
+        description="Of these, with one host elsewhere.",
+    )
+    push_contact: str = Field(
+        default=USUAL.push_contact,
+        pattern=r"^((mailto:[^@\s]+@|https://)[^@\s]+)?$",
+        description="Whom push services of browsers turn to (RFC 8292): mailto:… or https://…; "
+        "nothing = postmaster at the host name.",
+    )
+    pushover_url: str = Field(
+        default=USUAL.pushover_url,
+        pattern=r"^https?://[^@\s]+$",
+        description="Where pushes by Pushover are posted: a proxy of your own, or the service.",
+    )
+    bulk: int = Field(
+        default=USUAL.bulk,
+        ge=1,
+        description="Messages that one request changes at once; more become a task.",
+    )
+    drain: Span = Field(
+        default=timedelta(0),
+        description="How long to answer as before once told to stop, while `/health/ready` says "
+        "503: time for a load balancer to turn elsewhere.",
+    )
+    metrics: Literal["key", "loopback", "off"] = Field(
+        default="key",
+        description="Who may read `/metrics`: key, with `MERGANSER_METRICS_KEY` or a credential "
+        "of an ADMIN; loopback, also whoever asks from this machine, which no proxy may pass "
+        "on then; off, nobody.",
+        json_schema_extra={"hint": "write key, loopback or off"},
+    )
+    metrics_key: SecretStr | None = Field(
+        default=None,
+        min_length=16,
+        description="A bearer key for `/metrics` and nothing else, at least 16 characters.",
+        json_schema_extra={"hint": "it needs 16 characters at least"},
+    )
+    otlp: str | None = Field(
+        default=None,
+        pattern=r"^https?://[^\s@/]+(/[^\s@]*)?$",
+        description="Where traces and metrics are sent by OTLP over HTTP, as in "
+        "http://127.0.0.1:4318; needs the extra `telemetry`. The usual `OTEL_…` variables are "
+        "heeded too.",
+        json_schema_extra={
+            "hint": "write http://host:port, and keys into OTEL_EXPORTER_OTLP_HEADERS"
+        },
+    )
+    trace_share: float = Field(
+        default=0.01,
+        ge=0,
+        le=1,
+        description="Share of operations that are traced, where there is somewhere to send them.",
+    )
+    log_format: Literal["auto", "json", "text"] = Field(
+        default="auto",
+        description="json or text lines on stderr; auto, text on a terminal and else json.",
+    )
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        default="INFO", description="DEBUG, INFO, WARNING or ERROR."
+    )
+    fault: str | None = Field(
+        default=None,
+        pattern=FAULT,
+        description="For crash tests: die at the nth passing of a place, as in commit:3.",
+        json_schema_extra={"hidden": True, "hint": "write place:n"},
+    )
+
+    @field_validator("wakeups")
+    @classmethod
+    def _bus(cls, secret: SecretStr) -> SecretStr:
+        asked = secret.get_secret_value()
+        scheme, mark, rest = asked.partition("://")
+        if not (scheme in BUSES and rest if mark else asked in ALONE):
+            raise ValueError(scheme)
+        return secret
+
+    @field_validator("dns_resolver")
+    @classmethod
+    def _resolver(cls, place: str | None) -> str | None:
+        host, _, port = (place or "127.0.0.1:53").rpartition(":")
+        ip_address(host.removeprefix("[").removesuffix("]"))
+        if not 0 < int(port) < 1 << 16:
+            raise ValueError(port)
+        return place
+
+    def options(self) -> Options:
+        """What the floors below are told."""
+        return Options(**{each.name: getattr(self, each.name) for each in fields(Options)})
+
+
+def read() -> Settings:
+    """The settings of this process; Trouble, naming the variable, where one is wrong."""
+    known = [(PREFIX + name).upper() for name in Settings.model_fields]
+    for name in os.environ:
+        if name.startswith(PREFIX) and name not in known:
+            near = get_close_matches(name, known, 1, 0.0)[0]
+            raise Trouble(f"{name} is no setting of ours; did you mean {near}?", code=MISUSED)
+    try:
+        return Settings()
+    except ValidationError as problem:
+        raise Trouble(_sentence(problem), code=MISUSED) from problem
+
+
+def _sentence(problem: ValidationError) -> str:
+    """The first thing that is wrong. Never the value: it may be a secret."""
+    first = problem.errors(include_url=False, include_input=False)[0]
+    field = str(first["loc"][0])
+    extra = Settings.model_fields[field].json_schema_extra
+    hint = extra.get("hint") if isinstance(extra, dict) else None
+    words = str(hint or first["msg"]).removeprefix("Value error, ")
+    return f"{(PREFIX + field).upper()} is wrong: {words[:1].lower()}{words[1:]}"
+
+
+def table(settings: type[Settings] = Settings) -> str:
+    """The settings as a Markdown table; docs/settings.md is this, printed."""
+    lines = ["| variable | default | meaning |", "|---|---|---|"]
+    known = settings.model_fields
+    parts = (
+        *(AccountSettings, IncomingSettings, SmtpSettings, OutgoingSettings, SigningSettings),
+        *(ScannerSettings, HttpSettings),
+    )
+    apart = [part.model_fields for part in parts]  # the first come last
+    for name in sorted(known, key=lambda name: [name in each for each in apart]):
+        spec = known[name]
+        extra = spec.json_schema_extra if isinstance(spec.json_schema_extra, dict) else {}
+        if not extra.get("hidden"):
+            default = extra.get("default") or _default(spec)
+            lines.append(f"| `{(PREFIX + name).upper()}` | {default} | {spec.description} |")
+    return "\n".join(lines)
+
+
+def _default(spec: FieldInfo) -> str:
+    value = spec.default
+    if value in (None, "", ()):
+        return "none"
+    if isinstance(value, timedelta):
+        return spanned(value)
+    if isinstance(value, tuple) and isinstance(value[0], timedelta):
+        return ", ".join(map(spanned, value))
+    if any(isinstance(each, BeforeValidator) and each.func is size for each in spec.metadata):
+        return sized(value)
+    return str(value)
