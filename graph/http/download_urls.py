@@ -61,7 +61,7 @@ def zip_path(message_key: int) -> str:
 
 
 def part_path(message_key: int, section: str) -> str:
-    """Where a decoded part is; sections are those of `resolvers.contents.section_of`."""
+    """Where a decoded part is; sections are those of `resolvers.messages.content.section_of`."""
     return f"/rest/messages/{global_ids.encode('Message', message_key)}/parts/{section}"
 
 

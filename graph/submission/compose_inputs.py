@@ -116,7 +116,7 @@ class Composing(Options):
 
 
 async def composed(info: Info, given: Composing, problems: Problems) -> dict[str, Any]:
-    """The fields of `resolvers.composing.Fields`; `problems` has the files that are none."""
+    """Return the fields for `composition.Fields`; `problems` gets the files that are invalid."""
     return {
         **await composed_of(info, given),
         "from_": _named(given.from_) if given.from_ else None,

@@ -35,7 +35,7 @@ async def without_own_results(
 ) -> bytes | Path:
     """Return the message without Authentication-Results in the name of this server.
 
-    If it comes `from_trusted_server`, the results stay that `mail.messages.believed` accepts: those
+    If it comes `from_trusted_server`, the results stay that `mail.mime.believed` accepts: those
     of `authserv_ids` above Received field number `authserv_hops`. A file is rewritten in place.
     """
     if isinstance(source, Path):

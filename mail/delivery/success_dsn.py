@@ -150,7 +150,8 @@ async def of_released(world: World, mail: "Mail", item: Picked, to: Recipient) -
     """The report that a message has come which was held, where its sender wants it.
 
     That it was taken for spam does not matter: who lets it in has decided. Whether its sender is
-    who he says was asked as it was held: else `mail.quarantine` has not kept that he wants it.
+    who he says was asked as it was held: else `mail.delivery.quarantine` has not kept that he
+    wants it.
     """
     wish = restored(item.wish)
     if wish.on is None or On.SUCCESS not in wish.on or not mail.sender:

@@ -29,7 +29,7 @@ Branches = Mapping[Place, int]  # of which `if`, and which of it
 
 @dataclass(frozen=True, slots=True)
 class Read:
-    """A filter that was read; in its action stand folders as `mail.filterdeeds` has them."""
+    """A filter that was read. `sieve_to_actions` defines the mailboxes in its action."""
 
     name: str
     query: Query

@@ -207,7 +207,7 @@ async def _missed_by(world: World, due: Sequence[Due]) -> list[dict[str, Any]]:
 
 
 def _waits(hook: Picked, stream: int, place: Place) -> bool:
-    """Whether a webhook may be for something in a stream, as `models.webhooks.narrow` has it."""
+    """Return whether a webhook can want events of a stream (`webhooks.narrow` says it in SQL)."""
     if stream == PLATFORM or (hook.user_id is None and hook.domain_id is None):
         return True
     if hook.user_id is None:

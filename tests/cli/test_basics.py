@@ -240,7 +240,7 @@ def test_the_doctor_says_what_to_do(shell: Shell) -> None:
 
 
 def test_a_fault_ends_the_process_at_its_passing() -> None:
-    code = "from merganser.building import fault\np = fault('commit:3')\n"
+    code = "from merganser.server.environment_factory import fault\np = fault('commit:3')\n"
     code += "for n in range(9):\n    p('other'); p('commit'); print(n, flush=True)\n"
     ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, check=False)
     assert ended.returncode == -9

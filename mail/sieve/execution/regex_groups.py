@@ -1,6 +1,6 @@
 """Regular expressions that say what they found: leftmost, and of those the longest (POSIX).
 
-The pattern is one of `mail.expressions`. All its states are followed at once, each with the
+The pattern is one of `mail.text.bounded_regex`. All its states are followed at once, each with the
 places where its groups begin and end, so the time is at most states times characters.
 """
 

@@ -12,7 +12,7 @@ from mail.sieve.execution.interpreter import Run
 from mail.sieve.execution.signatures import INDEX, MATCH, Call, Given, Kind, Option, Signature
 from mail.sieve.extensions.core_commands import FIELD_NAME
 
-_FIELD = re.compile(  # as mail.messages.headers finds them, with their line ends
+_FIELD = re.compile(  # as mail.mime.header_fields finds them, with their line ends
     rb"(?:\A|(?<=[\r\n]))[!-9;-~]++[ \t]*+:[^\r\n]*+"
     rb"(?:(?:\r{0,2}\n|\r)[ \t][^\r\n]*+)*+(?:\r{0,2}\n|\r|\Z)"
 )

@@ -1,4 +1,4 @@
-"""Where large bytes lie: a folder of ours, or S3 and its kind. Both are a `models.stores.Store`."""
+"""Object stores for large bytes: a local folder, or S3 and compatible services."""
 
 import asyncio
 import os

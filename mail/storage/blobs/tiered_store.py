@@ -8,7 +8,7 @@ from models.store.object_store import Store, Stored
 
 
 class Tiers:
-    """A `models.stores.Store`: objects whose name ends with COLD lie in the cold store."""
+    """An object store that keeps objects whose name ends with COLD in the cold store."""
 
     def __init__(self, hot: Store, cold: Store) -> None:
         self.hot = hot

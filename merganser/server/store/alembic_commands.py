@@ -1,4 +1,4 @@
-"""What alembic does for `merganser.upgrade`: loaded only where something is to be migrated."""
+"""Alembic commands, imported only if the database must be migrated."""
 
 from alembic import command
 from alembic.config import Config
