@@ -69,8 +69,7 @@ class ForkServer:
             return self._codes.get(pid)
 
     def _close(self) -> None:
-        assert self._process.stdin
-        self._process.stdin.close()
+        self._process.kill()  # it has nothing to keep, and its usual end takes seconds
         self._process.wait()
 
     def _listen(self) -> None:
