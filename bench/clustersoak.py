@@ -10,7 +10,6 @@ the reason; or lost, because the standby lacked the whole submission.
 
 import asyncio
 import shutil
-import sys
 import tempfile
 from asyncio.subprocess import Process
 from collections import Counter
@@ -33,7 +32,7 @@ from bench.crash import buried
 from bench.load import Target, once
 from bench.ports import HOST
 from bench.sendsoak import SEND, Far, Post, furnished
-from bench.server import Server, answering, bounded, spawned, stop
+from bench.server import COMMAND, Server, answering, bounded, spawned, stop
 from bench.sides import postgres
 from merganser.settings.settings import Settings
 from models.store.database import Database
@@ -103,7 +102,7 @@ class ServerGroup:
     async def start(self, nth: int) -> None:
         """Start a server, and wait until it answers."""
         server = self.servers[nth]
-        command = (sys.executable, "-m", "merganser", "serve")
+        command = (*COMMAND, "serve")
         process = await spawned(command, server.settings(), server.folder / "server.log")
         self.running[nth] = process
         async with asyncio.timeout(END):

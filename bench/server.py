@@ -5,8 +5,8 @@ import os
 import signal
 import sys
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,23 @@ ROOT = Path(__file__).parents[1]
 PATIENCE = 60.0  # seconds that a server has to start, and to stop
 TICKS = os.sysconf("SC_CLK_TCK")
 QUIET = 0.04  # of a core: a server that takes less has nothing more to do
+COMMAND = (sys.executable, "-m", "merganser")
+
+Launcher = Callable[[tuple[str, ...], dict[str, str], Path], Awaitable[asyncio.subprocess.Process]]
+_launchers: list[Launcher] = []  # the last one starts servers
+
+
+@contextmanager
+def launched_by(launcher: Launcher) -> Generator[None]:
+    """Let `spawned` start `python -m merganser` by this function of words, environment and log.
+
+    Tests fork a process that has imported the server: the imports take 5 s of CPU.
+    """
+    _launchers.append(launcher)
+    try:
+        yield
+    finally:
+        _launchers.remove(launcher)
 
 
 @dataclass
@@ -57,7 +74,7 @@ class Server:
         `fault` names the place where it will kill itself, such as "commit:3".
         """
         more = {"MERGANSER_FAULT": fault} if fault else {}
-        command = (*before, sys.executable, "-m", "merganser", "serve", *self.words)
+        command = (*before, *COMMAND, "serve", *self.words)
         process = await spawned(command, self.settings(**more), self.folder / "server.log")
         await answering(self.http, process, "/health/ready" if self.words else "/health")
         return process
@@ -67,6 +84,8 @@ async def spawned(
     command: tuple[str, ...], env: dict[str, str], log: Path
 ) -> asyncio.subprocess.Process:
     """Start a command in the project's folder, in a group of its own."""
+    if _launchers and command[:3] == COMMAND and "LD_PRELOAD" not in env:
+        return await _launchers[-1](command[3:], env, log)
     with log.open("ab") as out:
         return await asyncio.create_subprocess_exec(
             *command, env=env, cwd=ROOT, stdout=out, stderr=out, start_new_session=True
@@ -128,7 +147,7 @@ def broken(log: Path) -> list[str]:
 async def checked(server: Server) -> list[str]:
     """What `merganser check` finds wrong."""
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "merganser", "check"),
+        *(*COMMAND, "check"),
         env=server.settings(),
         cwd=ROOT,
         stdout=asyncio.subprocess.PIPE,

@@ -12,7 +12,15 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 import pytest
-from playwright.async_api import ConsoleMessage, Locator, Page, Request, WebSocket, async_playwright
+from playwright.async_api import (
+    Browser,
+    ConsoleMessage,
+    Locator,
+    Page,
+    Request,
+    WebSocket,
+    async_playwright,
+)
 
 from tests.whole import CI
 
@@ -164,19 +172,29 @@ class GraphiQL:
 
 
 @asynccontextmanager
-async def browse(base: str, *, dark: bool = False) -> AsyncGenerator[GraphiQL]:
-    """Start a browser with an empty profile for the server at `base`; the page is not open yet."""
+async def started_browser() -> AsyncGenerator[Browser]:
+    """Start a browser without a page."""
     executable = chromium()
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(executable_path=executable, args=FLAGS)
-        page = await browser.new_page(
-            viewport={"width": 1280, "height": 800}, color_scheme="dark" if dark else "light"
-        )
-        await page.context.grant_permissions(["clipboard-read", "clipboard-write"], origin=base)
+        try:
+            yield browser
+        finally:
+            await browser.close()
+
+
+@asynccontextmanager
+async def browse(browser: Browser, base: str, *, dark: bool = False) -> AsyncGenerator[GraphiQL]:
+    """Make an empty profile for the server at `base`; the page is not open yet."""
+    context = await browser.new_context(
+        viewport={"width": 1280, "height": 800}, color_scheme="dark" if dark else "light"
+    )
+    try:
+        page = await context.new_page()
+        await context.grant_permissions(["clipboard-read", "clipboard-write"], origin=base)
         page.set_default_timeout(PATIENCE)
         graphiql = GraphiQL(page, base)
         graphiql.watch()
-        try:
-            yield graphiql
-        finally:
-            await browser.close()
+        yield graphiql
+    finally:
+        await context.close()

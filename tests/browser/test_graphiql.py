@@ -8,13 +8,16 @@ from pathlib import Path
 
 import httpx
 import pytest
+import pytest_asyncio
+from playwright.async_api import Browser
 
 from merganser.demo.credentials import ADDRESS
-from tests.browser.driver import GraphiQL, browse
+from tests.browser.driver import GraphiQL, browse, started_browser
 from tests.conftest import raw_message
 from tests.e2e.server import PASSWORD, Server
 from tests.furnished import send, serving
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")  # the loop of the browser
 MINE = """query Mine {
 viewer { user { mailbox(by: { specialUse: INBOX }) {
 path messages(first: 1) { nodes { subject from { address } } }
@@ -28,9 +31,15 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield house
 
 
-@pytest.fixture
-async def graphiql(house: Server) -> AsyncIterator[GraphiQL]:
-    async with browse(house.url) as opened:
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def browser() -> AsyncIterator[Browser]:
+    async with started_browser() as browser:
+        yield browser
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def graphiql(browser: Browser, house: Server) -> AsyncIterator[GraphiQL]:
+    async with browse(browser, house.url) as opened:
         yield opened
         assert opened.problems == []
         assert opened.foreign == []
@@ -244,8 +253,10 @@ async def test_an_example_that_was_closed_can_be_opened_again(graphiql: GraphiQL
     await tab.wait_for()
 
 
-async def test_the_documentation_shows_the_schema_also_in_the_dark(house: Server) -> None:
-    async with browse(house.url, dark=True) as graphiql:
+async def test_the_documentation_shows_the_schema_also_in_the_dark(
+    browser: Browser, house: Server
+) -> None:
+    async with browse(browser, house.url, dark=True) as graphiql:
         await graphiql.open(house.secrets["ada"])
         await graphiql.page.get_by_label("Show Documentation Explorer").click()
         await graphiql.page.get_by_role("link", name="Subscription", exact=True).click()

@@ -7,21 +7,24 @@ their own; then everything in them is clicked, hovered and told whatever may sta
 import base64
 import re
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.async_api import ConsoleMessage, Error, Page, Route, async_playwright
+import pytest_asyncio
+from playwright.async_api import Browser, ConsoleMessage, Error, Page, Route
 
 from graph.types import global_ids
 from mail.mime import sanitize
 from mail.mime.html_content.tokenizer import names
-from tests.browser.driver import FLAGS, PATIENCE, chromium
+from tests.browser.driver import PATIENCE, started_browser
 from tests.conftest import Client, receive
 
+SHARED = pytest.mark.asyncio(loop_scope="module")  # runs in the loop of the shared browser
 LEAST = 200
 PAGE = "https://judge.invalid/"
 ESCAPE = re.compile(r"\\(?:x([0-9a-f]{2})|u([0-9a-f]{4})|([tnr\\]))")
@@ -138,17 +141,28 @@ class Judge:
         return there
 
 
-@pytest.fixture
-async def judge() -> AsyncIterator[Judge]:
-    executable = chromium()
-    async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=executable, args=FLAGS)
-        judge = Judge(await browser.new_page(viewport={"width": 800, "height": 600}))
+@asynccontextmanager
+async def judging(browser: Browser) -> AsyncGenerator[Judge]:
+    """A judge with an empty profile."""
+    context = await browser.new_context(viewport={"width": 800, "height": 600})
+    try:
+        judge = Judge(await context.new_page())
         await judge.begin()
-        try:
-            yield judge
-        finally:
-            await browser.close()
+        yield judge
+    finally:
+        await context.close()
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def browser() -> AsyncIterator[Browser]:
+    async with started_browser() as browser:
+        yield browser
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def judge(browser: Browser) -> AsyncIterator[Judge]:
+    async with judging(browser) as judge:
+        yield judge
 
 
 def sound(there: list[Any]) -> None:
@@ -176,9 +190,10 @@ def test_there_are_enough_of_them_and_none_twice() -> None:
     assert len(set(every)) >= len(every) - 2
 
 
+@SHARED
 @pytest.mark.parametrize("family", ["handlers", "urls", "markup", "drawings"])
 async def test_the_judge_sees_scripts_that_run(judge: Judge, family: str) -> None:
-    for vector in families()[family][:20]:
+    for vector in families()[family][:6]:
         await judge.page.goto(PAGE)
         await judge.page.set_content(f"<body>{vector}", wait_until="commit")
         try:
@@ -188,12 +203,14 @@ async def test_the_judge_sees_scripts_that_run(judge: Judge, family: str) -> Non
     assert judge.hits
 
 
+@SHARED
 @pytest.mark.parametrize("family", ["styles", "pixels"])
 async def test_the_judge_sees_what_is_asked_for(judge: Judge, family: str) -> None:
     await judge.show(families()[family][:25])
     assert len(set(judge.asked)) > 10
 
 
+@SHARED
 @pytest.mark.parametrize("family", FAMILIES)
 async def test_nothing_in_a_letter_runs_or_loads(judge: Judge, family: str) -> None:
     letters = [
@@ -206,6 +223,7 @@ async def test_nothing_in_a_letter_runs_or_loads(judge: Judge, family: str) -> N
     assert judge.asked == []
 
 
+@SHARED
 @pytest.mark.parametrize("family", FAMILIES)
 async def test_with_images_from_elsewhere_nothing_but_images_comes(
     judge: Judge, family: str
@@ -222,7 +240,7 @@ async def test_with_images_from_elsewhere_nothing_but_images_comes(
     assert all(re.search(r"\.(gif|png)|[jv]a?[vs]", url) for url in judge.asked), judge.asked
 
 
-async def test_by_way_of_a_message_they_do_no_more(judge: Judge, ada: Client) -> None:
+async def test_by_way_of_a_message_they_do_no_more(ada: Client) -> None:
     every = [vector for vectors in families().values() for vector in vectors]
     part = (
         "--x\r\nContent-Type: text/html; charset=utf-8\r\nContent-Transfer-Encoding: base64\r\n\r\n"
@@ -234,12 +252,14 @@ async def test_by_way_of_a_message_they_do_no_more(judge: Judge, ada: Client) ->
     found = (await ada(document, id=global_ids.encode("Message", key)))["message"]
     assert len(found["html"]) == len(every)
     assert found["remoteImageCount"] > 30
-    sound(await judge.show(found["html"]))
-    sound(await judge.open(found["html"]))
-    assert judge.hits == []
-    assert judge.asked == []
+    async with started_browser() as browser, judging(browser) as judge:
+        sound(await judge.show(found["html"]))
+        sound(await judge.open(found["html"]))
+        assert judge.hits == []
+        assert judge.asked == []
 
 
+@SHARED
 async def test_what_is_nested_beyond_all_bounds_is_shown_as_text(judge: Judge) -> None:
     before = time.process_time()
     found = sanitize("<div><b>" * 50_000 + "deep", remote_images=True, cid_url=lambda _: None)

@@ -28,6 +28,7 @@ from models.connectors import Protocol, Security
 from resolvers.connectors import mutations as connector_mutations
 from tests.cli.conftest import Shell
 from tests.conftest import raw_message
+from tests.e2e.forked_process import ForkedProcess, Streams, run_forked
 from tests.mail.dovecot import PASSWORD, Dovecot, dovecot
 from tests.mail.smtp_client import Authority
 
@@ -92,10 +93,26 @@ def command(*words: str) -> list[str]:
     return [sys.executable, "-m", "merganser", "connector", *words]
 
 
-def begun(*words: str) -> "subprocess.Popen[str]":
-    return subprocess.Popen(
-        command(*words), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+class ConnectorCommand:
+    """`merganser connector` that runs in a fork."""
+
+    def __init__(self, *words: str) -> None:
+        self._folder = TemporaryDirectory()
+        self._out, self._err = (Path(self._folder.name) / name for name in ("out", "err"))
+        self._process = ForkedProcess(
+            ["connector", *words], os.environ, Streams(self._out, self._err)
+        )
+        self.poll, self.kill = self._process.poll, self._process.kill
+        self.send_signal = self._process.send_signal
+
+    def wait(self, timeout: float = PATIENCE) -> tuple[int, str, str]:
+        """Wait for the end; the exit code, and what it has said."""
+        try:
+            code = self._process.wait(timeout)
+            return code, self._out.read_text(), self._err.read_text()
+        finally:
+            self._process.kill()
+            self._folder.cleanup()
 
 
 def until(shell: Shell, asked: str) -> None:
@@ -226,8 +243,8 @@ def test_a_check_tells_stage_by_stage(near: Shell, far: Dovecot, authority: Auth
     trusted = authority.folder / "ca.pem"
     trusted.write_bytes(authority.certificate.public_bytes(Encoding.PEM))
     env = {**os.environ, "SSL_CERT_FILE": str(trusted)}
-    done = subprocess.run(command("check", key), cwd=ROOT, env=env, capture_output=True, text=True,
-                          check=True)  # fmt: skip
+    done = run_forked(["connector", "check", key], env)
+    assert done.returncode == 0, done.stderr
     assert stages(done.stdout) == [("ok", each) for each in secured]
 
 
@@ -257,11 +274,11 @@ def test_ctrl_c_ends_a_run_at_a_safe_point(near: Shell, far: Dovecot) -> None:
     spread(far, "slow")
     key = made(far, "slow", max_bytes_per_second=PIECE)
     other = made(far, "slow", name="later")
-    process = begun("run", key, other)
+    process = ConnectorCommand("run", key, other)
     until(near, COMING)
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=PATIENCE)
-    assert process.returncode == 130, err
+    code, out, err = process.wait()
+    assert code == 130, err
     assert "it ends at the next safe point" in err
     assert "far: ended before all had come" in err
     assert "later" not in out + err
@@ -280,24 +297,24 @@ def test_ctrl_c_ends_a_run_at_a_safe_point(near: Shell, far: Dovecot) -> None:
 def test_ctrl_c_twice_leaves_at_once(near: Shell, far: Dovecot) -> None:
     far.account("twice").save(raw_message("Large") + b"x" * 70 * 20_000)
     key = made(far, "twice", max_bytes_per_second=10_000)
-    process = begun("run", key)
+    process = ConnectorCommand("run", key)
     until(near, "SELECT 1 FROM connector_runs WHERE state = 'RUNNING' AND folder = 'INBOX'")
     process.send_signal(signal.SIGINT)
     until(near, "SELECT 1 FROM connector_runs WHERE cancelled")
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=10)
-    assert (process.returncode, out) == (130, ""), err
+    code, out, err = process.wait(10)
+    assert (code, out) == (130, ""), err
     assert err.splitlines()[-1].startswith("merganser: left at once")
 
 
 def test_the_run_of_another_process_is_followed(near: Shell, far: Dovecot) -> None:
     spread(far, "follow")
     key = made(far, "follow", max_bytes_per_second=PIECE)
-    first = begun("run", key)
+    first = ConnectorCommand("run", key)
     until(near, COMING)
     said = near("connector", "run", key, "--json")
-    out, err = first.communicate(timeout=PATIENCE)
-    assert (first.returncode, said.code) == (0, 0), err
+    code, out, err = first.wait()
+    assert (code, said.code) == (0, 0), err
     assert "far: another process runs it, and it is followed" in said.err
     assert said.json[0]["imported"] == 6
     assert out.startswith("far: 6 messages brought")
@@ -309,16 +326,16 @@ def test_the_run_of_another_process_is_followed(near: Shell, far: Dovecot) -> No
 def test_the_run_of_a_process_that_died_is_taken_over(near: Shell, far: Dovecot) -> None:
     spread(far, "died")
     key = made(far, "died", max_bytes_per_second=PIECE)
-    first = begun("run", key)
+    first = ConnectorCommand("run", key)
     until(near, COMING)
     first.kill()
-    first.communicate()
-    second = begun("run", key)
+    assert first.wait()[0] == -signal.SIGKILL
+    second = ConnectorCommand("run", key)
     time.sleep(1)
     assert second.poll() is None  # nobody knows yet that the first process is dead
     near.store("UPDATE connectors SET max_bytes_per_second = 0")
-    out, err = second.communicate(timeout=PATIENCE)
-    assert second.returncode == 0, err
+    code, out, err = second.wait()
+    assert code == 0, err
     assert "brought" in out
     assert near.rows("SELECT count(*), max(state) FROM connector_runs") == [(1, "SUCCEEDED")]
     assert subjects(near) == [f"Large {nth}" for nth in range(6)]

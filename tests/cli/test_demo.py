@@ -5,18 +5,14 @@ import os
 import re
 import sqlite3
 import stat
-import subprocess
-import sys
 from datetime import UTC, datetime
-from pathlib import Path
 
 import pytest
 
 from merganser.demo import letters
 from tests.cli.conftest import Said, Shell
 from tests.cli.test_accounts import signs_in, viewer_of
-
-ROOT = Path(__file__).parents[2]
+from tests.e2e.forked_process import run_forked
 
 
 def fact(said: Said, name: str) -> str:
@@ -61,9 +57,8 @@ def test_once_made_it_is_only_shown(shell: Shell) -> None:
 
 @pytest.mark.parametrize("place", ["commit:1", "commit:30"])
 def test_killed_in_the_middle_it_is_finished_the_next_time(shell: Shell, place: str) -> None:
-    command = [sys.executable, "-m", "merganser", "demo", "--count", "60"]
     env = {**os.environ, "MERGANSER_FAULT": place}
-    assert subprocess.run(command, cwd=ROOT, env=env, check=False).returncode == -9
+    assert run_forked(["demo", "--count", "60"], env).returncode == -9
     assert shell.rows("SELECT count(*) < 60 FROM messages") == [(1,)]
     assert shell("demo", "--count", "60").code == 0
     assert shell.rows("SELECT count(*), count(DISTINCT digest) FROM messages") == [(60, 60)]

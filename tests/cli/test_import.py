@@ -4,8 +4,6 @@ import mailbox
 import os
 import re
 import sqlite3
-import subprocess
-import sys
 from collections import Counter
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,8 +14,8 @@ from mail.archives.mail_sources import messages, source
 from mail.archives.source_message import Found, Unusable
 from merganser.demo import letters
 from tests.cli.conftest import Shell
+from tests.e2e.forked_process import run_forked
 
-ROOT = Path(__file__).parents[2]
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 MOST = 1 << 20
 
@@ -143,9 +141,8 @@ def test_killed_anywhere_it_goes_on_without_loss_or_repeat(
 ) -> None:
     mbox(tmp_path / "a.mbox", 80)
     words = ["import", str(tmp_path / "a.mbox"), "--user", "ada"]
-    command = [sys.executable, "-m", "merganser", *words]
     env = {**os.environ, "MERGANSER_FAULT": place}
-    assert subprocess.run(command, cwd=ROOT, env=env, check=False).returncode == -9
+    assert run_forked(words, env).returncode == -9
     before = sum(folders(ada).values())
     said = ada("import", tmp_path / "a.mbox", "--user", "ada")
     assert (said.code, said.out) == (0, "80 messages imported.\n")  # of both runs together
@@ -179,9 +176,8 @@ def test_a_full_account_keeps_what_fits_and_goes_on_when_there_is_room(
 def test_an_import_that_its_user_cancels_stops(ada: Shell, tmp_path: Path) -> None:
     mbox(tmp_path / "a.mbox", 80)
     words = ["import", str(tmp_path / "a.mbox"), "--user", "ada"]
-    command = [sys.executable, "-m", "merganser", *words]
     env = {**os.environ, "MERGANSER_FAULT": "imported:1"}
-    assert subprocess.run(command, cwd=ROOT, env=env, check=False).returncode == -9
+    assert run_forked(words, env).returncode == -9
     with sqlite3.connect(ada.data / "mail.db") as store:  # as `taskCancel` does
         store.execute("UPDATE tasks SET cancelled = 1")
     store.close()

@@ -5,8 +5,6 @@ import json
 import os
 import shutil
 import sqlite3
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -18,6 +16,7 @@ from models.auth.second_factors import TotpSeed
 from models.runtime.secret_box import Vault, new_key
 from resolvers.auth.second_factors.totp import place_of
 from tests.cli.conftest import Said, Shell
+from tests.e2e.forked_process import run_forked
 
 SEEDS = 1203  # more than two rounds
 
@@ -142,8 +141,7 @@ PLACES = ["rotation:1", "rotation:2", "reseal:1", "reseal:2", "reseal:3", "rotat
 @pytest.mark.parametrize("place", PLACES)
 def test_killed_at_any_point_it_loses_nothing_and_goes_on(furnished: Shell, place: str) -> None:
     env = {**os.environ, "MERGANSER_FAULT": place}
-    command = [sys.executable, "-m", "merganser", "keys", "rotate"]
-    killed = subprocess.run(command, env=env, capture_output=True, check=False)
+    killed = run_forked(["keys", "rotate"], env)
     assert killed.returncode == -9, killed.stderr
     assert opens() == ALL
     said = furnished("keys", "rotate")

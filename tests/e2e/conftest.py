@@ -5,7 +5,9 @@ from collections.abc import Iterator
 import pytest
 
 from bench.ports import free_port
+from bench.server import launched_by
 from tests import stores
+from tests.e2e.forked_process import fork_subprocess
 from tests.e2e.server import Server
 
 
@@ -19,6 +21,13 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "server" in metafunc.fixturenames:
         theirs = getattr(metafunc.module, "STORES", stores.STORES)
         metafunc.parametrize("server", theirs, indirect=True, scope="session")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def forked_servers() -> Iterator[None]:
+    """Servers of `bench` are forks, too."""
+    with launched_by(fork_subprocess):
+        yield
 
 
 @pytest.fixture(scope="session")

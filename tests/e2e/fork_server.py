@@ -20,15 +20,17 @@ def _import_server() -> None:
 
 
 def _run(request: dict[str, Any]) -> Never:
-    """Become the command of a request: its environment, folder, arguments and log."""
+    """Become the command of a request: its environment, folder, arguments and files."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.set_wakeup_fd(-1)
+    if request["session"]:
+        os.setsid()
     os.environ.clear()
     os.environ.update(request["env"])
     os.chdir(request["folder"])
-    log = os.open(request["log"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
-    for source, target in ((os.open(os.devnull, os.O_RDONLY), 0), (log, 1), (log, 2)):
-        os.dup2(source, target)
+    os.dup2(os.open(request["stdin"], os.O_RDONLY), 0)
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        os.dup2(os.open(request[name], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666), number)
     os.closerange(3, 64)
     sys.argv = ["merganser", *request["words"]]
     from merganser.__main__ import main

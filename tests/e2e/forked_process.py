@@ -1,5 +1,6 @@
 """Processes of the real command, forked from one that has imported it."""
 
+import asyncio
 import atexit
 import json
 import os
@@ -7,11 +8,22 @@ import subprocess
 import sys
 import threading
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from queue import SimpleQueue
+from tempfile import TemporaryDirectory
 
 ROOT = Path(__file__).parents[2]
+
+
+@dataclass(frozen=True)
+class Streams:
+    """The files that a command reads and writes; its errors go to its output by default."""
+
+    stdout: Path
+    stderr: Path | None = None
+    stdin: Path = Path(os.devnull)
 
 
 class ForkServer:
@@ -31,9 +43,19 @@ class ForkServer:
         threading.Thread(target=self._listen, daemon=True).start()
         atexit.register(self._close)
 
-    def start(self, words: Sequence[str], env: Mapping[str, str], log: Path) -> int:
-        """Run a command, and return its process id."""
-        request = {"words": [*words], "env": dict(env), "folder": str(ROOT), "log": str(log)}
+    def start(
+        self, words: Sequence[str], env: Mapping[str, str], streams: Streams, *, session: bool
+    ) -> int:
+        """Run a command, in a session of its own if asked to, and return its process id."""
+        request = {
+            "words": [*words],
+            "env": dict(env),
+            "folder": str(ROOT),
+            "stdin": str(streams.stdin),
+            "stdout": str(streams.stdout),
+            "stderr": str(streams.stderr or streams.stdout),
+            "session": session,
+        }
         assert self._process.stdin
         with self._starting:
             self._process.stdin.write(json.dumps(request).encode() + b"\n")
@@ -47,8 +69,7 @@ class ForkServer:
             return self._codes.get(pid)
 
     def _close(self) -> None:
-        assert self._process.stdin
-        self._process.stdin.close()
+        self._process.kill()  # it has nothing to keep, and its usual end takes seconds
         self._process.wait()
 
     def _listen(self) -> None:
@@ -67,9 +88,16 @@ class ForkServer:
 class ForkedProcess:
     """A command that runs in a fork, with the methods of `subprocess.Popen` that tests need."""
 
-    def __init__(self, words: Sequence[str], env: Mapping[str, str], log: Path) -> None:
+    def __init__(
+        self,
+        words: Sequence[str],
+        env: Mapping[str, str],
+        streams: Streams,
+        *,
+        session: bool = False,
+    ) -> None:
         self._server = fork_server()
-        self.pid = self._server.start(words, env, log)
+        self.pid = self._server.start(words, env, streams, session=session)
 
     def poll(self) -> int | None:
         """Return the exit code, or None while it runs."""
@@ -95,3 +123,57 @@ class ForkedProcess:
 def fork_server() -> ForkServer:
     """Return the fork server of this test process."""
     return ForkServer()
+
+
+class ForkedSubprocess(asyncio.subprocess.Process):
+    """A forked command, with the methods of asyncio's processes, but without pipes."""
+
+    def __init__(self, forked: ForkedProcess) -> None:
+        self._forked = forked
+        self.pid = forked.pid
+
+    @property
+    def returncode(self) -> int | None:
+        """The exit code, or None while it runs."""
+        return self._forked.poll()
+
+    async def wait(self) -> int:
+        """Wait for the end, and return the exit code."""
+        while (code := self._forked.poll()) is None:  # noqa: ASYNC110 - no event
+            await asyncio.sleep(0.01)
+        return code
+
+    def send_signal(self, signal: int) -> None:
+        """Send a signal if it still runs."""
+        self._forked.send_signal(signal)
+
+    def kill(self) -> None:
+        """End it at once."""
+        self._forked.kill()
+
+
+async def fork_subprocess(
+    words: Sequence[str], env: Mapping[str, str], log: Path
+) -> asyncio.subprocess.Process:
+    """Start a command in a session of its own, as `bench.server.spawned` does."""
+    return ForkedSubprocess(
+        await asyncio.to_thread(ForkedProcess, words, env, Streams(log), session=True)
+    )
+
+
+def run_forked(
+    words: Sequence[str], env: Mapping[str, str], *, stdin: str = "", timeout: float = 240
+) -> "subprocess.CompletedProcess[str]":
+    """Run a command to its end, as `subprocess.run` does. Raises TimeoutExpired."""
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        files = {each: folder / each for each in ("stdin", "stdout", "stderr")}
+        files["stdin"].write_text(stdin)
+        process = ForkedProcess(words, env, Streams(**files))
+        try:
+            code = process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            raise
+        out, err = files["stdout"].read_text(), files["stderr"].read_text()
+    return subprocess.CompletedProcess(["merganser", *words], code, out, err)

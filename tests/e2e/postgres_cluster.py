@@ -74,7 +74,7 @@ class Cluster:
         self.archive = self.home / "archive"
         self.archive.mkdir()
         self.archive.chmod(0o777)
-        words = ("--auth=trust", "--encoding=utf8", "-U", "postgres")
+        words = ("--auth=trust", "--encoding=utf8", "--no-sync", "-U", "postgres")
         self.run("initdb", *words, "-D", self.data)
         self.configure(
             "archive_mode = on", f"archive_command = 'cp %p {self.archive}/%f'", "fsync = off"
@@ -103,7 +103,7 @@ class Cluster:
 
     def copy_to(self, other: "Cluster", *words: str) -> None:
         """Make a base backup in the folder of another cluster."""
-        self.run("pg_basebackup", "-D", other.data, "-c", "fast", "-X", "stream", *words)
+        self.run("pg_basebackup", "-D", other.data, "-c", "fast", "-X", "stream", "-N", *words)
 
     def recover(self, archive: Path, target: str) -> None:
         """Let the next start replay an archive up to a target."""

@@ -28,7 +28,7 @@ from models.runtime.environment import World
 from models.users.roles import Role
 from resolvers.users.creation.create import NewUser
 from tests import stores
-from tests.e2e.forked_process import ForkedProcess
+from tests.e2e.forked_process import ForkedProcess, Streams, run_forked
 from tests.mail.lmtp_client import Neighbour
 from tests.mail.lmtp_client import connect as lmtp
 
@@ -131,7 +131,7 @@ class Server:
 
     def _begin(self, words: list[str]) -> "subprocess.Popen[bytes] | ForkedProcess":
         if "LD_PRELOAD" not in self.env:  # which acts when a program starts
-            return ForkedProcess(words, self.env, self.folder / "log")
+            return ForkedProcess(words, self.env, Streams(self.folder / "log"))
         command = [sys.executable, "-m", "merganser", *words]
         with (self.folder / "log").open("ab") as log:
             return subprocess.Popen(
@@ -171,16 +171,7 @@ class Server:
 
     def command(self, *words: str | Path, stdin: str = "") -> Said:
         """Run another command beside it."""
-        done = subprocess.run(
-            [sys.executable, "-m", "merganser", *map(str, words)],
-            cwd=ROOT,
-            env=self.env,
-            input=stdin,
-            capture_output=True,
-            text=True,
-            timeout=START,
-            check=False,
-        )
+        done = run_forked([*map(str, words)], self.env, stdin=stdin, timeout=START)
         return Said(done.returncode, done.stdout, done.stderr)
 
     @asynccontextmanager

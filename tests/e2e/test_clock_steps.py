@@ -144,9 +144,23 @@ class Site:
             await self.cluster.kill(nth)
 
 
+def settable_clock(file: Path) -> dict[str, str]:
+    """The environment of a process whose time of day this file changes."""
+    return {
+        **{name: text for name, text in clock_ahead(1).items() if name != "FAKETIME"},
+        "FAKETIME_TIMESTAMP_FILE": str(file),
+        "FAKETIME_CACHE_DURATION": "1",  # seconds until the file is read again
+    }
+
+
 @asynccontextmanager
-async def site(folder: Path, url: str | None, skews: list[int]) -> AsyncGenerator[Site]:
-    """Servers over one store that run, with these differences between their clocks."""
+async def site(
+    folder: Path, url: str | None, skews: list[int], *, fake: bool = True
+) -> AsyncGenerator[Site]:
+    """Servers over one store that run, with these differences between their clocks.
+
+    Without `fake` clocks they can be forked, which takes less time than to start them.
+    """
     far, first = SlowServer(), folder / "server"
     far.open.clear()
     blobs = str(folder / "blobs")
@@ -160,11 +174,8 @@ async def site(folder: Path, url: str | None, skews: list[int]) -> AsyncGenerato
         own = first if nth == 0 else folder / f"server{nth}"
         if nth:
             make_data_folder(own, first)
-        faked = {name: text for name, text in clock_ahead(1).items() if name != "FAKETIME"}
         more = {
-            **faked,
-            "FAKETIME_TIMESTAMP_FILE": str(clock),
-            "FAKETIME_CACHE_DURATION": "1",  # seconds until the file is read again
+            **(settable_clock(clock) if fake else {}),
             "MERGANSER_BLOBS": blobs,
             "MERGANSER_NEXT_HOP": f"smtp://{HOST}:{far.port}?tls=never",
             "MERGANSER_QUEUE_BACKOFF": "8s 1h",

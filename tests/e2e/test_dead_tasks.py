@@ -2,8 +2,6 @@
 
 import asyncio
 import signal
-import subprocess
-import sys
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -26,7 +24,8 @@ from resolvers.transfer import exports
 from resolvers.transfer.exports import NewExport
 from tests import stores
 from tests.e2e.conftest import beside
-from tests.e2e.server import ROOT, START, Server
+from tests.e2e.forked_process import ForkedProcess, Streams
+from tests.e2e.server import START, Server
 
 LIMIT = 60.0  # seconds until a task has ended, on a busy machine
 DEADLY = {"MERGANSER_FAULT": "exported:1"}  # the server kills itself when it exports
@@ -67,15 +66,12 @@ async def states(world: World) -> dict[tuple[int, str], TaskState]:
 
 def killed_by_its_task(server: Server) -> None:
     """Run the server until the export kills it."""
-    with (server.folder / "log").open("ab") as log:
-        command = [sys.executable, "-m", "merganser", "serve"]
-        env = {**server.env, **DEADLY}
-        process = subprocess.Popen(command, cwd=ROOT, env=env, stdout=log, stderr=log)
-        try:
-            assert process.wait(START) == -signal.SIGKILL, server.log
-        finally:
-            process.kill()
-            process.wait()
+    env = {**server.env, **DEADLY}
+    process = ForkedProcess(["serve"], env, Streams(server.folder / "log"))
+    try:
+        assert process.wait(START) == -signal.SIGKILL, server.log
+    finally:
+        process.kill()
 
 
 async def test_a_task_that_kills_its_server_lets_the_others_go_first(stopped: Server) -> None:

@@ -11,8 +11,9 @@ from bench.watch import Plan, prove
 from tests import stores
 from tests.buses import BROKERS
 from tests.e2e.conftest import beside
+from tests.whole import ALL
 
-CHANGES = 300
+CHANGES = 300 if ALL else 150
 SEED = 7
 KINDS = {  # by store and number of processes: the bus, and what goes wrong
     "sqlite-1": ("", ("cut", "kill", "mend", "trim")),

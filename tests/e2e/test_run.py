@@ -6,8 +6,6 @@ import json
 import os
 import re
 import signal
-import sys
-import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +15,7 @@ import httpx
 import pytest
 
 from bench.ports import free_port
+from tests.e2e.forked_process import ForkedProcess, Streams
 
 ROOT = Path(__file__).parents[2]
 COUNT = 40
@@ -30,7 +29,7 @@ class House:
     more: dict[str, str] = field(default_factory=dict)
     http: int = field(default_factory=free_port)
     lmtp: int = field(default_factory=free_port)
-    begun: list[asyncio.subprocess.Process] = field(default_factory=list)
+    begun: list["Command"] = field(default_factory=list)
 
     @property
     def env(self) -> dict[str, str]:
@@ -42,25 +41,22 @@ class House:
             **self.more,
         }
 
-    async def begin(self, *words: str) -> asyncio.subprocess.Process:
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "merganser",
-            *words,
-            cwd=ROOT,
-            env=self.env,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-        )
-        self.begun.append(process)
-        return process
+    async def begin(self, *words: str) -> "Command":
+        """Start a command."""
+        self.folder.parent.mkdir(exist_ok=True)
+        nth = len(self.begun)
+        out, err = (self.folder.parent / f"{name}-{nth}" for name in ("out", "err"))
+        for file in (out, err):
+            file.touch()
+        process = await asyncio.to_thread(ForkedProcess, words, self.env, Streams(out, err))
+        self.begun.append(Command(process, out, err))
+        return self.begun[-1]
 
     async def told(self, *words: str) -> tuple[int, str, str]:
         """Code, stdout and stderr of a command."""
-        process = await self.begin(*words)
-        out, err = await asyncio.wait_for(process.communicate(), 120)
-        return process.returncode or 0, out.decode(), err.decode()
+        command = await self.begin(*words)
+        code = await command.wait(120)
+        return code, command.out.read_text(), command.err.read_text()
 
     async def asked(self, key: str, document: str) -> Any:
         async with httpx.AsyncClient(timeout=30) as client:
@@ -71,12 +67,24 @@ class House:
 
 
 @dataclass
+class Command:
+    """A command, and the files that it writes."""
+
+    process: ForkedProcess
+    out: Path
+    err: Path
+
+    async def wait(self, seconds: float) -> int:
+        """Wait for its end; its exit code."""
+        return await asyncio.to_thread(self.process.wait, seconds)
+
+
+@dataclass
 class Running:
     """A server with a demo account, and what it has said."""
 
-    process: asyncio.subprocess.Process
+    command: Command
     banner: str
-    took: float  # seconds until it said so
 
     def line(self, words: str) -> str:
         return next(line.strip() for line in self.banner.splitlines() if words in line)
@@ -86,34 +94,28 @@ class Running:
         return self.line("API key").split()[-1]
 
     async def end(self, how: signal.Signals = signal.SIGTERM) -> None:
-        self.process.send_signal(how)
-        _, log = await asyncio.wait_for(self.process.communicate(), 60)
-        assert self.process.returncode == 0, log.decode()
-        assert b"Traceback" not in log
+        self.command.process.send_signal(how)
+        code, log = await self.command.wait(60), self.command.err.read_text()
+        assert code == 0, log
+        assert "Traceback" not in log
 
 
 @pytest.fixture
 async def house(tmp_path: Path) -> AsyncIterator[House]:
     house = House(tmp_path / "var")
     yield house
-    for process in house.begun:  # of a test that has failed
-        if process.returncode is None:
-            process.kill()
-            await process.communicate()
+    for command in house.begun:  # of a test that has failed
+        command.process.kill()
+        await command.wait(60)
 
 
 async def running(house: House) -> Running:
-    began = time.monotonic()
-    process = await house.begin("serve", "--demo", "--demo-count", str(COUNT))
-    assert process.stdout
-    banner = ""
-    while "send-test" not in banner:
-        line = await asyncio.wait_for(process.stdout.readline(), 120)
-        if not line:
-            _, log = await process.communicate()
-            pytest.fail(log.decode())
-        banner += line.decode()
-    return Running(process, banner, time.monotonic() - began)
+    command = await house.begin("serve", "--demo", "--demo-count", str(COUNT))
+    async with asyncio.timeout(120):
+        while "send-test" not in (banner := command.out.read_text()) or banner[-1] != "\n":
+            assert command.process.poll() is None, command.err.read_text()
+            await asyncio.sleep(0.02)
+    return Running(command, banner)
 
 
 async def shell(line: str, env: dict[str, str]) -> str:
@@ -161,7 +163,7 @@ async def test_a_second_server_on_the_store_and_a_taken_port_are_told_in_one_sen
     server = await running(house)
     code, _, err = await house.told("serve")
     assert (code, err.count("\n")) == (1, 1)
-    assert f"another merganser uses this store (pid {server.process.pid})" in err
+    assert f"another merganser uses this store (pid {server.command.process.pid})" in err
 
     elsewhere = House(tmp_path / "other", http=house.http, begun=house.begun)
     code, _, err = await elsewhere.told("serve")
@@ -226,7 +228,7 @@ async def test_nobody_else_is_served_until_there_is_a_credential(house: House) -
     assert "merganser token create --name root --role ROOT" in err
     code, _, err = await house.told("token", "create", "--name", "root", "--role", "ROOT")
     assert code == 0, err
-    process = await house.begin("serve")
+    command = await house.begin("serve")
     async with asyncio.timeout(120), httpx.AsyncClient(timeout=30) as client:
         while True:
             try:
@@ -236,18 +238,18 @@ async def test_nobody_else_is_served_until_there_is_a_credential(house: House) -
             else:
                 break
     assert answer.status_code == 200
-    await Running(process, "", 0).end(signal.SIGINT)
+    await Running(command, "").end(signal.SIGINT)
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 async def test_told_to_end_while_it_starts_it_ends_quietly(
     house: House, how: signal.Signals
 ) -> None:
-    process = await house.begin("serve", "--demo", "--demo-count", "400")
+    command = await house.begin("serve", "--demo", "--demo-count", "400")
     async with asyncio.timeout(90):
         while not (house.folder / "demo.json").exists():  # noqa: ASYNC110 - another process's
             await asyncio.sleep(0.02)
-    await Running(process, "", 0).end(how)
+    await Running(command, "").end(how)
     server = await running(house)
     assert sum((await totals(house, server.key)).values()) in (COUNT, 400)
     await server.end()

@@ -27,7 +27,7 @@ async def here(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncGenerator
     url = None
     if request.param == "postgres":
         url = beside(request.getfixturevalue("postgres"), "copies")
-    async with asyncio.timeout(LIMIT), site(tmp_path, url, [0]) as made:
+    async with asyncio.timeout(LIMIT), site(tmp_path, url, [0], fake=False) as made:
         yield made
 
 
