@@ -28,6 +28,7 @@ ssl = {ssl}
 {certificate}
 disable_plaintext_auth = no
 auth_mechanisms = plain login cram-md5
+auth_failure_delay = 0
 mail_location = {format}:{folder}/mail/%u
 first_valid_uid = 1
 mail_max_userip_connections = 50
@@ -68,6 +69,9 @@ service pop3-login {{
 }}
 service anvil {{
   client_limit = 1000
+  unix_listener anvil-auth-penalty {{
+    mode = 0
+  }}
 }}
 """
 

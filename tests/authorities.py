@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 
 from bench.ports import free_port
 from graph.app import create_app
+from mail.tls import acme_client
 from models.runtime.environment import World
 from tests.certifying import NAME, ONE
 from tests.conftest import Client
@@ -61,6 +63,14 @@ def ready(world: World, there: Pebble, names: int) -> World:
 
 
 @asynccontextmanager
+async def _short_pauses() -> AsyncIterator[None]:
+    """Let it be asked often whether it goes on: an authority on loopback takes milliseconds."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(acme_client, "PAUSE", 0.02)
+        yield
+
+
+@asynccontextmanager
 async def placed(
     world: World,
     root: Client,
@@ -77,7 +87,10 @@ async def placed(
         made = replace(world, now=Ahead())
         async with house(made, folder / "spool") as live:
             port = live.port if reached else free_port()
-            async with pebble(folder / "pebble", port, names.port, **config) as there:
+            async with (
+                pebble(folder / "pebble", port, names.port, **config) as there,
+                _short_pauses(),
+            ):
                 # the app that answers shares the store alone: as another process does
                 ours = ready(world, there, names.port)
                 app = create_app(ours, spool=folder / "ours")

@@ -141,21 +141,12 @@ LONG_FORMS = (
         ("stop",),
     ),
     LongForm(
-        "e2e/test_restore::test_a_failover_under_a_running_server",
-        ("False",),
-        "e2e/test_restore::test_a_failover_to_a_standby_that_lost_nothing_changes_nothing",
-    ),
-    LongForm(
         "e2e/test_busy_machine::test_a_single_sign_in_does_not_wait_for_other_work",
         covered_by="e2e/test_busy_machine::test_a_single_sign_in_starts_no_process",
     ),
     LongForm(
         "e2e/test_busy_machine::test_a_long_queue_is_sent_away_and_other_requests_go_on",
         covered_by="auth/test_passwords::test_too_many_who_wait_are_sent_away",
-    ),
-    LongForm(
-        "e2e/test_large_answers::test_many_aliases_of_a_large_text_end_with_a_typed_error",
-        ("off", "postgres"),
     ),
     LongForm("e2e/test_certificates::test_it_is_made_shown_replaced_and_gone", ("house0",)),
     LongForm(

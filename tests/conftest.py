@@ -4,15 +4,18 @@ import asyncio
 import gc
 import hashlib
 import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import httpx
 import pytest
 from sqlalchemy import event
+from sqlalchemy.orm import make_transient_to_detached
 
 from graph.app import create_app
 from mail.recipients import address_resolution
@@ -23,7 +26,7 @@ from mail.storage.blobs.object_stores import LocalStore
 from models.auth.credentials import ApiKey
 from models.runtime.environment import World
 from models.runtime.options import Options
-from models.store.columns import Picked
+from models.store.columns import Picked, table_of
 from models.store.database import Database
 from models.users.roles import Role, Scope
 from models.users.tables import User
@@ -49,6 +52,13 @@ CHEAP = Options(
     webauthn_id="mail.example.org",
     webauthn_origins=("https://mail.example.org",),
 )
+
+
+# the columns of each account's user, and the secret of its key
+Accounts = dict[str, tuple[dict[str, Any], str]]
+ACCOUNTS = pytest.StashKey[Accounts]()
+Place = TypeVar("Place")
+PrepareStore = Callable[[tuple[str, ...]], tuple[Place, Accounts]]
 
 
 class Clock:
@@ -118,6 +128,40 @@ def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def sqlite_prepared(
+    sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory
+) -> PrepareStore[Path]:
+    """SQLite stores to copy, with accounts in them."""
+
+    @cache
+    def prepare(names: tuple[str, ...]) -> tuple[Path, Accounts]:
+        folder = tmp_path_factory.mktemp("prepared")
+        accounts = stores.run(make_accounts(stores.copied(sqlite_template, folder), names, folder))
+        return folder / "mail.db", accounts
+
+    return prepare
+
+
+@pytest.fixture(scope="session")
+def postgres_prepared(postgres: str, tmp_path_factory: pytest.TempPathFactory) -> PrepareStore[str]:
+    """Schemas of the PostgreSQL database, with the rows of accounts."""
+
+    async def make(names: tuple[str, ...]) -> Accounts:
+        database = Database(postgres)
+        await stores.emptied(database)
+        await database.close()
+        accounts = await make_accounts(postgres, names, tmp_path_factory.mktemp("prepared"))
+        await stores.keep_rows(postgres, "_".join(names))
+        return accounts
+
+    @cache
+    def prepare(names: tuple[str, ...]) -> tuple[str, Accounts]:
+        return "_".join(names), stores.run(make(names))
+
+    return prepare
+
+
+@pytest.fixture(scope="session")
 def postgres() -> Iterator[str]:
     """The URL of this worker's migrated database."""
     worker = os.environ.get("PYTEST_XDIST_WORKER", "")
@@ -131,16 +175,34 @@ def postgres() -> Iterator[str]:
 
 @pytest.fixture(params=stores.STORES)
 async def database(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Database]:
-    """An empty store."""
+    """A store with nothing but the accounts of the test's fixtures."""
+    names = _prepared_names(request)
     if request.param == "sqlite":
-        template = request.getfixturevalue("sqlite_template")
+        template: Path = request.getfixturevalue("sqlite_template")
+        if names:
+            template, request.node.stash[ACCOUNTS] = request.getfixturevalue("sqlite_prepared")(
+                names
+            )
         database = stores.warmed(Database(stores.copied(template, tmp_path)))
     else:
-        database = stores.warmed(Database(request.getfixturevalue("postgres")))
-        await stores.emptied(database)
+        database, schema = stores.warmed(Database(request.getfixturevalue("postgres"))), ""
+        if names:
+            schema, request.node.stash[ACCOUNTS] = request.getfixturevalue("postgres_prepared")(
+                names
+            )
+        await stores.emptied(database, schema)
     yield database
     await database.close()
     await asyncio.sleep(0)  # what was cut off amid something is gone with the loop's next turn
+
+
+def _prepared_names(request: pytest.FixtureRequest) -> tuple[str, ...]:
+    """The fixtures of the test that are accounts of this file, in a fixed order."""
+    known = request.node._fixtureinfo.name2fixturedefs  # noqa: SLF001
+    ours = known["clock"][0].baseid
+    if any(len(known.get(name, ())) > 1 for name in ("clock", "world")):
+        return ()  # accounts are made with another clock, or other options
+    return tuple(name for name in PREPARED if name in known and known[name][-1].baseid == ours)
 
 
 @pytest.fixture
@@ -211,19 +273,31 @@ async def make_client(world: World, http: httpx.AsyncClient, name: str, **more: 
     return Client(http, world, user, secret)
 
 
-@pytest.fixture
-async def ada(world: World, http: httpx.AsyncClient) -> Client:
-    return await make_client(world, http, "ada")
+# the accounts that are made once in each worker and copied with the store
+PREPARED: dict[str, Role] = {
+    "ada": Role.USER, "bob": Role.USER, "root": Role.ROOT, "over": Role.ADMIN,
+}  # fmt: skip
 
 
-@pytest.fixture
-async def bob(world: World, http: httpx.AsyncClient) -> Client:
-    return await make_client(world, http, "bob")
+async def make_accounts(url: str, names: Iterable[str], folder: Path) -> Accounts:
+    """Make these of the `PREPARED` accounts in an empty store."""
+    database, blobs = Database(url), LocalStore(folder / "blobs")
+    world = World(database, blobs, secret=b"s" * 32, options=CHEAP, now=Clock())
+    accounts = {name: await _make_account(world, None, name) for name in names}
+    await database.close()
+    await blobs.close()
+    return {
+        name: (
+            {column.name: getattr(client.user, column.name) for column in table_of(User).columns},
+            client.secret,
+        )
+        for name, client in accounts.items()
+    }
 
 
-@pytest.fixture
-async def root(world: World, http: httpx.AsyncClient) -> Client:
-    """A key of the platform, which belongs to no user."""
+async def _make_account(world: World, http: Any, name: str) -> Client:
+    if name != "root":
+        return await make_client(world, http, name, role=PREPARED[name])
     secret = await make_key(world, "root", role=Role.ROOT, scopes=[Scope.MASTER])
     nobody = User(
         id=0,
@@ -236,10 +310,38 @@ async def root(world: World, http: httpx.AsyncClient) -> Client:
     return Client(http, world, nobody, secret)
 
 
+async def _account(request: pytest.FixtureRequest, world: World, http: httpx.AsyncClient) -> Client:
+    """The account that a fixture is named after: of the prepared store, or a new one."""
+    name = request.fixturename or ""
+    if prepared := request.node.stash.get(ACCOUNTS, {}).get(name):
+        columns, secret = prepared
+        user = User(**deepcopy(columns))
+        if user.id:
+            make_transient_to_detached(user)
+        return Client(http, world, user, secret)
+    return await _make_account(world, http, name)
+
+
 @pytest.fixture
-async def over(world: World, http: httpx.AsyncClient) -> Client:
+async def ada(request: pytest.FixtureRequest, world: World, http: httpx.AsyncClient) -> Client:
+    return await _account(request, world, http)
+
+
+@pytest.fixture
+async def bob(request: pytest.FixtureRequest, world: World, http: httpx.AsyncClient) -> Client:
+    return await _account(request, world, http)
+
+
+@pytest.fixture
+async def root(request: pytest.FixtureRequest, world: World, http: httpx.AsyncClient) -> Client:
+    """A key of the platform, which belongs to no user."""
+    return await _account(request, world, http)
+
+
+@pytest.fixture
+async def over(request: pytest.FixtureRequest, world: World, http: httpx.AsyncClient) -> Client:
     """An administrator."""
-    return await make_client(world, http, "over", role=Role.ADMIN)
+    return await _account(request, world, http)
 
 
 @pytest.fixture

@@ -85,7 +85,8 @@ def _with_writers(database: Database) -> list[Engine]:
     return [*database.engines, *([group._engine.sync_engine] if group else [])]  # noqa: SLF001
 
 
-EMPTIED = """CREATE FUNCTION emptied() RETURNS void LANGUAGE plpgsql AS $$
+EMPTIED = """CREATE FUNCTION emptied(prepared text) RETURNS void LANGUAGE plpgsql
+SET session_replication_role = replica AS $$
 DECLARE
     name text;
 BEGIN
@@ -94,14 +95,20 @@ BEGIN
             EXECUTE format('DELETE FROM %I', name);
         END IF;
     END LOOP;
-    INSERT INTO streams (id, last, gone) VALUES (0, 0, 0);
+    IF prepared = '' THEN
+        INSERT INTO streams (id, last, gone) VALUES (0, 0, 0);
+    END IF;
+    FOR name IN SELECT tablename FROM pg_tables WHERE schemaname = prepared LOOP
+        EXECUTE format('INSERT INTO %I SELECT * FROM %I.%I', name, prepared, name);
+    END LOOP;
 END $$"""
 
 
 async def can_be_emptied(url: str) -> None:
     """Make what takes all rows out of this PostgreSQL store, in one round trip.
 
-    A TRUNCATE makes a file anew for each table and index.
+    A TRUNCATE makes a file anew for each table and index. Foreign keys are not checked
+    meanwhile: all tables are emptied, and prepared rows were checked when they were made.
     """
     tables = [TABLE, *(known.name for known in reversed(SQLModel.metadata.sorted_tables))]
     database = Database(url)
@@ -124,10 +131,22 @@ async def left_alone(url: str) -> None:
     await database.close()
 
 
-async def emptied(database: Database) -> None:
-    """Take all rows out of a PostgreSQL store."""
+async def emptied(database: Database, prepared: str = "") -> None:
+    """Take all rows out of a PostgreSQL store; put in those of a schema that `keep_rows` made."""
     async with database.engine.begin() as connection:
-        await connection.execute(text("SELECT emptied()"))
+        await connection.execute(text("SELECT emptied(:prepared)"), {"prepared": prepared})
+
+
+async def keep_rows(url: str, schema: str) -> None:
+    """Copy all rows of a PostgreSQL store to tables of a schema of this name."""
+    database = Database(url)
+    async with database.engine.begin() as connection:
+        await connection.execute(text(f'CREATE SCHEMA "{schema}"'))
+        for name in [TABLE, *(table.name for table in SQLModel.metadata.sorted_tables)]:
+            if await connection.scalar(text(f'SELECT EXISTS (TABLE "{name}")')):
+                copy = f'CREATE TABLE "{schema}"."{name}" AS TABLE "{name}"'
+                await connection.execute(text(copy))
+    await database.close()
 
 
 STORES = os.environ.get("STORES", "sqlite").split(",")

@@ -19,6 +19,7 @@ from tests.fetching import connector, far, ran, server
 from tests.importing import eml_zip, imported
 from tests.mail.dovecot import Dovecot
 from tests.mail.lmtp_client import Neighbour
+from tests.whole import ALL
 
 __all__ = ["far", "server"]
 
@@ -136,29 +137,42 @@ def letters() -> dict[str, bytes]:
 LETTERS = letters()
 
 
+def some(way: str) -> dict[str, bytes]:
+    """All dates, and of the other messages a third for each way but LMTP; `ALL_TESTS` takes all.
+
+    There are 17 values for each field, so each third has all fields and all values.
+    """
+    if ALL or way == "LMTP":
+        return LETTERS
+    third = list(WAYS).index(way) % 3
+    numbered = enumerate(LETTERS.items())
+    return {name: raw for nth, (name, raw) in numbered if nth < len(DATES) or nth % 3 == third}
+
+
 async def by_lmtp(ada: Client, neighbour: Neighbour, _far: Dovecot) -> None:
-    for raw in LETTERS.values():
+    for raw in some("LMTP").values():
         await neighbour.begin(ada.address)
         neighbour.send(raw + b".\r\n")
         assert (await neighbour.hear()).startswith("250")
 
 
 async def by_upload(ada: Client, _neighbour: Neighbour, _far: Dovecot) -> None:
-    for raw in LETTERS.values():
+    for raw in some("upload").values():
         given = {"mailbox": {"path": "INBOX"}, "raw": base64.b64encode(raw).decode()}
         assert (await call(ada, "messageUpload", **given))["errors"] == []
 
 
 async def by_import(ada: Client, _neighbour: Neighbour, _far: Dovecot) -> None:
-    one = await imported(ada, eml_zip({f"{name}.eml": raw for name, raw in LETTERS.items()}))
-    assert (one["state"], int(one["imported"])) == ("SUCCEEDED", len(LETTERS)), one["log"]
+    letters = some("import")
+    one = await imported(ada, eml_zip({f"{name}.eml": raw for name, raw in letters.items()}))
+    assert (one["state"], int(one["imported"])) == ("SUCCEEDED", len(letters)), one["log"]
 
 
 async def by_connector(ada: Client, _neighbour: Neighbour, far: Dovecot) -> None:
-    for raw in LETTERS.values():
-        far.save(raw)
+    letters = list(some("connector").values())
+    far.save_all(letters)
     run = await ran(ada.world, await connector(ada, far))
-    assert (run.state, run.imported) == (TaskState.SUCCEEDED, len(LETTERS)), run.log
+    assert (run.state, run.imported) == (TaskState.SUCCEEDED, len(letters)), run.log
 
 
 WAYS = {"LMTP": by_lmtp, "upload": by_upload, "import": by_import, "connector": by_connector}
@@ -184,9 +198,8 @@ async def test_messages_with_any_header_value_are_stored_and_listed(
 ) -> None:
     await WAYS[way](ada, neighbour, far)
     for shown in (PLAIN, SHOWN):
-        for _ in range(2):  # a document that is seen again runs by its plan
-            for order in ("RECEIVED_ASC", "RECEIVED_DESC"):
-                assert len(await listed(ada, shown, order=order)) == len(LETTERS)
+        for order in ("RECEIVED_ASC", "RECEIVED_DESC"):  # the first page runs without a plan
+            assert len(await listed(ada, shown, order=order)) == len(some(way))
     found = await listed(ada)
     dates = {one["subject"]: one["date"] for one in found}
     expected = {f"Dated {nth}": at for nth, at in enumerate(DATES.values()) if at is not ...}

@@ -19,15 +19,10 @@ import pytest
 from sqlalchemy import select
 from sqlmodel import col
 
-<<<<<<< HEAD
-from mail.maintenance.restore_mark import EVERY
-from models.events.incarnation import MARK
-=======
 from mail.maintenance.restore_mark import BEHIND, EVERY, read_mark
-from models.journal import Stream
-from models.store.incarnation import MARK
-from models.users import User
->>>>>>> c1
+from models.events.incarnation import MARK
+from models.events.journal import Stream
+from models.users.tables import User
 from tests import stores
 from tests.e2e.postgres_cluster import Cluster
 from tests.e2e.server import ROOT, Client, Server

@@ -34,8 +34,11 @@ from tests.mail.test_smuggling import ENDS, FORGED
 from tests.mail.tops import bare, below
 from tests.mail.torture import letters
 from tests.test_smtp_submission import PASSWORD, sign_in
+from tests.whole import ALL
 
 LETTERS = letters()
+# The same code stores them as those of LMTP, where `test_torture` takes all.
+STRANGERS = LETTERS if ALL else dict(list(LETTERS.items())[::3])
 SOURCE = "query ($id: ID!) { node(id: $id) { ... on Message { sourceUrl } } }"
 OURS = re.compile(
     rb"Authentication-Results: mx\.example\.org;(?:\r\n [^\r\n]+)*\r\n"
@@ -101,10 +104,10 @@ async def test_strangers_letters_are_all_taken_and_stored_as_they_came(
     ada: Client, mx: Neighbour, world: World
 ) -> None:
     sender = "carol@example.com"
-    replies = {name: await say(mx, raw, sender, ada.address) for name, raw in LETTERS.items()}
+    replies = {name: await say(mx, raw, sender, ada.address) for name, raw in STRANGERS.items()}
     assert {name: said for name, said in replies.items() if not said.startswith("250")} == {}
     assert await mx.say("NOOP") == "250 2.0.0 Fine"
-    sent = {digest(raw): name for name, raw in LETTERS.items()}
+    sent = {digest(raw): name for name, raw in STRANGERS.items()}
     rows = await world.database.read(select(col(Message.id)))
     assert len(rows) == len(sent)  # the same letter again is known
     for row in rows:
