@@ -26,10 +26,10 @@ clients: examples/node_modules/.package-lock.json  ## the JavaScript clients tha
 
 soak: .venv/ready  ## the long forms: crashes under load, and no event lost; an hour or two
 	python -m bench.soak
-	python -m bench.fetchsoak
-	python -m bench.sendsoak
-	python -m bench.clustersoak
-	python -m bench.clustersoak --servers 3 --failover
+	python -m bench.fetch_soak
+	python -m bench.send_soak
+	python -m bench.cluster_soak
+	python -m bench.cluster_soak --servers 3 --failover
 
 bench: .venv/ready  ## figures on both stores, beside a hand-written floor and plain Strawberry
 	python -m bench
@@ -38,16 +38,16 @@ gate: .venv/ready  ## fails where a request has become dearer against the floor 
 	python -m bench.gate
 
 conformance: .venv/ready  ## the long forms of the protocol tests, and all cells of who may do what to whom
-	LONG=1 pytest tests/test_endpoint.py tests/test_sockets.py tests/test_sse.py tests/test_targets.py tests/mail
-	LONG=1 CI=1 STORES=sqlite,postgres pytest tests/e2e/test_clock_steps.py
-	DIFFERENTIAL_CASES=10200 pytest tests/test_differential.py
+	LONG=1 pytest tests/http/test_graphql_endpoint.py tests/subscriptions/test_websocket_subscriptions.py tests/subscriptions/test_sse_subscriptions.py tests/targets/test_target_access.py tests/mail
+	LONG=1 CI=1 STORES=sqlite,postgres pytest tests/e2e/recovery/test_clock_changes.py
+	DIFFERENTIAL_CASES=10200 pytest tests/execution/test_executor_differential.py
 
 schema: .venv/ready
 	python -m merganser schema > schema.graphql
 
 released: .venv/ready  ## at a release, once the version is set: the schema that later ones must not break
-	sed -n 's/^version = "\(.*\)"/# merganser \1/p' pyproject.toml > tests/released.graphql
-	python -m merganser schema >> tests/released.graphql
+	sed -n 's/^version = "\(.*\)"/# merganser \1/p' pyproject.toml > tests/schema/released.graphql
+	python -m merganser schema >> tests/schema/released.graphql
 
 docs: .venv/ready  ## what in docs/ is made by programs
 	python -m merganser settings > docs/settings.md

@@ -13,36 +13,36 @@ import uvloop
 from rich.console import Console
 from rich.progress import Progress
 
-from bench import (
-    accounts,
-    behind,
-    clients,
-    fetching,
-    folders,
-    halfopen,
-    heard,
-    large,
-    live,
-    lmtp,
-    logins,
-    occasional,
-    queue,
-    report,
-    ruled,
-    searches,
-    sending,
-    submitting,
-    telling,
+from bench import clients
+from bench.figures import report
+from bench.figures.goals import AT, PAGE
+from bench.figures.measurements import Fact, Figure, Line
+from bench.figures.report import Results
+from bench.load import lmtp_client
+from bench.load.documents import Work, works
+from bench.load.http_client import Target, loaded
+from bench.load.message_generator import Writer
+from bench.load.sample_account import TAKER
+from bench.scenarios import change_catch_up as behind
+from bench.scenarios import (
+    change_latency,
+    connector_fetch,
+    filtered_delivery,
+    half_open_connections,
+    journal_cost,
+    large_mailboxes,
+    large_message,
+    live_subscriptions,
+    many_tokens,
+    message_submission,
+    outbound_delivery,
+    queue_claims,
+    sign_ins,
+    text_search,
+    user_lists,
 )
-from bench.documents import Work, works
-from bench.goals import AT, PAGE
-from bench.house import TAKER
-from bench.letters import Writer
-from bench.load import Target, loaded
-from bench.measure import Fact, Figure, Line
-from bench.report import Results
-from bench.server import bounded, broken, cpu, settled
-from bench.sides import Kind, Sides, Size, sides
+from bench.servers.compared_servers import Kind, Sides, Size, sides
+from bench.servers.merganser_process import bounded, broken, cpu, settled
 
 DELIVERY, LIVE = "delivery of 20 KB, LMTP", "live and memory"
 INSIDE, HALF_OPEN, LOGINS = "inside the process", "half-open connections", "logins"
@@ -66,25 +66,25 @@ class Plan:
     events: int = 200
     subscribers: int = 1000
     unread: int = 300
-    accounts: int = accounts.MANY
-    searched: tuple[int, ...] = searches.MANY  # messages
+    accounts: int = user_lists.MANY
+    searched: tuple[int, ...] = text_search.MANY  # messages
     clients: tuple[int, ...] = clients.MANY  # messages of accounts
-    boxes: folders.Size = field(default_factory=folders.Size)
-    followed: heard.Size = field(default_factory=heard.Size)
+    boxes: large_mailboxes.Size = field(default_factory=large_mailboxes.Size)
+    followed: change_latency.Size = field(default_factory=change_latency.Size)
     behind: int = 1_000_000  # changes of one account
     rounds: int = 200  # of deliveries with and without the journal
-    rules: ruled.Size = field(default_factory=ruled.Size)
-    fetched: int = fetching.MESSAGES
-    waiting: int = queue.MANY
-    sent: int = sending.MESSAGES
-    asked: int = occasional.ROUNDS  # requests of each user who asks now and then
+    rules: filtered_delivery.Size = field(default_factory=filtered_delivery.Size)
+    fetched: int = connector_fetch.MESSAGES
+    waiting: int = queue_claims.MANY
+    sent: int = outbound_delivery.MESSAGES
+    asked: int = many_tokens.ROUNDS  # requests of each user who asks now and then
 
 
-FEW = folders.Size(2000, 50, 500)
-SOME = heard.Size(40, 20, 200, 2.0, 200)
+FEW = large_mailboxes.Size(2000, 50, 500)
+SOME = change_latency.Size(40, 20, 200, 2.0, 200)
 QUICK = Plan(
     Size(2000), 20, 0.4, 5, (1, 16), (1, 8), 20, 100, 50, 5000, (2000,), (2000, 10_000), FEW, SOME,
-    20_000, 20, ruled.Size(2, 0.3, 1), 1000, 2000, 500, 1,
+    20_000, 20, filtered_delivery.Size(2, 0.3, 1), 1000, 2000, 500, 1,
 )  # fmt: skip
 SECOND = Plan(Size(5000), 50, 2.0, 20, (1, 16), (1, 8), 100, 500, 150)  # what differs by the store
 
@@ -126,22 +126,24 @@ async def _measured(plan: Plan, results: Results, only: str) -> None:
 async def _alone(plan: Plan, results: Results, only: str) -> None:
     """What has servers and stores of its own, without a floor."""
     kind, seconds = Kind(results.store), plan.seconds
-    if only in accounts.NAME:
+    if only in user_lists.NAME:
         with tempfile.TemporaryDirectory(prefix="merganser-crowd-") as folder:
-            results.lines += await accounts.measured(
+            results.lines += await user_lists.measured(
                 kind, Path(folder), many=plan.accounts, seconds=seconds
             )
-    for many in plan.searched if only in searches.NAME else ():
+    for many in plan.searched if only in text_search.NAME else ():
         with tempfile.TemporaryDirectory(prefix="merganser-searches-") as folder:
-            results.lines += await searches.measured(kind, Path(folder), many=many, seconds=seconds)
+            results.lines += await text_search.measured(
+                kind, Path(folder), many=many, seconds=seconds
+            )
     if only in clients.NAME:
         with tempfile.TemporaryDirectory(prefix="merganser-clients-") as folder:
             results.lines += await clients.measured(
                 kind, Path(folder), many=plan.clients, seconds=seconds
             )
-    if only in folders.NAME:
+    if only in large_mailboxes.NAME:
         with tempfile.TemporaryDirectory(prefix="merganser-folders-") as folder:
-            lines, facts = await folders.measured(
+            lines, facts = await large_mailboxes.measured(
                 kind, Path(folder), size=plan.boxes, seconds=seconds
             )
             results.lines += lines
@@ -152,17 +154,17 @@ async def _alone(plan: Plan, results: Results, only: str) -> None:
 async def _followed(plan: Plan, results: Results, only: str) -> None:
     """Many accounts that are followed, a long journal, and what writing it takes."""
     works = {
-        heard.NAME: partial(heard.measured, size=plan.followed),
+        change_latency.NAME: partial(change_latency.measured, size=plan.followed),
         behind.NAME: partial(behind.measured, many=plan.behind),
-        fetching.NAME: partial(fetching.measured, many=plan.fetched),
-        occasional.NAME: partial(occasional.measured, rounds=plan.asked),
-        queue.NAME: partial(queue.measured, many=plan.waiting),
-        sending.NAME: partial(sending.measured, many=plan.sent),
-        submitting.NAME: partial(submitting.measured, seconds=plan.seconds),
-        telling.NAME: partial(telling.measured, rounds=plan.rounds),
-        ruled.NAME: partial(ruled.measured, size=plan.rules),
-        large.NAME: partial(
-            large.measured,
+        connector_fetch.NAME: partial(connector_fetch.measured, many=plan.fetched),
+        many_tokens.NAME: partial(many_tokens.measured, rounds=plan.asked),
+        queue_claims.NAME: partial(queue_claims.measured, many=plan.waiting),
+        outbound_delivery.NAME: partial(outbound_delivery.measured, many=plan.sent),
+        message_submission.NAME: partial(message_submission.measured, seconds=plan.seconds),
+        journal_cost.NAME: partial(journal_cost.measured, rounds=plan.rounds),
+        filtered_delivery.NAME: partial(filtered_delivery.measured, size=plan.rules),
+        large_message.NAME: partial(
+            large_message.measured,
             many=plan.rules.large,
             seconds=(plan.rules.rounds, plan.rules.seconds),
         ),
@@ -187,9 +189,9 @@ async def _all(plan: Plan, both: Sides, results: Results, only: str, bar: Progre
         results.facts += await both.inside()
     page = next(work for work in found if work.name == PAGE)
     if only in LOGINS:
-        results.facts += await logins.measured(both.ours, both.env, page.ours, plan.seconds)
+        results.facts += await sign_ins.measured(both.ours, both.env, page.ours, plan.seconds)
     if only in HALF_OPEN:
-        results.facts += await halfopen.noticed(both.ours, page.ours, plan.seconds)
+        results.facts += await half_open_connections.noticed(both.ours, page.ours, plan.seconds)
 
 
 async def _requests(plan: Plan, both: Sides, work: Work, results: Results, bar: Progress) -> None:
@@ -219,7 +221,7 @@ async def _deliveries(plan: Plan, both: Sides, results: Results, bar: Progress) 
     task = bar.add_task(DELIVERY, total=len(plan.neighbours))
     for connections in plan.neighbours:
         floor, ours = [
-            await lmtp.delivered(
+            await lmtp_client.delivered(
                 target, letters, TAKER, connections=connections, seconds=plan.seconds
             )
             for target in (both.floor_lmtp, both.lmtp)
@@ -234,15 +236,15 @@ async def _deliveries(plan: Plan, both: Sides, results: Results, bar: Progress) 
 
 async def _live(plan: Plan, both: Sides, bar: Progress) -> list[Fact]:
     task = bar.add_task("subscribers", total=4)
-    neighbour, letters = await lmtp.connected(both.lmtp.port), _letters(SMALL)
+    neighbour, letters = await lmtp_client.connected(both.lmtp.port), _letters(SMALL)
     target = replace(both.ours, secret=both.house.taker_secret)
-    facts = await live.crowd(target, neighbour, letters, TAKER, plan.subscribers)
+    facts = await live_subscriptions.crowd(target, neighbour, letters, TAKER, plan.subscribers)
     bar.advance(task)
-    facts += await live.latency(target, neighbour, letters, TAKER, plan.events)
+    facts += await live_subscriptions.latency(target, neighbour, letters, TAKER, plan.events)
     bar.advance(task)
-    facts += await live.slow(target, neighbour, _letters(LARGE), TAKER, plan.unread)
+    facts += await live_subscriptions.slow(target, neighbour, _letters(LARGE), TAKER, plan.unread)
     bar.advance(task)
-    facts += await live.caught_up(both.ours, BEHIND)
+    facts += await live_subscriptions.caught_up(both.ours, BEHIND)
     await neighbour.close()
     bar.remove_task(task)
     return facts

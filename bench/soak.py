@@ -17,10 +17,11 @@ from rich.table import Table
 from sqlalchemy import select
 from sqlmodel import col
 
-from bench import onward, watchsoak
-from bench.crash import Death, Ledger, Post, Round, drained, killed
-from bench.house import TAKER, make_user
-from bench.server import Server, bounded, checked
+from bench import change_stream_soak
+from bench.crashes import forward_soak
+from bench.crashes.crash_rounds import Death, Ledger, Post, Round, drained, killed
+from bench.load.sample_account import TAKER, make_user
+from bench.servers.merganser_process import Server, bounded, checked
 from mail.storage import message_content
 from merganser.server.environment_factory import opened
 from merganser.settings.settings import Settings
@@ -126,7 +127,7 @@ def main(
     """Kill the server under load; ends with 1 where mail or events are lost, doubled or damaged."""
     whole = _crashes(rounds, seed) if rounds else True
     whole = (_sent_on(sent, seed) if sent else True) and whole
-    whole = (watchsoak.run(changes, seed) if changes else True) and whole
+    whole = (change_stream_soak.run(changes, seed) if changes else True) and whole
     if not whole:
         raise typer.Exit(1)
 
@@ -140,7 +141,7 @@ def _crashes(rounds: int, seed: int) -> bool:
 
 def _sent_on(rounds: int, seed: int) -> bool:
     """Kill it while it forwards and answers, and say what others got of it."""
-    verdict = _done(onward.soak, deaths(onward.PLACES, rounds, seed), seed)
+    verdict = _done(forward_soak.soak, deaths(forward_soak.PLACES, rounds, seed), seed)
     console = Console(highlight=False, width=120)
     console.print(
         f"{len(verdict.rounds) - 1} deaths, {len(verdict.ledger.answered)} letters answered 250, "

@@ -36,11 +36,12 @@ from resolvers.mailboxes import loaders as mailbox_loaders
 from resolvers.mailboxes.loaders import NewMailboxes
 from resolvers.users.creation import create as creation_create
 from resolvers.users.creation.create import NewUser
-from tests import chosen, counts, stores
-from tests.mail.lmtp_client import Neighbour, connect
+from tests.support import item_selection
+from tests.support.mail_servers.lmtp_client import Neighbour, connect
+from tests.support.stores import counter_check, store_fixtures
 
 if TYPE_CHECKING:
-    from tests.live import House
+    from tests.support.servers.live_server import House
 
 CHEAP = Options(
     argon2_memory=8,
@@ -112,11 +113,11 @@ class Client:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Put what takes long first, and leave to CI what would make it longer still."""
-    left = chosen.left_out(items)
+    left = item_selection.left_out(items)
     if left:
         config.hook.pytest_deselected(items=list(left))
         items[:] = [item for item in items if item not in left]
-    items.sort(key=chosen.longest_first)
+    items.sort(key=item_selection.longest_first)
     gc.collect()
     gc.freeze()  # modules and tests stay: looking through them is a tenth of the whole time
     gc.set_threshold(20_000, 20, 50)
@@ -124,7 +125,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(scope="session")
 def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return stores.sqlite_template(tmp_path_factory.mktemp("template"))
+    return store_fixtures.sqlite_template(tmp_path_factory.mktemp("template"))
 
 
 @pytest.fixture(scope="session")
@@ -136,7 +137,9 @@ def sqlite_prepared(
     @cache
     def prepare(names: tuple[str, ...]) -> tuple[Path, Accounts]:
         folder = tmp_path_factory.mktemp("prepared")
-        accounts = stores.run(make_accounts(stores.copied(sqlite_template, folder), names, folder))
+        accounts = store_fixtures.run(
+            make_accounts(store_fixtures.copied(sqlite_template, folder), names, folder)
+        )
         return folder / "mail.db", accounts
 
     return prepare
@@ -148,15 +151,15 @@ def postgres_prepared(postgres: str, tmp_path_factory: pytest.TempPathFactory) -
 
     async def make(names: tuple[str, ...]) -> Accounts:
         database = Database(postgres)
-        await stores.emptied(database)
+        await store_fixtures.emptied(database)
         await database.close()
         accounts = await make_accounts(postgres, names, tmp_path_factory.mktemp("prepared"))
-        await stores.keep_rows(postgres, "_".join(names))
+        await store_fixtures.keep_rows(postgres, "_".join(names))
         return accounts
 
     @cache
     def prepare(names: tuple[str, ...]) -> tuple[str, Accounts]:
-        return "_".join(names), stores.run(make(names))
+        return "_".join(names), store_fixtures.run(make(names))
 
     return prepare
 
@@ -165,15 +168,17 @@ def postgres_prepared(postgres: str, tmp_path_factory: pytest.TempPathFactory) -
 def postgres() -> Iterator[str]:
     """The URL of this worker's migrated database."""
     worker = os.environ.get("PYTEST_XDIST_WORKER", "")
-    server = stores.postgres_server()
-    url = stores.run(stores.new_database(server.get_uri(), f"merganser_{worker or 'alone'}"))
-    stores.run(stores.migrated(url))
-    stores.run(stores.can_be_emptied(url))
+    server = store_fixtures.postgres_server()
+    url = store_fixtures.run(
+        store_fixtures.new_database(server.get_uri(), f"merganser_{worker or 'alone'}")
+    )
+    store_fixtures.run(store_fixtures.migrated(url))
+    store_fixtures.run(store_fixtures.can_be_emptied(url))
     yield url
     server.cleanup()
 
 
-@pytest.fixture(params=stores.STORES)
+@pytest.fixture(params=store_fixtures.STORES)
 async def database(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Database]:
     """A store with nothing but the accounts of the test's fixtures."""
     names = _prepared_names(request)
@@ -183,14 +188,14 @@ async def database(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncItera
             template, request.node.stash[ACCOUNTS] = request.getfixturevalue("sqlite_prepared")(
                 names
             )
-        database = stores.warmed(Database(stores.copied(template, tmp_path)))
+        database = store_fixtures.warmed(Database(store_fixtures.copied(template, tmp_path)))
     else:
-        database, schema = stores.warmed(Database(request.getfixturevalue("postgres"))), ""
+        database, schema = store_fixtures.warmed(Database(request.getfixturevalue("postgres"))), ""
         if names:
             schema, request.node.stash[ACCOUNTS] = request.getfixturevalue("postgres_prepared")(
                 names
             )
-        await stores.emptied(database, schema)
+        await store_fixtures.emptied(database, schema)
     yield database
     await database.close()
     await asyncio.sleep(0)  # what was cut off amid something is gone with the loop's next turn
@@ -224,14 +229,14 @@ async def world(database: Database, clock: Clock, tmp_path: Path) -> AsyncIterat
 async def counted(world: World) -> AsyncIterator[None]:
     """After a test, all that the store counts is counted again."""
     yield
-    await counts.recount(world)
+    await counter_check.recount(world)
 
 
 @pytest.fixture
 async def examined(world: World) -> AsyncIterator[None]:
     """After a test, all is counted again, and the verifier finds nothing."""
     yield
-    await counts.examine(world)
+    await counter_check.examine(world)
 
 
 @pytest.fixture
@@ -347,7 +352,7 @@ async def over(request: pytest.FixtureRequest, world: World, http: httpx.AsyncCl
 @pytest.fixture
 async def live(world: World, tmp_path: Path) -> AsyncIterator["House"]:
     """A server on a port of its own, for those who follow."""
-    from tests.live import house  # which imports this file
+    from tests.support.servers.live_server import house  # which imports this file
 
     async with house(world, tmp_path) as made:
         yield made

@@ -14,7 +14,7 @@ import pytest
 
 from merganser.__main__ import main
 from models.store.outage_log import OUTAGES
-from tests import stores
+from tests.support.stores import store_fixtures
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def bare(
 def shell(bare: Shell, sqlite_template: Path) -> Shell:
     """A shell with a store that is migrated and empty."""
     bare.data.mkdir(mode=0o700)
-    copied = stores.copied(sqlite_template, bare.data)
+    copied = store_fixtures.copied(sqlite_template, bare.data)
     bare.set(store=copied)
     return bare
 

@@ -2,10 +2,10 @@
 
 import pytest
 
-from tests.clients import npm
+from tests.support.clients import npm_programs
 
 
 @pytest.fixture(scope="session")
 def typed() -> str:
     """What graphql-codegen says: it makes types and documents in generated/graphql."""
-    return npm.typed()
+    return npm_programs.typed()

@@ -4,22 +4,22 @@ from collections.abc import Iterator
 
 import pytest
 
-from bench.ports import free_port
-from bench.server import launched_by
-from tests import stores
-from tests.e2e.forked_process import fork_subprocess
-from tests.e2e.server import Server
+from bench.servers.merganser_process import launched_by
+from bench.servers.ports import free_port
+from tests.support.servers.forked_process import fork_subprocess
+from tests.support.servers.merganser_server import Server
+from tests.support.stores import store_fixtures
 
 
 def beside(url: str, name: str) -> str:
     """A new database on the server of this URL."""
-    return stores.run(stores.beside(url, name))
+    return store_fixtures.run(store_fixtures.beside(url, name))
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """A module with STORES of its own is run on these."""
     if "server" in metafunc.fixturenames:
-        theirs = getattr(metafunc.module, "STORES", stores.STORES)
+        theirs = getattr(metafunc.module, "STORES", store_fixtures.STORES)
         metafunc.parametrize("server", theirs, indirect=True, scope="session")
 
 

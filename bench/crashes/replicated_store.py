@@ -1,0 +1,171 @@
+"""The store of a cluster soak: PostgreSQL with an asynchronous standby that can lack commits."""
+
+import os
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.support.servers.postgres_cluster import WAIT, Cluster
+
+LOOK = 0.05  # seconds between two looks
+CONNECTIONS = "max_connections = 300"  # three servers, each with its pools
+SENDERS = "SELECT pid FROM pg_stat_replication WHERE state = 'streaming'"
+SENDING = "SELECT count(*) FROM deliveries WHERE lease IS NOT NULL AND final_dot_at IS NOT NULL"
+RECEIVING = "SELECT count(*) FROM pg_stat_wal_receiver"
+REPLAYED = "SELECT pg_last_wal_replay_lsn() >= pg_last_wal_receive_lsn()"
+DELIVERIES = "SELECT recipient, state, lease, final_dot_at FROM deliveries"
+OPEN_STATES = ("PENDING", "DEFERRED")
+
+
+@dataclass(frozen=True, slots=True)
+class RecipientState:
+    """What a server of PostgreSQL says of one recipient."""
+
+    state: str
+    lease: str  # empty: not leased
+    final_dot_at: str  # empty: the end of the message was not sent
+
+    @property
+    def may_have_arrived(self) -> bool:
+        """True if the end of the message was about to be sent, or the result is known."""
+        return self.state not in OPEN_STATES or bool(self.final_dot_at)
+
+
+@dataclass
+class LostCommits:
+    """What the primary had committed and the standby lacks."""
+
+    submissions: set[str] = field(default_factory=set)  # recipients that the standby doesn't know
+    results: set[str] = field(default_factory=set)  # sent, and the standby has no result
+    dots: set[str] = field(default_factory=set)  # about to be sent, and the standby has no mark
+    claims: set[str] = field(default_factory=set)  # taken by a process, and nothing more
+    second_copies: Counter[str] = field(default_factory=Counter)  # that these can cause
+
+    @classmethod
+    def between(
+        cls, primary: Mapping[str, RecipientState], standby: Mapping[str, RecipientState]
+    ) -> "LostCommits":
+        """Compare the last state of the primary with that of the standby at its promotion."""
+        found = cls()
+        for recipient, last in primary.items():
+            known = standby.get(recipient)
+            if last == known:
+                continue
+            if known is None:
+                found.submissions.add(recipient)
+            elif last.state != known.state:
+                found.results.add(recipient)
+            elif last.final_dot_at != known.final_dot_at:
+                found.dots.add(recipient)
+            else:
+                found.claims.add(recipient)
+            if last.may_have_arrived and recipient not in found.claims:
+                found.second_copies[recipient] = 1
+        return found
+
+
+@dataclass
+class ReplicatedStore:
+    """A primary, and a standby that replays it asynchronously."""
+
+    primary: Cluster = field(default_factory=Cluster)
+    standby: Cluster = field(default_factory=Cluster)
+    frozen: list[int] = field(default_factory=list)  # stopped processes that send WAL
+
+    @property
+    def url(self) -> str:
+        """The address of both; servers use the one that takes writes."""
+        hosts = f"{self.primary.home},{self.standby.home}"
+        return f"postgresql://postgres@/postgres?host={hosts}&target_session_attrs=read-write"
+
+    def start(self) -> None:
+        """Start both."""
+        self.primary.make()
+        self.primary.configure(CONNECTIONS)
+        self.primary.start()
+        self.primary.copy_to(self.standby, "-R")
+        self.standby.start()
+        _wait(lambda: bool(self.primary.sql(SENDERS)), "the standby does not follow")
+
+    def stop_replication(self, under_way: int) -> None:
+        """Let the standby lack every commit from here on: nothing sends it WAL.
+
+        That begins once the standby knows of so many recipients whose message is being sent.
+        """
+        _wait(lambda: int(self.standby.sql(SENDING)) >= under_way, "nothing is sent")
+        self.frozen = [int(pid) for pid in self.primary.sql(SENDERS).split()]
+        for pid in self.frozen:
+            os.kill(pid, signal.SIGSTOP)
+
+    def fail_over(self) -> LostCommits:
+        """Kill the primary, promote the standby, and return what the standby lacks."""
+        _kill_cluster(self.primary)
+        _wait(lambda: self.standby.sql(RECEIVING) == "0", "the standby still receives")
+        _wait(lambda: self.standby.sql(REPLAYED) == "t", "the standby still replays")
+        known = _deliveries(self.standby.sql(DELIVERIES))
+        self.standby.run("pg_ctl", "-w", "-D", self.standby.data, "promote")
+        with _apart(self.primary) as folder:
+            words = ("-AtX", "-h", folder, "-d", "postgres", "-c", DELIVERIES)
+            last = _deliveries(self.primary.run("psql", *words))
+        return LostCommits.between(last, known)
+
+    def remove(self) -> None:
+        """End both, and remove their files."""
+        for pid in self.frozen:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+        for one in (self.primary, self.standby):
+            one.remove()
+
+
+@contextmanager
+def _apart(cluster: Cluster) -> Generator[Path]:
+    """Run a cluster where no server finds it; yields the folder of its socket."""
+    folder = cluster.home / "apart"
+    folder.mkdir()
+    folder.chmod(0o777)
+    options = f"-c listen_addresses='' -k {folder}"
+    words = ("-w", "-t", str(int(WAIT)), "-l", cluster.home / "log", "-o", options)
+    cluster.run("pg_ctl", *words, "-D", cluster.data, "start")
+    try:
+        yield folder
+    finally:
+        cluster.stop()
+
+
+def _kill_cluster(cluster: Cluster) -> None:
+    """Kill all processes of a cluster at once, as if its machine had vanished."""
+    first = int((cluster.data / "postmaster.pid").read_text().split()[0])
+    children = Path(f"/proc/{first}/task/{first}/children").read_text().split()
+    pids = [first, *map(int, children)]
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    _wait(lambda: not any(_is_running(pid) for pid in pids), "PostgreSQL does not end")
+    # Where nobody reaps the dead process, PostgreSQL would take it for one that still runs.
+    (cluster.data / "postmaster.pid").unlink()
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        status = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+    return status.rpartition(")")[2].split()[0] != "Z"
+
+
+def _deliveries(text: str) -> dict[str, RecipientState]:
+    rows = (line.split("|") for line in text.split("\n") if line)
+    return {recipient: RecipientState(*more) for recipient, *more in rows}
+
+
+def _wait(condition: Callable[[], bool], what: str) -> None:
+    until = time.monotonic() + WAIT
+    while not condition():
+        if time.monotonic() > until:
+            raise TimeoutError(what)
+        time.sleep(LOOK)

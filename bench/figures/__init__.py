@@ -1,0 +1,1 @@
+"""Goals, measurements and their report."""

@@ -1,0 +1,1 @@
+"""Sample accounts, messages and documents that benchmarks use."""

@@ -1,0 +1,507 @@
+"""Addresses that are made, changed and deleted."""
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy import select, update
+from sqlmodel import col
+
+from mail.recipients import address_resolution, forward_targets
+from models.addresses.tables import Address
+from models.domains.tables import Domain
+from models.errors import NotFound
+from models.events.journal import ChangeKind
+from models.runtime.environment import World
+from models.runtime.options import Options
+from models.runtime.secret_box import Vault
+from models.store.columns import picked
+from models.users.roles import AdminPermission, UserPermission
+from resolvers.admin import secret_rotation
+from tests.conftest import Client, Clock, make_client
+from tests.support.accounts.user_operations import run
+from tests.support.operations import domain_operations
+from tests.support.operations.address_operations import change, create, delete, made, of, temporary
+from tests.support.operations.domain_operations import administrator, key_of, live, told
+from tests.support.stores.counter_check import journal, reached
+
+pytestmark = pytest.mark.usefixtures("counted")
+
+
+async def row_of(world: World, address: str) -> Any:
+    this = select(*picked(Address)).where(col(Address.shown) == address)
+    (row,) = await world.database.read(this)
+    return row
+
+
+async def limit(world: World, **values: Any) -> None:
+    async with world.write() as session:
+        await session.exec(update(Domain).values(**values))
+
+
+async def test_an_address_of_a_user_takes_mail_and_is_told_of(root: Client, ada: Client) -> None:
+    world = root.world
+    home = await key_of(world, "example.org")
+    last = {key: await reached(world, key) for key in (home, ada.user.id)}
+    found = await made(
+        root, "Sales.Team@Example.ORG", user={"username": "ada"}, name="Sales", tags=["b", "a"],
+        publicComment="Ours", privateComment="Mine", metaData={"n": 1}, internalData={"m": 2},
+    )  # fmt: skip
+    assert found["address"] == "Sales.Team@example.org"
+    assert (found["localPart"], found["kind"], found["main"]) == ("Sales.Team", "MAILBOX", False)
+    assert (found["user"], found["domain"]) == ({"username": "ada"}, {"name": "example.org"})
+    assert (found["tags"], found["metaData"], found["internalData"]) == (
+        ["a", "b"], {"n": 1}, {"m": 2},
+    )  # fmt: skip
+    assert (found["publicComment"], found["privateComment"]) == ("Ours", "Mine")
+    to = await address_resolution.recipient(world, "salesteam+x@example.org")
+    assert to.user_id == ada.user.id
+    for key, since in last.items():
+        ((kind, _),) = await journal(world, key, since)
+        assert kind is ChangeKind.ADDRESS_CHANGED
+    again, errors = await create(root, "salesteam@example.org", user={"username": "ada"})
+    assert (again, told(errors)) == (None, ("CONFLICT", ["address"], None, None))
+
+
+@pytest.mark.usefixtures("ada")
+@pytest.mark.parametrize(
+    ("given", "refusal"),
+    [
+        ({"address": "a+b@example.org"}, (["address"], "label")),
+        ({"address": "nothing"}, (["address"], "address")),
+        ({"address": "a*@example.org"}, (["address"], "wildcard")),
+        ({"address": "a*b@example.org", "allowWildcard": True}, (["address"], "pattern")),
+        ({"address": "**@example.org", "allowWildcard": True}, (["address"], "pattern")),
+        ({"address": "*@*", "allowWildcard": True}, (["address"], "pattern")),
+        ({"address": "a*@*", "allowWildcard": True}, (["address"], "pattern")),
+        ({"address": "+a*@example.org", "allowWildcard": True}, (["address"], "pattern")),
+        ({"address": f"{'x' * 33}*@example.org", "allowWildcard": True}, (["address"], "max")),
+        ({"address": f"*{'x' * 33}@example.org", "allowWildcard": True}, (["address"], "max")),
+        ({"address": "*@-b.example", "allowWildcard": True}, (["address"], "domain")),
+        ({"address": "\u0430da*@example.org", "allowWildcard": True}, (["address"], "lookalike")),
+        ({"kind": "FORWARD", "targets": ["a@b.example"]}, (["user"], "required")),
+        ({"user": None}, (["targets"], "required")),
+        ({"user": None, "kind": "MAILBOX"}, (["user"], "required")),
+        ({"user": None, "kind": "LEARN_SPAM"}, (["kind"], "unsupported")),
+        ({"user": None, "kind": "LEARN_HAM"}, (["kind"], "unsupported")),
+        ({"user": None, "kind": "DISCARD", "targets": ["a@b.example"]}, (["targets"], "exclusive")),
+        ({"targets": ["a@b.example"]}, (["targets"], "exclusive")),
+        ({"forwards": 5}, (["forwards"], "exclusive")),
+        ({"forwards": -1}, (["forwards"], "range")),
+        ({"name": "x" * 129}, (["name"], "length")),
+        ({"name": "a\nb"}, (["name"], "pattern")),
+        ({"tags": [""]}, (["tags"], "length")),
+        ({"metaData": [1]}, (["metaData"], "object")),
+        ({"publicComment": "x" * 1001}, (["publicComment"], "length")),
+        ({"expiresAt": "2029-01-01T00:00:00Z"}, (["expiresAt"], "min")),
+        ({"expiresAt": "2031-01-01T00:00:00Z", "main": True}, (["main"], "main")),
+        ({"address": "@example.org", "allowWildcard": True, "main": True}, (["main"], "main")),
+        ({"address": "all@*", "allowWildcard": True, "main": True}, (["main"], "main")),
+        ({"domain": None, "address": "x@own.example", "user": None, "targets": ["x@own.example"]},
+         (["targets"], "self")),
+    ],
+)  # fmt: skip
+async def test_what_cannot_be_is_refused_by_field_and_rule(
+    given: dict[str, Any], refusal: Any, root: Client
+) -> None:
+    given = {"address": "new@example.org", "user": {"username": "ada"}, **given}
+    given = {name: value for name, value in given.items() if value is not None}
+    found, errors = await create(root, given.pop("address"), **given)
+    assert found is None
+    assert [("VALIDATION", *refusal)] == [(e["code"], e["path"], e["constraint"]) for e in errors]
+    assert await of(root, "new@example.org") is None
+    assert (await of(root, "ada@example.org"))["main"] is True
+
+
+async def test_all_that_is_wrong_is_told_at_once(root: Client) -> None:
+    given = {"tags": [""], "forwards": -1, "targets": ["x", "http://127.0.0.1/"]}
+    _, errors = await create(root, "a+b@example.org", **given)
+    assert [(e["path"], e["index"]) for e in errors] == [
+        (["address"], None), (["forwards"], None), (["tags"], 0), (["targets"], 0),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("pattern", "asked"),
+    [
+        ("@example.org", "any@example.org"),
+        ("*@example.org", "any@example.org"),
+        ("Pre.fix*@example.org", "prefixes@example.org"),
+        ("*-suffix@example.org", "a-suffix@example.org"),
+        ("every.where@*", "everywhere@example.org"),
+    ],
+)
+async def test_patterns_take_mail(pattern: str, asked: str, root: Client, ada: Client) -> None:
+    found = await made(root, pattern, user={"username": "ada"}, allowWildcard=True)
+    assert found["isWildcard"] is True
+    assert found["isCatchAll"] is (pattern in ("@example.org", "*@example.org"))
+    assert (await address_resolution.recipient(root.world, asked)).user_id == ada.user.id
+    assert (await of(root, pattern))["id"] == found["id"]
+    assert await of(root, asked) is None
+    assert (await of(root, asked, wild=True))["id"] == found["id"]
+    ((answer,), errors) = await change(root, pattern, name="Pattern")
+    assert (answer["name"], errors) == ("Pattern", [])
+    for values, path, rule in (
+        ({"main": True}, "main", "main"),
+        ({"address": "x@example.org"}, "address", "wildcard"),
+    ):
+        answer, errors = await change(root, pattern, **values)
+        assert (answer, told(errors)) == ([], ("VALIDATION", ["set", path], 0, rule))
+    assert (await delete(root, found))[1] == []
+    assert await of(root, asked, wild=True) is None
+
+
+async def test_targets_are_kept_each_once_and_no_password_is_shown(root: Client) -> None:
+    given = [
+        "Carol@Far.example", "carol@far.EXAMPLE", "https://hooks.example.com/a?b=c",
+        "smtps://us%40er:p%2Fw@relay.example.com:465", "smtp://[2606:4700::1]",
+    ]  # fmt: skip
+    shown = [
+        "Carol@far.example", "https://hooks.example.com/a?b=c",
+        "smtps://us%40er:***@relay.example.com:465", "smtp://[2606:4700::1]",
+    ]  # fmt: skip
+    found = await made(root, "list@own.example", targets=given, forwards=7)
+    assert (found["kind"], found["targets"], found["user"]) == ("FORWARD", shown, None)
+    assert found["limits"] == {"forwards": {"allowed": 7, "used": 0, "resetsAt": None}}
+    row = await row_of(root.world, "list@own.example")
+    assert "p%2Fw" not in str(dict(row._mapping))  # noqa: SLF001
+    assert (
+        forward_targets.whole(root.world, row)[2] == "smtps://us%40er:p%2Fw@relay.example.com:465"
+    )
+
+    # what was shown comes back as it was
+    ((answer,), errors) = await change(root, "list@own.example", targets=[shown[2], "x@y.example"])
+    assert (errors, answer["targets"]) == ([], [shown[2], "x@y.example"])
+    row = await row_of(root.world, "list@own.example")
+    assert (
+        forward_targets.whole(root.world, row)[0] == "smtps://us%40er:p%2Fw@relay.example.com:465"
+    )
+    _, errors = await change(root, "list@own.example", targets=["smtp://a:***@relay.example.com"])
+    assert told(errors) == ("VALIDATION", ["set", "targets"], 0, "secret")
+    ((answer,), errors) = await change(root, "list@own.example", targets=["x@y.example"])
+    assert (await row_of(root.world, "list@own.example")).relays is None
+
+
+async def test_a_new_key_seals_relays_anew(root: Client) -> None:
+    world = root.world
+    await made(root, "list@own.example", targets=["smtp://u:word@relay.example.com"])
+    ((name, key),) = world.vault.keys.items()
+    newer = World(world.database, world.blobs, secret=b"s", now=world.now,
+                  vault=Vault({name: key, "newer": b"n" * 32}))  # fmt: skip
+    assert (await secret_rotation.reseal(newer)).done == 1
+    row = await row_of(world, "list@own.example")
+    assert row.relays.startswith("newer.")
+    assert forward_targets.whole(newer, row) == ["smtp://u:word@relay.example.com"]
+    # whoever has lost the key says the password again
+    _, errors = await change(root, "list@own.example", targets=row.targets)
+    assert told(errors) == ("VALIDATION", ["set", "targets"], 0, "secret")
+
+
+@pytest.mark.parametrize(
+    ("target", "rule"),
+    [
+        ("carol", "address"), ("c*@far.example", "pattern"), ("ftp://a.example", "url"),
+        ("smtp://", "url"), ("smtp://a.example/path", "url"), ("smtp://a.example?x=y", "url"),
+        ("smtp://user@a.example", "url"), ("smtp://a.example:99999", "url"),
+        ("smtp://127.0.0.1", "private"), ("smtps://u:p@relay.internal", "private"),
+        ("http://[::1]/", "private"), ("http://169.254.169.254/latest", "private"),
+        ("https://u:p@a.example/", "url"), ("https://" + "a" * 2048, "length"),
+        ("smtp://a\n.example", "length"), ("list@own.example", "self"),
+        ("L.ist+x@OWN.example", "self"), ("list@other.example", "self"),
+    ],
+)  # fmt: skip
+async def test_a_target_that_cannot_be_is_refused(root: Client, target: str, rule: str) -> None:
+    await made(root, "list@own.example", targets=["carol@far.example"])
+    _, errors = await domain_operations.done(
+        root, domain_operations.ALIAS, alias="other.example", domain="own.example"
+    )
+    assert errors == []
+    answer, errors = await change(root, "list@own.example", targets=["ok@far.example", target])
+    assert (answer, told(errors)) == ([], ("VALIDATION", ["set", "targets"], 1, rule))
+    assert (await of(root, "list@own.example"))["targets"] == ["carol@far.example"]
+
+
+async def test_there_are_so_many_targets(root: Client) -> None:
+    many = [f"a{n}@far.example" for n in range(101)]
+    _, errors = await create(root, "list@own.example", targets=many)
+    assert told(errors) == ("VALIDATION", ["targets"], None, "max")
+    assert len((await made(root, "list@own.example", targets=many[:100]))["targets"]) == 100
+
+
+async def test_a_domain_has_so_many_addresses(root: Client, ada: Client) -> None:
+    await limit(root.world, max_addresses=1)
+    for _, errors in (
+        await create(root, "b@example.org", targets=["x@y.example"]),
+        await temporary(ada),
+    ):
+        (error,) = errors
+        assert (error["code"], error["limit"], error["used"]) == ("LIMIT_REACHED", 1, 1)
+
+
+async def test_kinds_change_among_those_that_belong_to_nobody(root: Client, ada: Client) -> None:
+    await made(root, "list@own.example", targets=["smtp://u:p@relay.example.com"], forwards=None)
+    ((answer,), errors) = await change(root, "list@own.example", kind="DISCARD")
+    assert (answer["kind"], answer["targets"], errors) == ("DISCARD", [], [])
+    assert (await row_of(root.world, "list@own.example")).relays is None
+    for address, kind, path, rule in (
+        ("list@own.example", "FORWARD", "targets", "required"),
+        ("list@own.example", "MAILBOX", "kind", "kind"),
+        ("list@own.example", "LEARN_HAM", "kind", "unsupported"),
+        (ada.address, "DISCARD", "kind", "kind"),
+    ):
+        _, errors = await change(root, address, kind=kind)
+        assert ("VALIDATION", ["set", path], 0, rule) in [
+            told([{"constraint": None, **error}]) for error in errors
+        ]
+    ((answer,), errors) = await change(
+        root, "list@own.example", kind="FORWARD", targets=["x@y.example"], active=False
+    )
+    assert (answer["kind"], answer["active"], errors) == ("FORWARD", False, [])
+
+
+async def test_another_main_address_takes_the_place_of_the_one_there_is(
+    root: Client, ada: Client
+) -> None:
+    await made(root, "second@example.org", user={"username": "ada"})
+    home = await key_of(root.world, "example.org")
+    last = {key: await reached(root.world, key) for key in (home, ada.user.id)}
+    ((answer,), errors) = await change(ada, "second@example.org", main=True, name="Ada L.")
+    assert (answer["main"], answer["name"], errors) == (True, "Ada L.", [])
+    assert (await of(ada, "ada@example.org"))["main"] is False
+    user = await ada("{ user { address { address } localPart } }")
+    assert user["user"] == {"address": {"address": "second@example.org"}, "localPart": "second"}
+    found = await root('{ users(filter: {query: "second@"}) { nodes { username } } }')
+    assert found["users"]["nodes"] == [{"username": "ada"}]
+    for key, since in last.items():
+        kinds = [(kind, len(ids)) for kind, ids in await journal(root.world, key, since)]
+        expected = [(ChangeKind.ADDRESS_CHANGED, 2), (ChangeKind.USER_CHANGED, 1)]
+        assert sorted(kinds) == sorted(expected)
+    _, errors = await change(ada, "second@example.org", main=False)
+    assert told(errors) == ("VALIDATION", ["set", "main"], 0, "main")
+    main = await of(root, "second@example.org")
+    _, errors = await delete(root, main)
+    assert told(errors) == ("CONFLICT", ["ids"], 0, None)
+
+
+async def test_the_first_address_is_main_and_brings_its_user_into_the_domain(root: Client) -> None:
+    given = {"username": "eve", "emptyAddress": True, "passwordDisabled": True}
+    document = """mutation ($input: UserCreateInput!) {
+      userCreate(input: $input) { user { id } errors { code } } }"""
+    assert (await root(document, input=given))["userCreate"]["errors"] == []
+    pattern = await made(root, "@own.example", user={"username": "eve"}, allowWildcard=True)
+    first = await made(root, "eve@own.example", user={"username": "eve"})
+    second = await made(root, "eva@own.example", user={"username": "eve"})
+    assert [one["main"] for one in (pattern, first, second)] == [False, True, False]
+    found = await root("""{ user(by: {username: "eve"}) { domain { name userCount }
+      address { address } } }""")
+    assert found["user"] == {
+        "domain": {"name": "own.example", "userCount": 1},
+        "address": {"address": "eve@own.example"},
+    }
+
+
+async def test_a_main_address_elsewhere_moves_the_account_if_there_is_room(
+    root: Client, ada: Client
+) -> None:
+    await domain_operations.made(root, "own.example", maxUsers=1, quota=0, maxUserQuota=0)
+    await made(root, "ada@own.example", user={"username": "ada"})
+    _, errors = await change(ada, "ada@own.example", main=True)
+    assert told(errors) == ("FORBIDDEN", ["set", "main"], None, "DOMAIN_ADMIN")
+    ((answer,), errors) = await change(root, "ada@own.example", main=True)
+    assert (answer["main"], errors) == (True, [])
+    counts = {}
+    for name in ("example.org", "own.example"):
+        found = await domain_operations.of(root, name)
+        counts[name] = (found["userCount"], found["addressCount"], int(found["quotaAllocated"]))
+    assert counts["example.org"] == (0, 1, 0)
+    assert counts["own.example"][:2] == (1, 1)
+    user = await live(root.world, "bob@example.org")
+    await made(root, "bob@own.example", user={"address": "bob@example.org"})
+    _, errors = await change(root, "bob@own.example", main=True)
+    assert (errors[0]["code"], errors[0]["limit"]) == ("LIMIT_REACHED", 1)
+    assert (await of(root, "bob@example.org"))["main"] is True
+    assert user.domain_id == await key_of(root.world, "example.org")
+
+
+async def test_a_renamed_main_address_is_found_by_its_new_name(root: Client, ada: Client) -> None:
+    given = {"address": " L.Ada@XN--BCHER-KVA.example "}
+    for address, values, refusal in (
+        ("ada@example.org", {"address": "a+b@example.org"}, ("VALIDATION", None, "label")),
+        ("ada@example.org", {"address": "a*@example.org"}, ("VALIDATION", None, "wildcard")),
+    ):
+        _, errors = await change(root, address, **values)
+        assert told(errors) == (refusal[0], ["set", "address"], *refusal[1:])
+    ((answer,), errors) = await change(root, "ada@example.org", **given)
+    assert (answer["address"], answer["main"], errors) == ("L.Ada@bücher.example", True, [])
+    assert (
+        await address_resolution.recipient(root.world, "lada@bücher.example")
+    ).user_id == ada.user.id
+    assert await of(root, "ada@example.org") is None
+    found = await root('{ users(filter: {query: "lada@bücher"}) { nodes { domain { name } } } }')
+    assert found["users"]["nodes"] == [{"domain": {"name": "bücher.example"}}]
+    await made(root, "taken@bücher.example", targets=["x@y.example"])
+    _, errors = await change(root, "lada@bücher.example", address="Tak.en@bücher.example")
+    assert told(errors) == ("CONFLICT", ["set", "address"], 0, None)
+    ((answer,), errors) = await change(root, "lada@bücher.example", address="La.da@bücher.example")
+    assert (answer["address"], errors) == ("La.da@bücher.example", [])
+
+
+async def test_many_change_at_once_or_none(root: Client, statements: list[str]) -> None:
+    async def cost(many: int) -> int:
+        listed = [f"n{many}x{n}@own.example" for n in range(many)]
+        for address in listed:
+            await made(root, address, targets=["x@y.example"])
+        del statements[:]
+        answer, errors = await change(root, *listed, active=False, tags=["off"])
+        assert ([one["address"] for one in answer], errors) == (listed, [])
+        assert not any(one["active"] for one in answer)
+        return len([sent for sent in statements if "api_keys" not in sent])
+
+    assert await cost(1) == await cost(20)
+    listed = ["n1x0@own.example", "nobody@own.example"]
+    answer, errors = await change(root, *listed, active=True)
+    assert (answer, told(errors)) == ([], ("NOT_FOUND", ["addresses"], 1, "nobody@own.example"))
+    assert (await of(root, listed[0]))["active"] is False
+    for values, path in (({"main": True}, "main"), ({"address": "q@own.example"}, "address")):
+        _, errors = await change(root, "n1x0@own.example", "n20x1@own.example", **values)
+        assert told(errors) == ("VALIDATION", ["set", path], None, "exclusive")
+    _, errors = await change(root, "n1x0@own.example")
+    assert told(errors) == ("VALIDATION", ["set"], None, "required")
+
+
+async def test_a_temporary_address_takes_mail_until_it_ends(ada: Client, clock: Clock) -> None:
+    found, errors = await temporary(ada, validity="P2D", comment="Shop", forDomain="SHOP.example")
+    assert errors == []
+    assert found["address"].endswith("@example.org")
+    assert (found["forDomain"], found["publicComment"], found["main"]) == (
+        "shop.example", "Shop", False,
+    )  # fmt: skip
+    assert found["expiresAt"] == (clock() + timedelta(days=2)).isoformat().replace("+00:00", "Z")
+    other, _ = await temporary(ada)
+    assert other["address"] != found["address"]
+    assert (await address_resolution.recipient(ada.world, found["address"])).user_id == ada.user.id
+    masked, _ = await temporary(ada, validity=None)
+    assert masked["expiresAt"] is None
+    document = "{ user { temporaryAddressCount temporaryAddresses { nodes { address } } } }"
+    assert (await ada(document))["user"]["temporaryAddressCount"] == 3
+    clock.tick(days=3)
+    with pytest.raises(NotFound):
+        await address_resolution.recipient(ada.world, found["address"])
+    listed = (await ada(document))["user"]
+    assert {one["address"] for one in listed["temporaryAddresses"]["nodes"]} == {
+        other["address"], masked["address"],
+    }  # fmt: skip
+
+    # what one made, one switches off and deletes
+    ((answer,), errors) = await change(ada, masked["address"], active=False, name="Shop")
+    assert (answer["active"], errors) == (False, [])
+    assert (await delete(ada, masked))[1] == []
+    assert await of(ada, masked["address"]) is None
+
+
+@pytest.mark.parametrize(
+    ("given", "code", "path"),
+    [
+        ({"validity": "PT0S"}, "VALIDATION", "validity"),
+        ({"validity": "P4000D"}, "VALIDATION", "validity"),
+        ({"forDomain": "not a domain"}, "VALIDATION", "forDomain"),
+        ({"comment": "x" * 1001}, "VALIDATION", "comment"),
+        ({"domain": "other.example"}, "NOT_FOUND", "domain"),
+        ({"domain": "nowhere.example"}, "NOT_FOUND", "domain"),
+        ({"user": {"address": "bob@other.example"}}, "NOT_FOUND", "user"),
+    ],
+)
+async def test_what_no_temporary_address_can_be(
+    given: dict[str, Any], code: str, path: str, ada: Client, root: Client
+) -> None:
+    await domain_operations.made(root, "other.example")
+    await live(root.world, "bob@other.example")
+    found, errors = await temporary(ada, **given)
+    assert (found, [(e["code"], e["path"]) for e in errors]) == (None, [(code, [path])])
+
+
+async def test_a_user_has_so_many_temporary_addresses_and_may_need_permission(
+    ada: Client, root: Client
+) -> None:
+    world = ada.world
+    object.__setattr__(world, "options", Options(temporary_addresses=1))
+    mine, _ = await temporary(ada, validity=None)
+    _, errors = await temporary(ada)
+    assert (errors[0]["code"], errors[0]["limit"], errors[0]["used"]) == ("LIMIT_REACHED", 1, 1)
+    rest = [one.value for one in UserPermission if one is not UserPermission.SPAM_ALIAS]
+    await run(root, "userPermissionsSet", users={"usernames": ["ada"]}, permissions=rest)
+    _, errors = await temporary(ada)
+    assert told(errors) == ("FORBIDDEN", [], None, "SPAM_ALIAS")
+    _, errors = await delete(ada, mine)
+    assert told(errors)[:1] + told(errors)[3:] == ("FORBIDDEN", "SPAM_ALIAS")
+
+
+async def test_owners_change_little_and_others_nothing(
+    ada: Client, bob: Client, root: Client
+) -> None:
+    second = await made(root, "second@example.org", user={"username": "ada"})
+    for values, name in (
+        ({"active": False}, "active"),
+        ({"name": "x", "address": "y@example.org"}, "address"),
+        ({"internalData": {}}, "internalData"),
+        ({"sendAs": False}, "sendAs"),
+        ({"forwards": 1}, "forwards"),
+    ):
+        _, errors = await change(ada, "second@example.org", **values)
+        refusal = ("FORBIDDEN", ["set", name], 0, "DOMAIN_ADMIN")
+        assert told(errors) == refusal
+    _, errors = await delete(ada, second)
+    assert told(errors) == ("FORBIDDEN", ["ids"], 0, "DOMAIN_ADMIN")
+    before = await row_of(root.world, "second@example.org")
+    assert await of(bob, "second@example.org") is None
+    assert (await bob(f'{{ node(id: "{second["id"]}") {{ id }} }}'))["node"] is None
+    _, errors = await change(bob, "second@example.org", name="Mine")
+    assert told(errors) == ("NOT_FOUND", ["addresses"], 0, "second@example.org")
+    assert (await delete(bob, second))[1][0]["code"] == "NOT_FOUND"
+    assert await row_of(root.world, "second@example.org") == before
+    answer = await bob.raw("{ addresses { nodes { id } } }")
+    assert answer["errors"][0]["extensions"]["code"] == "FORBIDDEN"
+
+
+@pytest.mark.usefixtures("ada")
+async def test_a_domain_administrator_is_in_charge_of_the_own_domains_only(root: Client) -> None:
+    world = root.world
+    await domain_operations.made(root, "a.example")
+    await domain_operations.made(root, "b.example")
+    chief = await administrator(world, root.http, "chief", "a.example",
+                                permissions=list(AdminPermission))  # fmt: skip
+    await live(world, "user@a.example")
+    found = await made(chief, "info@a.example", user={"address": "user@a.example"}, main=True)
+    assert found["main"] is True
+    await made(chief, "list@a.example", targets=["x@y.example"])
+    far = await made(root, "list@b.example", targets=["x@y.example"])
+    for address, given, code in (
+        ("list2@b.example", {"targets": ["x@y.example"]}, "NOT_FOUND"),
+        ("new.domain@c.example", {"targets": ["x@y.example"]}, "NOT_FOUND"),
+        ("ada2@a.example", {"user": {"username": "ada"}}, "NOT_FOUND"),
+        ("every@*", {"targets": ["x@y.example"], "allowWildcard": True}, "FORBIDDEN"),
+    ):
+        _, errors = await create(chief, address, **given)
+        assert [error["code"] for error in errors] == [code], address
+    assert await of(chief, "list@b.example") is None
+    assert (await change(chief, "list@b.example", active=False))[1][0]["code"] == "NOT_FOUND"
+    assert (await delete(chief, far))[1][0]["code"] == "NOT_FOUND"
+    _, errors = await change(chief, "list@a.example", address="list@b.example")
+    assert told(errors) == ("NOT_FOUND", ["set", "address"], 0, "b.example")
+
+    # nor of those above them, who have an address there
+    over = await make_client(world, root.http, "over", role="ADMIN")
+    await made(root, "over@a.example", user={"username": "over"})
+    _, errors = await change(chief, "over@a.example", address="other@a.example")
+    assert told(errors) == ("FORBIDDEN", ["addresses"], 0, "ADMIN")
+    above = await of(root, "over@a.example")
+    _, errors = await delete(chief, above)
+    assert told(errors) == ("FORBIDDEN", ["ids"], 0, "ADMIN")
+    assert over.user.id
+
+    # of another domain's user they change the address, and not the account
+    await made(root, "ada@a.example", user={"username": "ada"})
+    ((answer,), errors) = await change(chief, "ada@a.example", active=False)
+    assert (answer["active"], errors) == (False, [])
+    _, errors = await change(chief, "ada@a.example", main=True)
+    assert errors[0]["code"] == "NOT_FOUND"

@@ -1,0 +1,1 @@
+"""Tests of administration: settings, tasks, logs and audits."""

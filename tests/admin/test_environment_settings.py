@@ -1,0 +1,210 @@
+"""What an operator may set."""
+
+from dataclasses import fields
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from merganser.errors import MISUSED, Trouble
+from merganser.settings.settings import Settings, read, table
+from models.runtime.options import Options
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def bare(monkeypatch: pytest.MonkeyPatch) -> None:
+    import os
+
+    for name in [name for name in os.environ if name.startswith("MERGANSER_")]:
+        monkeypatch.delenv(name)
+
+
+@pytest.mark.parametrize("place", [":8025", "8025", "localhost", "localhost:", "[::1]"])
+def test_a_listener_without_host_or_port_is_refused(place: str) -> None:
+    with pytest.raises(ValidationError, match="pattern"):
+        Settings(http=place)
+    with pytest.raises(ValidationError, match="pattern"):
+        Settings(lmtp=place)
+
+
+def test_the_printed_table_is_the_documentation() -> None:
+    assert (ROOT / "docs" / "settings.md").read_text() == table() + "\n"
+
+
+def test_all_the_lower_floors_go_by_can_be_set() -> None:
+    assert {each.name for each in fields(Options)} <= set(Settings.model_fields)
+    assert Settings().options() == Options()
+
+
+def test_a_setting_for_crash_tests_is_not_shown() -> None:
+    assert "MERGANSER_FAULT" not in table()
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [("MERGANSER_STOER", "MERGANSER_STORE"), ("MERGANSER_HTTPS", "MERGANSER_HTTP")],
+)
+def test_a_misspelt_variable_is_told_with_the_nearest_one(
+    monkeypatch: pytest.MonkeyPatch, name: str, near: str
+) -> None:
+    monkeypatch.setenv(name, "x")
+    with pytest.raises(Trouble, match=f"{name} is no setting of ours; did you mean {near}") as told:
+        read()
+    assert told.value.code == MISUSED
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("HTTP", ":80", "write host:port"),
+        ("STORE", "mysql://localhost/mail", "write sqlite:///path"),
+        ("DEFAULT_QUOTA", "much", "write a size such as 64 MiB"),
+        ("TOKEN_IDLE", "14", "write a time such as"),
+        ("LOG_LEVEL", "LOUD", "input should be 'DEBUG'"),
+        ("BOOTSTRAP_KEY", "hunter2", "it needs 16 characters"),
+        ("SMTP", "here", "write host:port"),
+        ("SMTP_PROXIES", "10.0.0.0/40", "write addresses and networks"),
+        ("GREYLIST_ALLOW", "mx.example.org", "write addresses and networks"),
+        ("SMTP_TIMEOUT", "0 s", "input should be greater than or equal to 1 second"),
+        ("BULK", "0", "input should be greater than or equal to 1"),
+    ],
+)
+def test_a_wrong_value_is_one_sentence_that_names_the_variable_and_not_the_value(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, words: str
+) -> None:
+    monkeypatch.setenv(f"MERGANSER_{name}", value)
+    with pytest.raises(Trouble) as told:
+        read()
+    assert told.value.message.startswith(f"MERGANSER_{name} is wrong: {words}")
+    assert "\n" not in told.value.message
+    assert "hunter2" not in told.value.message
+
+
+def test_sizes_times_and_names_are_written_as_people_write_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name, value in {
+        "DEFAULT_QUOTA": "1.5 GiB",
+        "MESSAGE_MAX": "20MB",
+        "UNDO_WINDOW": "90 s",
+        "TOKEN_LIFE": "1 week",
+        "ORIGINS": "https://a.example, https://b.example",
+        "DATA": "/srv/mail",
+        "DEFAULT_DOMAIN": "",
+    }.items():
+        monkeypatch.setenv(f"MERGANSER_{name}", value)
+    settings = read()
+    assert (settings.default_quota, settings.message_max) == (3 << 29, 20_000_000)
+    assert (settings.undo_window, settings.token_life) == (
+        timedelta(seconds=90),
+        timedelta(days=7),
+    )
+    assert settings.origins == ("https://a.example", "https://b.example")
+    assert settings.store == "sqlite+aiosqlite:////srv/mail/merganser.db"
+    assert settings.blobs == "/srv/mail/blobs"
+    assert settings.default_domain is None  # an empty variable is one that is not set
+
+
+def test_a_store_is_opened_with_the_driver_we_have() -> None:
+    url = "postgresql://mail@localhost/mail"
+    assert Settings(store=url).store == "postgresql+asyncpg://mail@localhost/mail"
+    assert Settings(store="sqlite:///x.db").store == "sqlite+aiosqlite:///x.db"
+
+
+def test_secrets_are_not_shown() -> None:
+    shown = repr(
+        Settings(
+            bootstrap_key="b" * 16,  # type: ignore[arg-type]
+            secret="s" * 32,  # type: ignore[arg-type]
+            next_hop="smtp://u:pppp@h:1",  # type: ignore[arg-type]
+        )
+    )
+    assert not any(each in shown for each in ("bbbb", "ssss", "pppp"))
+
+
+def test_fields_of_spam_filters_are_those_we_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    for text, found in (("none", ()), ("x-spam-FLAG,X-Spam", ("X-Spam-Flag", "X-Spam"))):
+        monkeypatch.setenv("MERGANSER_SPAM_HEADERS", text)
+        assert read().options().spam_headers == found
+    monkeypatch.setenv("MERGANSER_SPAM_HEADERS", "X-Spam X-Other")
+    with pytest.raises(Trouble, match="MERGANSER_SPAM_HEADERS is wrong: write some of X-Rspamd"):
+        read()
+
+
+@pytest.mark.parametrize("origin", ["mail.example.org", "https://mail.example.org/", "ftp://x"])
+def test_an_origin_for_security_keys_that_matches_no_page_is_refused(
+    origin: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MERGANSER_WEBAUTHN_ORIGINS", f"https://a.example {origin}")
+    with pytest.raises(Trouble, match="without a slash at its end"):
+        read()
+    monkeypatch.setenv("MERGANSER_WEBAUTHN_ORIGINS", "https://A.example http://localhost:3000")
+    assert read().options().webauthn_origins == ("https://a.example", "http://localhost:3000")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("RSPAMD", "127.0.0.1:11333"),
+        ("RSPAMD", "ftp://127.0.0.1"),
+        ("RSPAMD", "http://me:secret@127.0.0.1"),
+        ("RSPAMD", "http://127.0.0.1:99999"),
+        ("RSPAMD_LEARN", "http://127.0.0.1/?x"),
+        ("RSPAMD_DOWN", "drop"),
+        ("RSPAMD_TIMEOUT", "5 min"),
+        ("RSPAMD_TIMEOUT", "0 s"),
+        ("CLAMD", "clamd.sock"),
+        ("CLAMD", "unix:clamd.sock"),
+        ("CLAMD", ":3310"),
+        ("CLAMD", "127.0.0.1:99999"),
+        ("VIRUS", "keep"),
+        ("SENT_SCAN", "on"),
+    ],
+)
+def test_scanners_that_cannot_be_are_refused(
+    name: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(f"MERGANSER_{name}", value)
+    with pytest.raises(Trouble, match=f"MERGANSER_{name} is wrong"):
+        read()
+
+
+def test_scanners_are_set_and_their_password_is_not_shown(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name, value in {
+        "RSPAMD": "https://rspamd.example:11333/",
+        "RSPAMD_PASSWORD": "hush-hush",
+        "CLAMD": "unix:/run/clamav/clamd.ctl",
+        "CLAMD_DOWN": "defer",
+    }.items():
+        monkeypatch.setenv(f"MERGANSER_{name}", value)
+    options = read().options()
+    assert (options.rspamd, options.clamd) == (
+        "https://rspamd.example:11333/",
+        "unix:/run/clamav/clamd.ctl",
+    )
+    assert (options.rspamd_down, options.clamd_down) == ("accept", "defer")
+    assert options.rspamd_password is not None
+    assert "hush" not in repr(options)
+
+
+def test_the_key_of_an_account_elsewhere_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MERGANSER_ACME_EAB_KEY_ID", "kid-1")
+    for wrong in ("hush-hush", "hush" * 10 + "+/", "hush " * 10, "hush" * 300):
+        monkeypatch.setenv("MERGANSER_ACME_EAB_HMAC", wrong)
+        with pytest.raises(Trouble, match="MERGANSER_ACME_EAB_HMAC is wrong: ") as said:
+            read()
+        assert "hush" not in str(said.value)
+    monkeypatch.setenv("MERGANSER_ACME_EAB_HMAC", "hush" * 10)
+    options = read().options()
+    assert options.acme_eab_hmac is not None
+    assert options.acme_eab_hmac.get_secret_value() == "hush" * 10
+    assert options.acme_eab_key_id == "kid-1"
+    assert "hush" not in repr(options)
+    monkeypatch.setenv("MERGANSER_ACME_EAB_KEY_ID", "a b")
+    with pytest.raises(Trouble, match="MERGANSER_ACME_EAB_KEY_ID is wrong: "):
+        read()

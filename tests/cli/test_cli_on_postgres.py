@@ -1,0 +1,42 @@
+"""The commands that reach deepest into the store, on PostgreSQL."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from models.store.database import Database
+from tests.cli.conftest import Shell
+from tests.cli.test_cli_import import mbox
+from tests.support.stores import store_fixtures
+
+pytestmark = pytest.mark.skipif(
+    "postgres" not in store_fixtures.STORES, reason="STORES has no postgres"
+)
+
+
+@pytest.fixture
+def shell(bare: Shell, postgres: str) -> Shell:
+    async def empty() -> None:
+        database = Database(postgres)
+        await store_fixtures.emptied(database)
+        await database.close()
+
+    asyncio.run(empty())
+    bare.set(store=postgres)
+    return bare
+
+
+def test_accounts_demo_import_and_check_work_as_on_sqlite(shell: Shell, tmp_path: Path) -> None:
+    assert shell("init").code == 0
+    assert shell("user", "add", "ada@example.org", "--no-password").code == 0
+    assert shell("demo", "--count", "40").code == 0
+    mbox(tmp_path / "a.mbox", 70)
+    words = ("import", tmp_path / "a.mbox", "--user", "ada@example.org")
+    assert shell(*words).out == "70 messages imported.\n"
+    assert "70 were there already" in shell(*words).out
+    messages = {row["username"]: row["messages"] for row in shell("user", "list", "--json").json}
+    assert messages == {"ada@example.org": 70, "demo": 40}
+    assert {row["verdict"] for row in shell("doctor", "--json").json} <= {"ok", "hint"}
+    assert shell("check", "--repair").json["whole"]
+    assert shell("check").code == 0

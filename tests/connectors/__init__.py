@@ -1,0 +1,1 @@
+"""Tests of connectors that fetch mail from other servers."""

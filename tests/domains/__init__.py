@@ -1,0 +1,1 @@
+"""Tests of domains, aliases and DKIM keys."""

@@ -1,0 +1,119 @@
+"""Lists of domains, and what they cost."""
+
+import pytest
+from sqlalchemy import text
+
+from models.runtime.environment import World
+from tests.conftest import Client, receive
+from tests.support.operations.domain_operations import (
+    ALIAS,
+    LIST,
+    administrator,
+    done,
+    live,
+    made,
+    names,
+    of,
+)
+
+pytestmark = pytest.mark.usefixtures("counted")
+
+
+async def test_a_list_of_domains_is_narrowed(root: Client, ada: Client) -> None:
+    await made(root, "bücher.example", description="Größe 100%", tags=["Lesen", "x"])
+    await made(root, "a.example", active=False, tags=["ÄX"])
+    await made(root, "z.example", backupMx=True)
+    admin = await administrator(ada.world, root.http, "adm", "example.org", "a.example")
+    all_ = ["a.example", "bücher.example", "example.org", "z.example"]
+    for condition, expected in (
+        ({}, all_),
+        ({"query": "BÜCH"}, ["bücher.example"]),
+        ({"query": "größe 1"}, ["bücher.example"]),
+        ({"query": "%"}, ["bücher.example"]),
+        ({"query": "_"}, []),
+        ({"active": False}, ["a.example"]),
+        ({"backupMx": True}, ["z.example"]),
+        ({"backupMx": True, "active": False}, []),
+        ({"tags": ["LESEN"]}, ["bücher.example"]),
+        ({"tags": ["les"]}, []),
+        ({"tags": ["äx", "X"]}, ["a.example", "bücher.example"]),
+        ({"administeredBy": {"username": "adm@example.org"}}, ["a.example", "example.org"]),
+        ({"notAdministeredBy": {"username": "adm@example.org"}}, ["bücher.example", "z.example"]),
+        ({"administeredBy": {"username": "nobody"}}, []),
+        ({"notAdministeredBy": {"username": "nobody"}}, all_),
+    ):
+        assert await names(root, **condition) == expected, condition
+    assert await names(admin) == ["a.example", "example.org"]
+
+
+async def test_pages_of_domains_meet_both_ways(root: Client) -> None:
+    for n in range(5):
+        await made(root, f"d{n}.example")
+    seen, at = [], {"hasNextPage": True, "endCursor": None}
+    while at["hasNextPage"]:
+        page = (await root(LIST, first=2, after=at["endCursor"]))["domains"]
+        seen.append([node["name"][1] for node in page["nodes"]])
+        at = page["pageInfo"]
+    assert seen == [["0", "1"], ["2", "3"], ["4"]]
+    page = (await root(LIST, last=2, before=at["startCursor"]))["domains"]
+    assert [node["name"][1] for node in page["nodes"]] == ["2", "3"]
+    cursor = page["pageInfo"]["endCursor"]
+    answer = await root.raw(LIST, filter={"active": True}, after=cursor)
+    assert answer["errors"][0]["extensions"] == {"code": "BAD_CURSOR"}
+
+
+PARENTS = """{ domains(first: 50) { totalCount nodes { name storage { bytes } defaultUserQuota
+  users(first: 2) { totalCount nodes { username domain { name } } }
+  addresses(first: 2) { totalCount nodes { address user { username } } }
+  aliases { alias } admins { username }
+  dnsRecords { name } } } }"""
+
+
+async def test_many_domains_are_read_in_as_few_statements_as_one(
+    root: Client, ada: Client, statements: list[str]
+) -> None:
+    await administrator(ada.world, root.http, "adm", "example.org")
+
+    async def cost() -> int:
+        del statements[:]
+        await root(PARENTS)
+        return len([sent for sent in statements if "api_keys" not in sent])
+
+    one = await cost()
+    for n in range(20):
+        await live(ada.world, f"x@d{n}.example")
+        await done(root, ALIAS, alias=f"a{n}.example", domain=f"d{n}.example")
+    await administrator(ada.world, root.http, "two", *(f"d{n}.example" for n in range(20)))
+    assert [await cost(), await cost()] == [one, one]
+
+
+async def test_storage_is_kept_as_mail_comes(root: Client, ada: Client) -> None:
+    await receive(ada, "one")
+    await receive(ada, "two")
+    size = (await ada.box()).size
+    assert (await of(root, "example.org"))["storage"] == {"bytes": size, "messages": 2}
+
+
+@pytest.mark.usefixtures("ada", "bob")
+async def test_lists_of_large_domains_go_by_an_index(world: World) -> None:
+    asked = {
+        "users": "SELECT id FROM users WHERE domain_id = 7 ORDER BY username_key, id LIMIT 21",
+        "addresses": "SELECT id FROM addresses WHERE domain_id = 7 ORDER BY local, id LIMIT 21",
+        "domains": "SELECT id FROM domains ORDER BY name, id LIMIT 21",
+    }
+    index = {
+        "users": "ix_users_of_domain",
+        "addresses": "ix_addresses_domain_id_local",
+        "domains": {"sqlite": "autoindex_domains", "postgresql": "uq_domains_name"}[
+            world.database.dialect
+        ],
+    }
+    explain = {"sqlite": "EXPLAIN QUERY PLAN ", "postgresql": "EXPLAIN "}[world.database.dialect]
+    for table, sql in asked.items():
+        async with world.database.engine.connect() as connection:
+            if world.database.dialect == "postgresql":
+                for other in ("seqscan", "bitmapscan", "sort"):  # a small table may do as well
+                    await connection.execute(text(f"SET LOCAL enable_{other} = off"))
+            plan = "\n".join(str(row) for row in await connection.execute(text(explain + sql)))
+        assert index[table] in plan, plan
+        assert "TEMP B-TREE FOR ORDER BY" not in plan

@@ -1,0 +1,1 @@
+"""Tests of delivery e2e."""

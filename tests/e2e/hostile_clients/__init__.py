@@ -1,0 +1,1 @@
+"""Tests of hostile clients e2e."""

@@ -1,0 +1,210 @@
+"""Texts that no store or mail can hold, in every place that takes text."""
+
+import json
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+
+from tests.conftest import raw_message
+from tests.support.servers.merganser_server import PASSWORD, Client, Server
+
+QUERIES = {  # what to ask, with the text as $it of the type before it
+    "node": ("ID", "node(id: $it) { id }"),
+    "nodes": ("ID", "nodes(ids: [$it]) { id }"),
+    "thread": ("ID", "thread(id: $it) { id }"),
+    "task": ("ID", "task(id: $it) { id }"),
+    "guid": ("String", "message(by: {guid: $it}) { id }"),
+    "queueId": ("String", "submission(by: {queueId: $it}) { id }"),
+    "username": ("String", "user(by: {username: $it}) { id }"),
+    "address": ("EmailAddress", "user(by: {address: $it}) { id }"),
+    "path": ("String", "mailbox(by: {path: $it}) { id }"),
+    "uid": ("String", "message(by: {uid: {mailbox: {path: $it}, uid: 1}}) { id }"),
+    "after": ("String", "apiKeys(first: 2, after: $it) { totalCount }"),
+    "addresses": (
+        "String",
+        "viewer { user { addresses(query: $it) { nodes { id } totalCount } } }",
+    ),
+    "users": ("String", "users(filter: {query: $it}) { nodes { id } totalCount }"),
+    "users of domain": ("String", "users(filter: {domain: $it}) { nodes { id } totalCount }"),
+    "tasks": ("String", "tasks(filter: {kind: $it}) { nodes { id } totalCount }"),
+    "keyValue": ("String", "keyValue(key: $it) { value }"),
+    "keyValue of a store": ("String", 'keyValue(key: "a", store: $it) { value }'),
+    "keyValues": ("String", "keyValues(prefix: $it, recurse: true) { totalCount nodes { key } }"),
+    "header": ("String", "viewer { user { messages { nodes { header(name: $it) } } } }"),
+    "bodyPart": ("String", "viewer { user { messages { nodes { bodyPart(section: $it) } } } }"),
+    "binaryPart": ("String", "viewer { user { messages { nodes { binaryPart(section: $it) } } } }"),
+}
+FILTERS = {
+    "query": "query: $it",
+    "subject": "subject: $it",
+    "from": "from: $it",
+    "to": "to: $it",
+    "keyword": "keyword: $it",
+    "messageId": "messageId: $it",
+    "uids": "uids: $it",
+    "mailbox": "mailbox: {path: $it}",
+    "and": "and: [{not: {subject: $it}}]",
+    "or": "or: [{query: $it}, {from: $it}]",
+}
+TO = 'to: [{address: "x@far.example"}]'
+BARE = "emptyAddress: true, passwordDisabled: true"
+MUTATIONS = {  # what is before the dot, with this input
+    "mailboxCreate.path": "paths: [$it]",
+    "mailboxCreate.paths": 'paths: ["Good", $it]',
+    "mailboxRename.path": 'mailbox: {path: "Old"}, newPath: $it',
+    "mailboxDelete.path": "mailboxes: [{path: $it}]",
+    "messageMove.path": 'select: {mailbox: {path: "INBOX"}}, to: {path: $it}',
+    "messageMove.uids": 'select: {mailbox: {path: "INBOX"}, uids: $it}, to: {path: "Trash"}',
+    "messageUpdate.flag": 'select: {mailbox: {path: "INBOX"}}, set: {addFlags: [$it]}',
+    "messageUpdate.filter": "select: {filter: {query: $it}}, set: {seen: true}",
+    "messageUpload.raw": 'mailbox: {path: "INBOX"}, raw: $it',
+    "messageSend.subject": f"{TO}, subject: $it",
+    "messageSend.text": f"{TO}, text: $it, html: $it",
+    "messageSend.name": 'to: [{address: "x@far.example", name: $it}], text: "a"',
+    "messageSend.address": 'to: [{address: $it}], text: "a"',
+    "messageSend.from": f'{TO}, from: {{address: "ada@example.org", name: $it}}',
+    "messageSend.envelope": f"{TO}, envelope: {{to: [{{address: $it}}]}}",
+    "messageSend.key": f'{TO}, headers: [{{key: $it, value: "a"}}]',
+    "messageSend.value": f'{TO}, headers: [{{key: "X-A", value: $it}}]',
+    "messageSend.file": f'{TO}, attachments: [{{content: "", filename: $it}}]',
+    "messageSend.cid": f'{TO}, attachments: [{{content: "", cid: $it}}]',
+    "messageSend.kind": f'{TO}, attachments: [{{content: "", contentType: $it}}]',
+    "messageSend.content": f"{TO}, attachments: [{{content: $it, encoding: UTF8}}]",
+    "messageSend.draft": f"{TO}, isDraft: true, mailbox: {{path: $it}}",
+    "keyValueSet.key": 'key: $it, value: "a"',
+    "keyValueSet.value": 'key: "a", value: $it',
+    "keyValueSet.store": 'key: "a", value: "a", store: $it',
+    "keyValueIncrement.key": "key: $it, difference: 1, createMissing: true",
+    "keyValueDelete.key": "key: $it, recursive: true",
+    "undo.token": "token: $it",
+    "apiKeyCreate.name": "name: $it",
+    "userCreate.username": 'username: $it, address: "u1@example.org", passwordDisabled: true',
+    "userCreate.address": 'username: "u2", address: $it, passwordDisabled: true',
+    "userCreate.password": 'username: "u3", emptyAddress: true, password: $it',
+    "userCreate.name": f'username: "u4", {BARE}, name: $it',
+    "userCreate.tags": f'username: "u5", {BARE}, tags: [$it]',
+    "userCreate.language": f'username: "u6", {BARE}, language: $it',
+    "userCreate.folders": f'username: "u7", {BARE}, mailboxes: {{sent: $it}}',
+    "userCreate.senders": f'username: "u8", {BARE}, fromWhitelist: [$it]',
+    "userCreate.pubKey": f'username: "u9", {BARE}, pubKey: $it',
+    "userCreate.hash": 'username: "v1", emptyAddress: true, hashedPassword: true, password: $it',
+    "userUpdate.name": "set: {name: $it}",
+    "userUpdate.language": "set: {language: $it}",
+    "userUpdate.pubKey": "set: {pubKey: $it}",
+    "userUpdate.username": 'users: {usernames: [$it]}, set: {name: "x"}',
+    "userUpdate.mask": 'users: {masks: [$it]}, set: {username: "nobody-there"}',
+    "userRoleSet.domain": "users: {usernames: []}, role: DOMAIN_ADMIN, administers: [{name: $it}]",
+    "authenticate.username": 'username: $it, password: "wrong"',
+    "authenticate.password": 'username: "eve", password: $it',
+    "authenticate.protocol": 'username: "eve", password: "wrong", protocol: $it',
+    "mailboxCreate.key": 'paths: ["Keyed"], options: {idempotencyKey: $it}',
+    "mailboxCreate.session": 'paths: ["Session"], options: {sessionId: $it}',
+    "mailboxCreate.reason": 'paths: ["Reason"], options: {reason: $it}',
+}
+INBOX = 'mailbox: {path: "INBOX"}'
+PLACES = {
+    **{name: f"query ($it: {kind}!) {{ {field} }}" for name, (kind, field) in QUERIES.items()},
+    **{
+        f"filter.{name}": "query ($it: String!) { viewer { user { messages(filter: "
+        f"{{{given}}}) {{ nodes {{ id }} totalCount }} }} }} }}"
+        for name, given in FILTERS.items()
+    },
+    **{
+        name: f"mutation ($it: String!) {{ {name.partition('.')[0]}(input: {{{given}}}) "
+        "{ errors { code path } } }"
+        for name, given in MUTATIONS.items()
+    },
+    "metaData": f"mutation ($it: JSON!) {{ messageUpdate(input: {{select: {{{INBOX}}}, "
+    "set: {metaData: {a: $it}}}) { errors { code } } }",
+    "rawUpload": f"mutation ($it: Upload!) {{ messageUpload(input: {{{INBOX}, rawUpload: $it}}) "
+    "{ errors { code } } }",
+}
+TEXTS = {
+    "NUL": "\0",
+    "NUL inside": "a\0b",
+    "NUL in an address": "a\0b@example.org",
+    "line ends": "a\r\nBcc: eve@far.example\r\n\r\nx",
+    "a noncharacter": "\uffff\U0010ffff",
+    "control": "\x01\x7f\x85\u2028",
+    "long": "Ä" * 20_000,
+    "slashes": "/".join("a" * 300),
+    "a number": "9" * 400,
+}
+
+
+def _codes(answer: Any) -> list[str]:
+    """Codes of all errors, in whichever place they stand."""
+    found = [error["extensions"]["code"] for error in answer.get("errors", [])]
+    for payload in (answer.get("data") or {}).values():
+        if isinstance(payload, dict):
+            found += [error["code"] for error in payload.get("errors") or []]
+    return found
+
+
+@pytest.mark.parametrize("text", TEXTS)
+async def test_every_place_that_takes_text_takes_this_or_refuses_it(
+    server: Server, text: str
+) -> None:
+    await server.deliver(raw_message(f"About {text}"), "ada@example.org")
+    broken: dict[str, Any] = {}
+    async with server.client("ada") as ada, server.client("root") as root:
+        for place, document in PLACES.items():
+            asked: Client = root if place.startswith("user") else ada
+            answer = await asked.post({"query": document, "variables": {"it": TEXTS[text]}})
+            codes = _codes(answer.json())
+            if answer.status_code >= 500 or "INTERNAL_SERVER_ERROR" in codes:
+                broken[place] = answer.text
+            if "\0" in TEXTS[text] and codes != ["BAD_USER_INPUT"]:
+                broken[place] = f"a NUL was taken: {answer.text}"
+    assert not broken, "\n".join(f"{place}: {why}" for place, why in broken.items())
+
+
+async def test_bytes_and_addresses_with_nul_are_refused(server: Server) -> None:
+    async with server.client("ada") as ada:
+        for path in ("/rest/messages/%00/message.eml", "/rest/messages/a%00b/parts/%00"):
+            assert (await ada.http.get(path)).status_code == 404
+        shown = "{ viewer { user { messages(first: 1) { nodes { id sourceUrl } } } } }"
+        (message,) = (await ada(shown))["viewer"]["user"]["messages"]["nodes"]
+        for part in ("%00", "1%00", "9" * 99, quote("٣"), "..%2f..", "-1"):
+            for kind in ("parts", "attachments"):
+                answer = await ada.http.get(f"/rest/messages/{message['id']}/{kind}/{part}")
+                assert answer.status_code == 404, part
+        for query in ("?sig=%00", "?sig=a&expires=%00", "?expires=" + "9" * 99 + "&sig=a"):
+            path = message["sourceUrl"].partition("?")[0] + query
+            assert (await ada.http.get(path)).status_code in {401, 403, 404}, query
+        named = {"Content-Disposition": "attachment; filename*=UTF-8''a%00b%0d%0a%ED%A0%80.txt"}
+        opaque = {"Content-Type": 'text/plain; a="%00'}
+        answer = await ada.http.post("/rest/uploads", content=b"a\0b", headers={**named, **opaque})
+        assert answer.status_code == 201
+        given = {"mailbox": {"path": "INBOX"}, "rawUpload": answer.json()["id"]}
+        document = (
+            "mutation ($input: MessageUploadInput!) { it: messageUpload(input: $input) "
+            "{ message { subject text } errors { code } } }"
+        )
+        assert "INTERNAL_SERVER_ERROR" not in str(await ada.raw(document, input=given))
+
+
+async def test_lmtp_refuses_nul_in_commands_and_takes_it_in_mail(server: Server) -> None:
+    neighbour = await server.neighbour()
+    assert (await neighbour.say("MAIL FROM:<a\0@b>")).startswith("500 5.5.2")
+    assert (await neighbour.say(b"MAIL FROM:<\xff@b>")).startswith("500 5.5.2")
+    assert (await neighbour.say("NOOP \0")).startswith("500 5.5.2")
+    await neighbour.begin("ada@example.org")
+    neighbour.send(b"Subject: nul\0nul\r\n\r\nx\0y\r\n.\r\n")
+    answer = await neighbour.hear()
+    await neighbour.close()
+    assert answer.startswith("250 2.0.0 Delivered as ")
+    async with server.client("ada") as ada:
+        document = "{ viewer { user { messages(first: 100) { nodes { subject text } } } } }"
+        nodes = (await ada(document))["viewer"]["user"]["messages"]["nodes"]
+    assert {"subject": "nulnul", "text": "x\0y\n"} in nodes
+
+
+async def test_nothing_half_stored_and_nothing_told_to_the_log(server: Server) -> None:
+    report = server.command("check")
+    assert (report.code, json.loads(report.out)["findings"]) == (0, [])
+    words = [PASSWORD, "example.org", "far.example", "Bcc", "About", "mgk_", "wrong"]
+    log = server.log
+    assert [word for word in words if word in log] == []
+    assert server.complaints() == []

@@ -1,0 +1,1 @@
+"""Tests of operation e2e."""

@@ -1,0 +1,1 @@
+"""Tests of recovery e2e."""

@@ -1,0 +1,215 @@
+"""Lists read what is asked for, and no more: columns, links, and for many parents at once."""
+
+import re
+from typing import Any
+
+import pytest
+from graphql import GraphQLObjectType, get_named_type
+
+from resolvers.mailboxes import loaders as mailbox_loaders
+from resolvers.mailboxes.loaders import NewMailboxes
+from tests.conftest import Client, context, make_user, receive
+from tests.support.sample_mutations import CALLS
+from tests.support.schema.printed_schema import SDL
+
+# Each list of the schema: how to ask for it, and a heavy column of its table that is not asked for.
+CONNECTIONS = {
+    "Audit.accessLog": ("audits { nodes { accessLog { %s } } }", "audit_accesses", "ip"),
+    "Audit.messages": ("audits { nodes { messages { %s } } }", "audit_copies", "preview"),
+    "Domain.addresses": ("domains { nodes { addresses { %s } } }", "addresses", "shown"),
+    "Domain.senderRules": ("domains { nodes { senderRules { %s } } }", "sender_rules", "comment"),
+    "Domain.users": ("domains { nodes { users { %s } } }", "users", "password"),
+    "Mailbox.messages": ("viewer { user { mailbox(by: {path: \"INBOX\"}) { messages { %s } } } }",
+                         "messages", "preview"),
+    "Query.addresses": ("addresses { %s }", "addresses", "shown"),
+    "Query.adminLog": ("adminLog { %s }", "admin_log", "before"),
+    "Query.audits": ("audits { %s }", "audits", "reason"),
+    "Query.bccRules": ("bccRules { %s }", "bcc_rules", "bcc_to"),
+    "Query.dkimKeys": ("dkimKeys { %s }", "dkim_keys", "public"),
+    "Query.certificates": ("certificates { %s }", "certificates", "chain"),
+    "Query.quarantine": ("quarantine { %s }", "quarantine_items", "symbols"),
+    "Query.rateHolds": ("rateHolds { %s }", "rate_holds", "value"),
+    "Query.rateLimits": ("rateLimits { %s }", "rate_limits", "value"),
+    "Query.queue": ("queue { %s }", "submissions", "envelope_from"),
+    "Query.recipientRewrites": ("recipientRewrites { %s }", "recipient_rewrites", "target"),
+    "Query.relayHosts": ("relayHosts { %s }", "relay_hosts", "username"),
+    "Query.transports": ("transports { %s }", "transports", "username"),
+    "Query.tlsPolicies": ("tlsPolicies { %s }", "tls_policies", "parameters"),
+    "Query.forwardingHosts": ("forwardingHosts { %s }", "forwarding_hosts", "source"),
+    "Query.authLog": ("authLog { %s }", "auth_events", "detail"),
+    "Query.apiKeys": ("apiKeys { %s }", "api_keys", "digest"),
+    "SavedSearch.messages": ("viewer { user { savedSearches { messages { %s } } } }", "messages",
+                             "preview"),
+    "Setting.history": ('setting(key: "undo.window") { history { %s } }',
+                        "setting_changes", "after"),
+    "Connector.runs": ("connectors { nodes { runs { %s } } }", "connector_runs", "log"),
+    "Query.connectors": ("connectors { %s }", "connectors", "folder_rewrites"),
+    "User.connectors": ("viewer { user { connectors { %s } } }", "connectors", "folder_rewrites"),
+    "Query.domainAliases": ("domainAliases { %s }", "domain_aliases", "created_at"),
+    "Query.domains": ("domains { %s }", "domains", "description"),
+    "Query.mailboxes": ("mailboxes(users: {usernames: [\"ada\"]}) { %s }", "mailboxes", "guid"),
+    "Query.filters": ("filters { %s }", "filters", "meta_data"),
+    "Query.keyValues": ("keyValues { %s }", "key_values", "value"),
+    "Query.messages": ("messages { %s }", "messages", "preview"),
+    "Query.senderRules": ("senderRules { %s }", "sender_rules", "comment"),
+    "Query.tasks": ("tasks { %s }", "tasks", "result"),
+    "Query.users": ("users { %s }", "users", "password"),
+    "Query.webhooks": ("webhooks { %s }", "webhooks", "secret"),
+    "Webhook.deliveries": ("webhooks { nodes { deliveries { %s } } }", "webhook_deliveries",
+                           "body"),
+    "Thread.messages": ("viewer { user { messages { nodes { thread { messages { %s } } } } } }",
+                        "messages", "preview"),
+    "User.addresses": ("viewer { user { addresses { %s } } }", "addresses", "shown"),
+    "User.archivedMessages": ("viewer { user { archivedMessages { %s } } }", "messages", "preview"),
+    "User.authLog": ("viewer { user { authLog { %s } } }", "auth_events", "detail"),
+    "User.files": ("viewer { user { files { %s } } }", "files", "digest"),
+    "User.filters": ("viewer { user { filters { %s } } }", "filters", "meta_data"),
+    "User.identities": ("viewer { user { identities { %s } } }", "addresses", "meta_data"),
+    "User.messages": ("viewer { user { messages { %s } } }", "messages", "preview"),
+    "User.quarantine": ("viewer { user { quarantine { %s } } }", "quarantine_items", "symbols"),
+    "User.sharedMailboxes": ("viewer { user { sharedMailboxes { %s } } }", "mailboxes", "guid"),
+    "User.temporaryAddresses": ("viewer { user { temporaryAddresses { %s } } }", "addresses",
+                                "shown"),
+    "User.sieveScripts": ("viewer { user { sieveScripts { %s } } }", "sieve_scripts", "content"),
+    "User.submissions": ("viewer { user { submissions { %s } } }", "submissions", "queue_id"),
+}  # fmt: skip
+OF_ADMINS = {
+    "Audit.accessLog", "Audit.messages", "Domain.addresses", "Domain.senderRules", "Domain.users",
+    "Query.addresses", "Query.adminLog", "Query.audits", "Query.authLog", "Query.bccRules",
+    "Query.dkimKeys", "Query.domainAliases", "Query.domains", "Query.filters", "Query.rateHolds",
+    "Query.forwardingHosts", "Query.relayHosts", "Query.tlsPolicies", "Query.transports",
+    "Query.rateLimits", "Query.recipientRewrites",
+    "Query.certificates", "Query.users", "Query.webhooks", "Setting.history", "Webhook.deliveries",
+}  # fmt: skip
+# lists whose rows have no `id`: tests/search/test_search_index.py,
+# tests/search/test_message_trace_search.py
+BARE = {"Query.messageTraceEvents", "Query.searchLookup"}
+
+
+def test_every_connection_is_looked_at() -> None:
+    found = {
+        f"{kind.name}.{name}"
+        for kind in SDL.type_map.values()
+        if isinstance(kind, GraphQLObjectType)
+        for name, field in kind.fields.items()
+        if get_named_type(field.type).name.endswith("Connection")
+    }
+    assert found == {*CONNECTIONS, *BARE}
+
+
+def columns(statements: list[str], table: str) -> list[set[str]]:
+    """The columns of this table that each select of a page reads."""
+    pages = [one for one in statements if f"FROM {table}" in one and "LIMIT" in one]
+    return [set(re.findall(rf"{table}\.\"?(\w+)", one.partition("FROM")[0])) for one in pages]
+
+
+@pytest.mark.parametrize("way", ["nodes { id }", "edges { node { ...F } } nodes { id }"])
+@pytest.mark.parametrize("name", CONNECTIONS)
+async def test_a_list_reads_the_columns_asked_for(
+    name: str, way: str, ada: Client, root: Client, statements: list[str]
+) -> None:
+    await receive(ada, "Hello")
+    if name.startswith("Audit."):
+        await (await CALLS["auditCreate"](ada, root))(root)
+    if name.startswith("SavedSearch."):
+        await (await CALLS["savedSearchSet"](ada, root))(ada)
+    if name == "User.sieveScripts":
+        await (await CALLS["sieveScriptPut"](ada, root))(ada)
+    if "onnector" in name:
+        await (await CALLS["connectorRun"](ada, root))(ada)
+    if "ebhook" in name:
+        await (await CALLS["webhookTest"](ada, root))(root)
+    document, table, heavy = CONNECTIONS[name]
+    kind = get_named_type(_node(name)).name
+    text = "{ %s }" % (document % way)
+    if "...F" in way:
+        text += f" fragment F on {kind} {{ ... on Node {{ id }} }}"
+    client = root if name in OF_ADMINS else ada
+    for _ in range(3):  # read anew, then compiled, then by its plan
+        del statements[:]
+        await client(text)
+        read = columns(statements, table)
+        assert read
+        assert all("id" in each and heavy not in each for each in read)
+
+
+def _node(name: str) -> Any:
+    parent, field = name.split(".")
+    kind: Any = SDL.type_map[parent]
+    connection: Any = get_named_type(kind.fields[field].type)
+    return connection.fields["nodes"].type
+
+
+NESTED = """{ users(first: 50) { nodes {
+  username domain { name } address { address }
+  addresses(first: 2) { totalCount nodes { address domain { name } } }
+  submissions(first: 2) { totalCount nodes { id recipients { recipient } } } } } }"""
+
+
+async def test_many_parents_cost_no_more_statements_than_one(
+    root: Client, ada: Client, statements: list[str]
+) -> None:
+    async def cost() -> int:
+        del statements[:]
+        await root(NESTED)
+        return len([sent for sent in statements if "api_keys" not in sent])
+
+    costs = [await cost()]
+    for n in range(20):
+        await make_user(ada.world, f"n{n}")
+    costs += [await cost(), await cost()]
+    assert len(set(costs)) == 1
+
+
+FOLDERS = """{ viewer { user { mailboxes { path total unseen size parent { path }
+  messages(first: 2) { totalCount nodes { subject mailbox { path } thread { subject } } } } } } }"""
+
+
+async def test_many_folders_cost_no_more_statements_than_few(
+    ada: Client, statements: list[str]
+) -> None:
+    await receive(ada, "Hello")
+
+    async def cost() -> int:
+        del statements[:]
+        await ada(FOLDERS)
+        return len([sent for sent in statements if "api_keys" not in sent])
+
+    await mailbox_loaders.create(context(ada), NewMailboxes(["Box/0"]))
+    few = await cost()
+    await mailbox_loaders.create(context(ada), NewMailboxes([f"Box/{n}" for n in range(1, 20)]))
+    assert [await cost(), await cost()] == [few, few]
+
+
+SEVERAL = "{ viewer { user { %s } } }"
+ONE_LIST = 'm%d: mailbox(by: {path: "%s"}) { messages(first: %d) { nodes { subject } } }'
+
+
+async def test_few_lists_are_read_by_statements_that_are_made_once(
+    ada: Client, statements: list[str]
+) -> None:
+    paths = [f"Box {n}" for n in range(6)]
+    await mailbox_loaders.create(context(ada), NewMailboxes(paths))
+    for many, pages in ((2, 2), (4, 4), (5, 1), (6, 1)):
+        parts = [ONE_LIST % (n, path, n + 1) for n, path in enumerate(paths[:many])]
+        for _ in range(3):  # read anew, then compiled, then by its plan
+            del statements[:]
+            await ada(SEVERAL % " ".join(parts))
+            read = [sent for sent in statements if "FROM messages" in sent]
+            assert len(read) == pages
+            assert all(("UNION" in sent) is (pages == 1) for sent in read)
+
+
+async def test_lists_below_one_folder_cost_what_those_below_twenty_do(
+    ada: Client, statements: list[str]
+) -> None:
+    await mailbox_loaders.create(context(ada), NewMailboxes([f"Box/{n}" for n in range(20)]))
+    document = '{ viewer { user { mailboxes(masks: ["%s"]) { messages(first: 2) { %s } } } } }'
+
+    async def cost(masks: str) -> int:
+        del statements[:]
+        await ada(document % (masks, "nodes { subject thread { id } }"))
+        return len([sent for sent in statements if "api_keys" not in sent])
+
+    costs = [await cost(masks) for masks in ("Box/1", "Box/*", "Box/1", "Box/*")]
+    assert len(set(costs)) == 1

@@ -1,0 +1,112 @@
+"""Filters whose query is a search text."""
+
+from typing import Any
+
+import pytest
+
+from resolvers.filters import transfer
+from resolvers.filters.search_query import LATER, NO_TEST
+from tests.conftest import Client, context, raw_message
+from tests.support.operations.filter_operations import TEST, change, create, listed, made
+
+MAIL = raw_message(
+    "Re: Big bill", From="Ann Ü <ann@example.net>", To="bob@example.org", body="The duck is late."
+)
+HOLDS = [
+    ("subject:bill", True),
+    ("subject:x", False),
+    ("from:ANN subject:big", True),
+    ("from:ann -subject:big", False),
+    ("subject:x OR to:bob@", True),
+    ("from:ann (subject:x OR body:duck)", True),
+    ("NOT ( FROM ann SUBJECT x )", True),
+    ("duck", True),
+    ("duck bill Ü", True),
+    ('"duck is" lat*', True),
+    ('"is duck"', False),
+    ("-goose", True),
+    ("-duck", False),
+    ("has:attachment", False),
+    ("attachment:no smaller:1M", True),
+    ("larger:1M", False),
+    ("smaller:0", False),
+    ("larger:0 ALL", True),
+    ("header:From", True),
+    ('header:"X-None: y"', False),
+    ("toonly:bob cc:carol", False),
+    ("or:() OR or:(subject:bill , subject:x)", True),
+]
+
+
+async def fitting(client: Client, message: bytes) -> dict[str, bool]:
+    tests = (await client(TEST, raw=message.decode()))["filterTest"]
+    return {one["filter"]["name"]: one["matches"] for one in tests}
+
+
+async def test_a_search_text_says_which_mail(ada: Client) -> None:
+    for text, _ in HOLDS:
+        one = await made(ada, {"query": text}, {"seen": True}, name=text)
+        assert one["query"]["query"] == text
+    assert await fitting(ada, MAIL) == dict(HOLDS)
+
+
+async def test_a_search_text_holds_beside_other_tests(ada: Client) -> None:
+    query = {"query": "subject:bill", "from": "ann", "all": [{"query": "body:duck"}]}
+    one = await made(ada, query, {"seen": True}, name="n")
+    assert one["queryText"] == [["From", "ann"], ["Subject", "bill"], ["Text", "duck"]]
+    assert one["sieve"].count(":contains") == 3
+    assert await fitting(ada, MAIL) == {"n": True}
+    ((after,), errors) = await change(ada, one["id"], query={"query": "subject:x"})
+    assert (errors, after["query"]["from"]) == ([], "ann")
+    assert await fitting(ada, MAIL) == {"n": False}
+    ((after,), _) = await change(ada, one["id"], query={"query": None})
+    assert (after["query"]["query"], await fitting(ada, MAIL)) == (None, {"n": True})
+
+
+WRONG = [
+    ("", "length", "at least 1 character"),
+    ('subject:bill from:"x', "syntax", "'from' at 14: a quotation mark that is not closed"),
+    ("form:ann", "syntax", "'form' at 1: there is no such key"),
+    ("subject:" + "x" * 256, "syntax", "1 to 255 characters"),
+    ("-(" * 7 + "a" + ")" * 7, "syntax", "all, any and not go 5 levels deep"),
+    ("a b c d e f g h i j k l m", "max", "at most 100 tests and groups"),
+    ("from:ann mailbox:Work", "unsupported", f"'mailbox:Work' at 10: {LATER}"),
+    ("in:trash", "unsupported", f"'in:trash' at 1: {LATER}"),
+    ("-keyword:news", "unsupported", f"'-keyword:news' at 1: {LATER}"),
+    ("label:news", "unsupported", f"'label:news' at 1: {LATER}"),
+    ("a OR is:seen", "unsupported", f"'is:seen' at 6: {LATER}"),
+    ("uid:1", "unsupported", f"'uid:1' at 1: {LATER}"),
+    (
+        "(thread:x after:30d)",
+        "unsupported",
+        f"'thread:x' at 2: {LATER}; 'after:30d' at 11: {LATER}",
+    ),
+    ("mailboxes:(in:a , in:b)", "unsupported", f"'in:a' at 12: {LATER}; 'in:b' at 19: {LATER}"),
+    ("UNSEEN", "unsupported", f"'UNSEEN' at 1: {LATER}"),
+    ("filename:bill", "unsupported", f"'filename:bill' at 1: {NO_TEST}"),
+    ("recipient:bob", "unsupported", f"'recipient:bob' at 1: {NO_TEST}"),
+    ("TEXT duck", "unsupported", f"'TEXT duck' at 1: {NO_TEST}"),
+    ("sentsince:30d", "unsupported", f"'sentsince:30d' at 1: {NO_TEST}"),
+]
+
+
+@pytest.mark.parametrize(("text", "constraint", "message"), WRONG)
+async def test_a_term_that_no_filter_can_test_is_named(
+    ada: Client, text: str, constraint: str, message: str
+) -> None:
+    one, errors = await create(ada, {"any": [{"from": "a"}, {"query": text}]}, {"seen": True})
+    path = ["query"] if constraint == "max" else ["query", "any", "1", "query"]
+    assert one is None
+    assert [(each["code"], each["path"]) for each in errors] == [("VALIDATION", path)]
+    assert message in errors[0]["message"]
+    assert errors[0]["constraint"] == constraint
+    assert (await listed(ada))["totalCount"] == 0
+
+
+async def test_a_search_text_comes_along_in_an_export(ada: Client, bob: Client) -> None:
+    query: dict[str, Any] = {"any": [{"query": "subject:bill OR duck"}, {"to": "x"}]}
+    await made(ada, query, {"seen": True}, name="n")
+    (entry,) = await transfer.exported(context(ada), ada.user.id)
+    assert entry["query"] == query
+    assert await transfer.bring(context(bob), entry, []) == []
+    assert await fitting(bob, MAIL) == {"n": True}

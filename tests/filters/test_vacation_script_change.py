@@ -1,0 +1,31 @@
+"""A vacation that is changed is another one: who was answered before is answered again."""
+
+import pytest
+
+from models.runtime.environment import World
+from tests.conftest import Client, raw_message
+from tests.filters.test_sieve_delivery import queued
+from tests.support.operations.quarantine_operations import CAROL, come
+from tests.support.operations.sieve_operations import put
+
+pytestmark = pytest.mark.usefixtures("examined")
+
+
+@pytest.mark.parametrize(
+    ("first", "then", "many"),
+    [
+        ('"Away till May."', '"Away till May."', 1),
+        ('"Away till May."', '"Away till June."', 2),
+        (':subject "Away" "Back soon."', ':subject "Still away" "Back soon."', 2),
+        (':handle "away" "Till May."', ':handle "away" "Till June."', 1),  # RFC 5230, section 4.3
+        (':handle "may" "Away."', ':handle "june" "Away."', 2),
+    ],
+)
+async def test_what_is_another_reason_or_handle_is_answered_again(
+    ada: Client, world: World, first: str, then: str, many: int
+) -> None:
+    for words in (first, then):
+        await put(ada, f'require "vacation"; vacation {words};')
+        for _ in range(2):
+            await come(world, ada, raw=raw_message("Hello", To=ada.address))
+    assert await queued(world) == [("", CAROL)] * many

@@ -1,0 +1,1 @@
+"""Tests of addresses, forwards and rewriting rules."""

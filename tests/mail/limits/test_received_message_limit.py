@@ -1,0 +1,82 @@
+"""The hourly limit of received messages (`receivedMax`) when many messages arrive at once."""
+
+import asyncio
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import func, select
+from sqlmodel import col
+
+from mail.smtp import lmtp
+from models.messages.tables import Message
+from models.runtime.environment import World
+from models.spam.quarantine import QuarantineItem
+from models.users.tables import User
+from tests.conftest import Client, Clock, raw_message
+from tests.support.accounts.quota_accounts import bounded, told
+from tests.support.mail_servers.lmtp_client import Neighbour, connect
+from tests.support.operations.quarantine_operations import SPAM, set_options
+
+pytestmark = pytest.mark.usefixtures("examined")
+
+LIMIT = 10
+SESSIONS = 14
+ACCEPTED, REFUSED = "250 2.0.0", "450 4.2.1"
+
+
+async def deliver_at_once(ada: Client, port: int, number: int, **headers: str) -> Counter[str]:
+    """Send messages in so many sessions, all past RCPT before the first sends its message."""
+    sessions = [await connect(port) for _ in range(number)]
+    for session in sessions:
+        await session.begin(ada.address)
+
+    async def finish(session: Neighbour, raw: bytes) -> str:
+        session.send(raw + b"\r\n.\r\n")
+        return (await session.hear())[:9]
+
+    raws = [raw_message(f"Number {n}", body=f"{n}", **headers) for n in range(number)]
+    replies = await asyncio.gather(*map(finish, sessions, raws))
+    for session in sessions:
+        await session.close()
+    return Counter(replies)
+
+
+async def count_rows(world: World, table: Any) -> int:
+    (row,) = await world.database.read(select(func.count().label("number")).select_from(table))
+    return int(row.number)
+
+
+@pytest.mark.parametrize("held", [False, True])
+async def test_deliveries_at_once_stop_at_the_limit(
+    ada: Client, clock: Clock, tmp_path: Path, held: bool
+) -> None:
+    world = ada.world
+    if held:
+        set_options(world, spam_quarantine=75)
+    await bounded(ada, received_max=LIMIT)
+    listener = await lmtp.listen(world, "127.0.0.1", 0, spool=tmp_path / "spool")
+    headers = SPAM if held else {}
+    table = QuarantineItem.__table__ if held else Message.__table__  # type: ignore[attr-defined]
+    replies = await deliver_at_once(ada, listener.port, SESSIONS, **headers)
+    assert replies == {ACCEPTED: LIMIT, REFUSED: SESSIONS - LIMIT}
+    assert await count_rows(world, table) == LIMIT
+    (user,) = await world.database.read(
+        select(col(User.received)).where(col(User.id) == ada.user.id)
+    )
+    assert user.received == LIMIT  # a refused message is not counted
+    at_limit = ("RECEIVED", "FULL", LIMIT, LIMIT)
+    assert sorted(await told(ada)) == [(*at_limit, False), (*at_limit, True)]
+    clock.tick(hours=1)
+    assert await deliver_at_once(ada, listener.port, 1, **headers) == {ACCEPTED: 1}
+    await listener.close(1)
+
+
+async def test_the_platform_limit_holds_for_deliveries_at_once(ada: Client, tmp_path: Path) -> None:
+    set_options(ada.world, received_hourly=2)
+    listener = await lmtp.listen(ada.world, "127.0.0.1", 0, spool=tmp_path / "spool")
+    assert await deliver_at_once(ada, listener.port, 5) == {ACCEPTED: 2, REFUSED: 3}
+    await bounded(ada, received_max=0)  # unlimited
+    assert await deliver_at_once(ada, listener.port, 5) == {ACCEPTED: 5}
+    await listener.close(1)

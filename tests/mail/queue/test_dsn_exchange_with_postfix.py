@@ -1,0 +1,76 @@
+"""Reports between us and a real Postfix, in both directions."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import select
+from sqlmodel import col
+
+from bench.servers.ports import free_port
+from mail.mime.header_encoding import Named
+from mail.routing.mx_hosts import Route, next_hop
+from mail.smtp.mx_server import Mx
+from mail.smtp.smtp_server import Terms
+from models.queue.tables import Delivery
+from models.runtime.environment import World
+from resolvers.submission import create as submission_create
+from resolvers.submission.create import Outgoing
+from tests.conftest import Client, context
+from tests.support.mail_servers.queue_worker import State, deliveries, inbox, working
+from tests.support.mail_servers.smtp_and_dns_servers import Server, listening
+from tests.support.servers.postfix_server import postfix
+
+
+@pytest.fixture
+async def mx(world: World, tmp_path: Path) -> AsyncIterator[Mx]:
+    listener = Mx(world, tmp_path / "spool", Terms())
+    await listener.start(host="127.0.0.1", port=0)
+    yield listener
+    await listener.close(1)
+
+
+async def test_what_postfix_reports_is_tied_to_what_was_sent(
+    ada: Client, world: World, mx: Mx
+) -> None:
+    replies = {"gone": "550 5.1.1 Nobody", "slow": "450 4.2.1 Busy"}
+    names = [Named(f"{name}@far.example") for name in ("gone", "slow", "good")]
+    async with listening(Server(replies)) as far:
+        ports = {"far.example": far.port, "example.org": mx.port}
+        routes = {name: f"smtp:[127.0.0.1]:{port}" for name, port in ports.items()}
+        more = {"relay_domains": "far.example example.org", "delay_warning_time": "1s"}
+        with postfix(free_port(), routes=routes, more=more) as there:
+            outgoing = Outgoing(to=names, subject="Hi", text="Hi", request_dsn=True)
+            async with working(world, through(there.port)):
+                sent = await submission_create.send(context(ada), outgoing)
+                assert sent.submission is not None
+                key = int(sent.submission.id)
+                async with asyncio.timeout(60):
+                    while not await reported(world, key):  # noqa: ASYNC110 - rows have no event
+                        await asyncio.sleep(0.1)
+    rows = await deliveries(world, key)
+    assert {name: (row.state, row.last_code, row.last_response) for name, row in rows.items()} == {
+        "gone": (State.BOUNCED, 550, "5.1.1 Nobody"),
+        "slow": (State.RELAYED, 450, "4.2.1 Busy"),
+        "good": (State.RELAYED, 250, "2.0.0 Taken"),
+    }
+    assert {(row.reported_by, row.report_proven) for row in rows.values()} == {
+        ("postfix.example.net", True)
+    }
+    assert sorted(letter.subject for letter in await inbox(ada)) == [
+        "Delayed Mail (still being retried)",
+        "Successful Mail Delivery Report",
+        "Undelivered Mail Returned to Sender",
+    ]
+
+
+def through(port: int) -> Route:
+    return Route(next_hop(f"smtp://127.0.0.1:{port}?tls=never"))
+
+
+async def reported(world: World, key: int) -> bool:
+    """Whether a report has come of each recipient."""
+    asked = select(col(Delivery.reported_at)).where(col(Delivery.submission_id) == key)
+    rows = await world.database.read(asked)
+    return all(row.reported_at is not None for row in rows)

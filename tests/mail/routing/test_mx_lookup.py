@@ -1,0 +1,104 @@
+"""Servers of domains, asked of a real name server on loopback."""
+
+import pytest
+
+from mail.routing.mx_hosts import Host, Route, Tls, Unroutable, next_hop
+from mail.routing.route_selection import Asked, ways
+from models.errors import Invalid
+from models.runtime.environment import World
+from tests.conftest import Client
+from tests.support.mail_servers.queue_worker import State, send, settled, working
+from tests.support.mail_servers.smtp_and_dns_servers import (
+    Names,
+    Server,
+    answering,
+    listening,
+    server_tls,
+)
+
+
+async def servers(world: World, route: Route, domain: str) -> list[Host]:
+    """The servers that mail for a domain goes to."""
+    return (await ways(world, route, Asked("", f"carol@{domain}", domain))).servers
+
+
+async def test_the_servers_of_a_domain_are_tried_in_their_order(ada: Client, world: World) -> None:
+    names = Names(
+        {
+            ("example.net", "MX"): ["10 dead.example.net.", "20 mx1.example.net.", "5 nix."],
+            ("dead.example.net", "A"): ["127.0.0.2"],
+            ("mx1.example.net", "A"): ["127.0.0.1"],
+        }
+    )
+    server = Server(features={"tls_context": server_tls()})
+    async with answering(names), listening(server) as there:
+        route = Route(resolver=names.resolver, port=there.port)
+        assert [host.name for host in await servers(world, route, "example.net")] == [
+            "dead.example.net",
+            "mx1.example.net",
+        ]
+        async with working(world, route):
+            rows = await settled(world, await send(ada))
+    assert {(row.state, row.mx) for row in rows.values()} == {(State.DELIVERED, "mx1.example.net")}
+    assert rows["carol"].tls.startswith("TLSv1.")
+    assert there.mails[0].encrypted
+
+
+@pytest.mark.parametrize(
+    ("domain", "code", "text"),
+    [
+        ("null.example", 556, "5.1.10"),
+        ("missing.example", 550, "5.1.2"),
+        ("broken.example", 451, "4.4.3"),
+        ("silent.example", 451, "4.4.3"),
+        ("half.example", 451, "4.4.3"),
+        ("bare.example", 550, "5.4.4"),
+        ("ours.example", 550, "5.4.6"),
+        ("[127.0.0.1]", 550, "5.1.2"),
+        ("a..b", 550, "5.1.2"),
+    ],
+)
+async def test_domains_without_servers_are_told_apart(
+    world: World, domain: str, code: int, text: str
+) -> None:
+    names = Names(
+        {
+            ("null.example", "MX"): ["0 ."],
+            ("bare.example", "TXT"): ["x"],
+            ("half.example", "MX"): ["1 broken.example.", "2 missing.example."],
+            ("ours.example", "MX"): ["1 MX.example.org.", "2 other.example."],
+        },
+        broken={"broken.example"},
+        silent={"silent.example"},
+    )
+    async with answering(names):
+        with pytest.raises(Unroutable) as problem:
+            await servers(world, Route(resolver=names.resolver), domain)
+    assert (problem.value.code, problem.value.text[: len(text)]) == (code, text)
+
+
+async def test_a_domain_without_mx_is_its_own_server(world: World) -> None:
+    names = Names(
+        {
+            ("xn--bcher-kva.example", "A"): ["192.0.2.1"],
+            ("xn--bcher-kva.example", "AAAA"): ["2001:db8::1"],
+        }
+    )
+    async with answering(names):
+        found = await servers(world, Route(resolver=names.resolver), "bücher.example")
+    assert [(host.name, host.address, host.port) for host in found] == [
+        ("xn--bcher-kva.example", "192.0.2.1", 25),
+        ("xn--bcher-kva.example", "2001:db8::1", 25),
+    ]
+
+
+@pytest.mark.parametrize("text", ["", "http://x", "smtp://", "smtp://x:99999", "x?tls=maybe"])
+def test_a_next_hop_that_is_none_is_refused(text: str) -> None:
+    with pytest.raises(Invalid):
+        next_hop(text)
+
+
+def test_a_next_hop_may_be_short() -> None:
+    assert (next_hop("relay").port, next_hop("relay").tls) == (25, Tls.OPPORTUNISTIC)
+    assert (next_hop("smtps://relay").port, next_hop("smtps://relay").tls) == (465, Tls.WRAPPED)
+    assert "secret" not in repr(next_hop("smtp://us:secret@relay"))

@@ -1,0 +1,525 @@
+"""Extensions beyond the first: what scripts do to a message, by their documents."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as some
+
+from mail.mime import headers, split
+from mail.sieve import (
+    AddHeader,
+    Copy,
+    DeleteHeader,
+    FileInto,
+    Keep,
+    Notify,
+    Program,
+    RunError,
+    Vacation,
+    compiled,
+    edited,
+    limits,
+)
+from tests.support.mail.sieve_runs import LETTER, acts, is_true, problems, run, told
+
+DATES = [
+    ('date "date" "date" "2026-03-04"', True),  # in UTC
+    ('date :originalzone "date" "date" "2026-03-03"', True),
+    ('date :zone "+0930" "date" "time" "11:00:00"', True),
+    ('date :originalzone "date" "zone" "-0300"', True),
+    ('date "date" "zone" "+0000"', True),
+    ('date "date" "month" "03"', True),
+    ('date "date" "day" "04"', True),
+    ('date "date" "julian" "61103"', True),
+    ('date "date" "hour" "01"', True),
+    ('date "date" "minute" "30"', True),
+    ('date "date" "second" "00"', True),
+    ('date "date" "weekday" "3"', True),
+    ('date "date" "iso8601" "2026-03-04T01:30:00+00:00"', True),
+    ('date :originalzone "date" "std11" "Tue, 03 Mar 2026 22:30:00 -0300"', True),
+    ('date :index 2 "received" "hour" "02"', True),  # behind the semicolon
+    ('date :index 1 :last "received" "hour" "02"', True),
+    ('date :index 3 "received" "hour" "02"', False),
+    ('date "subject" "year" "2026"', False),
+    ('date "x-none" "year" ""', False),
+    ('date :value "ge" "date" "hour" "01"', True),
+    ('date :count "eq" "date" "hour" "1"', True),
+    ('date :count "eq" "subject" "hour" "0"', True),
+    ('currentdate "iso8601" "2026-03-04T03:06:07+00:00"', True),
+    ('currentdate :zone "+0200" "hour" "05"', True),
+    ('currentdate :value "lt" "date" "2026-03-05"', True),
+    ('currentdate :matches "std11" "Wed, 04 Mar*"', True),
+]
+
+
+@pytest.mark.parametrize(("test", "holds"), DATES)
+def test_dates(test: str, holds: bool) -> None:
+    assert is_true(test, "date", "relational", "index") is holds
+
+
+def test_dates_are_in_the_zone_of_the_account() -> None:
+    summer = datetime(2026, 7, 1, 22, 0, tzinfo=UTC)
+    berlin = ZoneInfo("Europe/Berlin")
+    assert is_true(
+        'currentdate "iso8601" "2026-07-02T00:00:00+02:00"', "date", now=summer, zone=berlin
+    )
+    assert is_true('date "date" "zone" "+0100"', "date", zone=berlin)
+
+
+@pytest.mark.parametrize(
+    "date",
+    [b"Fri, 31 Dec 9999 23:59:59 -2300", b"Mon, 1 Jan 0001 00:00:00 +2300", b"x", b"", b"+9999"],
+)
+def test_dates_at_the_end_of_the_calendar(date: bytes) -> None:
+    raw = b"Date: " + date + b"\n\n"
+    for tag in ("", ":originalzone", ':zone "+2359"', ':zone "-2359"'):
+        acts(f'require "date"; if date {tag} "date" "std11" "x" {{ }}', raw)
+
+
+INDEXED = [
+    ('header :index 1 "x-many" "one"', True),
+    ('header :index 2 "x-many" "one"', False),
+    ('header :index 1 :last "x-many" "three"', True),
+    ('header :index 3 :last "x-many" "one"', True),
+    ('header :index 4 :last "x-many" "one"', False),
+    ('header :index 4 "x-many" ""', False),
+    ('address :index 1 "to" "eve+list@example.net"', True),
+    ('address :index 2 "to" "eve+list@example.net"', False),
+]
+
+
+@pytest.mark.parametrize(("test", "holds"), INDEXED)
+def test_the_nth_field(test: str, holds: bool) -> None:
+    assert is_true(test, "index") is holds
+
+
+REGEX = [  # pattern, text, ${0} and the groups
+    ("b+", "abbc", ["bb"]),
+    ("(a|ab)(c|bcd)(d*)", "abcd", ["abcd", "a", "bcd", ""]),
+    ("(.*)-(.*)", "a-b-c", ["a-b-c", "a-b", "c"]),
+    ("^\\\\[(.*)\\\\] (.*)$", "[list] hello", ["[list] hello", "list", "hello"]),
+    ("(x)?y", "ay", ["y", ""]),
+    ("[[:digit:]]+([[:alpha:]])", "ab12c", ["12c", "c"]),
+    ("[^[:space:]]+$", "one two", ["two"]),
+    ("A(B)", "xab", ["ab", "b"]),
+    ("(a){2}", "aaa", ["aa", "a"]),
+    ("", "", None),
+    ("a", "b", None),
+    ("a$", "ab", None),
+]
+
+
+@pytest.mark.parametrize(("pattern", "text", "found"), REGEX)
+def test_expressions(pattern: str, text: str, found: Sequence[str] | None) -> None:
+    if not pattern:
+        assert problems('require ["regex"]; if header :regex "x" "" { }')
+        return
+    numbers = "|".join(f"${{{number}}}" for number in range(len(found or ()) + 1))
+    script = f"""require ["regex", "variables", "fileinto"];
+        if string :regex "{text}" "{pattern}" {{ fileinto "{numbers}"; }}"""
+    assert acts(script) == [f"into {'|'.join([*found, ''])}" if found else "keep"]
+
+
+def test_expressions_and_case() -> None:
+    assert is_true('header :regex "subject" "LONDON"', "regex")
+    assert not is_true('header :regex :comparator "i;octet" "subject" "LONDON"', "regex")
+    assert is_true('header :regex "x-number" ["^8$", "^7$"]', "regex")
+    quoted = 'set :quoteregex "v" "a.b(c)"; if string :regex "xa.b(c)" "${v}$" { fileinto "yes"; }'
+    assert acts(f'require ["regex", "variables", "fileinto"]; {quoted}') == ["into yes"]
+
+
+@pytest.mark.parametrize("pattern", ["^((((a*)*)*)*)*$", "^(a|a)*$", "(a?){40}a{40}b", "(.*){9}x"])
+def test_hostile_expressions(pattern: str) -> None:
+    raw = LETTER.replace(b"X-Number: 7", b"X-Number: " + b"a" * 50_000)
+    script = f'require "regex"; if header :regex "x-number" "{pattern}" {{ discard; }}'
+    try:
+        assert acts(script, raw)
+    except RunError as error:
+        assert error.message == "the script takes too long"  # noqa: PT017 - either is well
+
+
+def test_an_expression_that_is_made_is_checked_as_it_runs() -> None:
+    script = 'set "v" "("; if header :regex "subject" "${v}" { }'
+    with pytest.raises(RunError, match="cannot be read"):
+        run(f'require ["regex", "variables"]; {script}')
+
+
+NEW = b"Message-ID: <1@x>\nSubject: x\n\nbody\n"
+
+
+def asked(script: str, raw: bytes = NEW) -> frozenset[str]:
+    return run(f'require ["duplicate", "variables"]; {script}', raw).asked
+
+
+def test_duplicates() -> None:
+    script = 'require "duplicate"; if duplicate { discard; }'
+    first = run(script, NEW)
+    assert told(first) == ["keep"]
+    (kept,) = first.remembered
+    assert first.asked == {kept.key}
+    assert kept.seconds == 7 * 86400
+    again = run(script, NEW, seen={kept.key})
+    assert (told(again), again.remembered) == (["discard"], ())
+    assert again.asked == {kept.key}
+    assert run(script, LETTER).asked == set()  # it has no Message-ID
+
+
+def test_what_duplicates_are_told_by() -> None:
+    keys = [
+        asked(f"if duplicate {tags} {{ }}")
+        for tags in ("", ':handle "a"', ':header "subject"', ':uniqueid "x"', ':uniqueid "y"')
+    ]
+    assert len({key for found in keys for key in found}) == 5
+    assert asked('if duplicate :header "subject" { }') != asked('if duplicate :uniqueid "x" { }')
+    assert asked('if duplicate :header "x-none" { }') == set()
+    assert len(asked("if anyof (duplicate, duplicate) { }")) == 1
+    seconds = run('require "duplicate"; if duplicate :seconds 60 { }', NEW).remembered[0].seconds
+    assert seconds == 60
+
+
+def test_last_keeps_what_was_seen_for_longer() -> None:
+    (key,) = asked("if duplicate { }")
+    script = 'require "duplicate"; if duplicate :last :seconds 60 { discard; }'
+    plan = run(script, NEW, seen={key})
+    assert (told(plan), [one.seconds for one in plan.remembered]) == (["discard"], [60])
+
+
+def test_one_run_asks_for_few_ids() -> None:
+    many = "".join(f'if duplicate :uniqueid "{n}" {{ }}' for n in range(limits.KEPT_IDS + 1))
+    with pytest.raises(RunError, match="ids are asked for"):
+        asked(many)
+
+
+def including(script: str, **others: str) -> list[str]:
+    """What a script does that may include others, by their names."""
+    names = 'require ["include", "variables", "fileinto", "imap4flags"];'
+    programs = {name: compiled(names + text) for name, text in others.items()}
+
+    def find(location: str, name: str) -> Program | None:
+        return programs.get(name if location == "personal" else f"global_{name}")
+
+    return acts(names + script, script=find)
+
+
+INCLUDING = [
+    ('include "a";', {"a": "discard;"}, ["discard"]),
+    ('include :global "a";', {"a": "stop;", "global_a": "discard;"}, ["discard"]),
+    ('include "a"; fileinto "B";', {"a": "return; discard;"}, ["into B"]),
+    ('include "a"; fileinto "B";', {"a": "stop;"}, ["keep"]),
+    ('return; discard;', {}, ["keep"]),
+    ('include "a"; addflag "c";', {"a": 'addflag "b";'}, ["keep b c"]),
+    ('include :optional "a"; discard;', {}, ["discard"]),
+    ('include "a"; include "b";', {"a": 'include "b";', "b": 'fileinto "B";'}, ["into B"]),
+    ('set "v" "1"; include "a"; fileinto "${v}";', {"a": 'set "v" "2";'}, ["into 1"]),
+    ('global "v"; set "v" "1"; include "a"; fileinto "${v}";',
+     {"a": 'global "v"; set "v" "${v}2";'},
+     ["into 12"]),
+    ('set "global.v" "1"; include "a"; fileinto "${global.v}";',
+     {"a": 'set "global.v" "x${global.v}";'},
+     ["into x1"]),
+    ('set "v" "1"; include "a"; fileinto "${v}";', {"a": 'set "global.v" "2";'}, ["into 1"]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("script", "others", "done"), INCLUDING)
+def test_scripts_in_scripts(script: str, others: dict[str, str], done: list[str]) -> None:
+    assert including(script, **others) == done
+
+
+def test_once_is_once() -> None:
+    others = {"a": 'set "global.n" "${global.n}x";'}
+    twice = 'include "a"; include {} "a"; fileinto "${{global.n}}";'
+    assert including(twice.format(""), **others) == ["into xx"]
+    assert including(twice.format(":once"), **others) == ["into x"]
+
+
+FAILING = [
+    ('include "a";', {}, "there is no script"),
+    ('include "a";', {"a": 'include "a";'}, "includes itself"),
+    ('include "a";', {"a": 'include "b";', "b": 'include "a";'}, "includes itself"),
+    (
+        'include "s0";',
+        {f"s{n}": f'include "s{n + 1}";' for n in range(20)},
+        "scripts in each other",
+    ),
+]
+
+
+@pytest.mark.parametrize(("script", "others", "why"), FAILING)
+def test_scripts_that_do_not_end(script: str, others: dict[str, str], why: str) -> None:
+    with pytest.raises(RunError, match=why):
+        including(script, **others)
+
+
+def test_a_program_says_what_it_includes() -> None:
+    script = 'require "include"; include "a"; if true { include :global "b"; } include "a";'
+    found = [(one.location, one.name) for one in compiled(script).includes]
+    assert found == [("personal", "a"), ("global", "b")]
+
+
+EDIT = 'require ["editheader", "fileinto", "index", "variables"];'
+
+
+def test_what_is_edited_is_what_is_tested() -> None:
+    plan = run(
+        f"""{EDIT} fileinto "Before";
+        addheader "X-New" "gr\u00fcn"; addheader :last "X-Many" "four";
+        deleteheader :index 1 "x-many"; deleteheader "subject";
+        if allof (header "x-new" "gr\u00fcn", not exists "subject",
+                  header :index 1 "x-many" "two", header :index 1 :last "x-many" "four") {{
+            fileinto "After"; }}"""
+    )
+    assert plan.edits == (
+        AddHeader("X-New", "gr\u00fcn"),
+        AddHeader("X-Many", "four", last=True),
+        DeleteHeader(9),
+        DeleteHeader(6),
+    )
+    stored = [one for one in plan.actions if isinstance(one, FileInto)]
+    assert [(one.mailbox, one.edits) for one in stored] == [("Before", 0), ("After", 4)]
+
+
+def test_edits_are_made_in_the_header_alone() -> None:
+    script = f'{EDIT} addheader "X-New" "gr\u00fcn"; deleteheader :matches "x-many" "t*"; keep;'
+    plan = run(script)
+    end = LETTER.index(b"\n\n") + 2
+    header = edited(LETTER[:end], plan.edits)
+    assert header == b"X-New: =?utf-8?B?Z3LDvG4=?=\r\n" + LETTER[:end].replace(
+        b"X-Many: two\nX-Many: three\n", b""
+    )
+    assert plan.actions == (Keep(edits=3),)
+    assert edited(LETTER[:end], []) == LETTER[:end]
+    last = edited(b"A: b\r\n\r\n", [AddHeader("C", "d", last=True), DeleteHeader(0)])
+    assert last == b"C: d\r\n\r\n"
+
+
+BLOCKS = some.lists(
+    some.sampled_from(
+        [b"A: b", b"\n", b"\r\n", b"\r", b" c", b"\r\r\n", b"odd", b"From x", b": ", b"D:"]
+    )
+).map(b"".join)
+
+
+@given(BLOCKS, some.data())
+def test_places_are_those_of_the_reader(block: bytes, data: some.DataObject) -> None:
+    block = b"X: y\r\n" + block + b"\r\n\r\nbody"
+    part = split(block)
+    header = block[: part.body_start]
+    before = headers(block, part)
+    at = data.draw(some.integers(0, len(before) - 1))
+    after = edited(header, [DeleteHeader(at)]) + b"\r\n\r\nbody"
+    left = [one.key for one in before[:at] + before[at + 1 :]]
+    assert [one.key for one in headers(after, split(after))][: len(left)] == left
+
+
+@pytest.mark.parametrize("name", ["Received", "auto-submitted", "Content-Type", "MIME-Version"])
+def test_what_is_not_for_scripts_stays(name: str) -> None:
+    plan = run(f'{EDIT} deleteheader "{name}"; addheader "{name}" "x";')
+    assert (plan.edits, told(plan)) == ((), ["keep"])
+
+
+def test_no_header_is_smuggled_in() -> None:
+    plan = run(f'{EDIT} addheader "X-A" "b\r\nX-C: d\n\nbody";')
+    assert plan.edits == (AddHeader("X-A", "b X-C: d body"),)
+    assert edited(b"\r\n", plan.edits) == b"X-A: b X-C: d body\r\n\r\n"
+    with pytest.raises(RunError, match="no name of a field"):
+        run(f'{EDIT} set "v" "X-A: b\r\nX"; addheader "${{v}}" "c";')
+    with pytest.raises(RunError, match="changes of the header"):
+        run(EDIT + 'addheader "X" "y";' * (limits.EDITS + 1))
+
+
+SURROUNDINGS = [
+    ('environment "name" "Merganser"', True),
+    ('environment :matches "VERSION" "1.*"', True),
+    ('environment :contains "x-none" ""', False),
+    ('spamtest :value "ge" :comparator "i;ascii-numeric" "8"', True),
+    ('spamtest "8"', True),
+    ('spamtest :percent "80"', True),
+    ('virustest :value "gt" "2"', True),
+    ('virustest "3"', True),
+]
+
+
+@pytest.mark.parametrize(("test", "holds"), SURROUNDINGS)
+def test_surroundings(test: str, holds: bool) -> None:
+    names = ("environment", "spamtestplus", "virustest", "relational", "comparator-i;ascii-numeric")
+    known: dict[str, Any] = {"items": {"name": "Merganser", "version": "1.2"}}
+    assert is_true(test, *names, spam=80.0, virus=3, **known) is holds
+
+
+PLAINLY = [
+    ('header :contains :comparator "vnd.merganser.plain" "subject" "GRÜSSE  AUS\tlondon "', True),
+    ('header :is :comparator "vnd.merganser.plain" "x-folded" " Begins and ENDS"', True),
+    ('header :is :comparator "vnd.merganser.plain" "x-folded" "begins"', False),
+    ('body :text :contains :comparator "vnd.merganser.plain" "THE CAFÉ\r\nopens"', True),
+    ('body :text :contains :comparator "vnd.merganser.plain" "cafe"', False),
+    ("hasattachment", True),
+]
+
+
+@pytest.mark.parametrize(("test", "holds"), PLAINLY)
+def test_extensions_of_ours(test: str, holds: bool) -> None:
+    names = ("comparator-vnd.merganser.plain", "vnd.merganser.attachments", "body")
+    assert is_true(test, *names) is holds
+
+
+@pytest.mark.parametrize("kind", [":matches", ":regex", ':value "eq"', ':count "eq"'])
+def test_our_comparator_knows_equal_and_contained(kind: str) -> None:
+    names = '"comparator-vnd.merganser.plain", "regex", "relational"'
+    test = f'header {kind} :comparator "vnd.merganser.plain" "subject" "1"'
+    (problem,) = problems(f"require [{names}]; if {test} {{ keep; }}")
+    assert problem.endswith(" vnd.merganser.plain compares with :is and :contains")
+
+
+def test_what_belongs_to_html_is_no_attachment() -> None:
+    one = b"--b\r\nContent-Type: text/html\r\n\r\n<img src=cid:a>\r\n"
+    other = b"--b\r\nContent-Type: image/png\r\nContent-ID: <a>\r\n\r\nx\r\n--b--\r\n"
+    for kind, holds in ((b"related", False), (b"mixed", True)):
+        raw = b"Content-Type: multipart/" + kind + b'; boundary="b"\r\n\r\n' + one + other
+        script = 'require "vnd.merganser.attachments"; if hasattachment { discard; }'
+        assert (acts(script, raw) == ["discard"]) is holds
+
+
+@pytest.mark.parametrize(
+    ("percent", "score"), [(None, 0), (0, 1), (50, 5), (99.9, 9), (100, 10), (500, 10)]
+)
+def test_scores(percent: float | None, score: int) -> None:
+    assert is_true(f'spamtest "{score}"', "spamtest", spam=percent)
+
+
+def test_nobody_has_looked() -> None:
+    for name in ("spamtest", "virustest"):
+        assert is_true(f'{name} "0"', name)
+        assert is_true(f'{name} :count "eq" "0"', name, "relational")
+
+
+NOTIFY = 'require ["enotify", "variables", "fileinto", "fcc", "mailbox", "imap4flags"];'
+
+
+def notified(script: str) -> Notify:
+    (found, _) = run(NOTIFY + script).actions
+    assert isinstance(found, Notify)
+    return found
+
+
+def test_notifications() -> None:
+    uri = "mailto:a@b.cd,e@f.gh?subject=x%20y&Body=z&to=i%2Bj@k.lm&from=evil@x.yz&x-a=b"
+    found = notified(
+        f'notify :importance "1" :from "me@x.yz" :options "a=b" :message "hi" "{uri}";'
+    )
+    assert found == Notify(
+        uri, ("a@b.cd", "e@f.gh", "i+j@k.lm"), (("subject", "x y"), ("x-a", "b")), "z", "hi", 1,
+        "me@x.yz", ("a=b",),
+    )  # fmt: skip
+    assert notified('notify "MAILTO:a@b.cd";').importance == 2
+    twice = 'notify "mailto:a@b.cd"; notify :message "x" "mailto:A@b.cd,c@d.ef";'
+    assert acts(NOTIFY + twice) == ["notify a@b.cd ", "notify c@d.ef x", "keep"]
+
+
+def test_methods() -> None:
+    assert is_true('valid_notify_method ["mailto:a@b.cd", "mailto:c@d.ef?body=x"]', "enotify")
+    for bad in ("xmpp:a@b.cd", "mailto:", "mailto:a", "mailto:a@b.cd?%zz=a", "mailto:a@b.cd?x"):
+        assert not is_true(f'valid_notify_method ["mailto:a@b.cd", "{bad}"]', "enotify")
+        assert problems(f'require "enotify"; notify "{bad}";')
+        with pytest.raises(RunError):
+            run(f'{NOTIFY} set "v" "{bad}"; notify "${{v}}";')
+    maybe = 'notify_method_capability "mailto:a@b.cd" "Online" ["yes", "MAYBE"]'
+    assert is_true(maybe, "enotify")
+    assert not is_true(maybe.replace("Online", "colour"), "enotify")
+    encoded = 'set :encodeurl "v" "a b/\u00fc"; fileinto "${v}";'
+    assert acts(NOTIFY + encoded) == ["into a%20b%2F%C3%BC"]
+
+
+def test_few_are_notified() -> None:
+    many = "".join(f'notify "mailto:a{n}@b.cd";' for n in range(limits.REDIRECTS + 1))
+    with pytest.raises(RunError, match="are notified"):
+        run(NOTIFY + many)
+
+
+def test_copies_of_what_is_sent() -> None:
+    found = notified('notify :fcc "Sent" :create :flags ["\\\\seen", "a b"] "mailto:a@b.cd";')
+    assert found.fcc == Copy("Sent", ("\\Seen", "a", "b"), create=True)
+    script = """require ["vacation", "fcc", "special-use"];
+        vacation :fcc "Sent" :specialuse "\\\\Sent" "x";"""
+    (answer, _) = run(script, addresses={"bob@example.com"}).actions
+    assert isinstance(answer, Vacation)
+    assert answer.fcc == Copy("Sent", special_use="\\Sent")
+
+
+USES = {"Spam": ["\\Junk"], "Sent": ["\\Sent", "\\Important"]}
+SPECIAL = [
+    ('specialuse_exists "\\\\Junk"', True),
+    ('specialuse_exists ["\\\\JUNK", "\\\\Important"]', True),
+    ('specialuse_exists ["\\\\Junk", "\\\\Trash"]', False),
+    ('specialuse_exists "Spam" "\\\\Junk"', True),
+    ('specialuse_exists "Sent" ["\\\\Sent", "\\\\Junk"]', False),
+    ('specialuse_exists "None" "\\\\Sent"', False),
+]
+
+
+@pytest.mark.parametrize(("test", "holds"), SPECIAL)
+def test_special_uses(test: str, holds: bool) -> None:
+    assert is_true(test, "special-use", special_uses=USES) is holds
+
+
+def test_filing_by_special_use() -> None:
+    script = """require ["fileinto", "special-use", "mailbox"];
+        fileinto :specialuse "\\\\Junk" :create "Spam";"""
+    assert acts(script) == ["into Spam :create \\Junk"]
+
+
+METADATA = {("INBOX", "/private/comment"): "Mine", ("", "/shared/admin"): "mailto:x@y.zz"}
+ANNOTATED = [
+    ('metadata "inbox" "/private/Comment" "MINE"', True),
+    ('metadata :contains "INBOX" "/private/comment" "x"', False),
+    ('metadata :contains "INBOX" "/private/none" ""', False),
+    ('metadata :contains "Sent" "/private/comment" ""', False),
+    ('metadataexists "INBOX" "/private/comment"', True),
+    ('metadataexists "INBOX" ["/private/comment", "/private/none"]', False),
+    ('servermetadata :matches "/shared/admin" "mailto:*"', True),
+    ('servermetadata "/private/comment" "Mine"', False),
+    ('servermetadataexists ["/shared/admin"]', True),
+]
+
+
+@pytest.mark.parametrize(("test", "holds"), ANNOTATED)
+def test_annotations(test: str, holds: bool) -> None:
+    assert is_true(test, "mboxmetadata", "servermetadata", metadata=METADATA) is holds
+
+
+WRONG = [
+    ("date", 'if date "date" "century" "x" { }', "no part of a date"),
+    ("date", 'if date :zone "CET" "date" "year" "x" { }', "no zone"),
+    ("date", 'if date :zone "+0100" :originalzone "date" "year" "x" { }', "one too many"),
+    ("date", 'if currentdate :originalzone "year" "x" { }', "knows no :originalzone"),
+    ("index", 'if header :last "a" "b" { }', ":last says from where"),
+    ("index", 'if header :index 0 "a" "b" { }', "begins with 1"),
+    ("regex", 'if header :regex "a" "(" { }', "cannot be read"),
+    ("regex", 'if header :regex "a" ["b", "(?=a)"] { }', "cannot be read"),
+    ("regex", 'if header :regex "a" "[[:none:]]" { }', "cannot be read"),
+    ("duplicate", 'if duplicate :header "a" :uniqueid "b" { }', "one too many"),
+    ("duplicate", 'if duplicate :header "a b" { }', "no name of a field"),
+    ("include", 'include "a/b";', "no name of a script"),
+    ("include", 'include "";', "no name of a script"),
+    ("include", 'include :personal :global "a";', "one too many"),
+    ("include", 'global "a";', 'require "variables"'),
+    ("editheader", 'addheader "a b" "c";', "no name of a field"),
+    ("editheader", 'deleteheader :last "a";', ":last says from where"),
+    ("enotify", 'notify :importance "4" "mailto:a@b.cd";', ":importance is"),
+    ("enotify", 'notify :from "x" "mailto:a@b.cd";', "no mail address"),
+    ("enotify", 'notify :fcc "x" "mailto:a@b.cd";', 'require "fcc"'),
+    ("fcc", 'keep :fcc "x";', "knows no :fcc"),
+    ("spamtest", 'if spamtest :percent "1" { }', 'require "spamtestplus"'),
+    ("special-use", 'if specialuse_exists "Junk" { }', "no special use"),
+]
+
+
+@pytest.mark.parametrize(("extension", "script", "problem"), WRONG)
+def test_what_means_nothing(extension: str, script: str, problem: str) -> None:
+    (found,) = problems(f'require "{extension}";\n{script}')
+    assert found.startswith("2:")
+    assert problem in found

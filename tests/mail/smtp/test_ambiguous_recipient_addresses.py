@@ -1,0 +1,97 @@
+"""Addresses of recipients that were made to be read in two ways."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.support.mail_servers.memory_listeners import KINDS, opened
+
+PLAIN = re.compile(r"<[\w.%!*';|/\u202e-]+@[\w.-]+>")
+NOBODY = [
+    b"<ada@example.org\r>",
+    b"<ada\r@example.org>",
+    b"<ada@example.org\0>",
+    b"<\0ada@example.org>",
+    b"<ada\x1b[31m@example.org>",
+    b"<ada\x7f@example.org>",
+    b"<\xff@example.org>",
+    b"<ada@\xed\xa0\x80>",
+    "<ada@example.org\u2028>".encode(),
+    "<ada@example.org\x85>".encode(),
+    "<\u202eada@example.org>".encode(),
+    "<ada\uff20example.org>".encode(),
+    "<ada@ex\u0430mple.org>".encode(),
+    b"<ada%example.net@example.org>",
+    b"<example.net!ada@example.org>",
+    b"<ada@example.org@example.net>",
+    b"<ada@example.net@example.org>",
+    b"<@example.org>",
+    b"<ada@>",
+    b"<@>",
+    b"<>",
+    b"< >",
+    b"<<ada@example.org>>",
+    b"<ada@example.org>>",
+    b"<ada@example.org",
+    b"ada@example.org",
+    b"<ada@example.org,bob@example.org>",
+    b"<ada@example.org;bob@example.org>",
+    b"<ada@example.org> <bob@example.org>",
+    b"<ada(comment)@example.org>",
+    b"<(comment)ada@example.org>",
+    b"<ada@example.org(comment)>",
+    b"<ada @example.org>",
+    b'<"ada@example.org>',
+    b'<"ada"bob"@example.org>',
+    b'<"ada\\">@example.org>',
+    b'<"ada\n"@example.org>',
+    b"<ada@[127.0.0.1]>",
+    b"<ada@[IPv6:::1]>",
+    b"<ada@example.org.>",
+    b"<ada@example..org>",
+    b"<ada@-example.org>",
+    b"<*@example.org>",
+    b"<%@example.org>",
+    b"<ad_@example.org>",
+    b"<ada';--@example.org>",
+    b"<ada@example.org> NOTIFY=SOMETIMES",
+    b"<ada@example.org> ORCPT=bob@example.org",
+    b"<|/bin/sh@example.org>",
+    b"</etc/passwd@example.org>",
+    b"<" + b"a" * 1_000 + b"@example.org>",
+    b"<ada@" + b"a." * 900 + b"org>",
+]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_addresses_that_are_nobodys(tmp_path: Path, kind: str) -> None:
+    """None is taken; by submission those alone that somebody elsewhere may have."""
+    async with opened(kind, tmp_path, mistakes=1_000) as door:
+        client = await door.enter()
+        for address in NOBODY:
+            await client.say("RSET")
+            begun = await client.say("MAIL FROM:<carol@example.net> SMTPUTF8")
+            assert begun.startswith("250 2.1.0")
+            reply = await client.say(b"RCPT TO:" + address)
+            if b"\n" in address:  # the session ends, since the rest may be of the same line
+                assert reply.startswith("521 5.5.2")
+                await client.close()
+                client = await door.enter()
+            elif reply.startswith("250") and kind == "submission":
+                assert PLAIN.fullmatch(address.decode()), address
+            else:
+                assert reply[:3] in {"500", "501", "550", "553", "555"}, address
+        assert await client.say("NOOP") == "250 2.0.0 Fine"
+        assert door.post.letters == []
+        await client.close()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_route_is_passed_over(tmp_path: Path, kind: str) -> None:
+    async with opened(kind, tmp_path) as door:
+        client = await door.enter()
+        await client.begin("@evil.example,@[127.0.0.1]:ada@example.org")
+        assert (await client.say(".")).startswith("250 2.0.0")
+        assert door.post.letters[0].to == ["ada@example.org"]
+        await client.close()

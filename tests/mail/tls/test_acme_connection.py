@@ -1,0 +1,36 @@
+"""The connections of an ACME client."""
+
+import asyncio
+import json
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from mail.tls import acme_client
+from tests.support.operations.certificate_operations import pem_of_key
+
+HEAD = "HTTP/1.1 %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+
+
+@pytest.mark.parametrize("refused", ["/dir", "/nonce"])
+async def test_a_failure_that_is_kept_keeps_no_connection_open(refused: str) -> None:
+    closed, base = asyncio.Event(), ""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        body = json.dumps({"newNonce": f"{base}/nonce", "newAccount": f"{base}/account"})
+        while request := await reader.read(10_000):  # the connection stays open
+            path = request.split()[1].decode()
+            status = "500 Broken" if path == refused else "200 OK"
+            writer.write((HEAD % (status, len(body)) + body).encode())
+        writer.close()
+        closed.set()
+
+    key = pem_of_key(ec.generate_private_key(ec.SECP256R1()))
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as listener:
+        base = f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}"
+        with pytest.raises(acme_client.Failure) as kept:
+            async with acme_client.connect(acme_client.Server(f"{base}/dir"), key) as client:
+                await asyncio.to_thread(client.enter, None, "")
+        async with asyncio.timeout(30):
+            await closed.wait()
+    assert kept.value

@@ -1,0 +1,1 @@
+"""Tests of the outbound queue and rate limits."""

@@ -1,0 +1,67 @@
+"""An empty list is refused where no list would restrict nothing, and null lifts the restriction."""
+
+from typing import Any
+
+import pytest
+from graphql import is_input_object_type
+from strawberry.utils.str_converters import to_camel_case
+
+from graph.types.input_conditions import Restrictions
+from tests.conftest import Client
+from tests.support.accounts.user_operations import run
+from tests.support.differential.random_values import definition
+from tests.support.lists.input_locations import schema
+
+ERRORS = "errors { code path }"
+NAMED = {"users": {"usernames": ["ada"]}}
+CASES: list[tuple[str, dict[str, Any], list[str]]] = [
+    ("apiKeyCreate", {"name": "x", "scopes": []}, ["scopes"]),
+    ("apiKeyCreate", {"name": "x", "operations": []}, ["operations"]),
+    ("apiKeyCreate", {"name": "x", "allowedIps": []}, ["allowedIps"]),
+    ("apiKeyCreate", {"name": "x", "domains": []}, ["domains"]),
+    ("apiKeyUpdate", {"ids": [], "allowedIps": []}, ["allowedIps"]),
+    ("autoreplySet", {"set": {"addresses": []}}, ["set", "addresses"]),
+    ("filterCreate", {"query": {"any": []}, "action": {"delete": True}}, ["query", "any"]),
+    ("filterCreate", {"query": {"all": []}, "action": {"delete": True}}, ["query", "all"]),
+    ("filterCreate", {"query": {"not": []}, "action": {"delete": True}}, ["query", "not"]),
+    (
+        "filterCreate",
+        {"query": {"all": [{"any": []}]}, "action": {"delete": True}},
+        ["query", "all", "0", "any"],
+    ),
+    ("pushChannelSet", {"kind": "HTTP", "mailboxes": []}, ["mailboxes"]),
+    ("pushChannelSet", {"kind": "HTTP", "senders": []}, ["senders"]),
+    ("userCreate", {"username": "x", "smtpAllowedNetworks": []}, ["smtpAllowedNetworks"]),
+    (
+        "userUpdate",
+        {**NAMED, "set": {"smtpAllowedNetworks": []}},
+        ["set", "smtpAllowedNetworks"],
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "given", "path"), CASES)
+@pytest.mark.usefixtures("ada")
+async def test_an_empty_restriction_is_refused(
+    over: Client, name: str, given: dict[str, Any], path: list[str]
+) -> None:
+    document = f"mutation ($input: {name[0].upper()}{name[1:]}Input!) {{"
+    done = await over(f"{document} {name}(input: $input) {{ {ERRORS} }} }}", input=given)
+    assert done[name]["errors"] == [{"code": "VALIDATION", "path": path}]
+
+
+def test_every_restriction_has_a_case() -> None:
+    tried = {path[-1] for _, _, path in CASES}
+    for kind in schema.type_map.values():
+        if is_input_object_type(kind) and issubclass(definition(kind).origin, Restrictions):
+            fields = definition(kind).origin.restrictions
+            assert {to_camel_case(one.rstrip("_")) for one in fields} <= tried
+
+
+async def test_null_lifts_a_restriction(ada: Client) -> None:
+    made = await run(ada, "apiKeyCreate", "apiKey { id allowedIps }", name="x",
+                     allowedIps=["192.0.2.0/24"])  # fmt: skip
+    assert made["apiKey"]["allowedIps"] == ["192.0.2.0/24"]
+    ids = [made["apiKey"]["id"]]
+    done = await run(ada, "apiKeyUpdate", "apiKeys { allowedIps }", ids=ids, allowedIps=None)
+    assert done["apiKeys"] == [{"allowedIps": []}]

@@ -1,0 +1,326 @@
+"""What narrows a list of messages: filters, and words."""
+
+import asyncio
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as some
+from sqlalchemy import update
+from sqlmodel import col
+
+from graph.schema import schema
+from graph.types import global_ids
+from mail.search import index_worker
+from models.errors import Invalid
+from models.messages.tables import Message
+from models.runtime.environment import World
+from models.store.keyset_pages import Ask
+from resolvers.mailboxes.loaders import Named, NewMailboxes, create
+from resolvers.messages import loaders as message_loaders
+from resolvers.messages import upload
+from resolvers.messages.bulk.flags import change
+from resolvers.messages.bulk.row_changes import Changes, archive, chosen
+from resolvers.messages.filters.message_filter import MessageWhere
+from resolvers.messages.loaders import Listing
+from resolvers.messages.upload import NewMessage
+from tests.conftest import Client, Clock, context, raw_message, receive
+from tests.support.mail import multipart_message
+from tests.support.operations.message_pages import PAGE, found
+from tests.support.stores.counter_check import rows
+
+pytestmark = pytest.mark.usefixtures("counted")
+
+
+@pytest.fixture
+async def post(ada: Client, clock: Clock) -> Client:
+    """Four messages: old and seen in Work, large with a file, an answer, and plain."""
+    await create(context(ada), NewMailboxes(["Work"]))
+    old = raw_message("Old", From="Dän <dan@Example.net>", Cc='"O\'Neil, J\\"r" <joe@example.com>')
+    new = NewMessage(Named(path="Work"), old.decode(), flagged=True)
+    await upload.store(context(ada), new)
+    clock.tick(days=10)
+    await receive(ada, multipart_message.raw(multipart_message.FILES[6:7], subject="ÄRGER 100%_"))
+    clock.tick(hours=1)
+    first = await receive(ada, "Question")
+    reference = raw_message("Question").split(b"Message-ID: ")[1].split(b"\r\n")[0].decode()
+    clock.tick(hours=1)
+    answer = raw_message("Re: Question", body="yes", In_Reply_To=reference)
+    await receive(ada, answer + b"x" * 3000)
+    async with context(ada).write(ada.user.id) as session:
+        found_ = await chosen(session, [first.message_id])
+        changes = Changes.of({"answered": True}, add=["$Label1", "Grün"])
+        await change(context(ada), session, found_, changes)
+    return ada
+
+
+FOUR = ["Old", "Question", "Re: Question", "ÄRGER 100%_"]
+FILTERS: list[tuple[dict[str, Any], list[int]]] = [
+    ({}, [0, 1, 2, 3]),
+    ({"from": "CAROL"}, [1, 2, 3]),
+    ({"from": "dÄn"}, [0]),
+    ({"from": "dan@example.NET"}, [0]),
+    ({"to": "ada@EXAMPLE"}, [0, 1, 2, 3]),
+    ({"to": "joe@"}, [0]),
+    ({"to": "O'Neil, J\"r"}, [0]),
+    ({"to": "null"}, []),
+    ({"subject": "question"}, [1, 2]),
+    ({"subject": "ärger"}, [3]),
+    ({"subject": "ÄRGER"}, [3]),
+    ({"subject": "%"}, [3]),
+    ({"subject": "0%_"}, [3]),
+    ({"subject": "Q_estion"}, []),
+    ({"subject": "[ä]"}, []),
+    ({"subject": "'; DROP TABLE messages; --"}, []),
+    ({"toOnly": "ada@"}, [0, 1, 2, 3]),
+    ({"toOnly": "joe@"}, []),
+    ({"cc": "joe@EXAMPLE.com"}, [0]),
+    ({"bcc": "joe@"}, []),
+    ({"recipient": "joe@"}, [0]),
+    ({"recipient": "ada@example.org"}, [0, 1, 2, 3]),
+    ({"listId": "example"}, []),
+    ({"not": {"listId": "example"}}, [0, 1, 2, 3]),
+    ({"not": {"messageId": "none"}}, [0, 1, 2, 3]),
+    ({"header": {"name": "in-reply-to"}}, [2]),
+    ({"header": {"name": "Subject", "contains": "qUEST"}}, [1, 2]),
+    ({"header": {"name": "cc", "contains": "o'neil"}}, [0]),
+    ({"not": {"header": {"name": "Cc"}}}, [1, 2, 3]),
+    ({"header": {"name": "Nowhere"}}, []),
+    ({"body": "YES"}, [2]),
+    ({"body": "yesx"}, []),
+    ({"body": "xxx"}, [2]),
+    ({"body": "question"}, []),
+    ({"text": "question"}, [1, 2]),
+    ({"text": "dan@example"}, [0]),
+    ({"or": [{"body": "yes"}, {"header": {"name": "Cc"}}]}, [0, 2]),
+    ({"not": {"body": "yes"}, "seen": False}, [1, 3]),
+    ({"mailboxes": [{"path": "Work"}, {"specialUse": "SENT"}]}, [0]),
+    ({"mailboxes": [{"path": "Work"}, {"specialUse": "INBOX"}]}, [0, 1, 2, 3]),
+    ({"mailboxMasks": ["W*"]}, [0]),
+    ({"mailboxMasks": ["%rk", "%OX"]}, [0, 1, 2, 3]),
+    ({"mailboxMasks": ["w*"]}, [0]),
+    ({"mailboxMasks": ["*"]}, [0, 1, 2, 3]),
+    ({"not": {"mailboxMasks": ["IN*X"]}}, [0]),
+    ({"searchable": True}, [0, 1, 2, 3]),
+    ({"searchable": False}, []),
+    ({"mailbox": {"specialUse": "INBOX"}, "seqs": "1,3"}, [2, 3]),
+    ({"mailbox": {"specialUse": "INBOX"}, "seqs": "*"}, [2]),
+    ({"mailbox": {"specialUse": "INBOX"}, "seqs": "2:*"}, [1, 2]),
+    ({"guids": ["0" * 32]}, []),
+    ({"forwarded": False}, [0, 1, 2, 3]),
+    ({"forwarded": True}, []),
+    ({"savedSince": {"at": "2030-01-11T00:00:00Z"}}, [1, 2, 3]),
+    ({"savedBefore": {"ago": "P1D"}}, [0]),
+    ({"expiresBefore": {"at": "2040-01-01T00:00:00Z"}}, []),
+    ({"not": {"expiresBefore": {"at": "2040-01-01T00:00:00Z"}}}, [0, 1, 2, 3]),
+    ({"attachment": {"contentType": "X/y"}}, []),
+    ({"not": {"attachment": {"filename": "."}}}, [0, 1, 2]),
+    ({"modifiedSince": 0}, [0, 1, 2, 3]),
+    ({"modifiedSince": 9007199254740991}, []),
+    ({"mailbox": {"path": "/work"}}, [0]),
+    ({"mailbox": {"path": "Work/"}}, [0]),
+    ({"mailbox": {"path": "inbox"}}, [1, 2, 3]),
+    ({"mailbox": {"specialUse": "INBOX"}, "uids": "1,3"}, [2, 3]),
+    ({"mailbox": {"specialUse": "INBOX"}, "uids": "3:2"}, [1, 2]),
+    ({"mailbox": {"specialUse": "INBOX"}, "uids": "2:*"}, [1, 2]),
+    ({"mailbox": {"specialUse": "INBOX"}, "uids": "9:*"}, [2]),
+    ({"mailbox": {"specialUse": "INBOX"}, "uids": "*"}, [2]),
+    ({"mailbox": {"specialUse": "INBOX"}, "uids": "*:1"}, [1, 2, 3]),
+    ({"mailbox": {"specialUse": "INBOX"}, "uids": " 1 , 1:1, 7"}, [3]),
+    ({"seen": True}, [0]),
+    ({"seen": False}, [1, 2, 3]),
+    ({"flagged": True}, [0]),
+    ({"flagged": False}, [1, 2, 3]),
+    ({"answered": True}, [1]),
+    ({"draft": True}, []),
+    ({"deleted": False}, [0, 1, 2, 3]),
+    ({"keyword": "$label1"}, [1]),
+    ({"keyword": "grün"}, [1]),
+    ({"keyword": "label1"}, []),
+    ({"keyword": "%"}, []),
+    ({"receivedSince": {"at": "2030-01-11T00:00:00Z"}}, [1, 2, 3]),
+    ({"receivedSince": {"ago": "PT1H"}}, [1, 2]),
+    ({"receivedBefore": {"at": "2030-01-11T02:00:00+01:00"}}, [0, 3]),
+    ({"receivedBefore": {"ago": "P1D"}}, [0]),
+    ({"sentSince": {"at": "2030-01-01T10:00:00Z"}}, [0, 1, 2]),
+    ({"sentBefore": {"at": "2030-01-01T10:00:00Z"}}, []),
+    ({"larger": "2 KB"}, [2]),
+    ({"smaller": 2000, "larger": 100}, [0, 1, 3]),
+    ({"hasAttachment": True}, [3]),
+    ({"hasAttachment": False}, [0, 1, 2]),
+    ({"seen": False, "subject": "e"}, [1, 2, 3]),
+    ({"and": [{"seen": False}, {"subject": "Re"}]}, [2]),
+    ({"and": []}, []),
+    ({"or": [{"seen": True}, {"answered": True}]}, [0, 1]),
+    ({"or": []}, []),
+    ({"not": {"seen": False}}, [0]),
+    ({"not": {"or": [{"seen": True}, {"not": {"subject": "question"}}]}}, [1, 2]),
+    ({"query": "ärger", "hasAttachment": True}, [3]),
+    ({"not": {"query": "question"}}, [0, 3]),
+    ({"or": [{"query": "question"}, {"query": "arger"}]}, [1, 2, 3]),
+]
+
+
+async def test_a_list_is_narrowed(post: Client) -> None:
+    for condition, expected in FILTERS:
+        assert await found(post, **condition) == [FOUR[n] for n in expected], condition
+
+
+async def test_a_list_is_narrowed_by_message_id_and_thread(post: Client) -> None:
+    (row,) = await rows(
+        post.world, "SELECT message_id, thread_id FROM messages WHERE subject = 'Question'"
+    )
+    assert await found(post, messageId=row[0]) == ["Question"]
+    assert await found(post, messageId=row[0][1:]) == []
+    assert await found(post, thread=global_ids.encode("Thread", row[1])) == [
+        "Question",
+        "Re: Question",
+    ]
+
+
+async def test_a_conversation_has_its_figures(post: Client) -> None:
+    ((thread,),) = await rows(
+        post.world, "SELECT thread_id FROM messages WHERE subject = 'Question'"
+    )
+    document = """query ($id: ID!) { thread(id: $id) { subject messageCount unseenCount
+        lastReceivedAt participants { name address } mailboxes { path }
+        messages(first: 1) { totalCount nodes { subject } pageInfo { hasNextPage } } } }"""
+    assert (await post(document, id=global_ids.encode("Thread", thread)))["thread"] == {
+        "subject": "Question",
+        "messageCount": 2,
+        "unseenCount": 2,
+        "lastReceivedAt": "2030-01-11T02:00:00Z",
+        "participants": [{"name": "Carol", "address": "carol@example.com"}],
+        "mailboxes": [{"path": "INBOX"}],
+        "messages": {
+            "totalCount": 2, "nodes": [{"subject": "Question"}], "pageInfo": {"hasNextPage": True},
+        },
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"uids": "1"},
+        {"mailbox": {"path": "A"}, "uids": "x"},
+        {"mailbox": {"path": "A"}, "uids": "0"},
+        {"mailbox": {"path": "A"}, "uids": "1:"},
+        {"mailbox": {"path": "A"}, "uids": "1:2:3"},
+        {"mailbox": {"path": "A"}, "uids": "4294967296"},
+        {"mailbox": {"path": "A"}, "uids": "9" * 5000},
+        {"mailbox": {"path": "A"}, "uids": ",".join("1" * 1001)},
+        {"mailbox": {"path": "A"}, "uids": ",".join(f"{n}:{n + 1}" for n in range(1, 999, 3))},
+        {"query": ""} | {"query": " ,. "},
+        {"query": "x" * 1025},
+        {"seqs": "1"},
+        {"mailbox": {"path": "A"}, "seqs": "1:"},
+        {"guids": ["12"]},
+        {"guids": ["0" * 32] * 1001},
+        {"mailboxMasks": ["x" * 1001]},
+        {"mailboxMasks": ["x"] * 51},
+        {"subject": "x" * 1001},
+        {"query": "a " * 40},
+        {"receivedSince": {"ago": "P9999Y"}},
+        {
+            "not": {
+                "not": {"not": {"not": {"not": {"not": {"not": {"not": {"not": {"seen": True}}}}}}}}
+            }
+        },
+        {"or": [{"seen": True}] * 300},
+        {},
+        {"attachment": {}},
+        {"and": [{}]},
+        {"or": [{}, {"seen": True}]},
+        {"not": {}},
+        {"not": {"guids": []}},
+        {"not": {"and": []}},
+    ],
+)
+async def test_a_filter_that_is_none_is_refused(ada: Client, wrong: dict[str, Any]) -> None:
+    answer = await ada.raw(PAGE, filter=wrong)
+    assert answer["errors"][0]["extensions"] == {"code": "BAD_USER_INPUT"}
+
+
+async def test_a_filter_may_be_large(ada: Client) -> None:
+    await receive(ada)
+    singles = ",".join(str(n) for n in range(1, 1999, 2))
+    wide = ",".join(f"{n}:{n + 1}" for n in range(1, 700, 3))
+    meeting = ",".join(f"{n}:{n + 1}" for n in range(1, 999))
+    for uids in (singles, wide, meeting):
+        assert await found(ada, mailbox={"path": "INBOX"}, uids=uids) == ["Hello"]
+    assert await found(ada, **{"or": [{"subject": "x"}] * 120 + [{"subject": "hell"}]}) == ["Hello"]
+
+
+async def test_a_page_of_each_folder_takes_a_large_filter_too(
+    ada: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The default of 10 s is too short for 45 mailboxes on a busy machine.
+    monkeypatch.setattr(schema, "limits", replace(schema.limits, deadline=60.0))
+    await create(context(ada), NewMailboxes([f"Box {n}" for n in range(40)]))
+    await receive(ada)
+    document = """query ($filter: MessageFilter) { viewer { user { mailboxes {
+        messages(filter: $filter) { nodes { subject } totalCount } } } } }"""
+    condition = {"or": [{"subject": letter} for letter in "hxyz" * 25]}
+    boxes = (await ada(document, filter=condition or None))["viewer"]["user"]["mailboxes"]
+    assert [box["messages"]["totalCount"] for box in boxes] == [1] + [0] * 44
+
+
+# search
+
+
+async def test_what_is_gone_is_not_found(ada: Client, world: World) -> None:
+    key = (await receive(ada, "duck")).message_id
+    await index_worker.index(world)
+    async with context(ada).write(ada.user.id) as session:
+        found_ = await chosen(session, [key])
+        box = await ada.box()
+        await archive(context(ada), session, found_, {box.id: box.path})
+    assert await found(ada, query="duck") == []
+
+
+async def test_a_damaged_message_does_not_hold_up_the_index(ada: Client, world: World) -> None:
+    await receive(ada, "first")
+    await receive(ada, "second")
+    first = update(Message).where(col(Message.subject) == "first")
+    ((blob_id,),) = await rows(world, "SELECT blob_id FROM messages WHERE subject = 'first'")
+    async with world.write() as session:
+        await session.exec(first.values(blob_id=7))
+    assert await index_worker.index(world) == 2
+    assert await found(ada, query="first") == ["first"]
+    assert await found(ada, query="second") == ["second"]
+    async with world.write() as session:
+        await session.exec(first.values(blob_id=blob_id))
+
+
+odd = some.text(
+    alphabet=some.sampled_from("ab \"'*-():^&|!\\<>%_;{}[]+~äß北\u0300u1NOTAD"), max_size=30
+)
+
+
+async def test_no_search_breaks_anything(ada: Client, bob: Client, world: World) -> None:
+    await receive(ada, "a b ab")
+    await receive(bob, "a b ab")
+    await index_worker.index(world)
+    await receive(ada, "b a ba")
+    loop = asyncio.get_running_loop()
+    ctx = context(ada)
+
+    async def search(query: str) -> None:
+        where = MessageWhere(query=query)
+        key = Listing(ada.user.id, Ask("received-"), frozenset({"user_id"}), where=where)
+        try:
+            (answer,) = await message_loaders.pages(ctx, [key])
+        except Invalid:
+            return
+        assert {row.user_id for row in answer.rows} <= {ada.user.id}
+
+    @given(odd | some.text(max_size=20))
+    @settings(
+        max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    )
+    def hold(query: str) -> None:
+        if "\0" not in query and query.isprintable():
+            asyncio.run_coroutine_threadsafe(search(query), loop).result()
+
+    await asyncio.to_thread(hold)

@@ -1,0 +1,1 @@
+"""Tests of spam filtering, sender rules and quarantine."""

@@ -1,0 +1,201 @@
+"""Addresses of PostgreSQL: what libpq documents, with TLS, on a real server."""
+
+import datetime
+import ipaddress
+import ssl
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+from sqlalchemy import text
+
+from merganser.server.store import store_lock
+from merganser.settings.settings import driven
+from models.events.bus.postgres_bus import PostgresBus
+from models.store.database import Database
+from models.store.outages import StoreUnavailable
+from models.store.postgres.address import AddressError, parse_postgres_address
+from models.store.postgres.connection import PostgresConnector
+from tests.support.servers.postgres_proxy import Proxy
+from tests.support.stores import store_fixtures
+
+POSTGRES = pytest.mark.skipif(
+    "postgres" not in store_fixtures.STORES, reason="STORES has no postgres"
+)
+
+
+def certificate(folder: Path, name: str = "127.0.0.1") -> Path:
+    """A file with a self-signed certificate for an IP address, and its key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    now = datetime.datetime.now(datetime.UTC)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(
+            x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(name))]),
+            critical=False,
+        )
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    path = folder / f"{name}.pem"
+    private = key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
+    path.write_bytes(private + made.public_bytes(serialization.Encoding.PEM))
+    return path
+
+
+@pytest.fixture
+async def tls(postgres: str, tmp_path: Path) -> AsyncIterator[tuple[Proxy, Path]]:
+    """A PostgreSQL server that speaks TLS, and the certificate to trust."""
+    path = certificate(tmp_path)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(path)
+    proxy = Proxy(postgres, context)
+    await proxy.start()
+    yield proxy, path
+    await proxy.cut()
+
+
+async def asked(url: str) -> bool:
+    database = Database(driven(url))
+    try:
+        await database.ping()
+        await database.probe()
+    finally:
+        await database.close()
+    return True
+
+
+@POSTGRES
+@pytest.mark.parametrize(
+    "more",
+    [
+        "sslmode=require",
+        "sslmode=prefer",
+        "sslmode=verify-ca&sslrootcert={ca}",
+        "sslmode=verify-full&sslrootcert={ca}&target_session_attrs=read-write",
+        "sslmode=require&channel_binding=require&sslrootcert={ca}",
+        "sslmode=require&sslrootcert={ca}&ssl_min_protocol_version=TLSv1.3&sslsni=0",
+        "ssl=true&connect_timeout=10&keepalives_idle=5&application_name=mail&tcp_user_timeout=900",
+    ],
+)
+async def test_tls_is_used_by_every_kind_of_connection(tls: tuple[Proxy, Path], more: str) -> None:
+    proxy, ca = tls
+    url = f"{proxy.url}?{more.format(ca=ca)}".replace("postgresql://", "postgres://")
+    assert await asked(url)
+    used = proxy.hurried
+    assert used >= 2  # connections for reading and for writing
+    bus = PostgresBus(driven(url))
+    await bus.send("hello")
+    await bus.close()
+    async with store_lock.serving(driven(url)):
+        pass
+    assert proxy.hurried == used + 2
+
+
+@POSTGRES
+async def test_certificate_of_another_is_refused(tls: tuple[Proxy, Path], tmp_path: Path) -> None:
+    proxy, ca = tls
+    other = certificate(tmp_path, "127.0.0.2")
+    for more in (
+        f"sslmode=verify-ca&sslrootcert={other}",
+        f"sslmode=require&sslrootcert={other}",
+        "sslmode=require&channel_binding=require",
+        "sslrootcert=system",
+    ):
+        with pytest.raises(StoreUnavailable) as failure:
+            await asked(f"{proxy.url}?{more}")
+        assert isinstance(failure.value.__cause__, ssl.SSLCertVerificationError), more
+    named = proxy.url.replace("127.0.0.1", "localhost")  # the certificate names the number
+    with pytest.raises(StoreUnavailable):
+        await asked(f"{named}?sslmode=verify-full&sslrootcert={ca}")
+    assert await asked(f"{named}?sslmode=verify-ca&sslrootcert={ca}")
+    moved = proxy.url.replace("127.0.0.1", "mail.example")
+    assert await asked(f"{moved}?hostaddr=127.0.0.1&sslmode=verify-ca&sslrootcert={ca}")
+    with pytest.raises(StoreUnavailable):
+        await asked(f"{moved}?hostaddr=127.0.0.1&sslmode=verify-full&sslrootcert={ca}")
+
+
+@POSTGRES
+async def test_require_is_refused_without_tls(postgres: str) -> None:
+    proxy = Proxy(postgres)
+    await proxy.start()
+    try:
+        with pytest.raises(StoreUnavailable):
+            await asked(f"{proxy.url}?sslmode=require")
+        assert await asked(f"{proxy.url}?sslmode=prefer")
+        assert await asked(f"{proxy.url}?sslmode=disable")
+    finally:
+        await proxy.cut()
+
+
+@POSTGRES
+async def test_next_host_is_tried(postgres: str) -> None:
+    proxy = Proxy(postgres)
+    await proxy.start()
+    try:
+        path = urlsplit(proxy.store).path
+        url = f"postgresql://postgres:x@127.0.0.1:1,127.0.0.1:{proxy.port}{path}"
+        began = time.monotonic()
+        assert await asked(f"{url}?target_session_attrs=primary&load_balance_hosts=random")
+        assert await asked(f"{url}?target_session_attrs=prefer-standby")
+        assert time.monotonic() - began < 60
+        with pytest.raises(StoreUnavailable):
+            await asked(f"{url}?target_session_attrs=standby")
+    finally:
+        await proxy.cut()
+
+
+@POSTGRES
+async def test_options_and_names_reach_the_server(
+    postgres: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = "options=-c%20statement_timeout%3D1234&application_name=mail%20one"
+    database = Database(f"{postgres}&{options}")
+    async with database.engine.connect() as made:
+        assert (await made.execute(text("SHOW statement_timeout"))).scalar() == "1234ms"
+        assert (await made.execute(text("SHOW application_name"))).scalar() == "mail one"
+    await database.close()
+    service = tmp_path / "service"
+    parts = urlsplit(postgres)
+    folder = parts.query.removeprefix("host=")
+    service.write_text(f"[mail]\nhost={folder}\ndbname={parts.path[1:]}\nuser=postgres\n")
+    assert await asked(f"postgresql://?service=mail&servicefile={service}")
+    monkeypatch.setenv("PGHOST", folder)
+    assert await asked(f"postgresql://postgres@{parts.path}")
+    connector = PostgresConnector(f"{postgres}&requirepeer=nobody-of-this-name")
+    with pytest.raises(AddressError, match="requirepeer"):
+        await connector.connect()
+
+
+def test_address_is_read_as_libpq_reads_it() -> None:
+    address = parse_postgres_address(
+        "postgres://us%40er:p%2Fw@[::1]:1,b.example:2,%2Frun%2Fpg/da%20ta?sslmode=verify-full", {}
+    )
+    assert [(host.name, host.port) for host in address.hosts] == [
+        ("::1", 1), ("b.example", 2), ("/run/pg", 5432),
+    ]  # fmt: skip
+    assert [address.get(name) for name in ("user", "password", "dbname")] == [
+        "us@er", "p/w", "da ta",
+    ]  # fmt: skip
+    assert "p/w" not in repr(address)
+    variables = {"PGHOST": "h.example", "PGPORT": "7", "PGSSLMODE": "require", "PGUSER": "eve"}
+    address = parse_postgres_address("postgresql://", variables)
+    assert [(host.name, host.port) for host in address.hosts] == [("h.example", 7)]
+    assert (address.sslmode, address.get("user")) == ("require", "eve")

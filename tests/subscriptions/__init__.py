@@ -1,0 +1,1 @@
+"""Tests of WebSocket and server-sent events."""

@@ -1,0 +1,435 @@
+"""graphql-transport-ws over real sockets."""
+
+import asyncio
+import json
+import logging
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from websockets.asyncio.client import ClientConnection
+from websockets.exceptions import ConnectionClosedError, InvalidStatus
+
+from graph.http.graphql_endpoint import Settings
+from models.runtime.environment import World
+from resolvers.context import Viewer
+from tests.support.servers.small_schema_server import (
+    Server,
+    a_world,
+    closing,
+    greet,
+    hear,
+    say,
+    serving,
+)
+
+USER = {"Authorization": "Bearer user"}
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[World]:
+    async with a_world(tmp_path) as world:
+        yield world
+
+
+@pytest.fixture
+async def server(world: World) -> AsyncIterator[Server]:
+    settings = Settings(init_timeout=0.3, operations_max=4, origins=("https://mail.example.org",))
+    async with serving(world, settings, deadline=0.3) as server:
+        yield server
+
+
+@pytest.fixture
+async def ws(server: Server) -> AsyncIterator[ClientConnection]:
+    """A socket that was greeted, without a credential."""
+    async with server.connect() as ws:
+        await greet(ws)
+        yield ws
+
+
+async def subscribe(ws: ClientConnection, query: str, **more: Any) -> None:
+    id_ = more.pop("id", "1")
+    await say(ws, "subscribe", id=id_, payload={"query": query, **more})
+
+
+async def answers(ws: ClientConnection) -> list[Any]:
+    """All frames until the operation ends; of the last, only its type."""
+    frames = [await hear(ws)]
+    while frames[-1]["type"] == "next":
+        frames.append(await hear(ws))
+    return [*(frame["payload"] for frame in frames[:-1]), frames[-1]["type"]]
+
+
+async def test_queries_mutations_and_subscriptions(ws: ClientConnection) -> None:
+    await subscribe(ws, "query ($t: String) { echo(text: $t) }", variables={"t": "x"})
+    result, end = await answers(ws)
+    assert (result["data"], end) == ({"echo": "x"}, "complete")
+    await subscribe(ws, 'mutation { change(text: "y") }')
+    result, end = await answers(ws)
+    assert (result["data"], end) == ({"change": "y"}, "complete")
+    await subscribe(ws, "subscription { count }")
+    assert await answers(ws) == [{"data": {"count": n}} for n in range(3)] + ["complete"]
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        "",
+        "{",
+        "1",
+        '"x"',
+        "null",
+        "[]",
+        "{}",
+        '{"type": 1}',
+        '{"type": "nothing"}',
+        '{"type": "connection_ack"}',
+        '{"type": "ping", "payload": 1}',
+        '{"type": "complete"}',
+        '{"type": "complete", "id": 1}',
+        '{"type": "subscribe"}',
+        '{"type": "subscribe", "id": "1"}',
+        '{"type": "subscribe", "id": "1", "payload": null}',
+        '{"type": "subscribe", "id": "1", "payload": {}}',
+        '{"type": "subscribe", "id": "1", "payload": {"query": 1}}',
+        '{"type": "subscribe", "id": 1, "payload": {"query": "{ hello }"}}',
+        '{"type": "subscribe", "id": "", "payload": {"query": "{ hello }"}}',
+        '{"type": "subscribe", "id": "1", "payload": {"query": "{ hello }", "variables": []}}',
+        '{"type": "subscribe", "id": "1", "payload": {"query": "{ hello }", "operationName": 1}}',
+        '{"type": "subscribe", "id": "1", "payload": {"query": "{ hello }", "extensions": 1}}',
+        "[" * 100_000,
+        json.dumps({"type": "x" * 500}),
+        json.dumps({"type": "complete", "id": "x" * 300}),
+        json.dumps({"type": "ping", "payload": {"x": "y" * (1 << 20)}}),
+        b'{"type": "ping"}',
+    ],
+)
+async def test_a_bad_frame_closes_with_4400(
+    ws: ClientConnection, caplog: pytest.LogCaptureFixture, frame: str | bytes
+) -> None:
+    await ws.send(frame)
+    assert await closing(ws) == 4400
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+async def test_connection_init_must_be_an_object(server: Server) -> None:
+    async with server.connect() as ws:
+        await say(ws, "connection_init", payload=[])
+        assert await closing(ws) == 4400
+
+
+async def test_who_does_not_greet_is_sent_away(server: Server) -> None:
+    async with server.connect() as ws:
+        assert await closing(ws) == 4408
+
+
+async def test_who_asks_before_greeting_is_sent_away(server: Server) -> None:
+    async with server.connect() as ws:
+        await subscribe(ws, "{ hello }")
+        assert await closing(ws) == 4401
+
+
+async def test_greeting_twice_is_too_much(ws: ClientConnection) -> None:
+    await say(ws, "connection_init")
+    assert await closing(ws) == 4429
+
+
+async def test_an_id_serves_one_operation_at_a_time(ws: ClientConnection) -> None:
+    for _ in range(2):
+        await subscribe(ws, "subscription { quiet }", id="long" * 60)  # the reason must fit
+    assert await closing(ws) == 4409
+
+
+async def test_an_ended_operation_leaves_its_id(ws: ClientConnection) -> None:
+    await subscribe(ws, "subscription { quiet }")
+    await say(ws, "complete", id="1")
+    await subscribe(ws, "{ hello }")
+    assert (await answers(ws))[-1] == "complete"
+
+
+@pytest.mark.parametrize("protocols", [["graphql-ws"], ["something"], None])
+async def test_only_the_new_protocol_is_spoken(server: Server, protocols: Any) -> None:
+    async with server.connect(subprotocols=protocols) as ws:
+        assert await closing(ws) == 4406
+
+
+async def test_a_pong_brings_back_what_the_ping_held(ws: ClientConnection) -> None:
+    await say(ws, "ping", payload={"a": [1]})
+    assert await hear(ws) == {"type": "pong", "payload": {"a": [1]}}
+    await say(ws, "ping")
+    assert await hear(ws) == {"type": "pong"}
+    await say(ws, "pong", payload={})
+    await say(ws, "ping")
+    assert await hear(ws) == {"type": "pong"}
+
+
+@pytest.mark.parametrize(
+    ("payload", "code"),
+    [
+        ({"query": "{ hello"}, "GRAPHQL_PARSE_FAILED"),
+        ({"query": ""}, "BAD_USER_INPUT"),
+        ({"query": "{ nothing }"}, "GRAPHQL_VALIDATION_FAILED"),
+        ({"query": "query a { hello }", "operationName": "b"}, "BAD_USER_INPUT"),
+        ({"query": "subscription { count(to: $x) }"}, "GRAPHQL_VALIDATION_FAILED"),
+        (
+            {"query": "subscription ($n: Int!) { count(to: $n) }", "variables": {"n": "x"}},
+            "BAD_USER_INPUT",
+        ),
+    ],
+)
+async def test_a_bad_document_ends_its_operation_only(
+    ws: ClientConnection, payload: object, code: str
+) -> None:
+    await subscribe(ws, "subscription { quiet }", id="other")
+    await say(ws, "subscribe", id="1", payload=payload)
+    frame = await hear(ws)
+    assert (frame["type"], frame["id"]) == ("error", "1")
+    assert [error["extensions"]["code"] for error in frame["payload"]] == [code]
+    await subscribe(ws, "{ hello }")
+    assert (await answers(ws))[-1] == "complete"
+
+
+async def test_a_variable_error_of_a_query_has_its_code(ws: ClientConnection) -> None:
+    await subscribe(ws, "query ($n: Int!) { echo(number: $n) }")
+    (error,) = (await answers(ws))[0]["errors"]
+    assert error["extensions"] == {"code": "BAD_USER_INPUT"}
+
+
+async def test_a_source_that_breaks_is_masked(
+    ws: ClientConnection, caplog: pytest.LogCaptureFixture
+) -> None:
+    await subscribe(ws, "subscription { broken }")
+    first, last, end = await answers(ws)
+    assert (first, end) == ({"data": {"broken": 1}}, "complete")
+    (error,) = last["errors"]
+    assert error["extensions"]["code"] == "INTERNAL_SERVER_ERROR"
+    assert len(error["extensions"]["requestId"]) == 24
+    assert "hunter2" not in json.dumps(last)
+    assert len([record for record in caplog.records if record.exc_info]) == 1
+
+
+async def test_a_query_by_socket_ends_at_its_deadline(ws: ClientConnection) -> None:
+    await subscribe(ws, "{ slow }")
+    frame = await hear(ws)
+    assert frame["payload"][0]["extensions"] == {"code": "DEADLINE_EXCEEDED"}
+
+
+async def test_a_subscription_has_no_deadline(ws: ClientConnection) -> None:
+    await subscribe(ws, "subscription { forever }")
+    assert (await hear(ws))["payload"] == {"data": {"forever": 1}}
+    await asyncio.sleep(0.4)
+    await say(ws, "ping")
+    assert await hear(ws) == {"type": "pong"}
+
+
+async def test_each_event_loads_afresh(ws: ClientConnection) -> None:
+    await subscribe(ws, "subscription { items { seen } }")
+    *events, _end = await answers(ws)
+    seen = [event["data"]["items"]["seen"] for event in events]
+    assert seen == ["00:00", "01:00", "02:00"]
+
+
+async def test_nothing_is_sent_after_the_end(
+    ws: ClientConnection, caplog: pytest.LogCaptureFixture
+) -> None:
+    await subscribe(ws, "subscription { flood }")
+    await hear(ws)
+    await ws.send("{}")
+    with pytest.raises(ConnectionClosedError):
+        await drain(ws)
+    assert ws.close_code == 4400
+    assert not caplog.records
+
+
+async def drain(ws: ClientConnection) -> None:
+    while await hear(ws):
+        pass
+
+
+async def test_that_a_peer_vanishes_in_the_middle_is_no_bug(
+    server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(5):
+        ws = await follow(server, "user")
+        await subscribe(ws, "subscription { flood }", id="3")
+        await hear(ws)
+        ws.transport.abort()
+    async with asyncio.timeout(5):
+        while server.endpoint.watch.followers:  # noqa: ASYNC110 - the server rings no bell
+            await asyncio.sleep(0.01)
+    assert not caplog.records
+
+
+async def test_operations_at_once_are_bounded(ws: ClientConnection) -> None:
+    for number in range(4):
+        await subscribe(ws, "subscription { quiet }", id=str(number))
+    await subscribe(ws, "{ hello }", id="more")
+    frame = await hear(ws)
+    assert (frame["type"], frame["id"]) == ("error", "more")
+    assert frame["payload"][0]["extensions"]["code"] == "RATE_LIMITED"
+    await say(ws, "complete", id="0")
+    await subscribe(ws, "{ hello }", id="more")
+    assert (await answers(ws))[-1] == "complete"
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        {"Authorization": "Bearer user"},
+        {"authorization": "Bearer user"},
+        {"token": "user"},
+        {"X-API-Key": "key"},
+        {"x-api-key": "key"},
+    ],
+)
+async def test_a_socket_signs_in_by_its_greeting(server: Server, payload: dict[str, str]) -> None:
+    async with server.connect() as ws:
+        await greet(ws, payload)
+        await subscribe(ws, "{ whoami }")
+        (result, _) = await answers(ws)
+        expected = "ADMIN 0" if "key" in payload.values() else "USER 7"
+        assert result["data"]["whoami"].startswith(expected)
+
+
+async def test_a_socket_signs_in_by_its_headers_too(server: Server) -> None:
+    async with server.connect(additional_headers=USER) as ws:
+        await greet(ws)
+        await subscribe(ws, "{ whoami }")
+        (result, _) = await answers(ws)
+        assert result["data"]["whoami"].startswith("USER 7")
+
+
+@pytest.mark.parametrize(
+    "payload", [{"Authorization": "Bearer wrong"}, {"token": "wrong"}, {"Authorization": 7}]
+)
+async def test_a_wrong_credential_is_sent_away(server: Server, payload: object) -> None:
+    async with server.connect() as ws:
+        await say(ws, "connection_init", payload=payload)
+        assert await closing(ws) == 4403
+
+
+async def test_a_bug_at_sign_in_is_logged_and_closes(
+    server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with server.connect() as ws:
+        await say(ws, "connection_init", payload={"token": "broken"})
+        assert await closing(ws) == 1011
+    assert len([record for record in caplog.records if record.exc_info]) == 1
+
+
+@pytest.mark.parametrize(
+    "origin", ["https://evil.example", "null", "https://mail.example.org.evil.example"]
+)
+async def test_foreign_pages_may_not_open_sockets(server: Server, origin: str) -> None:
+    with pytest.raises(InvalidStatus) as refusal:
+        await server.connect(additional_headers={"Origin": origin})
+    assert refusal.value.response.status_code == 403
+
+
+async def test_named_pages_may_open_sockets(server: Server) -> None:
+    named = {"Origin": "https://mail.example.org"}
+    async with server.connect(additional_headers=named) as ws:
+        await greet(ws)
+
+
+async def test_the_own_page_may_open_sockets(server: Server) -> None:
+    own = {"Origin": f"http://127.0.0.1:{server.port}"}
+    async with server.connect(additional_headers=own) as ws:
+        await greet(ws)
+
+
+async def ended(ws: ClientConnection) -> None:
+    """Both operations end, then the socket."""
+    for _ in range(2):
+        frame = await hear(ws)
+        assert frame["type"] == "error"
+        assert frame["payload"][0]["extensions"] == {"code": "UNAUTHENTICATED"}
+    assert await closing(ws) == 4403
+
+
+async def follow(server: Server, token: str) -> ClientConnection:
+    ws = await server.connect()
+    await greet(ws, {"token": token})
+    for id_ in "12":
+        await subscribe(ws, "subscription { quiet }", id=id_)
+    await say(ws, "ping")
+    assert (await hear(ws))["type"] == "pong"
+    return ws
+
+
+async def test_a_socket_ends_with_its_credential(world: World) -> None:
+    async with serving(world, Settings(sweep=0.05)) as server:
+        brief, lasting = await follow(server, "brief"), await follow(server, "user")
+        server.clock.tick(seconds=59)
+        await asyncio.sleep(0.15)
+        assert brief.close_code is None
+        server.clock.tick(seconds=1)
+        await ended(brief)
+        assert lasting.close_code is None
+        await lasting.close()
+
+
+async def test_nothing_new_begins_on_a_credential_that_has_ended(world: World) -> None:
+    async with serving(world, Settings()) as server:
+        ws = await follow(server, "brief")
+        server.clock.tick(minutes=2)
+        await subscribe(ws, "{ hello }", id="3")
+        await ended(ws)
+
+
+async def test_a_revoked_credential_ends_its_sockets(world: World) -> None:
+    revoked: set[int | None] = set()
+    asked: list[int | None] = []
+
+    async def is_ended(viewer: Viewer) -> bool:
+        asked.append(viewer.token_id)
+        return viewer.token_id in revoked
+
+    async with serving(world, Settings(ended=is_ended)) as server:
+        one, same, other = [await follow(server, who) for who in ("user", "user", "other")]
+        stranger = await server.connect()
+        await greet(stranger)
+        await server.endpoint.watch.sweep()
+        assert sorted(asked, key=str) == [1, 2]  # once each, and nobody asks about strangers
+        revoked.add(1)
+        await server.endpoint.watch.sweep()
+        await ended(one)
+        await ended(same)
+        assert other.close_code is None
+        await server.endpoint.watch.end(lambda viewer: viewer.user_id == 8)
+        await ended(other)
+        await stranger.close()
+
+
+async def test_the_sweep_outlives_a_store_that_is_away(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def is_ended(_viewer: Viewer) -> bool:
+        if not caplog.records:
+            raise ConnectionError("no store")
+        return True
+
+    async with serving(world, Settings(ended=is_ended, sweep=0.05)) as server:
+        await ended(await follow(server, "user"))
+    assert len(caplog.records) == 1
+
+
+async def test_a_peer_who_does_not_read_holds_up_nobody(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("graph.subscriptions.websocket.PARTING", 0.1)
+    flood = "subscription { flood }"
+    async with serving(world, Settings()) as server, server.deaf(flood):
+        assert await server.still() < 1000
+        async with asyncio.timeout(1):
+            await server.endpoint.watch.end(lambda _viewer: True)
+
+
+async def test_who_has_gone_is_forgotten(server: Server) -> None:
+    ws = await follow(server, "user")
+    assert len(server.endpoint.watch.followers) == 1
+    ws.transport.abort()
+    async with asyncio.timeout(5):
+        while server.endpoint.watch.followers:  # noqa: ASYNC110 - the server rings no bell
+            await asyncio.sleep(0.01)

@@ -1,0 +1,70 @@
+"""The real server with its demo account, and the same account in the stores of ordinary tests."""
+
+import smtplib
+from collections.abc import AsyncGenerator, Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+from sqlmodel import select
+
+from graph.execution.operation_execution import Operation
+from graph.schema import schema
+from merganser.demo.account import furnish
+from merganser.demo.credentials import NAME, read_account
+from models.runtime.environment import World
+from models.users.tables import User
+from resolvers.auth import authentication
+from tests.conftest import Client, raw_message
+from tests.support.servers.merganser_server import Server
+
+LETTERS = 120  # of the demo account
+
+
+@contextmanager
+def serving(folder: Path) -> Generator[Server]:
+    """`merganser serve` until the end of the block, on free ports, with all data in `folder`.
+
+    The demo account is there, and the users ada and bob, who have a letter each.
+    """
+    server = Server(folder)
+    said = server.command("demo", "--count", str(LETTERS))
+    assert said.code == 0, said.err
+    account = read_account(folder / "var")
+    assert account
+    assert account.key
+    server.secrets[NAME] = account.key
+    server.make("ada", "bob")
+    server.start()
+    try:
+        for name in ("ada", "bob"):
+            send(server, f"{name}@example.org", raw_message(f"Hello {name}"))
+        yield server
+    finally:
+        server.stop()
+
+
+def send(server: Server, to: str, raw: bytes, sender: str = "carol@example.com") -> None:
+    """Hand a message in by LMTP, as a neighbour would."""
+    with smtplib.LMTP("127.0.0.1", server.lmtp) as client:
+        client.sendmail(sender, to, raw)
+
+
+async def demo_client(world: World, http: httpx.AsyncClient, folder: Path) -> Client:
+    """A client of the demo account, made as `merganser demo` does, with some letters."""
+    account = await furnish(world, folder, LETTERS // 3, lambda _done, _total: None)
+    assert account.key
+    async with world.write() as session:
+        user = (await session.exec(select(User).where(User.username == NAME))).one()
+    return Client(http, world, user, account.key)
+
+
+async def subscribed(client: Client, document: str) -> AsyncGenerator[Any]:
+    """The results of a subscription of this client."""
+    viewer = await authentication.sign_in(
+        client.world, {"authorization": f"Bearer {client.secret}"}
+    )
+    context = Operation(client.world, viewer)
+    async for result in await schema.stream(document, context_value=context):
+        yield result

@@ -1,0 +1,330 @@
+"""A schema with everything that a schema may hold; its resolvers give what the play makes up."""
+
+import enum
+from collections.abc import AsyncGenerator
+from datetime import datetime
+from typing import Annotated, Any, ClassVar, Generic, NewType, Optional, TypeVar
+
+import strawberry
+from graphql import GraphQLResolveInfo, Undefined
+from strawberry.scalars import JSON
+from strawberry.schema.config import StrawberryConfig
+from strawberry.tools import create_type
+from strawberry.types.field import StrawberryField
+
+from graph.types.connections import Connection
+from graph.types.object_views import Made, View, Viewed, same
+from graph.types.row_mapping import link
+from graph.types.scalars import SCALARS, URL, BigInt, ByteSize
+from tests.support.differential.generated_results import Play, leaf_of, leaves_by_ids
+
+Info = strawberry.Info[Play, None]
+Item = TypeVar("Item")
+Even = NewType("Even", int)
+Picky = NewType("Picky", str)
+
+
+def _even(value: Any) -> int:
+    if type(value) is not int or value % 2:
+        raise ValueError(f"odd: {value!r}"[:60])
+    return value
+
+
+def _picky(value: Any) -> str | None:
+    """Has no answer for some."""
+    if value == "undefined":
+        return Undefined  # type: ignore[return-value]
+    return value if value in ("a", "b") else None
+
+
+@strawberry.enum
+class Colour(enum.Enum):
+    RED = "a"
+    BLUE = "b"
+
+
+@strawberry.enum
+class Level(enum.IntEnum):
+    LOW = 1
+    HIGH = 2
+
+
+@strawberry.enum
+class Sign(enum.StrEnum):
+    PLUS = "PLUS"
+    MINUS = enum.auto()
+
+
+def raw(info: Info) -> GraphQLResolveInfo[Any]:
+    return info._raw_info  # noqa: SLF001 - what graphql-core hands to resolvers
+
+
+def given(info: Info, **arguments: Any) -> Any:
+    return info.context.give(raw(info), arguments)
+
+
+async def given_later(info: Info, **arguments: Any) -> Any:
+    return await info.context.give_later(raw(info), arguments)
+
+
+@strawberry.interface
+class Node:
+    id: strawberry.ID
+
+
+@strawberry.interface
+class Named(Node):
+    name: str
+    nick: str | None
+
+
+@strawberry.type
+class Leaf(Node):
+    s: str
+    os: str | None
+    i: int
+    oi: int | None
+    f: float
+    of: float | None
+    b: bool
+    ob: bool | None
+    e: Colour
+    oe: Colour | None
+    level: Level
+    sign: Sign | None
+    d: datetime | None
+    even: Even
+    picky: Picky | None
+    free: JSON | None
+    big: BigInt
+    size: ByteSize | None
+    url: URL | None
+    ids: list[strawberry.ID] | None
+    ls: list[str]
+    los: list[str | None] | None
+    les: list[Colour]
+    grid: list[list[int]]
+    holes: list[list[str | None] | None] | None
+    cube: list[list[list[Sign]]]
+    secret: strawberry.Private[str] = "nobody's"  # noqa: S105 - none
+    class_: str | None = strawberry.field(name="class", default="kept")
+
+
+@strawberry.type
+class Other(Named):
+    x: int
+    like: Optional["Other"]
+    shared: list[str]
+
+
+@strawberry.type
+class Strict(Named):
+    """Says itself what it is."""
+
+    y: float | None
+    shared: list[str]
+
+    @classmethod
+    def is_type_of(cls, value: Any, _info: GraphQLResolveInfo[Any]) -> bool:
+        return type(value) is cls
+
+
+@strawberry.type
+class Bare:
+    """Of no interface: nobody looks at the class of its values."""
+
+    leaf: Leaf | None
+    bare: Optional["Bare"]
+    n: int
+
+
+@strawberry.type
+class Pair(View):
+    """A view of two values."""
+
+    first: str | None
+    second: str
+
+    made: ClassVar[dict[str, Made]] = {
+        "first": Made((), lambda pair: pair[0]),
+        "second": Made((), lambda pair: pair[1] or ""),
+    }
+
+
+@strawberry.type
+class Seen(View, Node):
+    """A view of a row, with all that can be made of one."""
+
+    word: str
+    length: int
+    level: Level | None
+    one: Pair | None
+    must: Pair
+    many: list[Pair]
+    some: list[Pair | None] | None
+    leaf: Leaf | None
+    leaves: list[Leaf]
+    to: Leaf | None = link("leaf_id", leaves_by_ids, leaf_of, description="A leaf.")
+
+    made: ClassVar[dict[str, Made | Viewed]] = {
+        "id": Made(("id",), "seen_{}".format),
+        "length": Made(("word",), len),
+        "one": Viewed(("one",), same, Pair),
+        "must": Viewed(("one",), same, Pair),
+        "many": Viewed(("many",), same, Pair, many=True),
+        "some": Viewed(("many",), lambda pairs: pairs or None, Pair, many=True),
+    }
+
+    @strawberry.field
+    async def later(self, info: Info) -> Optional["Seen"]:
+        made: Seen | None = await given_later(info)
+        return made
+
+
+@strawberry.type
+class Page(Generic[Item]):
+    nodes: list[Item]
+    first: Item | None
+    more: bool
+    note: strawberry.Private[Any] = None
+
+    @strawberry.field
+    async def total(self, info: Info) -> int:
+        total: int = await given_later(info)
+        return total
+
+
+Several = Annotated[Leaf | Other | Strict | Bare | Seen, strawberry.union("Several")]
+
+
+@strawberry.input(one_of=True)
+class Choice:
+    by_id: strawberry.Maybe[strawberry.ID]
+    by_number: strawberry.Maybe[int]
+
+
+@strawberry.input
+class Filter:
+    word: str | None = None
+    numbers: list[int] | None = None
+    colour: Colour = Colour.RED
+    choice: Choice | None = strawberry.UNSET
+    all_: list["Filter"] | None = strawberry.field(name="all", default=strawberry.UNSET)
+
+
+@strawberry.type
+class Branch(Named):
+    row: strawberry.Private[Any]
+    leaf: Leaf
+    oleaf: Leaf | None
+    leaves: list[Leaf]
+    oleaves: list[Leaf | None] | None
+    table: list[list[Leaf]]
+    any_: Node = strawberry.field(name="any")
+    named: Named | None
+    anys: list[Node | None]
+    un: Several | None
+    uns: list[Several]
+    others: list[Other] | None
+    bare: Bare
+    kids: list["Branch"]
+    seen: Seen | None
+    sights: list[Seen]
+    page: Page[Leaf]
+    pages: list[Page[Other]] | None
+    to: Leaf | None = link("leaf_id", leaves_by_ids, leaf_of, description="A leaf.")
+    must: Leaf = link("other_id", leaves_by_ids, leaf_of, description="A leaf, always.")
+    known: ClassVar[int] = 7
+
+    @strawberry.field
+    def parent(self, info: Info) -> Optional["Branch"]:
+        made: Branch | None = given(info)
+        return made
+
+    @strawberry.field
+    def now(self, info: Info) -> str:
+        made: str = given(info)
+        return made
+
+    @strawberry.field
+    async def later(self, info: Info) -> Leaf:
+        leaf: Leaf = await given_later(info)
+        return leaf
+
+    @strawberry.field
+    async def later_text(self, info: Info) -> str | None:
+        made: str | None = await given_later(info)
+        return made
+
+    @strawberry.field
+    def some(
+        self, info: Info, n: int = 2, colours: list[Colour] | None = None
+    ) -> list[Leaf] | None:
+        made: list[Leaf] | None = given(info, n=n, colours=colours)
+        return made
+
+    @strawberry.field
+    async def found(
+        self, info: Info, where: Filter, choice: Choice | None = None, at: datetime | None = None
+    ) -> list[Several] | None:
+        made: list[Several] | None = await given_later(info, where=where, choice=choice, at=at)
+        return made
+
+
+KINDS: dict[str, Any] = {
+    "branch": Branch | None,
+    "branches": list[Branch],
+    "node": Node | None,
+    "nodes": list[Node | None] | None,
+    "several": list[Several] | None,
+    "page": Page[Leaf] | None,
+    "bare": Bare | None,
+    "seen": Seen | None,
+    "sights": Connection[Seen],
+    "count": int | None,
+    "table": list[list[Colour | None]] | None,
+}
+
+
+def fields() -> list[StrawberryField]:
+    """The root fields: each of these kinds by a resolver that gives at once, and by a late one."""
+    made = []
+    for name, kind in KINDS.items():
+
+        def at_once(info: Info) -> Any:
+            return given(info)
+
+        async def late(info: Info) -> Any:
+            return await given_later(info)
+
+        for title, resolver in ((name, at_once), (f"late_{name}", late)):
+            resolver.__name__ = title
+            made.append(strawberry.field(resolver=resolver, graphql_type=kind))
+    return made
+
+
+@strawberry.type
+class Subscription:
+    @strawberry.subscription
+    async def event(self) -> AsyncGenerator[Branch, None]:
+        yield Branch.__new__(Branch)
+
+    @strawberry.subscription
+    async def maybe(self) -> AsyncGenerator[Several | None, None]:
+        yield None
+
+
+def make_schema(**more: Any) -> strawberry.Schema:
+    scalars = {
+        **SCALARS,
+        Even: strawberry.scalar(name="Even", serialize=_even),
+        Picky: strawberry.scalar(name="Picky", serialize=_picky),
+    }
+    return strawberry.Schema(
+        query=create_type("Query", fields()),
+        mutation=create_type("Mutation", fields()),
+        subscription=Subscription,
+        types=[Leaf, Other, Strict, Branch, Seen],
+        config=StrawberryConfig(scalar_map=scalars),
+        **more,
+    )

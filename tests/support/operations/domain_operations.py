@@ -1,0 +1,120 @@
+"""How tests ask for domains by GraphQL, and who asks."""
+
+from typing import Any
+
+import httpx
+from sqlalchemy import update
+from sqlmodel import col
+
+from models.runtime.environment import World
+from models.users.roles import AdminPermission, Role, Scope
+from models.users.tables import DomainAdmin, User
+from resolvers.context import Context, Viewer
+from resolvers.users.creation import create as creation_create
+from resolvers.users.creation.create import NewUser
+from tests.conftest import Client, make_key
+from tests.support.stores.counter_check import rows
+
+ERRORS = """errors { __typename code message path index
+  ... on ValidationError { constraint } ... on LimitReachedError { limit used }
+  ... on ForbiddenError { requires } ... on NotFoundError { ref } }"""
+FIELDS = """id name description active tags maxAddresses maxUsers defaultUserQuota maxUserQuota
+  maxNewUserQuota defaultNewUserQuota quota quotaAllocated addressCount addressesLeft userCount
+  usersLeft storage { bytes messages } backupMx relayAllRecipients relayUnknownOnly
+  globalAddressList"""
+CREATE = f"""mutation ($input: DomainCreateInput!) {{
+  domainCreate(input: $input) {{ domain {{ {FIELDS} }} {ERRORS} }} }}"""
+UPDATE = f"""mutation ($input: DomainUpdateInput!) {{
+  domainUpdate(input: $input) {{ domains {{ {FIELDS} }} {ERRORS} }} }}"""
+DELETE = f"""mutation ($input: DomainDeleteInput!) {{
+  domainDelete(input: $input) {{ deletedIds {ERRORS} }} }}"""
+RENAME = f"""mutation ($input: DomainRenameInput!) {{ domainRename(input: $input) {{
+  domain {{ id name }} addressesUpdated usersUpdated domainAliasesUpdated journalCursor
+  {ERRORS} }} }}"""
+ALIAS = f"""mutation ($input: DomainAliasCreateInput!) {{ domainAliasCreate(input: $input) {{
+  domainAlias {{ id alias active domain {{ name }} }} {ERRORS} }} }}"""
+UNALIAS = f"""mutation ($input: IdsInput!) {{
+  domainAliasDelete(input: $input) {{ deletedIds {ERRORS} }} }}"""
+DOMAIN = f"query ($by: DomainRef!) {{ domain(by: $by) {{ {FIELDS} }} }}"
+LIST = """
+query ($filter: DomainFilter, $first: Int, $after: String, $last: Int, $before: String) {
+  domains(filter: $filter, first: $first, after: $after, last: $last, before: $before) {
+    nodes { id name } totalCount
+    pageInfo { hasNextPage hasPreviousPage startCursor endCursor } } }
+"""
+ALIASES = """
+query ($query: String, $first: Int, $after: String, $last: Int, $before: String) {
+  domainAliases(query: $query, first: $first, after: $after, last: $last, before: $before) {
+    nodes { alias domain { name } } totalCount pageInfo { endCursor startCursor hasNextPage } } }
+"""
+LIMITED = {"maxUsers": 10, "maxAddresses": 400, "defaultUserQuota": "3 GiB",
+           "maxUserQuota": "10 GiB", "quota": "10 GiB"}  # fmt: skip
+UNLIMITED = {"maxUsers": 0, "maxAddresses": 0, "defaultUserQuota": None, "maxUserQuota": 0,
+             "quota": 0}  # fmt: skip
+
+
+async def done(client: Client, document: str, **given: Any) -> tuple[Any, list[Any]]:
+    """The payload of the one mutation of a document, and its errors."""
+    answer = next(iter((await client(document, input=given)).values()))
+    return answer, answer.pop("errors")
+
+
+async def made(client: Client, name: str, **given: Any) -> Any:
+    """A new domain, with limits, and without a key unless one is asked for: a key takes time."""
+    given = {"createDkim": False, **LIMITED, **given}
+    answer, errors = await done(client, CREATE, name=name, **given)
+    assert errors == []
+    return answer["domain"]
+
+
+async def of(client: Client, name: str) -> Any:
+    """The domain of this name, as this client sees it."""
+    return (await client(DOMAIN, by={"name": name}))["domain"]
+
+
+async def live(world: World, name: str, /, **more: Any) -> User:
+    """A user of any domain."""
+    new = NewUser(name, address=more.pop("address", name), password_disabled=True, **more)
+    return await creation_create.create(Context(world, Viewer(role=Role.ROOT)), new)
+
+
+async def key_of(world: World, name: str) -> int:
+    """The id of a domain."""
+    ((key,),) = await rows(world, "SELECT id FROM domains WHERE name = :name", name=name)
+    return int(key)
+
+
+async def administrator(
+    world: World, http: httpx.AsyncClient, name: str, *of_: str, permissions: Any = ()
+) -> Client:
+    """A DOMAIN_ADMIN, who lives in the first of the domains that are administered."""
+    user = await live(world, f"{name}@{of_[0]}", role=Role.DOMAIN_ADMIN)
+    async with world.write() as session:
+        given = [AdminPermission(permission).value for permission in permissions]
+        await session.exec(
+            update(User).where(col(User.id) == user.id).values(admin_permissions=given)
+        )
+        for domain in of_:
+            session.add(DomainAdmin(user_id=user.id, domain_id=await key_of(world, domain)))
+    secret = await make_key(
+        world, name, user_id=user.id, role=Role.DOMAIN_ADMIN, scopes=[Scope.MASTER]
+    )
+    return Client(http, world, user, secret)
+
+
+def told(errors: list[Any]) -> tuple[Any, ...]:
+    """What tells one refusal from another."""
+    (error,) = errors
+    more = error.get("constraint") or error.get("requires") or error.get("ref")
+    return error["code"], error["path"], error["index"], more
+
+
+async def change(client: Client, name: str, **values: Any) -> tuple[Any, list[Any]]:
+    answer, errors = await done(client, UPDATE, domains=[{"name": name}], set=values)
+    return answer["domains"], errors
+
+
+async def names(client: Client, **condition: Any) -> list[str]:
+    page = (await client(LIST, filter=condition or None))["domains"]
+    assert page["totalCount"] == len(page["nodes"])
+    return [node["name"] for node in page["nodes"]]

@@ -1,0 +1,66 @@
+"""Calls about accounts elsewhere. Nobody connects to them: no worker runs."""
+
+from typing import Any
+
+from tests.conftest import Client
+from tests.support.sample_mutations.mutation_call import Call, call
+
+ACCOUNT: dict[str, Any] = {
+    "host": "imap.example.net",
+    "username": "ada@example.net",
+    "password": "far-away",
+    "interval": None,
+}
+
+
+async def made(ada: Client, **given: Any) -> str:
+    """A connector; its id."""
+    answer = await Call("connectorCreate", {**ACCOUNT, **given}, "connector { id }")(ada)
+    assert answer["errors"] == []
+    return str(answer["connector"]["id"])
+
+
+@call
+async def connector_create(_ada: Client, _root: Client) -> Call:
+    return Call("connectorCreate", ACCOUNT, "connector { name host running }")
+
+
+@call
+async def connector_update(ada: Client, _root: Client) -> Call:
+    given = {"ids": [await made(ada)], "set": {"name": "old account", "active": False}}
+    return Call("connectorUpdate", given, "connectors { name active }")
+
+
+@call
+async def connector_delete(ada: Client, _root: Client) -> Call:
+    return Call("connectorDelete", {"ids": [await made(ada)]}, "deletedIds")
+
+
+@call
+async def connector_run(ada: Client, _root: Client) -> Call:
+    return Call("connectorRun", {"ids": [await made(ada)]}, "runs { state trial }")
+
+
+@call
+async def connector_cancel(ada: Client, _root: Client) -> Call:
+    run = await Call("connectorRun", {"ids": [await made(ada)]}, "runs { id }")(ada)
+    return Call("connectorCancel", {"ids": [run["runs"][0]["id"]]}, "runs { state }")
+
+
+@call
+async def connector_check(_ada: Client, _root: Client) -> Call:
+    given = {
+        "protocol": "IMAP",
+        "security": "TLS",
+        "host": "imap.example.invalid",
+        "username": "ada",
+        "password": "far-away",
+        "options": {"validateOnly": True},
+    }
+    return Call("connectorCheck", given, "ok stages { stage ok }", journaled=False)
+
+
+@call
+async def mail_import(_ada: Client, _root: Client) -> Call:
+    source = {"remote": {name: ACCOUNT[name] for name in ("host", "username", "password")}}
+    return Call("mailImport", {"source": source}, "run { state } runs { state }")

@@ -1,0 +1,27 @@
+"""Calls about key-value stores."""
+
+from tests.conftest import Client
+from tests.support.sample_mutations.mutation_call import Call, call
+
+
+@call
+async def key_value_delete(ada: Client, root: Client) -> Call:
+    await (await key_value_set(ada, root))(ada)
+    return Call("keyValueDelete", {"key": "ui", "recursive": True}, "deleted")
+
+
+@call
+async def key_value_increment(_ada: Client, _root: Client) -> Call:
+    given = {"key": "ui/visits", "difference": 1, "createMissing": True}
+    return Call("keyValueIncrement", given, "entry { key value }")
+
+
+@call
+async def key_value_set(_ada: Client, _root: Client) -> Call:
+    return Call("keyValueSet", {"key": "ui/theme", "value": "dark"}, "entry { key value version }")
+
+
+@call
+async def profile_reset(ada: Client, root: Client) -> Call:
+    await (await key_value_set(ada, root))(ada)
+    return Call("profileReset", {}, "users { username }")

@@ -1,0 +1,25 @@
+"""Calls about mail that is held."""
+
+from tests.conftest import Client
+from tests.support.operations import quarantine_operations
+from tests.support.sample_mutations.mutation_call import Call, call
+
+
+@call
+async def quarantine_release(ada: Client, _root: Client) -> Call:
+    given = {"ids": [await quarantine_operations.hold(ada, "Held news")]}
+    return Call("quarantineRelease", given, "messages { subject mailbox { path } }")
+
+
+@call
+async def quarantine_delete(ada: Client, _root: Client) -> Call:
+    return Call(
+        "quarantineDelete",
+        {"ids": [await quarantine_operations.hold(ada, "Held news")]},
+        "deletedIds",
+    )
+
+
+@call
+async def quarantine_notification_set(_ada: Client, _root: Client) -> Call:
+    return Call("quarantineNotificationSet", {"frequency": "HOURLY"}, "users { username }")

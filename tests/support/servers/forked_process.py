@@ -1,0 +1,179 @@
+"""Processes of the real command, forked from one that has imported it."""
+
+import asyncio
+import atexit
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from queue import SimpleQueue
+from tempfile import TemporaryDirectory
+
+ROOT = Path(__file__).parents[3]
+
+
+@dataclass(frozen=True)
+class Streams:
+    """The files that a command reads and writes; its errors go to its output by default."""
+
+    stdout: Path
+    stderr: Path | None = None
+    stdin: Path = Path(os.devnull)
+
+
+class ForkServer:
+    """The process that forks, started with the first command of this test process."""
+
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.support.servers.fork_server"],
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        self._starting = threading.Lock()
+        self._started = SimpleQueue[int]()
+        self._ended = threading.Condition()
+        self._codes: dict[int, int] = {}
+        threading.Thread(target=self._listen, daemon=True).start()
+        atexit.register(self._close)
+
+    def start(
+        self, words: Sequence[str], env: Mapping[str, str], streams: Streams, *, session: bool
+    ) -> int:
+        """Run a command, in a session of its own if asked to, and return its process id."""
+        request = {
+            "words": [*words],
+            "env": dict(env),
+            "folder": str(ROOT),
+            "stdin": str(streams.stdin),
+            "stdout": str(streams.stdout),
+            "stderr": str(streams.stderr or streams.stdout),
+            "session": session,
+        }
+        assert self._process.stdin
+        with self._starting:
+            self._process.stdin.write(json.dumps(request).encode() + b"\n")
+            self._process.stdin.flush()
+            return self._started.get(timeout=240)
+
+    def code(self, pid: int, timeout: float) -> int | None:
+        """Wait for the end of a process. Returns its exit code, or None if it still runs."""
+        with self._ended:
+            self._ended.wait_for(lambda: pid in self._codes, timeout)
+            return self._codes.get(pid)
+
+    def _close(self) -> None:
+        self._process.kill()  # it has nothing to keep, and its usual end takes seconds
+        self._process.wait()
+
+    def _listen(self) -> None:
+        assert self._process.stdout
+        for line in self._process.stdout:
+            facts = json.loads(line)
+            with self._ended:
+                if "code" in facts:
+                    self._codes[facts["pid"]] = facts["code"]
+                    self._ended.notify_all()
+                else:
+                    self._codes.pop(facts["pid"], None)  # of an earlier process with this id
+                    self._started.put(facts["pid"])
+
+
+class ForkedProcess:
+    """A command that runs in a fork, with the methods of `subprocess.Popen` that tests need."""
+
+    def __init__(
+        self,
+        words: Sequence[str],
+        env: Mapping[str, str],
+        streams: Streams,
+        *,
+        session: bool = False,
+    ) -> None:
+        self._server = fork_server()
+        self.pid = self._server.start(words, env, streams, session=session)
+
+    def poll(self) -> int | None:
+        """Return the exit code, or None while it runs."""
+        return self._server.code(self.pid, 0)
+
+    def wait(self, timeout: float = 240) -> int:
+        """Wait for the end, and return the exit code. Raises TimeoutExpired."""
+        if (code := self._server.code(self.pid, timeout)) is None:
+            raise subprocess.TimeoutExpired(["merganser"], timeout)
+        return code
+
+    def send_signal(self, number: int) -> None:
+        """Send a signal if it still runs."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        """End it at once."""
+        self.send_signal(9)
+
+
+@cache
+def fork_server() -> ForkServer:
+    """Return the fork server of this test process."""
+    return ForkServer()
+
+
+class ForkedSubprocess(asyncio.subprocess.Process):
+    """A forked command, with the methods of asyncio's processes, but without pipes."""
+
+    def __init__(self, forked: ForkedProcess) -> None:
+        self._forked = forked
+        self.pid = forked.pid
+
+    @property
+    def returncode(self) -> int | None:
+        """The exit code, or None while it runs."""
+        return self._forked.poll()
+
+    async def wait(self) -> int:
+        """Wait for the end, and return the exit code."""
+        while (code := self._forked.poll()) is None:  # noqa: ASYNC110 - no event
+            await asyncio.sleep(0.01)
+        return code
+
+    def send_signal(self, signal: int) -> None:
+        """Send a signal if it still runs."""
+        self._forked.send_signal(signal)
+
+    def kill(self) -> None:
+        """End it at once."""
+        self._forked.kill()
+
+
+async def fork_subprocess(
+    words: Sequence[str], env: Mapping[str, str], log: Path
+) -> asyncio.subprocess.Process:
+    """Start a command in a session of its own, as `bench.server.spawned` does."""
+    return ForkedSubprocess(
+        await asyncio.to_thread(ForkedProcess, words, env, Streams(log), session=True)
+    )
+
+
+def run_forked(
+    words: Sequence[str], env: Mapping[str, str], *, stdin: str = "", timeout: float = 240
+) -> "subprocess.CompletedProcess[str]":
+    """Run a command to its end, as `subprocess.run` does. Raises TimeoutExpired."""
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        files = {each: folder / each for each in ("stdin", "stdout", "stderr")}
+        files["stdin"].write_text(stdin)
+        process = ForkedProcess(words, env, Streams(**files))
+        try:
+            code = process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            raise
+        out, err = files["stdout"].read_text(), files["stderr"].read_text()
+    return subprocess.CompletedProcess(["merganser", *words], code, out, err)

@@ -1,0 +1,235 @@
+"""What a caller asks of a target: one document for each decision about reading.
+
+`@Kind` stands for the id of the target's object of this kind, `@user` for a UserRef of the
+account, `@mark` and `@address` for its word and its address.
+"""
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from graphql import GraphQLField, get_named_type, is_leaf_type
+
+from tests.schema.test_access_matrix import guarded
+from tests.support.schema.printed_schema import SDL
+from tests.support.targets.target_objects import Specimens
+
+ALLOWED, REFUSED = "allowed", "refused"
+CODES = {"FORBIDDEN", "NOT_FOUND"}  # of refusals
+FOREIGN = "a position in somebody else's stream"  # so is this error, of a cursor
+QUERIES = {
+    "address": "address(by: {id: @Address}) { address }",
+    "addressTrace": "addressTrace(address: @temporary) { stage output record { id } }",
+    "addresses": "addresses(filter: {user: @user}) { nodes { address } }",
+    "adminLog": "adminLog(targetId: @User) { nodes { reason } }",
+    "apiKeys": "apiKeys(first: 100) { nodes { name } }",
+    "audit": "audit(id: @Audit) { username }",
+    "audits": "audits(user: @user) { nodes { username } }",
+    "authLog": "authLog(user: @user) { nodes { detail } }",
+    "bccRules": "bccRules(first: 100) { nodes { bccTo } }",
+    "changes": "changes(user: @user, after: @cursor, first: 100) { events { user { id } "
+    "... on MailboxChange { mailboxId path } } }",
+    "changes position": "changes(after: @cursor, first: 100) { events { user { id } "
+    "... on MailboxChange { mailboxId path } } }",
+    "connectorRun": "connectorRun(id: @ConnectorRun) { error }",
+    "connectors": "connectors(filter: {users: @users}) { nodes { name } }",
+    "deletedUser": "deletedUser(by: {id: @deleted}) { user username }",
+    "dkimKey": "dkimKey(by: {id: @DkimKey}) { id }",
+    "dkimKeys": "dkimKeys(first: 100) { nodes { id } }",
+    "domain": "domain(by: {id: @Domain}) { id }",
+    "domainAlias": "domainAlias(by: {id: @DomainAlias}) { alias }",
+    "domainAliases": 'domainAliases(query: "@mark") { nodes { alias } }',
+    "domains": "domains(first: 100) { nodes { id } }",
+    "filter": "filter(id: @Filter) { name }",
+    "filterTest": "filterTest(user: @user, raw: @raw) { filter { name } }",
+    "filters": "filters(filter: {user: @user}) { nodes { name } }",
+    "keyValue": 'keyValue(user: @user, key: "@mark") { value }',
+    "keyValues": "keyValues(user: @user) { nodes { value } }",
+    "mailbox": 'mailbox(user: @user, by: {path: "@mark"}) { path }',
+    "mailbox id": "mailbox(by: {id: @Mailbox}) { path }",
+    "mailboxes": "mailboxes(users: @users) { nodes { path } }",
+    "message": "message(by: {id: @Message}) { id }",
+    "message path": 'message(user: @user, by: {uid: {mailbox: {path: "INBOX"}, uid: @uid}}) { id }',
+    "message seen": "message(by: {id: @Message}, markAsSeen: true) { id }",
+    "message uid": "message(by: {uid: {mailbox: {id: @inbox}, uid: @uid}}) { id }",
+    "messageTrace": 'messageTrace(queueId: "@mark") { detail }',
+    "messageTraceEvents": "messageTraceEvents(filter: {recipient: @address}) { nodes { detail } }",
+    "messages": "messages(users: @users) { nodes { id } }",
+    "node": "node(id: @User) { id }",
+    "nodes": "nodes(ids: [@User, @Mailbox, @Message]) { id }",
+    "quarantine": "quarantine(filter: {users: @users}) { nodes { id } }",
+    "queue": "queue(filter: {users: @users}) { nodes { queueId } }",
+    "rateHolds": "rateHolds(users: @users) { nodes { id } }",
+    "rateLimits": "rateLimits(filter: {users: @users}) { nodes { id } }",
+    "searchExpand": 'searchExpand(users: @users, filter: {query: "@mark"}) { terms }',
+    "searchLookup": 'searchLookup(users: @users, filter: {query: "@mark"}) '
+    "{ nodes { message { id } } }",
+    "senderRules": "senderRules(filter: {user: @user}) { nodes { pattern } }",
+    "sieveCheck": 'sieveCheck(user: @user, content: "keep;", message: {id: @Message}) '
+    "{ actions trace { __typename } }",
+    "submission": "submission(by: {id: @Submission}) { queueId }",
+    "task": "task(id: @Task) { id }",
+    "tasks": "tasks(first: 100) { nodes { id } }",
+    "thread": "thread(id: @Thread) { id }",
+    "user": "user(by: @user) { RECORD }",
+    "users": "users(filter: {masks: [@username]}) { nodes { id } }",
+    "webhooks": "webhooks(user: @user) { nodes { url } }",
+}
+SUBSCRIPTIONS = {
+    "changes": "changes(user: @user, after: @cursor) { events { "
+    "... on MailboxChange { mailboxId path } } }",
+    "changes position": "changes(after: @cursor) { events { "
+    "... on MailboxChange { mailboxId path } } }",
+    "connectorRun": "connectorRun(id: @ConnectorRun) { error }",
+    "counters": "counters(user: @user) { path }",
+    "domainChanges": "domainChanges(domain: @domain, after: @domainCursor) "
+    "{ events { ... on AccountChange { nodeId } } }",
+    "mailboxChanges": "mailboxChanges(mailbox: @Mailbox, after: @cursor) { events { "
+    "... on MailboxChange { path } ... on MessageChange { messageId } } }",
+    "queueChanges": "queueChanges(filter: {users: @users}) { queueId }",
+    "savedSearch": "savedSearch(id: @SavedSearch) { name }",
+    "submissionProgress": "submissionProgress(id: @Submission) { queueId }",
+    "taskProgress": "taskProgress(id: @Task) { id }",
+    "notifications": "notifications(after: @cursor) { message { id } }",
+    "userChanges": "userChanges(filter: {domain: @domain}, after: @domainCursor) "
+    "{ events { ... on AccountChange { nodeId } } }",
+}
+FIELDS = {  # of User: those that need arguments
+    "addressRegister": 'addressRegister(query: "@mark") { id }',
+    "appPasswords": "appPasswords(showAll: true) { id }",
+    "keyValue": 'keyValue(key: "@mark") { id }',
+    "mailbox": 'mailbox(by: {path: "@mark"}) { id }',
+    "sieveScript": 'sieveScript(name: "@mark") { id }',
+}
+CONTENTS = {  # beside those of Message, which are all fields that `records` does not name
+    "ArchivedMessage contents": "node(id: @ArchivedMessage) { ... on ArchivedMessage { FIELD } }",
+    "File contents": "node(id: @File) { ... on File { FIELD } }",
+    "Message contents": "message(by: {id: @Message}) { FIELD }",
+    "QuarantineItem contents": "node(id: @QuarantineItem) { ... on QuarantineItem { FIELD } }",
+    "Thread contents": "thread(id: @Thread) { FIELD }",
+}
+ARGUMENTS = {"binaryPart": '(section: "1")', "bodyPart": '(section: "1")', "header": '(name: "To")'}
+# What these answer is neither an id of the target nor its word.
+PLAIN = {
+    "Query.sieveCheck", "User.address", "User.effectiveSettings", "User.limits",
+    "User.mailboxTotals", "User.maxNewQuota", "User.passwordPolicy", "User.recoveryCodesLeft",
+    "User.sharedMailboxes", "User.spam", "User.storageFormat", "User.twoFactors",
+}  # fmt: skip
+# These answer something else than the target, too: other objects, or how it was looked for.
+NEVER_EMPTY = {
+    "Query.addressTrace", "Query.apiKeys", "Query.bccRules", "Query.dkimKeys", "Query.domains",
+    "Query.nodes", "Query.tasks",
+}  # fmt: skip
+
+
+def plain_fields(kind: str) -> Iterator[str]:
+    """The fields of a type that are values, take no arguments, and are not guarded."""
+    parent: Any = SDL.type_map[kind]
+    yield from (name for name, field in parent.fields.items() if is_plain(field))
+
+
+def is_plain(field: GraphQLField) -> bool:
+    """True if the field is a value, takes no arguments, and is not guarded."""
+    return is_leaf_type(get_named_type(field.type)) and not field.args and not guarded(field)
+
+
+def selection(field: GraphQLField) -> str:
+    """The ids of what a field answers, or its values where it has none."""
+    kind: Any = get_named_type(field.type)
+    if is_leaf_type(kind):
+        return ""
+    if "nodes" in kind.fields:
+        return f"{{ nodes {selection(kind.fields['nodes'])} }}"
+    if "id" in kind.fields:
+        return "{ id }"
+    if possible := getattr(kind, "types", ()):
+        return f"{{ ... on {possible[0].name} {{ __typename }} }}"
+    leaves = (name for name, one in kind.fields.items() if is_plain(one))
+    inner = [*leaves] or [f"{name} {selection(one)}" for name, one in kind.fields.items()]
+    return f"{{ {' '.join(inner)} }}"
+
+
+def document(name: str, target: Specimens, records: dict[str, str]) -> tuple[str, dict[str, str]]:
+    """The operation by which this decision is tried, and its variables."""
+    kind, _, field = name.partition(".")
+    parent: Any = SDL.type_map.get(kind)
+    if name in CONTENTS:
+        text = _contents(name, records[name.split(maxsplit=1)[0]].split())
+    elif kind == "Subscription":
+        text = SUBSCRIPTIONS[field]
+    elif kind == "Query":
+        text = QUERIES[field].replace("RECORD", " ".join(plain_fields("User")))
+    elif kind == "User":
+        asked = FIELDS.get(field) or f"{field} {selection(parent.fields[field])}"
+        text = f"user(by: @user) {{ {asked} }}"
+    else:  # "node Kind"
+        text = f"node(id: @{name.removeprefix('node ')}) {{ id }}"
+    return _with_variables("subscription" if kind == "Subscription" else "query", text, target)
+
+
+def _with_variables(kind: str, text: str, target: Specimens) -> tuple[str, dict[str, str]]:
+    """Name the target's objects by variables: the server then knows the document from before."""
+    text = text.replace("@users", "{ids: [@User]}").replace("@username", "@login")
+    text = re.sub(r"@user\b", "{id: @User}", text).replace('"@mark"', "@mark")
+    names = sorted(set(re.findall(r"@(\w+)", text)))
+    declared = ", ".join(f"${name}: {_type_of(name)}" for name in names)
+    head = f"{kind} ({declared})" if names else kind
+    text = f"{head} {{ {text} }}".replace("@", "$")
+    return text, {name: target.value(name) for name in names}
+
+
+def _type_of(name: str) -> str:
+    if name in ("cursor", "domainCursor"):
+        return "Cursor!"
+    if name == "uid":
+        return "BigInt!"
+    return "ID!" if name[0].isupper() or name in ("deleted", "inbox") else "String!"
+
+
+def contents(kind: str, records: list[str]) -> list[str]:
+    """The fields of a type that the record doesn't show."""
+    parent: Any = SDL.type_map[kind]
+    return [name for name in parent.fields if name not in records]
+
+
+def _contents(name: str, records: list[str]) -> str:
+    kind = name.split(maxsplit=1)[0]
+    parent: Any = SDL.type_map[kind]
+    asked = []
+    for nth, field in enumerate(contents(kind, records)):
+        inner = f"{field}{ARGUMENTS.get(field, '')} {selection(parent.fields[field])}"
+        asked.append(f"f{nth}: {CONTENTS[name].replace('FIELD', inner)}")
+    return " ".join(asked)
+
+
+def is_empty(value: Any) -> bool:
+    """True if no value in it says anything: null, zero, false, or an empty list or text."""
+    if isinstance(value, dict):
+        return all(is_empty(one) for one in value.values())
+    if isinstance(value, list):
+        return all(is_empty(one) for one in value)
+    return not value
+
+
+def verdict(name: str, target: Specimens, answer: Any, body: str) -> str:
+    """Allowed if data of the target came, refused if none did; else what came instead."""
+    errors: list[Any] = answer.get("errors") or []
+    codes = [
+        "NOT_FOUND" if error["message"] == FOREIGN else error["extensions"]["code"]
+        for error in errors
+    ]
+    if set(codes) - CODES:
+        return f"error: {errors[0]['message']}"
+    data = answer.get("data")
+    shown = json.dumps(data)
+    has_evidence = any(word in shown for word in target.words())
+    if name in CONTENTS:
+        if has_evidence and not codes:
+            return ALLOWED
+        return REFUSED if is_empty(data) and target.mark not in body else f"partly: {shown[:300]}"
+    if has_evidence or (name in PLAIN and not is_empty(data)):
+        return ALLOWED if not codes else f"data and errors: {codes}"
+    if target.mark in body:
+        return f"refused, but with data: {body[:300]}"
+    return REFUSED if is_empty(data) or name in NEVER_EMPTY else f"unclear: {shown[:300]}"

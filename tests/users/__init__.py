@@ -1,0 +1,1 @@
+"""Tests of users, their settings and quota."""
