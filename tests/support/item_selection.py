@@ -161,6 +161,7 @@ WHOLE = (  # files of which PostgreSQL runs every case in CI
     "store/test_tables_and_codecs.py",
     "users/test_user_counters.py",
     "users/test_user_query_plans.py",
+    "targets/test_target_access.py",
 )
 EACH = (  # files of which PostgreSQL runs one case of each function in CI
     "admin/test_stored_setting_effect.py",
@@ -195,7 +196,6 @@ NONE = (  # files that PostgreSQL runs in `make test-all` alone: passes over eve
     "mail/delivery/test_hostile_messages_by_lmtp.py",
     "mail/smtp/test_hostile_messages_by_smtp.py",
     "schema/test_access_matrix.py",
-    "targets/test_target_access.py",
 )
 EACH_TESTS = ("test_the_journal_tells_exactly_what_a_mutation_changed",)
 SOME = 20  # of so many other functions PostgreSQL runs one
