@@ -28,8 +28,8 @@ from bench.letters import Writer
 from bench.measure import Fact
 from bench.server import ROOT, Server, fine_cpu, stop
 from bench.sides import Kind, postgres
+from mail.envelope.local_recipient import Recipient
 from mail.recipients import address_resolution
-from mail.recipients.address_resolution import Recipient
 from mail.storage import received_messages
 from merganser.server.environment_factory import opened
 from merganser.settings.settings import read

@@ -15,7 +15,7 @@ from sqlmodel import col
 from mail.archives.mail_sources import Source, messages, source
 from mail.archives.source_message import Found, Unusable
 from mail.connectors.remote_server import Failure, Stage
-from mail.storage import message_content, message_insert
+from mail.storage import message_content, message_flags
 from mail.storage.blobs.blob_writer import Kept
 from mail.storage.blobs.errors import Corrupt
 from mail.storage.message_content import Stored, gathered
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 COLUMNS = frozenset(
     {"id", "blob_id", "structure", "size", "received_at", "envelope_from", "keywords",
-     *message_insert.SYSTEM_FLAGS}
+     *message_flags.SYSTEM_FLAGS}
 )  # fmt: skip
 
 
@@ -183,7 +183,7 @@ async def _found(row: Picked, stored: Stored) -> Found | None:
     except NotFound:
         return None  # deleted while it was read
     facts = {"received_at": row.received_at, "sender": row.envelope_from}
-    return bare.with_message(raw, **facts, flags=message_insert.flags(row))
+    return bare.with_message(raw, **facts, flags=message_flags.flags(row))
 
 
 # ---------------------------------------------------------------- units

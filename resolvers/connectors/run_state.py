@@ -11,7 +11,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from mail.connectors.mailbox_mapping import Mapped
 from mail.connectors.remote_server import Failure, Opened, Stage
 from mail.connectors.session_thread import Session
-from mail.recipients.address_resolution import Recipient
+from mail.envelope.local_recipient import Recipient
 from models.runtime.environment import Turn
 from models.store.columns import Picked
 from resolvers.connectors.options import Chosen

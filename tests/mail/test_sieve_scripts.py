@@ -21,7 +21,8 @@ from mail.sieve import (
     printed,
 )
 from mail.sieve.execution.signatures import Call
-from mail.sieve.syntax.syntax_tree import Command, Number, Place, Tag, Text, Texts, Tree, texts
+from mail.sieve.source_position import Place
+from mail.sieve.syntax.syntax_tree import Command, Number, Tag, Text, Texts, Tree, texts
 from mail.sieve.syntax.syntax_tree import Test as Condition
 from tests.mail.sieves import problems
 from tests.mail.sievetrees import SCRIPTS, SOUPS, TREES

@@ -6,7 +6,7 @@ from enum import Enum, auto
 from typing import TYPE_CHECKING, Any
 
 from mail.sieve.execution.string_templates import String
-from mail.sieve.syntax.syntax_tree import Place
+from mail.sieve.source_position import Place
 
 if TYPE_CHECKING:
     from mail.sieve.execution.interpreter import Run
