@@ -7,7 +7,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import asdict, dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sqlalchemy import select
 from sqlmodel import col
@@ -30,16 +30,13 @@ from models.transfer import ImportArchive
 from models.users.roles import Role, Scope
 from models.users.tables import User
 from resolvers.connectors.one_time_imports import Order, order_of
-from resolvers.connectors.run_state import Tally
+from resolvers.connectors.run_state import Run, Tally
 from resolvers.context import Context, Viewer
 from resolvers.messages.filters import filter_match
 from resolvers.messages.filters.filter_conditions import Selection
 from resolvers.messages.filters.message_filter import MessageWhere
 from resolvers.transfer import export_writer, import_mailboxes, import_writer, imports
 from resolvers.transfer.import_writer import Import, Outcome, Reading, Ready
-
-if TYPE_CHECKING:
-    from resolvers.connectors.worker import Run
 
 COLUMNS = frozenset(
     {"id", "blob_id", "structure", "size", "received_at", "envelope_from", "keywords",
