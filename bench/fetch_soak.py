@@ -24,7 +24,7 @@ from bench.load.sample_account import READER, make_user
 from bench.servers.dovecot_server import PASSWORD, Dovecot, dovecot
 from bench.servers.merganser_process import Server, bounded, checked, stop
 from bench.servers.ports import HOST
-from mail.storage import message_content, message_insert
+from mail.storage import message_content, message_flags
 from merganser.server.environment_factory import opened, owner
 from merganser.settings.settings import Settings
 from models.connectors import Protocol, Security
@@ -51,7 +51,7 @@ SHOWN = {
     "blob_id",
     "structure",
     "mailbox_id",
-    *message_insert.SYSTEM_FLAGS,
+    *message_flags.SYSTEM_FLAGS,
     "keywords",
 }
 TOGETHER = 100  # messages that are read back at once
@@ -245,7 +245,7 @@ async def copied(folder: Path) -> list[Row]:
                 row, digest = one.row, sha256()
                 async for chunk in one.whole():
                     digest.update(chunk)
-                flags = frozenset(message_insert.flags(row))
+                flags = frozenset(message_flags.flags(row))
                 path = paths.get(row.mailbox_id, "")
                 found.append((row.subject, path, flags, digest.hexdigest()))
     return found

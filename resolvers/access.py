@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, false, or_, select
 from sqlmodel import col
 
-from mail.recipients.address_resolution import Normal
+from mail.addresses.address_syntax import Normal
 from models.addresses.tables import Address
 from models.domains.tables import Domain, DomainAlias
 from models.errors import Forbidden

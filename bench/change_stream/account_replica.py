@@ -8,7 +8,7 @@ from sqlalchemy import select
 from sqlmodel import col
 
 from graph.types.global_ids import encode
-from mail.storage.message_insert import SYSTEM_FLAGS, flags
+from mail.storage.message_flags import SYSTEM_FLAGS, flags
 from models.events.journal import Change, Stream, events
 from models.mailboxes.tables import Mailbox
 from models.messages.tables import Message

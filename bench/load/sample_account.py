@@ -13,8 +13,8 @@ from sqlmodel import col
 
 from bench.load.message_generator import START, Writer
 from graph.types.global_ids import encode
+from mail.envelope.local_recipient import Recipient
 from mail.recipients import address_resolution
-from mail.recipients.address_resolution import Recipient
 from mail.search import index_worker
 from mail.storage import message_insert, received_messages
 from merganser.server.environment_factory import on_behalf, opened, owner

@@ -29,7 +29,6 @@ from bench.load.sample_account import TAKER, make_user
 from bench.servers.compared_servers import Kind, postgres
 from bench.servers.merganser_process import ROOT, Server, fine_cpu, stop
 from mail.recipients import address_resolution
-from mail.recipients.address_resolution import Recipient
 from mail.storage import received_messages
 from merganser.server.environment_factory import opened
 from merganser.settings.settings import read

@@ -18,7 +18,7 @@ from graph.types.object_views import Made, View, same
 from graph.types.references import AddressRef, UserRef, address_named, items_of, plain, user_of
 from graph.types.row_mapping import Shape, columns, identified, link, shaped
 from graph.users.limits import Usage
-from mail.recipients.address_resolution import normal
+from mail.addresses.address_syntax import normal
 from models.addresses.tables import AddressKind
 from models.store.keyset_pages import Cursor, ordering
 from models.users.roles import Role, Scope

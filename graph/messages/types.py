@@ -21,9 +21,9 @@ from graph.types.object_views import Made, MaybeThreaded, View, Viewed, same
 from graph.types.references import MessageRef, UserRef, message_of, owner_of
 from graph.types.row_mapping import columns, identified, link, listed, shaped
 from graph.types.scalars import URL, BigInt, ByteSize
-from mail.recipients.address_resolution import normal
+from mail.addresses.address_syntax import normal
 from mail.storage.message_content import is_large_tree
-from mail.storage.message_insert import named_flags as flags_of
+from mail.storage.message_flags import named_flags as flags_of
 from models.files.blobs import StorageTier
 from models.store.columns import Picked
 from models.store.keyset_pages import Cursor, Page, ordering

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import idna
 
+from mail.addresses.address_syntax import ascii_domain
 from mail.authentication import arc, dkim, dmarc, results_removal, spf
 from mail.authentication.arc_seal import sealed
 from mail.authentication.dkim import SMALL, Message, Result
@@ -28,7 +29,6 @@ from mail.mime.authentication_results import says, stamps
 from mail.mime.encoded_words import unfolded
 from mail.mime.header_fields import Field
 from mail.mime.header_fields import fields as listed
-from mail.recipients.address_resolution import ascii_domain
 from models.observability import metrics
 from models.runtime.environment import World
 

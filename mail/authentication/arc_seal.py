@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, generat
 from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
 from cryptography.hazmat.primitives.hashes import SHA256
 
+from mail.addresses.address_syntax import ascii_domain
 from mail.authentication import arc, signing_keys
 from mail.authentication.arc import Chain, Link
 from mail.authentication.dkim import Message, Result, header_digest, read
@@ -22,7 +23,6 @@ from mail.authentication.dns_queries import Names
 from mail.authentication.header_fields import tags
 from mail.authentication.public_keys import LONGEST, SHORTEST, is_domain
 from mail.authentication.signature_fields import field_of, folded, proven
-from mail.recipients.address_resolution import ascii_domain
 from models.observability import metrics
 from models.runtime.environment import World
 

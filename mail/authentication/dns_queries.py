@@ -10,8 +10,8 @@ import dns.resolver
 import idna
 from dns.asyncresolver import Resolver
 
+from mail.addresses.address_syntax import ascii_domain
 from mail.network.dns_resolver import resolver
-from mail.recipients.address_resolution import ascii_domain
 
 MOST = 20  # questions
 SECONDS = 5.0  # for all of them

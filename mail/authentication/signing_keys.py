@@ -11,10 +11,10 @@ import idna
 from sqlalchemy import String, bindparam, select
 from sqlmodel import col
 
+from mail.addresses.address_syntax import ascii_domain, normal_domain
 from mail.authentication import private_keys
 from mail.authentication.private_keys import PrivateKey, Signer, Unusable
 from mail.network.dns_resolver import records
-from mail.recipients.address_resolution import ascii_domain, normal_domain
 from models.domains.dkim_keys import ALL, DkimKey, DkimKeyState
 from models.observability import metrics
 from models.runtime.clock_steps import is_ahead

@@ -7,8 +7,8 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, Self
 
+from mail.addresses.address_syntax import checked, normal_domain
 from mail.mime import Facts, Header
-from mail.recipients.address_resolution import checked, normal_domain
 from models.errors import Invalid
 
 SUBJECT = 512  # bytes of a subject that is taken over

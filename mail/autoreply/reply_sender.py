@@ -30,14 +30,15 @@ from sqlalchemy.orm import aliased
 from sqlmodel import col
 
 from mail import mime
+from mail.addresses.address_syntax import checked, normal, normal_domain
 from mail.autoreply.decision import Came, Reply, Rule, Silence, answer, plain, quiet, sender_key
 from mail.compose import message_builder
 from mail.compose.message_builder import NAME, Draft, HeaderLine
+from mail.envelope.local_recipient import Recipient
 from mail.mime import Header
 from mail.mime.header_encoding import Named
 from mail.queue.enqueue import Sender, hand_in, handed, unkept
 from mail.recipients import address_resolution
-from mail.recipients.address_resolution import Recipient, checked, normal, normal_domain
 from mail.recipients.batch_resolution import resolve_all
 from mail.recipients.recipient_routes import Answering
 from mail.storage.blobs.blob_writer import Kept

@@ -16,15 +16,15 @@ from mail.autoreply.decision import Came, Silence, plain, quiet, sender_key
 from mail.autoreply.reply_sender import ANSWERS, DAY, counted, header_of, spent, taker, writer
 from mail.compose import message_builder
 from mail.compose.message_builder import NAME, SUBJECT, Draft, HeaderLine
-from mail.delivery.delivery_plan import flags_of
+from mail.envelope.local_recipient import Recipient
 from mail.filters.script_environment import Boxes
 from mail.filters.script_state import known, noted
 from mail.mime.header_encoding import Named
 from mail.queue.enqueue import Sender, hand_in, handed, unkept
 from mail.recipients import address_resolution
-from mail.recipients.address_resolution import Recipient
 from mail.sieve import Copy, Vacation
 from mail.storage import message_insert, openpgp_encryption, received_messages
+from mail.storage.message_flags import flags_of
 from mail.storage.message_insert import Letter, Place
 from models.addresses.tables import Address
 from models.errors import Refused

@@ -14,10 +14,10 @@ from enum import StrEnum
 from typing import Any
 
 from mail import mime as messages
+from mail.addresses.address_syntax import checked
 from mail.compose import embedded_messages, text_parts
 from mail.mime import header_encoding
 from mail.mime.header_encoding import Named, needs_utf8
-from mail.recipients.address_resolution import checked
 from models.errors import Invalid, Problems, check_limit
 
 KIB, MIB = 1 << 10, 1 << 20

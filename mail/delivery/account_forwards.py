@@ -9,20 +9,21 @@ from collections.abc import Sequence
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from sqlalchemy import select
 from sqlmodel import col
 
 from mail import autoreply
+from mail.addresses.address_syntax import normal
+from mail.envelope.local_recipient import Recipient
+from mail.inbound.incoming_message import Mail
 from mail.inbound.spam_check import Judged
 from mail.limits import user_limits
 from mail.limits.user_limits import TooMany
-from mail.queue.enqueue import Via
 from mail.queue.redirect import send_on
 from mail.recipients import forward_targets
-from mail.recipients.address_resolution import Recipient, normal
 from mail.recipients.batch_resolution import resolve_all
+from mail.recipients.forward_targets import Via
 from mail.recipients.recipient_routes import Loop, Onward
 from mail.spam import verdict
 from mail.storage import openpgp_encryption
@@ -33,9 +34,6 @@ from models.runtime.environment import World
 from models.store.columns import Picked
 from models.store.prepared_statements import Prepared, number
 from models.users.tables import User
-
-if TYPE_CHECKING:
-    from mail.delivery.pipeline import Mail
 
 log = logging.getLogger(__name__)
 

@@ -19,13 +19,14 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mail import sieve
 from mail.filters import script_environment
 from mail.filters.filter_result import NOTHING, Decision
 from mail.filters.script_cache import program_of
 from mail.filters.script_environment import NONE, Account, Box, Boxes, Script
+from mail.inbound.incoming_message import Mail
 from mail.inbound.spam_check import Judged
 from mail.runtime import inline_or_thread
 from mail.sieve import (
@@ -44,18 +45,14 @@ from mail.sieve import (
 )
 from mail.spam import verdict as spam_verdict
 from mail.spam.verdict import Spam
+from mail.storage.message_flags import KEYWORDS, flags_of
 from mail.storage.received_messages import receipt_of
 from models.mailboxes.tables import SpecialUse
 from models.runtime.environment import World
 
-if TYPE_CHECKING:
-    from mail.delivery.pipeline import Mail
-
 log = logging.getLogger(__name__)
 
-KEYWORDS = 64  # of one message
 VIRUS = 5  # there is one for certain
-_FLAGS = {"\\seen": "seen", "\\flagged": "flagged", "\\answered": "answered"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -347,13 +344,6 @@ def _flagged(spot: Spot, action: Keep | FileInto, said: Decision) -> Spot:
     marks = flags_of(action.flags)
     keywords = [*spot.keywords, *marks.pop("keywords")]
     return _marked(replace(spot, **marks, keywords=keywords, edits=action.edits), said)
-
-
-def flags_of(flags: Sequence[str]) -> dict[str, Any]:
-    r"""Flags as a place has them: no message that came is a draft, or deleted, by a script."""
-    found = {_FLAGS[low]: True for flag in flags if (low := flag.lower()) in _FLAGS}
-    words = [flag for flag in flags if not flag.startswith("\\")]
-    return {**found, "keywords": words[:KEYWORDS]}
 
 
 def _each_once(spots: Sequence[Spot]) -> list[Spot]:

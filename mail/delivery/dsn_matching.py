@@ -14,12 +14,13 @@ from typing import Any
 from sqlalchemy import func, or_, select, update
 from sqlmodel import col
 
+from mail.addresses.address_syntax import normal
 from mail.envelope.delivery_jobs import Action
+from mail.envelope.local_recipient import Recipient
 from mail.inbound.dsn_parser import Fate, Report
 from mail.mime.header_encoding import on_wire
 from mail.queue import dsn_requests
 from mail.queue.delivery_results import announce
-from mail.recipients.address_resolution import Recipient, normal
 from mail.storage.message_trace import cut
 from mail.text.storable_text import storable
 from models.observability import metrics

@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sqlalchemy import Select, select, update
 from sqlmodel import col
@@ -22,6 +22,7 @@ from mail.filters import filter_compiler
 from mail.filters.filter_compiler import Looked, Rule
 from mail.filters.filter_result import NOTHING, Decision, Target
 from mail.filters.script_environment import Boxes
+from mail.inbound.incoming_message import Mail
 from mail.inbound.spam_check import Judged
 from mail.recipients import forward_targets
 from mail.runtime import inline_or_thread
@@ -35,9 +36,6 @@ from models.runtime.secret_box import Sealed
 from models.store.columns import Picked, picked, table_of
 from models.store.prepared_statements import Prepared, among, number, prepared
 from models.users.tables import User
-
-if TYPE_CHECKING:
-    from mail.delivery.pipeline import Mail
 
 log = logging.getLogger(__name__)
 

@@ -5,9 +5,9 @@ from dataclasses import replace
 
 from mail.compose.message_builder import without_bcc
 from mail.delivery import pipeline, success_dsn
-from mail.delivery.pipeline import Mail
 from mail.delivery.plan_execution import Rejected
 from mail.envelope.delivery_jobs import Job, Result, To
+from mail.inbound.incoming_message import Mail
 from mail.queue import dsn_requests
 from mail.recipients import recipient_routes
 from mail.recipients.recipient_routes import Loop

@@ -30,12 +30,10 @@ mail/recipients/recipient_routes.py. When all is done, what was not refused is d
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from datetime import datetime
-from functools import cached_property
+from dataclasses import replace
 from pathlib import Path
 
-from mail import autoreply, sieve
+from mail import autoreply
 from mail.authentication.forwarding_hosts import forwarder_of
 from mail.delivery import (
     account_forwards,
@@ -51,90 +49,17 @@ from mail.delivery import (
 from mail.delivery.delivery_plan import Ruled
 from mail.delivery.recipient_rewrites import Came
 from mail.envelope.client import Client
-from mail.envelope.dsn_parameters import USUAL, On, Wish
+from mail.envelope.local_recipient import Recipient
 from mail.inbound import dsn_parser, sender_verification, spam_check
-from mail.inbound.dsn_parser import Report
+from mail.inbound.incoming_message import Key, Mail
 from mail.inbound.scan_rejection import Unwanted, check_onward, turn_away
-from mail.mime import OnDisk
 from mail.queue.redirect import send_on
-from mail.recipients.address_resolution import Recipient
 from mail.recipients.recipient_routes import Answering, Onward, Person, Taken
 from mail.scanners import look
 from mail.scanners.rspamd_training import teach
-from mail.storage.message_insert import Letter, Placed
-from mail.storage.message_trace import Way
+from mail.storage.message_insert import Placed
 from models.errors import Refused
 from models.runtime.environment import World
-from models.submission.tables import ARRIVED
-
-Key = tuple[int, int]  # an account, and its INBOX
-SMALL = 8 * 1024  # bytes of a message that may be looked through on the spot
-
-
-@dataclass(frozen=True, slots=True)
-class Fetched:
-    """How a message lay in the account elsewhere from which it was fetched."""
-
-    at: datetime  # of its arrival there
-    scanners: frozenset[str]  # that are to look at it, of those there are
-    news: bool = False  # it is told as mail that has just come
-    seen: bool = False
-    flagged: bool = False
-    answered: bool = False
-    draft: bool = False
-    keywords: tuple[str, ...] = ()
-
-
-@dataclass
-class Mail:
-    """A message on its way through the steps."""
-
-    source: bytes | Path
-    letter: Letter
-    sender: str  # envelope; empty for the null path
-    client: Client | None = None  # who handed it in by SMTP
-    handed: bool = False  # by a neighbour, whose filters are believed
-    unfiltered: bool = False  # from a forwarding host: no filter is asked whether it is spam
-    fetched: Fetched | None = None  # from an account elsewhere
-    copied: bool = True  # by rules; a copy itself is not
-    submission_id: int = ARRIVED  # by which one of our users sent it
-    report: Report | None = None  # that it is, of another server
-    wishes: dict[Key, Wish] = field(default_factory=dict)  # of its sender
-    placed: dict[Key, Placed | BaseException | None] = field(default_factory=dict)  # None: held
-    apart: asyncio.Lock = field(default_factory=asyncio.Lock)  # of who holds a copy of its bytes
-    way: Way = field(default_factory=Way)  # what is told of it: mail/delivery/trace_steps.py
-
-    @cached_property
-    def read(self) -> sieve.Message:
-        """The message as rules read it: what is decoded for one of them is so for all."""
-        source = self.source
-        raw = OnDisk(source, self.letter.size) if isinstance(source, Path) else source
-        return sieve.Letter(raw, self.letter.facts.structure)
-
-    def wish_of(self, to: Recipient) -> Wish:
-        """What the sender wants to be told of an account, in whichever folder the mail ends."""
-        theirs = (wish for (user, _), wish in self.wishes.items() if user == to.user_id)
-        return next(theirs, USUAL)
-
-    def passed_on(self, to: Recipient) -> Wish:
-        """What is wanted of those to whom an account sends on: to itself it has come."""
-        wish = self.wish_of(to)
-        return Wish(wish.without(On.SUCCESS).on, ret=wish.ret)
-
-    @property
-    def near(self) -> bool:
-        """Whether it is at hand, and small."""
-        return isinstance(self.source, bytes) and self.letter.size <= SMALL
-
-    @property
-    def came(self) -> str:
-        """The digest of what came, by which a repeat is known."""
-        return self.letter.came or self.letter.digest
-
-    @property
-    def results(self) -> str | None:
-        """What we have found out about its sender, as a seal of ARC tells it."""
-        return (self.letter.verification or {}).get("results")
 
 
 async def receive(

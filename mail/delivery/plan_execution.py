@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sqlalchemy import or_, update
 from sqlalchemy.exc import StatementError
@@ -22,15 +22,17 @@ from sqlmodel import col
 from mail import autoreply, sieve
 from mail.autoreply import sieve_notification, sieve_vacation
 from mail.delivery import dsn_matching, filter_execution, trace_steps
-from mail.delivery.delivery_plan import KEYWORDS, Ruled, Spot, ruled
+from mail.delivery.delivery_plan import Ruled, Spot, ruled
+from mail.envelope.local_recipient import Recipient
 from mail.filters.script_state import among, noted
-from mail.queue.enqueue import Via
+from mail.inbound.incoming_message import Mail
 from mail.queue.redirect import send_on
-from mail.recipients.address_resolution import Recipient
+from mail.recipients.forward_targets import Via
 from mail.recipients.recipient_routes import Onward
 from mail.sieve import Edit
 from mail.storage import delivery_headers, openpgp_encryption, received_messages
 from mail.storage.header_prepend import first, remade
+from mail.storage.message_flags import KEYWORDS
 from mail.storage.message_insert import Letter, Place, Placed, Way
 from mail.storage.received_messages import Copies, receipt_of
 from mail.text.storable_text import storable
@@ -40,9 +42,6 @@ from models.filters.sieve_scripts import MemoryKind, SieveScript
 from models.mailboxes.tables import SpecialUse
 from models.observability import metrics
 from models.runtime.environment import Turn, World
-
-if TYPE_CHECKING:
-    from mail.delivery.pipeline import Mail
 
 log = logging.getLogger(__name__)
 

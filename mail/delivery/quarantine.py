@@ -9,16 +9,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sqlalchemy import and_, bindparam, delete, exists, insert, or_, select, update
 from sqlmodel import col
 
 from mail.delivery import success_dsn
 from mail.envelope.dsn_parameters import On, stored
+from mail.envelope.local_recipient import Recipient
+from mail.inbound.incoming_message import Mail
 from mail.limits import user_limits
 from mail.limits.user_limits import TooMany
-from mail.recipients.address_resolution import Recipient
 from mail.spam.scan_result import Symbol
 from mail.spam.verdict import Spam
 from mail.storage import audit_copies, message_insert, openpgp_encryption, received_messages
@@ -36,9 +37,6 @@ from models.runtime.environment import Turn, World
 from models.spam.quarantine import QuarantineBlob, QuarantineItem
 from models.store.prepared_statements import Prepared, number
 from models.users.tables import Frequency, User
-
-if TYPE_CHECKING:
-    from mail.delivery.pipeline import Mail
 
 LETTER = "QUARANTINE_LETTER"  # kind of the task that tells the account: resolvers/quarantineletter
 KIND = ChangeKind.QUARANTINE_CHANGED

@@ -20,15 +20,15 @@ from mail.delivery import (
     trace_steps,
 )
 from mail.delivery.delivery_plan import Ruled
-from mail.delivery.pipeline import Mail
 from mail.delivery.recipient_rewrites import Came, Copied
 from mail.delivery.success_dsn import Success
 from mail.envelope.dsn_parameters import restored
+from mail.envelope.local_recipient import Recipient
 from mail.filters.filter_result import NOTHING
+from mail.inbound.incoming_message import Mail
 from mail.inbound.spam_check import Judged
 from mail.queue import redirect
 from mail.queue.redirect import Outgoing
-from mail.recipients.address_resolution import Recipient
 from mail.recipients.recipient_routes import Loop
 from mail.spam.verdict import Reason, Spam
 from mail.storage import received_messages

@@ -17,17 +17,10 @@ from typing import Any
 from sqlalchemy import Select, String, bindparam, select, union_all
 from sqlmodel import col
 
+from mail.addresses.address_syntax import Normal, checked, checked_domain, normal, normal_domain
+from mail.envelope.local_recipient import Recipient
 from mail.queue.enqueue import Sender, hand_in, handed
-from mail.recipients.address_resolution import (
-    Normal,
-    Recipient,
-    checked,
-    checked_domain,
-    instead,
-    normal,
-    normal_domain,
-    owner_of,
-)
+from mail.recipients.address_resolution import instead, owner_of
 from mail.storage.blobs.blob_writer import Kept
 from mail.storage.header_prepend import before, first
 from mail.storage.message_insert import Letter

@@ -10,10 +10,11 @@ from typing import Any
 from sqlalchemy import String, bindparam, func, select
 from sqlmodel import col
 
+from mail.envelope.local_recipient import Recipient
 from mail.inbound.spam_check import Judged
 from mail.mailboxes import creation
 from mail.mailboxes.paths import INBOX, checked_path
-from mail.recipients.address_resolution import KEY, Recipient
+from mail.recipients.address_resolution import KEY
 from models.errors import Invalid
 from models.mailboxes.tables import Mailbox
 from models.runtime.environment import Turn, World

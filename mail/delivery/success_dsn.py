@@ -8,14 +8,14 @@ is told of by the server there, or by our queue where that sends no reports.
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 from mail.envelope.delivery_jobs import Action, Result
 from mail.envelope.dsn_parameters import On, Wish, restored, typed
+from mail.envelope.local_recipient import Recipient
+from mail.inbound.incoming_message import Mail
 from mail.queue.dsn_writer import HEAD, About, Told, written
 from mail.queue.enqueue import Sender, hand_in, handed
 from mail.queue.redirect import new
-from mail.recipients.address_resolution import Recipient
 from mail.recipients.recipient_routes import Taken
 from mail.spam import verdict
 from mail.spam.scan_result import Scan
@@ -27,9 +27,6 @@ from models.events.journal import PLATFORM
 from models.queue.tables import DeliveryState
 from models.runtime.environment import Turn, World
 from models.store.columns import Picked
-
-if TYPE_CHECKING:
-    from mail.delivery.pipeline import Mail
 
 log = logging.getLogger(__name__)
 

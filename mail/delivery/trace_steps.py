@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from mail.addresses.address_syntax import normal_domain
 from mail.delivery.account_forwards import Outcome
-from mail.recipients.address_resolution import Recipient, normal_domain
+from mail.envelope.local_recipient import Recipient
 from mail.recipients.batch_resolution import homes
 from mail.recipients.recipient_routes import Answering, Onward, Taken
 from mail.spam.verdict import Spam

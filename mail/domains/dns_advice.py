@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
 
+from mail.addresses.address_syntax import ascii_domain
 from mail.authentication import private_keys
 from mail.domains import mta_sts_policy
 from mail.domains.mta_sts_policy import BEFORE, OFF
-from mail.recipients.address_resolution import ascii_domain
 from models.domains.dkim_keys import ALL, DkimAlgorithm
 
 UNSET = "not configured: "  # begins the value of what there is nothing for yet

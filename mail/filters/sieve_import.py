@@ -17,7 +17,7 @@ from mail.filters.sieve_to_actions import Deed, deed_of
 from mail.filters.sieve_to_conditions import Query, Told, merged, query_of
 from mail.sieve import Problem, limits
 from mail.sieve.execution.signatures import Call
-from mail.sieve.syntax.syntax_tree import Place
+from mail.sieve.source_position import Place
 
 NAME = 255  # characters
 COMMENTS = 20  # lines of one, at most

@@ -11,7 +11,7 @@ from mail.mime import Part, content, split
 from mail.mime.charsets import decode
 from mail.sieve.execution.signatures import Call
 from mail.sieve.extensions.vacation import USUAL
-from mail.sieve.syntax.syntax_tree import START, Place
+from mail.sieve.source_position import START, Place
 
 JUNK = "\\junk"
 _ALTERNATIVE = "multipart/alternative"

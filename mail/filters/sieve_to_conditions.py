@@ -13,7 +13,7 @@ from mail.filters.filter_compiler import FIELDS
 from mail.sieve import Problem
 from mail.sieve.execution.comparators import NUMERIC, OCTET
 from mail.sieve.execution.signatures import Call
-from mail.sieve.syntax.syntax_tree import Place
+from mail.sieve.source_position import Place
 
 Query = dict[str, Any]
 

@@ -9,11 +9,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from mail.addresses.address_syntax import LONGEST
 from mail.envelope.delivery_jobs import Action
 from mail.mime import OnDisk, Part, Source, content, message_ids
 from mail.mime.byte_source import cut
 from mail.mime.header_fields import fields as header_fields
-from mail.recipients.address_resolution import LONGEST
 from mail.storage.message_insert import Letter
 
 LARGEST = 1 << 20  # bytes of a status that is read

@@ -1,15 +1,11 @@
 """Mail that scanners have found to be worse than its recipient takes."""
 
-from typing import TYPE_CHECKING
-
+from mail.inbound.incoming_message import Mail
 from mail.inbound.spam_check import Judged
 from mail.spam.scan_result import Scan
 from mail.spam.verdict import REJECT
 from models.errors import Conflict
 from models.runtime.environment import World
-
-if TYPE_CHECKING:
-    from mail.delivery.pipeline import Mail
 
 
 class Unwanted(Conflict):

@@ -7,7 +7,8 @@ from typing import NamedTuple
 from sqlalchemy import select
 from sqlmodel import col
 
-from mail.recipients.address_resolution import KEY, Recipient
+from mail.envelope.local_recipient import Recipient
+from mail.recipients.address_resolution import KEY
 from mail.recipients.recipient_routes import Answering
 from mail.spam import sender_rules, verdict
 from mail.spam.sender_rules import Match

@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from mail.recipients.address_resolution import ascii_domain
+from mail.addresses.address_syntax import ascii_domain
 
 LINE = 78  # characters of a line, where a fold can keep to it
 LONGEST = 900  # characters without a blank; longer ones become encoded words, which can be folded

@@ -6,13 +6,13 @@ from dataclasses import dataclass, field
 from sqlalchemy import select
 from sqlmodel import col
 
+from mail.addresses.address_syntax import normal_domain
 from mail.envelope.delivery_jobs import Pace
 from mail.mime.header_encoding import needs_utf8
 from mail.outbound import smtp_client
 from mail.outbound.smtp_client import Channel, NotReached
 from mail.outbound.tls_client import Contexts
 from mail.recipients import recipient_routes
-from mail.recipients.address_resolution import normal_domain
 from mail.routing import route_selection
 from mail.routing.mx_hosts import Host, Route, Unroutable
 from mail.routing.route_selection import Asked

@@ -11,6 +11,7 @@ from sqlmodel import col
 from mail.compose.message_builder import Priority
 from mail.envelope.dsn_parameters import NEVER, USUAL, Wish, some
 from mail.queue.destination_order import LAST
+from mail.recipients.forward_targets import Via
 from mail.storage import audit_copies, message_trace
 from mail.storage.blobs.blob_writer import Kept, blob_ids
 from mail.storage.message_insert import Letter, Placed, columns
@@ -30,15 +31,6 @@ _NEED = Prepared(insert(SubmissionBlob).inline())
 _TENANT = Prepared(select(col(User.tenant_id)).where(col(User.id) == number("user")))
 HELD = (SubmissionState.SCHEDULED, SubmissionState.HELD_FOR_UNDO)
 RANK = {Priority.HIGH: 0, Priority.NORMAL: MIDDLE, Priority.LOW: LAST}
-
-
-@dataclass(frozen=True, slots=True)
-class Via:
-    """A relay or page that mail for an address of ours goes to."""
-
-    recipient: str  # the address
-    shown: str  # without a password
-    whole: str = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)

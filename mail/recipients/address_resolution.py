@@ -17,15 +17,11 @@ Login takes the first row only.
 For mail a rewrite comes before all of it, once: that of the address, else that of its domain.
 """
 
-import re
-import unicodedata
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
-import idna
 from sqlalchemy import (
     Boolean,
     Select,
@@ -43,14 +39,16 @@ from sqlalchemy import (
 from sqlalchemy.orm import aliased
 from sqlmodel import col
 
+from mail.addresses.address_syntax import ODD, _folded, forms, normal, patterns, username_key
 from mail.addresses.subaddress import label_of
+from mail.envelope.local_recipient import Recipient
 from mail.limits import user_limits
 from mail.limits.user_limits import ALLOWED, Reached
 from models.addresses.rewrites import BccDirection, BccRule, RecipientRewrite
 from models.addresses.tables import Address, AddressKind
 from models.autoreply import answering
 from models.domains.tables import Domain, DomainAlias
-from models.errors import Invalid, NotFound, OverQuota, RateLimited
+from models.errors import NotFound, OverQuota, RateLimited
 from models.filters.sieve_scripts import scripted
 from models.filters.tables import filtered
 from models.mailboxes.tables import Mailbox, SpecialUse
@@ -58,155 +56,10 @@ from models.runtime.environment import World
 from models.spam.sender_rules import SenderRule
 from models.store.columns import Instant, Picked, picked
 from models.store.prepared_statements import Prepared, among, number, prepared
-from models.users.roles import Role
 from models.users.rule_makers import Account, Maker, covers, join_of_maker, maker_columns
 from models.users.tables import DelimiterAction, LimitKind, User
 
-STATIC = 32  # letters beside the "*" of a pattern, at most
-LONGEST = 320  # letters of an address (RFC 3696, erratum 1690)
-_LONGEST_DOMAIN = 1024  # letters, in any form: what is longer is not looked at
-DELIMITERS = "+-_=#"  # what may begin a label
-
-_USERNAME = re.compile(r"[a-z0-9-]+([._=:][a-z0-9-]+)*(@[a-z0-9-]+([._=:][a-z0-9-]+)*)?")
-_LOCAL = re.compile(r"[^\s@<>()\[\]\\,;:\"\x00-\x1f\x7f\ud800-\udfff]{1,64}")
-ODD = re.compile("[\0\ud800-\udfff]")  # what no store takes, and so nobody has
-_LABEL = re.compile(r"(?!-)[^\W_]([\w-]*[^\W_])?", re.UNICODE)
-
 Read = Callable[[Select[*tuple[Any, ...]], Mapping[str, Any]], Awaitable[Sequence[Any]]]
-
-
-class Normal(NamedTuple):
-    """The form in which addresses are compared, and in which they are stored for it."""
-
-    local: str  # without label and dots
-    domain: str  # in Unicode
-
-
-def normal(address: str) -> Normal:
-    """`A.da+news@XN--BCHER-KVA.example` is `ada` at `bücher.example`, here and everywhere."""
-    local, domain = _folded(address)
-    return Normal(local.partition("+")[0].replace(".", ""), domain)
-
-
-def _folded(address: str) -> tuple[str, str]:
-    """The address in lower case, with label and dots, and its domain in normal form."""
-    local, _, domain = unicodedata.normalize("NFC", address.strip().lower()).rpartition("@")
-    return local, normal_domain(domain)
-
-
-def normal_domain(name: str) -> str:
-    """The domain in lower case, each of its labels in Unicode (IDNA 2008)."""
-    name = unicodedata.normalize("NFC", name.strip().lower())
-    name = (name if name.isascii() else _mapped(name)).rstrip(".")
-    return ".".join(_decoded(label) for label in name.split("."))
-
-
-def _mapped(name: str) -> str:
-    """The name as the wire will know it: without this, "ﬁ" and "fi" were two domains of one."""
-    try:
-        return idna.uts46_remap(name, std3_rules=False)
-    except idna.IDNAError:
-        return name
-
-
-def _decoded(label: str) -> str:
-    try:
-        return idna.decode(label) if label.startswith("xn--") else label
-    except idna.IDNAError:
-        return label  # nobody's, and so it is not found
-
-
-def username_key(name: str) -> str:
-    """A user name as compared: lower case, without the dots left of any "@".
-
-    One that looks like an address is compared like one: without label, the domain in Unicode.
-    """
-    name = unicodedata.normalize("NFC", name.strip().lower())
-    if "@" in name:
-        return "@".join(normal(name))
-    return name.replace(".", "")
-
-
-def checked_username(name: str, *, path: Sequence[str] = ("username",)) -> str:
-    """The user name in lower case; Invalid where it is none."""
-    name = unicodedata.normalize("NFC", name.strip().lower())
-    if len(name) > 128 or not _USERNAME.fullmatch(name):  # noqa: PLR2004 - as documented
-        raise Invalid(
-            "a user name has 1 to 128 of a-z, 0-9 and -, in groups joined by one of . _ = :",
-            constraint="pattern",
-            path=path,
-        )
-    return name
-
-
-def checked(address: str, *, path: str = "address") -> str:
-    """The address as its owner writes it, NFC, the domain in Unicode; Invalid where it is none."""
-    local, at, domain = unicodedata.normalize("NFC", address.strip()).rpartition("@")
-    fits = (
-        at
-        and len(address) <= LONGEST
-        and _LOCAL.fullmatch(local)
-        and ".." not in local
-        and not local.startswith(".")
-        and not local.endswith(".")
-    )
-    if not fits:
-        raise Invalid("not a mail address", constraint="address", path=[path])
-    return f"{local}@{checked_domain(domain, path=path)}"
-
-
-def checked_domain(name: str, *, path: str = "domain") -> str:
-    """The domain in normal form; Invalid where it cannot be one."""
-    domain = _fitting(name) if len(name) <= _LONGEST_DOMAIN else None
-    if domain is None:
-        raise Invalid("not a domain name", constraint="domain", path=[path])
-    return domain
-
-
-@lru_cache(4096)
-def _fitting(name: str) -> str | None:
-    domain = normal_domain(name)
-    labels = domain.split(".")
-    fits = all(_LABEL.fullmatch(label) and label[:4] != "xn--" for label in labels)
-    if len(domain) > 255 or not fits:  # noqa: PLR2004
-        return None
-    try:
-        if len(ascii_domain(domain)) > 253:  # noqa: PLR2004 - RFC 1035, section 2.3.4
-            return None
-    except idna.IDNAError:
-        return None
-    return domain
-
-
-def ascii_domain(domain: str) -> str:
-    """The domain as the wire has it; raises idna.IDNAError where there is no such form."""
-    if domain.isascii():
-        if any(len(label) > 63 for label in domain.split(".")):  # noqa: PLR2004 - RFC 1035
-            raise idna.IDNAError("label too long")
-        return domain
-    return idna.encode(domain, uts46=True).decode()
-
-
-def forms(local: str, delimiters: str) -> list[str]:
-    """Local parts, without dots, that mail for this one may be for: the whole first.
-
-    No address holds a +: behind it there is always a label, where it begins one.
-    """
-    local = local.replace(".", "")
-    if "+" in delimiters:
-        local = local.partition("+")[0]
-    places = [at for sign in delimiters if (at := local.find(sign)) > 0]
-    return [local, local[: min(places)]] if places else [local]
-
-
-def patterns(*locals_: str) -> list[str]:
-    """What matches these, best first: themselves, then the longer fixed part, prefix first."""
-    found = list(locals_)
-    for fixed in range(min(max(map(len, locals_)), STATIC), 0, -1):
-        for local in locals_:
-            if len(local) >= fixed:
-                found += [f"{local[:fixed]}*", f"*{local[-fixed:]}"]
-    return list(dict.fromkeys([*found, "*"]))
 
 
 def _places(named: Any) -> Select[int]:
@@ -421,37 +274,6 @@ class Sought:
         """The row that decides; None where none fits."""
         fit = (row for row in rows if row.domain_id is not None or row.local in self.forms)
         return min(fit, key=self.rank, default=None)
-
-
-@dataclass(frozen=True, slots=True)
-class Recipient:
-    """Whose mail it is, and where it goes."""
-
-    user_id: int
-    tenant_id: int
-    mailbox_id: int  # INBOX
-    address_id: int
-    address: str  # as given
-    key: str | None = None  # OpenPGP, to which what comes is encrypted; None: it is not
-    answers: bool = False  # by itself, now
-    spam_level: int = 50
-    ruled: bool = False  # there are rules about senders, of whomsoever
-    domain_id: int | None = None  # of the address, or else of the account
-    tags: Sequence[str] = ()  # of the address
-    instead: str | None = None  # the address after a rewrite
-    copied: bool = (
-        False  # there are rules that may have it copied: mail/delivery/recipient_rewrites.py
-    )
-    scripted: bool = False  # a script of the account runs: mail/delivery/delivery_plan.py
-    filtered: bool = False  # it has filters: mail/delivery/filter_execution.py
-    tls_only: bool = False  # no mail from elsewhere without TLS
-    junk_score: float | None = None  # None: the usual one, of mail/spam/verdict.py
-    reject_score: float | None = None
-    forwards: bool = False  # what comes is sent on to targets: mail/delivery/account_forwards.py
-    delimiter_action: DelimiterAction = DelimiterAction.NONE  # what this does:
-    label: str = ""  # of the address
-    original: str | None = None  # the address that was asked for first, where that is another
-    role: Role = Role.USER  # of the account
 
 
 async def recipient(world: World, address: str) -> Recipient:

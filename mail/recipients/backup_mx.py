@@ -18,7 +18,7 @@ from typing import Any
 from sqlalchemy import String, bindparam, or_, select
 from sqlmodel import col
 
-from mail.recipients.address_resolution import ODD, normal_domain
+from mail.addresses.address_syntax import ODD, normal_domain
 from mail.recipients.batch_resolution import resolve_all
 from models.domains.tables import Domain, DomainAlias
 from models.errors import NotFound

@@ -14,8 +14,8 @@ from sqlalchemy import Connection, bindparam, case, delete, or_, select, update
 from sqlmodel import col
 
 from mail import mime
+from mail.addresses.address_syntax import ODD, normal_domain
 from mail.mime import Part, Source
-from mail.recipients.address_resolution import ODD, normal_domain
 from mail.recipients.batch_resolution import resolve_all
 from mail.storage.message_content import Read, Stored, examine_each
 from models.addresses.tables import Address, Correspondent

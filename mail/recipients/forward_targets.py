@@ -5,6 +5,7 @@ the whole address of each such relay lies sealed in `relays`.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
@@ -12,6 +13,15 @@ import orjson
 from models.runtime.environment import World
 
 HIDDEN = "***"  # what stands for a password
+
+
+@dataclass(frozen=True, slots=True)
+class Via:
+    """A relay or page that mail for an address of ours goes to."""
+
+    recipient: str  # the address
+    shown: str  # without a password
+    whole: str = field(repr=False)
 
 
 def place_of(key: int) -> str:

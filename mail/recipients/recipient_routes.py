@@ -24,11 +24,13 @@ from sqlalchemy import select
 from sqlmodel import col
 
 from mail.addresses import srs
+from mail.addresses.address_syntax import normal_domain
 from mail.envelope.dsn_parameters import USUAL, Wish
-from mail.queue.enqueue import Via
+from mail.envelope.local_recipient import Recipient
 from mail.recipients import address_resolution, backup_mx, forward_targets
-from mail.recipients.address_resolution import Outside, Recipient, normal_domain
+from mail.recipients.address_resolution import Outside
 from mail.recipients.batch_resolution import homes, homes_and_held, resolve_all
+from mail.recipients.forward_targets import Via
 from models.addresses.rewrites import RecipientRewrite
 from models.addresses.tables import LEARNING, AddressKind
 from models.errors import Conflict, Invalid, NotFound, RateLimited, Refused

@@ -16,9 +16,9 @@ import dns.resolver
 import idna
 from dns.asyncresolver import Resolver
 
+from mail.addresses.address_syntax import ascii_domain
 from mail.network.dns_resolver import kept
 from mail.network.outbound_http import inward
-from mail.recipients.address_resolution import ascii_domain
 from mail.routing.certificate_checks import ANY_NAME, Proof
 from models.errors import Invalid
 from models.runtime.environment import World

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field, replace
 
 import idna
 
+from mail.addresses.address_syntax import ascii_domain, normal_domain
 from mail.envelope.delivery_jobs import Job, To
-from mail.recipients.address_resolution import ascii_domain, normal_domain
 from mail.routing import tls_requirements
 from mail.routing.mx_hosts import SMTP_PORT, SMTPS_PORT, Host, Route, Tls, Unroutable, servers
 from mail.routing.password_contexts import place_of_relay, place_of_transport

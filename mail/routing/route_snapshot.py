@@ -15,7 +15,7 @@ import idna
 from sqlalchemy import or_, select
 from sqlmodel import col
 
-from mail.recipients.address_resolution import ascii_domain, normal_domain
+from mail.addresses.address_syntax import ascii_domain, normal_domain
 from mail.routing.mx_hosts import Route
 from mail.text.bounded_regex import Expression
 from models.domains.tables import Domain

@@ -2,9 +2,9 @@
 
 import asyncio
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from mail import mime
+from mail.inbound.incoming_message import Mail
 from mail.scanners import rspamd
 from mail.scanners.body_stream import Body, body_of
 from mail.scanners.circuit_breaker import Down, breaker_of
@@ -12,9 +12,6 @@ from mail.scanners.rspamd import Rspamd
 from models.errors import Unavailable
 from models.observability import metrics
 from models.runtime.environment import World
-
-if TYPE_CHECKING:
-    from mail.delivery.pipeline import Mail
 
 NAME = "rspamd_learn"
 PARTS = 20  # attached messages that are learned of one

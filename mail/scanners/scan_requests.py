@@ -3,8 +3,9 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
+from mail.inbound.incoming_message import Mail
 from mail.recipients.recipient_routes import Taken
 from mail.scanners import clamd, rspamd
 from mail.scanners.body_stream import Body, body_of
@@ -14,9 +15,6 @@ from mail.spam.scan_result import Scan
 from models.errors import Unavailable
 from models.runtime.environment import World
 from models.runtime.options import Options
-
-if TYPE_CHECKING:
-    from mail.delivery.pipeline import Mail
 
 Found = TypeVar("Found")
 

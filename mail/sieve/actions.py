@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from mail.sieve.syntax.syntax_tree import Place
+from mail.sieve.source_position import Place
 
 # `edits` of an action: how many of the plan's edits were made to the message before it.
 

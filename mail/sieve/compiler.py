@@ -20,18 +20,9 @@ from mail.sieve.execution.signatures import (
 )
 from mail.sieve.extensions.include import include_of
 from mail.sieve.registry import ALWAYS, COMMANDS, EXTENSIONS, IMPLIED, TESTS
+from mail.sieve.source_position import Place
 from mail.sieve.syntax.parser import parse
-from mail.sieve.syntax.syntax_tree import (
-    Argument,
-    Command,
-    Number,
-    Place,
-    Tag,
-    Test,
-    Text,
-    Texts,
-    Tree,
-)
+from mail.sieve.syntax.syntax_tree import Argument, Command, Number, Tag, Test, Text, Texts, Tree
 
 _COMPARATOR = "comparator-"
 _SETTING = ("addflag", "extracttext", "removeflag", "set", "setflag")  # variables

@@ -2,15 +2,14 @@
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from mail.envelope import dsn_parameters
 from mail.envelope.dsn_parameters import Unfit, Wish
+from mail.network.byte_stream import PIECE, Read, Vanished
 from mail.recipients.recipient_routes import Away, Taken
 
 COMMAND_MAX = 2048  # bytes of a command line, its end included
-PIECE = 256 << 10  # bytes that are taken from the socket's buffer at once
 
 MALFORMED = "500 5.5.2 That is no line of text"
 NO_ADDRESS = "553 5.1.3 That is no address"
@@ -23,9 +22,6 @@ SIZE = re.compile(r"[0-9]{1,20}")
 CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
 
-Read = Callable[[int], Awaitable[bytes]]  # of so many bytes at most; none at the end
-
-
 class Wrong(Exception):
     """The client's program says what it may not say; the text is our reply."""
 
@@ -35,10 +31,6 @@ class BareLineFeed(Wrong):
 
     def __init__(self) -> None:
         super().__init__("521 5.5.2 Error: bare <LF> received")
-
-
-class Vanished(Exception):
-    """The client has sent its last byte."""
 
 
 class Overlong(Exception):

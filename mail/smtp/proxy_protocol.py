@@ -7,7 +7,8 @@ https://www.haproxy.org/download/3.0/doc/proxy-protocol.txt
 import ipaddress
 import struct
 
-from mail.smtp.line_protocol import Vanished, Wire
+from mail.network.byte_stream import Vanished
+from mail.smtp.line_protocol import Wire
 
 SIGNATURE = b"\r\n\r\n\x00\r\nQUIT\n"
 LINE_MAX = 107  # bytes of version 1, with its end

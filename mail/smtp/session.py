@@ -14,6 +14,7 @@ from typing import AnyStr, cast
 
 from aiosmtpd.smtp import SMTP
 
+from mail.network.byte_stream import Vanished
 from mail.recipients.recipient_routes import Away, Taken
 from mail.smtp.connection_limits import Limits
 from mail.smtp.line_protocol import (
@@ -21,7 +22,6 @@ from mail.smtp.line_protocol import (
     BareLineFeed,
     Overlong,
     Transaction,
-    Vanished,
     Wire,
     Wrong,
     begun,

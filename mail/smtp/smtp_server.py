@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import cast
 
 from mail.envelope.client import Client
+from mail.network.byte_stream import Vanished
 from mail.network.ip_networks import network, within
 from mail.smtp import proxy_protocol
 from mail.smtp.connection_limits import Limits
-from mail.smtp.line_protocol import Transaction, Vanished
+from mail.smtp.line_protocol import Transaction
 from mail.smtp.listener import Listener
 from mail.smtp.received_header import HELLO, Hop
 from mail.smtp.session import Conversation

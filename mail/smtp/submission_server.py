@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
+from mail.addresses.address_syntax import checked
 from mail.envelope.dsn_parameters import Wish
-from mail.recipients.address_resolution import checked
 from mail.recipients.recipient_routes import Taken
 from mail.smtp import metrics
 from mail.smtp.connection_limits import Limits

@@ -21,7 +21,7 @@ from typing import Any, Protocol
 from sqlalchemy import Select, String, select
 from sqlmodel import col
 
-from mail.recipients.address_resolution import LONGEST, checked, checked_domain, normal_domain
+from mail.addresses.address_syntax import LONGEST, checked, checked_domain, normal_domain
 from models.errors import Invalid
 from models.runtime.environment import World
 from models.spam.sender_rules import EVERYBODY, SenderAction, SenderRule, of_domain, of_tag, of_user

@@ -29,8 +29,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
+from mail.addresses.address_syntax import normal_domain
 from mail.mime import Opinion
-from mail.recipients.address_resolution import normal_domain
 from mail.spam.scan_result import Scan
 from mail.spam.sender_rules import Match
 from models.spam.sender_rules import SenderAction

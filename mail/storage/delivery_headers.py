@@ -13,8 +13,8 @@ from pathlib import Path
 
 import idna
 
+from mail.envelope.local_recipient import Recipient
 from mail.mime.header_encoding import on_wire, unstructured
-from mail.recipients.address_resolution import Recipient
 from mail.storage.header_prepend import before, first, remade
 from mail.storage.message_insert import Letter
 from mail.storage.received_messages import read

@@ -13,12 +13,12 @@ from mail.limits.user_limits import ALLOWED
 from mail.mime import Facts
 from mail.storage import audit_copies
 from mail.storage.blobs.blob_writer import Kept, blob_ids, referred
+from mail.storage.message_flags import flags
 from mail.storage.message_insert import (
     Letter,
     Place,
     Placed,
     columns,
-    flags,
     over_quota,
     referring,
     take_uids,

@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import bindparam, update
 from sqlmodel import col
 
-from mail.storage.message_insert import SYSTEM_FLAGS, flags
+from mail.storage.message_flags import SYSTEM_FLAGS, flags
 from models.events.journal import ChangeKind, Entry
 from models.mailboxes.tables import Mailbox
 from models.messages.tables import Message

@@ -5,8 +5,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
-from itertools import compress, product
-from operator import attrgetter, itemgetter
 from typing import Any
 
 from sqlalchemy import bindparam, case, func, insert, or_, select, update
@@ -18,6 +16,7 @@ from mail.mime import Facts, MailAddress
 from mail.spam.scan_result import Scan
 from mail.storage import audit_copies, thread_assignment
 from mail.storage.blobs.blob_writer import Kept, Pieces, blob_ids, referred
+from mail.storage.message_flags import flags
 from mail.storage.parsed_message import Parted
 from mail.storage.thread_assignment import Led
 from mail.text.storable_text import storable
@@ -31,14 +30,6 @@ from models.runtime.environment import Turn
 from models.store.columns import Instant, Picked, insert_or
 from models.store.prepared_statements import Prepared, Sent, number, prepared
 from models.users.tables import User
-
-SYSTEM_FLAGS = ("seen", "answered", "flagged", "deleted", "draft")
-_OF_ROW = attrgetter(*SYSTEM_FLAGS, "keywords")
-_BY_NAME = itemgetter(*SYSTEM_FLAGS, "keywords")
-FLAGS_OF = {  # their names in IMAP, by which of them are set
-    marks: [f"\\{name.capitalize()}" for name in compress(SYSTEM_FLAGS, marks)]
-    for marks in product((False, True), repeat=len(SYSTEM_FLAGS))
-}
 
 
 class Way(StrEnum):
@@ -379,16 +370,6 @@ def over_quota(turn: Turn, user_id: int) -> Refused:
     if row is None:
         return NotFound(str(user_id), path=["user"])
     return OverQuota(used=row.used, allowed=row.allowed)
-
-
-def flags(row: Any) -> list[str]:
-    """The flags and keywords of a row or of its columns by name, as IMAP names them."""
-    return named_flags(*(_BY_NAME if isinstance(row, dict) else _OF_ROW)(row))
-
-
-def named_flags(*marks: Any) -> list[str]:
-    """The flags that are set of SYSTEM_FLAGS, in their order, and the keywords behind them."""
-    return [*FLAGS_OF[marks[:-1]], *marks[-1]]
 
 
 def columns(letter: Letter) -> dict[str, Any]:

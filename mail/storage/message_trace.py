@@ -14,7 +14,7 @@ from typing import Any
 
 from sqlalchemy import insert
 
-from mail.recipients.address_resolution import normal
+from mail.addresses.address_syntax import normal
 from mail.storage.message_insert import Letter
 from mail.text.storable_text import storable
 from models.messages.message_trace import LogComponent, MessageStep

@@ -10,10 +10,10 @@ from typing import Any, TypeVar
 from sqlalchemy import String, bindparam, select
 from sqlmodel import col
 
+from mail.envelope.local_recipient import Recipient
 from mail.limits import user_limits
 from mail.limits.user_limits import Reached, TooMany
 from mail.mailboxes import creation
-from mail.recipients.address_resolution import Recipient
 from mail.storage.blobs.blob_writer import Gone, Kept, keep, keep_small
 from mail.storage.message_insert import ARRIVING, Letter, Place, Placed, Way, place
 from mail.storage.parsed_message import parted

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from mail.recipients.address_resolution import ascii_domain, checked_domain
+from mail.addresses.address_syntax import ascii_domain, checked_domain
 from mail.tls.server_tls import loaded
 from models.errors import Invalid
 

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from mail.smtp.line_protocol import PIECE, Read, Vanished
+from mail.network.byte_stream import PIECE, Read, Vanished
 
 log = logging.getLogger(__name__)
 

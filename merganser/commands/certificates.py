@@ -25,7 +25,7 @@ def list_certificates(as_json: Json = False) -> None:
     Example: merganser certificate list
     """
     from merganser.commands import certificate_operations as certificates
-    from merganser.commands.command_line import run
+    from merganser.commands.environment_run import run
     from merganser.commands.terminal_tables import shown
 
     async def work(world: "World", _settings: "Settings") -> list[dict[str, Any]]:
@@ -74,7 +74,7 @@ def put(
     Example: merganser certificate set mx.example.org --acme --also imap.example.org
     """
     from merganser.commands import certificate_operations as certificates
-    from merganser.commands.command_line import run
+    from merganser.commands.environment_run import run
 
     if cert is None and not acme:
         raise Trouble("say --cert FILE, or --acme", code=MISUSED)
@@ -106,7 +106,7 @@ def renew(name: Name, as_json: Json = False) -> None:
     Example: merganser certificate renew mx.example.org
     """
     from merganser.commands import certificate_operations as certificates
-    from merganser.commands.command_line import run
+    from merganser.commands.environment_run import run
 
     async def work(world: "World", _settings: "Settings") -> dict[str, Any]:
         return await certificates.renew(world, name)
@@ -132,7 +132,7 @@ def delete(
     Example: merganser certificate delete mx.example.org --revoke key-compromise
     """
     from merganser.commands import certificate_operations as certificates
-    from merganser.commands.command_line import run
+    from merganser.commands.environment_run import run
 
     async def work(world: "World", _settings: "Settings") -> bool:
         return await certificates.remove(world, name, revoke)

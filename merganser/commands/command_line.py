@@ -4,18 +4,17 @@
 
 import asyncio
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from merganser.commands.environment_run import run
+from merganser.commands.progress_bar import progress_bar
 from merganser.errors import MISUSED, Trouble
 
 if TYPE_CHECKING:
-    from rich.progress import Progress as Bar
-    from rich.progress import ProgressColumn
-
     from mail.archives.mail_sources import Source
     from merganser.commands.account_import import Progress
     from merganser.demo.credentials import DemoAccount
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
     from models.runtime.environment import World
     from resolvers.transfer.import_writer import Outcome
 
-Result = TypeVar("Result")
 Locked = Annotated[
     bool,
     typer.Option(
@@ -32,24 +30,6 @@ Locked = Annotated[
         help="Read from stdin what locks the passwords of connectors, 12 to 1024 characters.",
     ),
 ]
-
-
-def run(work: "Callable[[World, Settings], Awaitable[Result]]", *, migrate: bool = False) -> Result:
-    """Do `work` in the world that the settings describe, beside a server if there is one."""
-    import uvloop
-
-    from merganser.server.environment_factory import opened
-    from merganser.server.observability import logs
-    from merganser.settings.settings import read
-
-    settings = read()
-    logs.set_up("WARNING", settings.log_format)
-
-    async def whole() -> Result:
-        async with opened(settings, migrate=migrate) as world:
-            return await work(world, settings)
-
-    return uvloop.run(whole())
 
 
 def serve(
@@ -264,15 +244,6 @@ def _passphrase(*, stdin: bool) -> str | None:
     if not stdin:
         return None
     return sys.stdin.readline().rstrip("\r\n")
-
-
-def progress_bar(*columns: "str | ProgressColumn") -> "Bar":
-    """A bar on stderr, where somebody watches."""
-    from rich.console import Console
-    from rich.progress import Progress
-
-    console = Console(stderr=True)
-    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
 
 
 def send_test(

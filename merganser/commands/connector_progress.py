@@ -10,7 +10,7 @@ import typer
 from rich.filesize import decimal
 from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from merganser.commands.command_line import progress_bar
+from merganser.commands.progress_bar import progress_bar
 from models.admin.tasks import TaskState
 
 if TYPE_CHECKING:

@@ -48,7 +48,7 @@ def list_connectors(
     Example: merganser connector list --failing --json
     """
     from merganser.commands import connector_operations as connectors
-    from merganser.commands.command_line import run
+    from merganser.commands.environment_run import run
     from merganser.commands.terminal_tables import shown
 
     async def work(world: "World", _settings: "Settings") -> list[dict[str, Any]]:
@@ -78,7 +78,7 @@ def check(which: Which, as_json: Json = False) -> None:
     Example: merganser connector check con_AZpSKEwoAAE
     """
     from merganser.commands import connector_operations as connectors
-    from merganser.commands.command_line import run
+    from merganser.commands.environment_run import run
 
     async def work(world: "World", _settings: "Settings") -> "tuple[Named, Checked]":
         return await connectors.checked(world, which)
@@ -138,8 +138,8 @@ def run_now(
     Example: merganser connector run work private --trial
     """
     from merganser.commands import connector_operations as connectors
-    from merganser.commands.command_line import run
     from merganser.commands.connector_progress import Bars
+    from merganser.commands.environment_run import run
 
     bars = Bars(trial)
     ending = connectors.Ending(bars.stopping)
@@ -191,7 +191,7 @@ def log(which: Which) -> None:
     Example: merganser connector log con_AZpSKEwoAAE
     """
     from merganser.commands import connector_operations as connectors
-    from merganser.commands.command_line import run
+    from merganser.commands.environment_run import run
 
     async def work(world: "World", _settings: "Settings") -> "tuple[Named, list[str] | None]":
         return await connectors.log_of(world, which)

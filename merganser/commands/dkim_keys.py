@@ -34,7 +34,7 @@ def dkim_list(
     Example: merganser domain dkim-list example.org
     """
     from merganser.commands import dkim_key_operations
-    from merganser.commands.command_line import run
+    from merganser.commands.environment_run import run
 
     async def work(world: "World", _settings: "Settings") -> list[dict[str, Any]]:
         return await dkim_key_operations.listed(world, name, check=check)
@@ -56,7 +56,7 @@ def dkim_add(
     Example: merganser domain dkim-add example.org --selector s1
     """
     from merganser.commands import dkim_key_operations
-    from merganser.commands.command_line import run
+    from merganser.commands.environment_run import run
     from models.domains.dkim_keys import DkimAlgorithm
     from resolvers.domains.dkim_key_mutations import NewKey
 
@@ -76,7 +76,7 @@ def dkim_rotate(names: Names) -> None:
     Example: merganser domain dkim-rotate example.org
     """
     from merganser.commands import dkim_key_operations
-    from merganser.commands.command_line import run
+    from merganser.commands.environment_run import run
 
     async def work(world: "World", _settings: "Settings") -> list[dict[str, Any]]:
         return await dkim_key_operations.rotate(world, names)
@@ -93,7 +93,7 @@ def dkim_activate(
     Example: merganser domain dkim-activate example.org dkim-20300131
     """
     from merganser.commands import dkim_key_operations
-    from merganser.commands.command_line import run
+    from merganser.commands.environment_run import run
 
     async def work(world: "World", _settings: "Settings") -> None:
         await dkim_key_operations.activate(world, name, selector)

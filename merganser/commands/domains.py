@@ -41,7 +41,7 @@ def add(
     Example: merganser domain add example.org --max-users 50 --quota "100 GiB"
     """
     from merganser.commands import domain_operations as domains
-    from merganser.commands.command_line import run
+    from merganser.commands.environment_run import run
 
     given = {
         "description": description,
@@ -69,7 +69,7 @@ def list_domains(as_json: Json = False) -> None:
     Example: merganser domain list
     """
     from merganser.commands import domain_operations as domains
-    from merganser.commands.command_line import run
+    from merganser.commands.environment_run import run
 
     async def work(world: "World", _settings: "Settings") -> list[dict[str, Any]]:
         return await domains.listed(world)
@@ -93,7 +93,7 @@ def rename(
     Example: merganser domain rename old.example new.example --dry-run
     """
     from merganser.commands import domain_operations as domains
-    from merganser.commands.command_line import run
+    from merganser.commands.environment_run import run
 
     async def work(world: "World", _settings: "Settings") -> "Renamed":
         return await domains.rename(world, old, new, dry_run=dry_run)
@@ -115,7 +115,7 @@ def delete(
     Example: merganser domain delete old.example --cascade
     """
     from merganser.commands import domain_operations as domains
-    from merganser.commands.command_line import run
+    from merganser.commands.environment_run import run
 
     async def work(world: "World", _settings: "Settings") -> int:
         return await domains.delete(world, names, cascade=cascade)
@@ -137,7 +137,7 @@ def dns(
     Example: merganser domain dns example.org
     """
     from merganser.commands import domain_operations as domains
-    from merganser.commands.command_line import run
+    from merganser.commands.environment_run import run
 
     async def work(world: "World", _settings: "Settings") -> list[dict[str, Any]]:
         return await domains.records(world, name, check=check)

@@ -28,7 +28,8 @@ def rotate(
 
     Example: merganser keys rotate
     """
-    from merganser.commands.command_line import progress_bar, run
+    from merganser.commands.environment_run import run
+    from merganser.commands.progress_bar import progress_bar
 
     async def work(world: "World", settings: "Settings") -> "Rotated":
         from merganser.commands import key_rotation
@@ -60,7 +61,7 @@ def list_keys(
     """
     import json
 
-    from merganser.commands.command_line import run
+    from merganser.commands.environment_run import run
     from merganser.commands.terminal_tables import shown
 
     async def work(world: "World", _settings: "Settings") -> "list[Key]":

@@ -33,7 +33,7 @@ def list_settings(
     """
     import json
 
-    from merganser.commands.command_line import run
+    from merganser.commands.environment_run import run
     from merganser.commands.terminal_tables import shown
 
     async def work(world: "World", _settings: "Settings") -> "list[Found]":
@@ -63,7 +63,7 @@ def get(
     """
     import json
 
-    from merganser.commands.command_line import run
+    from merganser.commands.environment_run import run
 
     async def work(world: "World", _settings: "Settings") -> "Found | None":
         from merganser.server.environment_factory import owner
@@ -95,7 +95,7 @@ def put(
 
     Example: merganser setting set auth.tokenTtl "14 days" --reason "as agreed"
     """
-    from merganser.commands.command_line import run
+    from merganser.commands.environment_run import run
 
     async def work(world: "World", _settings: "Settings") -> "Found":
         from resolvers.admin import settings
@@ -115,7 +115,7 @@ def unset(
 
     Example: merganser setting unset submission.maxRecipients
     """
-    from merganser.commands.command_line import run
+    from merganser.commands.environment_run import run
 
     async def work(world: "World", _settings: "Settings") -> "list[Found]":
         from resolvers.admin import settings

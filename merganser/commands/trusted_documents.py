@@ -37,8 +37,8 @@ def add(
 
     Example: merganser documents add queries/*.graphql
     """
-    from merganser.commands.command_line import run
     from merganser.commands.document_manifests import entries
+    from merganser.commands.environment_run import run
 
     found = [entry for path in files for entry in entries(path)]
     new = _judged(found)
@@ -58,7 +58,7 @@ def _judged(found: "list[Entry]") -> "list[NewDocument]":
     """The documents, if all of them are good; else each bad one is named, and Trouble."""
     from graph.execution.documents.document_validation import judge
     from graph.schema import schema
-    from merganser.commands.command_line import progress_bar
+    from merganser.commands.progress_bar import progress_bar
     from resolvers.admin.trusted_documents import NewDocument
 
     new: list[NewDocument] = []
@@ -94,7 +94,7 @@ def list_documents(
     """
     import json
 
-    from merganser.commands.command_line import run
+    from merganser.commands.environment_run import run
     from merganser.commands.terminal_tables import shown
 
     async def work(world: "World", _settings: "Settings") -> list[dict[str, Any]]:
@@ -127,7 +127,7 @@ def remove(
 
     Example: merganser documents remove 5d37f2d5…
     """
-    from merganser.commands.command_line import run
+    from merganser.commands.environment_run import run
     from models.errors import NotFound
 
     wanted = list(dict.fromkeys(_hash(each) for each in hashes))

@@ -45,7 +45,7 @@ def add(
     Example: echo secret | merganser user add ada --address ada@example.org --password-stdin
     """
     from merganser.commands import user_operations
-    from merganser.commands.command_line import run
+    from merganser.commands.environment_run import run
     from resolvers.users.creation.create import NewUser
 
     if no_password and password_stdin:
@@ -79,7 +79,7 @@ def passwd(
     Example: merganser user passwd ada
     """
     from merganser.commands import user_operations
-    from merganser.commands.command_line import run
+    from merganser.commands.environment_run import run
 
     password = _password(stdin=password_stdin)
 
@@ -110,7 +110,7 @@ def list_users(
     Example: merganser user list --query lovelace --domain example.org
     """
     from merganser.commands import user_operations
-    from merganser.commands.command_line import run
+    from merganser.commands.environment_run import run
     from resolvers.users.listing import UserWhere
 
     where = UserWhere(query, tuple(tag) if tag else None, domain=domain, disabled=disabled)
@@ -138,7 +138,7 @@ def delete(
     Example: merganser user delete ada --after "30 days"
     """
     from merganser.commands import user_operations
-    from merganser.commands.command_line import run
+    from merganser.commands.environment_run import run
 
     until = _end(after, option="--after")
     if not yes and until is None:
@@ -162,7 +162,7 @@ def restore(
     Example: merganser user restore ada
     """
     from merganser.commands import user_operations
-    from merganser.commands.command_line import run
+    from merganser.commands.environment_run import run
 
     async def work(world: "World", _settings: "Settings") -> tuple[list[str], list[str]]:
         return await user_operations.restore(world, name)
@@ -188,7 +188,7 @@ def import_users(
     Example: merganser user import users.csv
     """
     from merganser.commands import user_operations
-    from merganser.commands.command_line import run
+    from merganser.commands.environment_run import run
 
     async def work(world: "World", _settings: "Settings") -> tuple[int, int]:
         created = refused = 0
@@ -229,7 +229,7 @@ def create(
     Example: merganser token create --name root --role ROOT
     """
     from merganser.commands import user_operations
-    from merganser.commands.command_line import run
+    from merganser.commands.environment_run import run
 
     key = user_operations.Key(
         name, user, role, tuple(scope or ()), read_only=read_only, expires=_end(expires)
@@ -249,7 +249,7 @@ def list_tokens(as_json: Json = False) -> None:
     Example: merganser token list
     """
     from merganser.commands import user_operations
-    from merganser.commands.command_line import run
+    from merganser.commands.environment_run import run
 
     async def work(world: "World", _settings: "Settings") -> list[dict[str, Any]]:
         return await user_operations.keys(world)
@@ -267,7 +267,7 @@ def revoke(
     Example: merganser token revoke key_AZpSKEwoAAE
     """
     from merganser.commands import user_operations
-    from merganser.commands.command_line import run
+    from merganser.commands.environment_run import run
 
     async def work(world: "World", _settings: "Settings") -> None:
         await user_operations.revoke(world, ids)

@@ -12,6 +12,7 @@ from typing import Any
 from sqlalchemy import select, update
 from sqlmodel import col
 
+from mail.envelope import local_recipient
 from mail.recipients import address_resolution
 from mail.storage import message_insert, received_messages
 from merganser.commands.user_operations import set_password
@@ -158,7 +159,7 @@ async def _deliver(
     if letter.digest in there:
         return
     box, sender = boxes[one.mailbox], one.envelope_from
-    to = address_resolution.Recipient(row.id, row.tenant_id, box, 0, ADDRESS)
+    to = local_recipient.Recipient(row.id, row.tenant_id, box, 0, ADDRESS)
     place = message_insert.Place(
         row.id,
         box,

@@ -17,8 +17,8 @@ from dns.asyncresolver import Resolver
 from sqlalchemy import select, text
 from sqlmodel import col
 
+from mail.addresses.address_syntax import ascii_domain
 from mail.network.dns_resolver import resolver as resolver_at
-from mail.recipients.address_resolution import ascii_domain
 from merganser.doctor.certificates import certified
 from merganser.doctor.findings import Finding, Verdict, action, hint, ok
 from merganser.errors import Trouble

@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from mail.addresses.address_syntax import checked_domain
 from mail.authentication import arc_seal
 from mail.authentication.public_keys import is_domain
-from mail.recipients.address_resolution import checked_domain
 from merganser.errors import MISUSED, Trouble
 from merganser.server.private_files import once
 from models.errors import Refused

@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-from mail.recipients.address_resolution import username_key
+from mail.addresses.address_syntax import username_key
 from models.domains import total_triggers
 from models.store.columns import Big, Instant, Plain
 from models.users import search_index

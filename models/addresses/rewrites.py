@@ -25,7 +25,7 @@ class BccRule(Row, MadeByAccount, table=True):
     )
 
     direction: BccDirection = choice(BccDirection)
-    local: str  # normal form: mail/recipients/address_resolution.py; "": the whole domain
+    local: str  # normal form: mail/addresses/address_syntax.py; "": the whole domain
     domain_id: int = ref("domains.id")
     bcc_to: str  # as it was written
     active: bool = True

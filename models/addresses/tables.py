@@ -68,7 +68,7 @@ class Address(Row, table=True):
         ),
     )
 
-    local: str  # normal form: mail/recipients/address_resolution.py
+    local: str  # normal form: mail/addresses/address_syntax.py
     domain_id: int | None = ref("domains.id", default=None)
     shown: str  # the whole address as its owner writes it, dots and all
     kind: AddressKind = choice(AddressKind, default=AddressKind.MAILBOX)
@@ -111,9 +111,7 @@ class Correspondent(Owned, table=True):
     )
 
     user_id: int = ref("users.id", index=False)
-    key: str = Field(
-        sa_type=ByBytes
-    )  # the address as compared: mail/recipients/address_resolution.py
+    key: str = Field(sa_type=ByBytes)  # the address as compared: mail/addresses/address_syntax.py
     called: str | None = Field(default=None, sa_type=ByBytes)  # the name, case folded
     address: str  # as it was written last
     name: str | None = None

@@ -10,7 +10,7 @@ class Domain(Row, table=True):
 
     __tablename__ = "domains"
 
-    name: str = Field(unique=True)  # normal form: mail/recipients/address_resolution.py
+    name: str = Field(unique=True)  # normal form: mail/addresses/address_syntax.py
     description: str | None = None
     active: bool = True
     tags: list[str] = plain(list)

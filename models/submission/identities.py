@@ -24,9 +24,7 @@ class Identity(Owned, table=True):
         ),
     )
 
-    local: (
-        str  # with the domain the normal form of the address: mail/recipients/address_resolution.py
-    )
+    local: str  # with the domain the normal form of the address: mail/addresses/address_syntax.py
     domain: str
     shown: str  # the whole address as it is written
     name: str | None = None  # None: that of the address, or of the account

@@ -101,7 +101,7 @@ class User(Row, table=True):
     )
 
     username: str  # lower case, as shown
-    username_key: str = Field(unique=True)  # as compared: mail/recipients/address_resolution.py
+    username_key: str = Field(unique=True)  # as compared: mail/addresses/address_syntax.py
     name: str | None = None
     words: str = ""  # user name, name and main address, case folded: models/users/search_index.py
     role: Role = choice(Role, default=Role.USER)

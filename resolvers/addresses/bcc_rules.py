@@ -8,8 +8,8 @@ from sqlalchemy import ColumnElement, Select, delete, false, func, select, tuple
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
+from mail.addresses.address_syntax import Normal, checked, normal
 from mail.delivery.recipient_rewrites import matched
-from mail.recipients.address_resolution import Normal, checked, normal
 from models.addresses.rewrites import BccDirection, BccRule
 from models.addresses.tables import Address
 from models.domains.tables import Domain, DomainAlias

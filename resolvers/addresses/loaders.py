@@ -8,7 +8,8 @@ from sqlalchemy import ColumnElement, Select, and_, false, func, or_, select, tr
 from sqlalchemy import literal as plain
 from sqlmodel import col
 
-from mail.recipients.address_resolution import normal, normal_domain, resolve
+from mail.addresses.address_syntax import normal, normal_domain
+from mail.recipients.address_resolution import resolve
 from models.addresses.tables import Address, AddressKind
 from models.domains.tables import Domain, DomainAlias
 from models.errors import Invalid, NotFound, check_count

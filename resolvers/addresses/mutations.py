@@ -10,8 +10,8 @@ from sqlalchemy.exc import IntegrityError
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
+from mail.addresses.address_syntax import normal
 from mail.recipients import forward_targets
-from mail.recipients.address_resolution import normal
 from models.addresses.tables import Address, AddressKind
 from models.domains.tables import Domain
 from models.errors import Conflict, Forbidden, Invalid, Problems, all_found, check_count

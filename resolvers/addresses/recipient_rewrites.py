@@ -8,8 +8,8 @@ from sqlalchemy import ColumnElement, Select, delete, false, func, select, true,
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
+from mail.addresses.address_syntax import Normal, normal
 from mail.delivery.recipient_rewrites import circular, matched, replacement
-from mail.recipients.address_resolution import Normal, normal
 from models.addresses.rewrites import RecipientRewrite
 from models.domains.tables import Domain, DomainAlias
 from models.errors import Conflict, Invalid, LimitReached, all_found

@@ -10,8 +10,8 @@ import idna
 from sqlalchemy import select
 from sqlmodel import col
 
+from mail.addresses.address_syntax import checked, normal
 from mail.network import outbound_http
-from mail.recipients.address_resolution import checked, normal
 from mail.recipients.forward_targets import HIDDEN
 from models.domains.tables import DomainAlias
 from models.errors import Invalid, Problems

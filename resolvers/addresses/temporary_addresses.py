@@ -7,7 +7,7 @@ from sqlalchemy import func, select
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import col
 
-from mail.recipients.address_resolution import checked_domain, normal_domain
+from mail.addresses.address_syntax import checked_domain, normal_domain
 from models.addresses.tables import Address
 from models.domains.tables import Domain
 from models.errors import Conflict, Invalid, LimitReached, NotFound, Problems

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 from sqlalchemy import select
 from sqlmodel import col
 
+from mail.addresses.address_syntax import checked
 from mail.delivery import recipient_rewrites
-from mail.recipients.address_resolution import checked
 from mail.recipients.batch_resolution import resolve_all
 from mail.recipients.recipient_routes import is_ours
 from mail.spam import verdict as spam_verdict

@@ -9,8 +9,8 @@ from sqlalchemy import update
 from sqlalchemy.exc import IntegrityError
 from sqlmodel.ext.asyncio.session import AsyncSession
 
+from mail.addresses.address_syntax import normal
 from mail.recipients import forward_targets
-from mail.recipients.address_resolution import normal
 from models.addresses.tables import Address, AddressKind
 from models.errors import Conflict, Invalid, Problems, Refused
 from models.events.journal import PLATFORM

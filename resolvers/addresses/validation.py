@@ -4,7 +4,7 @@ import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from mail.recipients.address_resolution import LONGEST, STATIC, checked, checked_domain
+from mail.addresses.address_syntax import LONGEST, STATIC, checked, checked_domain
 from mail.text import confusables
 from models.addresses.tables import LEARNING, AddressKind
 from models.errors import Invalid, Problems

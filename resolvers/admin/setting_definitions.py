@@ -10,7 +10,7 @@ from typing import Any
 
 import orjson
 
-from mail.recipients.address_resolution import DELIMITERS, checked_domain
+from mail.addresses.address_syntax import DELIMITERS, checked_domain
 from models import quantities
 from models.errors import Invalid
 from models.queue.rate_values import RATE_PATTERN

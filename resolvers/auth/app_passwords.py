@@ -14,7 +14,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from mail.recipients.address_resolution import checked as checked_address
+from mail.addresses.address_syntax import checked as checked_address
 from models.auth.application_passwords import AppPassword
 from models.errors import Conflict, Forbidden, Invalid, LimitReached, Problems
 from models.runtime.environment import World

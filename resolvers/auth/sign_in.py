@@ -16,8 +16,9 @@ from enum import StrEnum
 from sqlalchemy import select
 from sqlmodel import col
 
+from mail.addresses.address_syntax import LONGEST, normal, username_key
 from mail.network.ip_networks import within
-from mail.recipients.address_resolution import LOGIN, LONGEST, login_given, normal, username_key
+from mail.recipients.address_resolution import LOGIN, login_given
 from models.errors import Forbidden
 from models.observability import metrics
 from models.runtime.environment import World

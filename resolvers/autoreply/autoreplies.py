@@ -9,9 +9,9 @@ from sqlalchemy import select
 from sqlmodel import col
 
 from mail import autoreply as answering
+from mail.addresses import address_syntax
 from mail.archives.json_lines import moment
 from mail.autoreply import Rule
-from mail.recipients import address_resolution
 from models.addresses.tables import Address, AddressKind
 from models.autoreply import Autoreply
 from models.errors import Invalid, NotFound, Problems
@@ -212,7 +212,7 @@ async def _owned(ctx: Context, users: Users, given: Sequence[str]) -> list[int]:
     found = list[int]()
     for index, text in enumerate(given):
         try:
-            address = address_resolution.checked(text)
+            address = address_syntax.checked(text)
         except Invalid as wrong:
             rule = wrong.constraint
             raise Invalid(wrong.message, constraint=rule, path=path, index=index) from wrong

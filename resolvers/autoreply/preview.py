@@ -9,8 +9,8 @@ from sqlmodel import col
 
 from mail import autoreply as answering
 from mail import mime
+from mail.addresses import address_syntax
 from mail.autoreply import Came, Silence
-from mail.recipients import address_resolution
 from models.addresses.tables import Address
 from models.errors import Invalid, NotFound
 from models.messages.tables import Message
@@ -103,9 +103,7 @@ def _silence(ctx: Context, standing: Standing, came: Came, known: Picked) -> Sil
 
 async def _came(ctx: Context, standing: Standing, letter: Letter) -> Came:
     """The letter, as if it came; of a message, as it did."""
-    sender = (
-        None if letter.sender is None else address_resolution.checked(letter.sender, path="sender")
-    )
+    sender = None if letter.sender is None else address_syntax.checked(letter.sender, path="sender")
     if letter.message_id is None:
         return Came(sender or "", letter.to or "", letter.subject or "")
     mine = (visible(ctx, Message), col(Message.id) == letter.message_id)
@@ -178,7 +176,7 @@ async def _each(
         theirs = asked.where(key.in_([one for one, by in keys if by == sender]))
         given = {
             "sender": answering.sender_key(sender),
-            "domain": address_resolution.normal_domain(sender.rpartition("@")[2]),
+            "domain": address_syntax.normal_domain(sender.rpartition("@")[2]),
             "now": ctx.world.now(),
         }
         by = await answering.taker(ctx.world, sender)

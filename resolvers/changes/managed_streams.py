@@ -7,7 +7,7 @@ from functools import partial
 from sqlalchemy import select
 from sqlmodel import col
 
-from mail.recipients.address_resolution import normal_domain
+from mail.addresses.address_syntax import normal_domain
 from models.addresses.tables import Address
 from models.domains.tables import Domain
 from models.errors import Forbidden, Invalid, NotFound

@@ -18,11 +18,12 @@ from mail.archives.source_message import Found, dated
 from mail.authentication.results_removal import own_names, stripped
 from mail.connectors.remote_server import Failure, Head, Stage
 from mail.delivery import pipeline
-from mail.delivery.pipeline import Fetched, Mail
 from mail.delivery.plan_execution import Rejected
+from mail.envelope.local_recipient import Recipient
+from mail.inbound.incoming_message import Fetched, Mail
 from mail.inbound.scan_rejection import Unwanted
 from mail.mailboxes.paths import INBOX
-from mail.recipients.address_resolution import Recipient, account_of
+from mail.recipients.address_resolution import account_of
 from mail.recipients.recipient_routes import Person, Taken
 from mail.scanners import clamd, rspamd
 from mail.storage import received_messages

@@ -7,7 +7,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import asdict, dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sqlalchemy import select
 from sqlmodel import col
@@ -15,7 +15,7 @@ from sqlmodel import col
 from mail.archives.mail_sources import Source, messages, source
 from mail.archives.source_message import Found, Unusable
 from mail.connectors.remote_server import Failure, Stage
-from mail.storage import message_content, message_insert
+from mail.storage import message_content, message_flags
 from mail.storage.blobs.blob_writer import Kept
 from mail.storage.blobs.errors import Corrupt
 from mail.storage.message_content import Stored, gathered
@@ -30,7 +30,7 @@ from models.transfer import ImportArchive
 from models.users.roles import Role, Scope
 from models.users.tables import User
 from resolvers.connectors.one_time_imports import Order, order_of
-from resolvers.connectors.run_state import Tally
+from resolvers.connectors.run_state import Run, Tally
 from resolvers.context import Context, Viewer
 from resolvers.messages.filters import filter_match
 from resolvers.messages.filters.filter_conditions import Selection
@@ -38,12 +38,9 @@ from resolvers.messages.filters.message_filter import MessageWhere
 from resolvers.transfer import export_writer, import_mailboxes, import_writer, imports
 from resolvers.transfer.import_writer import Import, Outcome, Reading, Ready
 
-if TYPE_CHECKING:
-    from resolvers.connectors.worker import Run
-
 COLUMNS = frozenset(
     {"id", "blob_id", "structure", "size", "received_at", "envelope_from", "keywords",
-     *message_insert.SYSTEM_FLAGS}
+     *message_flags.SYSTEM_FLAGS}
 )  # fmt: skip
 
 
@@ -183,7 +180,7 @@ async def _found(row: Picked, stored: Stored) -> Found | None:
     except NotFound:
         return None  # deleted while it was read
     facts = {"received_at": row.received_at, "sender": row.envelope_from}
-    return bare.with_message(raw, **facts, flags=message_insert.flags(row))
+    return bare.with_message(raw, **facts, flags=message_flags.flags(row))
 
 
 # ---------------------------------------------------------------- units

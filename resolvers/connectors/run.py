@@ -6,7 +6,7 @@ its last unit ended, nothing comes twice, and nothing is deleted elsewhere that 
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sqlalchemy import insert, select, update
 from sqlmodel import col
@@ -25,11 +25,8 @@ from models.runtime.clock_steps import is_ahead
 from models.store.columns import picked
 from resolvers.connectors import credentials, message_storage, one_time_run, synchronization
 from resolvers.connectors.one_time_imports import order_of
-from resolvers.connectors.run_state import Fetch, Place, Tally
+from resolvers.connectors.run_state import Fetch, Place, Run, Tally
 from resolvers.transfer import import_mailboxes, import_writer
-
-if TYPE_CHECKING:
-    from resolvers.connectors.worker import Run
 
 SOON, LATER = timedelta(seconds=1), timedelta(minutes=1)  # until it is listened again
 LISTENS = 240.0  # seconds: then it is looked whether there is still something to listen for

@@ -4,26 +4,92 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, TypeVar
+from datetime import timedelta
+from typing import Any, TypeVar
 
+from sqlalchemy import select, update
+from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mail.connectors.mailbox_mapping import Mapped
 from mail.connectors.remote_server import Failure, Opened, Stage
 from mail.connectors.session_thread import Session
-from mail.recipients.address_resolution import Recipient
+from mail.envelope.local_recipient import Recipient
+from models.connectors import Connector, ConnectorRun
+from models.events.journal import ChangeKind
 from models.runtime.environment import Turn
 from models.store.columns import Picked
 from resolvers.connectors.options import Chosen
+from resolvers.context import Context
 from resolvers.messages.filters.message_filter import MessageWhere
 from resolvers.transfer.import_writer import Import
-
-if TYPE_CHECKING:
-    from resolvers.connectors.worker import Run
 
 Outcome = TypeVar("Outcome")
 IGNORED = frozenset({"\\Recent", "\\Deleted"})
 MARKS = 1000  # messages of the ledger that a statement is about
+LINES = 200  # of the log of a run
+
+
+class Lost(Exception):
+    """Another process runs this connector."""
+
+
+class Stopped(Exception):
+    """Somebody has asked the run to end."""
+
+
+@dataclass
+class Run:
+    """A run that is ours."""
+
+    ctx: Context
+    connector: Picked
+    row: Picked
+    lease: int
+    options: Chosen
+    may_listen: bool = True
+    listens: bool = False  # and does nothing else
+    freed: asyncio.Event = field(default_factory=asyncio.Event)  # there may be room for another
+    again: timedelta | None = None  # when the next is due: of one that has listened
+    lines: list[str] = field(default_factory=list)
+    nudged: asyncio.Event = field(default_factory=asyncio.Event)  # somebody may want it to end
+
+    @property
+    def trial(self) -> bool:
+        """Whether nothing is stored, and nothing deleted."""
+        return bool(self.row.trial or self.options.dry)
+
+    def rest(self, *, listens: bool) -> None:
+        """Note whether it works, or only listens and takes nobody's place."""
+        self.listens = listens
+        if listens:
+            self.freed.set()
+
+    def say(self, line: str) -> None:
+        """Write a line of the log; of too many the first and the last are kept."""
+        stamp = self.ctx.world.now().strftime("%H:%M:%S")
+        if len(self.lines) >= LINES:
+            del self.lines[LINES // 2]
+        self.lines.append(f"{stamp} {line}")
+
+    async def hold(self, session: AsyncSession, **counts: Any) -> None:
+        """Note how far it has come, in the unit that did it; Lost, Stopped."""
+        await self.ctx.world.join(session, lambda turn: self.held(turn, **counts))
+
+    def held(self, turn: Turn, **counts: Any) -> None:
+        """The same in a unit that is a plain function."""
+        now, user = self.ctx.world.now(), self.connector.user_id
+        mine = (col(Connector.id) == self.connector.id, col(Connector.lease) == self.lease)
+        kept = select(col(Connector.id)).where(*mine).with_for_update()
+        if not turn.connection.execute(kept).first():
+            raise Lost
+        values = {**counts, "log": list(self.lines)}
+        this = update(ConnectorRun).where(col(ConnectorRun.id) == self.row.id)
+        told = this.values(values).returning(col(ConnectorRun.cancelled))
+        if turn.connection.execute(told).scalar_one():
+            raise Stopped
+        entries = self.ctx.entries(ChangeKind.CONNECTOR_CHANGED, [self.connector.id])
+        turn.send(turn.told(user, entries, at=now)[1])
 
 
 @dataclass
@@ -55,7 +121,7 @@ class Place:
 class Fetch:
     """A run that is signed in."""
 
-    run: "Run"
+    run: Run
     there: Session
     work: Import
     tally: Tally = field(default_factory=Tally)

@@ -5,7 +5,7 @@ import logging
 from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime
 from functools import partial
 from typing import Any
 
@@ -22,13 +22,14 @@ from models.events.journal import ChangeKind
 from models.events.wakeups import CONNECTORS
 from models.observability import metrics
 from models.runtime import leases
-from models.runtime.environment import Turn, World
+from models.runtime.environment import World
 from models.store.columns import Picked, picked
 from models.users.roles import Role, Scope
 from models.users.tables import User
 from resolvers.connectors import one_time_imports
 from resolvers.connectors import run as connector_run
-from resolvers.connectors.options import Chosen, chosen
+from resolvers.connectors.options import chosen
+from resolvers.connectors.run_state import Lost, Run, Stopped
 from resolvers.connectors.schedule import next_at, queued
 from resolvers.context import Context, Viewer
 
@@ -39,7 +40,6 @@ BEAT = 15.0  # seconds until a run looks unasked whether it is to end
 IDLE = 15.0  # seconds until a worker looks unasked
 MOST = 500  # runs of a process, with those that only listen
 KEPT = 100  # runs of a connector that are remembered
-LINES = 200  # of the log of a run
 
 
 ENDED = metrics.counter("merganser_connector_runs", "Runs of connectors that ended.", "outcome")
@@ -51,68 +51,6 @@ BYTES = metrics.counter("merganser_connector_bytes", "Bytes that connectors fetc
 
 COUNTED = {"imported": "imported", "skipped": "skipped", "deleted_remote": "deleted elsewhere"}
 COUNTS = {*COUNTED, "bytes"}
-
-
-class Lost(Exception):
-    """Another process runs this connector."""
-
-
-class Stopped(Exception):
-    """Somebody has asked the run to end."""
-
-
-@dataclass
-class Run:
-    """A run that is ours."""
-
-    ctx: Context
-    connector: Picked
-    row: Picked
-    lease: int
-    options: Chosen
-    may_listen: bool = True
-    listens: bool = False  # and does nothing else
-    freed: asyncio.Event = field(default_factory=asyncio.Event)  # there may be room for another
-    again: timedelta | None = None  # when the next is due: of one that has listened
-    lines: list[str] = field(default_factory=list)
-    nudged: asyncio.Event = field(default_factory=asyncio.Event)  # somebody may want it to end
-
-    @property
-    def trial(self) -> bool:
-        """Whether nothing is stored, and nothing deleted."""
-        return bool(self.row.trial or self.options.dry)
-
-    def rest(self, *, listens: bool) -> None:
-        """Note whether it works, or only listens and takes nobody's place."""
-        self.listens = listens
-        if listens:
-            self.freed.set()
-
-    def say(self, line: str) -> None:
-        """Write a line of the log; of too many the first and the last are kept."""
-        stamp = self.ctx.world.now().strftime("%H:%M:%S")
-        if len(self.lines) >= LINES:
-            del self.lines[LINES // 2]
-        self.lines.append(f"{stamp} {line}")
-
-    async def hold(self, session: AsyncSession, **counts: Any) -> None:
-        """Note how far it has come, in the unit that did it; Lost, Stopped."""
-        await self.ctx.world.join(session, lambda turn: self.held(turn, **counts))
-
-    def held(self, turn: Turn, **counts: Any) -> None:
-        """The same in a unit that is a plain function."""
-        now, user = self.ctx.world.now(), self.connector.user_id
-        mine = (col(Connector.id) == self.connector.id, col(Connector.lease) == self.lease)
-        kept = select(col(Connector.id)).where(*mine).with_for_update()
-        if not turn.connection.execute(kept).first():
-            raise Lost
-        values = {**counts, "log": list(self.lines)}
-        this = update(ConnectorRun).where(col(ConnectorRun.id) == self.row.id)
-        told = this.values(values).returning(col(ConnectorRun.cancelled))
-        if turn.connection.execute(told).scalar_one():
-            raise Stopped
-        entries = self.ctx.entries(ChangeKind.CONNECTOR_CHANGED, [self.connector.id])
-        turn.send(turn.told(user, entries, at=now)[1])
 
 
 @dataclass

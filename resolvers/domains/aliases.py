@@ -7,7 +7,7 @@ from sqlalchemy import ColumnElement, delete, func, select
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import col
 
-from mail.recipients.address_resolution import checked_domain, normal_domain
+from mail.addresses.address_syntax import checked_domain, normal_domain
 from mail.text import confusables
 from models.domains.tables import Domain, DomainAlias
 from models.errors import Conflict, Invalid, LimitReached, NotFound, check_count

@@ -10,11 +10,11 @@ from sqlalchemy import ColumnElement, Select, delete, select, true, union_all, u
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
+from mail.addresses.address_syntax import ascii_domain, normal_domain
 from mail.authentication import private_keys
 from mail.authentication.private_keys import SIZES, PrivateKey, Unusable
 from mail.authentication.public_keys import NAME_MAX, is_domain
 from mail.authentication.signing_keys import place_of
-from mail.recipients.address_resolution import ascii_domain, normal_domain
 from models.domains.dkim_keys import ALL, DkimAlgorithm, DkimKey, DkimKeyState
 from models.domains.tables import Domain, DomainAlias
 from models.errors import Conflict, Forbidden, Invalid, LimitReached, NotFound, Problems, all_found

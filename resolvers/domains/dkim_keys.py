@@ -7,8 +7,8 @@ from typing import Any
 from sqlalchemy import ColumnElement, Select, case, func, select
 from sqlmodel import col
 
+from mail.addresses.address_syntax import normal_domain
 from mail.domains.dns_advice import Advice, DnsState, SigningKey, dkim_advice
-from mail.recipients.address_resolution import normal_domain
 from models.domains.dkim_keys import ALL, DkimAlgorithm, DkimKey, DkimKeyState
 from models.store.columns import Picked, picked
 from models.store.keyset_pages import Ask, Page

@@ -8,7 +8,7 @@ from sqlalchemy import ColumnElement, Select, exists, false, func, or_, select, 
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from mail.recipients.address_resolution import checked_domain, normal_domain
+from mail.addresses.address_syntax import checked_domain, normal_domain
 from mail.text import confusables
 from models.addresses.tables import Address
 from models.domains.tables import Domain, DomainAlias

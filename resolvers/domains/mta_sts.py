@@ -4,9 +4,9 @@ import idna
 from sqlalchemy import select
 from sqlmodel import col
 
+from mail.addresses.address_syntax import normal_domain
 from mail.domains import mta_sts_policy
 from mail.domains.mta_sts_policy import BEFORE, OFF
-from mail.recipients.address_resolution import normal_domain
 from models.domains.tables import Domain, DomainAlias
 from models.runtime.environment import World
 

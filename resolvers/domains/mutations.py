@@ -9,7 +9,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from mail.recipients.address_resolution import checked_domain
+from mail.addresses.address_syntax import checked_domain
 from mail.text import confusables
 from models.addresses.rewrites import RecipientRewrite
 from models.addresses.tables import Address

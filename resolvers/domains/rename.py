@@ -19,7 +19,7 @@ from sqlalchemy.orm import aliased
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from mail.recipients.address_resolution import ascii_domain, checked_domain, checked_username
+from mail.addresses.address_syntax import ascii_domain, checked_domain, checked_username
 from mail.text import confusables
 from models.addresses.rewrites import BccRule, RecipientRewrite
 from models.addresses.tables import Address

@@ -10,7 +10,7 @@ from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mail.mailboxes.special_use_names import USES
-from mail.storage.message_insert import SYSTEM_FLAGS
+from mail.storage.message_flags import SYSTEM_FLAGS
 from models.admin.tasks import Task
 from models.errors import Forbidden, Invalid, NotFound, check_count
 from models.events.journal import LONGEST, ChangeKind

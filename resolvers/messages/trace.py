@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, func, or_, select, true
 from sqlmodel import col
 
-from mail.recipients.address_resolution import normal, normal_domain
+from mail.addresses.address_syntax import normal, normal_domain
 from mail.storage import message_trace
 from mail.storage.message_trace import cut, search_key
 from mail.text.storable_text import storable

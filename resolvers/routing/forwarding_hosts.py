@@ -7,8 +7,8 @@ from typing import Any
 from sqlalchemy import delete, insert, select, update
 from sqlmodel import col
 
+from mail.addresses.address_syntax import ascii_domain, checked_domain
 from mail.authentication.sender_networks import WIDEST, networks, shown
-from mail.recipients.address_resolution import ascii_domain, checked_domain
 from models.errors import Conflict, Forbidden, Invalid, NotFound
 from models.events.journal import PLATFORM
 from models.routing.tables import ForwardingHost

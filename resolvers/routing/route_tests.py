@@ -5,9 +5,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 
+from mail.addresses.address_syntax import checked
 from mail.outbound import route_test
 from mail.outbound.route_test import Probed
-from mail.recipients.address_resolution import checked
 from mail.routing.mx_hosts import route_of
 from models.errors import Forbidden, Invalid, RateLimited
 from resolvers.context import Context

@@ -7,8 +7,8 @@ from ipaddress import ip_address
 
 import idna
 
+from mail.addresses.address_syntax import checked, checked_domain
 from mail.network.outbound_http import host_of
-from mail.recipients.address_resolution import checked, checked_domain
 from mail.routing import certificate_checks
 from mail.routing.certificate_checks import MOST
 from mail.text.bounded_regex import Expression

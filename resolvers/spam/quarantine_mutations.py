@@ -11,7 +11,8 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mail.delivery import quarantine_release, recipient_rewrites
 from mail.delivery.quarantine_release import Ready
-from mail.recipients.address_resolution import KEY, Recipient
+from mail.envelope.local_recipient import Recipient
+from mail.recipients.address_resolution import KEY
 from mail.scanners import training_worker
 from mail.storage import message_content
 from mail.storage.blobs.blob_writer import Gone

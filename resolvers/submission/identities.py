@@ -26,7 +26,7 @@ from sqlalchemy import (
 from sqlalchemy.orm import aliased
 from sqlmodel import col
 
-from mail.recipients.address_resolution import Normal, normal
+from mail.addresses.address_syntax import Normal, normal
 from models.addresses.tables import Address, AddressKind
 from models.domains.tables import Domain
 from models.store.columns import Instant, Picked, picked

@@ -10,8 +10,8 @@ from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mail import mime
+from mail.addresses.address_syntax import normal
 from mail.compose import message_builder
-from mail.recipients.address_resolution import normal
 from models.errors import Conflict, Forbidden, Invalid, LimitReached, NotFound, Problems, all_found
 from models.events.journal import ChangeKind
 from models.mailboxes.tables import HOLDING_USES

@@ -7,9 +7,9 @@ from sqlalchemy import select
 from sqlmodel import col
 
 from mail.compose import message_builder
-from mail.queue.enqueue import Handed, Via
+from mail.queue.enqueue import Handed
 from mail.recipients import address_resolution
-from mail.recipients.forward_targets import opened
+from mail.recipients.forward_targets import Via, opened
 from mail.storage import audit_copies
 from mail.storage.audit_copies import SHOWN
 from mail.storage.message_content import gathered

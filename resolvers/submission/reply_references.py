@@ -10,11 +10,11 @@ from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mail import mime
+from mail.addresses.address_syntax import Normal, normal
 from mail.compose import reply_quote
 from mail.compose.message_builder import Attachment
 from mail.compose.reply_quote import Original, Quote
 from mail.mime.header_encoding import Named
-from mail.recipients.address_resolution import Normal, normal
 from mail.storage.message_content import Stored, gathered
 from models.addresses.tables import Address
 from models.domains.tables import Domain, DomainAlias

@@ -23,8 +23,8 @@ from sqlalchemy import (
 from sqlalchemy.orm import aliased
 from sqlmodel import col
 
+from mail.addresses.address_syntax import normal
 from mail.recipients import address_resolution
-from mail.recipients.address_resolution import normal
 from mail.recipients.batch_resolution import resolve_all
 from models.addresses.tables import Address, AddressKind
 from models.domains.tables import Domain, DomainAlias

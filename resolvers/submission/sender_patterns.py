@@ -10,7 +10,7 @@ from collections.abc import Collection, Sequence
 from sqlalchemy import select, union_all
 from sqlmodel import col
 
-from mail.recipients.address_resolution import checked_domain, normal_domain
+from mail.addresses.address_syntax import checked_domain, normal_domain
 from models.addresses.tables import Address
 from models.domains.tables import Domain, DomainAlias
 from models.errors import Forbidden, Invalid

@@ -14,7 +14,7 @@ from mail.archives.archive_writer import Chunk, ExportFormat, State
 from mail.archives.json_lines import Outgoing, Told
 from mail.storage.blobs.errors import Corrupt
 from mail.storage.message_content import Stored, gathered, submitted
-from mail.storage.message_insert import SYSTEM_FLAGS, flags
+from mail.storage.message_flags import SYSTEM_FLAGS, flags
 from models.admin.key_values import KeyValue
 from models.errors import NotFound
 from models.mailboxes.tables import Mailbox, MailboxEntry

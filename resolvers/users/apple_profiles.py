@@ -8,6 +8,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+from mail.addresses import address_syntax
 from mail.recipients import address_resolution
 from models.auth.application_passwords import AppPassword
 from models.errors import Invalid, NotFound, Unavailable
@@ -52,7 +53,7 @@ async def address_of(ctx: Context, user: Picked, address: str | None) -> str:
         if main is None:
             raise NotFound(user.username, path=["address"])
         return str(main.shown)
-    shown = address_resolution.checked(address)
+    shown = address_syntax.checked(address)
     if await address_resolution.login_of(ctx.world, shown) != user.id:
         raise NotFound(shown, path=["address"])
     return shown

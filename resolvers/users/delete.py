@@ -26,7 +26,7 @@ from sqlalchemy import delete as delete_rows
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from mail.recipients.address_resolution import username_key
+from mail.addresses.address_syntax import username_key
 from models.addresses.tables import Address
 from models.admin.tasks import Task, TaskState
 from models.auth.credentials import AccessToken

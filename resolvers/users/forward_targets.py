@@ -3,8 +3,8 @@
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+from mail.addresses.address_syntax import normal
 from mail.recipients import forward_targets
-from mail.recipients.address_resolution import normal
 from mail.recipients.batch_resolution import resolve_all
 from models.errors import Invalid
 from models.runtime.secret_box import Sealed

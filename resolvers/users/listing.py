@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Select, false, func, or_, select, text, union_all
 from sqlmodel import col
 
-from mail.recipients import address_resolution
+from mail.addresses import address_syntax
 from models.addresses.tables import Address
 from models.domains.tables import Domain
 from models.errors import Invalid
@@ -170,7 +170,7 @@ async def _domain(ctx: Context, where: UserWhere) -> int | None:
     """The domain that a list is narrowed to; None also where there is none of that name."""
     if where.domain is None:
         return None
-    name = address_resolution.normal_domain(where.domain)
+    name = address_syntax.normal_domain(where.domain)
     asked = select(col(Domain.id)).where(col(Domain.name) == name)
     if not ctx.viewer.role.includes(Role.ADMIN):
         theirs = select(col(User.domain_id)).where(visible_users(ctx))
@@ -224,7 +224,7 @@ def _named_like(dialect: str, query: str) -> ColumnElement[bool]:
     It is looked for as it is written, and as names are compared: without dots and label, the
     domain in Unicode.
     """
-    forms = dict.fromkeys([query.casefold(), address_resolution.username_key(query)])
+    forms = dict.fromkeys([query.casefold(), address_syntax.username_key(query)])
     return or_(*(_like(dialect, form) for form in forms if form))
 
 

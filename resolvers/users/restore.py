@@ -11,7 +11,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from mail.recipients.address_resolution import normal, normal_domain, username_key
+from mail.addresses.address_syntax import normal, normal_domain, username_key
 from models.addresses.tables import Address
 from models.admin.tasks import Task, TaskState
 from models.domains.tables import Domain, DomainAlias

@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, func, or_, select
 from sqlmodel import col
 
+from mail.addresses import address_syntax
 from mail.recipients import address_resolution
 from models.domains.tables import Domain
 from models.errors import Forbidden, Invalid, LimitReached, NotFound, check_limit
@@ -150,7 +151,7 @@ def _conditions(dialect: str, users: Users) -> list[ColumnElement[bool]]:
     if users.masks:
         found.append(masked(dialect, users.masks))
     if users.domains:
-        names = [address_resolution.normal_domain(name) for name in users.domains]
+        names = [address_syntax.normal_domain(name) for name in users.domains]
         domains = select(col(Domain.id)).where(col(Domain.name).in_(names))
         found.append(col(User.domain_id).in_(domains))
     if users.tags:
@@ -171,7 +172,7 @@ def _fitting(dialect: str, mask: str, nth: int) -> ColumnElement[bool]:
         text = f"a mask has at most {LONGEST} characters"
         raise Invalid(text, constraint="max", path=["masks"], index=nth)
     key: Any = col(User.username_key)
-    mask = address_resolution.username_key(mask)
+    mask = address_syntax.username_key(mask)
     text = mask
     for sign in "/%_":
         text = text.replace(sign, "/" + sign)

@@ -8,7 +8,7 @@ from sqlalchemy import delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import col
 
-from mail.recipients import address_resolution
+from mail.addresses import address_syntax
 from models.addresses.tables import Address
 from models.auth.credentials import AccessToken
 from models.errors import AuthenticationFailed, Conflict, Forbidden, Invalid, Problems
@@ -193,8 +193,8 @@ def _named(username: str | None, problems: Problems) -> dict[str, Any]:
     """The user name, and how it is compared, by column."""
     with problems.caught():
         if username is not None:
-            name = address_resolution.checked_username(username, path=[*AT, "username"])
-            return {"username": name, "username_key": address_resolution.username_key(name)}
+            name = address_syntax.checked_username(username, path=[*AT, "username"])
+            return {"username": name, "username_key": address_syntax.username_key(name)}
     return {}
 
 

@@ -13,8 +13,9 @@ from hypothesis import strategies as some
 from sqlalchemy import delete, select, update
 from sqlmodel import col
 
+from mail.addresses import address_syntax
+from mail.addresses.address_syntax import Normal
 from mail.recipients import address_resolution, batch_resolution
-from mail.recipients.address_resolution import Normal
 from mail.storage.blobs.object_stores import LocalStore
 from models.addresses.tables import Address, AddressKind
 from models.domains.tables import Domain, DomainAlias
@@ -100,9 +101,9 @@ async def winner(world: World, address: str) -> str | None:
 )
 def test_an_address_is_compared_in_one_form(written: str, local: str, domain: str) -> None:
     first, _, rest = written.rpartition("@")
-    found = address_resolution.normal(written if first else rest + "@")
+    found = address_syntax.normal(written if first else rest + "@")
     assert found == Normal(local, domain)
-    assert address_resolution.normal("@".join(found)) == found
+    assert address_syntax.normal("@".join(found)) == found
 
 
 @pytest.mark.parametrize(
@@ -116,7 +117,7 @@ def test_an_address_is_compared_in_one_form(written: str, local: str, domain: st
     ],
 )
 def test_a_good_address_is_kept_as_its_owner_writes_it(written: str, kept: str) -> None:
-    assert address_resolution.checked(written) == kept
+    assert address_syntax.checked(written) == kept
 
 
 @pytest.mark.parametrize(
@@ -130,7 +131,7 @@ def test_a_good_address_is_kept_as_its_owner_writes_it(written: str, kept: str) 
 )  # fmt: skip
 def test_what_is_no_address_is_refused(wrong: str) -> None:
     with pytest.raises(Invalid) as refused:
-        address_resolution.checked(wrong, path="to")
+        address_syntax.checked(wrong, path="to")
     assert refused.value.path == ["to"]
 
 
@@ -142,22 +143,22 @@ likely = some.from_regex(r"[a-zäß.+*]{1,6}@(xn--)?[a-zäßﬁ.\-]{1,9}", fullm
 @settings(max_examples=400)
 def test_checking_an_address_refuses_or_settles_it(text: str) -> None:
     try:
-        once = address_resolution.checked(text)
+        once = address_syntax.checked(text)
     except Invalid:
         return
-    assert address_resolution.checked(once) == once
-    assert address_resolution.normal(once) == address_resolution.normal(text)
-    assert address_resolution.ascii_domain(address_resolution.normal(once).domain).isascii()
+    assert address_syntax.checked(once) == once
+    assert address_syntax.normal(once) == address_syntax.normal(text)
+    assert address_syntax.ascii_domain(address_syntax.normal(once).domain).isascii()
 
 
 @given(anything)
 def test_user_names_are_refused_or_settled_too(text: str) -> None:
     try:
-        once = address_resolution.checked_username(text)
+        once = address_syntax.checked_username(text)
     except Invalid:
         return
-    assert address_resolution.checked_username(once) == once
-    assert address_resolution.username_key(once) == address_resolution.username_key(text)
+    assert address_syntax.checked_username(once) == once
+    assert address_syntax.username_key(once) == address_syntax.username_key(text)
 
 
 @pytest.fixture

@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as some
 
 from graph.types import global_ids
+from mail.addresses.address_syntax import Normal
 from mail.delivery import recipient_rewrites
 from mail.mime.header_encoding import Named
 from mail.recipients import address_resolution
-from mail.recipients.address_resolution import Normal
 from mail.smtp import lmtp
 from models.errors import NotFound
 from models.events.journal import PLATFORM, ChangeKind

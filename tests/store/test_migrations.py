@@ -12,7 +12,8 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, text
 
 from merganser.server.store.alembic_commands import config
-from merganser.server.store.migration import SCRIPTS, last, upgrade
+from merganser.server.store.migration import last, upgrade
+from merganser.server.store.migration_scripts import SCRIPTS
 from models.store.database import Database
 from tests.support.stores import store_fixtures
 

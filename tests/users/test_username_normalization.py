@@ -6,7 +6,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as some
 
-from mail.recipients.address_resolution import login_of, username_key
+from mail.addresses.address_syntax import username_key
+from mail.recipients.address_resolution import login_of
 from models.errors import Conflict
 from models.runtime.environment import World
 from models.store.keyset_pages import Ask

@@ -3,13 +3,10 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum, auto
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mail.sieve.execution.string_templates import String
-from mail.sieve.syntax.syntax_tree import Place
-
-if TYPE_CHECKING:
-    from mail.sieve.execution.interpreter import Run
+from mail.sieve.source_position import Place
 
 
 class Kind(Enum):
@@ -107,7 +104,7 @@ class Signature:
     """What a command or a test takes, and what it does."""
 
     name: str
-    run: Callable[["Run", Call], bool | None]
+    run: Callable[[Any, Call], bool | None]  # Any: interpreter.Run, which is built on this module
     given: tuple[Given, ...] = ()
     options: tuple[Option, ...] = ()
     extension: str | tuple[str, ...] | None = None  # that it needs; of several, all

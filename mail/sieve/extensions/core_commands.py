@@ -3,8 +3,8 @@
 import re
 from collections.abc import Iterable, Sequence
 
+from mail.addresses.address_syntax import checked
 from mail.mime import MailAddress, addresses, encoded_words
-from mail.recipients.address_resolution import checked
 from mail.sieve.actions import Discard, Keep, Redirect
 from mail.sieve.execution import comparators, value_matching
 from mail.sieve.execution.interpreter import Run, Stop

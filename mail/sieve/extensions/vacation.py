@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable
 from hashlib import sha256
 
-from mail.recipients.address_resolution import Normal, normal
+from mail.addresses.address_syntax import Normal, normal
 from mail.sieve.actions import Vacation
 from mail.sieve.execution.interpreter import Run
 from mail.sieve.execution.signatures import Call, Given, Kind, Option, Signature

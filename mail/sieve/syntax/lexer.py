@@ -8,7 +8,7 @@ from enum import Enum, auto
 
 from mail.sieve import limits
 from mail.sieve.errors import Problem, SieveError
-from mail.sieve.syntax.syntax_tree import START, Place
+from mail.sieve.source_position import START, Place
 
 _MOST = (1 << 63) - 1
 _QUANTIFIERS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}

@@ -2,18 +2,9 @@
 
 from mail.sieve import limits
 from mail.sieve.errors import SieveError
+from mail.sieve.source_position import Place
 from mail.sieve.syntax.lexer import Kind, Token, tokens, wrong
-from mail.sieve.syntax.syntax_tree import (
-    Argument,
-    Command,
-    Number,
-    Place,
-    Tag,
-    Test,
-    Text,
-    Texts,
-    Tree,
-)
+from mail.sieve.syntax.syntax_tree import Argument, Command, Number, Tag, Test, Text, Texts, Tree
 
 
 def parse(script: str | bytes) -> Tree:

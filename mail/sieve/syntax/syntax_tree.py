@@ -8,17 +8,8 @@ stood in a text makes no difference to whether it equals another.
 """
 
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
-
-class Place(NamedTuple):
-    """Where something stands in a script; both counts begin with 1, columns are characters."""
-
-    line: int
-    column: int
-
-
-START = Place(1, 1)  # of what code has built, too
+from mail.sieve.source_position import START, Place
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection
 
 from merganser.errors import Trouble
-from merganser.server.store.migration import SCRIPTS
+from merganser.server.store.migration_scripts import SCRIPTS
 
 
 def upgrade(connection: Connection) -> None:

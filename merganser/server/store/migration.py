@@ -1,14 +1,11 @@
 """Bring a store's tables up to date: the only way in which a store that is kept gets them."""
 
-from pathlib import Path
-
 from sqlalchemy import Connection, inspect, text
 
+from merganser.server.store.migration_scripts import SCRIPTS
 from models.store.database import Database
 from models.store.postgres.limits import UNLIMITED
 
-_PACKED = Path(__file__).parents[2] / "migrations"  # in the wheel; a checkout has them at the top
-SCRIPTS = _PACKED if _PACKED.is_dir() else Path(__file__).parents[3] / "migrations"
 TURN = 0x6D657267  # of PostgreSQL's advisory locks: servers that start together take turns
 
 

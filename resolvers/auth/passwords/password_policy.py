@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import select
 from sqlmodel import col
 
-from mail.recipients.address_resolution import checked_domain
+from mail.addresses.address_syntax import checked_domain
 from models.domains.tables import Domain
 from models.errors import Invalid
 from models.runtime.environment import World

@@ -12,7 +12,8 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mail.limits import user_limits
 from mail.storage import audit_copies
-from mail.storage.message_insert import flags, take_quota
+from mail.storage.message_flags import flags
+from mail.storage.message_insert import take_quota
 from models.admin.audits import AuditRoad
 from models.events.journal import ChangeKind
 from models.events.wakeups import UNINDEXED

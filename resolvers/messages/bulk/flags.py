@@ -10,7 +10,7 @@ from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mail.scanners import training_worker
-from mail.storage.message_insert import SYSTEM_FLAGS, flags, named_flags
+from mail.storage.message_flags import SYSTEM_FLAGS, flags, named_flags
 from models.errors import Invalid
 from models.events.journal import ChangeKind
 from models.messages.tables import Message

@@ -19,7 +19,8 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from mail.limits import user_limits
 from mail.scanners import training_worker
 from mail.storage import audit_copies
-from mail.storage.message_insert import SYSTEM_FLAGS, flags, take_quota
+from mail.storage.message_flags import SYSTEM_FLAGS, flags
+from mail.storage.message_insert import take_quota
 from mail.storage.thread_assignment import ended
 from models.errors import Invalid, NotFound
 from models.events.journal import ChangeKind

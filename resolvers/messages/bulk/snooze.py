@@ -15,7 +15,7 @@ from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mail.mailboxes.special_use_names import snoozed_in
-from mail.storage.message_insert import flags
+from mail.storage.message_flags import flags
 from models.errors import Forbidden, Invalid, LimitReached
 from models.mailboxes.tables import SpecialUse
 from models.messages.tables import Message

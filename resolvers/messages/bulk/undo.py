@@ -12,7 +12,7 @@ from sqlmodel import col
 from sqlmodel import select as instances
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from mail.storage.message_insert import flags
+from mail.storage.message_flags import flags
 from models.admin.tasks import Undo
 from models.errors import Conflict, NotFound, Problems
 from models.mailboxes.tables import Mailbox

@@ -13,7 +13,8 @@ from mail.archives.source_message import Found
 from mail.mailboxes import paths
 from mail.mime import Header, MailAddress
 from mail.search.tokenizer import Places, words_of
-from mail.storage.message_insert import SYSTEM_FLAGS, Letter
+from mail.storage.message_flags import SYSTEM_FLAGS
+from mail.storage.message_insert import Letter
 from mail.storage.received_messages import SMALL
 from models.errors import Invalid
 from models.files.blobs import StorageTier

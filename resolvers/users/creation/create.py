@@ -7,9 +7,9 @@ from typing import Any
 
 from sqlalchemy.exc import IntegrityError
 
+from mail.addresses import address_syntax
 from mail.mailboxes.paths import checked_path
 from mail.mailboxes.special_use_names import names_in
-from mail.recipients import address_resolution
 from mail.text import confusables
 from models.errors import Conflict, Forbidden, Invalid, Problems
 from models.mailboxes.tables import SpecialUse
@@ -144,7 +144,7 @@ async def check(ctx: Context, new: NewUser, problems: Problems) -> CheckedUser:
     await _check_rights(ctx, new, facts)
     user = _row(ctx, new, {"id": key, "username": username, **facts, **pub_key, **forwarding})
     user.words = words_of(username, user.name, address)
-    known = address_resolution.normal(address) if address else None
+    known = address_syntax.normal(address) if address else None
     prepared = PreparedUser(
         user,
         address,
@@ -172,7 +172,7 @@ async def complete(ctx: Context, account: CheckedUser) -> PreparedUser:
 def _row(ctx: Context, new: NewUser, facts: dict[str, Any]) -> User:
     """The account as it is stored, but for its password and the words it is found by."""
     return User(
-        username_key=address_resolution.username_key(facts["username"]),
+        username_key=address_syntax.username_key(facts["username"]),
         role=new.role,
         tenant_id=facts["id"],
         admin_permissions=values_of(new.admin_permissions),
@@ -187,7 +187,7 @@ def _row(ctx: Context, new: NewUser, facts: dict[str, Any]) -> User:
 def _wired(address: str) -> str:
     """The address as a user name can be: its domain as it is on the wire."""
     local, at, domain = address.rpartition("@")
-    return local + at + address_resolution.ascii_domain(domain)
+    return local + at + address_syntax.ascii_domain(domain)
 
 
 def _names(ctx: Context, new: NewUser, problems: Problems) -> tuple[str, str | None]:
@@ -199,7 +199,7 @@ def _names(ctx: Context, new: NewUser, problems: Problems) -> tuple[str, str | N
     made_of_it = address is None and new.address is None and not new.empty_address
     if username is not None and not made_of_it:
         with problems.caught():
-            username = address_resolution.checked_username(username)
+            username = address_syntax.checked_username(username)
     return username or "", address
 
 
@@ -219,7 +219,7 @@ def _address(ctx: Context, new: NewUser) -> str | None:
         raise Invalid(
             "a main address has neither * nor a label", constraint="pattern", path=["address"]
         )
-    address = address_resolution.checked(address)
+    address = address_syntax.checked(address)
     confusables.refuse_address(address)
     return address
 

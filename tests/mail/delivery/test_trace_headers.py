@@ -16,7 +16,8 @@ from sqlmodel import col
 
 from mail.delivery import subaddress_mailbox
 from mail.delivery.listener_backend import Household
-from mail.recipients.address_resolution import Recipient, recipient
+from mail.envelope.local_recipient import Recipient
+from mail.recipients.address_resolution import recipient
 from mail.storage import delivery_headers
 from mail.storage.blobs.message_layout import open_skeleton, pack, prefixed
 from mail.storage.message_content import gathered, sources

@@ -8,6 +8,7 @@ from sqlmodel import col
 
 from mail.delivery import pipeline
 from mail.delivery.listener_backend import Household
+from mail.inbound import incoming_message
 from mail.recipients import recipient_routes
 from mail.storage.received_messages import read
 from models.mailboxes.tables import Mailbox, SpecialUse
@@ -85,7 +86,7 @@ async def test_rules_decide_by_their_place(ada: Client, bob: Client, root: Clien
 async def test_what_we_send_ourselves_may_say_what_it_likes(ada: Client, bob: Client) -> None:
     """Fields of a filter are believed of a neighbour's filter only."""
     raw = raw_message("Own", **FLAG)
-    mail = pipeline.Mail(raw, await read(raw), ada.address)
+    mail = incoming_message.Mail(raw, await read(raw), ada.address)
     taken = await recipient_routes.accept(ada.world, bob.address, ada.address)
     await pipeline.deliver(ada.world, mail, [taken])
     assert await lies(bob, "Own") is SpecialUse.INBOX

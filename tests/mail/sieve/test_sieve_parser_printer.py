@@ -21,7 +21,8 @@ from mail.sieve import (
     printed,
 )
 from mail.sieve.execution.signatures import Call
-from mail.sieve.syntax.syntax_tree import Command, Number, Place, Tag, Text, Texts, Tree, texts
+from mail.sieve.source_position import Place
+from mail.sieve.syntax.syntax_tree import Command, Number, Tag, Text, Texts, Tree, texts
 from mail.sieve.syntax.syntax_tree import Test as Condition
 from tests.support.mail.random_sieve_scripts import SCRIPTS, SOUPS, TREES
 from tests.support.mail.sieve_runs import problems

@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import select
 from sqlmodel import col
 
-from mail.storage import message_insert, received_messages
+from mail.storage import message_flags, message_insert, received_messages
 from mail.storage.message_content import gathered
 from mail.storage.message_insert import Place
 from models.mailboxes.tables import Mailbox, MailboxEntry
@@ -109,7 +109,7 @@ async def told(client: Client) -> Any:
         assert stored is not None
         raw = await gathered(stored.whole())
         facts = (row.received_at, row.expires, row.meta_data, row.envelope_from, row.envelope_to)
-        mail.append((named[row.mailbox_id], raw, sorted(message_insert.flags(row)), facts))
+        mail.append((named[row.mailbox_id], raw, sorted(message_flags.flags(row)), facts))
     user = await row_of(client.world, client)
     values = await rows(client.world, "SELECT store, key, value FROM key_values "
                         "WHERE stream_id = :u", u=client.user.id)  # fmt: skip

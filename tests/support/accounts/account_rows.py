@@ -4,7 +4,7 @@ import base64
 import random
 from dataclasses import dataclass
 
-from mail.recipients.address_resolution import Recipient
+from mail.envelope.local_recipient import Recipient
 from mail.storage import message_insert, received_messages
 from models.addresses.tables import Address
 from models.domains.tables import Domain

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mail.delivery.listener_backend import Arrived
-from mail.recipients.address_resolution import Recipient
+from mail.envelope.local_recipient import Recipient
 from mail.recipients.recipient_routes import Person, Taken
 from models.errors import NotFound
 

@@ -1,0 +1,154 @@
+"""Syntax and normal forms of mail addresses, domain names and user names."""
+
+import re
+import unicodedata
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import NamedTuple
+
+import idna
+
+from models.errors import Invalid
+
+STATIC = 32  # letters beside the "*" of a pattern, at most
+LONGEST = 320  # letters of an address (RFC 3696, erratum 1690)
+_LONGEST_DOMAIN = 1024  # letters, in any form: what is longer is not looked at
+DELIMITERS = "+-_=#"  # what may begin a label
+_USERNAME = re.compile(r"[a-z0-9-]+([._=:][a-z0-9-]+)*(@[a-z0-9-]+([._=:][a-z0-9-]+)*)?")
+_LOCAL = re.compile(r"[^\s@<>()\[\]\\,;:\"\x00-\x1f\x7f\ud800-\udfff]{1,64}")
+ODD = re.compile("[\0\ud800-\udfff]")  # what no store takes, and so nobody has
+_LABEL = re.compile(r"(?!-)[^\W_]([\w-]*[^\W_])?", re.UNICODE)
+
+
+class Normal(NamedTuple):
+    """The form in which addresses are compared, and in which they are stored for it."""
+
+    local: str  # without label and dots
+    domain: str  # in Unicode
+
+
+def normal(address: str) -> Normal:
+    """`A.da+news@XN--BCHER-KVA.example` is `ada` at `bücher.example`, here and everywhere."""
+    local, domain = _folded(address)
+    return Normal(local.partition("+")[0].replace(".", ""), domain)
+
+
+def _folded(address: str) -> tuple[str, str]:
+    """The address in lower case, with label and dots, and its domain in normal form."""
+    local, _, domain = unicodedata.normalize("NFC", address.strip().lower()).rpartition("@")
+    return local, normal_domain(domain)
+
+
+def normal_domain(name: str) -> str:
+    """The domain in lower case, each of its labels in Unicode (IDNA 2008)."""
+    name = unicodedata.normalize("NFC", name.strip().lower())
+    name = (name if name.isascii() else _mapped(name)).rstrip(".")
+    return ".".join(_decoded(label) for label in name.split("."))
+
+
+def _mapped(name: str) -> str:
+    """The name as the wire will know it: without this, "ﬁ" and "fi" were two domains of one."""
+    try:
+        return idna.uts46_remap(name, std3_rules=False)
+    except idna.IDNAError:
+        return name
+
+
+def _decoded(label: str) -> str:
+    try:
+        return idna.decode(label) if label.startswith("xn--") else label
+    except idna.IDNAError:
+        return label  # nobody's, and so it is not found
+
+
+def username_key(name: str) -> str:
+    """A user name as compared: lower case, without the dots left of any "@".
+
+    One that looks like an address is compared like one: without label, the domain in Unicode.
+    """
+    name = unicodedata.normalize("NFC", name.strip().lower())
+    if "@" in name:
+        return "@".join(normal(name))
+    return name.replace(".", "")
+
+
+def checked_username(name: str, *, path: Sequence[str] = ("username",)) -> str:
+    """The user name in lower case; Invalid where it is none."""
+    name = unicodedata.normalize("NFC", name.strip().lower())
+    if len(name) > 128 or not _USERNAME.fullmatch(name):  # noqa: PLR2004 - as documented
+        raise Invalid(
+            "a user name has 1 to 128 of a-z, 0-9 and -, in groups joined by one of . _ = :",
+            constraint="pattern",
+            path=path,
+        )
+    return name
+
+
+def checked(address: str, *, path: str = "address") -> str:
+    """The address as its owner writes it, NFC, the domain in Unicode; Invalid where it is none."""
+    local, at, domain = unicodedata.normalize("NFC", address.strip()).rpartition("@")
+    fits = (
+        at
+        and len(address) <= LONGEST
+        and _LOCAL.fullmatch(local)
+        and ".." not in local
+        and not local.startswith(".")
+        and not local.endswith(".")
+    )
+    if not fits:
+        raise Invalid("not a mail address", constraint="address", path=[path])
+    return f"{local}@{checked_domain(domain, path=path)}"
+
+
+def checked_domain(name: str, *, path: str = "domain") -> str:
+    """The domain in normal form; Invalid where it cannot be one."""
+    domain = _fitting(name) if len(name) <= _LONGEST_DOMAIN else None
+    if domain is None:
+        raise Invalid("not a domain name", constraint="domain", path=[path])
+    return domain
+
+
+@lru_cache(4096)
+def _fitting(name: str) -> str | None:
+    domain = normal_domain(name)
+    labels = domain.split(".")
+    fits = all(_LABEL.fullmatch(label) and label[:4] != "xn--" for label in labels)
+    if len(domain) > 255 or not fits:  # noqa: PLR2004
+        return None
+    try:
+        if len(ascii_domain(domain)) > 253:  # noqa: PLR2004 - RFC 1035, section 2.3.4
+            return None
+    except idna.IDNAError:
+        return None
+    return domain
+
+
+def ascii_domain(domain: str) -> str:
+    """The domain as the wire has it; raises idna.IDNAError where there is no such form."""
+    if domain.isascii():
+        if any(len(label) > 63 for label in domain.split(".")):  # noqa: PLR2004 - RFC 1035
+            raise idna.IDNAError("label too long")
+        return domain
+    return idna.encode(domain, uts46=True).decode()
+
+
+def forms(local: str, delimiters: str) -> list[str]:
+    """Local parts, without dots, that mail for this one may be for: the whole first.
+
+    No address holds a +: behind it there is always a label, where it begins one.
+    """
+    local = local.replace(".", "")
+    if "+" in delimiters:
+        local = local.partition("+")[0]
+    places = [at for sign in delimiters if (at := local.find(sign)) > 0]
+    return [local, local[: min(places)]] if places else [local]
+
+
+def patterns(*locals_: str) -> list[str]:
+    """What matches these, best first: themselves, then the longer fixed part, prefix first."""
+    found = list(locals_)
+    for fixed in range(min(max(map(len, locals_)), STATIC), 0, -1):
+        for local in locals_:
+            if len(local) >= fixed:
+                found += [f"{local[:fixed]}*", f"*{local[-fixed:]}"]
+    return list(dict.fromkeys([*found, "*"]))

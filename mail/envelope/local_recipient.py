@@ -1,0 +1,38 @@
+"""The account and mailbox that receive mail for an address."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from models.users.roles import Role
+from models.users.tables import DelimiterAction
+
+
+@dataclass(frozen=True, slots=True)
+class Recipient:
+    """Whose mail it is, and where it goes."""
+
+    user_id: int
+    tenant_id: int
+    mailbox_id: int  # INBOX
+    address_id: int
+    address: str  # as given
+    key: str | None = None  # OpenPGP, to which what comes is encrypted; None: it is not
+    answers: bool = False  # by itself, now
+    spam_level: int = 50
+    ruled: bool = False  # there are rules about senders, of whomsoever
+    domain_id: int | None = None  # of the address, or else of the account
+    tags: Sequence[str] = ()  # of the address
+    instead: str | None = None  # the address after a rewrite
+    copied: bool = (
+        False  # there are rules that may have it copied: mail/delivery/recipient_rewrites.py
+    )
+    scripted: bool = False  # a script of the account runs: mail/delivery/delivery_plan.py
+    filtered: bool = False  # it has filters: mail/delivery/filter_execution.py
+    tls_only: bool = False  # no mail from elsewhere without TLS
+    junk_score: float | None = None  # None: the usual one, of mail/spam/verdict.py
+    reject_score: float | None = None
+    forwards: bool = False  # what comes is sent on to targets: mail/delivery/account_forwards.py
+    delimiter_action: DelimiterAction = DelimiterAction.NONE  # what this does:
+    label: str = ""  # of the address
+    original: str | None = None  # the address that was asked for first, where that is another
+    role: Role = Role.USER  # of the account

@@ -1,0 +1,10 @@
+"""Source of the bytes that a client sends."""
+
+from collections.abc import Awaitable, Callable
+
+PIECE = 256 << 10  # bytes that are taken from the socket's buffer at once
+Read = Callable[[int], Awaitable[bytes]]  # of so many bytes at most; none at the end
+
+
+class Vanished(Exception):
+    """The client has sent its last byte."""

@@ -1,0 +1,91 @@
+"""Imports between the modules of the product."""
+
+import ast
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+LAYERS = ("merganser", "graph", "resolvers", "mail", "models")
+
+
+def module_name(path: Path) -> str:
+    """Dotted name of a module; a package is named as its folder."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imported_names(tree: ast.Module) -> set[tuple[str, str]]:
+    """Module and name of each import: at the top, in functions and for type checkers only."""
+    found = set[tuple[str, str]]()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {(alias.name, "") for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.module, "relative imports are not used"
+            found |= {(node.module, alias.name) for alias in node.names}
+    return found
+
+
+def import_graph(trees: Mapping[str, ast.Module]) -> dict[str, set[str]]:
+    """Modules that each module imports. An import of a submodule does not import its package."""
+    graph = dict[str, set[str]]()
+    for importer, tree in trees.items():
+        modules = set[str]()
+        for module, name in imported_names(tree):
+            submodule = f"{module}.{name}"
+            modules.add(submodule if submodule in trees else module)
+        graph[importer] = (modules & trees.keys()) - {importer}
+    return graph
+
+
+def reachable_modules(graph: Mapping[str, set[str]], start: str) -> set[str]:
+    """Modules that `start` imports, directly or through others."""
+    found, pending = set[str](), [start]
+    while pending:
+        new = graph[pending.pop()] - found
+        found |= new
+        pending += new
+    return found
+
+
+def import_circles(graph: Mapping[str, set[str]]) -> set[frozenset[str]]:
+    """Strongly connected components with more than one module."""
+    kept = dict(graph)
+    while leaves := {module for module, imported in kept.items() if not imported}:
+        kept = {module: kept[module] - leaves for module in kept.keys() - leaves}
+    reachable = {module: reachable_modules(kept, module) for module in kept}
+    return {
+        frozenset(other for other in reachable[module] if module in reachable[other])
+        for module in kept
+        if module in reachable[module]
+    }
+
+
+def graphql_type_modules(trees: Mapping[str, ast.Module]) -> set[str]:
+    """Modules of `graph` with a class that strawberry decorates."""
+    return {
+        module
+        for module, tree in trees.items()
+        if module.startswith("graph.") and any(map(is_graphql_type, tree.body))
+    }
+
+
+def is_graphql_type(node: ast.stmt) -> bool:
+    """True if the statement is a class decorated by strawberry."""
+    decorators: Iterable[ast.expr] = node.decorator_list if isinstance(node, ast.ClassDef) else ()
+    return any(ast.unparse(each).startswith("strawberry.") for each in decorators)
+
+
+def test_only_graphql_types_import_each_other_in_a_circle() -> None:
+    paths = [path for layer in LAYERS for path in (ROOT / layer).rglob("*.py")]
+    trees = {module_name(path): ast.parse(path.read_text()) for path in paths}
+    circles = import_circles(import_graph(trees))
+    types = graphql_type_modules(trees)
+    unwanted = [sorted(circle) for circle in circles if not circle <= types]
+    assert not unwanted
+    assert len(circles) <= 1, [sorted(circle) for circle in circles]
+
+
+def test_import_circles_are_strongly_connected_components() -> None:
+    graph = {"a": {"b"}, "b": {"c"}, "c": {"a", "d"}, "d": {"e"}, "e": {"d", "f"}, "f": set[str]()}
+    assert import_circles({**graph, "g": {"a"}}) == {frozenset("abc"), frozenset("de")}
