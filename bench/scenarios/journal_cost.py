@@ -28,6 +28,7 @@ from bench.load.message_generator import Writer
 from bench.load.sample_account import TAKER, make_user
 from bench.servers.compared_servers import Kind, postgres
 from bench.servers.merganser_process import ROOT, Server, fine_cpu, stop
+from mail.envelope.local_recipient import Recipient
 from mail.recipients import address_resolution
 from mail.storage import received_messages
 from merganser.server.environment_factory import opened
