@@ -204,9 +204,9 @@ async def database(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncItera
 def _prepared_names(request: pytest.FixtureRequest) -> tuple[str, ...]:
     """The fixtures of the test that are accounts of this file, in a fixed order."""
     known = request.node._fixtureinfo.name2fixturedefs  # noqa: SLF001
+    if any(len(known.get(name, ())) != 1 for name in ("clock", "world")):
+        return ()  # no accounts, or accounts with another clock or other options
     ours = known["clock"][0].baseid
-    if any(len(known.get(name, ())) > 1 for name in ("clock", "world")):
-        return ()  # accounts are made with another clock, or other options
     return tuple(name for name in PREPARED if name in known and known[name][-1].baseid == ours)
 
 
