@@ -9,13 +9,13 @@ import pytest
 from tests.support import item_selection
 from tests.support.item_selection import LONG_FORMS, LongForm
 
-HERE = Path(__file__).parent
+TESTS = Path(__file__).parents[1]
 
 
 @cache
 def functions(file: str) -> set[str]:
     """The test functions of a file."""
-    tree = ast.parse((HERE / f"{file}.py").read_text())
+    tree = ast.parse((TESTS / f"{file}.py").read_text())
     kinds = ast.FunctionDef | ast.AsyncFunctionDef
     return {node.name for node in tree.body if isinstance(node, kinds)}
 
@@ -35,7 +35,7 @@ def test_what_covers_a_long_form_is_none() -> None:
 
 @pytest.mark.parametrize("name", ["LONG", "LATER", "WHOLE", "EACH", "NONE"])
 def test_each_name_in_a_list_begins_the_path_of_a_test_file(name: str) -> None:
-    files = [path.relative_to(HERE).as_posix() for path in HERE.rglob("test_*.py")]
+    files = [path.relative_to(TESTS).as_posix() for path in TESTS.rglob("test_*.py")]
     assert not [
         start
         for start in getattr(item_selection, name)
