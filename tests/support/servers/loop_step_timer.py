@@ -1,6 +1,7 @@
 """The CPU time of each step of the event loop."""
 
 import asyncio
+import gc
 import time
 from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
@@ -34,7 +35,11 @@ async def measure_steps(action: Coroutine[Any, Any, Result]) -> tuple[Result, Lo
 
 @contextmanager
 def _measured_steps() -> Iterator[LoopSteps]:
-    """Measure the CPU time of each callback that an asyncio loop runs in this thread."""
+    """Measure the CPU time of each callback that an asyncio loop runs in this thread.
+
+    No garbage is collected meanwhile: a collection walks through all tests of the process, and can
+    happen in any callback.
+    """
     steps, run = LoopSteps(), asyncio.Handle._run  # noqa: SLF001
 
     def measured(handle: asyncio.Handle) -> None:
@@ -46,10 +51,12 @@ def _measured_steps() -> Iterator[LoopSteps]:
             if taken > steps.most:
                 steps.most, steps.where = taken, _name(handle)
 
+    gc.disable()
     asyncio.Handle._run = measured  # type: ignore[assignment,method-assign]  # noqa: SLF001
     try:
         yield steps
     finally:
+        gc.enable()
         asyncio.Handle._run = run  # type: ignore[method-assign]  # noqa: SLF001
 
 
