@@ -82,7 +82,11 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
 def test_the_wheel_puts_nothing_of_ours_at_the_top_but_merganser(place: Place) -> None:
     names = zipfile.ZipFile(place.wheel).namelist()
     assert {name.split("/")[0].partition("-")[0] for name in names} == {"merganser"}
-    for needed in ("packages/graph/static/graphiql.js.gz", "migrations/env.py", "demo/text_library.py"):
+    for needed in (
+        "packages/graph/static/graphiql.js.gz",
+        "migrations/env.py",
+        "demo/text_library.py",
+    ):
         assert f"merganser/{needed}" in names
     assert not [name for name in names if re.search(r"__pycache__|\btests?\b|\btest_", name)]
 
