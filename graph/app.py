@@ -1,4 +1,4 @@
-"""The ASGI app: GraphQL, bytes, the page for people, and a sign of life."""
+"""The ASGI app: GraphQL, uploads and downloads, GraphiQL, metrics and health."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -41,9 +41,9 @@ ADMINS = Readers()
 
 
 class App(Starlette):
-    """Dresses every answer, also those of its own.
+    """The Starlette app, which adds security headers to every response.
 
-    What is in `direct`, by its path, answers for itself: nothing else is asked about it.
+    Requests to the paths in `direct_endpoints` skip routing and middleware.
     """
 
     def __init__(self, endpoint: Endpoint, **more: Any) -> None:
@@ -52,7 +52,7 @@ class App(Starlette):
         self.direct: Mapping[str, ASGIApp] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request or socket."""
+        """Serve one request or WebSocket."""
         if scope["type"] == "http":
             send = dressed(scope, send)
             if straight := self.direct.get(scope["path"]):
@@ -61,21 +61,21 @@ class App(Starlette):
         await super().__call__(scope, receive, send)
 
     def break_off(self) -> None:
-        """Let go who would stay, as the server stops; requests that are under way go on."""
+        """Close WebSockets and event streams because the server stops. Requests continue."""
         self.endpoint.watch.break_off()
 
     async def end(self) -> None:
-        """End subscriptions whose peers are gone, and wait for them: the store may close."""
+        """Cancel all subscriptions and wait for them, so that the database can be closed."""
         await self.endpoint.groups.end()
 
 
 async def page(_request: Request) -> Response:
-    """What a browser sees at /graphql."""
+    """Serve the GraphiQL page."""
     return graphiql.page()
 
 
 async def home(_request: Request) -> Response:
-    """Show people the way to the page."""
+    """Redirect to the GraphiQL page."""
     return RedirectResponse("graphql")
 
 
@@ -92,13 +92,12 @@ def create_app(
     fleet: Fleet | None = None,
     uploads: Limits | None = None,
 ) -> App:
-    """Make the app over `world`. Whoever makes the world closes it.
+    """Create the app over an environment, which the caller closes.
 
-    `spool` is a folder for what is being received, `bootstrap` the key of whoever owns the
-    machine. `settings` say what is allowed; the rest of them is filled in here. `readers` may
-    see the metrics, and `checks` say, beside the store, whether we are ready. Without `compiled`
-    graphql-core runs operations alone. `processes` counts the processes of the server. `fleet`
-    are the processes that metrics tell of together; `uploads` says how much may be on its way in.
+    `spool_folder` stores files that are being received. `bootstrap_key` is a key with role ROOT.
+    The callbacks of `settings` are set here. `checks` are health checks besides the database.
+    Without `is_compiled` operations run by plain execution. `process_metrics` joins the metrics
+    of all processes.
     """
     schema.use(compiled=compiled)
 
@@ -147,12 +146,12 @@ def create_app(
     )
     if not settings.origins:
         app.direct = {"/graphql": endpoint}
-    app.router.redirect_slashes = False  # it would send people to whatever host the request named
+    app.router.redirect_slashes = False  # it would redirect to any host in the request
     return app
 
 
 def _unavailable(_request: Request, problem: Exception) -> Response:
-    """Answer 503 on routes that don't answer in JSON."""
+    """Return a 503 response for routes that don't answer in JSON."""
     seconds = RETRY_AFTER
     if isinstance(problem, StoreUnavailable):
         seconds = problem.retry_after
@@ -161,7 +160,7 @@ def _unavailable(_request: Request, problem: Exception) -> Response:
 
 
 def _cors(origins: Sequence[str]) -> list[Middleware]:
-    """What answers pages of other origins; nothing where there are none."""
+    """Return the CORS middleware for these origins; an empty list without origins."""
     if not origins:
         return []
     cors = Middleware(

@@ -1,4 +1,4 @@
-"""Any object by its global id."""
+"""The queries `node` and `nodes`: any object by its global ID."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -50,7 +50,7 @@ from graph.users.types import User
 from models.errors import Invalid
 from models.users.roles import Scope
 
-MOST = 250  # ids of one call
+MOST = 250  # of one call
 KINDS: dict[str, type[Shape]] = {
     "AccountExport": AccountExport,
     "AccessToken": AccessToken,
@@ -106,12 +106,18 @@ KINDS: dict[str, type[Shape]] = {
 
 
 async def node_of(info: Info, id: str) -> Shape | None:
-    """The object of a global id; None where there is none that the viewer may see."""
+    """Load the object of a global ID; None if no such object is visible to the viewer.
+
+    Raises InvalidInput if it is not the ID of a node.
+    """
     return (await nodes_of(info, [id]))[0]
 
 
 async def nodes_of(info: Info, given: Sequence[str]) -> list[Shape | None]:
-    """The objects of these ids, in their order; one statement for each kind among them."""
+    """Load the objects of global IDs in order, None for invisible ones; one statement per type.
+
+    Raises InvalidInput with the index of an ID that is not of a node.
+    """
     keys: defaultdict[str, list[int]] = defaultdict(list)
     for index, text in enumerate(given):
         kind = ids.kind_of(text)

@@ -1,4 +1,4 @@
-"""All areas put together. `schema.graphql` is this, printed."""
+"""The schema of all areas, which is printed to `schema.graphql`."""
 
 from graphql import GraphQLEnumType
 from strawberry.schema.config import StrawberryConfig
@@ -184,7 +184,7 @@ Subscription = merge_types(
         connector_types.ConnectorSubscription,
     ),
 )
-TYPES = [  # that no field names, and interfaces lead to
+TYPES = [  # types that are only reached through interfaces
     *types_errors.MutationError.types.values(),
     *nodes.KINDS.values(),
     change_types.AccountChange,
@@ -197,12 +197,12 @@ TYPES = [  # that no field names, and interfaces lead to
 
 
 def _finished(schema: Schema) -> Schema:
-    """Describe what has no words yet, and let enums arrive as members.
+    """Set missing descriptions and restore enum members as enum values.
 
-    Sorting a schema makes plain text of them.
+    Sorting a schema replaces the members by text.
     """
     describe(schema._schema)  # noqa: SLF001 - strawberry has no other way in
-    # what is printed with fields: in other words than the sorted schema's it stood there twice
+    # printed with the fields: a text that differs from the sorted schema would appear twice
     describe_directives(schema._schema_graphql_directives.values())  # noqa: SLF001
     for kind in schema._schema.type_map.values():  # noqa: SLF001 - strawberry has no other way in
         definition = origin(kind)

@@ -1,11 +1,14 @@
-"""What ends a command: one clear sentence, and a code for the shell."""
+"""The error that ends a command, and exit codes for the shell."""
 
-WRONG = 1  # it could not be done
+WRONG = 1  # the command failed
 MISUSED = 2  # the command line or a setting is wrong
 
 
 class Trouble(Exception):
-    """A command cannot go on. The message says why and what to do, without a final stop."""
+    """An error that ends a command.
+
+    The message says in one sentence why, and what to do; it has no full stop at its end.
+    """
 
     def __init__(self, message: str, *, code: int = WRONG) -> None:
         super().__init__(message)

@@ -1,4 +1,4 @@
-"""What is answered by itself while somebody is away, and who has had such an answer."""
+"""Tables of autoreplies and of the senders who got one."""
 
 from datetime import datetime
 from typing import Any
@@ -10,7 +10,7 @@ from models.store.columns import Instant, MaybeMoment, MaybeNumber, Moment, Row,
 
 
 class Autoreply(Row, table=True):
-    """The answer of an account, or of an address. Its id is that of whose it is."""
+    """The autoreply of a user or an address. Its id is that of the owner."""
 
     __tablename__ = "autoreplies"
     __table_args__ = (
@@ -20,33 +20,33 @@ class Autoreply(Row, table=True):
     user_id: int | None = ref("users.id", default=None)
     address_id: int | None = ref("addresses.id", default=None)
     enabled: bool = False
-    name: str | None = None  # in From; None: the account's
-    subject: str = ""  # "": that of what is answered
+    name: str | None = None  # in From; None: the user's
+    subject: str = ""  # "": that of the message replied to
     text: str = ""
     html: str = ""
-    internal_subject: str | None = None  # to senders of the own domain; None: as to all
+    internal_subject: str | None = None  # for senders of the same domain; None: as for all
     internal_text: str | None = None
     internal_html: str | None = None
-    starts_at: MaybeMoment = None  # None: at once
-    ends_at: MaybeMoment = None  # None: without end
-    interval: MaybeNumber = None  # seconds between two answers to a sender; None: the platform's
-    addresses: list[int] = plain(list)  # keys: only mail to these is answered; none: to any
+    starts_at: MaybeMoment = None  # None: now
+    ends_at: MaybeMoment = None  # None: never
+    interval: MaybeNumber = None  # seconds between two replies to a sender; None: the platform's
+    addresses: list[int] = plain(list)  # ids: only mail to these gets a reply; empty: to any
     created_at: Moment
     updated_at: Moment
 
 
 class AutoreplySender(SQLModel, table=True):
-    """Who had an answer, and until when there is no other."""
+    """A sender who got a reply, and the time until which there is no other."""
 
     __tablename__ = "autoreply_senders"
 
     autoreply_id: int = ref("autoreplies.id", primary_key=True, index=False)
-    sender: str = Field(primary_key=True)  # as compared: mail/autoreply/decision.py
+    sender: str = Field(primary_key=True)  # normal form: mail/autoreply/decision.py
     until: datetime = Field(sa_type=Instant, index=True)
 
 
 def answering(owner: Any) -> ColumnElement[bool]:
-    """SQL: whether mail to this account, or address, is answered at `now`."""
+    """Return SQL that is true if mail to this user or address gets a reply at `now`."""
     now = bindparam("now", type_=Instant)
     return exists().where(
         col(Autoreply.id) == owner,

@@ -1,4 +1,4 @@
-"""Certificates of our own names: stored, found by name, and renewed by ACME (RFC 8555)."""
+"""Tables of TLS certificates of this server, and of their renewal by ACME (RFC 8555)."""
 
 from sqlmodel import Field, SQLModel
 
@@ -16,9 +16,9 @@ from models.store.columns import (
 
 
 class Certificate(Row, table=True):
-    """A key and its certificate, served to whoever asks for a name.
+    """A private key and its certificate, served for a server name.
 
-    Until ACME has brought the first one there is neither.
+    Until ACME has issued the first certificate, both are absent.
     """
 
     __tablename__ = "certificates"
@@ -27,9 +27,9 @@ class Certificate(Row, table=True):
     server_name: str = Field(unique=True)  # in ASCII, lower case
     alt_names: list[str] = plain(list)  # names in the certificate, in ASCII, lower case
     description: str | None = None
-    chain: str | None = None  # PEM: its own first, then whoever signed the one before
-    private_key: str | None = None  # PEM, sealed
-    version: Number = 0  # counts changes of what is served
+    chain: str | None = None  # PEM: its own certificate first, then the issuers in order
+    private_key: str | None = None  # PEM, encrypted
+    version: Number = 0  # counts changes of the key or chain
     sha1: str | None = None  # fingerprints of its own, in hex
     sha256: str | None = None
     spki: str | None = None  # SHA-256 of its public key, in hex: of TLSA 3 1 1
@@ -37,20 +37,20 @@ class Certificate(Row, table=True):
     not_before: MaybeMoment = None
     not_after: MaybeMoment = Field(default=None, index=True)
     acme: bool = False
-    acme_names: list[str] = plain(list)  # beside server_name ACME puts these into it, likewise
-    acme_directory: str | None = None  # whose certificate it is; None: it was sent
-    acme_renew_at: MaybeMoment = None  # ordered from then on; None: at the next step
+    acme_names: list[str] = plain(list)  # names besides server_name for ACME, in ASCII, lower case
+    acme_directory: str | None = None  # of the issuer; None: the certificate was uploaded
+    acme_renew_at: MaybeMoment = None  # start of the renewal; None: at the next step
     acme_state: str | None = None  # last step or error
-    acme_next_at: MaybeMoment = Field(default=None, index=True)  # next step: a look, or an order
+    acme_next_at: MaybeMoment = Field(default=None, index=True)  # next step: a check, or an order
     acme_failures: Number = 0  # in a row
-    lease: MaybeNumber = None  # of who takes the step
-    holder: MaybeNumber = None  # the process that holds it; see models/runtime/leases.py
+    lease: MaybeNumber = None  # number of the current lease
+    holder: MaybeNumber = None  # the process with the lease; see models/runtime/leases.py
     created_at: Moment
     updated_at: Moment
 
 
 class CertificateName(SQLModel, table=True):
-    """A name that a certificate is good for: exact, or `*.` and what is below."""
+    """A name that a certificate is valid for: exact, or `*.` and a domain."""
 
     __tablename__ = "certificate_names"
 
@@ -59,18 +59,18 @@ class CertificateName(SQLModel, table=True):
 
 
 class AcmeAccount(Row, table=True):
-    """Our account at an ACME server."""
+    """The account of this server at an ACME server."""
 
     __tablename__ = "acme_accounts"
 
     directory: str = Field(unique=True)  # its URL
-    url: str | None = None  # of the account; None: not made yet
-    private_key: str  # PEM, sealed
+    url: str | None = None  # of the account; None: not created yet
+    private_key: str  # PEM, encrypted
     created_at: Moment
 
 
 class AcmeChallenge(SQLModel, table=True):
-    """What an ACME server is to find at /.well-known/acme-challenge/ and the token."""
+    """The response to an ACME server at /.well-known/acme-challenge/ and the token."""
 
     __tablename__ = "acme_challenges"
 

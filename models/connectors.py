@@ -1,4 +1,4 @@
-"""Accounts elsewhere whose mail comes here, their runs, and what has been fetched of them."""
+"""Tables of connectors, their runs, remote mailboxes and fetched messages."""
 
 from enum import StrEnum
 from typing import Any
@@ -24,7 +24,7 @@ from models.store.columns import (
 
 
 class Protocol(StrEnum):
-    """What the source speaks; the last two are of a single import alone."""
+    """The protocol of the source; ARCHIVE and USER are for single imports only."""
 
     IMAP = "IMAP"
     POP3 = "POP3"
@@ -56,13 +56,13 @@ class Connector(Owned, table=True):
 
     name: str
     protocol: Protocol = choice(Protocol)
-    host: str  # as the wire has it
+    host: str  # in ASCII
     port: Number
     security: Security = choice(Security)
     mechanism: str
     username: str
-    secret: str  # sealed: a password, or what tokens are asked for with, as JSON
-    oauth: dict[str, Any] | None = plain()  # where tokens are asked for
+    secret: str  # encrypted: a password, or the OAuth credentials as JSON
+    oauth: dict[str, Any] | None = plain()  # token endpoint and its parameters
     target_domain: str | None = None
     target_folder: str | None = None
     interval: MaybeNumber = None  # seconds between two runs; None: on request
@@ -74,12 +74,12 @@ class Connector(Owned, table=True):
     subscribe_all: bool = True
     skip_cross_duplicates: bool = False
     remove_duplicates: bool = True
-    source_retention: MaybeNumber = None  # seconds; None: it stays there for ever
+    source_retention: MaybeNumber = None  # seconds; None: messages stay at the source
     mirror_deletes: bool = False
     remote_timeout: Number = 600
     local_timeout: Number = 600
     custom_options: list[dict[str, Any]] = plain(list)
-    bringing: dict[str, Any] | None = plain()  # what a single import brings
+    bringing: dict[str, Any] | None = plain()  # what a single import includes
     spam_check: bool = True
     virus_check: bool = True
     apply_filters: bool = False
@@ -89,24 +89,24 @@ class Connector(Owned, table=True):
     last_error: str | None = None
     failures: Number = 0  # in a row
     next_run_at: MaybeMoment = None
-    run_id: MaybeNumber = None  # the run that is waiting or running
+    run_id: MaybeNumber = None  # the run that is queued or running
     lease: MaybeNumber = None
-    holder: MaybeNumber = None  # the process that holds it; see models/runtime/leases.py
+    holder: MaybeNumber = None  # the process with the lease; see models/runtime/leases.py
     created_at: Moment
     updated_at: MaybeMoment = None
-    once: bool = False  # a single import: nobody sees it, and it goes with its run
+    once: bool = False  # a single import: hidden, and deleted with its run
 
 
 class ConnectorRun(Owned, table=True):
-    """One execution, and what came of it. Pages run newest first, by id."""
+    """One execution of a connector, with its result. Pages are in descending order of id."""
 
     __tablename__ = "connector_runs"
     __table_args__ = (Index("connector_runs_of_connector", "connector_id", "id"),)
 
     connector_id: int = ref("connectors.id", index=False)
     state: TaskState = choice(TaskState, default=TaskState.QUEUED)
-    trial: bool = False  # nothing is stored, and nothing deleted
-    cancelled: bool = False  # asked to stop at the next safe point
+    trial: bool = False  # nothing is stored or deleted
+    cancelled: bool = False  # requested to stop at the next safe point
     created_at: Moment
     started_at: MaybeMoment = None
     finished_at: MaybeMoment = None
@@ -119,23 +119,24 @@ class ConnectorRun(Owned, table=True):
     bytes: Number = 0
     error: str | None = None
     log: list[str] = plain(list)
-    checkpoint: dict[str, Any] | None = plain()  # where a single import goes on
+    # the position after which a single import continues
+    checkpoint: dict[str, Any] | None = plain()
 
 
 class ConnectorFolder(Row, table=True):
-    """A folder of an account elsewhere, and how far it has been fetched."""
+    """A mailbox on the other server, and the changes of it that were fetched."""
 
     __tablename__ = "connector_folders"
     __table_args__ = (Index("connector_folders_by_name", "connector_id", "name", unique=True),)
 
     connector_id: int = ref("connectors.id", index=False)
-    name: str = Field(sa_type=ByBytes)  # as the server spells it, each byte a sign
+    name: str = Field(sa_type=ByBytes)  # as the server spells it, one character for each byte
     validity: Number = 0  # UIDVALIDITY
-    modseq: Number = 0  # HIGHESTMODSEQ whose flags are here
+    modseq: Number = 0  # HIGHESTMODSEQ up to which flags were fetched
 
 
 class ConnectorMessage(SQLModel, table=True):
-    """A message that was fetched, and what it has become here."""
+    """A message that was fetched, and the message it is stored as."""
 
     __tablename__ = "connector_messages"
     __table_args__ = (
@@ -146,8 +147,8 @@ class ConnectorMessage(SQLModel, table=True):
     folder_id: int = ref("connector_folders.id", primary_key=True, index=False)
     mark: str = Field(primary_key=True, sa_type=ByBytes)  # UID of IMAP, UIDL of POP3
     digest: str  # SHA-256 of the whole message, hex
-    message_id: int | None = Field(default=None, sa_type=Big)  # here; it may be gone
-    flags: str = ""  # as the source had them last
+    message_id: int | None = Field(default=None, sa_type=Big)  # it may be deleted
+    flags: str = ""  # as they were last at the source
     fetched_at: Moment
-    removed: bool = False  # at the source
-    safe: bool = True  # it is here, or was: what we have refused is not deleted at the source
+    removed: bool = False  # deleted at the source
+    safe: bool = True  # it is or was stored here: refused messages are not deleted at the source

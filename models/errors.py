@@ -1,19 +1,19 @@
-"""What can be refused, and why. Raised anywhere below graph/; graph/ turns each into data.
+"""Errors of requests. They are raised anywhere below graph/, which converts each to data.
 
-* Refused
-  - Invalid                the input is wrong; `constraint` names the rule
-  - NotFound               no such object, or none you may see
-  - Forbidden              you may see it, but not do this
-  - Conflict               it collides with something that exists
-  - Stale                  it changed meanwhile
+* RequestError
+  - InvalidInput           the input is wrong; `constraint` names the rule
+  - NotFound               no such object, or none that the viewer can see
+  - Forbidden              the viewer can see the object, but not do this
+  - Conflict               it collides with an existing object
+  - StaleObject            it changed after the caller read it
   - AuthenticationFailed   wrong credentials
-  - Unauthenticated        no credential, or one that has ended
+  - Unauthenticated        no credential, or an expired one
   - LimitReached           a count or size limit of domain or platform
   - OverQuota              it would exceed `allowed` bytes
   - RateLimited            too often; wait `retry_after`
-  - NotCompiled            a script cannot be read, or means nothing, at this place
-  - Damaged                stored bytes that it needs are lost or damaged
-  - Unavailable            a component does not answer, or the unit around it was given up
+  - ScriptError            a Sieve script has an error at `line` and `column`
+  - DamagedContent         stored bytes are lost or damaged
+  - ServiceUnavailable     a component does not answer, or the transaction was rolled back
 """
 
 from collections.abc import Container, Iterable, Sequence
@@ -25,7 +25,7 @@ Object = TypeVar("Object")
 
 
 class Code(StrEnum):
-    """Stable names of refusals; clients switch on them."""
+    """Stable error codes; clients switch on them."""
 
     VALIDATION = "VALIDATION"
     NOT_FOUND = "NOT_FOUND"
@@ -48,19 +48,19 @@ class Code(StrEnum):
 
 
 class Refused(Exception):
-    """A request we understood and turned down. Anything else that escapes is a bug."""
+    """A valid request that is refused. Any other exception that reaches the client is a bug."""
 
     code = Code.VALIDATION
 
     def __init__(self, message: str, *, path: Sequence[str] = (), index: int | None = None) -> None:
         super().__init__(message)
         self.message = message
-        self.path = list(path)  # inside the input: ["set", "expires"]
-        self.index = index  # which item, where the input was a list
+        self.path = list(path)  # of the input field: ["set", "expires"]
+        self.index = index  # of the item, if the input is a list
 
     @property
     def each(self) -> list["Refused"]:
-        """The refusals it is made of: itself, or all that were found in one go."""
+        """The errors that this error consists of: itself, or all errors of a MultipleErrors."""
         return [self]
 
 
@@ -77,7 +77,7 @@ class Invalid(Refused):
 
 
 class Several(Refused):
-    """All that is wrong with one input, found in one go."""
+    """All errors of one input, found in one pass."""
 
     code = Code.VALIDATION
 
@@ -87,23 +87,23 @@ class Several(Refused):
 
     @property
     def each(self) -> list[Refused]:
-        """What was found."""
+        """The errors that were found."""
         return self.refusals
 
 
 class Problems:
-    """What is wrong with the fields of an input, gathered check by check; of each the first counts.
+    """Collects the errors of an input's fields; of each field the first error counts.
 
-    Each check that stands for itself goes into a `with problems.caught():`. Whoever needs what
-    was checked, or does anything, calls `settle` before. What is neither Invalid nor LimitReached
-    is raised at once.
+    Each independent check goes into a `with collector.collecting():`. Call `raise_collected` before
+    the checked values are used. Errors other than InvalidInput, LimitReached and MultipleErrors are
+    raised at once.
     """
 
     def __init__(self) -> None:
         self._found: dict[tuple[str, ...], Refused] = {}  # by path
 
     def caught(self) -> Self:
-        """Keep what this check finds, and go on after it."""
+        """Return a context manager that collects the error of a check."""
         return self
 
     def __enter__(self) -> None: ...
@@ -113,24 +113,24 @@ class Problems:
     ) -> bool:
         if not isinstance(wrong, Invalid | LimitReached | Several):
             return False
-        for one in wrong.each:
-            self._found.setdefault(tuple(one.path), one)
+        for error in wrong.each:
+            self._found.setdefault(tuple(error.path), error)
         return True
 
     def settle(self) -> None:
-        """Raise what was found: one Invalid, or Several in the order of their fields."""
+        """Raise the collected error, or MultipleErrors in the order of the fields."""
         found = sorted(self._found.values(), key=_place)
         if found:
             raise found[0] if len(found) == 1 else Several(found)
 
 
 def _place(refusal: Refused) -> list[str]:
-    """Where it stands in the input, whose fields are in the order of the alphabet."""
+    """Return a key for the order of fields in the input, which is alphabetical."""
     return [part.zfill(9) if part.isdecimal() else part for part in refusal.path]
 
 
 class NotFound(Refused):
-    """No such object, or none the viewer may see: the two must look the same."""
+    """No such object, or none that the viewer can see: the two must look the same."""
 
     code = Code.NOT_FOUND
 
@@ -142,7 +142,7 @@ class NotFound(Refused):
 
 
 class Forbidden(Refused):
-    """The credential lacks `requires`; without one, nobody may do this to this thing."""
+    """The credential lacks `requires`; if that is None, no credential allows this."""
 
     def __init__(
         self, message: str, *, requires: str | None = None, path: Sequence[str] = ()
@@ -153,13 +153,13 @@ class Forbidden(Refused):
 
 
 class Conflict(Refused):
-    """The change collides with something that already exists."""
+    """The change collides with an existing object."""
 
     code = Code.CONFLICT
 
 
 class Stale(Refused):
-    """It has changed since the caller looked: it stands at `current_modseq`."""
+    """The object has changed since the caller read it; its MODSEQ is now `current_modseq`."""
 
     code = Code.STALE
 
@@ -169,7 +169,7 @@ class Stale(Refused):
 
 
 class AuthenticationFailed(Refused):
-    """Wrong credentials: the same words whether the account exists or not."""
+    """Wrong credentials. The message is the same whether the user exists or not."""
 
     code = Code.AUTHENTICATION_FAILED
 
@@ -177,11 +177,13 @@ class AuthenticationFailed(Refused):
         self, message: str = "user name or password is wrong", *, require2fa: Sequence[str] = ()
     ) -> None:
         super().__init__(message)
-        self.require2fa = list(require2fa)  # the password was right: proofs that would be taken
+        self.require2fa = list(
+            require2fa
+        )  # the password is right; the second factors that are accepted
 
 
 class Unauthenticated(Refused):
-    """Nobody without a valid credential may do this. Never data of a payload."""
+    """A valid credential is required. It is a GraphQL error, never part of a payload."""
 
     code = Code.AUTHENTICATION_FAILED
 
@@ -190,7 +192,7 @@ class Unauthenticated(Refused):
 
 
 class LimitReached(Refused):
-    """More than the limit of a domain or of the platform."""
+    """More than a limit of the domain or of the platform."""
 
     code = Code.LIMIT_REACHED
 
@@ -201,20 +203,20 @@ class LimitReached(Refused):
 
 
 def check_limit(used: int, limit: int, message: str, *, path: Sequence[str]) -> None:
-    """Raise LimitReached if `used` is above `limit`, which a setting moves."""
+    """Raise LimitReached if `used` is above `limit`, which comes from a setting."""
     if used > limit:
         raise LimitReached(message, limit=limit, used=used, path=path)
 
 
 def check_count(count: int, limit: int, message: str, *, path: Sequence[str]) -> None:
-    """Raise Invalid if nothing is named, LimitReached if more than a setting allows."""
+    """Raise InvalidInput if `count` is 0, or LimitReached if it is above `limit`."""
     if not count:
         raise Invalid(message, constraint="min", path=path)
     check_limit(count, limit, message, path=path)
 
 
 class OverQuota(Refused):
-    """The change would take the account past its quota."""
+    """The change would exceed the quota of the user."""
 
     code = Code.QUOTA_EXCEEDED
 
@@ -225,7 +227,7 @@ class OverQuota(Refused):
 
 
 class RateLimited(Refused):
-    """Too often."""
+    """The caller does this too often."""
 
     code = Code.RATE_LIMITED
 
@@ -235,7 +237,7 @@ class RateLimited(Refused):
 
 
 class InUse(Refused):
-    """Open sessions prevent it."""
+    """Open sessions prevent the change."""
 
     code = Code.IN_USE
 
@@ -245,7 +247,7 @@ class InUse(Refused):
 
 
 class NotCompiled(Refused):
-    """A script has a mistake; both counts begin with 1."""
+    """A Sieve script has an error; line and column begin with 1."""
 
     code = Code.SIEVE_COMPILE
 
@@ -255,7 +257,7 @@ class NotCompiled(Refused):
 
 
 class ConnectorFailure(Refused):
-    """The account elsewhere cannot be reached, or refuses us."""
+    """The remote server of a connector can't be reached, or refuses the connection."""
 
     code = Code.CONNECTOR_FAILURE
 
@@ -265,7 +267,7 @@ class ConnectorFailure(Refused):
 
 
 class Damaged(Refused):
-    """Stored bytes that the request needs are lost or damaged: an administrator must look."""
+    """Stored bytes that the request needs are lost or damaged. An administrator must act."""
 
     code = Code.DAMAGED
 
@@ -274,7 +276,7 @@ class Damaged(Refused):
 
 
 class Unavailable(Refused):
-    """A component does not answer, nobody is there, or this field was given up with the others."""
+    """A component does not answer, a user is offline, or the transaction was rolled back."""
 
     def __init__(
         self,
@@ -290,14 +292,14 @@ class Unavailable(Refused):
 
 
 def all_found(ids: Iterable[int], there: Container[int], *, path: Sequence[str] = ("ids",)) -> None:
-    """NotFound, with its index, where one of these is not there."""
+    """Raise NotFound, with its index, for the first id that is not among the found ones."""
     for index, key in enumerate(ids):
         if key not in there:
             raise NotFound(str(key), path=path, index=index)
 
 
 def found(thing: Object | None, ref: str = "", *, path: Sequence[str] = ("id",)) -> Object:
-    """`thing`, or NotFound where there is none."""
+    """Return the value. Raises NotFound if it is None."""
     if thing is None:
         raise NotFound(ref, path=path)
     return thing

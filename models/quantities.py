@@ -1,4 +1,4 @@
-"""Sizes and times in the words that clients use."""
+"""Conversion of sizes and durations from and to the text that clients use."""
 
 import re
 from datetime import timedelta
@@ -17,7 +17,7 @@ WHOLE = 2**53  # JSON numbers below it are exact everywhere
 
 
 def whole(value: object) -> int:
-    """A whole number below 2^53; ValueError where it is none."""
+    """Convert an integer or its text. Raises ValueError if it is not an integer below 2^53."""
     if isinstance(value, str) and re.fullmatch(r"-?[0-9]{1,16}", value):
         value = int(value)
     if isinstance(value, int) and not isinstance(value, bool) and abs(value) < WHOLE:
@@ -26,7 +26,7 @@ def whole(value: object) -> int:
 
 
 def size(value: object) -> int:
-    """Bytes, given as they are or as text such as "3 GiB"; ValueError where it is no size."""
+    """Convert a number of bytes, or text such as "3 GiB". Raises ValueError for anything else."""
     if isinstance(value, str) and (match := SIZE.fullmatch(value.strip())):
         number, unit = match.groups()
         base = 1024 if unit and unit[1:] else 1000
@@ -37,7 +37,10 @@ def size(value: object) -> int:
 
 
 def duration(text: object) -> timedelta:
-    """A duration of ISO 8601; ValueError where it is none. A year has 365 days, a month 30."""
+    """Convert an ISO 8601 duration. A year has 365 days, a month 30.
+
+    Raises ValueError if the text is no duration.
+    """
     match = DURATION.fullmatch(text) if isinstance(text, str) else None
     given = {name: value for name, value in (match.groupdict() if match else {}).items() if value}
     if not given or str(text).endswith("T"):
@@ -47,7 +50,7 @@ def duration(text: object) -> timedelta:
 
 
 def long(value: timedelta) -> str:
-    """A duration as ISO 8601 writes it, in days and seconds."""
+    """Format a duration as ISO 8601, in days and seconds."""
     days, seconds = value.days, value.seconds + value.microseconds / 1_000_000
     text = f"P{days}D" if days else "P"
     if seconds or not days:
@@ -56,7 +59,7 @@ def long(value: timedelta) -> str:
 
 
 def rounded(count: int) -> str:
-    """Bytes for reading, with one decimal: 1.4 GiB."""
+    """Format bytes for people, with one decimal: 1.4 GiB."""
     for name, unit in BINARY:
         if count >= unit:
             return f"{count / unit:.1f} {name}"

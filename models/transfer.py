@@ -1,4 +1,4 @@
-"""Accounts as files: those that were made to be fetched, and those that are being read."""
+"""Tables of exports and of archives that are imported."""
 
 from datetime import datetime
 
@@ -19,7 +19,7 @@ from models.store.columns import (
 
 
 class Export(Owned, table=True):
-    """An account as a file, or what there is of it so far."""
+    """An archive of a user's data, which may be unfinished."""
 
     __tablename__ = "exports"
     __table_args__ = (Index("exports_of_user", "user_id", "created_at", "id"),)
@@ -27,15 +27,15 @@ class Export(Owned, table=True):
     task_id: Number
     format: str  # mail/archives/archive_writer.py
     filename: str
-    settings: bool = False  # whether it has more than mail
-    size: MaybeNumber = None  # bytes; None until it is whole
+    settings: bool = False  # it has more than mail
+    size: MaybeNumber = None  # bytes; None until it is finished
     created_at: Moment
     finished_at: MaybeMoment = None
     expires_at: datetime = Field(sa_type=Instant, index=True)
 
 
 class ExportPiece(Row, table=True):
-    """The next bytes of an export: first the messages, then what lists them."""
+    """The next bytes of an export: first the messages, then the directory."""
 
     __tablename__ = "export_pieces"
     __table_args__ = (
@@ -50,7 +50,7 @@ class ExportPiece(Row, table=True):
 
 
 class ImportArchive(Owned, table=True):
-    """A file that an import reads; it goes with the end of the task."""
+    """An archive that an import reads. It is deleted with the end of the task."""
 
     __tablename__ = "import_archives"
 

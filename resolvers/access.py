@@ -1,6 +1,6 @@
-"""Whose rows a viewer may use. Every road asks here: GraphQL, bytes, search, streams, export.
+"""Which rows a viewer can read and change, for GraphQL, downloads, search, streams and export.
 
-What is shared is seen beside the own, folder by folder (RFC 4314).
+Shared mailboxes are visible beside the viewer's own, one mailbox at a time (RFC 4314).
 """
 
 from collections.abc import Iterable, Sequence
@@ -26,15 +26,15 @@ Rows = type[Owned] | type[MaybeOwned]
 
 
 def visible(ctx: Context, table: Rows) -> ColumnElement[bool]:
-    """The WHERE clause for rows of `table`: the viewer's own, and what others share."""
+    """The WHERE clause for rows of `table`: the viewer's own, and those in shared mailboxes."""
     mine = col(table.user_id) == ctx.viewer.user_id
     return mine | shared(ctx, table) if ctx.viewer.reach.shared and table in _SHARED else mine
 
 
 def shared(ctx: Context, table: Rows, right: ShareRight | None = None) -> ColumnElement[bool]:
-    """The WHERE clause for rows of others' folders in which the viewer has this right.
+    """The WHERE clause for rows of other users' mailboxes in which the viewer has this right.
 
-    By default the one to see them. What lies in no folder is nobody else's.
+    The default is the right to see them. Rows outside mailboxes are not shared.
     """
     folder, seen = _SHARED[table]
     theirs = select(col(MailboxShare.mailbox_id)).where(
@@ -50,20 +50,21 @@ _SHARED: dict[Rows, tuple[Any, ShareRight]] = {
 
 
 def owned(table: type[Owned]) -> ColumnElement[bool]:
-    """The viewer's own, for selects that are made once: `Context.find` names the viewer.
+    """The WHERE clause for the viewer's own rows, in prepared selects.
 
-    Who sees `beyond` that is not served by them, but for lists that are the own.
+    `Context.read_prepared` binds the viewer. Use it only if `sees_mail_of_others` is False, or for
+    lists of own rows.
     """
     return col(table.user_id) == number("viewer")
 
 
 def beyond(ctx: Context) -> bool:
-    """Whether the viewer may see folders and messages of others, as records or because shared."""
+    """True if the viewer can see mailboxes and messages of others, as records or because shared."""
     return ctx.viewer.reach.shared or administered(ctx)
 
 
 def administered(ctx: Context) -> bool:
-    """Whether the viewer sees more folders and messages than their own, as records."""
+    """True if the viewer sees records of mailboxes and messages of users it administers."""
     viewer = ctx.viewer
     if viewer.role is Role.DOMAIN_ADMIN:
         return bool(viewer.administers) and AdminPermission.LOGIN_AS in viewer.permissions
@@ -71,10 +72,10 @@ def administered(ctx: Context) -> bool:
 
 
 def records(ctx: Context, table: Rows) -> ColumnElement[bool]:
-    """The WHERE clause for folders and messages, without what is in them.
+    """The WHERE clause for records of mailboxes and messages, without the content.
 
-    What is visible, and for administrators that of the accounts they manage; a DOMAIN_ADMIN
-    needs LOGIN_AS. What is in them is another matter: `resolvers/messages/content_access.py`.
+    Visible rows, and for administrators those of the users they manage; a DOMAIN_ADMIN needs
+    LOGIN_AS. `resolvers/messages/content_access.py` decides on the content.
     """
     if not administered(ctx):
         return visible(ctx, table)
@@ -83,10 +84,10 @@ def records(ctx: Context, table: Rows) -> ColumnElement[bool]:
 
 
 def managed(ctx: Context, table: Rows) -> ColumnElement[bool]:
-    """The WHERE clause for folders, messages and files of the accounts that the viewer manages.
+    """The WHERE clause for mailboxes, messages and files of the users the viewer manages.
 
-    The viewer's own are among them. A DOMAIN_ADMIN needs LOGIN_AS. Without the right to see other
-    accounts' mail as records, it matches nothing.
+    Includes the viewer's own. A DOMAIN_ADMIN needs LOGIN_AS. Matches no row without the right to
+    see records of other users' mail.
     """
     if not administered(ctx):
         return false()
@@ -94,13 +95,13 @@ def managed(ctx: Context, table: Rows) -> ColumnElement[bool]:
 
 
 def managed_apart(ctx: Context, table: type[Owned]) -> ColumnElement[bool]:
-    """As `managed`, without what is shared with the viewer: there the rights of the share apply."""
+    """As `is_of_managed_user`, without shared rows: there the rights of the share apply."""
     theirs = managed(ctx, table)
     return theirs & ~shared(ctx, table) if ctx.viewer.reach.shared else theirs
 
 
 def readable(ctx: Context) -> ColumnElement[bool]:
-    """The WHERE clause for folders whose messages the viewer sees, if only as records."""
+    """The WHERE clause for mailboxes with messages that the viewer sees, at least as records."""
     if not ctx.viewer.reach.shared:
         return records(ctx, Mailbox)
     theirs = col(Mailbox.user_id) == ctx.viewer.user_id
@@ -110,7 +111,7 @@ def readable(ctx: Context) -> ColumnElement[bool]:
 
 
 def visible_users(ctx: Context) -> ColumnElement[bool]:
-    """The WHERE clause for accounts: one's own, those of one's domains, or all."""
+    """The WHERE clause for users: the viewer, those of administered domains, or all."""
     viewer, there = ctx.viewer, col(User.deleted_at).is_(None)
     if viewer.role.includes(Role.ADMIN):
         return there
@@ -121,9 +122,9 @@ def visible_users(ctx: Context) -> ColumnElement[bool]:
 
 
 def managed_users(ctx: Context) -> ColumnElement[bool]:
-    """The WHERE clause for accounts one may change: visible ones, and of no higher standing.
+    """The WHERE clause for users the viewer can change: visible ones, with no higher role.
 
-    A DOMAIN_ADMIN manages the users of the domains, and no administrator who lives there.
+    A DOMAIN_ADMIN manages the users of its domains, but no administrators in them.
     """
     viewer, seen = ctx.viewer, visible_users(ctx)
     if viewer.role is Role.ROOT:
@@ -135,10 +136,10 @@ def managed_users(ctx: Context) -> ColumnElement[bool]:
 
 
 def overseen_users(ctx: Context) -> ColumnElement[bool]:
-    """The WHERE clause for accounts whose rules, credentials and logs the viewer may read.
+    """The WHERE clause for users that the viewer oversees: it can read rules, credentials and logs.
 
-    For an ADMIN all; for a DOMAIN_ADMIN those that they manage, since an administrator who lives
-    in a domain is none of its users. The record of an account itself has `visible_users`.
+    All for an ADMIN; those it manages for a DOMAIN_ADMIN, since an administrator in a domain is
+    none of its users. For the user row itself use `is_visible_user`.
     """
     if ctx.viewer.role.includes(Role.ADMIN):
         return visible_users(ctx)
@@ -146,9 +147,9 @@ def overseen_users(ctx: Context) -> ColumnElement[bool]:
 
 
 def require_charge(ctx: Context, rows: Iterable[Picked], path: Sequence[str]) -> None:
-    """Forbidden where one of these accounts lives in no domain that the viewer is in charge of.
+    """Raise Forbidden if one of these users is in no domain that the viewer administers.
 
-    It may be the own: what is given to users, nobody below an ADMIN gives to themselves.
+    Also for the viewer's own row: below ADMIN, users can't give rights to themselves.
     """
     viewer = ctx.viewer
     if viewer.role.includes(Role.ADMIN):
@@ -159,15 +160,15 @@ def require_charge(ctx: Context, rows: Iterable[Picked], path: Sequence[str]) ->
 
 
 def maker(ctx: Context) -> dict[str, Any]:
-    """The columns of a rule that name the viewer as its maker: `models/users/rule_makers.py`."""
+    """The columns of a rule that name the viewer as its maker (models/users/rule_makers.py)."""
     return {"made_by": ctx.viewer.user_id or None, "made_as": ctx.viewer.role}
 
 
 async def require_below(ctx: Context, name: Normal, path: Sequence[str]) -> None:
-    """Raise Forbidden if this address belongs to an account that the viewer may not administer.
+    """Raise Forbidden if this address belongs to a user that the viewer may not administer.
 
-    For rules that read, copy or redirect mail of one address. A rule for a whole domain is
-    stored, and skips such accounts when mail comes or leaves.
+    For rules that read, copy or redirect mail of one address. A rule for a whole domain is stored,
+    and skips such users when mail arrives or leaves.
     """
     homes = or_(col(Domain.name) == name.domain, col(DomainAlias.alias) == name.domain)
     asked = (
@@ -185,13 +186,13 @@ async def require_below(ctx: Context, name: Normal, path: Sequence[str]) -> None
 
 
 def own(ctx: Context) -> int:
-    """The viewer's account; Forbidden where the credential belongs to nobody."""
+    """Return the viewer's user id. Raises Forbidden if the credential belongs to no user."""
     if not ctx.viewer.user_id:
         raise Forbidden("this credential belongs to no account", requires="a user's credential")
     return ctx.viewer.user_id
 
 
 async def owners(ctx: Context, table: Rows, ids: Sequence[int]) -> list[int]:
-    """Whose these rows are, as far as the viewer may see: the accounts to lock."""
+    """Load the user ids of these rows, as far as the viewer sees them: the users to lock."""
     theirs = select(col(table.user_id)).where(col(table.id).in_(ids), visible(ctx, table))
     return [row.user_id for row in await ctx.read(theirs.distinct())]

@@ -1,4 +1,4 @@
-"""What every operation is handed: who asks, and the world to answer from."""
+"""Context of an operation: the viewer, the environment, dataloaders and transactions."""
 
 import asyncio
 from collections.abc import (
@@ -38,7 +38,7 @@ Key = TypeVar("Key")
 Value = TypeVar("Value")
 Outcome = TypeVar("Outcome")
 
-BATCH = 250  # keys at most; SQLite takes no more than 500 parts in a UNION
+BATCH = 250  # keys; SQLite allows 500 parts in a UNION
 
 BATCHES = metrics.histogram(
     "merganser_loader_batch_keys", "Keys in a batch of a loader.", "batch", bounds=metrics.MANY
@@ -47,40 +47,41 @@ LOADING = metrics.histogram("merganser_loader_batch_seconds", "Time of a batch."
 
 
 class Batch(Protocol[Key, Value]):
-    """Loads many keys at once: one value for each key, in the order of the keys."""
+    """A dataloader function: it loads one value for each key, in the order of the keys."""
 
     async def __call__(self, ctx: "Context", keys: list[Key], /) -> list[Value]: ...  # noqa: D102
 
 
 @dataclass(frozen=True, slots=True)
 class Needs:
-    """What a field asks of whoever uses it."""
+    """The authorization rule of a field: role, scope and permission that the viewer needs."""
 
     role: Role = Role.USER
     scope: Scope | None = None
     admin_permission: AdminPermission | None = None  # of a DOMAIN_ADMIN
     user_permission: UserPermission | None = None  # of a USER
-    signed_in: "Needs | None" = None  # what is asked instead, but of a sign-in without its factor
+    # the rule for viewers whose sign-in waits for no second factor
+    signed_in: "Needs | None" = None
 
 
 @dataclass(slots=True, weakref_slot=True)
 class Reach:
-    """How far a viewer sees: one for all who are the same account in a process.
+    """Whether mailboxes are shared with a user; one object for all its viewers in a process.
 
-    What is not `shared` with anybody is looked for in fewer places. True is always right, and
-    False may be late by as much as a credential is remembered.
+    True is always right and only costs a wider search. False can be late for as long as a
+    credential is cached.
     """
 
-    shared: bool = False  # folders of others are shared with them
+    shared: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Viewer:
-    """Who asks, and what their credential allows.
+    """The signed-in user or key of a request, with the rights of its credential.
 
-    `user_id` is 0 where the credential belongs to nobody: none was shown, or a key of the
-    platform. `administers` are the domains of a DOMAIN_ADMIN, whose `permissions` are
-    AdminPermissions; those of a USER are UserPermissions.
+    `user_id` is 0 if the credential belongs to no user: there is none, or it is a key of the
+    platform. `administered_domains` are the domain ids of a DOMAIN_ADMIN with AdminPermissions in
+    `permissions`; a USER has UserPermissions in it.
     """
 
     user_id: int = 0
@@ -92,18 +93,18 @@ class Viewer:
     token_id: int | None = None
     api_key_id: int | None = None
     app_password_id: int | None = None
-    operations: frozenset[str] = frozenset()  # root fields it is good for; empty = all
-    pending_for: int = 0  # whose second factor is outstanding: the role is PUBLIC until then
+    operations: frozenset[str] = frozenset()  # root fields it can use; empty = all
+    pending_for: int = 0  # user whose second factor is missing: the role is PUBLIC until then
     actor_id: int = 0  # the administrator who acts as the user
     actor_key_id: int | None = None  # or the key without an account; 0: the bootstrap key
-    new_password_only: bool = False  # signed in by a temporary password
+    new_password_only: bool = False  # signed in with a temporary password
     ends_at: datetime | None = None  # of the credential
-    auth_version: int = field(default=0, compare=False)  # of the user, as it was asked
+    auth_version: int = field(default=0, compare=False)  # of the user, when it was read
     reach: Reach = field(default_factory=Reach, compare=False)
 
     @property
     def principal(self) -> str:
-        """Whose idempotency keys are used: the user's, the key's, or the bootstrap key's."""
+        """The owner of idempotency keys: the user, the API key, or the bootstrap key."""
         if self.user_id:
             return f"user:{self.user_id}"
         return f"key:{self.api_key_id or 0}" if self.role is not Role.PUBLIC else "public"
@@ -115,12 +116,18 @@ class Viewer:
 
     @property
     def speaks_for_others(self) -> bool:
-        """Whether it is believed who is behind it: a front end, with a key of an ADMIN."""
+        """True if the viewer is a front end that is trusted to name its users.
+
+        That is a key of an ADMIN.
+        """
         return self.token_id is None and self.role.includes(Role.ADMIN)
 
     @property
     def credential(self) -> str:
-        """What signed addresses are bound to: they end with it."""
+        """A short text that identifies the credential.
+
+        Signed URLs are bound to it and end with it.
+        """
         if self.token_id:
             return f"t{self.token_id}"
         if self.api_key_id:
@@ -130,11 +137,14 @@ class Viewer:
         return f"v{self.auth_version}" if self.user_id else "b"
 
     def require_scope(self, scope: Scope) -> None:
-        """Raise Forbidden unless the credential is good for this."""
+        """Raise Forbidden if the credential lacks this scope."""
         self.require(Needs(scope=scope))
 
     def require(self, needs: Needs) -> None:
-        """Raise Forbidden unless role, scope and permission suffice; Unauthenticated strangers."""
+        """Raise Forbidden if the viewer lacks the role, scope or permission.
+
+        Raises Unauthenticated if the viewer is not signed in.
+        """
         if needs.signed_in and not self.pending_for:
             needs = needs.signed_in
         if self.role is Role.PUBLIC and needs.role is not Role.PUBLIC:
@@ -151,10 +161,10 @@ class Viewer:
 
 @dataclass
 class Trail:
-    """Where a follower begins, for a transport that speaks of it beside the document.
+    """Start of a subscription, for a transport that handles positions outside of the document.
 
-    `since`, what the peer heard last, goes before the position in the document. `begun` is called
-    with the first position where neither says one.
+    `last_seen`, the last position of the client, precedes the position in the document. `on_start`
+    is called with the first position if neither gives one.
     """
 
     begun: Callable[[Position], None]
@@ -162,12 +172,12 @@ class Trail:
 
 
 def charge_nobody(_count: int) -> None:
-    """Accept any number of bytes read: of a job, or outside of an execution."""
+    """Accept any number of bytes read: for background jobs and outside of an execution."""
 
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """What succeeded, but is worth knowing: a warning in the payload of a mutation."""
+    """A warning in the payload of a mutation that succeeded."""
 
     code: str  # stable
     message: str
@@ -176,39 +186,39 @@ class Notice:
 
 @dataclass
 class Context:
-    """One operation: a GraphQL request, one event of a stream, or a job."""
+    """The context of one operation: a GraphQL request, an event of a subscription, or a job."""
 
     world: World
     viewer: Viewer
     connection_params: dict[str, Any] | None = None  # of a socket's `connection_init`
     client_ip: str | None = None
-    session_id: str | None = None  # the caller's own word for its session
-    origin: str | None = None  # of what it changes: recognised by its followers as their own
-    reason: str | None = None  # the caller's, for the journal
-    # what may be kept as long as the selection that is being answered
+    session_id: str | None = None  # the client's name of its session
+    origin: str | None = None  # of its changes: a client recognizes its own events by it
+    reason: str | None = None  # given by the client, for the journal
+    # cache for the lifetime of the selection set that is being executed
     memo: dict[Any, Any] = field(default_factory=dict, repr=False)
     trail: Trail | None = field(default=None, repr=False)
-    # finds out whose credential has ended: what comes is not told to them
+    # drops subscribers whose credential has ended, before the next event
     vigil: Callable[[], Awaitable[None]] | None = field(default=None, repr=False)
-    # charges bytes read from stored messages to the caller; raises if they exceed a limit
+    # charges bytes read from stored messages to the viewer; raises if they exceed a limit
     charge: Callable[[int], None] = field(default=charge_nobody, repr=False)
-    begun: Position | None = field(default=None, repr=False)  # where a query's state is read from
-    reached: Position | None = field(default=None, init=False)  # where the last unit ended
-    warnings: list[Notice] = field(default_factory=list, init=False)  # of the present mutation
-    # what was searched for, by the place of the list in the answer
+    begun: Position | None = field(default=None, repr=False)  # journal position a query reads at
+    reached: Position | None = field(default=None, init=False)  # of the last transaction
+    warnings: list[Notice] = field(default_factory=list, init=False)  # of the current mutation
+    # search words by the response path of the list
     sought: dict[Hashable, Sequence[Any]] = field(default_factory=dict, init=False, repr=False)
     _unit: "Unit | None" = field(default=None, init=False, repr=False)
     _loaders: dict[Any, DataLoader[Any, Any]] = field(default_factory=dict, init=False, repr=False)
 
     def load(self, batch: Batch[Key, Value], key: Key) -> Awaitable[Value]:
-        """The value of `key`, fetched together with all that is asked of `batch` in this tick.
+        """Load the value of `key`, batched with all keys requested in this tick.
 
-        Whoever waits for the same is not disturbed by one who is called off.
+        If one of the waiting tasks is cancelled, the others still get the value.
         """
         return asyncio.shield(self._loader(batch).load(key))
 
     def load_all(self, batch: Batch[Key, Value], keys: Iterable[Key]) -> Awaitable[list[Value]]:
-        """The values of all the keys, in their order."""
+        """Load the values of these keys, in their order."""
         return asyncio.shield(self._loader(batch).load_many(list(keys)))
 
     def _loader(self, batch: Batch[Key, Value]) -> DataLoader[Key, Value]:
@@ -219,17 +229,20 @@ class Context:
         return self._loaders[batch]
 
     def forget(self) -> None:
-        """Drop what was loaded. Whoever changes rows, or outlives them, calls this."""
+        """Drop the loaded values.
+
+        Call it after a change of rows outside `write_session`.
+        """
         self._loaders.clear()
 
     def fresh(self) -> Self:
-        """The same viewer in the same world, with nothing loaded yet."""
+        """Return a copy for the same viewer, without loaded values and open transaction."""
         return replace(self, memo={})
 
     def as_another(self, viewer: Viewer) -> Self:
-        """The same operation by somebody else, in the unit that is open, if one is."""
+        """Return a copy for another viewer, inside the open transaction, if there is one."""
         other = replace(self, viewer=viewer, memo={})
-        other._unit = self._unit  # noqa: SLF001 - it is one of us
+        other._unit = self._unit  # noqa: SLF001 - the same class
         other.warnings = self.warnings
         return other
 
@@ -242,14 +255,14 @@ class Context:
         return await self.world.database.read(statement, given)
 
     async def find(self, statement: Prepared, **given: Any) -> Sequence[Any]:
-        """The few rows of a select that was made once; `viewer` is among its parameters."""
+        """Return the few rows of a prepared select; `viewer` is among its parameters."""
         given["viewer"] = self.viewer.user_id
         if self._unit is None or not self._unit.is_open:
             return await self.world.database.find(statement, given)
         return await self.read(statement.made, given)
 
     async def follow(self, steps: Steps[Outcome]) -> Outcome:
-        """What a search finds that may have to go through much."""
+        """Run a chain of dependent selects that may read many rows, and return its result."""
         if self._unit is None or not self._unit.is_open:
             return await self.world.database.follow(steps)
         return await told_later(steps, self._step)
@@ -261,9 +274,10 @@ class Context:
 
     @asynccontextmanager
     async def write(self, *streams: int) -> AsyncGenerator[AsyncSession]:
-        """A unit of work on what belongs to these streams; a savepoint of the unit around it.
+        """Open a transaction that locks these streams; inside an open one, a savepoint.
 
-        Name those that are acted on: not always the viewer's. What was loaded is forgotten.
+        Name the streams of the users and domains that change: not always the viewer's. Loaded
+        values are dropped.
         """
         streams = tuple(sorted(set(streams)))
         alone = self._unit is None
@@ -280,7 +294,11 @@ class Context:
             self.forget()
 
     async def apply(self, work: Callable[[Turn], Outcome], *streams: int) -> Outcome:
-        """A unit that is a plain function of its turn; a savepoint of the unit around it."""
+        """Run a function in a transaction that locks these streams.
+
+        Inside an open one, in a savepoint. The function runs in the thread of the database and gets
+        the transaction.
+        """
         if self._unit is not None:
             async with self.write(*streams) as session:
                 return await self.world.join(session, work)
@@ -289,15 +307,15 @@ class Context:
             return work(turn), dict(turn.reached)
 
         applying = asyncio.ensure_future(self.world.apply(noted, *streams))
-        outcome, self.reached = await to_the_end(applying)  # whether it is stored must be known
+        outcome, self.reached = await to_the_end(applying)  # a commit must not be left unknown
         self.forget()
         return outcome
 
     @asynccontextmanager
     async def aside(self, *streams: int) -> AsyncGenerator[tuple[Self, AsyncSession]]:
-        """A unit beside what is being read: nothing loaded is forgotten by it.
+        """Open a separate transaction, which drops no loaded values of this context.
 
-        Inside an open unit it is a part of that one, since a store may have but one writer.
+        Inside an open transaction it is a savepoint, since a database may allow one writer only.
         """
         if self._unit is not None:
             async with self.write(*streams) as session:
@@ -315,9 +333,9 @@ class Context:
         ids: Sequence[int],
         **facts: Any,
     ) -> int:
-        """Write to the journal what this unit does to these objects; returns the last number.
+        """Write a change of these objects to the journal of a stream; return the last position.
 
-        More than a row may hold become several; a list among the facts goes along in order.
+        Too many ids for one row become several entries; a list in `facts` is split in the same way.
         """
         last = 0
         for entry in self.entries(kind, ids, **facts):
@@ -325,7 +343,7 @@ class Context:
         return last
 
     def entries(self, kind: ChangeKind, ids: Sequence[int], **facts: Any) -> list[Entry]:
-        """What is to be recorded of a change to these objects, with its reason and origin."""
+        """Return the journal entries of a change of these objects, with reason and origin."""
         if self.reason:
             facts["reason"] = self.reason
         made = []
@@ -341,9 +359,9 @@ class Context:
         told: Mapping[int, Sequence[tuple[ChangeKind, Sequence[int]]]],
         **facts: Any,
     ) -> None:
-        """What `record` does, for many streams, which are held: in as few statements as for one.
+        """Write changes to the journals of many locked streams, with as few statements as for one.
 
-        The facts are those of all.
+        The facts are the same for all changes.
         """
         entries = {
             stream: [entry for kind, ids in kinds for entry in self.entries(kind, ids, **facts)]
@@ -352,26 +370,26 @@ class Context:
         await journal.record_all(session, entries, at=self.world.now())
 
     def warn(self, code: str, message: str, *, path: Sequence[str]) -> None:
-        """Add a warning to the payload of the present mutation."""
+        """Add a warning to the payload of the current mutation."""
         self.warnings.append(Notice(code, message, list(path)))
 
     @property
     def writing(self) -> bool:
-        """Whether a unit of work is open: nothing slow may be waited for."""
+        """True if a transaction has begun to write: then the code must not wait for slow work."""
         return self._unit is not None and self._unit.session is not None
 
     @property
     def joined(self) -> bool:
-        """Whether what is written now is a part of something larger."""
+        """True if the next transaction would be part of an open one."""
         return self._unit is not None
 
     @property
     def trial(self) -> bool:
-        """Whether nothing of it will be stored."""
+        """True if the open transaction is a dry run, which is rolled back."""
         return self._unit is not None and not self._unit.keep
 
     def afterwards(self, call: Callable[[], object]) -> None:
-        """Call this when all is stored: never of a trial, nor of what is rolled back."""
+        """Call this after the commit: never for a dry run or after a rollback."""
         if self._unit is None:
             call()
         else:
@@ -379,9 +397,9 @@ class Context:
 
     @asynccontextmanager
     async def together(self, *, keep: bool = True) -> AsyncGenerator["Unit"]:
-        """All units opened inside are one: an `@atomic` request, an answer kept with its effect.
+        """Combine all transactions opened inside, as for `@atomic` or an idempotency key.
 
-        Without `keep` it is a trial, and so is the unit around it: nothing is stored.
+        Without `commit` it is a dry run, and so is the transaction around it: all is rolled back.
         """
         if self._unit is not None:
             self._unit.keep &= keep
@@ -414,7 +432,7 @@ class Context:
 
 
 async def _told(batch: Batch[Key, Value], name: str, ctx: Context, keys: list[Key]) -> list[Value]:
-    """What a batch brings; its size and time are told by its name."""
+    """Run a batch function and measure the number of keys and the time."""
     BATCHES.note(len(keys), name)
     with Timed(LOADING, f"load {name}", name) as timed:
         if timed.part is not None:
@@ -434,12 +452,15 @@ def _name(batch: object) -> str:
 
 
 class NotKept(Exception):
-    """Rolls a trial back."""
+    """Rolls a dry run back."""
 
 
 @dataclass
 class Unit:
-    """A unit of work that can be joined. The first to write opens it: no lock is held before."""
+    """The transaction of a request, which nested transactions join.
+
+    The first write opens it: before, no lock is held.
+    """
 
     database: Database
     stack: AsyncExitStack
@@ -451,40 +472,41 @@ class Unit:
 
     @property
     def is_open(self) -> bool:
-        """True from the first write to the end of the unit."""
+        """True from the first write to the end of the transaction."""
         return self.session is not None
 
     @property
     def is_committed(self) -> bool:
-        """True if what the unit has written is durable."""
+        """True if the writes of the transaction are durable."""
         return is_committed(self.opened)
 
     async def read(
         self, statement: Select[*tuple[Any, ...]], given: Mapping[str, Any] | None = None
     ) -> Sequence[Picked] | None:
-        """Return the rows as this unit sees them; None if it has no transaction open."""
+        """Return the rows as this transaction sees them; None if it is not open."""
         if self.session is None:
             return None
-        async with self.turn:  # fields that are resolved at once share one session
-            if self.session is None:  # the unit has ended while we waited
+        async with self.turn:  # fields that are resolved concurrently share one session
+            if self.session is None:  # the transaction has ended in the meantime
                 return None
             await self.session.flush()
             connection = await self.session.connection()
             return (await connection.execute(statement, given)).all()
 
     async def end(self) -> None:
-        """Let who is reading finish; who comes later reads what is stored."""
+        """Wait for running reads; later reads use the committed rows."""
         async with self.turn:
             self.session = None
 
 
 @asynccontextmanager
 async def _savepoint(session: AsyncSession) -> AsyncGenerator[None]:
+    """Open a savepoint that also restores `session.info` if it is rolled back."""
     before = dict(session.info)
     try:
         async with session.begin_nested():
             yield
     except BaseException:
-        session.info.clear()  # what it says of the unit went back with it
+        session.info.clear()  # it describes writes that were rolled back
         session.info.update(before)
         raise

@@ -1,4 +1,4 @@
-"""Answers given before, under an idempotency key."""
+"""Payloads of mutations that ran before, under an idempotency key."""
 
 import hmac
 from dataclasses import dataclass
@@ -15,21 +15,24 @@ from resolvers.context import Context
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A mutation with its input, and the key its caller gave it."""
+    """A mutation with its input, and its idempotency key."""
 
     key: str
     what: str
 
     def digest(self, secret: bytes) -> str:
-        """What tells this call from another with the same key.
+        """Return an HMAC of the mutation, which tells it from others with the same key.
 
-        There may be a password in it: whoever has the store alone cannot try others.
+        The input can have a password, so a plain hash of the stored row could be guessed.
         """
         return hmac.digest(secret, self.what.encode(), "sha256").hex()
 
 
 async def find(ctx: Context, asked: Asked) -> Any:
-    """The answer this key had before, or None."""
+    """Return the stored payload of this key; None if it is new.
+
+    Raises Conflict if the key was used for another mutation.
+    """
     mine = select(col(Replay.asked), col(Replay.answer)).where(
         col(Replay.principal) == ctx.viewer.principal, col(Replay.key) == asked.key
     )
@@ -40,7 +43,10 @@ async def find(ctx: Context, asked: Asked) -> Any:
 
 
 async def keep(ctx: Context, asked: Asked, answer: Any) -> None:
-    """Store the answer in the unit that did the work: both are there, or neither."""
+    """Store the payload in the transaction of the mutation: both are committed, or neither.
+
+    Raises Conflict if a concurrent request has used the key.
+    """
     row = Replay(
         principal=ctx.viewer.principal,
         key=asked.key,
@@ -51,5 +57,5 @@ async def keep(ctx: Context, asked: Asked, answer: Any) -> None:
     try:
         async with ctx.write() as session:
             await session.exec(insert(Replay).values(row.model_dump()))
-    except IntegrityError as clash:  # two calls at once: the other one did it
+    except IntegrityError as clash:  # a concurrent request has stored it
         raise Conflict("the same call is being answered", path=["options"]) from clash

@@ -1,4 +1,4 @@
-"""Rows by their keys, and keyset pages: the rows behind a place, in the order of an index."""
+"""Rows by key, and keyset pages: rows after a cursor, in the order of an index."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -22,14 +22,14 @@ from models.store.keyset_pages import Ask, Page
 from resolvers.context import Context
 
 Row = TypeVar("Row")
-FEW = 4  # pages of a request that are read one after the other, each by a prepared statement
-COUNT: Any = bindparam("count", type_=Integer)  # of rows that a page's select reads
+FEW = 4  # pages of a request that are read one after another, each by a prepared statement
+COUNT: Any = bindparam("count", type_=Integer)  # rows that the select of a page reads
 
 
 async def by_keys(
     ctx: Context, rows: Select[*tuple[Any, ...]], column: Any, keys: Sequence[Any]
 ) -> list[Picked | None]:
-    """The ones of `rows` with these keys in a unique `column`, in their order; else None."""
+    """Read the row of each key in a unique `column`, in the order of the keys; None if missing."""
     found = {getattr(row, column.key): row for row in await ctx.read(rows.where(column.in_(keys)))}
     return [found.get(key) for key in keys]
 
@@ -37,7 +37,7 @@ async def by_keys(
 async def all_by_keys(
     ctx: Context, rows: Select[*tuple[Any, ...]], column: Any, keys: Sequence[Any]
 ) -> list[list[Picked]]:
-    """Those of `rows` with each of these keys in a `column`, in the order they are read in."""
+    """Read the rows of each key in a `column`, in the order of the keys."""
     found: defaultdict[Any, list[Picked]] = defaultdict(list)
     for row in await ctx.read(rows.where(column.in_(keys))):
         found[getattr(row, column.key)].append(row)
@@ -45,7 +45,11 @@ async def all_by_keys(
 
 
 class Form(NamedTuple):
-    """What of a page decides how its select reads; `placed` and `back` as its Ask has them."""
+    """Properties of a page that decide the text of its select.
+
+    `placed` is True for a page with a cursor, `back` for one that is read backwards, `falling` for
+    a descending order.
+    """
 
     columns: frozenset[str]
     placed: bool
@@ -54,7 +58,7 @@ class Form(NamedTuple):
 
     @classmethod
     def of(cls, ask: Ask, columns: frozenset[str], *, falling: bool) -> "Form":
-        """The form of this page."""
+        """Return the form of this page."""
         return cls(columns, ask.place is not None, ask.back, falling)
 
 
@@ -64,11 +68,12 @@ def form_of_page(
     place: Sequence[Any],
     given: Mapping[str, Any] | None = None,
 ) -> Select[*tuple[Any, ...]]:
-    """Narrow a select to the rows of a page and one more, which tells if another page follows.
+    """Narrow a select to the rows of a page and one more, which shows if another page follows.
 
-    The rows come in the order of the scan: `page_of` puts them in reading order. `given` holds
-    the values of the page, as `parameters` returns them. Without `given` the select has named
-    parameters: such a select can be prepared, but not be combined with another one.
+    The rows come in the order of the scan: `page_from_rows` puts them in reading order.
+    `parameters` holds the values of the page, as `page_parameters` returns them. Without it the
+    select has named parameters: such a select can be prepared, but not be combined with another
+    one.
     """
     up = form.back is form.falling
     statement = statement.where(*beyond(form, place, given))
@@ -103,13 +108,13 @@ def parameters(ask: Ask, place: Sequence[Any]) -> dict[str, Any]:
 
 
 def page_of(rows: Sequence[Row], ask: Ask) -> Page[Row]:
-    """The page of rows in the order they were looked for."""
+    """Return the page of rows that are in the order of the scan."""
     return ask.page(rows[::-1] if ask.back else rows)
 
 
 @dataclass(frozen=True, slots=True)
 class Scan:
-    """A page that is asked for: of these rows, by these columns, the highest first or last."""
+    """A request for a page: its select, its sort key of two columns, and the direction."""
 
     rows: Select[*tuple[Any, ...]]
     ask: Ask
@@ -120,8 +125,8 @@ class Scan:
 async def pages(ctx: Context, scans: Sequence[Scan]) -> list[Page[Picked]]:
     """Read pages of one kind of rows in one statement, each in reading order.
 
-    Every page keeps its own count, cursor and conditions. Pages with a cursor come first, so
-    that the text of the statement depends on how many there are of each form, not on their order.
+    Each page has its own count, cursor and conditions. Pages with a cursor come first, so that the
+    text of the statement depends on how many there are of each form, not on their order.
     """
     asked = []
     for scan in scans:
@@ -141,7 +146,7 @@ async def pages(ctx: Context, scans: Sequence[Scan]) -> list[Page[Picked]]:
 
 
 async def one(ctx: Context, scan: Scan) -> Page[Picked]:
-    """One page, in reading order."""
+    """Read one page, in reading order."""
     (found,) = await pages(ctx, [scan])
     return found
 
@@ -153,7 +158,7 @@ async def together(
 
     The statement is a UNION ALL of short index scans. A window function would first number every
     row. A parameter with the same name in two selects has one value in both: so the selects must
-    hold their values themselves.
+    hold their values themselves. Returns the rows of each select.
     """
     numbered = union_all(
         *(

@@ -1,4 +1,4 @@
-"""An account as somebody knows it who has read it once, and then heard of its changes alone."""
+"""A replica of an account that is read once and then updated by events only."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -20,8 +20,8 @@ FIELDS = """cursor events { cursor kind
   ... on MessageChange { messageId mailboxId uid fromMailboxId fromUid flags modseq }
   ... on ResyncChange { reason } }"""
 SEEN = "\\Seen"
-TOLD = 12  # events that are shown of an object that differs
-COMPLAINTS = 20  # of one replica: what comes after the first tells nothing more
+TOLD = 12  # events shown for an object that differs
+COMPLAINTS = 20  # per replica
 HERE = ("MESSAGE_ADDED", "MESSAGE_RESTORED")
 GONE = ("MESSAGE_ARCHIVED", "MESSAGE_DELETED")
 
@@ -31,12 +31,15 @@ Letter = tuple[str, int, tuple[str, ...], int]  # folder, uid, flags in order, m
 State = tuple[dict[str, Folder], dict[str, Letter]]  # folders and messages, by id
 
 
-class Lost(Exception):  # no error: the stream says so
-    """The stream cannot go on from where the replica is: read afresh."""
+class Lost(Exception):
+    """The stream can't continue from the replica's position: the account must be read again."""
 
 
 def number_of(cursor: str) -> int:
-    """The number of the event a cursor stands behind, of one whose stream is the own one alone."""
+    """Return the number of the event that a cursor of a single stream points behind.
+
+    Raises ValueError for an unknown cursor version.
+    """
     version, _stream, number = cursor.split(".")
     if version != "1":
         raise ValueError(f"not a cursor that we know: {cursor}")
@@ -45,10 +48,11 @@ def number_of(cursor: str) -> int:
 
 @dataclass
 class Replica:
-    """Folders and messages, kept by what events say, and by nothing that is read again.
+    """Mailboxes and messages as the events describe them, without reading them again.
 
-    `sure` is the number from which on it knows what was before each event: a snapshot of many
-    pages has parts that are newer than its cursor, and events up to there may be in it already.
+    From the event number `exact_from` on, the state before each event is known exactly. A
+    snapshot of many pages has parts that are newer than its cursor, so it may contain the
+    effects of earlier events.
     """
 
     cursor: str
@@ -59,17 +63,17 @@ class Replica:
 
     @property
     def at(self) -> int:
-        """The number of the newest event that is in it."""
+        """The number of the newest applied event."""
         return number_of(self.cursor)
 
     def copy(self) -> "Replica":
-        """One that goes on by itself, as what is read again after a crash."""
+        """Return an independent copy."""
         return replace(
             self, paths=dict(self.paths), letters=dict(self.letters), wrong=list(self.wrong)
         )
 
     def take(self, told: Sequence[Event], cursor: str) -> None:
-        """Take a batch, and the cursor behind it. Lost."""
+        """Apply a batch of events and the cursor after it. Raises ResyncRequired."""
         for event in told:
             if event["kind"] == "RESYNC":
                 raise Lost(event["reason"])
@@ -119,7 +123,7 @@ class Replica:
             known = self.letters.get(key)
             before = known and known[:2]
             expected: Any = here
-            if kind in HERE or event["mailboxId"] is None:  # of one in the archive
+            if kind in HERE or event["mailboxId"] is None:  # an archived message
                 expected = None
             elif event["fromMailboxId"] is not None:
                 expected = (event["fromMailboxId"], event["fromUid"])
@@ -137,7 +141,7 @@ class Replica:
 
     @property
     def state(self) -> State:
-        """What it holds, its folders with the counters that follow from its messages."""
+        """Mailboxes with the counters computed from the messages, and the messages."""
         total, unseen = dict.fromkeys(self.paths, 0), dict.fromkeys(self.paths, 0)
         for box, _uid, named, _modseq in self.letters.values():
             total[box] = total.get(box, 0) + 1
@@ -147,7 +151,7 @@ class Replica:
 
 
 async def stored(database: Database, user_id: int) -> State:
-    """The account as it is in the store."""
+    """Read an account from the database."""
     boxes = select(*picked(Mailbox, {"id", "path", "total", "unseen"}))
     columns = {"id", "mailbox_id", "uid", "modseq", "keywords", *SYSTEM_FLAGS}
     letters = select(*picked(Message, columns)).where(col(Message.mailbox_id).is_not(None))
@@ -169,7 +173,7 @@ async def stored(database: Database, user_id: int) -> State:
 
 
 def differences(held: State, truth: State) -> dict[str, str]:
-    """How what is held differs from what is stored: by id, what is wrong."""
+    """Return the differences between replica and database, by object ID."""
     found: dict[str, str] = {}
     pairs: list[tuple[Mapping[str, Any], Mapping[str, Any]]] = [
         (held[0], truth[0]),
@@ -183,14 +187,14 @@ def differences(held: State, truth: State) -> dict[str, str]:
 
 
 async def numbers(database: Database, user_id: int) -> tuple[int, int]:
-    """The newest event of an account, and the newest that is no longer kept."""
+    """Return the numbers of the newest event of an account and of the newest deleted one."""
     asked = select(col(Stream.last), col(Stream.gone)).where(col(Stream.id) == user_id)
     (row,) = await database.read(asked)
     return row.last, row.gone
 
 
 async def concerning(database: Database, user_id: int, keys: Iterable[str]) -> dict[str, list[str]]:
-    """The newest kept events that name these ids of folders and messages."""
+    """Return the newest stored events of these mailboxes and messages, as text by ID."""
     _, gone = await numbers(database, user_id)
     found: dict[str, list[str]] = {key: [] for key in keys}
     asked = select(*picked(Change)).where(col(Change.stream_id) == user_id)
@@ -205,7 +209,7 @@ async def concerning(database: Database, user_id: int, keys: Iterable[str]) -> d
 
 
 async def gaps(database: Database, user_id: int) -> list[str]:
-    """Where the numbers of the journal of this account are not one behind the other."""
+    """Return where the event numbers in an account's journal are not consecutive."""
     last, before = await numbers(database, user_id)
     asked = select(col(Change.last), col(Change.ids)).where(col(Change.stream_id) == user_id)
     found = []

@@ -1,4 +1,4 @@
-"""The proof that no change is lost: whoever follows an account knows what is in its store."""
+"""Prove that no change is lost: a follower of an account knows what its database contains."""
 
 import asyncio
 import itertools
@@ -38,17 +38,17 @@ from models.users.roles import Role
 from resolvers.users.creation.create import NewUser
 
 NAMES = ("ada", "bob")
-BEGUN = 100  # messages that each has from the beginning
-OVERFLOW = 500  # changes that a follower may be behind
-KEPT = 1500  # changes that are left where the journal is cut
-CALM = 1.0  # seconds in which nothing may change, for it to be the end
-PATIENCE = 120.0  # seconds until all is quiet, and until all who follow know it
-AGAIN = 5  # times that a server is started whose store is still held
-EXPECTED = (  # said of what is done here
+BEGUN = 100  # messages per account
+OVERFLOW = 500  # changes
+KEPT = 1500  # changes left in a trimmed journal
+CALM = 1.0  # seconds without a change that count as the end
+PATIENCE = 120.0  # seconds
+AGAIN = 5  # the database of a killed server may be locked for a moment
+EXPECTED = (  # log events that kills cause
     "the first process has ended, so this one ends too",
     "a process ended, another takes its place",
 )
-SHOWN = 5  # objects that differ of one watcher
+SHOWN = 5  # per watcher
 ACTS = ("cut", "mend", "kill", "trim", "cut", "first", "mend", "one")
 
 Told = Callable[[int], None]
@@ -56,36 +56,38 @@ Told = Callable[[int], None]
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How much is done."""
+    """The extent of one proof."""
 
     changes: int
     seed: int = 1
-    acts: Sequence[str] = ACTS  # what goes wrong, in this order
+    acts: Sequence[str] = ACTS  # disturbances, in this order
     writers: int = 8
-    watchers: int = 3  # on each road
+    watchers: int = 3  # per transport
     longest: float = 300.0  # seconds, of the writing
 
 
 @dataclass
 class Verdict:
-    """What came of it."""
+    """The result of one proof."""
 
     seed: int
     changes: int = 0
-    done: Counter[str] = field(default_factory=Counter)  # of the writers, and what went wrong
+    done: Counter[str] = field(
+        default_factory=Counter
+    )  # operations of the writers and disturbances
     watchers: list[Watcher] = field(default_factory=list)
     differences: list[str] = field(default_factory=list)
 
     @property
     def refused(self) -> float:
-        """The part of what was asked that was to leave nothing."""
+        """The share of requests that were refused, interrupted or only validated."""
         names = ("tried", "refused", "broken off")
         asked = {name: many for name, many in self.done.items() if ": " in name}
         some = sum(many for name, many in asked.items() if name.endswith(names))
         return some / max(1, sum(asked.values()))
 
     def __str__(self) -> str:
-        """In one paragraph."""
+        """Return a summary in one paragraph."""
         afresh = Counter(why for one in self.watchers for why in one.afresh)
         return (
             f"seed {self.seed}: {self.changes} changes, {self.refused:.0%} of what was asked "
@@ -99,7 +101,7 @@ class Verdict:
 
 @dataclass
 class House:
-    """A server with its bus and its accounts, which is killed and started again."""
+    """A server with its bus and accounts that is killed and started again."""
 
     server: Server
     bus: Bus
@@ -110,11 +112,11 @@ class House:
     process: asyncio.subprocess.Process | None = None
 
     def place(self, nth: int) -> Place:
-        """Where the nth account is asked."""
+        """Return the endpoint of an account."""
         return Place(self.server.http, self.secrets[nth], encode("User", self.users[nth]))
 
     async def start(self) -> None:
-        """Start it; the store of one that was killed may be held for a moment."""
+        """Start the server. Repeats it while the database of a killed one is locked."""
         for left in reversed(range(AGAIN)):
             try:
                 self.process = await self.server.start()
@@ -126,7 +128,10 @@ class House:
                 return
 
     async def kill(self, *, first: bool = False) -> None:
-        """End it without a word; of several processes all, or the first, after which all end."""
+        """Kill the server with SIGKILL.
+
+        Of several processes all, or the first, after which all end.
+        """
         if self.process:
             with suppress(ProcessLookupError):
                 self.process.kill()
@@ -136,12 +141,12 @@ class House:
                     with suppress(ProcessLookupError):
                         os.kill(pid, signal.SIGKILL)
             async with asyncio.timeout(PATIENCE):
-                while _session(self.process.pid):  # noqa: ASYNC110 - they ring no bell
+                while _session(self.process.pid):  # noqa: ASYNC110 - processes send no wake-up
                     await asyncio.sleep(0.02)
             self.process = None
 
     async def kill_one(self) -> None:
-        """End one of several processes; the only one where there are no others."""
+        """Kill one child process; restart the server if it has none."""
         children = _children(self.process.pid) if self.process and self.server.words else []
         if children:
             os.kill(children[0], signal.SIGKILL)
@@ -150,15 +155,15 @@ class House:
         await self.start()
 
     async def standing(self) -> list[int]:
-        """The newest event of each account."""
+        """Return the number of the newest event of each account."""
         return [(await account_replica.numbers(self.world.database, one))[0] for one in self.users]
 
 
 def _session(first: int) -> list[int]:
-    """The processes of the session that the process with this id has begun, as ours do."""
+    """Return the processes of the session that this process leads."""
     found = []
     for path in Path("/proc").glob("[0-9]*/stat"):
-        with suppress(OSError):  # it ends at this moment
+        with suppress(OSError):  # it has just ended
             state, _parent, _group, session = path.read_text().rpartition(") ")[2].split()[:4]
             if int(session) == first and state != "Z":
                 found.append(int(path.parent.name))
@@ -166,18 +171,18 @@ def _session(first: int) -> list[int]:
 
 
 def _children(pid: int) -> list[int]:
-    """The processes that this one has begun."""
+    """Return the child processes of a process."""
     return [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def settings_of(server: Server, **more: Any) -> Settings:
-    """The settings of a command beside a server."""
+    """Return settings for a command that uses the database of a server."""
     url: dict[str, Any] = {"store": server.store} if server.store else {}
     return Settings(data=server.folder, **url, **more)
 
 
 async def prove(server: Server, bus: Bus, plan: Plan, *, told: Told = lambda _: None) -> Verdict:
-    """Let all write, follow and break on an empty folder; what differs in the end."""
+    """Run writers, watchers and disturbances on an empty folder. Returns the differences."""
     server.more |= {"MERGANSER_CHANGES_OVERFLOW": str(OVERFLOW)}
     async with opened(settings_of(server), migrate=True) as world:
         house = await _furnished(server, bus, world)
@@ -192,6 +197,7 @@ async def prove(server: Server, bus: Bus, plan: Plan, *, told: Told = lambda _: 
 
 
 async def _furnished(server: Server, bus: Bus, world: World) -> House:
+    """Create the accounts with their first messages."""
     users, secrets = list[int](), list[str]()
     await domain_operations.add(world, "example.org", {}, with_key=False)
     for name in NAMES:
@@ -207,6 +213,7 @@ async def _furnished(server: Server, bus: Bus, world: World) -> House:
 
 
 async def _played(house: House, plan: Plan, told: Told) -> Verdict:
+    """Run writers and watchers, and compare the replicas with the database at the end."""
     random = Random(plan.seed)  # noqa: S311 - no secret
     verdict, many = Verdict(plan.seed), range(len(NAMES))
     places = [house.place(nth) for nth in many]
@@ -248,7 +255,7 @@ async def _played(house: House, plan: Plan, told: Told) -> Verdict:
 
 
 async def _over(tasks: Sequence[asyncio.Task[None]]) -> list[str]:
-    """End these; what ended by itself was wrong."""
+    """Cancel tasks, and return the errors of those that ended before."""
     for task in tasks:
         task.cancel()
     ends = await asyncio.gather(*tasks, return_exceptions=True)
@@ -262,7 +269,10 @@ async def _wrought(
     known: tuple[int, Told, list[asyncio.Task[None]]],
     verdict: Verdict,
 ) -> list[str]:
-    """Break one thing after another while all write, until there are enough changes."""
+    """Apply the disturbances one after another until there are enough changes.
+
+    Returns errors.
+    """
     before, told, writing = known
     acts = list(plan.acts)
     step, until = plan.changes / (len(acts) + 1), time.monotonic() + plan.longest
@@ -283,6 +293,7 @@ async def _wrought(
 
 
 async def _act(house: House, act: str) -> None:
+    """Apply one disturbance by its name."""
     if act == "cut":
         await house.bus.cut()
     elif act == "mend":
@@ -298,7 +309,7 @@ async def _act(house: House, act: str) -> None:
 
 
 async def _quiet(house: House) -> list[int]:
-    """Wait until nothing goes on behind the requests either; where each account stands then."""
+    """Wait until no task, snooze or change is left. Returns the newest event of each account."""
     read = house.world.database.read
     tasks = select(func.count()).select_from(Task).where(col(Task.finished_at).is_(None))
     snoozed = select(func.count()).select_from(Message)
@@ -317,7 +328,7 @@ async def _quiet(house: House) -> list[int]:
 
 
 async def _until(true: Callable[[], bool | Awaitable[bool]]) -> None:
-    """Wait until it is so, for a while: whoever is late is told of."""
+    """Wait until a condition is true, or the timeout is over."""
     end = time.monotonic() + PATIENCE
     while time.monotonic() < end:
         found = true()
@@ -329,7 +340,7 @@ async def _until(true: Callable[[], bool | Awaitable[bool]]) -> None:
 async def _compared(
     house: House, watchers: Iterable[Watcher], counting: Sequence[Counting]
 ) -> list[str]:
-    """What the watchers hold to be otherwise than it is."""
+    """Return the differences between the watchers and the database."""
     found, database = list[str](), house.world.database
     for nth, user in enumerate(house.users):
         truth = await account_replica.stored(database, user)
@@ -350,12 +361,14 @@ async def _compared(
 
 
 def _agree(mine: Counting, real: dict[str, list[int]]) -> bool:
+    """True if a watcher has received these counters."""
     return all(list(mine.counters.get(key, ())) == counts for key, counts in real.items())
 
 
 async def _difference(
     house: House, one: Watcher, truth: account_replica.State, known: tuple[int, int]
 ) -> list[str]:
+    """Return the differences of one watcher with the events that concern them."""
     user, last = known
     if one.replica is None or one.at != last:
         return [f"{one.name} knows the events up to {one.at}, and there are {last}"]
@@ -372,7 +385,7 @@ async def _difference(
 
 
 async def _ended(house: House) -> list[str]:
-    """Stop it in the usual way; what it has complained of."""
+    """Stop the server, and return its unexpected log entries."""
     if house.process is None:
         return ["the server was not there in the end"]
     code = await stop(house.process)

@@ -1,4 +1,4 @@
-"""The roads by which changes are followed: socket, events, plain events, and asking again."""
+"""Transports that follow changes: WebSocket, GraphQL over SSE, plain SSE and polling."""
 
 import asyncio
 import socket as socketlib
@@ -17,13 +17,13 @@ from websockets.typing import Subprotocol
 from bench.change_stream.account_replica import FIELDS, Event, Replica
 from bench.servers.ports import HOST
 
-BROKEN = (OSError, httpx.TransportError, WebSocketException, TimeoutError)  # and to be tried again
+BROKEN = (OSError, httpx.TransportError, WebSocketException, TimeoutError)
 LATER = {
     "DEADLINE_EXCEEDED",
     "RATE_LIMITED",
     "UNAVAILABLE",
-}  # codes of a server with too much to do
-AWAY = {429, 503}  # HTTP says the same
+}  # GraphQL error codes of an overloaded server
+AWAY = {429, 503}
 FOLLOW = f"subscription ($after: Cursor) {{ changes(after: $after) {{ {FIELDS} }} }}"
 ASK = f"""query ($after: Cursor!, $first: Int!) {{
   changes(after: $after, first: $first) {{ hasMore {FIELDS} }} }}"""
@@ -32,24 +32,24 @@ PAGE = """query ($after: String) { viewer { user { id cursor mailboxes(showHidde
     nodes { id uid modseq flags mailbox { id } } } } } }"""
 NOW = "{ viewer { user { cursor } } }"
 COUNTERS = "subscription { counters { id total unseen } }"
-PATIENCE = 20.0  # seconds for one answer, and for the beginning of a stream
-SILENCE = 40.0  # seconds in which a stream says at least that it lives
-SMALL = (socketlib.SOL_SOCKET, socketlib.SO_RCVBUF, 4096)  # bytes that the kernel takes for one
+PATIENCE = 20.0  # seconds for a response, and for the first part of a stream
+SILENCE = 40.0  # seconds between two parts of a stream
+SMALL = (socketlib.SOL_SOCKET, socketlib.SO_RCVBUF, 4096)  # bytes
 
 Batches = AsyncGenerator[tuple[list[Event], str]]
 
 
-class Broken(Exception):  # a connection is, and the next may be whole
-    """The server has ended the conversation, and may be asked again."""
+class Broken(Exception):
+    """The server has ended the connection, or refused temporarily. A retry may succeed."""
 
 
-class Refused(Exception):  # by the server
-    """The server has said something that it may never say."""
+class Refused(Exception):
+    """The server has returned an error that it must never return."""
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a server listens, and as whom it is asked."""
+    """The port of a server, and the account that is followed with its credential."""
 
     port: int
     secret: str
@@ -57,17 +57,20 @@ class Place:
 
     @property
     def url(self) -> str:
-        """Of its HTTP."""
+        """The base URL of its HTTP listener."""
         return f"http://{HOST}:{self.port}"
 
     @property
     def headers(self) -> dict[str, str]:
-        """What signs a request."""
+        """The header that authenticates a request."""
         return {"Authorization": f"Bearer {self.secret}"}
 
 
 def checked(payload: Any) -> Any:
-    """The data of an answer. Broken where it may be asked again, Refused for all other errors."""
+    """Return the data of a response.
+
+    Raises ConnectionEnded for temporary errors, UnexpectedResponse for all others.
+    """
     errors = payload.get("errors")
     if errors:
         codes = {(error.get("extensions") or {}).get("code") for error in errors}
@@ -76,7 +79,7 @@ def checked(payload: Any) -> Any:
 
 
 async def ask(http: httpx.AsyncClient, document: str, **variables: Any) -> Any:
-    """The data that answers a document. Broken, Refused."""
+    """Return the data of a GraphQL request. Raises ConnectionEnded or UnexpectedResponse."""
     body = {"query": document, "variables": variables}
     answer = await http.post("/graphql", json=body)
     if answer.status_code in AWAY:
@@ -86,9 +89,9 @@ async def ask(http: httpx.AsyncClient, document: str, **variables: Any) -> Any:
 
 @asynccontextmanager
 async def asking(place: Place, *, slow: bool = False) -> AsyncGenerator[httpx.AsyncClient]:
-    """A connection by HTTP; the kernel of a slow one takes little ahead."""
+    """Open an HTTP client. The kernel buffers little for a slow one."""
     transport = httpx.AsyncHTTPTransport(
-        verify=False,  # there is no TLS, and a context for it would cost most of a request
+        verify=False,  # without TLS, whose context would cost most of the time
         socket_options=[SMALL] if slow else None,
     )
     async with httpx.AsyncClient(
@@ -98,7 +101,7 @@ async def asking(place: Place, *, slow: bool = False) -> AsyncGenerator[httpx.As
 
 
 async def snapshot(http: httpx.AsyncClient) -> Replica:
-    """The account as it is now: cursor and state are of one query, its further pages of more."""
+    """Read the account: cursor and first page with one query, further pages with more."""
     made: Replica | None = None
     after = None
     while True:
@@ -106,7 +109,7 @@ async def snapshot(http: httpx.AsyncClient) -> Replica:
         if made is None:
             made = Replica(user["cursor"], {one["id"]: one["path"] for one in user["mailboxes"]})
         for one in user["messages"]["nodes"]:
-            if one["mailbox"]:  # it may have gone between the page and its folders
+            if one["mailbox"]:  # the message may be deleted during the request
                 place = (one["mailbox"]["id"], one["uid"])
                 made.letters[one["id"]] = (*place, tuple(sorted(one["flags"])), one["modseq"])
         if not user["messages"]["pageInfo"]["hasNextPage"]:
@@ -119,7 +122,7 @@ async def snapshot(http: httpx.AsyncClient) -> Replica:
 
 @asynccontextmanager
 async def socket(place: Place, *, slow: bool = False) -> AsyncGenerator[ClientConnection]:
-    """A socket that is signed in."""
+    """Open a WebSocket and authenticate it. Raises ConnectionEnded if it is refused."""
     more: dict[str, Any] = {}
     async with asyncio.timeout(PATIENCE):
         if slow:
@@ -144,13 +147,13 @@ async def socket(place: Place, *, slow: bool = False) -> AsyncGenerator[ClientCo
                 raise Broken("not let in")
         yield ws
     finally:
-        ws.transport.abort()  # without a word, as a client that is killed
+        ws.transport.abort()  # without a close frame, as a killed client
 
 
 async def told(
     place: Place, document: str, *, slow: bool = False, **variables: Any
 ) -> AsyncGenerator[Any]:
-    """The data of what a subscription says, by a socket."""
+    """Yield the data of a subscription over a WebSocket."""
     async with socket(place, slow=slow) as ws:
         payload = {"query": document, "variables": variables}
         frame = {"id": "1", "type": "subscribe", "payload": payload}
@@ -173,7 +176,7 @@ async def by_socket(place: Place, at: str, _random: Random, *, slow: bool) -> Ba
 
 
 async def by_events(place: Place, at: str, random: Random, *, slow: bool) -> Batches:
-    """Follow by server-sent events; where it goes on stands in the document or the header."""
+    """Follow by GraphQL over SSE, with the cursor in the variables or in Last-Event-ID."""
     headers, variables = {"Accept": "text/event-stream"}, dict[str, str]()
     if random.random() < 0.5:  # noqa: PLR2004 - each way as often
         headers["Last-Event-ID"] = at
@@ -195,7 +198,7 @@ async def by_events(place: Place, at: str, random: Random, *, slow: bool) -> Bat
 
 
 async def by_updates(place: Place, at: str, _random: Random, *, slow: bool) -> Batches:
-    """Follow by plain server-sent events, each change for itself."""
+    """Follow by plain server-sent events, one change per event."""
     path, headers = f"/rest/users/{place.user}/updates", {"Last-Event-ID": at}
     async with (
         asking(place, slow=slow) as http,
@@ -211,7 +214,7 @@ async def by_updates(place: Place, at: str, _random: Random, *, slow: bool) -> B
 
 
 def _plain(event: Any) -> Event:
-    """The event as the other roads tell it."""
+    """Return an event in the form of the GraphQL transports."""
     if event["kind"].startswith("MAILBOX_"):
         return {**event, "folder": event["mailboxId"], "mailbox": None}
     known: Event = event
@@ -219,7 +222,7 @@ def _plain(event: Any) -> Event:
 
 
 async def _blocks(answer: httpx.Response) -> AsyncGenerator[dict[str, str]]:
-    """What stands between two empty lines, field by field."""
+    """Yield the fields of each SSE event. Raises ConnectionEnded or UnexpectedResponse."""
     if answer.status_code != 200:  # noqa: PLR2004
         problem = Broken if answer.status_code in AWAY else Refused
         raise problem(f"{answer.status_code}: {(await answer.aread())[:300]!r}")
@@ -234,7 +237,7 @@ async def _blocks(answer: httpx.Response) -> AsyncGenerator[dict[str, str]]:
 
 
 async def by_asking(place: Place, at: str, random: Random, *, slow: bool) -> Batches:
-    """Ask again and again what has happened, some events at a time."""
+    """Follow by polling, with a random page size."""
     async with asking(place) as http:
         while True:
             first = random.randint(1, 1000)

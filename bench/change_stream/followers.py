@@ -1,4 +1,4 @@
-"""Those who follow an account, come and go, and must know all of it in the end."""
+"""Watchers that follow an account, reconnect, and must know all of it at the end."""
 
 import asyncio
 import dataclasses
@@ -19,39 +19,39 @@ from bench.change_stream.follow_transports import (
     told,
 )
 
-LEAVES = 0.05  # chance that a connection ends behind a batch
-DIES = 0.3  # … and of these, that all is gone but what was kept
-KEEPS = 0.1  # chance that a batch is kept, with its cursor
-SLOW = {"socket": 0.8, "events": 0.8, "updates": 0.03, "asking": 0.8}  # seconds over a batch
-REST = 0.4  # seconds that one who is away stays away, at most
+LEAVES = 0.05  # to disconnect after a batch
+DIES = 0.3  # to continue from the saved replica after disconnecting
+KEEPS = 0.1  # to save the replica after a batch
+SLOW = {"socket": 0.8, "events": 0.8, "updates": 0.03, "asking": 0.8}  # seconds, by transport
+REST = 0.4  # seconds
 
 
 @dataclass
 class Watcher:
-    """One who follows by one road, and has a replica of the account."""
+    """A follower with one transport and a replica of the account."""
 
     name: str
     place: Place
     road: str
     random: Random
     slow: bool = False
-    by: str = ""  # the secret of who follows, where it is not the account's
+    by: str = ""  # if it is not the account's own
     replica: Replica | None = None
-    heard: int = 0  # events
-    came: int = 0  # how often it has connected
-    died: int = 0  # how often it went on from what it had kept
-    afresh: list[str] = field(default_factory=list)  # why it has read the account again
+    heard: int = 0
+    came: int = 0
+    died: int = 0  # times that it continued from the saved replica
+    afresh: list[str] = field(default_factory=list)  # why the account was read again
     wrong: list[str] = field(default_factory=list)
-    calm: bool = False  # it stays where it is, so that it may catch up
+    calm: bool = False  # no more disconnects and pauses, to catch up
     _kept: Replica | None = field(default=None, repr=False)
 
     @property
     def at(self) -> int:
-        """The newest event it knows; -1 where it knows nothing."""
+        """The number of the newest event it knows; -1 if it knows none."""
         return self.replica.at if self.replica else -1
 
     async def run(self) -> None:
-        """Follow until it is cancelled; ends by itself where the server says what it may not."""
+        """Follow until cancelled, or until the server returns an unexpected response."""
         while True:
             try:
                 if self.replica is None:
@@ -92,21 +92,21 @@ class Watcher:
         await asyncio.sleep(self.random.uniform(0, REST))
 
     def _learned(self) -> None:
-        """Keep what is wrong with a replica that is about to be given up."""
+        """Keep the problems of a replica that is replaced."""
         if self.replica and self.replica is not self._kept:
             known = self._kept.wrong if self._kept else []
             self.wrong += [f"{self.name}: {one}" for one in self.replica.wrong if one not in known]
 
     @property
     def complaints(self) -> list[str]:
-        """All that it has found wrong."""
+        """All problems found until now."""
         mine = [f"{self.name}: {one}" for one in (self.replica.wrong if self.replica else [])]
         return list(dict.fromkeys([*self.wrong, *mine]))
 
 
 @dataclass
 class Counting:
-    """One who hears of the counters of folders alone."""
+    """A follower of mailbox counters only."""
 
     name: str
     place: Place
@@ -116,7 +116,7 @@ class Counting:
     calm: bool = False
 
     async def run(self) -> None:
-        """Follow until it is cancelled."""
+        """Follow until cancelled, or until the server returns an unexpected response."""
         while True:
             try:
                 async with aclosing(told(self.place, COUNTERS)) as coming:
@@ -134,7 +134,7 @@ class Counting:
 
 
 def crew(places: list[Place], root: str, many: int, seed: int) -> list[Watcher]:
-    """So many watchers on each road, some of whom read slowly, and some by the key `root`."""
+    """Create watchers for each transport. Some read slowly, some use the key of ROOT."""
     made = []
     for number in range(many):
         for road in ROADS:

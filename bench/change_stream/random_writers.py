@@ -1,4 +1,4 @@
-"""Those who change accounts at random: what they ask for may be refused, or be broken off."""
+"""Clients that change accounts at random. Requests may be invalid or interrupted."""
 
 import asyncio
 from collections import Counter
@@ -19,31 +19,31 @@ from graph.types.global_ids import encode
 PATHS = ["INBOX", "Sent", "Trash", "Junk", "A", "A/B", "A/B/C", "B", "C", "C/D", "E", "a"]
 WORDS = ["\\Seen", "\\Flagged", "\\Answered", "\\Draft", "x", "y", "z"]
 ARCHIVED = "{ viewer { user { archivedMessages(first: 20) { nodes { id } } } } }"
-TRIAL, WRONG, CUT = 0.05, 0.03, 0.03  # of all: only tried, refused, broken off in the middle
-ASLEEP = 2.0  # seconds that a message is snoozed at most
-LEAST = 0.001  # seconds until a request is broken off; LATEST at most
+TRIAL, WRONG, CUT = 0.05, 0.03, 0.03  # of all requests
+ASLEEP = 2.0
+LEAST = 0.001
 LATEST = 0.02
-TOGETHER = 12  # requests of one connection
-PAUSE = 0.1  # seconds before a server that is away is tried again
+TOGETHER = 12
+PAUSE = 0.1
 
 Given = dict[str, Any]
 
 
 @dataclass
 class Writer:
-    """One of them, on accounts whose address is known."""
+    """A client that changes accounts."""
 
     places: list[Place]
     addresses: list[str]
     lmtp: int
     random: Random
-    done: Counter[str] = field(default_factory=Counter)  # by what was done, and how it went
-    tokens: list[tuple[int, str]] = field(default_factory=list)  # undo, by account
+    done: Counter[str] = field(default_factory=Counter)  # by operation and outcome
+    tokens: list[tuple[int, str]] = field(default_factory=list)  # with the account
     written: int = 0
     name: str = ""
 
     async def run(self) -> None:
-        """Write until it is cancelled."""
+        """Write until cancelled."""
         roads: dict[str, tuple[int, Callable[[int], Given]]] = {
             "messageUpdate": (8, self._flags),
             "messageMove": (5, self._move),
@@ -61,7 +61,7 @@ class Writer:
         while True:
             who = self.random.randrange(len(self.places))
             try:
-                async with asking(self.places[who]) as http:  # of several processes, any
+                async with asking(self.places[who]) as http:  # a connection to any of the processes
                     for name in self.random.choices(names, weights, k=TOGETHER):
                         if name == "deliver":
                             await self._deliver()
@@ -99,7 +99,7 @@ class Writer:
             self.tokens = [*self.tokens[-9:], (who, it["undo"]["token"])]
 
     async def _cut(self, http: httpx.AsyncClient, document: str, given: Given) -> None:
-        """Ask, and hang up before the answer."""
+        """Send a mutation, and disconnect before the response."""
         with suppress(TimeoutError):
             async with asyncio.timeout(self.random.uniform(LEAST, LATEST)):
                 body = orjson.dumps({"query": document, "variables": {"input": given}})
@@ -108,7 +108,7 @@ class Writer:
                 )
 
     async def _deliver(self) -> None:
-        """Deliver to some or all, some letters of one conversation; some are broken off."""
+        """Deliver some messages over one LMTP connection. Some are interrupted."""
         neighbour = await connected(self.lmtp)
         try:
             for _ in range(self.random.randint(1, 8)):
@@ -130,7 +130,7 @@ class Writer:
         await neighbour.writer.drain()
 
     def _some(self) -> Given:
-        """Messages of a folder: all of them, some by uid, or those of a kind."""
+        """Return a random selection of messages: all of a mailbox, some UIDs, or by flag."""
         chosen: Given = {"mailbox": self._named()}
         how = self.random.random()
         if how < 0.4:  # noqa: PLR2004
@@ -203,7 +203,7 @@ UNDONE = {"messageUpdate", "messageMove", "messageDelete"}
 
 
 def _spoil(given: Given, random: Random) -> None:
-    """Ask for what will be refused, where possible when half of it is done."""
+    """Make an input invalid, if possible so that it fails after half of the work."""
     wrong = random.choice(["No/such", "x/" * 40, "a//b"])
     for name in ("to", "mailbox"):
         if name in given:
@@ -221,7 +221,7 @@ def _spoil(given: Given, random: Random) -> None:
 
 
 def letter(text: str) -> bytes:
-    """A small letter, of a conversation that some share."""
+    """Return a small message with this subject."""
     lines = (
         "From: Carol <carol@example.com>",
         "To: ada@example.org",

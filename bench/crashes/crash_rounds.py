@@ -1,4 +1,4 @@
-"""A server that is killed again and again under LMTP load, and a neighbour that tries again."""
+"""Kill a server repeatedly under LMTP load, while the client retries."""
 
 import asyncio
 import hashlib
@@ -17,95 +17,95 @@ from bench.load.sample_account import TAKER
 from bench.servers.merganser_process import Server, stop
 
 CONNECTIONS = 8
-TRIES = 100  # of one letter; then something is wrong with more than a crash
-WAIT = 0.02  # seconds before a letter that was refused is sent again
-GRACE = 3.0  # seconds that processes of a dead server have to notice
-ROUND = 120.0  # seconds that a round may take
-SIZES = (800, 3_000, 20_000)  # bytes of letters, in turn
-FILES = {  # every so many letters have a file of so many bytes that cannot be compressed
+TRIES = 100  # of one message
+WAIT = 0.02  # seconds
+GRACE = 3.0  # seconds for the child processes of a dead server to exit
+ROUND = 120.0  # seconds
+SIZES = (800, 3_000, 20_000)  # bytes, in rotation
+FILES = {  # interval of messages: bytes of an incompressible attachment
     5: 40_000,  # an object of its own in the blob store
     11: 400_000,
     29: 1_500_000,  # received into a file, and read by another process
 }
-SHARED = 7  # every so many letters have the same file as others
+SHARED = 7  # every seventh message has the same attachment
 
 
 @dataclass(frozen=True, slots=True)
 class Death:
-    """How a round ends: at the nth passing of a place, or by us at the nth letter answered."""
+    """When a round ends: at the n-th passing of a fault point, or by a kill after n messages."""
 
     place: str
     nth: int
 
     @property
     def fault(self) -> str:
-        """What the server is told; nothing where we do it."""
+        """The setting for the server; empty if the client kills it."""
         return "" if self.place == "outside" else f"{self.place}:{self.nth}"
 
 
 @dataclass
 class Ledger:
-    """What was sent, and what was answered 250, by the mark in its subject."""
+    """The messages sent, and those accepted with 250, by subject."""
 
     sent: dict[str, str] = field(default_factory=dict)  # SHA-256 of the bytes, hex
     answered: Counter[str] = field(default_factory=Counter)
-    waiting: list[str] = field(default_factory=list)  # not answered yet, the oldest first
+    waiting: list[str] = field(default_factory=list)  # oldest first
     tried: Counter[str] = field(default_factory=Counter)
 
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What a restarted server had in its store before anything was sent again."""
+    """What a restarted server had stored before anything was sent again."""
 
-    waiting: int  # letters without an answer
-    stored: int  # … that were there all the same: only their answer was lost
-    lost: Sequence[str]  # letters answered before that are not there
-    double: Sequence[str]  # letters that are there twice
+    waiting: int  # messages without a reply
+    stored: int  # of these: only the reply was lost
+    lost: Sequence[str]  # accepted messages that are missing
+    double: Sequence[str]  # messages stored twice
 
     @property
     def whole(self) -> bool:
-        """Whether what was promised is there, once."""
+        """True if each accepted message is stored once."""
         return not self.lost and not self.double
 
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """One life of the server."""
+    """One run of the server."""
 
     seen: Seen
-    answered: int  # letters
+    answered: int
     code: int  # the server's exit code
-    orphans: bool  # processes that it left behind; they have been ended
-    death: Death | None = None  # None: it was stopped in the usual way
+    orphans: bool  # child processes survived the server and were killed
+    death: Death | None = None  # None: stopped by SIGTERM
 
     @property
     def as_planned(self) -> bool:
-        """Whether it ended as it should have."""
+        """True if the server ended as planned."""
         return self.code == (-signal.SIGKILL if self.death else 0)
 
 
 @dataclass
 class Post:
-    """The letters of one soak: the same number gives the same bytes, also much later."""
+    """The messages of one soak. The same number always gives the same bytes."""
 
     seed: int
     writer: Writer = field(init=False)
     shared: bytes = field(init=False)
-    written: dict[str, bytes] = field(default_factory=dict)  # until they are answered
+    written: dict[str, bytes] = field(default_factory=dict)  # by subject
 
     def __post_init__(self) -> None:
         self.writer = Writer(self.seed)
         self.shared = self._file(0, 60_000)
 
     def envelope(self, mark: str) -> tuple[str, str]:
-        """Sender and recipient of a letter."""
+        """Return sender and recipient of a message."""
         return SENDER, TAKER
 
     def _file(self, number: int, size: int) -> bytes:
         return Random(f"{self.seed}.{number}").randbytes(size)  # noqa: S311 - no secret
 
     def next(self, ledger: Ledger) -> str:
-        """Write another letter; returns its mark."""
+        """Generate the next message, and return its subject."""
         number = len(ledger.sent)
         attached = b""
         for every, size in FILES.items():
@@ -123,7 +123,10 @@ class Post:
 
 
 async def killed(server: Server, post: Post, ledger: Ledger, death: Death) -> Round:
-    """Load a server until it dies; what was not answered waits in the ledger for the next."""
+    """Load a server until it is killed.
+
+    Unanswered messages wait in the ledger for the next round.
+    """
     process = await server.start(fault=death.fault)
     try:
         seen, before = _look(server, ledger), ledger.answered.total()
@@ -143,9 +146,9 @@ async def drained(
     ledger: Ledger,
     quiet: Callable[[], Awaitable[None]] | None = None,
 ) -> Round:
-    """Send what is left to a server that nobody kills, and stop it in the usual way.
+    """Deliver the rest to a server that is not killed, and stop it by SIGTERM.
 
-    It is stopped once it is `quiet`, where it has work of its own to end.
+    If `wait_until_idle` is given, it is awaited before the stop.
     """
     process = await server.start()
     try:
@@ -170,7 +173,7 @@ class Load:
     post: Post
     ledger: Ledger
     process: asyncio.subprocess.Process
-    last: int | None = None  # the letter, counted over all rounds, after whose answer we kill
+    last: int | None = None  # number over all rounds
 
 
 async def _work(port: int, load: Load) -> None:
@@ -187,7 +190,10 @@ async def _work(port: int, load: Load) -> None:
 
 
 async def _one(neighbour: Neighbour, load: Load, mark: str) -> None:
-    """Deliver one letter; without an answer of 250 it waits to be sent again."""
+    """Deliver a message. Without the reply 250 it waits to be sent again.
+
+    Raises RuntimeError after too many attempts.
+    """
     ledger, taken = load.ledger, False
     ledger.tried[mark] += 1
     if ledger.tried[mark] > TRIES:
@@ -209,6 +215,7 @@ async def _one(neighbour: Neighbour, load: Load, mark: str) -> None:
 
 
 def _look(server: Server, ledger: Ledger) -> Seen:
+    """Compare the database of a server with the ledger."""
     there = stored(server)
     return Seen(
         waiting=len(ledger.waiting),
@@ -219,7 +226,7 @@ def _look(server: Server, ledger: Ledger) -> Seen:
 
 
 def stored(server: Server) -> Counter[str]:
-    """How often each subject is in the store, read beside the server."""
+    """Count the stored messages by subject, read from the database file."""
     db = sqlite3.connect(f"file:{server.folder / 'merganser.db'}?mode=ro", uri=True)
     try:
         return Counter(subject for (subject,) in db.execute("SELECT subject FROM messages"))
@@ -228,7 +235,7 @@ def stored(server: Server) -> Counter[str]:
 
 
 async def buried(process: asyncio.subprocess.Process) -> bool:
-    """End what is left of a server and its group; whether there was anything in the end."""
+    """Kill a server and its process group. Returns True if child processes survived."""
     with suppress(ProcessLookupError):
         process.kill()
     await process.wait()

@@ -1,8 +1,8 @@
-"""A server that is killed while it sends mail on and answers it, and those who get that mail.
+"""Kill a server while it forwards messages and sends vacation replies, and count what arrives.
 
-Half of the letters go to an account that answers, each from another sender, and half to an
-address that forwards: to that account, and to an address elsewhere. Elsewhere is a server of ours
-that counts what comes, also while the other is dead.
+Half of the messages go to an account with a vacation reply, each from another sender. The other
+half go to an address that forwards to this account and to an external address. The external
+server counts deliveries, also while the other server is down.
 """
 
 import asyncio
@@ -30,27 +30,27 @@ from resolvers.users.selection import Users
 
 LIST, FAR = "list@bench.example", "far@elsewhere.example"
 PLACES = ("data", "commit", "reply", "dot", "sent", "outside")
-SLOW = 400.0  # seconds that a queue may take to end: what a dead server held waits for its lease
-LOOK = 0.2  # seconds between two looks at it
+SLOW = 400.0  # seconds; entries of a dead server wait for their lease to end
+LOOK = 0.2
 ANSWER, ONWARD = "answer", "onward"
-_SENDER = re.compile(r"\bs([0-9]+)(?=@|$)")  # of letter s<number>@elsewhere.example, also in SRS
+_SENDER = re.compile(r"\bs([0-9]+)(?=@|$)")  # of s<number>@elsewhere.example, also in SRS
 _OPEN = "SELECT 1 FROM deliveries WHERE state IN ('PENDING', 'DEFERRED') LIMIT 1"
 _UNSURE = """SELECT recipient, envelope_from, final_dot_at FROM deliveries
     JOIN submissions ON submissions.id = submission_id WHERE final_dot_at IS NOT NULL
     AND deliveries.state IN ('PENDING', 'DEFERRED')"""
 
-Key = tuple[str, int]  # what it was, and of which letter
+Key = tuple[str, int]  # kind, and number of the original message
 
 
 def _key(sender: str, recipient: str) -> Key:
-    """What a message from us is, by its envelope."""
+    """Return kind and number of an outgoing message by its envelope."""
     found = _SENDER.search(recipient if recipient != FAR else sender)
     return ONWARD if recipient == FAR else ANSWER, int(found[1]) if found else -1
 
 
 @dataclass
 class Elsewhere:
-    """The server that takes all that leaves, and counts it."""
+    """The external server that accepts and counts all messages."""
 
     port: int = field(default_factory=free_port)
     came: Counter[Key] = field(default_factory=Counter)
@@ -58,14 +58,14 @@ class Elsewhere:
     async def handle_DATA(  # noqa: N802
         self, _server: Any, _session: Any, envelope: Envelope
     ) -> str:
-        """Count a message, and take it."""
+        """Count a message, and accept it."""
         for recipient in envelope.rcpt_tos:
             self.came[_key(envelope.mail_from or "", recipient)] += 1
         return "250 2.0.0 Taken"
 
     @asynccontextmanager
     async def listening(self) -> AsyncGenerator[None]:
-        """Listen meanwhile."""
+        """Listen while the context is open."""
         loop = asyncio.get_running_loop()
         server = await loop.create_server(
             lambda: SMTP(self, hostname="elsewhere.example"), HOST, self.port
@@ -78,39 +78,41 @@ class Elsewhere:
 
 
 class Senders(Post):
-    """Letters each of which has a sender of its own."""
+    """Messages with one sender each."""
 
     def envelope(self, mark: str) -> tuple[str, str]:
-        """Sender and recipient of a letter."""
+        """Return sender and recipient of a message."""
         number = number_of(mark)
         return f"s{number}@elsewhere.example", LIST if number % 2 else READER
 
 
 def number_of(mark: str) -> int:
-    """Which letter this is."""
+    """Return the number of a message by its subject."""
     return int(mark.rpartition("-")[2])
 
 
 @dataclass
 class Verdict:
-    """What became of letters that were sent on and answered."""
+    """The result of a soak with forwards and replies."""
 
     rounds: list[Round] = field(default_factory=list)
     ledger: Ledger = field(default_factory=Ledger)
-    unsure: set[tuple[Key, str]] = field(default_factory=set)  # after the dot, when a server died
+    unsure: set[tuple[Key, str]] = field(
+        default_factory=set
+    )  # sent when a server died, without a stored result
     came: Counter[Key] = field(default_factory=Counter)
     differences: list[str] = field(default_factory=list)
 
     @property
     def doubled(self) -> int:
-        """How many messages others got once more."""
+        """The number of surplus copies that arrived."""
         return sum(times - 1 for times in self.came.values())
 
 
 async def soak(
     folder: Path, plan: Sequence[Death], *, seed: int = 1, told: Callable[[Round], None]
 ) -> Verdict:
-    """Kill a server on this empty folder once for each death, then compare what others got."""
+    """Kill a server on this empty folder as planned, and compare the received messages."""
     elsewhere, verdict, post = Elsewhere(), Verdict(), Senders(seed)
     more = {
         "MERGANSER_NEXT_HOP": f"smtp://{HOST}:{elsewhere.port}?tls=never",
@@ -150,13 +152,13 @@ def _rows(server: Server, sql: str) -> list[tuple[Any, ...]]:
 
 
 def _unsure(server: Server) -> Iterator[tuple[Key, str]]:
-    """What may have left, and is not known to have: each with the time of its dot."""
+    """Yield deliveries with unknown result, and the time of the final dot."""
     for recipient, sender, at in _rows(server, _UNSURE):
         yield _key(sender, recipient), at
 
 
 def differences(verdict: Verdict) -> Iterator[str]:
-    """What is otherwise than it should be."""
+    """Yield the messages that are lost, duplicated or unexpected."""
     for number, each in enumerate(verdict.rounds, 1):
         yield from (f"round {number}: {mark} is lost" for mark in each.seen.lost)
         yield from (f"round {number}: {mark} is stored twice" for mark in each.seen.double)

@@ -1,4 +1,4 @@
-"""The account of a cluster soak: what became of every recipient."""
+"""Account for every recipient of a cluster soak."""
 
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
@@ -12,29 +12,29 @@ from bench.crashes.replicated_store import OPEN_STATES, LostCommits
 
 @dataclass
 class Account:
-    """What became of all recipients."""
+    """The number of recipients by outcome."""
 
     answered: int = 0
     once: int = 0
     twice_after_kill: int = 0
     twice_after_failover: int = 0
-    queued: Counter[str] = field(default_factory=Counter)  # by the reason
+    queued: Counter[str] = field(default_factory=Counter)  # by SMTP reply
     unrecorded: int = 0  # delivered once; the standby lacked the submission
     lost: int = 0  # never sent; the standby lacked the submission
     kills: int = 0
-    taken_over: list[float] = field(default_factory=list)  # seconds until that was done
+    taken_over: list[float] = field(default_factory=list)  # seconds from kill to takeover
     lost_commits: LostCommits | None = None  # of the failover, if there was one
     differences: list[str] = field(default_factory=list)
     warnings: Counter[str] = field(default_factory=Counter)  # in the logs of all servers
 
     @property
     def accounted(self) -> int:
-        """How many recipients have one of the expected ends."""
+        """The number of recipients with an expected outcome."""
         twice = self.twice_after_kill + self.twice_after_failover
         return self.once + twice + self.queued.total() + self.unrecorded + self.lost
 
     def lines(self) -> list[str]:
-        """The account in sentences."""
+        """Return the account as sentences."""
         slowest = max(self.taken_over, default=0.0)
         told = [
             f"{self.kills} kills: {self.answered} recipients, {self.once} delivered once, "
@@ -57,7 +57,7 @@ class Account:
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What clients, the receiving server and the store say."""
+    """What clients, the receiving server and the database know."""
 
     answered: Collection[str]  # recipients whose message a server has accepted
     copies: Mapping[str, int]  # that have arrived, by recipient
@@ -67,7 +67,7 @@ class Evidence:
 
 
 def close_account(account: Account, evidence: Evidence) -> None:
-    """Sort every recipient into the account; whatever is not expected is a difference."""
+    """Count every recipient in the account. An unexpected outcome becomes a difference."""
     account.answered = len(evidence.answered)
     for recipient in sorted(evidence.answered):
         _sort_in(account, evidence, recipient)
@@ -103,6 +103,6 @@ def _sort_in(account: Account, evidence: Evidence, recipient: str) -> None:
 
 
 def count_warnings(logs: Sequence[str]) -> Counter[str]:
-    """The warnings and errors in the logs, by their text."""
+    """Count the warnings and errors in the logs by text."""
     facts = [orjson.loads(line) for text in logs for line in text.splitlines()]
     return Counter(fact["event"] for fact in facts if fact["level"] in {"warning", "error"})

@@ -1,4 +1,4 @@
-"""The store of a cluster soak: PostgreSQL with an asynchronous standby that can lack commits."""
+"""PostgreSQL with an asynchronous standby that can lack commits, for the cluster soak."""
 
 import os
 import signal
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tests.support.servers.postgres_cluster import WAIT, Cluster
 
-LOOK = 0.05  # seconds between two looks
+LOOK = 0.05
 CONNECTIONS = "max_connections = 300"  # three servers, each with its pools
 SENDERS = "SELECT pid FROM pg_stat_replication WHERE state = 'streaming'"
 SENDING = "SELECT count(*) FROM deliveries WHERE lease IS NOT NULL AND final_dot_at IS NOT NULL"
@@ -23,7 +23,7 @@ OPEN_STATES = ("PENDING", "DEFERRED")
 
 @dataclass(frozen=True, slots=True)
 class RecipientState:
-    """What a server of PostgreSQL says of one recipient."""
+    """The state of one recipient in one PostgreSQL server."""
 
     state: str
     lease: str  # empty: not leased
@@ -37,13 +37,15 @@ class RecipientState:
 
 @dataclass
 class LostCommits:
-    """What the primary had committed and the standby lacks."""
+    """The commits of the primary that the standby lacks."""
 
     submissions: set[str] = field(default_factory=set)  # recipients that the standby doesn't know
     results: set[str] = field(default_factory=set)  # sent, and the standby has no result
     dots: set[str] = field(default_factory=set)  # about to be sent, and the standby has no mark
     claims: set[str] = field(default_factory=set)  # taken by a process, and nothing more
-    second_copies: Counter[str] = field(default_factory=Counter)  # that these can cause
+    second_copies: Counter[str] = field(
+        default_factory=Counter
+    )  # possible surplus copies, by recipient
 
     @classmethod
     def between(
@@ -78,12 +80,12 @@ class ReplicatedStore:
 
     @property
     def url(self) -> str:
-        """The address of both; servers use the one that takes writes."""
+        """The URL of both; clients connect to the one that accepts writes."""
         hosts = f"{self.primary.home},{self.standby.home}"
         return f"postgresql://postgres@/postgres?host={hosts}&target_session_attrs=read-write"
 
     def start(self) -> None:
-        """Start both."""
+        """Start the primary, and copy it to the standby."""
         self.primary.make()
         self.primary.configure(CONNECTIONS)
         self.primary.start()
@@ -92,9 +94,9 @@ class ReplicatedStore:
         _wait(lambda: bool(self.primary.sql(SENDERS)), "the standby does not follow")
 
     def stop_replication(self, under_way: int) -> None:
-        """Let the standby lack every commit from here on: nothing sends it WAL.
+        """Stop WAL senders, so that the standby lacks every later commit.
 
-        That begins once the standby knows of so many recipients whose message is being sent.
+        First waits until the standby knows this many recipients whose message is being sent.
         """
         _wait(lambda: int(self.standby.sql(SENDING)) >= under_way, "nothing is sent")
         self.frozen = [int(pid) for pid in self.primary.sql(SENDERS).split()]
@@ -114,7 +116,7 @@ class ReplicatedStore:
         return LostCommits.between(last, known)
 
     def remove(self) -> None:
-        """End both, and remove their files."""
+        """Stop both, and remove their files."""
         for pid in self.frozen:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGCONT)
@@ -124,7 +126,7 @@ class ReplicatedStore:
 
 @contextmanager
 def _apart(cluster: Cluster) -> Generator[Path]:
-    """Run a cluster where no server finds it; yields the folder of its socket."""
+    """Run a cluster with another socket, and yield the folder of the socket."""
     folder = cluster.home / "apart"
     folder.mkdir()
     folder.chmod(0o777)
@@ -146,7 +148,7 @@ def _kill_cluster(cluster: Cluster) -> None:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
     _wait(lambda: not any(_is_running(pid) for pid in pids), "PostgreSQL does not end")
-    # Where nobody reaps the dead process, PostgreSQL would take it for one that still runs.
+    # If the dead process is not reaped, PostgreSQL takes it for a running one.
     (cluster.data / "postmaster.pid").unlink()
 
 
@@ -164,6 +166,7 @@ def _deliveries(text: str) -> dict[str, RecipientState]:
 
 
 def _wait(condition: Callable[[], bool], what: str) -> None:
+    """Wait until a condition is true. Raises TimeoutError."""
     until = time.monotonic() + WAIT
     while not condition():
         if time.monotonic() > until:

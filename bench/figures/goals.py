@@ -1,4 +1,4 @@
-"""What is asked of the figures, and whether they reach it."""
+"""The goals of the benchmark, and whether the measurements reach them."""
 
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -24,7 +24,7 @@ CLAIM = "p99 of a claim, {:,} waiting"
 SENT_OUT = "messages of 20 KB that leave in a second, to one neighbour"
 HANDED_IN = "letters of 20 KB handed in in a second, {}"
 BATCHED = "50 of a mail merge in a request"
-SENT_ON = "by SMTP and sent on"  # said behind those two
+SENT_ON = "by SMTP and sent on"  # suffix of the two before
 HALF_OPEN, FIRST = "times the p99, beside", "from the decoded body to the first resolver"
 
 LARGE = {  # ms of CPU
@@ -37,12 +37,12 @@ LARGE = {  # ms of CPU
 }
 WATCHED = {f"{LETTER}, p50": 2.0, f"{LETTER}, p99": 10.0, f"{CHANGED}, p50": 5.0}
 WATCHED[f"{CHANGED}, p99"] = 25.0  # ms
-STEADY = 0.98  # of the pace asked for, at least
+STEADY = 0.98
 MOVED = "10,000 messages moved"
 
 
 class Goal(NamedTuple):
-    """One line: what, how much of it, and whether that is enough."""
+    """A goal with the required and the measured value. The field names are keys of the report."""
 
     name: str
     asked: str
@@ -51,7 +51,7 @@ class Goal(NamedTuple):
 
 
 def goals(lines: Sequence[Line], facts: Sequence[Fact]) -> Iterator[Goal]:
-    """The goals of which something was measured."""
+    """Yield the goals for which there are measurements."""
     at = {line.name: line for line in lines if line.ours.connections == AT}
     yield from _page(at.get(PAGE))
     for name, most in ((FULL, 500.0), (BOXES, 400.0), (START, 1500.0)):
@@ -75,7 +75,7 @@ def goals(lines: Sequence[Line], facts: Sequence[Fact]) -> Iterator[Goal]:
 
 
 def _sent(facts: Sequence[Fact]) -> Iterator[Goal]:
-    """Handed in, waiting, and on the way out."""
+    """Yield the goals of submission, queue claims and outbound delivery."""
     for fact in facts:
         if fact.name == HANDED_IN.format(BATCHED):
             yield _least(fact.name, fact.value, 500.0, "")
@@ -100,7 +100,7 @@ def _page(line: Line | None) -> Iterator[Goal]:
 
 
 def _large(cpu: dict[str, float]) -> Iterator[Goal]:
-    """Searches in large accounts, late pages, and flags."""
+    """Yield the goals of searches, late pages and flags in large mailboxes."""
     for name, most in LARGE.items():
         if name in cpu:
             yield _most(f"{name}, CPU", cpu[name] / 1000, most, "ms")
@@ -112,7 +112,7 @@ def _large(cpu: dict[str, float]) -> Iterator[Goal]:
 
 
 def _crowd(facts: dict[str, Fact]) -> Iterator[Goal]:
-    """Memory and events of subscribers; for a thousand, where fewer were there."""
+    """Yield the goals of memory and events of subscribers, scaled to 1,000 subscribers."""
     idle = facts.get("memory idle, PSS")
     for name, fact in facts.items():
         if name.endswith(HEAVY) and idle:
@@ -125,7 +125,7 @@ def _crowd(facts: dict[str, Fact]) -> Iterator[Goal]:
 
 
 def _live(facts: Sequence[Fact]) -> Iterator[Goal]:
-    """How soon watchers of many accounts hear, what they take, and what the journal costs."""
+    """Yield the goals of event latency, change rate, memory of watchers and journal cost."""
     for fact in facts:
         many, _, what = fact.name.partition(" ")
         what = what.removeprefix("watchers: ")
@@ -151,7 +151,7 @@ def _live(facts: Sequence[Fact]) -> Iterator[Goal]:
 
 
 def _copied(facts: dict[str, Fact]) -> Iterator[Goal]:
-    """What connectors bring; for 10,000 messages, where fewer were there."""
+    """Yield the goals of connectors, scaled to 10,000 messages if fewer were measured."""
     for name, fact in facts.items():
         if name.endswith(COPIED.partition(" ")[2]):
             many = int(name.split()[0].replace(",", ""))
@@ -162,8 +162,10 @@ def _copied(facts: dict[str, Fact]) -> Iterator[Goal]:
 
 
 def _most(name: str, reached: float, most: float, unit: str) -> Goal:
+    """Return a goal with a highest value."""
     return Goal(name, f"≤ {most:,.4g} {unit}", f"{reached:,.4g} {unit}", reached <= most)
 
 
 def _least(name: str, reached: float, least: float, unit: str) -> Goal:
+    """Return a goal with a lowest value."""
     return Goal(name, f"≥ {least:,.4g} {unit}".strip(), f"{reached:,.4g} {unit}", reached >= least)

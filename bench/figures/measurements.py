@@ -1,4 +1,4 @@
-"""Figures: how many, how long, and for how much CPU."""
+"""Measured values: counts, latencies and CPU time."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -7,7 +7,10 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """What one run has shown. Latencies are in milliseconds, `cpu` in µs of the server each."""
+    """The result of one run.
+
+    Latencies are in milliseconds, `cpu` is µs of server CPU per request.
+    """
 
     connections: int
     count: int
@@ -15,35 +18,38 @@ class Figure:
     p50: float
     p99: float
     cpu: float
-    cpu_behind: float = 0.0  # for what each one leaves to do behind its answer
-    late: int = 0  # given up by the server's deadline; they are not counted
+    cpu_behind: float = 0.0  # for work after the response, in µs
+    late: int = 0  # ended by the server's deadline; not in `count`
 
     @property
     def rate(self) -> float:
-        """How many in a second."""
+        """Requests per second."""
         return self.count / self.seconds
 
     def as_json(self) -> dict[str, Any]:
-        """The figure in plain values."""
+        """Return the figure as JSON values."""
         return {**asdict(self), "rate": self.rate}
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A figure with its name and that of the hand-written floor, where there is one."""
+    """A figure of Merganser with that of the baseline and of plain Strawberry, if measured.
+
+    The field names are keys of the report.
+    """
 
     name: str
     ours: Figure
     floor: Figure | None = None
-    plain: Figure | None = None  # Strawberry as it comes
+    plain: Figure | None = None  # plain Strawberry
 
     def ratio(self, what: str) -> float | None:
-        """How many times the floor's; None without a floor, or where that took no time."""
+        """Return Merganser's value divided by the baseline's; None without a baseline value."""
         least = float(getattr(self.floor, what)) if self.floor else 0.0
         return float(getattr(self.ours, what)) / least if least else None
 
     def as_json(self) -> dict[str, Any]:
-        """The line in plain values."""
+        """Return the figures as JSON values."""
         return {
             "name": self.name,
             "ours": self.ours.as_json(),
@@ -55,7 +61,7 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Fact:
-    """A measured value that has no floor."""
+    """A measured value without comparison."""
 
     name: str
     value: float
@@ -63,13 +69,13 @@ class Fact:
 
 
 def percentile(values: Sequence[float], share: float) -> float:
-    """The value that this share of all does not exceed; of none it is 0."""
+    """Return the value that this fraction of all values does not exceed; 0 for no values."""
     ordered = sorted(values)
     return ordered[min(int(len(ordered) * share), len(ordered) - 1)] if ordered else 0.0
 
 
 def figure(connections: int, latencies: Sequence[float], seconds: float, cpu: float) -> Figure:
-    """Sum up latencies in seconds, and the seconds of CPU they took together."""
+    """Summarize latencies in seconds and the total CPU seconds."""
     count = len(latencies)
     return Figure(
         connections,

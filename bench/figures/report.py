@@ -1,4 +1,4 @@
-"""The figures as a table for people, and as JSON."""
+"""Print the figures as tables, and write them as JSON."""
 
 import os
 import platform
@@ -20,17 +20,17 @@ SHOWN = 3  # errors
 
 @dataclass
 class Results:
-    """All that one run has shown."""
+    """The results of one benchmark run. The field names are keys of the report."""
 
     store: str
     messages: int
     lines: list[Line] = field(default_factory=list)
     facts: list[Fact] = field(default_factory=list)
-    errors: list[str] = field(default_factory=list)  # that the server has logged
+    errors: list[str] = field(default_factory=list)  # from the server's log
     load_before: float = field(default_factory=lambda: os.getloadavg()[0])
 
     def as_json(self) -> dict[str, Any]:
-        """All in plain values, with what is known of the machine."""
+        """Return the results as JSON values, with properties of the machine."""
         return {
             "store": self.store,
             "messages": self.messages,
@@ -46,14 +46,14 @@ class Results:
 
 
 def written(all_: Sequence[Results], path: Path) -> None:
-    """Keep the figures of all stores in a file."""
+    """Write the results of all databases into a JSON file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     figures = [results.as_json() for results in all_]
     path.write_bytes(orjson.dumps(figures, option=orjson.OPT_INDENT_2) + b"\n")
 
 
 def line(one: Line) -> str:
-    """A figure of ours alone, as a line of text."""
+    """Return a figure of Merganser as a line of text."""
     ours = one.ours
     return (
         f"{one.name:45} {ours.rate:8,.0f} /s  p50 {ours.p50:7.2f} ms  "
@@ -62,7 +62,7 @@ def line(one: Line) -> str:
 
 
 def shown(results: Results) -> None:
-    """Print the figures."""
+    """Print the results as tables."""
     console = Console(highlight=False)
     if not console.is_terminal:
         console = Console(highlight=False, width=WIDE)
@@ -125,7 +125,7 @@ def _facts(facts: Sequence[Fact]) -> Table:
 
 
 def _goals(results: Results) -> Table:
-    """What is asked for, and what was reached."""
+    """Return the table of goals with required and measured values."""
     table = Table(box=None, padding=(0, 2, 0, 0))
     for name in ("goal", "asked", "reached", ""):
         table.add_column(name)

@@ -1,4 +1,4 @@
-"""What is asked of the server, and the same of the floor."""
+"""Requests that the benchmark sends to Merganser, to the baseline and to plain Strawberry."""
 
 import itertools
 from collections.abc import Iterator, Mapping
@@ -10,8 +10,8 @@ from bench.load.sample_account import House
 from bench.servers.compared_servers import Sides
 from graph.types.global_ids import decode
 
-PAGE_SIZE, WALK = 50, 250  # messages; the way to page 100 is walked in larger steps
-MANY = 1000  # messages that are flagged at once
+PAGE_SIZE, WALK = 50, 250  # messages; larger steps on the way to page 100
+MANY = 1000
 NODES = (
     "nodes { id subject from { name address } to { name address } date flags size intro "
     "attachmentCount }"
@@ -44,17 +44,17 @@ FLAG_ONE, FLAG_MANY = FLAG % "messages { id flags modseq }", FLAG % "undo { toke
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """Requests without end, for all sides."""
+    """Endless encoded requests of one kind for each compared server."""
 
     name: str
     ours: Iterator[bytes]
     floor: Iterator[bytes]
-    plain: Iterator[bytes] | None = None  # where it only reads
+    plain: Iterator[bytes] | None = None  # only for queries
 
 
 @dataclass(frozen=True, slots=True)
 class Desk:
-    """All sides, and what the account is."""
+    """Builds requests for the compared servers over the sample account."""
 
     ours: Target
     floor: Target
@@ -62,13 +62,13 @@ class Desk:
     house: House
 
     def query(self, document: str, **variables: Any) -> dict[str, Any]:
-        """The body of a GraphQL request."""
+        """Return the body of a GraphQL request."""
         return {"query": document, "variables": variables}
 
     def work(
         self, name: str, ours: Mapping[str, Any], place: str, floor: Mapping[str, Any]
     ) -> Work:
-        """The same request again and again."""
+        """Return a workload that repeats one request."""
         return Work(
             name,
             itertools.repeat(post(self.ours, "/graphql", ours)),
@@ -78,7 +78,10 @@ class Desk:
 
 
 async def works(both: Sides, page: int) -> list[Work]:
-    """All that is measured over HTTP. RuntimeError where the sides do not show the same."""
+    """Build all workloads that are measured over HTTP.
+
+    Raises RuntimeError if the servers do not return the same mail.
+    """
     ours, floor, house = both.ours, both.floor, both.house
     desk = Desk(ours, floor, both.plain, house)
     key = decode("Mailbox", house.floor or house.box)
@@ -105,7 +108,7 @@ async def works(both: Sides, page: int) -> list[Work]:
 
 
 async def _walked(target: Target, box: str, skip: int) -> str | None:
-    """The cursor behind so many messages, reached page by page."""
+    """Return the cursor after this many messages, fetched page by page."""
     after = None
     for start in range(0, skip, WALK):
         variables = {"box": box, "first": min(WALK, skip - start), "after": after}
@@ -115,9 +118,9 @@ async def _walked(target: Target, box: str, skip: int) -> str | None:
 
 
 def _compared(name: str, ours: dict[str, Any], floor: dict[str, Any]) -> None:
-    """Both must show the same mail: but for ids, where the floor has a store of its own.
+    """Raise RuntimeError if both do not return the same mail, apart from IDs.
 
-    What the floor reads from the bytes of a message it reads otherwise, so that is left out.
+    The message in full is not compared, since the baseline parses it differently.
     """
     shown, wanted = ({**each, "message": None} for each in (ours, floor))
     if _plain(shown) != _plain(wanted):
@@ -125,20 +128,21 @@ def _compared(name: str, ours: dict[str, Any], floor: dict[str, Any]) -> None:
 
 
 def _unsigned(value: Any) -> Any:
-    """A value without addresses of bytes: each is signed anew."""
+    """Return a JSON value without URLs, because their signatures differ each time."""
     if isinstance(value, dict):
         return {key: _unsigned(item) for key, item in value.items() if key != "url"}
     return [_unsigned(item) for item in value] if isinstance(value, list) else value
 
 
 def _plain(value: Any) -> Any:
+    """Return a JSON value without IDs."""
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items() if key != "id"}
     return [_plain(item) for item in value] if isinstance(value, list) else value
 
 
 def _flag_one(desk: Desk, box: int) -> Work:
-    """One message after the other, so that each request changes something."""
+    """Return a workload that flags one message per request, in rotation."""
     ids = desk.house.messages
     keys = desk.house.floor_keys or [decode("Message", one) for one in ids]
 
@@ -158,6 +162,7 @@ def _flag_one(desk: Desk, box: int) -> Work:
 
 
 def _flag_many(desk: Desk, box: int) -> Work:
+    """Return a workload that flags and unflags 1,000 messages."""
     ids = desk.house.messages[:MANY]
     keys = (desk.house.floor_keys or [decode("Message", one) for one in ids])[:MANY]
     ours = [

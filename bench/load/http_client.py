@@ -1,4 +1,4 @@
-"""An HTTP/1.1 client that costs little: kept-alive sockets, and no more parsing than needed."""
+"""A cheap HTTP/1.1 client: persistent connections, and only as much parsing as needed."""
 
 import asyncio
 import itertools
@@ -16,14 +16,14 @@ from bench.servers.ports import HOST
 
 LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 LATE = b'"code":"DEADLINE_EXCEEDED"'
-LONGEST = 8  # times the duration asked for: slow requests take longer to be enough
-LEAST = 1.0  # seconds that are looked upon as the duration where it is shorter
-WARM = 0.15  # of the duration, and it is not counted
+LONGEST = 8  # slow requests need longer than the given duration to reach the minimum count
+LEAST = 1.0  # seconds; a shorter duration counts as this long
+WARM = 0.15  # of the duration; not measured
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Who is asked: the port, the process whose CPU counts, and the credential."""
+    """A server to measure: port, process ID and credential."""
 
     port: int
     pid: int
@@ -31,7 +31,7 @@ class Target:
 
 
 def post(target: Target, path: str, body: Mapping[str, Any]) -> bytes:
-    """A whole request with a JSON body."""
+    """Return a complete HTTP request with a JSON body."""
     data = orjson.dumps(body)
     sign = f"Authorization: Bearer {target.secret}\r\n" if target.secret else ""
     head = (
@@ -43,19 +43,19 @@ def post(target: Target, path: str, body: Mapping[str, Any]) -> bytes:
 
 @dataclass
 class Run:
-    """What its connections share."""
+    """State that the connections of one load run share."""
 
     requests: Iterator[bytes]
-    least: int  # answers, even where that takes longer
+    least: int  # the run takes longer if necessary
     begin: float = 0.0
     end: float = 0.0
     latencies: list[float] = field(default_factory=list)
-    late: int = 0  # answers that the server gave up for taking too long
+    late: int = 0  # responses with the server's deadline error
     wrong: bytes = b""
 
     @property
     def over(self) -> bool:
-        """Whether no more requests are sent."""
+        """True if no more requests are sent."""
         now = time.perf_counter()
         limit = self.begin + LONGEST * max(self.end - self.begin, LEAST)
         enough = len(self.latencies) + self.late >= self.least or now >= limit
@@ -63,15 +63,15 @@ class Run:
 
 
 class Answer:
-    """An answer that comes in pieces."""
+    """An HTTP response that arrives in parts."""
 
     def __init__(self) -> None:
         self.raw = bytearray()
-        self._head = 0  # bytes of it, once its head is there
-        self._whole = 0  # and of all
+        self._head = 0  # length of the head once it is complete
+        self._whole = 0  # length of the response
 
     def take(self, data: bytes) -> bool:
-        """Take a piece; whether it is whole now."""
+        """Add received data, and return True if the response is complete."""
         self.raw += data
         if not self._head:
             end = self.raw.find(b"\r\n\r\n")
@@ -83,23 +83,23 @@ class Answer:
         return len(self.raw) >= self._whole
 
     def clear(self) -> None:
-        """Be ready for the next."""
+        """Prepare for the next response on the connection."""
         self.raw.clear()
         self._head = 0
 
     @property
     def body(self) -> Any:
-        """What its JSON says."""
+        """The decoded JSON body."""
         return orjson.loads(self.raw[self._head :])
 
     @property
     def good(self) -> bool:
-        """Whether it is data."""
+        """True if the status is 200 and the body contains no errors."""
         return self.raw.startswith(b"HTTP/1.1 200") and b'"errors":[{' not in self.raw
 
 
 class Connection(asyncio.Protocol):
-    """One connection, which sends the next request when an answer is whole."""
+    """A connection that sends the next request when a response is complete."""
 
     def __init__(self, run: Run) -> None:
         self.run = run
@@ -117,7 +117,7 @@ class Connection(asyncio.Protocol):
         self._transport.write(next(self.run.requests))
 
     def data_received(self, data: bytes) -> None:
-        """Take a piece of the answer."""
+        """Add a part of the response."""
         if self._answer.take(data):
             self._answered()
 
@@ -136,7 +136,7 @@ class Connection(asyncio.Protocol):
         self._transport.close()
 
     def connection_lost(self, _problem: Exception | None) -> None:
-        """Say that this one is over."""
+        """Mark this connection as closed."""
         if not self.run.over:
             self.run.wrong = b"a connection was closed under us"
         if not self.done.done():
@@ -146,7 +146,7 @@ class Connection(asyncio.Protocol):
 async def loaded(
     target: Target, requests: Iterator[bytes], *, connections: int, seconds: float, least: int = 0
 ) -> Figure:
-    """Keep so many connections busy for a time. RuntimeError on an error."""
+    """Keep connections busy for a time, and return the figure. Raises RuntimeError on an error."""
     warm = Run(requests, least=connections)
     await _filled(target.port, warm, connections, seconds * WARM)
     run = Run(requests, least)
@@ -159,7 +159,7 @@ async def loaded(
 async def measure_documents(
     target: Target, bodies: Mapping[str, Mapping[str, Any]], *, connections: int, seconds: float
 ) -> dict[str, Figure]:
-    """Ask each GraphQL request for so long. Raises RuntimeError if one answers errors."""
+    """Measure each GraphQL request for a time. Raises RuntimeError if one returns errors."""
     figures = {}
     for name, body in bodies.items():
         answer = await once(target, "/graphql", body)
@@ -174,13 +174,20 @@ async def measure_documents(
 
 
 async def filled(target: Target, requests: Iterator[bytes], *, connections: int, least: int) -> int:
-    """Send so many requests, as fast as they are answered; how many there were."""
+    """Send requests until this many are answered, and return how many were.
+
+    Raises RuntimeError on an error.
+    """
     run = Run(requests, least)
     await _filled(target.port, run, connections, 0.0)
     return len(run.latencies)
 
 
 async def _filled(port: int, run: Run, connections: int, seconds: float) -> float:
+    """Run connections until the load run is over, and return the seconds it took.
+
+    Raises RuntimeError on an error.
+    """
     loop = asyncio.get_running_loop()
     run.begin = time.perf_counter()
     run.end = run.begin + seconds
@@ -196,28 +203,31 @@ async def _filled(port: int, run: Run, connections: int, seconds: float) -> floa
 
 
 class Asker(asyncio.Protocol):
-    """A connection that stays: one question after the other, and when each was answered."""
+    """A persistent connection that sends one request after the other and times the responses."""
 
     def __init__(self) -> None:
         self._came: asyncio.Future[float] | None = None
         self._answer = Answer()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Open the socket."""
+        """Store the transport of the new connection."""
         self._transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:
-        """Take a piece of the answer."""
+        """Add a part of the response."""
         if self._answer.take(data) and self._came and not self._came.done():
             self._came.set_result(time.perf_counter())
 
     def connection_lost(self, _problem: Exception | None) -> None:
-        """Let nobody wait for an answer that will not come."""
+        """Fail the request that waits for a response."""
         if self._came and not self._came.done():
             self._came.set_exception(ConnectionError("a connection was closed under us"))
 
     async def ask(self, request: bytes) -> tuple[Any, float]:
-        """The data of an answer, and the moment it was whole. RuntimeError on a wrong one."""
+        """Return the data of a response and the time it was complete.
+
+        Raises RuntimeError on an error response.
+        """
         self._came = asyncio.get_running_loop().create_future()
         self._answer.clear()
         self._transport.write(request)
@@ -229,18 +239,18 @@ class Asker(asyncio.Protocol):
         return self._answer.body["data"], at
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         self._transport.close()
 
 
 async def asking(target: Target, count: int) -> list[Asker]:
-    """So many connections that stay."""
+    """Open this many persistent connections."""
     loop = asyncio.get_running_loop()
     return [(await loop.create_connection(Asker, HOST, target.port))[1] for _ in range(count)]
 
 
 async def once(target: Target, path: str, body: Mapping[str, Any]) -> Any:
-    """The JSON of one answer. RuntimeError where it is not a good one."""
+    """Send one request, and return the JSON of its response. Raises RuntimeError on an error."""
     reader, writer = await asyncio.open_connection(HOST, target.port)
     try:
         writer.write(post(target, path, body))

@@ -1,4 +1,4 @@
-"""A neighbour that delivers: one pipelined LMTP conversation for each connection."""
+"""An LMTP client that delivers messages, with pipelining."""
 
 import asyncio
 import time
@@ -15,13 +15,16 @@ SENDER = "bob@example.com"
 
 @dataclass
 class Neighbour:
-    """One connection."""
+    """An open LMTP connection."""
 
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
 
     async def reply(self) -> str:
-        """The last line of the next reply. ConnectionError where the other side has gone."""
+        """Return the last line of the next reply.
+
+        Raises ConnectionError if the server has closed the connection.
+        """
         while True:
             line = await self.reader.readline()
             if not line.endswith(b"\n"):
@@ -30,7 +33,7 @@ class Neighbour:
                 return line.decode().rstrip()
 
     async def deliver(self, to: str, raw: bytes, sender: str = SENDER) -> str:
-        """Deliver one message to one recipient; returns the reply to it, or to its refusal."""
+        """Deliver a message to one recipient. Returns the final reply, or the first refusal."""
         command = f"MAIL FROM:<{sender}> SIZE={len(raw)}\r\nRCPT TO:<{to}>\r\nDATA\r\n"
         self.writer.write(command.encode())
         replies = [await self.reply() for _ in range(3)]
@@ -43,18 +46,18 @@ class Neighbour:
         return await self.reply()
 
     async def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         await hang_up(self.writer)
 
 
 def stuffed(raw: bytes) -> bytes:
-    """A message that ends with CRLF, as DATA sends it (RFC 5321, section 4.5.2)."""
+    """Return a message that ends with CRLF as DATA sends it (RFC 5321, section 4.5.2)."""
     dotted = raw.replace(b"\r\n.", b"\r\n..")
     return (b"." if raw.startswith(b".") else b"") + dotted + b".\r\n"
 
 
 async def connected(port: int) -> Neighbour:
-    """A connection that has said LHLO."""
+    """Open a connection and send LHLO."""
     neighbour = Neighbour(*await asyncio.open_connection(HOST, port))
     try:
         await neighbour.reply()
@@ -69,7 +72,7 @@ async def connected(port: int) -> Neighbour:
 async def delivered(
     target: Target, letters: Iterator[bytes], to: str, *, connections: int, seconds: float
 ) -> Figure:
-    """Deliver over so many connections for a time. RuntimeError on any reply but 250."""
+    """Measure deliveries over several connections. Raises RuntimeError on any reply but 250."""
     neighbours = [await connected(target.port) for _ in range(connections)]
     await _busy(neighbours, letters, to, seconds * WARM)
     before, began = cpu(target.pid), time.perf_counter()
@@ -83,6 +86,7 @@ async def delivered(
 async def _busy(
     neighbours: list[Neighbour], letters: Iterator[bytes], to: str, seconds: float
 ) -> list[float]:
+    """Deliver over these connections for some seconds, and return the latencies."""
     end = time.perf_counter() + seconds
     latencies: list[float] = []
 

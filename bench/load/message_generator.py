@@ -1,4 +1,4 @@
-"""Letters for the benchmark and the soak: the same seed gives the same bytes."""
+"""Generator of messages for benchmarks and soak tests. The same seed gives the same bytes."""
 
 from base64 import encodebytes
 from dataclasses import dataclass, field
@@ -6,14 +6,14 @@ from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from random import Random
 
-START = datetime(2030, 1, 1, tzinfo=UTC)  # of the Date header of letter 0
+START = datetime(2030, 1, 1, tzinfo=UTC)  # Date header of message 0
 WORDS, PARAGRAPHS, PEOPLE = 3000, 300, 60
 CONSONANTS, VOWELS = "bdfghklmnprstvwz", "aeiou"
 
 
 @dataclass
 class Writer:
-    """Writes letters. Its words come as unevenly as those of people."""
+    """Generator of messages with the word frequencies of natural language."""
 
     seed: int = 1
     random: Random = field(init=False)
@@ -34,7 +34,7 @@ class Writer:
         return ".\r\n".join(row.capitalize() for row in rows)
 
     def text(self, size: int) -> str:
-        """About `size` characters."""
+        """Return a text of at most `size` characters."""
         some, length = list[str](), 0
         while length < size:
             some.append(self.random.choice(self.paragraphs))
@@ -44,7 +44,7 @@ class Writer:
     def letter(
         self, number: int, *, size: int = 2000, subject: str = "", attached: bytes = b""
     ) -> bytes:
-        """A letter in text and HTML of about `size` bytes, unlike all others, and a file."""
+        """Return a unique message with text and HTML of about `size` bytes, and an attachment."""
         name, address = self.people[number % PEOPLE]
         subject = subject or f"{self.text(40).partition('.')[0]} {number}"
         half = self.text(max(size // 2 - 500, 40))
@@ -64,6 +64,7 @@ class Writer:
 
 
 def _alternative(text: str) -> str:
+    """Return a multipart/alternative body with the text as plain text and HTML."""
     html = "".join(f"<p>{part}</p>\r\n" for part in text.split("\r\n\r\n"))
     return (
         'Content-Type: multipart/alternative; boundary="alt"\r\n\r\n'
@@ -74,6 +75,7 @@ def _alternative(text: str) -> str:
 
 
 def _mixed(body: str, attached: bytes, name: str) -> str:
+    """Return a multipart/mixed body with an attachment."""
     encoded = encodebytes(attached).decode().replace("\n", "\r\n")
     return (
         f'Content-Type: multipart/mixed; boundary="mix"\r\n\r\n--mix\r\n{body}'

@@ -1,4 +1,4 @@
-"""The account that is measured, made by the real code before the server starts."""
+"""Create the account that is measured, with the real code, before the server starts."""
 
 import asyncio
 from collections.abc import Callable
@@ -29,19 +29,19 @@ from resolvers.mailboxes.loaders import NewMailboxes
 from resolvers.users.creation import create as creation_create
 from resolvers.users.creation.create import NewUser
 
-READER, TAKER = "ada@bench.example", "post@bench.example"  # who reads, and who takes the load
-TOGETHER = 32  # letters on their way at once
-SIZES = (1200, 2000, 2000, 3000, 6000)  # bytes of letters, in turn
-FILE = 30_000  # bytes of an attachment, which every seventh letter has
+READER, TAKER = "ada@bench.example", "post@bench.example"
+TOGETHER = 32  # concurrent deliveries
+SIZES = (1200, 2000, 2000, 3000, 6000)  # bytes, in rotation
+FILE = 30_000  # bytes of an attachment
 EVERY_FILE, EVERY_UNSEEN, EVERY_FLAGGED = 7, 5, 20
-FULL_SIZE = 12_000  # bytes of the letter that is read in full, without its file
+FULL_SIZE = 12_000  # bytes of the message that is read in full, without its attachment
 
-Progress = Callable[[int, int], None]  # letters that are there, of how many
+Progress = Callable[[int, int], None]  # delivered and total messages
 
 
 @dataclass(frozen=True, slots=True)
 class House:
-    """What the load needs to know of the account. Ids are those clients see."""
+    """What the load needs to know of the sample account. IDs are global IDs."""
 
     secret: str
     taker_secret: str
@@ -49,14 +49,14 @@ class House:
     full: str  # the message that is read in full
     messages: list[str]  # newest first
     full_raw: bytes
-    floor: str = ""  # the floor's folder, where it has a store of its own
-    floor_keys: tuple[int, ...] = ()  # and the keys of its messages
+    floor: str = ""  # the mailbox ID of the baseline if it has its own database
+    floor_keys: tuple[int, ...] = ()  # and its message keys
 
 
 async def furnish(
     data: Path, store: str | None, *, messages: int, boxes: int, progress: Progress
 ) -> House:
-    """Make two accounts in a new store; the first has this mail, indexed, and so many folders."""
+    """Create two users in a new database; the first gets the messages, indexed, and mailboxes."""
     settings = Settings(data=data, store=store) if store else Settings(data=data)
     async with opened(settings, migrate=True) as world:
         ada = await make_user(world, READER)
@@ -76,7 +76,7 @@ async def furnish(
 
 
 async def make_user(world: World, address: str, *targets: str, **more: Any) -> User:
-    """Create an account of this address, without limits, that forwards to these; and its domain."""
+    """Create a user with this address and its domain, without limits, forwarding to `targets`."""
     new = NewUser(
         username=address,
         address=address,
@@ -91,7 +91,7 @@ async def make_user(world: World, address: str, *targets: str, **more: Any) -> U
 
 
 async def _fill(world: World, count: int, progress: Progress) -> bytes:
-    """Deliver the letters, oldest first; returns the bytes of the newest."""
+    """Deliver the messages, oldest first, and return the bytes of the newest."""
     writer, to = Writer(), await address_resolution.recipient(world, READER)
     raw = b""
     for first in range(0, count, TOGETHER):
@@ -106,6 +106,7 @@ async def _fill(world: World, count: int, progress: Progress) -> bytes:
 
 
 def _letter(writer: Writer, number: int, *, last: bool) -> bytes:
+    """Return a message of the size and with the attachment that its number asks for."""
     attached = b""
     if last or number % EVERY_FILE == 0:
         attached = Random(number).randbytes(FILE)  # noqa: S311 - only not to be compressed
@@ -114,6 +115,7 @@ def _letter(writer: Writer, number: int, *, last: bool) -> bytes:
 
 
 async def _deliver(world: World, to: Recipient, number: int, raw: bytes) -> None:
+    """Store a message in INBOX, with flags and date by its number."""
     place = message_insert.Place(
         to.user_id,
         to.mailbox_id,
@@ -129,6 +131,7 @@ async def _deliver(world: World, to: Recipient, number: int, raw: bytes) -> None
 
 
 async def _found(world: World, secrets: list[str], full_raw: bytes) -> House:
+    """Return the sample account with the IDs of its messages, newest first."""
     to = await address_resolution.recipient(world, READER)
     asked = select(col(Message.id)).where(col(Message.mailbox_id) == to.mailbox_id)
     newest = asked.order_by(col(Message.listed_at).desc(), col(Message.id).desc())

@@ -1,4 +1,4 @@
-"""Many accounts at once, row by row: for lists that must not be slower for it."""
+"""Insert many users as rows, to measure that lists do not become slower."""
 
 from collections.abc import Iterator
 from datetime import timedelta
@@ -19,14 +19,14 @@ from models.users.tables import User, UserTag
 
 FIRST = ("ada", "bert", "carl", "dora", "emil", "frida", "gustav", "hedwig", "ivo", "judith")
 LAST = ("keller", "lovelace", "meyer", "novak", "okafor", "petrov", "quandt", "rossi", "sato")
-TOGETHER = 5000  # rows of a unit
+TOGETHER = 5000
 EVERY_STAFF, EVERY_DISABLED, EVERY_TAGGED = 1000, 1000, 200
 
 
 async def fill(world: World, many: int, *, domains: int = 20) -> list[int]:
-    """Make so many accounts without folders, in the domains d0.crowd.example and on; their ids.
+    """Insert users without mailboxes in the domains d0.crowd.example and so on. Returns their IDs.
 
-    The first domain has half of them. Ends with fresh figures for the store's planner.
+    The first domain has half of them. Ends with ANALYZE.
     """
     now = world.now()
     places = [world.key() for _ in range(domains)]
@@ -56,6 +56,7 @@ async def fill(world: World, many: int, *, domains: int = 20) -> list[int]:
 
 
 def _domain(number: int, domains: int) -> int:
+    """Return the domain of a user: odd users are in the first one."""
     return 0 if number % 2 else number // 2 % domains
 
 
@@ -103,7 +104,7 @@ def _addresses(world: World, users: dict[int, int], places: list[int]) -> Iterat
 
 
 async def _insert(world: World, table: type[SQLModel], rows: Iterator[dict[str, Any]]) -> None:
-    """Insert these rows, some thousands a unit, with the defaults that a plain insert lacks."""
+    """Insert rows with the column defaults, thousands per transaction."""
     known = table_of(table).c
     usual = {
         name: field.get_default(call_default_factory=True)

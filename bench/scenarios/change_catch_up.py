@@ -1,4 +1,4 @@
-"""How fast a client catches up that misses all there is: a journal of a million changes."""
+"""Measure how fast a client reads a journal of a million changes that it has missed."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -32,15 +32,15 @@ from resolvers.messages.bulk.row_changes import Changes
 from resolvers.messages.filters.filter_conditions import Selection
 
 NAME = "live: far behind"
-KEPT = 2_000_000  # changes that stay readable
-TOGETHER = 5000  # rows of a unit; an even number
+KEPT = 2_000_000
+TOGETHER = 5000  # must be even
 LIKE = (ChangeKind.MESSAGE_ADDED, ChangeKind.MESSAGE_UPDATED)
 
-Step = Callable[[int], None]  # so many more
+Step = Callable[[int], None]  # called with the number of new changes
 
 
 async def measured(kind: Kind, folder: Path, many: int, bar: Progress) -> list[Fact]:
-    """How many changes are read in a second, page by page, from the first to the last."""
+    """Return how many changes are read per second, page by page, from the first to the last."""
     url = postgres(folder) if kind is Kind.POSTGRES else None
     server = Server(folder / "behind", url, more={"MERGANSER_JOURNAL_EVENTS": str(KEPT)})
     settings = Settings(data=server.folder, store=url) if url else Settings(data=server.folder)
@@ -69,7 +69,7 @@ async def measured(kind: Kind, folder: Path, many: int, bar: Progress) -> list[F
 
 
 async def fill(world: World, user_id: int, many: int, done: Step) -> int:
-    """Give an account so many changes more, like those it makes itself; the newest's number."""
+    """Insert changes into an account's journal, and return the number of the newest."""
     models, last = await _models(world, user_id)
     for start in range(0, many, TOGETHER):
         numbers = range(start, min(start + TOGETHER, many))
@@ -87,7 +87,7 @@ async def fill(world: World, user_id: int, many: int, done: Step) -> int:
 
 
 async def _models(world: World, user_id: int) -> tuple[list[dict[str, Any]], int]:
-    """The journal's rows of a message that came and was flagged; how far the stream is."""
+    """Create a message and flag it. Returns these journal rows and the last position."""
     letter, to = (
         await received_messages.read(Writer().letter(0)),
         await address_resolution.recipient(world, READER),
@@ -108,7 +108,7 @@ def _plain(row: Picked) -> dict[str, Any]:
 def _rows(
     world: World, models: Sequence[dict[str, Any]], numbers: range, last: int
 ) -> list[dict[str, Any]]:
-    """Rows for these changes behind `last`: each message comes, then it is flagged."""
+    """Return rows of changes after `last_position`: each message is added, then flagged."""
     rows, key = [], 0
     for nth, number in enumerate(numbers):
         like = models[number % len(models)]
@@ -122,7 +122,7 @@ def _rows(
 
 
 async def read(asker: Asker, target: Target, user_id: int, last: int, done: Step) -> None:
-    """Read the journal from before its first change. RuntimeError where one is missing."""
+    """Read the journal from its first change on. Raises RuntimeError if a change is missing."""
     at, number, more = f"1.{user_id}.0", 0, True
     while more:
         request = post(target, "/graphql", {"query": BEHIND, "variables": {"after": at}})

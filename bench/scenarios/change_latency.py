@@ -1,4 +1,4 @@
-"""How soon many accounts hear of their changes, each by a watcher, and what they take."""
+"""Measure how soon watchers of many accounts receive events, and their cost."""
 
 import asyncio
 import resource
@@ -29,33 +29,33 @@ from resolvers.auth import api_keys
 from resolvers.auth.api_keys import NewKey
 
 NAME = "live: watchers"
-TOGETHER = 16  # accounts that are made at once
-QUIET = 0.03  # seconds between two letters
-CLIENTS = 4  # who change flags
-SPARE = 200  # files of the benchmark that are no sockets of watchers
+TOGETHER = 16
+QUIET = 0.03  # seconds
+CLIENTS = 4  # that change flags
+SPARE = 200  # besides the sockets of watchers
 FLAG = """mutation ($input: MessageUpdateInput!) {
   messageUpdate(input: $input) { updatedCount errors { message } } }"""
 
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """How many there are, and what happens."""
+    """The extent of the measurement."""
 
-    accounts: int = 500  # each with one watcher
+    accounts: int = 500  # with one watcher each
     letters: int = 500
-    pace: int = 200  # changes in a second
+    pace: int = 200  # changes per second
     seconds: float = 15.0  # of changes
     idle: int = 5000  # subscribers, spread over the accounts
 
     @property
     def steps(self) -> int:
-        """How often it gets further, for whoever waits."""
+        """The number of steps of the progress bar."""
         return self.accounts + self.letters + int(self.pace * self.seconds) + self.idle
 
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """What the load needs to know of one. The id is that clients see."""
+    """The address, credential and a message of an account. The ID is a global ID."""
 
     address: str
     secret: str = field(repr=False)
@@ -64,18 +64,21 @@ class Account:
 
 @dataclass(frozen=True, slots=True)
 class Followed:
-    """An account, who asks for it, and who follows it."""
+    """An account with its target and its watcher."""
 
     account: Account
     target: Target
     watcher: Listener
 
 
-Step = Callable[[], None]  # called as it gets further
+Step = Callable[[], None]
 
 
 async def measured(kind: Kind, folder: Path, size: Size, bar: Progress) -> list[Fact]:
-    """Memory of idle subscribers, then how soon letters and changes are heard of."""
+    """Measure the memory of idle subscribers, then the latency of deliveries and changes.
+
+    Raises RuntimeError if the limit of open files is too low.
+    """
     raise_open_file_limit()
     most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if most < size.idle + SPARE:
@@ -108,7 +111,7 @@ async def measured(kind: Kind, folder: Path, size: Size, bar: Progress) -> list[
 
 
 async def furnish(world: World, many: int, done: Step) -> list[Account]:
-    """Make so many accounts, each with a key of its own and one letter."""
+    """Create accounts, each with an API key and one message."""
     letter = await received_messages.read(Writer().letter(0))
 
     async def account(number: int) -> Account:
@@ -133,9 +136,9 @@ def _stop(watchers: Sequence[Listener]) -> None:
 
 
 async def _idle(targets: Sequence[Target], count: int) -> list[Fact]:
-    """What so many take who follow these accounts in turn, while nothing happens."""
+    """Return the memory of idle subscribers, spread over the accounts."""
     pid = targets[0].pid
-    _stop(await listening(targets[:1], EVENTS))  # what the first one loads is none of theirs
+    _stop(await listening(targets[:1], EVENTS))  # the first subscriber causes imports
     await settled(pid)
     before, _ = memory(pid)
     subscribers = await listening([targets[n % len(targets)] for n in range(count)], EVENTS)
@@ -147,7 +150,7 @@ async def _idle(targets: Sequence[Target], count: int) -> list[Fact]:
 
 
 async def _letters(crew: Sequence[Followed], port: int, count: int, done: Step) -> list[Fact]:
-    """From the 250 of a letter to its event at the watcher, account by account."""
+    """Measure the time from the 250 of a delivery to its event, account by account."""
     neighbour, writer = await connected(port), Writer(seed=2)
     heard = list[float]()
     for number in range(count):
@@ -168,7 +171,7 @@ async def _letters(crew: Sequence[Followed], port: int, count: int, done: Step) 
 
 
 def _late(name: str, seconds: Sequence[float]) -> list[Fact]:
-    """How late events came; who heard before the answer was not late."""
+    """Return percentiles of latencies in ms; events before the reply count as 0."""
     late = [max(one, 0.0) * 1e3 for one in seconds]
     return [
         Fact(f"{name}, p50", percentile(late, 0.5), "ms"),
@@ -178,12 +181,12 @@ def _late(name: str, seconds: Sequence[float]) -> list[Fact]:
 
 
 async def _changes(crew: Sequence[Followed], size: Size, done: Step) -> list[Fact]:
-    """From the answer of a mutation to its event at the watcher, at a steady pace."""
+    """Measure the time from the response of a mutation to its event, at a steady rate."""
     numbers, began = iter(range(int(size.pace * size.seconds))), time.perf_counter()
-    made = list[tuple[float, float, asyncio.Future[float]]]()  # sent, answered, and heard of
+    made = list[tuple[float, float, asyncio.Future[float]]]()  # sent, answered, event received
 
     async def client(asker: Asker) -> None:
-        for number in numbers:  # which all share: whoever is free takes the next
+        for number in numbers:  # shared by all clients
             one, again = crew[number % len(crew)], number // len(crew) % 2
             request = _flag(one, flagged=not again)
             await asyncio.sleep(max(began + number / size.pace - time.perf_counter(), 0))

@@ -1,6 +1,6 @@
-"""Mail fetched from a Dovecot of this machine: how long a copy takes, and a run that finds nothing.
+"""Measure fetching of messages from a local Dovecot, and a run that finds nothing new.
 
-While it comes, somebody else reads a page of the same inbox every now and then.
+Another client reads pages of the same inbox at the same time.
 """
 
 import asyncio
@@ -37,11 +37,11 @@ from resolvers.auth import api_keys
 from resolvers.auth.api_keys import NewKey
 
 NAME = "mail fetched from elsewhere"
-MESSAGES, LETTER = 10_000, 20_000  # how many, and bytes of each
+MESSAGES, LETTER = 10_000, 20_000
 LONGEST = 600.0  # seconds of a run
-LOOK = 0.2  # seconds between two looks at memory
-READ = 0.05  # seconds between two pages
-ALONE = 5.0  # seconds in which pages are read with nothing beside
+LOOK = 0.2
+READ = 0.05  # seconds
+ALONE = 5.0  # reading pages without a fetch
 CREATE = """mutation ($input: ConnectorCreateInput!) {
   connectorCreate(input: $input) { connector { id } errors { message } } }"""
 RUN = """mutation ($input: ConnectorRunInput!) {
@@ -54,14 +54,14 @@ PAGE = """{ viewer { user { mailbox(by: {path: "INBOX"}) { total messages(first:
 
 @dataclass
 class Beside:
-    """What was seen while a copy went on."""
+    """Memory and page latencies during a fetch."""
 
     most: int = 0  # PSS in KiB
-    pages: list[float] = field(default_factory=list)  # seconds that each took
+    pages: list[float] = field(default_factory=list)  # latencies in seconds
 
 
 async def measured(kind: Kind, folder: Path, many: int, bar: Progress) -> list[Fact]:
-    """Copy `many` messages, and look once more."""
+    """Fetch messages, and run the connector again."""
     url = postgres(folder) if kind is Kind.POSTGRES else None
     server = Server(folder / "fetching", url, more={"MERGANSER_CONNECTORS_PRIVATE": "on"})
     settings = Settings(data=server.folder, store=url) if url else Settings(data=server.folder)
@@ -69,10 +69,10 @@ async def measured(kind: Kind, folder: Path, many: int, bar: Progress) -> list[F
     async with opened(settings, migrate=True) as world:
         user = await make_user(world, READER)
         _, secret = await api_keys.create_key(owner(world), NewKey("bench", user_id=user.id))
-    await asyncio.to_thread(folder.chmod, 0o755)  # for whoever Dovecot runs as
+    await asyncio.to_thread(folder.chmod, 0o755)  # for the user of Dovecot
     with dovecot(folder / "dovecot") as far:
         await asyncio.to_thread(far.save_all, list(letters(many)))
-        far.count()  # it has looked through the folder before, as that of a server in use
+        far.count()  # Dovecot indexes the mailbox now, as on a server in use
         bar.advance(task)
         async with running(server.start) as pid:
             facts = await _fetched(Target(server.http, pid, secret), far, many)
@@ -83,7 +83,7 @@ async def measured(kind: Kind, folder: Path, many: int, bar: Progress) -> list[F
 
 
 def letters(many: int, size: int = LETTER) -> Iterator[bytes]:
-    """So many, each unlike the others."""
+    """Yield unique messages."""
     writer = Writer(seed=size)
     return (writer.letter(number, size=size) for number in range(many))
 
@@ -122,7 +122,7 @@ async def _fetched(target: Target, far: Dovecot, many: int) -> list[Fact]:
 
 
 async def created(target: Target, far: Dovecot, **more: Any) -> str:
-    """A connector of the target's account, which runs; its id."""
+    """Create a connector of the target's account that is enabled, and return its ID."""
     given = {
         "host": HOST,
         "port": far.ports["imap"],
@@ -136,7 +136,10 @@ async def created(target: Target, far: Dovecot, **more: Any) -> str:
 
 
 async def ran(target: Target, key: str) -> Any:
-    """Have it run, or wait for the run that is under way, to its end. RuntimeError on failure."""
+    """Run a connector, or wait for its current run, and return the finished run.
+
+    Raises RuntimeError if the run fails.
+    """
     payload = await _asked(target, RUN, {"input": {"ids": [key]}})
     (run,) = payload["runs"]
     async with asyncio.timeout(LONGEST):
@@ -151,7 +154,7 @@ async def ran(target: Target, key: str) -> Any:
 
 
 async def _asked(target: Target, query: str, given: Any) -> Any:
-    """What the only field of a document says."""
+    """Return the value of the only field of a document. Raises RuntimeError for errors."""
     answer = await once(target, "/graphql", {"query": query, "variables": given})
     (payload,) = answer["data"].values()
     if payload.get("errors"):
@@ -166,7 +169,7 @@ def _seconds(run: Any) -> float:
 
 @asynccontextmanager
 async def _beside(target: Target) -> AsyncGenerator[Beside]:
-    """Look at the server's memory, and read pages, until the end of the block."""
+    """Measure the server's memory and read pages while the context is open."""
     seen, over = Beside(), asyncio.Event()
 
     async def look() -> None:
@@ -188,7 +191,7 @@ async def _beside(target: Target) -> AsyncGenerator[Beside]:
 
 
 async def _pages(target: Target, seconds: float) -> list[float]:
-    """Read a page every now and then; how long each took."""
+    """Read pages for some seconds, and return the latencies."""
     (asker,) = await asking(target, 1)
     request, took = post(target, "/graphql", {"query": PAGE}), list[float]()
     end = time.perf_counter() + min(seconds, PATIENCE)

@@ -1,7 +1,7 @@
-"""What rules take of a delivery, and how much others wait while a large letter comes.
+"""Measure the cost of filters and scripts for deliveries, and the latency beside a large message.
 
-`python -m bench.ruled PORT COUNT` delivers so many large letters, one behind the other: in a
-process of its own, so that those who measure do not wait for it.
+`python -m bench.scenarios.filtered_delivery PORT COUNT` delivers large messages in a process of
+its own, so that the measuring process does not wait for it.
 """
 
 import asyncio
@@ -44,15 +44,15 @@ PUT = """mutation ($input: SieveScriptPutInput!) {
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """How much is delivered."""
+    """The extent of the measurement."""
 
-    rounds: int = 10  # of each kind of account in turn
-    seconds: float = 1.0  # of a round
-    large: int = 6  # letters of 50 MiB, one behind the other
+    rounds: int = 10  # per account
+    seconds: float = 1.0
+    large: int = 6  # of 50 MiB, in sequence
 
 
 async def measured(kind: Kind, folder: Path, size: Size, bar: Progress) -> list[Fact]:
-    """The shares of rules, then what a large letter takes, and how long others wait."""
+    """Measure the slowdown by filters, then memory and latency beside large messages."""
     url = postgres(folder) if kind is Kind.POSTGRES else None
     server = Server(folder / "ruled", url)
     settings = Settings(data=server.folder, store=url) if url else Settings(data=server.folder)
@@ -94,7 +94,7 @@ async def _asked(target: Target, query: str, given: Mapping[str, Any]) -> None:
 
 
 async def _ruled(targets: Mapping[str, Target]) -> None:
-    """Give one account filters, of which one fits every letter, and one a script that does so."""
+    """Create 20 filters for one account, one of which matches, and a script for another."""
     for number in range(20):
         action = {"labels": [f"l{number}"]} if number % 2 else {"flag": True, "stop": False}
         await _asked(targets[FILTERS], FILTER, {"query": _query(number), "action": action})
@@ -103,7 +103,7 @@ async def _ruled(targets: Mapping[str, Target]) -> None:
 
 
 def _query(number: int) -> dict[str, Any]:
-    """A test that people write; the last fits."""
+    """Return a realistic filter query; the last one matches."""
     word = f"project {number}"
     if number == 19:  # noqa: PLR2004 - the last of twenty
         return {"size": 100}
@@ -120,7 +120,7 @@ def _query(number: int) -> dict[str, Any]:
 
 
 def script() -> str:
-    """A script of 200 lines; only its last rule fits."""
+    """Return a Sieve script of 200 lines of which only the last rule matches."""
     lines = ['require ["fileinto", "imap4flags", "body", "envelope"];', ""]
     tests = (
         'header :contains "Subject" ["project {0}", "task {0}"]',
@@ -138,7 +138,7 @@ def script() -> str:
 
 
 def _shares(figures: Mapping[str, list[Figure]]) -> Iterator[Fact]:
-    """How much slower than plain, each round held against the one beside it."""
+    """Yield how much slower deliveries are than plain ones, round by round."""
     for name in (FILTERS, SCRIPT):
         pairs = list(zip(figures[name], figures[PLAIN], strict=True))
         slower = statistics.median(plain.rate / ruled.rate - 1 for ruled, plain in pairs)
@@ -151,7 +151,7 @@ def _shares(figures: Mapping[str, list[Figure]]) -> Iterator[Fact]:
 
 
 async def _beside(lmtp: Target, size: Size) -> list[Fact]:
-    """Small letters alone, then beside large ones; and the memory that those take."""
+    """Measure small messages alone and beside large ones, and the memory of the large ones."""
     command = (
         sys.executable,
         "-m",

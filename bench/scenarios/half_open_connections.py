@@ -1,4 +1,4 @@
-"""Connections that say half of something and stay: what others notice of them."""
+"""Measure the effect of connections that send half of a request and stay open."""
 
 import asyncio
 import itertools
@@ -13,8 +13,8 @@ from bench.servers.ports import HOST
 COUNT = 300
 ROUNDS = 5
 CONNECTIONS = 16
-TOGETHER = 50  # connections that are opened at once
-PAUSE = 0.5  # seconds until a place that the server has cleared is taken again
+TOGETHER = 50
+PAUSE = 0.5
 HEAD = (
     f"POST /graphql HTTP/1.1\r\nHost: {HOST}\r\nContent-Type: application/json\r\n"
     "Content-Length: 1000\r\n"
@@ -24,7 +24,7 @@ UPGRADE = (
     "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: MDAwMDAwMDAwMDAwMDAwMA==\r\n"
     "Sec-WebSocket-Protocol: graphql-transport-ws\r\n\r\n"
 )
-HALVES = [  # of a request: nothing, a word, a head, a body; and a socket that says no more
+HALVES = [
     b"",
     b"POST /gra",
     HEAD.encode(),
@@ -35,7 +35,7 @@ HALVES = [  # of a request: nothing, a word, a head, a body; and a socket that s
 
 @asynccontextmanager
 async def half_open(port: int, count: int) -> AsyncGenerator[None]:
-    """So many connections of these kinds; where the server ends one, another comes."""
+    """Keep partial requests open on this many connections; closed ones are replaced."""
     kinds = itertools.cycle(HALVES)
     up = asyncio.Semaphore(TOGETHER)
     ready = [asyncio.Event() for _ in range(count)]
@@ -68,7 +68,7 @@ async def _stay(port: int, sent: bytes, up: asyncio.Semaphore, there: asyncio.Ev
 
 
 async def noticed(target: Target, requests: Iterator[bytes], seconds: float) -> list[Fact]:
-    """p99 of a request without them and with them, in turn; the medians of some rounds."""
+    """Return the p99 of a request without and with half-open connections, as medians of rounds."""
     alone, beside = list[float](), list[float]()
     for _ in range(ROUNDS):
         alone.append(await _p99(target, requests, seconds))

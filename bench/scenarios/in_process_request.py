@@ -1,7 +1,7 @@
-"""`python -m bench.inside SECRET BOX`: from the body of a known document to its resolver.
+"""`python -m bench.scenarios.in_process_request API_KEY MAILBOX_ID`: time a request in process.
 
-The real app over the store of the settings, in this process, without sockets: ASGI messages
-go in and come out. What is told, on the last line, is JSON: microseconds, the medians.
+The real endpoint runs in this process over the database of the settings, without sockets, by
+ASGI messages. The last line printed is JSON with median microseconds.
 """
 
 import asyncio
@@ -31,9 +31,9 @@ WARM, COUNT = 200, 2000
 
 @dataclass
 class Watch:
-    """The moments of one request."""
+    """The times of one request, as `perf_counter` values."""
 
-    decoded: float = 0.0  # the body is read, and the credential is asked for
+    decoded: float = 0.0  # before the check of the credential
     signed: float = 0.0
     resolving: float = 0.0
     answered: float = 0.0
@@ -41,19 +41,19 @@ class Watch:
 
 @dataclass(frozen=True)
 class Watched(Viewer):
-    """A viewer that notes when the first resolver judges it."""
+    """A viewer that records when the first resolver checks its rights."""
 
     watch: Watch = field(default_factory=Watch, compare=False)
 
     def require(self, needs: Needs) -> None:
-        """Judge as always."""
+        """Check the guard as the base class does. Raises Forbidden."""
         if not self.watch.resolving:
             self.watch.resolving = time.perf_counter()
         super().require(needs)
 
 
 async def measured(world: World, secret: str, box: str) -> dict[str, float]:
-    """The medians, in µs."""
+    """Return the medians in µs."""
     watch = Watch()
 
     async def sign_in(
@@ -65,7 +65,7 @@ async def measured(world: World, secret: str, box: str) -> dict[str, float]:
         watch.signed = time.perf_counter()
         return made
 
-    unpaid = Settings(guards=Guards(Budgets(Rates(0, 0, 0))))  # or the budget would end it
+    unpaid = Settings(guards=Guards(Budgets(Rates(0, 0, 0))))  # without rate limits
     endpoint = Endpoint(schema, world, sign_in, unpaid)
     body = orjson.dumps({"query": PAGE, "variables": {"box": box}})
     credentials, before, whole = list[float](), list[float](), list[float]()
@@ -86,14 +86,14 @@ async def measured(world: World, secret: str, box: str) -> dict[str, float]:
 
 
 async def asked(endpoint: Endpoint, body: bytes, secret: str) -> None:
-    """One request, as the server hands it in."""
+    """Send one request as the HTTP server does. Raises RuntimeError if it fails."""
     given = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def receive() -> Any:
         return given.pop() if given else await asyncio.Event().wait()
 
     async def send(message: Any) -> None:
-        if message.get("status", 200) != 200:  # noqa: PLR2004 - as it should be
+        if message.get("status", 200) != 200:  # noqa: PLR2004
             raise RuntimeError(f"not a good answer: {message}")
 
     headers = {
@@ -120,9 +120,9 @@ async def asked(endpoint: Endpoint, body: bytes, secret: str) -> None:
 
 
 async def main(secret: str, box: str) -> None:
-    """Print what was measured."""
+    """Print the measurements as JSON."""
     async with opened(read()) as world:
-        print(orjson.dumps(await measured(world, secret, box)).decode())  # noqa: T201 - its answer
+        print(orjson.dumps(await measured(world, secret, box)).decode())  # noqa: T201 - the output
 
 
 if __name__ == "__main__":

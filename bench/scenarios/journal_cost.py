@@ -1,9 +1,9 @@
-"""`python -m bench.telling ROUNDS`: what of a delivery is the journal's.
+"""`python -m bench.scenarios.journal_cost ROUNDS`: measure the journal's share of a delivery.
 
-Letters are delivered in this process, into the store of the settings; in every other round the
-journal's statements are left out. What is told, on the last line, is JSON: percent of the CPU and
-of the time that a delivery takes. Rounds are short and many, and their medians are compared: so
-what else the machine does meets both alike.
+Messages are delivered in this process, into the database of the settings. In every other round
+the journal's statements are left out. The last line printed is JSON: the share in percent of
+CPU and time of a delivery. Many short rounds are compared by their medians, so that other load
+of the machine affects both alike.
 """
 
 import asyncio
@@ -39,13 +39,13 @@ from models.store.prepared_statements import Sent
 
 NAME = "live: writing the journal"
 LETTER = 20_000  # bytes
-TOGETHER = 8  # letters of a round, all on their way at once
-WARM = 10  # rounds that are not counted
+TOGETHER = 8  # delivered concurrently
+WARM = 10
 SENDER = "bob@example.com"
 
 
 async def measured(kind: Kind, folder: Path, rounds: int, bar: Progress) -> list[Fact]:
-    """What this module finds as a process of its own, over a new store."""
+    """Run this module as a process over a new database, and return its values."""
     task = bar.add_task("deliveries with and without the journal", total=None)
     url = postgres(folder) if kind is Kind.POSTGRES else None
     process = await asyncio.create_subprocess_exec(
@@ -71,24 +71,26 @@ async def measured(kind: Kind, folder: Path, rounds: int, bar: Progress) -> list
 
 
 class Took(NamedTuple):
-    """Seconds of a round."""
+    """CPU and wall clock seconds of a round."""
 
     cpu: float
     time: float
 
 
 async def shares(world: World, rounds: int) -> dict[str, float]:
-    """The journal's share, in percent, and the CPU of a delivery, in µs."""
-    names = [f"{number}.{TAKER}" for number in range(TOGETHER)]  # or they wait for each other
+    """Return the journal's share in percent, and the CPU of a delivery in µs."""
+    names = [
+        f"{number}.{TAKER}" for number in range(TOGETHER)
+    ]  # one account each, to avoid lock waits
     for name in names:
         await make_user(world, name)
     to = [await address_resolution.recipient(world, name) for name in names]
     letters, store = _letters(), list[int]()
     found: dict[bool, list[Took]] = {True: [], False: []}
     for number in range(2 * (WARM + rounds)):
-        told = number % 4 in {0, 3}  # each as often before the other as behind it
+        told = number % 4 in {0, 3}  # each order equally often
         if number == 2 * WARM:
-            store = await _backends(world)  # by now all connections are made
+            store = await _backends(world)  # all connections are open now
         with silent(told=told):
             took = await _round(world, to, [next(letters) for _ in range(TOGETHER)], store)
         if number >= 2 * WARM:
@@ -107,7 +109,7 @@ def _medians(rounds: list[Took]) -> Took:
 
 @contextmanager
 def silent(*, told: bool) -> Iterator[None]:
-    """Leave the journal's statements out, unless it is `told`."""
+    """Leave out the journal's statements, unless enabled."""
 
     def nothing(*_args: Any, **_kwargs: Any) -> Sequence[Sent]:
         return []
@@ -122,7 +124,7 @@ def silent(*, told: bool) -> Iterator[None]:
 async def _round(
     world: World, everybody: list[Recipient], letters: list[bytes], store: list[int]
 ) -> Took:
-    """Deliver these letters at once."""
+    """Deliver messages concurrently, and return the times."""
 
     async def work(raw: bytes, to: Recipient) -> None:
         await received_messages.receive(world, await received_messages.read(raw), to, SENDER)
@@ -139,7 +141,7 @@ def _letters() -> Iterator[bytes]:
 
 
 async def _backends(world: World) -> list[int]:
-    """The processes of PostgreSQL that work for us; SQLite has none."""
+    """Return the processes of PostgreSQL for this database; none for SQLite."""
     if world.database.dialect == "sqlite":
         return []
     ours = text("SELECT pid FROM pg_stat_activity WHERE datname = current_database()")
@@ -148,14 +150,14 @@ async def _backends(world: World) -> list[int]:
 
 
 def _cpu(store: list[int]) -> float:
-    """Seconds of CPU of this process, and of those of its store."""
+    """Return the CPU seconds of this process and of the database processes."""
     return sum(map(fine_cpu, store)) + time.process_time()
 
 
 async def main(rounds: int) -> None:
-    """Print what was measured."""
+    """Print the shares as JSON."""
     async with opened(read(), migrate=True) as world:
-        print(orjson.dumps(await shares(world, rounds)).decode())  # noqa: T201 - its answer
+        print(orjson.dumps(await shares(world, rounds)).decode())  # noqa: T201 - the output
 
 
 if __name__ == "__main__":

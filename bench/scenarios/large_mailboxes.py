@@ -1,4 +1,4 @@
-"""`python -m bench.folders`: late pages, many folders, flags and moves, in large folders."""
+"""`python -m bench.scenarios.large_mailboxes`: late pages, many mailboxes, flags and moves."""
 
 import asyncio
 import itertools
@@ -48,10 +48,10 @@ from resolvers.mailboxes.loaders import NewMailboxes
 from resolvers.messages.loaders import NEWEST
 
 NAME = "folders"
-LONGEST = 3600.0  # seconds of a whole run
+LONGEST = 3600.0  # seconds
 CHUNK = 5000
-PAGE, LATE = 50, 1000  # messages of a page, and which page is a late one
-FLAGGED = 1000  # messages that are flagged at once
+PAGE, LATE = 50, 1000
+FLAGGED = 1000
 LIST = """query ($box: ID!, $after: String) { viewer { user { mailbox(by: {id: $box}) {
   messages(first: 50, after: $after) {
     nodes { id subject from { name address } receivedAt seen flagged size intro }
@@ -66,7 +66,7 @@ TASK = "query ($id: ID!) { task(id: $id) { state done } }"
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """How much there is."""
+    """The size of the account."""
 
     messages: int = 100_000
     boxes: int = 1000
@@ -75,18 +75,18 @@ class Size:
 
 @dataclass(frozen=True, slots=True)
 class Folders:
-    """What the load needs to know of the account."""
+    """The IDs and paths of the account that the load needs."""
 
     secret: str = field(repr=False)
     box: str
-    late: str  # cursor in front of the late page
+    late: str  # cursor before the late page
     newest: list[str]
-    away: str  # the path of a folder to move to
-    few: str  # and of the one with the messages that are moved
+    away: str
+    few: str  # the mailbox with the messages to move
 
 
 async def fill(world: World, box: Picked, many: int) -> None:
-    """Give a folder so many messages by copying the one that is there."""
+    """Fill a mailbox with copies of the existing message."""
     rows = await world.database.read(select(*picked(Message)).limit(1))
     like = dict(zip(rows[0]._fields, rows[0], strict=True))
     for start in range(0, many, CHUNK):
@@ -109,7 +109,7 @@ async def fill(world: World, box: Picked, many: int) -> None:
 
 
 async def furnish(world: World, size: Size) -> Folders:
-    """An account with so many messages in its inbox, some in another folder, and many folders."""
+    """Create an account with a large inbox, another filled mailbox and many empty ones."""
     user = await make_user(world, READER)
     ctx = on_behalf(world, user.id)
     paths = [f"Projects/No {nth:04}" for nth in range(size.boxes)]
@@ -142,7 +142,7 @@ async def furnish(world: World, size: Size) -> Folders:
 
 
 async def _count(world: World) -> None:
-    """Let the counters say what was put into the rows beside them."""
+    """Update counters and quota from the inserted rows, and analyze the tables."""
     sums = "FROM messages WHERE mailbox_id = mailboxes.id"
     statements = [
         f"UPDATE mailboxes SET total = (SELECT count(*) {sums}), unseen = "  # noqa: S608
@@ -158,7 +158,7 @@ async def _count(world: World) -> None:
 
 
 def flags(target: Target, ids: list[str]) -> Iterator[bytes]:
-    """Requests that flag these messages, and take the flag again."""
+    """Yield requests that flag and unflag these messages."""
     for flagged in itertools.cycle((True, False)):
         given = {"select": {"ids": ids}, "set": {"flagged": flagged}}
         yield post(target, "/graphql", {"query": FLAG, "variables": {"input": given}})
@@ -167,7 +167,7 @@ def flags(target: Target, ids: list[str]) -> Iterator[bytes]:
 async def measured(
     kind: Kind, folder: Path, *, size: Size, seconds: float = 2.0, only: str = ""
 ) -> tuple[list[Line], list[Fact]]:
-    """Figures over HTTP, without a floor; and what the store tells."""
+    """Return figures over HTTP without a baseline, and values read from the database."""
     lines, facts = list[Line](), list[Fact]()
     async with _furnished(kind, folder, size) as (server, settings, there):
         async with running(server.start) as pid:
@@ -212,7 +212,7 @@ async def _furnished(
 
 
 async def _moved(target: Target, there: Folders, size: Size) -> Fact:
-    """Move all that a folder has by one mutation, and wait until its task has ended."""
+    """Move all messages of a mailbox with one mutation, and wait for its task."""
     given = {"select": {"mailbox": {"path": there.few}}, "to": {"path": there.away}}
     began = time.perf_counter()
     answer = await once(target, "/graphql", {"query": MOVE, "variables": {"input": given}})
@@ -227,14 +227,14 @@ async def _moved(target: Target, there: Folders, size: Size) -> Fact:
 
 
 async def _told(world: World) -> Fact:
-    """How many messages the journal tells of that were moved."""
+    """Return how many moved messages the journal has recorded."""
     moves = select(col(Change.ids)).where(col(Change.kind) == ChangeKind.MESSAGE_MOVED)
     rows = await world.database.read(moves)
     return Fact("moves in the journal", sum(len(row.ids) for row in rows), "")
 
 
 async def _statements(world: World, there: Folders, size: Size) -> Fact:
-    """How many statements the list of all folders takes, of those that are there."""
+    """Return how many SQL statements the list of all mailboxes needs."""
     sent: list[str] = []
 
     def note(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
@@ -250,7 +250,7 @@ async def _statements(world: World, there: Folders, size: Size) -> Fact:
 
     unpaid = Limits(guards=Guards(Budgets(Rates(0, 0, 0))))
     endpoint = Endpoint(schema, world, sign_in, unpaid)
-    for _ in range(3):  # read anew, then compiled, then by its plan
+    for _ in range(3):  # parsed, then compiled, then from the plan
         del sent[:]
         await asked(endpoint, orjson.dumps({"query": BOXES}), there.secret)
     return Fact(f"statements for {size.boxes:,} mailboxes", len(sent), "")

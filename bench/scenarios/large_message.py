@@ -1,8 +1,9 @@
-"""What a letter of 50 MiB takes that comes by SMTP and is checked, stored, sealed and sent on.
+"""Measure the cost of a 50 MiB message that arrives by SMTP and is redirected.
 
-`python -m bench.large COUNT SMTP NEXT DNS` hands in so many, one behind the other, as a stranger
-does, and is all that the server meets outside: in a process of its own, so that those who measure
-do not wait for it. It is a name server that knows nothing, and the server that takes what leaves.
+It is scanned, stored, sealed and sent. `python -m bench.scenarios.large_message COUNT SMTP NEXT
+DNS` sends such messages one after the other, in a process of its own, so that the measuring
+process does not wait for it. The process is also the DNS server, which knows no name, and the
+next hop.
 """
 
 import asyncio
@@ -41,9 +42,9 @@ NAME = "deliveries beside a large one by SMTP that is sent on"
 PLAIN, FORWARDS, FAR = "plain@bench.example", "onward@bench.example", "far@elsewhere.example"
 SMALL, LARGE = 2_000, 50 * 1024 * 1024  # bytes
 STEP = 1 << 20  # bytes
-LOOK = 0.02  # seconds between two looks at the memory
-UNKNOWN = b"\x81\x83"  # flags of an answer: there is no such name
-SIGNED = (  # both forms of the body are looked at, though no key of theirs is known
+LOOK = 0.02
+UNKNOWN = b"\x81\x83"
+SIGNED = (  # makes the server hash the body, although the key is unknown
     b"DKIM-Signature: v=1; a=rsa-sha256; c=relaxed/%s; d=example.com; s=s; h=from;\r\n"
     b" bh=MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=; b=AAAA\r\n"
 )
@@ -52,7 +53,7 @@ SIGNED = (  # both forms of the body are looked at, though no key of theirs is k
 async def measured(
     kind: Kind, folder: Path, many: int, seconds: tuple[int, float], bar: Progress
 ) -> list[Fact]:
-    """How long small letters wait beside `many` large ones, and the memory that these take."""
+    """Measure the latency of small messages beside large ones, and the memory of these."""
     url = postgres(folder) if kind is Kind.POSTGRES else None
     smtp, following, names = free_port(), free_port(), free_port()
     keys = folder / "keys"
@@ -86,10 +87,10 @@ async def measured(
 async def beside(
     lmtp: Target, command: Sequence[str], to: str, size: tuple[int, float]
 ) -> tuple[float, float]:
-    """Small letters alone, then while a command hands in large ones.
+    """Measure small messages alone, then while a command sends large ones.
 
-    How many times the p99 of the first that of the last is, and the most memory above idle, in MiB,
-    of the server and its processes. `size` is how many rounds, and how many seconds each.
+    Returns the ratio of the p99 latencies, and the most memory above idle, in MiB, of the
+    server and its child processes.
     """
     letters, (rounds, seconds) = small_letters(SMALL), size
     await settled(lmtp.pid)
@@ -125,7 +126,7 @@ async def beside(
 
 
 def small_letters(size: int) -> Iterator[bytes]:
-    """Letters of that size without an end."""
+    """Yield messages of this size endlessly."""
     writer, number = Writer(seed=size), 0
     while True:
         yield writer.letter(number, size=size)
@@ -133,20 +134,20 @@ def small_letters(size: int) -> Iterator[bytes]:
 
 
 def large_letter() -> bytes:
-    """A letter of 50 MiB with a file."""
+    """Return a message of 50 MiB with an attachment."""
     writer = Writer(seed=LARGE)
     return writer.letter(0, attached=writer.random.randbytes(LARGE * 3 // 4))
 
 
 class Ignorant(DatagramProtocol):
-    """A name server that knows no name."""
+    """A DNS server that answers NXDOMAIN for every name."""
 
     def connection_made(self, transport: Any) -> None:
-        """Answer by this."""
+        """Store the transport."""
         self._transport = cast(DatagramTransport, transport)
 
     def datagram_received(self, data: bytes, addr: Any) -> None:
-        """Say that there is no such name; only the question comes back."""
+        """Answer NXDOMAIN with the question section."""
         empty = data[4:6] + bytes(6)
         self._transport.sendto(data[:2] + UNKNOWN + empty + _question(data), addr)
 
@@ -157,14 +158,14 @@ def _question(data: bytes) -> bytes:
 
 
 class Elsewhere:
-    """The server that takes all that leaves, and counts it."""
+    """The next hop: an SMTP server that accepts and counts all messages."""
 
     def __init__(self) -> None:
         self.came = asyncio.Semaphore(0)
         self.open = dict[StreamWriter, asyncio.Task[None] | None]()
 
     async def converse(self, reader: StreamReader, writer: StreamWriter) -> None:
-        """Take messages until the other side goes."""
+        """Accept messages until the client disconnects."""
         self.open[writer] = asyncio.current_task()
         writer.write(b"220 elsewhere.example\r\n")
         with suppress(ConnectionError):
@@ -180,7 +181,7 @@ class Elsewhere:
         del self.open[writer]
 
     async def close(self) -> None:
-        """Hang up on all who are there."""
+        """Close all connections."""
         tasks = list(filter(None, self.open.values()))
         for writer in self.open:
             writer.close()

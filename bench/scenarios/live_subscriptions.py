@@ -1,4 +1,4 @@
-"""Those who stay connected: how soon they hear of a change, and what each of them costs."""
+"""Measure the latency of events and the cost of subscribers."""
 
 import asyncio
 import time
@@ -18,17 +18,17 @@ from bench.servers.merganser_process import cpu, memory, settled
 from bench.servers.ports import HOST
 
 EVENTS = "subscription { changes { cursor events { kind ... on MessageChange { messageId } } } }"
-PAUSE = 0.08  # seconds between two letters: longer than the window in which events are gathered
-TOLD = 10  # events of which a crowd is told, one by one
-LONGEST = 30.0  # seconds until an event must have come
-OPENING = 20  # connections that are opened at once
-SLOW = 10  # who read nothing
+PAUSE = 0.08  # seconds, longer than the window of an event batch
+TOLD = 10
+LONGEST = 30.0  # seconds
+OPENING = 20
+SLOW = 10  # subscribers that read nothing
 LARGE = (
     "subscription { changes { cursor events { kind ... on MessageChange { message { text } } } } }"
 )
 BEHIND = """query ($after: Cursor!) { changes(after: $after, first: 1000) { cursor hasMore
   events { kind cursor ... on MessageChange { messageId mailboxId uid flags modseq } } } }"""
-NEXT = b'"type":"next"'  # how a piece of a result begins
+NEXT = b'"type":"next"'
 CAUGHT_UP = "changes read by one who is far behind"
 HELLO = (
     b"GET /graphql HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
@@ -38,7 +38,7 @@ HELLO = (
 
 
 class Listener(asyncio.Protocol):
-    """A subscriber that costs next to nothing: it only knows when something came."""
+    """A cheap WebSocket subscriber that only records when an event arrives."""
 
     transport: asyncio.Transport
 
@@ -47,26 +47,26 @@ class Listener(asyncio.Protocol):
         self.query = query
         self.state = 0
         self.asked = asyncio.get_running_loop().create_future()
-        self.heard = b""  # the piece with which it came
+        self.heard = b""
         self.came = self.expect()
 
     def expect(self) -> asyncio.Future[float]:
-        """The moment at which the next event comes."""
+        """Return a future for the time at which the next event arrives."""
         self.came = asyncio.get_running_loop().create_future()
         return self.came
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Open the socket."""
+        """Send the WebSocket upgrade request."""
         self.transport = cast("asyncio.Transport", transport)
         self.transport.write(HELLO % self.target.port)
 
     def data_received(self, data: bytes) -> None:
-        """Go on: sign in, subscribe, then note the first piece of each event."""
+        """Authenticate, then subscribe, then record the time of events."""
         self.state += 1
         if self.state == 1:
             token = {"Authorization": f"Bearer {self.target.secret}"}
             self._say("connection_init", payload=token)
-        elif self.state == 2:  # noqa: PLR2004 - the acknowledgement
+        elif self.state == 2:  # noqa: PLR2004 - connection_ack
             self._say("subscribe", id="1", payload={"query": self.query})
             self.asked.set_result(None)
         elif NEXT in data and not self.came.done():
@@ -81,7 +81,7 @@ class Listener(asyncio.Protocol):
 
 
 async def listening(targets: Sequence[Target], query: str) -> list[Listener]:
-    """A subscriber for each of these, by a socket of its own."""
+    """Open a subscriber with its own WebSocket for each target."""
     loop, made = asyncio.get_running_loop(), list[Listener]()
     for first in range(0, len(targets), OPENING):
         some = [
@@ -96,7 +96,10 @@ async def listening(targets: Sequence[Target], query: str) -> list[Listener]:
 
 @asynccontextmanager
 async def subscribed(target: Target) -> AsyncGenerator[ClientConnection]:
-    """A socket that hears of all changes of the account, from its first event on."""
+    """Open a WebSocket that is subscribed to the account's changes.
+
+    Raises RuntimeError if authentication fails.
+    """
     url = f"ws://{HOST}:{target.port}/graphql"
     protocols = [Subprotocol("graphql-transport-ws")]
     async with connect(url, subprotocols=protocols, compression=None, ping_interval=None) as ws:
@@ -112,7 +115,10 @@ async def subscribed(target: Target) -> AsyncGenerator[ClientConnection]:
 async def latency(
     target: Target, neighbour: Neighbour, letters: Iterator[bytes], to: str, count: int
 ) -> list[Fact]:
-    """From the 250 of a delivery to its event; below 0 where the event was first."""
+    """Measure the time from the 250 of a delivery to its event.
+
+    Negative if the event came first.
+    """
     heard, whole = list[float](), list[float]()
     async with subscribed(target) as ws:
         await settled(target.pid)
@@ -138,7 +144,7 @@ async def latency(
 
 
 async def _event(ws: ClientConnection) -> float:
-    """The moment at which the next event has come."""
+    """Return the time at which the next event arrives. Raises RuntimeError for another event."""
     async with asyncio.timeout(LONGEST):
         message = await ws.recv()
     at = time.perf_counter()
@@ -150,7 +156,7 @@ async def _event(ws: ClientConnection) -> float:
 async def crowd(
     target: Target, neighbour: Neighbour, letters: Iterator[bytes], to: str, count: int
 ) -> list[Fact]:
-    """What so many idle subscribers take, and how long one event takes to reach them all."""
+    """Measure the cost of idle subscribers, and how long one event takes to reach all."""
     await settled(target.pid)
     before, used = memory(target.pid), cpu(target.pid)
     listeners = await listening([target] * count, EVENTS)
@@ -182,7 +188,7 @@ async def _told(
         for listener in listeners:
             listener.expect()
         began = time.perf_counter()
-        await neighbour.deliver(to, next(letters))  # the 250 may come late: others are told
+        await neighbour.deliver(to, next(letters))  # the 250 can come after the event
         async with asyncio.timeout(LONGEST):
             came = await asyncio.gather(*(listener.came for listener in listeners))
         lasts.append((max(came) - began) * 1e3)
@@ -198,7 +204,7 @@ async def _told(
 
 
 async def caught_up(target: Target, count: int) -> list[Fact]:
-    """How fast a client that is far behind reads so many changes, page by page."""
+    """Measure how fast a client reads missed changes, page by page."""
     said = await once(target, "/graphql", {"query": "{ viewer { user { cursor } } }"})
     stream = said["data"]["viewer"]["user"]["cursor"].split(".")[1]
     at, read = f"1.{stream}.0", 0
@@ -219,7 +225,7 @@ async def caught_up(target: Target, count: int) -> list[Fact]:
 async def slow(
     target: Target, neighbour: Neighbour, letters: Iterator[bytes], to: str, count: int
 ) -> list[Fact]:
-    """What some take who read nothing, while one who reads is told of so many large letters."""
+    """Measure the memory of subscribers that read nothing, while another one receives events."""
     await settled(target.pid)
     deaf = await listening([target] * SLOW, LARGE)
     for listener in deaf:

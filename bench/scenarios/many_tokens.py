@@ -1,8 +1,8 @@
-"""`python -m bench.occasional`: 200 users who ask every 5 seconds, each with their own token.
+"""`python -m bench.scenarios.many_tokens`: 200 users with own tokens that send every 5 seconds.
 
-Other benchmarks ask with one token as fast as they are answered. Clients don't: each asks every
-few seconds, so that what is remembered for less than that is never there. The same number of
-requests with one token shows what the difference costs.
+Other benchmarks send requests with one token without a pause. Real clients send every few
+seconds, so short-lived cache entries have expired. The same number of requests with one token
+shows the difference.
 """
 
 import asyncio
@@ -35,9 +35,9 @@ from resolvers.context import Context
 
 NAME = "occasional users"
 USERS = 200
-PAUSE = 5.0  # seconds between two requests of a user
+PAUSE = 5.0  # seconds
 ROUNDS = 4  # requests of each user
-LONGEST = 600.0  # seconds of a whole run
+LONGEST = 600.0  # seconds
 DOCUMENTS = {  # by name
     "viewer": "{ viewer { role user { id username } } }",
     "mailboxes": "{ mailboxes { nodes { id path unseen } } }",
@@ -51,7 +51,7 @@ async def measured(
     rounds: int = ROUNDS,
     bar: Progress | None = None,
 ) -> list[Fact]:
-    """CPU and latency of a request, by document: 200 tokens, and one token at the same pace."""
+    """Return CPU and latency per document: with 200 tokens, and with one at the same rate."""
     url = postgres(folder) if kind is Kind.POSTGRES else None
     server = Server(folder / "occasional", url)
     settings = Settings(data=server.folder, store=url) if url else Settings(data=server.folder)
@@ -63,7 +63,7 @@ async def measured(
         for name, document in DOCUMENTS.items():
             for whose, some in ((f"{USERS} tokens", secrets), ("one token", secrets[:1] * USERS)):
                 bodies = [_request(server, pid, each, document) for each in some]
-                await _paced(server, bodies, 0)  # each document is seen before
+                await _paced(server, bodies, 0)  # compiles the document
                 await settled(pid)
                 began, latencies = fine_cpu(pid), list[float]()
                 for _ in range(rounds):
@@ -78,7 +78,7 @@ async def measured(
 
 
 async def sign_in(world: World, many: int) -> list[str]:
-    """Make accounts; the secrets of their tokens."""
+    """Create users, and return an access token for each."""
     made = [await make_user(world, f"now-and-then{nth}@bench.example") for nth in range(many)]
     these = select(*picked(User)).where(col(User.id).in_([user.id for user in made]))
     rows = await world.database.read(these)
@@ -95,7 +95,10 @@ def _request(server: Server, pid: int, secret: str, document: str) -> bytes:
 
 
 async def _paced(server: Server, bodies: Sequence[bytes], seconds: float) -> list[float]:
-    """Send each request once, evenly over so many seconds; latencies from when each was due."""
+    """Send each request once, evenly over some seconds. Returns latencies from the due times.
+
+    Raises RuntimeError on an error response.
+    """
     idle: asyncio.LifoQueue[Line] = asyncio.LifoQueue()
     latencies = list[float]()
 
@@ -124,7 +127,7 @@ def bench(
     store: Annotated[Kind, typer.Option(help="Where rows lie.")] = Kind.SQLITE,
     rounds: Annotated[int, typer.Option(help="Requests of each user.")] = ROUNDS,
 ) -> None:
-    """Measure requests of many users who ask now and then."""
+    """Measure requests of many users with pauses."""
 
     async def work() -> None:
         with tempfile.TemporaryDirectory(prefix="merganser-occasional-") as folder:

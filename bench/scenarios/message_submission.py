@@ -1,8 +1,7 @@
-"""Letters that are handed in by messageSend: one in a request, many in one, and merged.
+"""Measure messageSend: one message per request, many per request, and mail merge.
 
-Once to a server of one process, and once to two that listen with one behind them. They are to go
-out in an hour: what is measured is building, storing and queuing them, with a copy in Sent, and
-nothing is on its way meanwhile.
+Once with a server of one process, and once with two. The messages are scheduled far ahead:
+building, storing and queuing with a copy in Sent is measured, without delivery.
 """
 
 from collections.abc import Callable, Iterator
@@ -26,17 +25,17 @@ from resolvers.auth.api_keys import NewKey
 
 NAME = "letters handed in"
 TEXT = "All ducks are to be counted before the frost, the geese behind them.\r\n" * 280
-WAYS = {  # letters of a request, connections
+WAYS = {  # messages per request (negative: mail merge) and connections
     "one in a request": (1, 16),
     "20 in a request": (20, 8),
     BATCHED: (-50, 4),
 }
-PROCESSES = (1, 2)  # that listen
+PROCESSES = (1, 2)
 DONE = "{ errors { message } submission { queueId } }"
 
 
 async def measured(kind: Kind, folder: Path, seconds: float, bar: Progress) -> list[Fact]:
-    """How many are handed in in a second, and what CPU each takes."""
+    """Return how many messages are submitted per second, and the CPU of each."""
     task = bar.add_task(NAME, total=len(PROCESSES) * (len(WAYS) + 1))
     facts = []
     for processes in PROCESSES:
@@ -68,7 +67,7 @@ async def _handed_in(
             figure = await loaded(target, requests, connections=connections, seconds=seconds)
             each, name = abs(many), way if processes == 1 else f"{way}, {processes} processes"
             facts.append(Fact(HANDED_IN.format(name), figure.rate * each, ""))
-            if processes == 1:  # of others nobody sums it up
+            if processes == 1:  # of more processes the CPU is not summed up
                 facts.append(Fact(f"CPU of one, {name}", figure.cpu / each, "µs"))
             done()
     if problems := broken(server.folder / "server.log"):
@@ -77,8 +76,8 @@ async def _handed_in(
 
 
 def asked(many: int) -> dict[str, Any]:
-    """A request for so many letters; fewer than none are of one mail merge."""
-    later = (datetime.now(UTC) + timedelta(days=365)).isoformat()  # none leaves meanwhile
+    """Return a request for some messages; a negative number means one mail merge."""
+    later = (datetime.now(UTC) + timedelta(days=365)).isoformat()  # none is due during the run
     letter: dict[str, Any] = {"subject": "Ducks", "text": TEXT, "sendTime": later}
     if many < 0:
         people = [{"to": [{"address": f"carol{n}@example.net"}]} for n in range(-many)]
@@ -91,7 +90,7 @@ def asked(many: int) -> dict[str, Any]:
 
 
 async def _checked(target: Target) -> None:
-    """See that what is measured succeeds. RuntimeError."""
+    """Raise RuntimeError if one of the requests is refused."""
     for many, _ in WAYS.values():
         answer = await once(target, "/graphql", asked(many))
         if any(one["errors"] or not one["submission"] for one in answer["data"].values()):

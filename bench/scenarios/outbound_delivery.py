@@ -1,4 +1,4 @@
-"""Mail that leaves: messages that wait in the queue, to one neighbour on this machine."""
+"""Measure outbound delivery of queued messages to one local server."""
 
 import asyncio
 import sys
@@ -26,15 +26,15 @@ from resolvers.submission import create as submission_create
 from resolvers.submission.create import Outgoing
 
 NAME = "mail that leaves"
-MESSAGES, LETTER = 3000, 20_000  # how many, and bytes of each
+MESSAGES, LETTER = 3000, 20_000
 LONGEST = 600.0  # seconds
-LOOK = 0.1  # seconds between two looks
-AT_ONCE = 1  # that are handed in side by side
+LOOK = 0.1
+AT_ONCE = 1
 
 
 @dataclass(frozen=True, slots=True)
 class Stood:
-    """What the neighbour has taken."""
+    """The counters of the SMTP sink."""
 
     messages: int
     connections: int
@@ -43,7 +43,10 @@ class Stood:
 
 
 async def measured(kind: Kind, folder: Path, many: int, bar: Progress) -> list[Fact]:
-    """Have `many` messages wait, then start a server that sends them."""
+    """Queue messages, then start a server that sends them.
+
+    Raises RuntimeError if not all arrive.
+    """
     url = postgres(folder) if kind is Kind.POSTGRES else None
     async with _sink() as port:
         more = {"MERGANSER_NEXT_HOP": f"smtp://{HOST}:{port}"}
@@ -76,7 +79,7 @@ async def measured(kind: Kind, folder: Path, many: int, bar: Progress) -> list[F
 
 @asynccontextmanager
 async def _sink() -> AsyncGenerator[int]:
-    """The port of a neighbour that takes all."""
+    """Run an SMTP sink, and yield its port."""
     command = (sys.executable, "-m", "bench.servers.smtp_sink")
     process = await asyncio.create_subprocess_exec(
         *command, cwd=ROOT, stdout=asyncio.subprocess.PIPE
@@ -99,7 +102,7 @@ async def _stood(port: int) -> Stood:
 
 
 async def _queued(world: World, many: int) -> None:
-    """Messages each of which is for another recipient of one domain."""
+    """Submit messages for one recipient each, all of one domain."""
     user = await make_user(world, READER)
     ctx = on_behalf(world, user.id)
     text = "A line of text, as long as most are, so that it looks like mail.\n"

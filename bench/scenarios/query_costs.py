@@ -1,10 +1,9 @@
-"""What documents of mail clients cost the store: statements, indexes and rows, not time.
+"""Count SQL statements, indexes and rows that documents of mail clients need.
 
-The real endpoint runs in this process. On SQLite each statement that it sends is explained, and
-run again to count the steps of its virtual machine: 20 to 40 for each row that is read. This is
-done without statistics, as in a store that was never analyzed, and with them. On PostgreSQL the
-store's own counters tell how many rows were read, with the plans that prepared statements have
-after some use.
+The real endpoint runs in this process. On SQLite each statement is explained, and run again to
+count virtual machine steps: 20 to 40 per row read. This is done without and with statistics. On
+PostgreSQL the server's own counters give the rows read, with the plans of warmed-up prepared
+statements.
 """
 
 import asyncio
@@ -33,10 +32,10 @@ from resolvers.auth import authentication
 from resolvers.context import Viewer
 
 MESSAGES = 10_000  # of the account
-WARM = 8  # requests before: documents are compiled, PostgreSQL may have turned to a generic plan
+WARM = 8  # until documents are compiled and PostgreSQL uses generic plans
 COUNTED = 5
 FLUSH = 1.2  # seconds after which PostgreSQL adds what a connection has read to its counters
-STEP = 100  # of SQLite's virtual machine, between two counts
+STEP = 100  # of SQLite's virtual machine
 # statements that belong to no document
 SIGN_IN = re.compile(r"\bFROM (api_keys|access_tokens|users)\b|\bcredential_changes\b")
 INDEX = re.compile(r"(?:INDEX|INTEGER PRIMARY KEY) ?(\w*)")
@@ -45,7 +44,7 @@ TABLES = ("messages", "threads", "mailboxes")
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What a request takes of the store."""
+    """The database cost of one request."""
 
     statements: int
     steps: int = 0  # of SQLite's virtual machine
@@ -59,7 +58,7 @@ class Cost:
 
 @dataclass(frozen=True, slots=True)
 class Most:
-    """What a request may take."""
+    """The highest cost allowed for a request."""
 
     statements: int
     steps: int
@@ -81,7 +80,7 @@ WITHOUT = ", without statistics"
 
 
 def worse(found: Mapping[str, Cost], wanted: Mapping[str, Most]) -> list[str]:
-    """What takes more than it may, in words."""
+    """Return the exceeded limits and unexpected indexes as sentences."""
     lines = []
     for name, cost in found.items():
         most = wanted[name.removesuffix(WITHOUT)]
@@ -97,7 +96,7 @@ def worse(found: Mapping[str, Cost], wanted: Mapping[str, Most]) -> list[str]:
 async def measured(
     kind: Kind, folder: Path, *, messages: int = MESSAGES, neighbours: int = NEIGHBOURS
 ) -> dict[str, Cost]:
-    """What a request of each document takes in an account of so many messages."""
+    """Return the cost of each document in an account with this many messages."""
     sqlite = kind is Kind.SQLITE
     made = furnished(kind, folder, [messages], neighbours=neighbours, analyzed=not sqlite)
     found: dict[str, Cost] = {}
@@ -127,14 +126,14 @@ Sent = tuple[str, Sequence[Any]]
 
 @dataclass
 class _Desk:
-    """Who asks, and what was sent to the store for each request."""
+    """Sends requests, and records the SELECT statements of each one."""
 
     endpoint: Endpoint
     secret: str
     sent: list[list[Sent]] = field(default_factory=list)
 
     async def ask(self, body: bytes, times: int = 1) -> None:
-        """Send a request so many times."""
+        """Send a request one or more times."""
         for _ in range(times):
             self.sent.append([])
             await asked(self.endpoint, body, self.secret)
@@ -165,7 +164,7 @@ async def _asking(world: World, account: Account) -> AsyncGenerator[_Desk]:
 
 
 def _of_sqlite(file: Path, sent: Sequence[Sent]) -> Cost:
-    """Explain what was sent, and run it once more to count steps."""
+    """Explain the statements, and run them again to count steps."""
     steps = 0
     indexes: set[str] = set()
 
@@ -185,7 +184,10 @@ def _of_sqlite(file: Path, sent: Sequence[Sent]) -> Cost:
 
 
 def _used(line: str) -> str:
-    """What a line of a plan of SQLite uses: an index, a scan or a sort; "" for anything else."""
+    """Return what a line of SQLite's plan uses: an index, a scan or a sort.
+
+    Else an empty string.
+    """
     if line.startswith("USE TEMP B-TREE"):
         return "sort"
     words = line.split()
@@ -208,7 +210,7 @@ async def _of_postgres(world: World, desk: _Desk, body: bytes) -> Cost:
 
 
 async def _flushed(desk: _Desk, body: bytes) -> None:
-    """Ask when the counters of the connection are due: it adds to them what it has read."""
+    """Send a request when PostgreSQL adds the reads of the connection to its counters."""
     await asyncio.sleep(FLUSH)
     await desk.ask(body)
 

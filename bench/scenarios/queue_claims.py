@@ -1,9 +1,8 @@
-"""A queue in which a hundred thousand recipients wait: how long a claim takes, whoever is busy.
+"""Measure claims in a queue of 100,000 waiting recipients, with busy destinations.
 
-That is from the call to its answer: the wait for the turn to write, the statements, and the wait
-for the disk. Workers of one process wait for each other, since an SQLite store has one writer: with
-four that ask without a pause a claim takes as long as four. So the time of the statements alone,
-which is that of the claim itself, is told beside it.
+The time includes the wait for the write lock, the statements and the write to disk. Workers of
+one process wait for each other, because SQLite has one writer. Therefore the time of the
+statements alone is also reported.
 """
 
 import asyncio
@@ -43,9 +42,9 @@ from resolvers.submission.create import Outgoing
 
 NAME = "queue: many waiting"
 MANY = 100_000
-LOOKS = 300  # claims of each sort
+LOOKS = 300  # per shape
 WORKERS = 4
-TOGETHER = 5000  # rows of a unit
+TOGETHER = 5000
 PACE = Pace()
 BIG = "big.example"
 
@@ -54,13 +53,13 @@ Outcome = TypeVar("Outcome")
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """How recipients are spread, and what is busy."""
+    """The spread of recipients over destinations, and whether the largest is busy."""
 
     name: str
     domains: int
     big: float = 0.0  # share of one destination
-    busy: bool = False  # and it has enough connections
-    due: timedelta = timedelta(0)  # after now they all fall due at once
+    busy: bool = False  # it has its full number of connections
+    due: timedelta = timedelta(0)  # relative to now, the same for all
     workers: int = 1
 
 
@@ -75,7 +74,7 @@ SHAPES = (
 
 
 async def measured(kind: Kind, folder: Path, many: int, bar: Progress) -> list[Fact]:
-    """The times of claims, for each shape of the backlog, and of a page of the list."""
+    """Return the times of claims for each backlog shape, and of pages of the queue."""
     url = postgres(folder) if kind is Kind.POSTGRES else None
     data = folder / "queue"
     settings = Settings(data=data, store=url) if url else Settings(data=data)
@@ -106,7 +105,7 @@ async def measured(kind: Kind, folder: Path, many: int, bar: Progress) -> list[F
 
 
 async def fill(world: World, like: Any, shape: Shape, many: int) -> None:
-    """Let so many recipients wait, each of a message of its own, and nothing else."""
+    """Replace the queue by this many recipients, each of a message of its own."""
     (model,) = await world.database.read(
         select(*picked(Submission)).where(col(Submission.id) == like.id)
     )
@@ -160,7 +159,7 @@ def _rows(
 
 @contextmanager
 def as_served() -> Iterator[None]:
-    """Collect garbage as the server does, and not what was made to fill the queue."""
+    """Collect garbage as in the server, without the objects made to fill the queue."""
     usual = gc.get_threshold()
     gc.collect()
     gc.freeze()
@@ -174,12 +173,12 @@ def as_served() -> Iterator[None]:
 
 @dataclass(frozen=True, slots=True)
 class Watched(World):
-    """A world that notes the seconds of each unit, without its waits for a turn and the disk."""
+    """An environment that times each transaction, without its waits for locks and the disk."""
 
     own: list[float] = field(default_factory=list)
 
     async def apply(self, work: Callable[[Turn], Outcome], *streams: int) -> Outcome:
-        """The same as ever."""
+        """Run a transaction as the base class does, and record its time."""
 
         def timed(turn: Turn) -> Outcome:
             began = time.perf_counter()
@@ -191,7 +190,7 @@ class Watched(World):
 
 
 async def claimed(world: World, shape: Shape) -> tuple[list[float], list[float]]:
-    """Seconds that each of so many claims took, and of them those of its own statements."""
+    """Return the seconds of each claim, and those of its statements alone."""
     took: list[float] = []
     watched = Watched(**{f.name: getattr(world, f.name) for f in fields(world) if f.init})
     busy = [BIG] if shape.busy else []
@@ -208,7 +207,7 @@ async def claimed(world: World, shape: Shape) -> tuple[list[float], list[float]]
 
 
 async def listed(world: World, many: int) -> list[Fact]:
-    """A page of all that waits, and of each queue, for an administrator."""
+    """Time a page of the whole queue and of each queue name, for an administrator."""
     ctx, facts = owner(world), []
     wheres = {"a page of the queue": EntryWhere()} | {
         f"… of what is {name.value}": EntryWhere(name) for name in QueueName

@@ -1,4 +1,4 @@
-"""Signing in: how many in a second, what the clock tells strangers, what a flood costs others."""
+"""Measure sign-ins: their rate, timing differences, and the effect of a flood on others."""
 
 import asyncio
 import itertools
@@ -23,11 +23,11 @@ from merganser.settings.settings import Settings
 from models.users.tables import User
 from resolvers.auth.passwords import password_hashes
 
-COUNT = 100  # accounts: none of them is tried so often that it is closed
+COUNT = 100  # enough that none is throttled
 ROUNDS = 3
 CONNECTIONS = 16
-AT_ONCE = 8  # who sign in with the right password
-OFFERED = 200  # pages a second, and wrong sign-ins
+AT_ONCE = 8  # with the right password
+OFFERED = 200  # of pages, and of wrong sign-ins
 PASSWORD, WRONG = "correct horse", "battery staple"
 SIGN_IN = (
     "mutation In($name: String!, $word: String!) { authenticate(input: {username: $name, "
@@ -36,14 +36,14 @@ SIGN_IN = (
 
 
 class Line:
-    """One connection that is kept, on which one asks after the other."""
+    """A persistent connection that sends one request after the other."""
 
     def __init__(self, port: int) -> None:
         self.port = port
         self.ends: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
     async def ask(self, request: bytes) -> bytes:
-        """The answer: head and body."""
+        """Return the response, head and body."""
         if self.ends is None:
             self.ends = await asyncio.open_connection(HOST, self.port)
         reader, writer = self.ends
@@ -55,7 +55,7 @@ class Line:
 
 @asynccontextmanager
 async def lines(port: int, many: int) -> AsyncGenerator[list[Line]]:
-    """So many connections; closed behind the block."""
+    """Provide this many connections, and close them at the end."""
     made = [Line(port) for _ in range(many)]
     try:
         yield made
@@ -66,7 +66,7 @@ async def lines(port: int, many: int) -> AsyncGenerator[list[Line]]:
 
 
 async def accounts(env: Mapping[str, str]) -> list[str]:
-    """The names of accounts that have the password, made in the store of these settings."""
+    """Create accounts with the password, and return their usernames."""
     settings = Settings(data=Path(env["MERGANSER_DATA"]))
     if store := env.get("MERGANSER_STORE"):
         settings = Settings(data=settings.data, store=store)
@@ -81,7 +81,7 @@ async def accounts(env: Mapping[str, str]) -> list[str]:
 
 
 def sign_in(target: Target, name: str, word: str, place: int) -> bytes:
-    """A sign-in by a stranger, each from a network of its own: a proxy of ours says from where."""
+    """Return a sign-in request, from another network each, by the header of a trusted proxy."""
     body = {"query": SIGN_IN, "variables": {"name": name, "word": word}}
     request = post(Target(target.port, target.pid), "/graphql", body)
     address = f"X-Forwarded-For: 10.{place >> 8 & 255}.{place & 255}.1\r\n".encode()
@@ -92,7 +92,7 @@ def sign_in(target: Target, name: str, word: str, place: int) -> bytes:
 async def measured(
     target: Target, env: Mapping[str, str], pages: Iterator[bytes], seconds: float
 ) -> list[Fact]:
-    """All three, over the same accounts."""
+    """Measure rate, timing and flood with the same accounts."""
     names = await accounts(env)
     facts = [await _rate(target, names, seconds)]
     facts += await _clock(target, names, trials=1000 if seconds >= 1 else 100)
@@ -100,7 +100,7 @@ async def measured(
 
 
 async def _rate(target: Target, names: list[str], seconds: float) -> Fact:
-    """Right passwords, as fast as they are answered."""
+    """Measure sign-ins with the right password, without pauses."""
     places, done = itertools.count(), 0
     turns = itertools.cycle(names)
     end = time.perf_counter() + seconds
@@ -120,7 +120,7 @@ async def _rate(target: Target, names: list[str], seconds: float) -> Fact:
 
 
 async def _clock(target: Target, names: list[str], trials: int) -> list[Fact]:
-    """Unknown names and wrong passwords by turns of chance, one at a time."""
+    """Time unknown names and wrong passwords in random order, one at a time."""
     wrong = [names[nth % COUNT] for nth in range(trials // 2)]
     unknown = [f"nobody{nth}@bench.example" for nth in range(trials // 2)]
     tries = [(name, True) for name in wrong] + [(name, False) for name in unknown]
@@ -141,7 +141,7 @@ async def _clock(target: Target, names: list[str], trials: int) -> list[Fact]:
 
 
 async def _flood(target: Target, pages: Iterator[bytes], seconds: float) -> list[Fact]:
-    """p99 of a page at a fixed rate, without a flood and with one; the medians of some rounds."""
+    """Return the p99 of pages at a fixed rate without and beside a flood, as medians of rounds."""
     alone, beside, said = list[float](), list[float](), Counter[str]()
     turn = itertools.count()
 
@@ -170,7 +170,7 @@ async def _flood(target: Target, pages: Iterator[bytes], seconds: float) -> list
 async def _offered(
     port: int, requests: Iterator[bytes], seconds: float, said: Counter[str] | None = None
 ) -> list[float]:
-    """Latencies at OFFERED a second, each from when it was due, whether or not we were late."""
+    """Send requests at a fixed rate. Returns latencies from the due times."""
     idle: asyncio.LifoQueue[Line] = asyncio.LifoQueue()
     latencies = list[float]()
 

@@ -1,11 +1,9 @@
-"""What watching costs: one operation watched and not, in µs of CPU.
+"""Measure the CPU cost of metrics, logs and traces per operation.
 
-    python -m bench.telemetry
-
-One process does what `Schema.execute` does around an inbox page, with nothing inside, and what
-two reads and a loader's batch do beside their work. The log goes into a pipe that another
-process reads; traces go to a collector in another process that takes them. CPU is that of the
-whole process, the thread that sends traces included; the median of several rounds, in turns.
+Usage: `python -m bench.scenarios.telemetry_cost`. One process does what `Schema.execute` does
+around an empty inbox page, with two reads and one loader batch. The log goes into a pipe that
+another process reads; traces go to a collector in another process. CPU is that of the whole
+process, with the thread that sends traces; the median of several rounds, in rotation.
 """
 
 import asyncio
@@ -36,15 +34,15 @@ from models.users.roles import Role
 from resolvers.context import BATCHES, LOADING, Viewer
 
 ROUNDS, EACH = 9, 20_000
-PAGE = 450.0  # µs of CPU that an inbox page may take
+PAGE = 450.0  # µs of CPU
 ALLOWED = 0.05 * PAGE
-USUAL = 0.01  # of operations are traced
+USUAL = 0.01
 TEXT = "query InboxPage($id: ID!) { mailbox(id: $id) { id messages(first: 50) { nodes { id } } } }"
 
 
 @dataclass(frozen=True)
 class Known:
-    """What is known of the document."""
+    """The properties of the document."""
 
     name: str = "InboxPage"
     kind: OperationType = OperationType.QUERY
@@ -53,7 +51,7 @@ class Known:
 
 @dataclass
 class Asked:
-    """Who asks."""
+    """The properties of the request."""
 
     viewer: Viewer = field(default_factory=lambda: Viewer(1 << 60, Role.USER))
     request_id: str = "0123456789abcdef01234567"
@@ -61,7 +59,7 @@ class Asked:
 
 
 def operation(asked: Asked, known: Known, result: object) -> None:
-    """All that is told of an inbox page."""
+    """Observe an inbox page with two reads and a batch."""
     with Observed(asked, TEXT) as observed:
         observed.judged(known)
         observed.cost = 57
@@ -75,11 +73,11 @@ def operation(asked: Asked, known: Known, result: object) -> None:
 
 
 def bare(_asked: Asked, _known: Known, _result: object) -> None:
-    """The same, told to nobody."""
+    """Do nothing, as the reference."""
 
 
 def measured(work: Callable[[Asked, Known, object], None], many: int) -> float:
-    """µs of CPU that one of so many takes."""
+    """Return the µs of CPU of one operation."""
     asked, known, result = Asked(), Known(), SimpleNamespace(data={}, errors=None)
     began = time.process_time()
     for _ in range(many):
@@ -89,10 +87,10 @@ def measured(work: Callable[[Asked, Known, object], None], many: int) -> float:
 
 @contextlib.contextmanager
 def pipe() -> Generator[None]:
-    """Our stderr is a pipe while the block runs, and somebody reads it."""
+    """Redirect stderr into a pipe that another process reads, while the context is open."""
     before = os.dup(2)
     with subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) as reader:  # noqa: S607
-        assert reader.stdin is not None  # noqa: S101 - it was asked for
+        assert reader.stdin is not None  # noqa: S101 - for the type checker
         os.dup2(reader.stdin.fileno(), 2)
         try:
             yield
@@ -102,24 +100,24 @@ def pipe() -> Generator[None]:
 
 
 class Taking(BaseHTTPRequestHandler):
-    """A collector that takes everything."""
+    """A trace collector that accepts everything."""
 
     def do_POST(self) -> None:
-        """Take it."""
+        """Accept traces."""
         self.rfile.read(int(self.headers["Content-Length"]))
         self.send_response(200)
         self.end_headers()
 
     def log_message(self, format: str, *args: object) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
 
 @contextlib.contextmanager
 def collector() -> Generator[str]:
-    """The address of a collector in a process of its own."""
+    """Run a collector in a process of its own, and yield its URL."""
     command = [sys.executable, "-m", "bench.scenarios.telemetry_cost", "collector"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:  # noqa: S603 - ours
-        assert process.stdout is not None  # noqa: S101 - it was asked for
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:  # noqa: S603 - a fixed command
+        assert process.stdout is not None  # noqa: S101 - for the type checker
         try:
             yield f"http://127.0.0.1:{int(process.stdout.readline())}"
         finally:
@@ -127,7 +125,10 @@ def collector() -> Generator[str]:
 
 
 async def bench() -> dict[str, float]:
-    """The medians: bare, with meters alone, with the log too, and with traces too."""
+    """Return the median µs per operation.
+
+    Without telemetry, with metrics, with logs, with traces.
+    """
     found: dict[str, list[float]] = {}
     with collector() as place, pipe():
         logs.set_up("INFO", "json")
@@ -148,7 +149,7 @@ async def bench() -> dict[str, float]:
 
 
 def shown(found: dict[str, float]) -> None:
-    """Print it."""
+    """Print the costs as a table, and whether they are within the limit."""
     table = Table("what is told", "µs of CPU", "of an inbox page of 450 µs")
     for name, value in found.items():
         more = value - found["nothing"]

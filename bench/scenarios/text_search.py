@@ -1,4 +1,7 @@
-"""`python -m bench.searches`: words in folders of many messages, newest 50 first."""
+"""`python -m bench.scenarios.text_search`.
+
+Searches for words in large accounts, newest 50 first.
+"""
 
 import tempfile
 from datetime import timedelta
@@ -31,9 +34,9 @@ from resolvers.auth.api_keys import NewKey
 
 NAME = "searches"
 MANY = (10_000, 100_000)
-LONGEST = 900.0  # seconds of a whole run
+LONGEST = 900.0  # seconds
 CHUNK = 2000
-COMMON, HALF, TENTH, HUNDREDTH, RARE = 4, 2, 10, 100, 5000  # one in so many has the word
+COMMON, HALF, TENTH, HUNDREDTH, RARE = 4, 2, 10, 100, 5000  # messages per message with the word
 LIST = """query ($filter: MessageFilter, $orderBy: MessageOrder! = RECEIVED_DESC) {
   messages(filter: $filter, orderBy: $orderBy, first: 50) {
     nodes { id subject from { name address } receivedAt seen flagged size intro }
@@ -53,7 +56,7 @@ ASKED: dict[str, dict[str, Any]] = {
 
 
 async def fill(world: World, many: int) -> None:
-    """Give the reader so many messages by copying one, each with its own words in the index."""
+    """Insert copies of one message, each with its own words in the index."""
     to = await address_resolution.recipient(world, READER)
     letter = await received_messages.read(Writer().letter(1, size=20_000, attached=b""))
     await received_messages.receive(world, letter, to, "carol@example.com")
@@ -81,6 +84,7 @@ async def fill(world: World, many: int) -> None:
 
 
 def _marked(nth: int) -> list[str]:
+    """Return the marker words of a message by its number."""
     found = ["wordcommon"] if nth % COMMON else []
     for name, each in (("wordtenth", TENTH), ("wordhundredth", HUNDREDTH), ("wordrare", RARE)):
         found += [name] if nth % each == 1 else []
@@ -90,7 +94,7 @@ def _marked(nth: int) -> list[str]:
 async def measured(
     kind: Kind, folder: Path, *, many: int, connections: int = 2, seconds: float = 2.0
 ) -> list[Line]:
-    """Figures of each search, over HTTP, without a floor."""
+    """Return the figure of each search over HTTP, without a baseline."""
     url = postgres(folder) if kind is Kind.POSTGRES else None
     server = Server(folder / f"searches{many}", url)
     settings = Settings(data=server.folder, store=url) if url else Settings(data=server.folder)

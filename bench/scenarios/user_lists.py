@@ -1,4 +1,4 @@
-"""`python -m bench.accounts`: lists of 100,000 accounts, on a server and a store of their own."""
+"""`python -m bench.scenarios.user_lists`: lists of 100,000 users, on a server of their own."""
 
 import tempfile
 from pathlib import Path
@@ -21,18 +21,18 @@ from resolvers.auth.api_keys import NewKey
 
 NAME = "accounts"
 MANY = 100_000
-LONGEST = 600.0  # seconds of a whole run
+LONGEST = 600.0  # seconds
 LIST = """query ($filter: UserFilter, $orderBy: UserOrder! = USERNAME, $after: String) {
   users(filter: $filter, orderBy: $orderBy, first: 50, after: $after) {
     nodes { id username name address { address } domain { name } disabled lastLoginAt
       limits { quota { allowed used } } }
     pageInfo { endCursor hasNextPage } } }"""
 COUNT = "query ($filter: UserFilter) { users(filter: $filter, first: 0) { totalCount } }"
-HALF = "d0.crowd.example"  # has half of them
+HALF = "d0.crowd.example"  # with half of the users
 
 
 def asked(after: str) -> dict[str, dict[str, Any]]:
-    """What is asked, by name: document and variables."""
+    """Return the GraphQL request bodies by name."""
     lists: dict[str, dict[str, Any]] = {
         "first page": {},
         "a later page": {"after": after},
@@ -56,7 +56,7 @@ def asked(after: str) -> dict[str, dict[str, Any]]:
 async def measured(
     kind: Kind, folder: Path, *, many: int = MANY, connections: int = 4, seconds: float = 2.0
 ) -> list[Line]:
-    """Figures of each list, over HTTP, without a floor."""
+    """Return the figure of each list over HTTP, without a baseline."""
     url = postgres(folder) if kind is Kind.POSTGRES else None
     server = Server(folder / "crowd", url)
     settings = Settings(data=server.folder, store=url) if url else Settings(data=server.folder)
@@ -71,7 +71,7 @@ async def measured(
 
 
 async def _middle(target: Target) -> str:
-    """A cursor behind the first thousands."""
+    """Return a cursor after the first 2,500 users."""
     body: dict[str, Any] = {"query": LIST.replace("first: 50", "first: 250"), "variables": {}}
     after = ""
     for _ in range(10):

@@ -1,7 +1,8 @@
-"""The floor: the same reads and writes by hand, in a process of its own.
+"""The baseline: the same reads and writes, hand-written, in a process of its own.
 
-SQL, dictionaries and orjson over a copy of the SQLite file: no GraphQL, no credential, no rule,
-no undo, no bell. Its deliveries are an LMTP conversation and one row with the whole message.
+It uses SQL, dictionaries and orjson over a copy of the SQLite file: no GraphQL, no credentials,
+no rules, no undo, no wake-ups. Its deliveries are an LMTP conversation and one row with the
+whole message.
 """
 
 import asyncio
@@ -53,12 +54,12 @@ Answer = Callable[[dict[str, Any]], dict[str, Any]]
 
 
 def global_id(prefix: str, key: int) -> str:
-    """An id as clients see it."""
+    """Return an ID in the format of Merganser's global IDs."""
     return f"{prefix}_{urlsafe_b64encode(key.to_bytes(8, 'big')).decode().rstrip('=')}"
 
 
 class Floor:
-    """One connection, and what is answered over it."""
+    """One SQLite connection. Its methods answer requests; their names are the HTTP paths."""
 
     def __init__(self, file: str) -> None:
         self.db = sqlite3.connect(file, isolation_level=None, cached_statements=512)
@@ -67,7 +68,7 @@ class Floor:
         self.db.execute("CREATE TABLE IF NOT EXISTS floor_letters (at TEXT, raw BLOB)")
 
     def page(self, asked: dict[str, Any]) -> dict[str, Any]:
-        """The folder and 50 of its messages, `after` a place if one is given."""
+        """Return the mailbox and 50 of its messages, after a position if one is given."""
         key, path, total, unseen, _ = self.db.execute(BOX, (asked["box"],)).fetchone()
         if after := asked.get("after"):
             sql = f"{NODES} AND (listed_at, id) < (?, ?){NEWEST}"
@@ -84,17 +85,20 @@ class Floor:
         return {"mailbox": box}
 
     def place(self, asked: dict[str, Any]) -> dict[str, Any]:
-        """The place before the page so far from the newest message; it is not measured."""
+        """Return the position before a page, by the number of newer messages.
+
+        It is not measured.
+        """
         row = self.db.execute(PLACE, (asked["box"], asked["skip"] - 1)).fetchone()
         return {"after": row}
 
     def boxes(self, asked: dict[str, Any]) -> dict[str, Any]:
-        """All folders with their counters."""
+        """Return all mailboxes with their counters."""
         (user,) = self.db.execute(OWNER, (asked["box"],)).fetchone()
         return {"user": {"mailboxes": [_folder(row) for row in self.db.execute(BOXES, (user,))]}}
 
     def message(self, asked: dict[str, Any]) -> dict[str, Any]:
-        """A message in full, read from its bytes by the standard library."""
+        """Return a message in full, parsed by the standard library."""
         row = self.db.execute("SELECT raw FROM floor_letters WHERE rowid = 1").fetchone()
         parsed = email.message_from_bytes(row[0], policy=email.policy.default)
         text, html = parsed.get_body(("plain",)), parsed.get_body(("html",))
@@ -110,11 +114,11 @@ class Floor:
         return {"message": message}
 
     def start(self, asked: dict[str, Any]) -> dict[str, Any]:
-        """Page, folders and message together."""
+        """Return page, mailboxes and message together."""
         return {**self.page(asked), **self.boxes(asked), **self.message(asked)}
 
     def flag(self, asked: dict[str, Any]) -> dict[str, Any]:
-        """Set or clear a flag, with the journal, in one durable transaction."""
+        """Set or clear a flag and write the journal in one durable transaction."""
         ids, box, at = asked["ids"], asked["box"], datetime.now(UTC).isoformat(" ")
         (user,) = self.db.execute(OWNER, (box,)).fetchone()
         self.db.execute("BEGIN IMMEDIATE")
@@ -132,7 +136,7 @@ class Floor:
         return {"updatedCount": len(ids), "messages": nodes if asked.get("shown") else []}
 
     def keep(self, raw: bytes) -> None:
-        """Store a whole message; on return it is durable."""
+        """Store a whole message durably."""
         self.db.execute(KEEP, (datetime.now(UTC).isoformat(), raw))
 
 
@@ -169,20 +173,20 @@ def _folder(row: Sequence[Any]) -> dict[str, Any]:
 
 
 class Mailman(asyncio.Protocol):
-    """Takes mail by LMTP, pipelined, for anybody."""
+    """LMTP server with pipelining that accepts mail for every recipient."""
 
     def __init__(self, floor: Floor) -> None:
         self.floor = floor
         self.received = bytearray()
-        self.inside = False  # DATA
+        self.inside = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Greet."""
+        """Send the greeting."""
         self.transport = cast("asyncio.Transport", transport)  # of a TCP socket
         self.transport.write(b"220 floor\r\n")
 
     def data_received(self, data: bytes) -> None:
-        """Take commands and messages."""
+        """Process commands and messages."""
         self.received += data
         while (end := self.received.find(b"\r\n.\r\n" if self.inside else b"\r\n")) >= 0:
             if self.inside:
@@ -209,7 +213,7 @@ async def _health(_request: Request) -> Response:
 
 
 async def serve(file: str, http: int, lmtp: int) -> None:
-    """Serve until SIGTERM, on the loopback only."""
+    """Serve on loopback until SIGTERM."""
     floor = Floor(file)
     answers = (floor.page, floor.place, floor.boxes, floor.message, floor.start, floor.flag)
     routes = [Route(f"/{one.__name__}", _endpoint(one), methods=["POST"]) for one in answers]

@@ -1,4 +1,4 @@
-"""The buses of wake-ups, which can be broken off and come back."""
+"""Wake-up buses that a test can interrupt and restore."""
 
 import shutil
 import socket
@@ -19,18 +19,18 @@ AND datname = current_database() AND (query ILIKE 'listen %' OR query LIKE '%pg_
 
 
 class Bus(Protocol):
-    """What takes wake-ups from process to process."""
+    """A bus that carries wake-ups between processes."""
 
     async def cut(self) -> None:
-        """Break it off."""
+        """Interrupt the bus."""
 
     async def mend(self) -> None:
-        """Let it be there again."""
+        """Restore the bus."""
 
 
 @dataclass
 class Broker:
-    """A server of another project, which can be stopped and started."""
+    """A message broker that can be stopped and started."""
 
     command: Sequence[str]
     port: int
@@ -41,9 +41,9 @@ class Broker:
     _process: "subprocess.Popen[bytes] | None" = field(default=None, repr=False)
 
     def start(self) -> None:
-        """Run it until it listens. RuntimeError where it does not."""
+        """Start the broker and wait until it listens. Raises RuntimeError after the timeout."""
         with (self.folder / "broker.log").open("ab") as log:
-            self._process = subprocess.Popen(  # noqa: S603 - the command is ours
+            self._process = subprocess.Popen(  # noqa: S603 - a fixed command
                 self.command, cwd=self.folder, stdout=log, stderr=log
             )
         until = time.monotonic() + self.patience
@@ -59,7 +59,7 @@ class Broker:
                 return
 
     def stop(self) -> None:
-        """Kill it; once more does nothing. One that has children is asked to end them."""
+        """Kill the broker, if it runs. One with child processes gets SIGTERM instead."""
         if self._process is not None:
             if self.children:
                 self._process.terminate()
@@ -69,17 +69,17 @@ class Broker:
             self._process = None
 
     async def cut(self) -> None:
-        """Break it off."""
+        """Stop the broker."""
         self.stop()
 
     async def mend(self) -> None:
-        """Let it be there again."""
+        """Start the broker if it is stopped."""
         if self._process is None:
             self.start()
 
 
 def redis(program: str, folder: Path) -> Broker:
-    """A Redis that keeps nothing."""
+    """Return a Redis without persistence, not started."""
     port = free_port()
     words = ("--bind", HOST, "--save", "", "--appendonly", "no")
     command = (program, "--port", str(port), *words)
@@ -87,7 +87,7 @@ def redis(program: str, folder: Path) -> Broker:
 
 
 def nats(program: str, folder: Path) -> Broker:
-    """A NATS server."""
+    """Return a NATS server, not started."""
     port = free_port()
     command = (program, "-a", HOST, "-p", str(port))
     return Broker(command, port, f"nats://{HOST}:{port}", folder)
@@ -95,19 +95,19 @@ def nats(program: str, folder: Path) -> Broker:
 
 @dataclass(frozen=True, slots=True)
 class Sockets:
-    """The sockets of processes on this machine, in the folder of a server's data."""
+    """The sockets of the processes of one machine, in the data folder."""
 
     data: Path
 
     async def cut(self) -> None:
-        """Move the folder away, and empty it."""
+        """Move the folder of the sockets away and delete the sockets."""
         away = self.data / "away"
         (self.data / "bells").rename(away)
         for path in away.iterdir():
             path.unlink()
 
     async def mend(self) -> None:
-        """Put the folder back, unless a process that began has made another."""
+        """Move the folder back, unless a new process has created another."""
         away, bells = self.data / "away", self.data / "bells"
         if away.exists() and bells.exists():
             shutil.rmtree(away)
@@ -117,15 +117,15 @@ class Sockets:
 
 @dataclass(frozen=True, slots=True)
 class Notify:
-    """LISTEN and NOTIFY of PostgreSQL, at the URL of a store."""
+    """LISTEN and NOTIFY of PostgreSQL."""
 
     store: str
 
     async def cut(self) -> None:
-        """End the connections on which bells are heard or rung."""
+        """Terminate the connections that listen or notify."""
         connection = await asyncpg.connect(self.store.replace("+asyncpg", ""))
         await connection.execute(LISTENING)
         await connection.close()
 
     async def mend(self) -> None:
-        """Nothing: each process connects again."""
+        """Do nothing: each process reconnects."""

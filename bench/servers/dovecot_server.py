@@ -1,4 +1,4 @@
-"""A Dovecot on loopback: IMAP and POP3, with and without TLS. Tests fetch from it, too."""
+"""A Dovecot server on loopback with IMAP and POP3, with or without TLS, also used by tests."""
 
 import os
 import shutil
@@ -13,10 +13,10 @@ from pathlib import Path
 
 from bench.servers.ports import HOST, free_port
 
-PASSWORD = "far-away"  # noqa: S105 - of no use elsewhere
+PASSWORD = "far-away"  # noqa: S105 - only valid on loopback
 NOBODY = 65534  # user and group that Dovecot reads mail as
-USUAL = 0o022  # umask, whichever a command has left to this process
-PATIENCE = 20.0  # seconds until it listens
+USUAL = 0o022  # independent of the umask of this process
+PATIENCE = 20.0  # seconds
 
 CONFIG = """
 base_dir = {run}
@@ -78,42 +78,42 @@ service anvil {{
 
 @dataclass
 class Dovecot:
-    """Its ports and its folder, and one of its accounts: all sign in with PASSWORD."""
+    """The ports and folder of the server, and one user. All users sign in with PASSWORD."""
 
     folder: Path
     ports: dict[str, int]
     user: str = "ada"
-    made: set[tuple[str, str]] = field(default_factory=set)  # folders of accounts
+    made: set[tuple[str, str]] = field(default_factory=set)  # user and path
 
     def account(self, user: str) -> "Dovecot":
-        """The same server, and another account."""
+        """Return the same server with another user."""
         return Dovecot(self.folder, self.ports, user, self.made)
 
     def doveadm(self, verb: str, *words: str, given: bytes = b"") -> bytes:
-        """Run an administrator's command about the account; its output."""
+        """Run a doveadm command for the user, and return its output."""
         command = ["doveadm", "-c", str(self.folder / "conf"), *verb.split(), "-u",
                    self.user, *words]  # fmt: skip
-        done = subprocess.run(  # noqa: S603 - the command is ours
+        done = subprocess.run(  # noqa: S603 - a fixed command
             command, input=given, check=True, capture_output=True, umask=USUAL
         )
         return done.stdout
 
     def save(self, raw: bytes, mailbox: str = "INBOX") -> None:
-        """Put a message into a folder, which is made where it is missing."""
+        """Save a message in a mailbox, which is created if missing."""
         if mailbox != "INBOX" and (self.user, mailbox) not in self.made:
             self.doveadm("mailbox create", mailbox)
             self.made.add((self.user, mailbox))
         self.doveadm("save", "-m", mailbox, given=raw)
 
     def save_all(self, raws: Sequence[bytes], mailbox: str = "INBOX") -> None:
-        """Put many messages into a folder, which is made where it is missing."""
+        """Save messages in a mailbox, which is created if missing. Needs at least one."""
         self.save(raws[0], mailbox)
         self.fill(raws[1:], mailbox)
 
     def fill(self, raws: Iterable[bytes], mailbox: str = "INBOX", flags: str = "") -> list[str]:
-        """Put messages into a folder that is there, as a Maildir has them; how they are called.
+        """Write messages into the Maildir of an existing mailbox, and return their file names.
 
-        `flags` are letters, such as `FS`.
+        `flags` are Maildir letters such as `FS`.
         """
         place, names = self.maildir(mailbox) / ("cur" if flags else "new"), list[str]()
         for nth, raw in enumerate(raws):
@@ -124,7 +124,7 @@ class Dovecot:
         return names
 
     def save_at(self, raw: bytes, at: datetime, flags: str = "") -> None:
-        """Put a message into INBOX, which is there, that arrived then; flags are of Maildir."""
+        """Save a message in the existing INBOX with this arrival time and Maildir flags."""
         name = f"{time.time_ns()}.M0.far:2,{flags}"
         path, there = (self.maildir() / folder / name for folder in ("tmp", "cur"))
         path.write_bytes(raw)
@@ -133,12 +133,12 @@ class Dovecot:
         path.rename(there)
 
     def maildir(self, mailbox: str = "INBOX") -> Path:
-        """Where a folder lies."""
+        """Return the Maildir folder of a mailbox."""
         place = self.folder / "mail" / self.user
         return place if mailbox == "INBOX" else place / f".{mailbox.replace('/', '.')}"
 
     def count(self, mailbox: str = "INBOX") -> int:
-        """How many messages a folder has."""
+        """Return the number of messages in a mailbox."""
         told = self.doveadm("mailbox status", "messages", mailbox)
         return int(told.rpartition(b"=")[2])
 
@@ -151,9 +151,9 @@ def dovecot(
     separator: str = "/",
     kind: str = "maildir",
 ) -> Iterator[Dovecot]:
-    """Run it, with a certificate and its key where TLS is wanted. RuntimeError where it cannot.
+    """Run Dovecot in a folder, with TLS if a certificate and key are given.
 
-    All may enter the folder that this one is in.
+    Raises RuntimeError if it does not start. All users must be able to enter the parent folder.
     """
     ports = {name: free_port() for name in ("imap", "imaps", "pop3", "pop3s")}
     run = folder / "run"
@@ -171,7 +171,7 @@ def dovecot(
                       ssl="yes" if certificate else "no", certificate=keys, **ports)
     )  # fmt: skip
     command = ["dovecot", "-F", "-c", str(folder / "conf")]
-    process = subprocess.Popen(command, umask=USUAL)  # noqa: S603 - the command is ours
+    process = subprocess.Popen(command, umask=USUAL)  # noqa: S603 - a fixed command
     try:
         until = time.monotonic() + PATIENCE
         while not _listening(ports["imap"]):

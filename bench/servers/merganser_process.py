@@ -1,4 +1,4 @@
-"""Servers in processes of their own, and what the kernel says of a process."""
+"""Start and stop server processes, and read their CPU time and memory."""
 
 import asyncio
 import os
@@ -16,9 +16,9 @@ import orjson
 from bench.servers.ports import HOST, free_port
 
 ROOT = Path(__file__).parents[2]
-PATIENCE = 60.0  # seconds that a server has to start, and to stop
+PATIENCE = 60.0  # seconds to start, and to stop
 TICKS = os.sysconf("SC_CLK_TCK")
-QUIET = 0.04  # of a core: a server that takes less has nothing more to do
+QUIET = 0.04  # share of a core: a server that uses less is idle
 COMMAND = (sys.executable, "-m", "merganser")
 
 Launcher = Callable[[tuple[str, ...], dict[str, str], Path], Awaitable[asyncio.subprocess.Process]]
@@ -27,9 +27,9 @@ _launchers: list[Launcher] = []  # the last one starts servers
 
 @contextmanager
 def launched_by(launcher: Launcher) -> Generator[None]:
-    """Let `spawned` start `python -m merganser` by this function of words, environment and log.
+    """Start `python -m merganser` by a function of arguments, environment and log file.
 
-    Tests fork a process that has imported the server: the imports take 5 s of CPU.
+    Tests fork a process that has imported the server, since the imports take 5 s of CPU.
     """
     _launchers.append(launcher)
     try:
@@ -40,25 +40,28 @@ def launched_by(launcher: Launcher) -> Generator[None]:
 
 @dataclass
 class Server:
-    """`merganser serve` on a folder; it may be started again and again."""
+    """`merganser serve` on a data folder. It can be started repeatedly."""
 
     folder: Path
-    store: str | None = None  # by default SQLite in the folder
-    words: tuple[str, ...] = ()  # behind `serve`
-    more: dict[str, str] = field(default_factory=dict)  # of its environment
+    store: str | None = None  # default: SQLite in the folder
+    words: tuple[str, ...] = ()  # after `serve`
+    more: dict[str, str] = field(default_factory=dict)
     http: int = field(default_factory=free_port)
     lmtp: int = field(default_factory=free_port)
 
     def settings(self, **more: str) -> dict[str, str]:
-        """Its environment: ours without any setting of Merganser's, and its own."""
+        """Return the environment of the process.
+
+        This one without MERGANSER_ variables, and its own.
+        """
         known = {key: text for key, text in os.environ.items() if not key.startswith("MERGANSER_")}
         own = {
             "MERGANSER_DATA": str(self.folder),
             "MERGANSER_HTTP": f"{HOST}:{self.http}",
             "MERGANSER_LMTP": f"{HOST}:{self.lmtp}",
-            "MERGANSER_BUDGET_USERS": "0",  # one user asks for more than any would
+            "MERGANSER_BUDGET_USERS": "0",  # one user sends all requests
             "MERGANSER_FOLLOWERS_EACH": "10000",
-            "MERGANSER_RECEIVED_HOURLY": "0",  # and is sent more than anybody would
+            "MERGANSER_RECEIVED_HOURLY": "0",  # and receives all messages
             "MERGANSER_RECIPIENTS_DAILY": "0",
             "MERGANSER_AUTO_CREATE_DOMAINS": "on",
         }
@@ -69,9 +72,10 @@ class Server:
     async def start(
         self, *, fault: str = "", before: tuple[str, ...] = ()
     ) -> asyncio.subprocess.Process:
-        """Start it, behind the command `before` if there is one; returns once it answers.
+        """Start the server, and return its process once it is healthy.
 
-        `fault` names the place where it will kill itself, such as "commit:3".
+        `command_prefix` is a command that runs the server. `fault` is a fault point at which it
+        kills itself, such as "commit:3".
         """
         more = {"MERGANSER_FAULT": fault} if fault else {}
         command = (*before, *COMMAND, "serve", *self.words)
@@ -83,7 +87,7 @@ class Server:
 async def spawned(
     command: tuple[str, ...], env: dict[str, str], log: Path
 ) -> asyncio.subprocess.Process:
-    """Start a command in the project's folder, in a group of its own."""
+    """Start a command in the project's folder, in a process group of its own."""
     if _launchers and command[:3] == COMMAND and "LD_PRELOAD" not in env:
         return await _launchers[-1](command[3:], env, log)
     with log.open("ab") as out:
@@ -93,7 +97,7 @@ async def spawned(
 
 
 async def answering(port: int, process: asyncio.subprocess.Process, path: str = "/health") -> None:
-    """Wait until it says at this path that it is well. RuntimeError where it ends before."""
+    """Wait until the server is healthy at this path. Raises RuntimeError if it exits before."""
     async with asyncio.timeout(PATIENCE):
         while True:
             if process.returncode is not None:
@@ -114,14 +118,14 @@ async def _healthy(port: int, path: str) -> bool:
 
 
 async def hang_up(writer: asyncio.StreamWriter) -> None:
-    """Close a connection, also one that the other side has broken."""
+    """Close a connection, also one that the peer has broken."""
     writer.close()
     with suppress(OSError):
         await writer.wait_closed()
 
 
 async def stop(process: asyncio.subprocess.Process) -> int:
-    """End it by SIGTERM, or, where that takes too long, for good; returns its exit code."""
+    """Stop a process by SIGTERM, after the timeout by SIGKILL. Returns its exit code."""
     with suppress(ProcessLookupError):
         process.send_signal(signal.SIGTERM)
     try:
@@ -133,7 +137,7 @@ async def stop(process: asyncio.subprocess.Process) -> int:
 
 
 def broken(log: Path) -> list[str]:
-    """What a server has logged as an error, each with the last line of its traceback."""
+    """Return the errors in a server's log, each with the last error line of its traceback."""
     found = []
     for line in log.read_text().splitlines():
         fact = orjson.loads(line)
@@ -145,7 +149,7 @@ def broken(log: Path) -> list[str]:
 
 
 async def checked(server: Server) -> list[str]:
-    """What `merganser check` finds wrong."""
+    """Return the findings of `merganser check`."""
     process = await asyncio.create_subprocess_exec(
         *(*COMMAND, "check"),
         env=server.settings(),
@@ -163,7 +167,7 @@ async def checked(server: Server) -> list[str]:
 async def running(
     begin: Callable[[], Awaitable[asyncio.subprocess.Process]],
 ) -> AsyncGenerator[int]:
-    """The pid of a server that is ended behind the block."""
+    """Start a server, yield its process ID, and stop it at the end."""
     process = await begin()
     try:
         yield process.pid
@@ -172,7 +176,7 @@ async def running(
 
 
 async def bounded(work: Coroutine[Any, Any, None], longest: float) -> None:
-    """Do it, in at most so many seconds; SIGTERM breaks it off, and what it started is ended."""
+    """Run a coroutine for at most this many seconds. SIGTERM cancels it."""
     task = asyncio.create_task(work)
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     async with asyncio.timeout(longest):
@@ -180,22 +184,22 @@ async def bounded(work: Coroutine[Any, Any, None], longest: float) -> None:
 
 
 def cpu(pid: int) -> float:
-    """Seconds of CPU that a process has taken, its threads included, its children not."""
+    """Return the CPU seconds of a process with its threads, without its children."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / TICKS
 
 
 def fine_cpu(pid: int) -> float:
-    """The same to the nanosecond, without the threads that have ended."""
+    """Return the CPU seconds of a process to the nanosecond, without threads that have ended."""
     taken = 0
     for file in Path(f"/proc/{pid}/task").glob("*/schedstat"):
-        with suppress(OSError):  # it ends at this moment
+        with suppress(OSError):  # it has just ended
             taken += int(file.read_text().split()[0])
     return taken / 1e9
 
 
 def memory(pid: int) -> tuple[int, int]:
-    """PSS and RSS of a process, in KiB."""
+    """Return PSS and RSS of a process in KiB."""
     found = {"Pss": 0, "Rss": 0}
     for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
         name, _, rest = line.partition(":")
@@ -205,11 +209,11 @@ def memory(pid: int) -> tuple[int, int]:
 
 
 def whole_memory(pid: int) -> int:
-    """PSS of a process and of all that it has begun, in KiB."""
+    """Return the PSS of a process and all its descendants in KiB."""
     found, left = 0, [pid]
     while left:
         one = left.pop()
-        with suppress(OSError):  # it ends at this moment
+        with suppress(OSError):  # it has just ended
             found += memory(one)[0]
             for file in Path(f"/proc/{one}/task").glob("*/children"):
                 left += map(int, file.read_text().split())
@@ -217,10 +221,10 @@ def whole_memory(pid: int) -> int:
 
 
 async def settled(pid: int, longest: float = 60) -> None:
-    """Wait until a server has nothing more to do, at most so many seconds."""
+    """Wait until a server is idle, at most this many seconds."""
     end = time.monotonic() + longest
     quiet = 0
-    while quiet < 2 and time.monotonic() < end:  # noqa: PLR2004 - twice: it rests between batches
+    while quiet < 2 and time.monotonic() < end:  # noqa: PLR2004 - twice, since workers pause between batches
         before = cpu(pid)
         await asyncio.sleep(0.3)
         quiet = quiet + 1 if cpu(pid) - before <= 0.3 * QUIET else 0

@@ -5,7 +5,7 @@ import os
 import socket
 
 HOST = "127.0.0.1"
-# The kernel takes the ports of outgoing connections from 32768 on: none of those stays free.
+# The kernel uses ports from 32768 on for outgoing connections.
 FIRST, BLOCKS, EACH = 10_000, 88, 250
 _ports = itertools.cycle(range(EACH))
 

@@ -1,7 +1,7 @@
-"""`python -m bench.sink`: a mail server that takes all, and keeps nothing but the count.
+"""`python -m bench.servers.smtp_sink`: an SMTP server that counts messages and discards them.
 
-It says on its standard output at which port it listens; STAT tells how many messages came, and
-when the first began and the last ended.
+It prints its port. The command STAT returns the number of messages and connections, when the
+first message began and when the last one ended.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ END = b"\r\n.\r\n"
 
 
 class Count:
-    """What came."""
+    """What the sink has received; times are Unix times in seconds."""
 
     messages = 0
     connections = 0
@@ -26,19 +26,21 @@ class Count:
 
 
 class Session(asyncio.Protocol):
-    """One connection."""
+    """One SMTP connection."""
 
     transport: asyncio.Transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Greet."""
-        self.transport = cast(asyncio.Transport, transport)  # uvloop's is none by its class
+        """Send the greeting."""
+        self.transport = cast(
+            asyncio.Transport, transport
+        )  # uvloop's transport does not derive from it
         self.held, self.taking = b"", False
         Count.connections += 1
         self.transport.write(b"220 sink\r\n")
 
     def data_received(self, data: bytes) -> None:
-        """Answer all commands that are whole."""
+        """Reply to all complete commands."""
         self.held += data
         answers = []
         while answer := self._next():
@@ -47,6 +49,7 @@ class Session(asyncio.Protocol):
             self.transport.write(b"".join(answers))
 
     def _next(self) -> bytes | None:
+        """Return the reply to the next complete command or message; None if there is none."""
         if self.taking:
             at = self.held.find(END)
             if at < 0:
@@ -80,10 +83,10 @@ class Session(asyncio.Protocol):
 
 
 async def main() -> None:
-    """Listen until ended."""
+    """Listen until the process is ended."""
     loop = asyncio.get_running_loop()
     server = await loop.create_server(Session, HOST, 0)
-    print(server.sockets[0].getsockname()[1], flush=True)  # noqa: T201 - to whoever started it
+    print(server.sockets[0].getsockname()[1], flush=True)  # noqa: T201 - read by the parent process
     await server.serve_forever()
 
 

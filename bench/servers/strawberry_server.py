@@ -1,8 +1,7 @@
-"""Plain Strawberry: the same types and resolvers, by its own schema, executor and view.
+"""Plain Strawberry: the same types and resolvers with Strawberry's schema, executor and view.
 
-Nothing of ours stands between: documents are parsed and judged anew each time, values are
-walked field by field, and answers are written by the standard library. Credentials are
-checked as in our server.
+Documents are parsed and validated for each request, values are completed field by field, and
+responses are encoded by the standard library. Credentials are checked as in Merganser.
 """
 
 import sys
@@ -29,7 +28,7 @@ from resolvers.auth import authentication
 
 
 def make_schema() -> strawberry.Schema:
-    """The schema of our server, as Strawberry makes it."""
+    """Build the schema of Merganser with Strawberry's own schema class."""
     return strawberry.Schema(
         query=Query,
         mutation=Mutation,
@@ -40,7 +39,7 @@ def make_schema() -> strawberry.Schema:
 
 
 class View(GraphQL[Operation, None]):
-    """Strawberry's view; it only says who asks."""
+    """Strawberry's view, with authentication of the viewer."""
 
     def __init__(self, schema: strawberry.Schema, world: World) -> None:
         super().__init__(schema, graphql_ide=None)
@@ -49,14 +48,14 @@ class View(GraphQL[Operation, None]):
     async def get_context(
         self, request: Request | WebSocket, response: Response | WebSocket
     ) -> Operation:
-        """The context that our resolvers are handed."""
+        """Return the context for Merganser's resolvers."""
         headers = dict(request.headers)
         viewer = await authentication.sign_in(self.world, headers)
         return Operation(self.world, viewer, headers=headers)
 
 
 async def serve(port: int) -> None:
-    """Serve the store of the settings until SIGTERM, on the loopback only."""
+    """Serve the database of the settings on loopback until SIGTERM."""
     async with opened(read()) as world:
         view: Any = View(make_schema(), world)
         app = Starlette(routes=[Route("/graphql", view), Route("/health", _health)])

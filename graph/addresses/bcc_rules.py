@@ -1,4 +1,4 @@
-"""Rules that have mail copied, as the API shows them."""
+"""GraphQL types, queries and mutations of BCC rules."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -89,11 +89,11 @@ class BccRuleQuery:
         last: int | None = UNSET,
         before: str | None = UNSET,
     ) -> Connection[BccRule]:
-        ask = page_asked(OLDEST, first, after, last, before)
+        requested_page = page_asked(OLDEST, first, after, last, before)
         return await connected(
             info,
             BccRule,
-            await bcc_rules.page(info.context, ask, columns(info, BccRule)),
+            await bcc_rules.page(info.context, requested_page, columns(info, BccRule)),
             lambda row: Cursor(OLDEST, row.created_at, row.id),
             lambda: bcc_rules.count(info.context),
         )
@@ -124,6 +124,7 @@ class BccRuleMutation:
 
 
 async def _now(info: Info, keys: list[int]) -> BccRulePayload:
+    """Load rules and return the payload with them, in the order of the ids."""
     rows = await info.context.load_all(bcc_rules.by_ids, keys)
-    made = [BccRule.of(row) for row in rows if row]
-    return BccRulePayload(bcc_rule=made[0] if len(made) == 1 else None, bcc_rules=made)
+    rules = [BccRule.of(row) for row in rows if row]
+    return BccRulePayload(bcc_rule=rules[0] if len(rules) == 1 else None, bcc_rules=rules)

@@ -1,4 +1,4 @@
-"""With whom a user writes, as the API shows it."""
+"""GraphQL type of the contacts of a user, and their search."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -28,7 +28,11 @@ class AddressRegisterEntry(Shape):
 
 
 async def begun(info: Info, user_id: int, query: str, first: int) -> list[AddressRegisterEntry]:
-    """Those of a user whose address or name begins so."""
-    text, most = contacts.checked(query, first)
-    rows = await info.context.load(contacts.begun, OfUser(user_id, text, most))
+    """Load the contacts of a user with this text in their address or name.
+
+    Colleagues of the same domain are included if the domain has a global address list. Raises
+    Invalid if the text or the limit is out of range.
+    """
+    search_text, max_count = contacts.checked(query, first)
+    rows = await info.context.load(contacts.begun, OfUser(user_id, search_text, max_count))
     return await listed(info, AddressRegisterEntry, rows)

@@ -1,4 +1,4 @@
-"""Making, changing and deleting addresses."""
+"""Mutations that create, change and delete addresses."""
 
 from datetime import datetime, timedelta
 from typing import Any
@@ -31,8 +31,10 @@ TARGETS = (
     "http(s):// URLs; at most 100. A relay whose password is *** stays as it was."
 )
 REPLY = "FORWARD: what it answers by itself, without `addresses`."
-NEW = ("name", "active", "send_as", "expires_at", "tags", "public_comment", "private_comment",
-       "meta_data", "internal_data")  # fmt: skip
+NEW = (
+    "name", "active", "send_as", "expires_at", "tags", "public_comment", "private_comment",
+    "meta_data", "internal_data",
+)  # fmt: skip
 CHANGED = (*NEW, "kind")
 
 
@@ -89,18 +91,18 @@ class AddressPatch:
     internal_data: strawberry.Maybe[JSON | None] = leaf("Free data hidden from the user.")
 
     def patch(self) -> Patch:
-        """The patch as the floors below know it."""
-        facts = {name: maybe.value for name in CHANGED if (maybe := getattr(self, name))}
+        """Convert the input to changes of addresses. Absent fields are left out."""
+        values = {name: change.value for name in CHANGED if (change := getattr(self, name))}
         if self.forwards:
-            facts["forwards_max"] = self.forwards.value
-        said = self.autoreply.value if self.autoreply else None
+            values["forwards_max"] = self.forwards.value
+        autoreply_input = self.autoreply.value if self.autoreply else None
         return Patch(
-            facts,
+            values,
             address=self.address.value if self.address else None,
             main=self.main.value if self.main else None,
             targets=self.targets.value if self.targets else None,
-            autoreply=said.given() if said else None,
-            unanswered=self.autoreply is not None and said is None,
+            autoreply=autoreply_input.given() if autoreply_input else None,
+            unanswered=self.autoreply is not None and autoreply_input is None,
         )
 
 
@@ -138,10 +140,10 @@ class AddressesPayload(MutationPayload):
 class AddressMutation:
     @mutation("Any kind. CONFLICT where it is taken, whatever its dots and case.", **OURS)
     async def address_create(self, info: Info, input: AddressCreateInput) -> AddressPayload:
-        facts = {name: getattr(input, name) for name in (*NEW, "forwards")}
-        facts = {name: value for name, value in facts.items() if value is not UNSET}
-        if "forwards" in facts:
-            facts["forwards_max"] = facts.pop("forwards")
+        values = {name: getattr(input, name) for name in (*NEW, "forwards")}
+        values = {name: value for name, value in values.items() if value is not UNSET}
+        if "forwards" in values:
+            values["forwards_max"] = values.pop("forwards")
         new = NewAddress(
             input.address,
             input.kind or None,
@@ -149,7 +151,7 @@ class AddressMutation:
             main=input.main,
             wildcard=input.allow_wildcard,
             targets=input.targets or (),
-            facts=facts,
+            facts=values,
             autoreply=input.autoreply.given() if input.autoreply else None,
         )
         return AddressPayload(address=Address.of(await address_mutations.create(info.context, new)))
@@ -179,7 +181,7 @@ class AddressMutation:
         scope=Scope.SETTINGS,
     )
     async def address_update(self, info: Info, input: AddressUpdateInput) -> AddressesPayload:
-        refs = [address_named(ref, path="addresses", index=n) for n, ref in
+        refs = [address_named(ref, path="addresses", index=index) for index, ref in
                 enumerate(input.addresses)]  # fmt: skip
         keys = await address_update.change(info.context, refs, input.set.patch())
         rows = await info.context.load_all(address_loaders.by_ids, keys)

@@ -1,4 +1,4 @@
-"""Recipients that are replaced, as the API shows them."""
+"""GraphQL types, queries and mutations of recipient rewrites."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -80,11 +80,13 @@ class RecipientRewriteQuery:
         last: int | None = UNSET,
         before: str | None = UNSET,
     ) -> Connection[RecipientRewrite]:
-        ask = page_asked(OLDEST, first, after, last, before)
+        requested_page = page_asked(OLDEST, first, after, last, before)
         return await connected(
             info,
             RecipientRewrite,
-            await recipient_rewrites.page(info.context, ask, columns(info, RecipientRewrite)),
+            await recipient_rewrites.page(
+                info.context, requested_page, columns(info, RecipientRewrite)
+            ),
             lambda row: Cursor(OLDEST, row.created_at, row.id),
             lambda: recipient_rewrites.count(info.context),
         )
@@ -115,7 +117,8 @@ class RecipientRewriteMutation:
 
 
 async def _now(info: Info, keys: list[int]) -> RecipientRewritePayload:
+    """Load rewrites and return the payload with them, in the order of the ids."""
     rows = await info.context.load_all(recipient_rewrites.by_ids, keys)
-    made = [RecipientRewrite.of(row) for row in rows if row]
-    one = made[0] if len(made) == 1 else None
-    return RecipientRewritePayload(recipient_rewrite=one, recipient_rewrites=made)
+    rewrites = [RecipientRewrite.of(row) for row in rows if row]
+    only_rewrite = rewrites[0] if len(rewrites) == 1 else None
+    return RecipientRewritePayload(recipient_rewrite=only_rewrite, recipient_rewrites=rewrites)

@@ -1,4 +1,4 @@
-"""Where mail for an address would go, as the API shows it."""
+"""Query of the delivery steps that mail for an address would take."""
 
 from collections.abc import Mapping
 from typing import ClassVar

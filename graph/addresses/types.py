@@ -1,4 +1,4 @@
-"""What accepts mail, as the API shows it."""
+"""GraphQL types and queries of addresses."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -88,8 +88,8 @@ class Address(Shape):
 
     @field("The address under the own name of its domain, where it was asked for by another name.")
     async def in_primary_domain(self) -> str | None:
-        named: str | None = vars(self).get("primary")
-        return named
+        primary_address: str | None = vars(self).get("primary")
+        return primary_address
 
     @field("Limits with what is used of them.", "forwards_max", "forwarded", "forwarded_until")
     async def limits(self) -> AddressLimits:
@@ -111,8 +111,8 @@ class Address(Shape):
 
     @field("Free data hidden from the user.", "internal_data", **OURS)
     async def internal_data(self) -> JSON | None:
-        kept: JSON | None = self.row.internal_data
-        return kept
+        internal_data: JSON | None = self.row.internal_data
+        return internal_data
 
 
 async def address_page(info: Info, listing: OfUser) -> Connection[Address]:
@@ -142,8 +142,11 @@ class AddressFilter(Conditions):
     )
 
     async def where(self, info: Info) -> AddressWhere:
-        """The filter as the floors below know it."""
-        row = await user_of(info, self.user) if self.user else None
+        """Convert the filter to conditions of the resolvers.
+
+        An unknown user selects no address.
+        """
+        user = await user_of(info, self.user) if self.user else None
         return AddressWhere(
             query=self.query or None,
             forward=self.forward or None,
@@ -151,7 +154,7 @@ class AddressFilter(Conditions):
             required_tags=items_of(self.required_tags),
             kinds=items_of(self.kinds),
             domain=self.domain or None,
-            user_id=(row.id if row else 0) if self.user else None,
+            user_id=(user.id if user else 0) if self.user else None,
             active=plain(self.active),
             wildcard=plain(self.wildcard),
             temporary=plain(self.temporary),
@@ -189,12 +192,14 @@ class AddressQuery:
         before: str | None = UNSET,
     ) -> Connection[Address]:
         where = await filter.where(info) if filter else AddressWhere()
-        kind = ordering("addresses", None if where == AddressWhere() else where)
-        ask = page_asked(kind, first, after, last, before)
+        list_ordering = ordering("addresses", None if where == AddressWhere() else where)
+        requested_page = page_asked(list_ordering, first, after, last, before)
         return await connected(
             info,
             Address,
-            await address_loaders.listed(info.context, where, ask, columns(info, Address)),
-            lambda row: Cursor(ask.ordering, row.local, row.id),
+            await address_loaders.listed(
+                info.context, where, requested_page, columns(info, Address)
+            ),
+            lambda row: Cursor(requested_page.ordering, row.local, row.id),
             lambda: address_loaders.count(info.context, where),
         )

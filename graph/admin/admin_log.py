@@ -1,4 +1,4 @@
-"""The administrative log, as the API shows it."""
+"""GraphQL type and query of the admin log."""
 
 import sys
 from collections.abc import Mapping
@@ -24,6 +24,10 @@ from resolvers.admin.admin_log import EntryWhere
 
 
 def _target(kind: str | None, key: int | None) -> strawberry.ID | None:
+    """Return the global ID of the object that a mutation changed.
+
+    None if there is no such object, or if its type has no global IDs.
+    """
     return global_ids.encode(kind, key) if kind in global_ids.PREFIXES and key else None
 
 
@@ -53,11 +57,11 @@ class AdminLogEntry(Shape):
     )
     async def target(self, info: Info) -> Shape | None:
         key = _target(self.row.target_kind, self.row.target_id)
-        nodes = sys.modules["graph.nodes"]  # which is made of us
+        nodes = sys.modules["graph.nodes"]  # it imports this module
         if key is None or self.row.target_kind not in nodes.KINDS:
             return None
-        there: Shape | None = await nodes.node_of(info, key)
-        return there
+        target: Shape | None = await nodes.node_of(info, key)
+        return target
 
 
 @strawberry.type
@@ -88,26 +92,33 @@ class AdminLogQuery:
             since or None,
             until or None,
         )
-        ctx, ask = (
+        ctx, requested_page = (
             info.context,
             page_asked(ordering(admin_log.NEWEST, where), first, after, last, before),
         )
         return await connected(
             info,
             AdminLogEntry,
-            await admin_log.page(ctx, where, ask, columns(info, AdminLogEntry)),
-            lambda row: Cursor(ask.ordering, row.at, row.id),
+            await admin_log.page(ctx, where, requested_page, columns(info, AdminLogEntry)),
+            lambda row: Cursor(requested_page.ordering, row.at, row.id),
             lambda: admin_log.count(ctx, where),
         )
 
 
 def _decoded(text: str) -> tuple[str, int]:
+    """Return the type name and the row id of a global ID.
+
+    Raises Invalid if it is not a global ID.
+    """
     kind = global_ids.kind_of(text)
     return kind, global_ids.decode(kind, text, path="targetId")
 
 
 async def _actor(info: Info, ref: UserRef | None) -> int | None:
-    """Who acted. By its id an account is named that is gone, or none of the viewer's."""
+    """Return the id of the account that acted, or None if no account is named.
+
+    An account that is deleted or not visible to the viewer can only be named by its id.
+    """
     if not ref:
         return None
     if ref.id:

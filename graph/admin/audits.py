@@ -1,4 +1,4 @@
-"""Audits, as the API shows them."""
+"""GraphQL types, queries and mutations of audits."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -108,33 +108,34 @@ class Audit(Shape):
     async def messages(
         self, info: Info, first: int | None = UNSET, after: str | None = UNSET
     ) -> Connection[AuditedMessage]:
-        wanted = self._wanted(info, AuditedMessage, COPIES, first, after)
+        page_key = self._wanted(info, AuditedMessage, COPIES, first, after)
         return await connected(
             info,
             AuditedMessage,
-            await info.context.load(audits.copies, wanted),
+            await info.context.load(audits.copies, page_key),
             lambda row: Cursor(COPIES, row.position, row.id),
-            lambda: info.context.load(audits.copy_counts, wanted),
+            lambda: info.context.load(audits.copy_counts, page_key),
         )
 
     @field("Who looked at the copies, the last first.")
     async def access_log(
         self, info: Info, first: int | None = UNSET, after: str | None = UNSET
     ) -> Connection[AuditAccess]:
-        wanted = self._wanted(info, AuditAccess, ACCESSES, first, after)
+        page_key = self._wanted(info, AuditAccess, ACCESSES, first, after)
         return await connected(
             info,
             AuditAccess,
-            await info.context.load(audits.accesses, wanted),
+            await info.context.load(audits.accesses, page_key),
             lambda row: Cursor(ACCESSES, row.at, row.id),
-            lambda: info.context.load(audits.access_counts, wanted),
+            lambda: info.context.load(audits.access_counts, page_key),
         )
 
     def _wanted(
         self, info: Info, shape: type[Shape], kind: str, first: int | None, after: str | None
     ) -> OfAudit:
-        ask = page_asked(kind, first, after, None, None)
-        return OfAudit(self.row.id, ask, columns(info, shape))
+        """Return the key of a page of this audit's copies or accesses."""
+        requested_page = page_asked(kind, first, after, None, None)
+        return OfAudit(self.row.id, requested_page, columns(info, shape))
 
     @field("mbox of everything. Who fetches it is noted.")
     def export_url(self, info: Info) -> URL:
@@ -149,8 +150,8 @@ class Audit(Shape):
         cost=1000,
     )
     async def broken_position(self, info: Info) -> BigInt | None:
-        place = await audits.broken_at(info.context, self.row)
-        return None if place is None else BigInt(place)
+        position = await audits.broken_at(info.context, self.row)
+        return None if position is None else BigInt(position)
 
 
 @strawberry.input(description="Input of auditCreate.")
@@ -185,18 +186,21 @@ class AuditQuery:
         after: str | None = UNSET,
     ) -> Connection[Audit]:
         ctx, user_id = info.context, await _named(info, user)
-        ask = page_asked(ordering(NEWEST, user_id), first, after, None, None)
+        requested_page = page_asked(ordering(NEWEST, user_id), first, after, None, None)
         return await connected(
             info,
             Audit,
-            await audits.page(ctx, user_id, ask, columns(info, Audit)),
-            lambda row: Cursor(ask.ordering, row.created_at, row.id),
+            await audits.page(ctx, user_id, requested_page, columns(info, Audit)),
+            lambda row: Cursor(requested_page.ordering, row.created_at, row.id),
             lambda: audits.count(ctx, user_id),
         )
 
 
 async def _named(info: Info, ref: UserRef | None) -> int | None:
-    """Whose audits. By its id an account is named that is gone."""
+    """Return the id of the audited account, or None if no account is named.
+
+    A deleted account can only be named by its id.
+    """
     if not ref:
         return None
     if ref.id:

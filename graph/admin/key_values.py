@@ -1,4 +1,4 @@
-"""Small values under keys, as the API shows them."""
+"""GraphQL types, queries and mutations of the key-value stores."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -23,7 +23,7 @@ from resolvers.access import own
 from resolvers.admin import key_values
 from resolvers.admin.key_values import DEFAULT, Listing, Namespace, NewValue
 
-NOBODY = -1  # an account that nobody has; 0 is the platform
+NOBODY = -1  # no account has this id; 0 is the platform
 Key = Annotated[str, strawberry.argument(description="Name of the value.")]
 
 
@@ -47,7 +47,7 @@ class KeyValue(Shape):
 
 @strawberry.input
 class EntryInput(Options):
-    """What the inputs of all mutations here begin with."""
+    """Base of the inputs of all key-value mutations: which store they change."""
 
     user: UserRef | None = leaf("Whose, for ROOT. Default: the viewer's.", default=UNSET)
     store: str = leaf("Named store.", default=DEFAULT)
@@ -55,11 +55,15 @@ class EntryInput(Options):
     shared: bool = leaf("One that everybody may read, for ADMIN.", default=False)
 
     async def within(self, info: Info) -> Namespace:
-        """Whose entries are meant, as far as the viewer sees the account."""
+        """Return the namespace that the input names; default: the one of the viewer.
+
+        Raises NotFound if the viewer can't see the user, Invalid if `shared` is combined with
+        a user.
+        """
         if self.shared:
             return _shared(self.user, self.store)
-        named = await owner_named(info, self.user or None)
-        return Namespace(own(info.context) if named is None else named, self.store)
+        user_id = await owner_named(info, self.user or None)
+        return Namespace(own(info.context) if user_id is None else user_id, self.store)
 
 
 @strawberry.input(description="Input of keyValueSet.")
@@ -95,6 +99,7 @@ class KeyValueDeletePayload(MutationPayload):
 
 
 def _shared(user: UserRef | None, store: str) -> Namespace:
+    """Return the namespace of shared entries. Raises Invalid if a user is named as well."""
     if user:
         text = "what is shared is nobody's: name no user"
         raise Invalid(text, constraint="exclusive", path=["shared"])
@@ -102,7 +107,11 @@ def _shared(user: UserRef | None, store: str) -> Namespace:
 
 
 async def _within(info: Info, user: UserRef | None, store: str, *, shared: bool) -> Namespace:
-    """Whose entries are asked for; nobody's where the viewer sees no such account."""
+    """Return the namespace that a query names; default: the one of the viewer.
+
+    It is an empty namespace if the viewer can't see the user. Raises Invalid if `shared` is
+    combined with a user.
+    """
     if shared:
         return _shared(user, store)
     return Namespace(await owner_of(info, user) or NOBODY, store)
@@ -119,8 +128,8 @@ class KeyValueQuery:
         store: str = DEFAULT,
         shared: bool = False,
     ) -> KeyValue | None:
-        within = await _within(info, user, store, shared=shared)
-        return KeyValue.maybe(await key_values.find(info.context, within, key))
+        namespace = await _within(info, user, store, shared=shared)
+        return KeyValue.maybe(await key_values.find(info.context, namespace, key))
 
     @query("Entries by key, in the order of its bytes: of one level.", scope=Scope.READ)
     async def key_values(
@@ -138,16 +147,16 @@ class KeyValueQuery:
         last: int | None = UNSET,
         before: str | None = UNSET,
     ) -> Connection[KeyValue]:
-        within = await _within(info, user, store, shared=shared)
-        ctx, asked = info.context, Listing(within, prefix or "", exact, recurse)
-        ask = page_asked(ordering("keyvalue", asked), first, after, last, before)
+        namespace = await _within(info, user, store, shared=shared)
+        ctx, list_request = info.context, Listing(namespace, prefix or "", exact, recurse)
+        requested_page = page_asked(ordering("keyvalue", list_request), first, after, last, before)
         names = columns(info, KeyValue)
         return await connected(
             info,
             KeyValue,
-            await key_values.page(ctx, asked, ask, names, values=not no_value),
-            lambda row: Cursor(ask.ordering, row.key, row.id),
-            lambda: key_values.count(ctx, asked),
+            await key_values.page(ctx, list_request, requested_page, names, values=not no_value),
+            lambda row: Cursor(requested_page.ordering, row.key, row.id),
+            lambda: key_values.count(ctx, list_request),
         )
 
 
@@ -163,8 +172,8 @@ class KeyValueMutation:
             plain(input.ttl),
             plain(input.if_version),
         )
-        within = await input.within(info)
-        entry = await key_values.put(info.context, within, input.key, new)
+        namespace = await input.within(info)
+        entry = await key_values.put(info.context, namespace, input.key, new)
         return KeyValuePayload(entry=KeyValue.of(entry))
 
     @mutation(
@@ -187,6 +196,8 @@ class KeyValueMutation:
     async def key_value_delete(
         self, info: Info, input: KeyValueDeleteInput
     ) -> KeyValueDeletePayload:
-        within = await input.within(info)
-        gone = await key_values.remove(info.context, within, input.key, recursive=input.recursive)
-        return KeyValueDeletePayload(deleted=gone)
+        namespace = await input.within(info)
+        deleted = await key_values.remove(
+            info.context, namespace, input.key, recursive=input.recursive
+        )
+        return KeyValueDeletePayload(deleted=deleted)

@@ -1,4 +1,4 @@
-"""Settings that are changed while we run, as the API shows them."""
+"""GraphQL types, queries and mutations of the settings in the database."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -21,7 +21,7 @@ from models.users.roles import Role, Scope
 from resolvers.admin import settings as admin_settings
 from resolvers.admin.settings import Found, History
 
-LONGEST = 128  # characters of a key, and of a filter
+LONGEST = 128  # characters; as long as a key
 
 
 @strawberry.type(
@@ -56,6 +56,7 @@ class Setting:
 
     @classmethod
     def of(cls, found: Found) -> "Setting":
+        """Return the GraphQL object of a setting."""
         return cls(
             key=found.key,
             value=found.value,
@@ -77,14 +78,16 @@ class Setting:
         before: str | None = UNSET,
     ) -> Connection[SettingChange]:
         ctx = info.context
-        ask = page_asked(ordering(admin_settings.NEWEST, self.key), first, after, last, before)
-        listing = History(self.key, ask, columns(info, SettingChange))
+        requested_page = page_asked(
+            ordering(admin_settings.NEWEST, self.key), first, after, last, before
+        )
+        page_key = History(self.key, requested_page, columns(info, SettingChange))
         return await connected(
             info,
             SettingChange,
-            await ctx.load(admin_settings.pages, listing),
-            lambda row: Cursor(ask.ordering, row.at, row.id),
-            lambda: ctx.load(admin_settings.counts, listing),
+            await ctx.load(admin_settings.pages, page_key),
+            lambda row: Cursor(requested_page.ordering, row.at, row.id),
+            lambda: ctx.load(admin_settings.counts, page_key),
         )
 
 
@@ -118,8 +121,8 @@ class SettingsPayload(MutationPayload):
 class SettingQuery:
     @query("One; null when unknown.", role=Role.ADMIN, scope=Scope.READ)
     async def setting(self, info: Info, key: str) -> Setting | None:
-        found = await admin_settings.one(info.context, key)
-        return Setting.of(found) if found else None
+        setting = await admin_settings.one(info.context, key)
+        return Setting.of(setting) if setting else None
 
     @query("All, by key.", role=Role.ADMIN, scope=Scope.READ)
     async def settings(
@@ -132,7 +135,8 @@ class SettingQuery:
         if filter and len(filter) > LONGEST:
             raise Invalid(f"at most {LONGEST} characters", constraint="max", path=["filter"])
         return [
-            Setting.of(found) for found in await admin_settings.all_of(info.context, filter or None)
+            Setting.of(setting)
+            for setting in await admin_settings.all_of(info.context, filter or None)
         ]
 
 
@@ -144,8 +148,8 @@ class SettingMutation:
     async def setting_set(self, info: Info, input: SettingSetInput) -> SettingPayload:
         if input.value is UNSET:
             raise Invalid("give a value", constraint="required", path=["value"])
-        found = await admin_settings.put(info.context, input.key, input.value)
-        return SettingPayload(setting=Setting.of(found))
+        setting = await admin_settings.put(info.context, input.key, input.value)
+        return SettingPayload(setting=Setting.of(setting))
 
     @mutation(
         "Back to the defaults; a warning tells which had them already.",
@@ -153,13 +157,15 @@ class SettingMutation:
         scope=Scope.MASTER,
     )
     async def setting_delete(self, info: Info, input: SettingDeleteInput) -> SettingsPayload:
-        found, already = await admin_settings.drop(info.context, input.keys)
+        settings, unchanged_indexes = await admin_settings.drop(info.context, input.keys)
         warnings = [
             types_errors.Warning(
                 code="DEFAULT_ALREADY",
                 message=f"{input.keys[index]} had its default already",
                 path=["keys", str(index)],
             )
-            for index in already
+            for index in unchanged_indexes
         ]
-        return SettingsPayload(settings=[Setting.of(one) for one in found], warnings=warnings)
+        return SettingsPayload(
+            settings=[Setting.of(setting) for setting in settings], warnings=warnings
+        )

@@ -1,4 +1,4 @@
-"""Background work and undo, as the API shows them."""
+"""GraphQL types, queries and mutations of background tasks, and undo."""
 
 from collections.abc import AsyncIterator, Mapping
 from datetime import datetime
@@ -100,13 +100,13 @@ class TaskQuery:
         after: str | None = UNSET,
     ) -> Connection[Task]:
         where = TaskWhere(filter.kind or None, items_of(filter.states)) if filter else TaskWhere()
-        kind = ordering("created-", None if where == TaskWhere() else where)
-        ask = page_asked(kind, first, after, None, None)
+        list_ordering = ordering("created-", None if where == TaskWhere() else where)
+        requested_page = page_asked(list_ordering, first, after, None, None)
         return await connected(
             info,
             Task,
-            await tasks.pages(info.context, where, ask, columns(info, Task)),
-            lambda row: Cursor(kind, row.created_at, row.id),
+            await tasks.pages(info.context, where, requested_page, columns(info, Task)),
+            lambda row: Cursor(list_ordering, row.created_at, row.id),
             lambda: tasks.count(info.context, where),
         )
 
@@ -116,7 +116,8 @@ class TaskMutation:
     @mutation("Stops tasks at the next safe point.", scope=Scope.MAIL)
     async def task_cancel(self, info: Info, input: TaskCancelInput) -> TaskCancelPayload:
         keys = [
-            global_ids.decode("Task", text, path="ids", index=n) for n, text in enumerate(input.ids)
+            global_ids.decode("Task", text, path="ids", index=index)
+            for index, text in enumerate(input.ids)
         ]
         await tasks.cancel(info.context, keys)
         rows = await info.context.load_all(tasks.by_ids, keys)

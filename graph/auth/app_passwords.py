@@ -1,4 +1,4 @@
-"""Passwords of single programs, as the API shows them."""
+"""GraphQL types and mutations of application passwords."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @strawberry.type(description="The last sign-in by a credential.")
 class LastUse(View):
-    """A view of a pair: when, and the key of the event."""
+    """The last use of an application password, from a pair: time and id of its security event."""
 
     at: datetime = leaf("When.")
 
@@ -100,7 +100,7 @@ class AppPasswordCreateInput(Options):
     )
 
     def new(self) -> NewAppPassword:
-        """The password as the floors below make it."""
+        """Convert the input to the application password to create."""
         return NewAppPassword(
             description=self.description,
             scopes=[AppPasswordScope(scope) for scope in self.scopes],
@@ -162,7 +162,9 @@ class AppPasswordMutation:
         patch = AppPasswordPatch(
             description=plain(input.description),
             active=plain(input.active),
-            scopes=[AppPasswordScope(one) for one in scopes] if isinstance(scopes, list) else None,
+            scopes=[AppPasswordScope(scope) for scope in scopes]
+            if isinstance(scopes, list)
+            else None,
         )
         keys = keys_of(info, "AppPassword", input.ids)
         changed = await app_passwords.change(info.context, keys, patch)

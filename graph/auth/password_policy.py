@@ -1,4 +1,4 @@
-"""How strong passwords must be, as the API shows it."""
+"""GraphQL types of password policies."""
 
 from typing import Any
 
@@ -23,7 +23,7 @@ class PasswordPolicy:
 
     @classmethod
     def of(cls, policy: password_policy.PasswordPolicy) -> "PasswordPolicy":
-        """The policy as the API shows it."""
+        """Return the GraphQL object of a password policy."""
         return cls(
             min_length=policy.min_length,
             min_classes=policy.min_classes,
@@ -43,9 +43,12 @@ class PasswordPolicyInput:
 
 
 def columns(given: PasswordPolicyInput | None) -> dict[str, Any]:
-    """What an input says of the columns of a domain; None: all is the platform's."""
-    said = {
+    """Return the column values of a domain's password policy.
+
+    Absent fields are left out. None as input resets every value to the platform's.
+    """
+    values = {
         "password_min": given.min_length if given else None,
         "password_classes": given.min_classes if given else None,
     }
-    return {name: value for name, value in said.items() if value is not UNSET}
+    return {name: value for name, value in values.items() if value is not UNSET}

@@ -1,4 +1,4 @@
-"""Second factors, as the API shows them."""
+"""GraphQL types and mutations of second factors."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -26,8 +26,8 @@ from resolvers.users import loaders as user_loaders
 if TYPE_CHECKING:
     from graph.users.types import User
 
-SECRET = {"secret": True}  # never kept for an idempotency key
-# a failure is counted, whatever becomes of the rest
+SECRET = {"secret": True}  # not stored with the idempotency key
+# The count of failed checks must be committed even if the request is rolled back.
 CHECKED = Alone("what is proved by a second factor", once=True)
 PROVED = Alone(CHECKED.what, lambda given: bool(given.proof), once=True)
 
@@ -204,23 +204,33 @@ class WebauthnRegisterPayload(MutationPayload):
 
 
 def _proof(given: TwoFactorProofInput | None) -> Proof:
+    """Convert the optional input to a proof, which is empty if there is no input.
+
+    Raises Invalid if the WebAuthn response is not a JSON object.
+    """
     if not given:
         return Proof()
-    signed = given.webauthn if given.webauthn is not UNSET else None
+    response = given.webauthn if given.webauthn is not UNSET else None
     return Proof(
         totp=given.totp or None,
-        webauthn=None if signed is None else _signed(signed, ["proof", "webauthn"]),
+        webauthn=None if response is None else _signed(response, ["proof", "webauthn"]),
     )
 
 
 def _signed(given: object, path: list[str]) -> dict[str, Any]:
+    """Return a WebAuthn response. Raises Invalid at `error_path` if it is not a JSON object."""
     if not isinstance(given, dict):
         raise Invalid("what a key says is a JSON object", constraint="object", path=path)
     return given
 
 
 async def _key(info: Info, ref: UserRef | None) -> int | None:
-    """The account that is named; None where none is, 0 where it may not even be looked for."""
+    """Return the id of the account to check or change; None if no account is named.
+
+    During a pending sign-in the account can only be named by its id, and 0 is returned
+    otherwise, since accounts must not be looked up then. Raises NotFound, or Forbidden if the
+    viewer can't manage other accounts.
+    """
     if not ref:
         return None
     viewer = info.context.viewer
@@ -231,6 +241,7 @@ async def _key(info: Info, ref: UserRef | None) -> int | None:
 
 
 async def _shown(info: Info, key: int) -> Any:
+    """Load a user as the viewer can see it."""
     return _account(await info.context.load(user_loaders.by_ids, key))
 
 
@@ -238,11 +249,11 @@ async def _shown(info: Info, key: int) -> Any:
 class TwoFactorMutation:
     @mutation("A new seed for codes by time; nothing is on until it is proved.", scope=Scope.MASTER)
     async def totp_setup(self, info: Info, input: TotpSetupInput) -> TotpSetupPayload:
-        key = await _key(info, input.user)
-        made = await second_factors_mutations.totp_setup(
-            info.context, key, input.label or None, input.issuer or None
+        user_id = await _key(info, input.user)
+        secret = await second_factors_mutations.totp_setup(
+            info.context, user_id, input.label or None, input.issuer or None
         )
-        return TotpSetupPayload(seed=made.seed, otpauth_url=made.url, qr_code=made.picture)
+        return TotpSetupPayload(seed=secret.seed, otpauth_url=secret.url, qr_code=secret.picture)
 
     @mutation(
         "Turn codes by time on: proves the new seed. Ends all other sign-ins of the account.",
@@ -250,11 +261,11 @@ class TwoFactorMutation:
         alone=PROVED,
     )
     async def totp_enable(self, info: Info, input: TotpEnableInput) -> TotpEnablePayload:
-        key = await _key(info, input.user)
-        key, codes = await second_factors_mutations.totp_enable(
-            info.context, key, input.token, _proof(input.proof or None)
+        user_id = await _key(info, input.user)
+        user_id, codes = await second_factors_mutations.totp_enable(
+            info.context, user_id, input.token, _proof(input.proof or None)
         )
-        return TotpEnablePayload(user=await _shown(info, key), recovery_codes=codes)
+        return TotpEnablePayload(user=await _shown(info, user_id), recovery_codes=codes)
 
     @mutation(
         "Turn codes by time on with a seed that the user's device has from another system. Ends "
@@ -263,10 +274,10 @@ class TwoFactorMutation:
         scope=Scope.MASTER,
     )
     async def totp_import(self, info: Info, input: TotpImportInput) -> UserPayload:
-        key = await _key(info, input.user)
-        assert key is not None  # noqa: S101 - the schema asks for it
-        done = await second_factors_mutations.totp_import(info.context, key, input.seed)
-        return UserPayload(user=await _shown(info, done))
+        user_id = await _key(info, input.user)
+        assert user_id is not None  # noqa: S101 - the schema asks for it
+        changed_id = await second_factors_mutations.totp_import(info.context, user_id, input.seed)
+        return UserPayload(user=await _shown(info, changed_id))
 
     @mutation(
         "Prove a factor by a code, which works once. A sign-in that waits for it is complete "
@@ -276,17 +287,17 @@ class TwoFactorMutation:
         alone=CHECKED,
     )
     async def totp_check(self, info: Info, input: TotpCheckInput) -> TotpCheckPayload:
-        key = await _key(info, input.user or None)
-        await second_factors_mutations.prove(info.context, key, Proof(totp=input.token))
+        user_id = await _key(info, input.user or None)
+        await second_factors_mutations.prove(info.context, user_id, Proof(totp=input.token))
         return TotpCheckPayload(valid=True)
 
     @mutation("Turn codes by time off; other factors stay.", scope=Scope.MASTER, alone=PROVED)
     async def totp_disable(self, info: Info, input: TotpDisableInput) -> UserPayload:
-        key = await _key(info, input.user)
-        done = await second_factors_mutations.totp_disable(
-            info.context, key, _proof(input.proof or None)
+        user_id = await _key(info, input.user)
+        changed_id = await second_factors_mutations.totp_disable(
+            info.context, user_id, _proof(input.proof or None)
         )
-        return UserPayload(user=await _shown(info, done))
+        return UserPayload(user=await _shown(info, changed_id))
 
     @mutation(
         "Say that the calling application checks a factor of its own. Ends all other sign-ins of "
@@ -297,9 +308,9 @@ class TwoFactorMutation:
     async def custom_two_factor_enable(
         self, info: Info, input: CustomTwoFactorEnableInput
     ) -> UserPayload:
-        key = await _key(info, input.user)
-        done = await second_factors_mutations.custom_enable(info.context, key)
-        return UserPayload(user=await _shown(info, done))
+        user_id = await _key(info, input.user)
+        changed_id = await second_factors_mutations.custom_enable(info.context, user_id)
+        return UserPayload(user=await _shown(info, changed_id))
 
     @mutation(
         "Say that it does so no longer; other factors stay.",
@@ -310,11 +321,11 @@ class TwoFactorMutation:
     async def custom_two_factor_disable(
         self, info: Info, input: CustomTwoFactorDisableInput
     ) -> UserPayload:
-        key = await _key(info, input.user)
-        done = await second_factors_mutations.custom_disable(
-            info.context, key, _proof(input.proof or None)
+        user_id = await _key(info, input.user)
+        changed_id = await second_factors_mutations.custom_disable(
+            info.context, user_id, _proof(input.proof or None)
         )
-        return UserPayload(user=await _shown(info, done))
+        return UserPayload(user=await _shown(info, changed_id))
 
     @mutation(
         "Turn all factors off. Nothing else does: no password reset, no other change.",
@@ -322,11 +333,11 @@ class TwoFactorMutation:
         alone=PROVED,
     )
     async def two_factor_disable(self, info: Info, input: TwoFactorDisableInput) -> UserPayload:
-        key = await _key(info, input.user)
-        done = await second_factors_mutations.disable_all(
-            info.context, key, _proof(input.proof or None)
+        user_id = await _key(info, input.user)
+        changed_id = await second_factors_mutations.disable_all(
+            info.context, user_id, _proof(input.proof or None)
         )
-        return UserPayload(user=await _shown(info, done))
+        return UserPayload(user=await _shown(info, changed_id))
 
     @mutation(
         "New recovery codes for the viewer; the old ones are void.",
@@ -350,10 +361,12 @@ class TwoFactorMutation:
     async def webauthn_challenge(
         self, info: Info, input: WebauthnChallengeInput
     ) -> WebauthnChallengePayload:
-        key = await _key(info, input.user or None)
+        user_id = await _key(info, input.user or None)
         ceremony = Ceremony(input.ceremony) if input.ceremony else None
-        made: Any = await second_factors_mutations.webauthn_challenge(info.context, key, ceremony)
-        return WebauthnChallengePayload(challenge=made)
+        challenge: Any = await second_factors_mutations.webauthn_challenge(
+            info.context, user_id, ceremony
+        )
+        return WebauthnChallengePayload(challenge=challenge)
 
     @mutation(
         "Add a security key or passkey. The first one ends all other sign-ins of the account.",
@@ -363,10 +376,10 @@ class TwoFactorMutation:
     async def webauthn_register(
         self, info: Info, input: WebauthnRegisterInput
     ) -> WebauthnRegisterPayload:
-        key = await _key(info, input.user)
+        user_id = await _key(info, input.user)
         response = _signed(input.response, ["response"])
         row, codes = await second_factors_mutations.webauthn_register(
-            info.context, key, input.name, response, _proof(input.proof or None)
+            info.context, user_id, input.name, response, _proof(input.proof or None)
         )
         return WebauthnRegisterPayload(
             user=await _shown(info, row.user_id),
@@ -382,9 +395,9 @@ class TwoFactorMutation:
         alone=CHECKED,
     )
     async def webauthn_check(self, info: Info, input: WebauthnCheckInput) -> WebauthnCheckPayload:
-        key = await _key(info, input.user or None)
-        signed = _signed(input.response, ["response"])
-        await second_factors_mutations.prove(info.context, key, Proof(webauthn=signed))
+        user_id = await _key(info, input.user or None)
+        response = _signed(input.response, ["response"])
+        await second_factors_mutations.prove(info.context, user_id, Proof(webauthn=response))
         return WebauthnCheckPayload(valid=True)
 
     @mutation("All or none. With the last key the factor is off.", scope=Scope.MASTER, alone=PROVED)

@@ -1,4 +1,4 @@
-"""The security log, as the API shows it."""
+"""GraphQL types and query of the security log."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -25,7 +25,7 @@ from resolvers.users import loaders as user_loaders
 if TYPE_CHECKING:
     from graph.users.types import User
 
-NOBODY = 0  # an account that nobody has
+NOBODY = 0  # no account has this id
 
 
 @strawberry.type(
@@ -65,24 +65,27 @@ class AuthLogFilter(Conditions):
     before: datetime | None = leaf("First seen earlier.", default=UNSET)
 
     def where(self) -> EventWhere:
-        """The conditions as the floors below know them."""
-        given = {name: value for name, value in vars(self).items() if plain(value) is not None}
-        return EventWhere(**given)
+        """Convert the filter to conditions of the resolvers. Absent fields are left out."""
+        values = {name: value for name, value in vars(self).items() if plain(value) is not None}
+        return EventWhere(**values)
 
 
 async def event_page(
     info: Info, user_id: int | None, filter: AuthLogFilter | None, *page: object
 ) -> Connection[AuthEvent]:
-    """A page of events of one account, or of all."""
+    """Load a page of the events of one account, or of all accounts if `user_id` is None.
+
+    `page_arguments` are: first, after, last, before.
+    """
     ctx, where = info.context, filter.where() if filter else EventWhere()
-    ask = page_asked(ordering(security_log.NEWEST, where), *page)
-    listing = Events(ask, columns(info, AuthEvent), where, user_id)
+    requested_page = page_asked(ordering(security_log.NEWEST, where), *page)
+    page_key = Events(requested_page, columns(info, AuthEvent), where, user_id)
     return await connected(
         info,
         AuthEvent,
-        await ctx.load(security_log.pages, listing),
-        lambda row: Cursor(ask.ordering, row.created_at, row.id),
-        lambda: ctx.load(security_log.counts, listing),
+        await ctx.load(security_log.pages, page_key),
+        lambda row: Cursor(requested_page.ordering, row.created_at, row.id),
+        lambda: ctx.load(security_log.counts, page_key),
     )
 
 

@@ -1,4 +1,4 @@
-"""Live connections, as the API ends them."""
+"""Mutation that ends live connections."""
 
 from collections.abc import Collection
 
@@ -48,13 +48,15 @@ class SessionMutation:
         users = users_named(input.users or None)
         live = getattr(ctx, "live", None)
 
-        def connected(accounts: Collection[int]) -> bool:
+        def has_connection(accounts: Collection[int]) -> bool:
             return bool(live and live.of(accounts))
 
-        revoking = input.revoke_tokens
-        names = await sessions.kick(ctx, users, revoke_tokens=revoking, connected=connected)
-        there = live.of(names) if live else []
+        revoke_tokens = input.revoke_tokens
+        usernames_by_id = await sessions.kick(
+            ctx, users, revoke_tokens=revoke_tokens, connected=has_connection
+        )
+        connections = live.of(usernames_by_id) if live else []
         if live:
-            ctx.afterwards(lambda: live.kick(names, reason, force=input.force))
-        results = [names[viewer.user_id or viewer.pending_for] for viewer in there]
-        return SessionKickPayload(kicked=len(there), results=sorted(results))
+            ctx.afterwards(lambda: live.kick(usernames_by_id, reason, force=input.force))
+        results = [usernames_by_id[viewer.user_id or viewer.pending_for] for viewer in connections]
+        return SessionKickPayload(kicked=len(connections), results=sorted(results))

@@ -1,4 +1,4 @@
-"""Credentials, as the API shows them."""
+"""GraphQL types, queries and mutations of sign-in, access tokens and API keys."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -49,8 +49,8 @@ from resolvers.users import loaders as users
 if TYPE_CHECKING:
     from graph.users.types import User
 
-SECRET = {"secret": True}  # never kept for an idempotency key
-SIGN_IN = Alone("a sign-in", once=True)  # whose failure is counted
+SECRET = {"secret": True}  # not stored with the idempotency key
+SIGN_IN = Alone("a sign-in", once=True)  # failures are counted
 
 
 def _user(row: Any) -> "User | None":
@@ -192,7 +192,7 @@ class AuthenticatePayload(MutationPayload):
 
     @classmethod
     def made(cls, done: Authenticated) -> "AuthenticatePayload":
-        """The answer to one who has signed in."""
+        """Return the payload of a successful sign-in."""
         return cls(
             user=graph.users.types.User.of(done.user),
             scope=done.scope,
@@ -279,13 +279,21 @@ class AuthCacheFlushPayload(MutationPayload):
 class AuthQuery:
     @query("The caller.", role=Role.PUBLIC)
     async def viewer(self, info: Info) -> Viewer:
-        who = info.context.viewer
+        caller = info.context.viewer
         return Viewer(
-            role=who.role,
-            scopes=sorted(who.scopes),
-            read_only=who.read_only,
-            admin_permissions=sorted(p for p in who.permissions if isinstance(p, AdminPermission)),
-            permissions=sorted(p for p in who.permissions if isinstance(p, UserPermission)),
+            role=caller.role,
+            scopes=sorted(caller.scopes),
+            read_only=caller.read_only,
+            admin_permissions=sorted(
+                permission
+                for permission in caller.permissions
+                if isinstance(permission, AdminPermission)
+            ),
+            permissions=sorted(
+                permission
+                for permission in caller.permissions
+                if isinstance(permission, UserPermission)
+            ),
         )
 
     @query("One's own keys, newest first; all for ADMIN.", scope=Scope.READ)
@@ -297,11 +305,11 @@ class AuthQuery:
         last: int | None = strawberry.UNSET,
         before: str | None = strawberry.UNSET,
     ) -> Connection[ApiKey]:
-        ctx, ask = info.context, page_asked(api_keys.NEWEST, first, after, last, before)
+        ctx, requested_page = info.context, page_asked(api_keys.NEWEST, first, after, last, before)
         return await connected(
             info,
             ApiKey,
-            await api_keys.keys(ctx, ask, columns(info, ApiKey)),
+            await api_keys.keys(ctx, requested_page, columns(info, ApiKey)),
             lambda row: Cursor(api_keys.NEWEST, row.created_at, row.id),
             lambda: api_keys.count_keys(ctx),
         )
@@ -311,13 +319,13 @@ class AuthQuery:
 class AuthMutation:
     @mutation("Sign in. Throttled by user and network.", role=Role.PUBLIC, alone=SIGN_IN)
     async def authenticate(self, info: Info, input: AuthenticateInput) -> AuthenticatePayload:
-        scope = Scope(input.scope)  # strawberry's sorted schemas hand over the bare text
+        scope = Scope(input.scope)  # strawberry passes the plain text if the schema is sorted
         proof = _proof(input)
         attempt = Attempt(scope, input.protocol, input.token, input.token_ttl or None, proof)
-        done = await authentication.authenticate(
+        sign_in = await authentication.authenticate(
             info.context, input.username, input.password, attempt
         )
-        return AuthenticatePayload.made(done)
+        return AuthenticatePayload.made(sign_in)
 
     @mutation("End tokens. Without a credential nothing happens.", role=Role.PUBLIC)
     async def token_revoke(self, info: Info, input: TokenRevokeInput) -> TokenRevokePayload:
@@ -329,11 +337,11 @@ class AuthMutation:
     @mutation("Role up to one's own.", scope=Scope.MASTER)
     async def api_key_create(self, info: Info, input: ApiKeyCreateInput) -> ApiKeyCreatePayload:
         problems = Problems()
-        owner, charge, operations = None, list[int](), list[str]()
+        owner, domain_ids, operations = None, list[int](), list[str]()
         with problems.caught():
             owner = await owner_named(info, input.user)
         with problems.caught():
-            charge = await domains_of(info, input.domains or ())
+            domain_ids = await domains_of(info, input.domains or ())
         with problems.caught():
             operations = _operations(info, input.operations or ())
         new = NewKey(
@@ -343,7 +351,7 @@ class AuthMutation:
             read_only=input.read_only,
             user_id=owner,
             expires_at=input.expires_at or None,
-            domains=charge,
+            domains=domain_ids,
             operations=operations,
             allowed_ips=input.allowed_ips or (),
         )
@@ -378,8 +386,8 @@ class AuthMutation:
     )
     async def act_as(self, info: Info, input: ActAsInput) -> AuthenticatePayload:
         user = found(await user_of(info, input.user), path=["user"])
-        done = await act_as.act_as(info.context, user.id, input.ttl or None)
-        return AuthenticatePayload.made(done)
+        sign_in = await act_as.act_as(info.context, user.id, input.ttl or None)
+        return AuthenticatePayload.made(sign_in)
 
     @mutation(
         "Ask the store again about remembered credentials.", role=Role.ADMIN, scope=Scope.MASTER
@@ -394,6 +402,10 @@ class AuthMutation:
 
 
 def _proof(input: AuthenticateInput) -> Proof:
+    """Return the second-factor proof of a sign-in.
+
+    Raises Invalid if the WebAuthn response is not a JSON object.
+    """
     if input.webauthn and not isinstance(input.webauthn, dict):
         text = "what a key has signed is an object"
         raise Invalid(text, constraint="object", path=["webauthn"])
@@ -401,12 +413,12 @@ def _proof(input: AuthenticateInput) -> Proof:
 
 
 def _operations(info: Info, names: Sequence[str]) -> list[str]:
-    """These names; Invalid where one is no root field."""
+    """Return the names of operations. Raises Invalid if one is not a root field of the schema."""
     schema = info.schema._schema  # noqa: SLF001 - no other way in
     roots = (schema.query_type, schema.mutation_type, schema.subscription_type)
-    there = {name for root in roots if root for name in root.fields}
+    known_names = {name for root in roots if root for name in root.fields}
     for index, name in enumerate(names):
-        if name not in there:
+        if name not in known_names:
             text = "no field of Query, Mutation or Subscription"
             raise Invalid(text, constraint="unknown", path=["operations"], index=index)
     return list(names)

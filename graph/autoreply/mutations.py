@@ -1,4 +1,4 @@
-"""Setting automatic answers, as the API does it."""
+"""Mutations of vacation replies."""
 
 from datetime import datetime
 
@@ -45,9 +45,9 @@ class AutoreplyInput(Restrictions):
     )
 
     def given(self) -> dict[str, object]:
-        """What is given, by column."""
+        """Return the values that the input sets, by column. Absent fields are left out."""
         names = FACTS
-        return {name: maybe.value for name in names if (maybe := getattr(self, name))}
+        return {name: change.value for name in names if (change := getattr(self, name))}
 
 
 @strawberry.input(description="Input of autoreplySet.")
@@ -77,10 +77,10 @@ class AutoreplyMutation:
     async def autoreply_set(self, info: Info, input: AutoreplySetInput) -> AutoreplySetPayload:
         ctx = info.context
         keys = await autoreplies.set_(ctx, users_named(input.users), input.set.given())
-        standing = await ctx.load_all(autoreplies.of_users, keys)
+        replies = await ctx.load_all(autoreplies.of_users, keys)
         rows = await ctx.load_all(user_loaders.by_ids, keys)
         return AutoreplySetPayload(
-            autoreplies=[Autoreply.of(one) for one in standing if one],
+            autoreplies=[Autoreply.of(reply) for reply in replies if reply],
             users=[User.of(row) for row in rows if row],
         )
 

@@ -1,4 +1,4 @@
-"""Automatic answers, as the API shows them."""
+"""GraphQL types of vacation replies and their preview."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -45,7 +45,7 @@ class AutoreplyPreview:
 
     @classmethod
     def of(cls, found: Preview) -> "AutoreplyPreview":
-        """The preview, as the floors below know it."""
+        """Return the GraphQL object of a preview."""
         return cls(
             silence=found.silence,
             internal=found.internal,
@@ -92,5 +92,5 @@ class Autoreply(Shape):
         key = await message_of(info, message, path="message") if message else None
         if message and key is None:
             raise NotFound("", path=["message"])
-        letter = Letter(sender or None, plain(subject), to or None, key)
-        return AutoreplyPreview.of(await preview(info.context, self.row, letter))
+        request = Letter(sender or None, plain(subject), to or None, key)
+        return AutoreplyPreview.of(await preview(info.context, self.row, request))

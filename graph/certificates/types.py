@@ -1,4 +1,4 @@
-"""Certificates, as the API shows them: never their keys."""
+"""GraphQL types, queries and mutations of certificates. Private keys are never returned."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -27,6 +27,7 @@ WRITES: dict[str, Any] = {"role": Role.ADMIN, "scope": Scope.MASTER}
 
 
 def _colons(text: str | None) -> str | None:
+    """Return a hexadecimal fingerprint with a colon after each byte."""
     return text and ":".join(text[at : at + 2] for at in range(0, len(text), 2))
 
 
@@ -147,11 +148,13 @@ class CertificateQuery:
         before: str | None = UNSET,
     ) -> Connection[Certificate]:
         where = Where(plain(query), bool(alt_names))
-        ask = page_asked(OLDEST, first, after, last, before)
+        requested_page = page_asked(OLDEST, first, after, last, before)
         return await connected(
             info,
             Certificate,
-            await certificates.page(info.context, where, ask, columns(info, Certificate)),
+            await certificates.page(
+                info.context, where, requested_page, columns(info, Certificate)
+            ),
             lambda row: Cursor(OLDEST, row.created_at, row.id),
             lambda: certificates.count(info.context, where),
         )
@@ -168,8 +171,8 @@ class CertificateMutation:
         key, notices = await certificates.put(info.context, _given(input))
         row = await info.context.load(certificates.by_ids, key)
         warnings = [
-            types_errors.Warning(code=one.code, message=one.message, path=[one.field])
-            for one in notices
+            types_errors.Warning(code=notice.code, message=notice.message, path=[notice.field])
+            for notice in notices
         ]
         return CertificatePayload(certificate=Certificate.maybe(row), warnings=warnings)
 
@@ -201,16 +204,17 @@ class CertificateMutation:
 
 
 def _given(input: CertificateSetInput) -> Given:
+    """Convert the input to the request to store a certificate or to get it by ACME."""
     cert, key, ca = plain(input.cert), plain(input.private_key), plain(input.ca)
-    sent = None
+    certificate = None
     if cert is not None or key is not None or ca:
-        sent = Sent(cert or "", key, tuple(ca or ()))
-    described, names = input.description is not UNSET, plain(input.acme_names)
+        certificate = Sent(cert or "", key, tuple(ca or ()))
+    has_description, names = input.description is not UNSET, plain(input.acme_names)
     return Given(
         input.server_name,
-        sent,
+        certificate,
         bool(input.acme),
         plain(input.description),
-        described,
+        has_description,
         None if names is None else tuple(names),
     )

@@ -1,4 +1,4 @@
-"""The change stream: read page by page, or followed."""
+"""Query and subscriptions of the change stream."""
 
 from collections.abc import AsyncIterator, Sequence
 from datetime import timedelta
@@ -26,17 +26,23 @@ WINDOW = timedelta(milliseconds=50)
 LONGEST = timedelta(minutes=1)
 FILTERS = 100  # mailboxes or kinds of one subscription
 PAGE = 500
-MOST = 1000  # events of one page
+MOST = 1000  # events per page
 
 
 async def _whose(info: Info, user: UserRef | None) -> Hear:
-    """How the account that is named is heard; the viewer's own by default."""
+    """Return the function that lists the streams of an account; default: those of the viewer.
+
+    Raises NotFound if the viewer can't see the user.
+    """
     key = await owner_named(info, user)
     return managed_streams.account(None if key == info.context.viewer.user_id else key)
 
 
 def since(info: Info, after: object) -> Position | None:
-    """Where a follower goes on: what its transport says goes before what its document does."""
+    """Return the position that a subscription continues after; None = now.
+
+    The position that the transport was given has precedence over the argument.
+    """
     trail = info.context.trail
     if trail and trail.since:
         return trail.since
@@ -44,11 +50,13 @@ def since(info: Info, after: object) -> Position | None:
 
 
 def _few(items: Sequence[object] | None, name: str) -> None:
+    """Raise Invalid if a list argument has too many items."""
     if len(items or ()) > FILTERS:
         raise Invalid(f"at most {FILTERS}", constraint="max", path=[name])
 
 
 async def _batches(info: Info, asked: Asked) -> AsyncIterator[ChangeBatch]:
+    """Yield batches of committed changes until the client leaves."""
     async for batch in follow(info.context, asked):
         yield ChangeBatch.of(batch, info.context.world.now())
 
@@ -59,9 +67,15 @@ def _chosen(given: list[Any] | None) -> frozenset[Any] | None:
 
 
 def _boxes(given: list[strawberry.ID] | None) -> frozenset[int] | None:
+    """Decode the global IDs of an optional list; None if no list is given.
+
+    Raises Invalid if one is not the ID of a mailbox.
+    """
     if not is_given(given):
         return None
-    return frozenset(global_ids.decode("Mailbox", one, path="mailboxes") for one in given or ())
+    return frozenset(
+        global_ids.decode("Mailbox", global_id, path="mailboxes") for global_id in given or ()
+    )
 
 
 @strawberry.type
@@ -83,9 +97,9 @@ class ChangeQuery:
         if not 0 < first <= MOST:
             raise Invalid(f"first is 1 to {MOST}", constraint="page", path=["first"])
         _few(kinds, "kinds")
-        since = after if isinstance(after, dict) else {}
-        asked = Asked(since, _chosen(kinds), hear=await _whose(info, user))
-        batch = await page(info.context, asked, first)
+        position = after if isinstance(after, dict) else {}
+        request = Asked(position, _chosen(kinds), hear=await _whose(info, user))
+        batch = await page(info.context, request, first)
         return ChangeBatch.of(batch, info.context.world.now())
 
 
@@ -119,7 +133,7 @@ class ChangeSubscription:
             raise Invalid("at most a minute", constraint="max", path=["batchWindow"])
         _few(kinds, "kinds")
         _few(mailboxes, "mailboxes")
-        asked = Asked(
+        request = Asked(
             since(info, after),
             _chosen(kinds),
             _boxes(mailboxes),
@@ -127,7 +141,7 @@ class ChangeSubscription:
             await _whose(info, user),
             folded=folded,
         )
-        async for batch in _batches(info, asked):
+        async for batch in _batches(info, request):
             yield batch
 
     @subscription(
@@ -142,10 +156,10 @@ class ChangeSubscription:
         mailbox: Annotated[strawberry.ID, strawberry.argument(description="Which.")],
         after: Cursor | None = UNSET,
     ) -> AsyncIterator[ChangeBatch]:
-        box = global_ids.decode("Mailbox", mailbox, path="mailbox")
-        await find(info.context, Named(id=box), ShareRight.LOOKUP)
-        asked = Asked(since(info, after), mailboxes=frozenset({box}))
-        async for batch in follow(info.context, asked):
+        mailbox_id = global_ids.decode("Mailbox", mailbox, path="mailbox")
+        await find(info.context, Named(id=mailbox_id), ShareRight.LOOKUP)
+        request = Asked(since(info, after), mailboxes=frozenset({mailbox_id}))
+        async for batch in follow(info.context, request):
             yield ChangeBatch.of(batch, info.context.world.now())
             if any(event.kind is ChangeKind.MAILBOX_DELETED for event in batch.events):
                 return
@@ -160,11 +174,13 @@ class ChangeSubscription:
         self, info: Info, filter: UserFilter | None = UNSET, after: Cursor | None = UNSET
     ) -> AsyncIterator[ChangeBatch]:
         where = (filter or UserFilter()).where()
-        hear = managed_streams.places(
+        stream_source = managed_streams.places(
             where.domain, managed_streams.USERS, path=["filter", "domain"]
         )
-        sift = managed_streams.among(where)
-        async for batch in _batches(info, Asked(since(info, after), hear=hear, sift=sift)):
+        event_filter = managed_streams.among(where)
+        async for batch in _batches(
+            info, Asked(since(info, after), hear=stream_source, sift=event_filter)
+        ):
             yield batch
 
     @subscription(
@@ -182,6 +198,6 @@ class ChangeSubscription:
         after: Cursor | None = UNSET,
     ) -> AsyncIterator[ChangeBatch]:
         kinds = managed_streams.USERS | managed_streams.DOMAINS | managed_streams.RULES
-        hear = managed_streams.places(domain or None, kinds, path=["domain"])
-        async for batch in _batches(info, Asked(since(info, after), hear=hear)):
+        stream_source = managed_streams.places(domain or None, kinds, path=["domain"])
+        async for batch in _batches(info, Asked(since(info, after), hear=stream_source)):
             yield batch

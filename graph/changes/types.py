@@ -1,4 +1,4 @@
-"""Changes, as the API shows them."""
+"""GraphQL types of changes."""
 
 from datetime import datetime
 from typing import Any
@@ -41,6 +41,7 @@ class Change:
 
 
 def _common(event: Event) -> dict[str, Any]:
+    """Return the fields that the types of all changes have."""
     return {
         "row": event,
         "cursor": Cursor(event.position),
@@ -65,6 +66,7 @@ class MailboxChange(Change):
 
     @classmethod
     def of(cls, event: Event) -> "MailboxChange":
+        """Return the GraphQL object of an event of a mailbox."""
         return cls(
             **_common(event),
             mailbox_id=global_ids.encode("Mailbox", event.object_id),
@@ -75,6 +77,7 @@ class MailboxChange(Change):
 
 
 def _box(key: int | None) -> strawberry.ID | None:
+    """Return the global ID of a mailbox; None without an id."""
     return global_ids.encode("Mailbox", key) if key else None
 
 
@@ -96,6 +99,7 @@ class MessageChange(Change):
 
     @classmethod
     def of(cls, event: Event) -> "MessageChange":
+        """Return the GraphQL object of an event of a message."""
         facts = event.facts
         return cls(
             **_common(event),
@@ -120,6 +124,7 @@ class SubmissionChange(Change):
 
     @classmethod
     def of(cls, event: Event) -> "SubmissionChange":
+        """Return the GraphQL object of an event of a submission."""
         return cls(**_common(event))
 
 
@@ -137,6 +142,7 @@ class LimitChange(Change):
 
     @classmethod
     def of(cls, event: Event) -> "LimitChange":
+        """Return the GraphQL object of an event for a limit that was reached."""
         facts, until = event.facts, event.facts["resetsAt"]
         return cls(
             **_common(event),
@@ -159,6 +165,7 @@ class AccountChange(Change):
 
     @classmethod
     def of(cls, event: Event) -> "AccountChange":
+        """Return the GraphQL object of an event of any other object."""
         return cls(
             **_common(event), node_id=global_ids.encode(KINDS_CHANGED[event.kind], event.object_id)
         )
@@ -198,7 +205,7 @@ class ResyncChange(Change):
 
 
 def change_of(event: Event) -> Change:
-    """The event as its type shows it."""
+    """Return the event as an object of its GraphQL type."""
     if event.kind.startswith("MAILBOX_"):
         return MailboxChange.of(event)
     if event.kind.startswith("MESSAGE_"):
@@ -218,6 +225,10 @@ class ChangeBatch:
 
     @classmethod
     def of(cls, batch: Batch, at: datetime) -> "ChangeBatch":
+        """Return the GraphQL object of a batch.
+
+        If the client must resync, the batch has one ResyncChange with the time `now`.
+        """
         events = [change_of(event) for event in batch.events]
         cursor = Cursor(batch.position)
         if batch.resync:

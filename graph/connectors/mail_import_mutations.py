@@ -1,4 +1,4 @@
-"""Mail brought in once, as the API shows it."""
+"""Mutation that imports mail once."""
 
 import strawberry
 from strawberry import UNSET
@@ -58,11 +58,14 @@ class MailImportInput(Options):
     subscribe: bool = leaf("Folders that are made are subscribed to.", default=False)
 
     async def new(self, info: Info) -> NewMailImport:
-        """The import as the floors below know it."""
+        """Convert the input to the import to create.
+
+        Raises NotFound if the viewer can't see the user of the source.
+        """
         source, remote = self.source, None
         if source.remote:
-            given = said(source.remote.value)
-            remote = Remote(given, source.remote.value.password)
+            values = said(source.remote.value)
+            remote = Remote(values, source.remote.value.password)
         owner = None
         if source.user:
             row = await user_of(info, source.user.value)

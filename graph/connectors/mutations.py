@@ -1,4 +1,4 @@
-"""What connectors are made of and changed by, as the API takes it."""
+"""Inputs and mutations that create, change and check connectors."""
 
 from collections.abc import Mapping
 from datetime import timedelta
@@ -56,40 +56,45 @@ class ConnectorOauthInput:
 
 
 def said(given: Any) -> dict[str, Any]:
-    """What an input says, by column."""
-    found: dict[str, Any] = {}
+    """Return the values that an input sets, by column. Absent fields are left out.
+
+    Raises Invalid if `deleteSource` is combined with `sourceRetention`.
+    """
+    values: dict[str, Any] = {}
     for name, column in COLUMNS.items():
         value = _value(getattr(given, name, UNSET))
         if value is not UNSET:
-            found[column] = value
-    for name, one in (("folder_rewrites", _rewrite), ("custom_options", _option)):
-        if (some := _value(getattr(given, name, UNSET))) is not UNSET:
-            found[name] = [one(each) for each in some or ()]
+            values[column] = value
+    for name, to_json in (("folder_rewrites", _rewrite), ("custom_options", _option)):
+        if (items := _value(getattr(given, name, UNSET))) is not UNSET:
+            values[name] = [to_json(item) for item in items or ()]
     if (oauth := _value(getattr(given, "oauth", UNSET))) is not UNSET:
-        found["oauth"] = oauth and {
+        values["oauth"] = oauth and {
             name: getattr(oauth, name) or None
             for name in ("token_url", "client_id", "client_secret", "scope")
         }
     if _value(getattr(given, "delete_source", UNSET)) is True:
-        if found.get("source_retention"):
+        if values.get("source_retention"):
             text = "the same as sourceRetention PT0S: one of both"
             raise Invalid(text, constraint="exclusive", path=["deleteSource"])
-        found["source_retention"] = timedelta(0)
-    return found
+        values["source_retention"] = timedelta(0)
+    return values
 
 
 def _value(given: Any) -> Any:
-    """What a field holds; UNSET where it says nothing."""
+    """Return the value of an input field; UNSET if the field is absent."""
     if given is None or given is UNSET:
         return UNSET
     return given.value if isinstance(given, strawberry.Some) else given
 
 
 def _rewrite(one: FolderRewriteInput) -> Mapping[str, str]:
+    """Return the stored JSON of a folder rewrite."""
     return {"pattern": one.pattern, "replacement": one.replacement}
 
 
 def _option(one: ConnectorOptionInput) -> Mapping[str, str]:
+    """Return the stored JSON of a custom option."""
     return {"name": OptionName(one.name), "value": one.value or ""}
 
 
@@ -230,11 +235,11 @@ class ConnectorFormMutation:
     )
     async def connector_update(self, info: Info, input: ConnectorUpdateInput) -> ConnectorsPayload:
         keys, patch = keys_of(info, "Connector", input.ids), input.set
-        word = patch.password.value if patch.password else None
-        given = said(patch)
+        password = patch.password.value if patch.password else None
+        values = said(patch)
         if patch.user:
-            given["user_id"] = await owner_named(info, patch.user.value)
-        await connector_mutations.change(info.context, keys, given, word)
+            values["user_id"] = await owner_named(info, patch.user.value)
+        await connector_mutations.change(info.context, keys, values, password)
         return await connectors_now(info, keys)
 
     @mutation(
@@ -246,24 +251,28 @@ class ConnectorFormMutation:
     async def connector_check(
         self, info: Info, input: ConnectorCheckInput
     ) -> ConnectorCheckPayload:
-        low, high = CHECK
-        if not low <= input.timeout <= high:
+        shortest, longest = CHECK
+        if not shortest <= input.timeout <= longest:
             raise Invalid("PT1S to PT1M", constraint="range", path=["timeout"])
-        given = {**said(input), "remote_timeout": input.timeout}
-        trial = bool(input.options and input.options.validate_only)
-        found = await check.check(info.context, given, input.password, trial=trial)
+        values = {**said(input), "remote_timeout": input.timeout}
+        is_dry_run = bool(input.options and input.options.validate_only)
+        result = await check.check(info.context, values, input.password, trial=is_dry_run)
         return ConnectorCheckPayload(
-            errors=[MutationError.of(_failure(found.failure))] if found.failure else [],
-            ok=found.failure is None,
+            errors=[MutationError.of(_failure(result.failure))] if result.failure else [],
+            ok=result.failure is None,
             stages=[
-                ConnectorCheckStage(stage=one.stage, ok=one.ok, message=one.said or None)
-                for one in found.stages
+                ConnectorCheckStage(stage=stage.stage, ok=stage.ok, message=stage.said or None)
+                for stage in result.stages
             ],
-            capabilities=list(found.capabilities),
-            folders=list(found.folders),
+            capabilities=list(result.capabilities),
+            folders=list(result.folders),
         )
 
 
 def _failure(problem: Failure) -> ConnectorFailure:
-    said = problem.message if problem.refused else None
-    return ConnectorFailure(problem.message, stage=problem.stage, remote_message=said)
+    """Return the typed error of a failed check.
+
+    It has the text of the remote server if that refused.
+    """
+    remote_message = problem.message if problem.refused else None
+    return ConnectorFailure(problem.message, stage=problem.stage, remote_message=remote_message)

@@ -1,4 +1,4 @@
-"""Accounts elsewhere whose mail comes here, as the API shows them."""
+"""GraphQL types, queries and mutations of connectors and their runs."""
 
 from collections.abc import AsyncIterator, Mapping
 from datetime import datetime, timedelta
@@ -39,7 +39,7 @@ WRITES: dict[str, Any] = {"scope": Scope.SETTINGS, "user_permission": UserPermis
 
 
 def _lasting(column: str) -> Made:
-    """A column of seconds."""
+    """Return a field that shows a column of seconds as a duration."""
     return Made((column,), lambda many: None if many is None else timedelta(seconds=many))
 
 
@@ -163,14 +163,14 @@ class Connector(Shape):
         last: int | None = UNSET,
         before: str | None = UNSET,
     ) -> Connection["ConnectorRun"]:
-        ask = page_asked(RUNS, first, after, last, before)
-        wanted = OfConnector(self.row.id, ask, columns(info, ConnectorRun))
+        requested_page = page_asked(RUNS, first, after, last, before)
+        page_key = OfConnector(self.row.id, requested_page, columns(info, ConnectorRun))
         return await connected(
             info,
             ConnectorRun,
-            await info.context.load(connector_loaders.runs, wanted),
+            await info.context.load(connector_loaders.runs, page_key),
             lambda row: Cursor(RUNS, row.connector_id, row.id),
-            lambda: info.context.load(connector_loaders.run_counts, wanted),
+            lambda: info.context.load(connector_loaders.run_counts, page_key),
         )
 
 
@@ -207,15 +207,18 @@ class ConnectorRun(Shape):
 async def connector_page(
     info: Info, user_id: int, page: tuple[Any, Any, Any, Any]
 ) -> Connection[Connector]:
-    """A page of the connectors of an account: first, after, last, before."""
-    ask = page_asked(OF_USER, *page)
-    wanted = OfUser(user_id, ask, columns(info, Connector))
+    """Load a page of the connectors of an account.
+
+    `page_arguments` are: first, after, last, before.
+    """
+    requested_page = page_asked(OF_USER, *page)
+    page_key = OfUser(user_id, requested_page, columns(info, Connector))
     return await connected(
         info,
         Connector,
-        await info.context.load(connector_loaders.of_users, wanted),
+        await info.context.load(connector_loaders.of_users, page_key),
         lambda row: Cursor(OF_USER, row.user_id, row.id),
-        lambda: info.context.load(connector_loaders.counts_of_users, wanted),
+        lambda: info.context.load(connector_loaders.counts_of_users, page_key),
     )
 
 
@@ -258,13 +261,15 @@ class ConnectorQuery:
         before: str | None = UNSET,
     ) -> Connection[Connector]:
         where = _where(filter) if filter else ConnectorWhere()
-        kind = ordering(ORDER, None if where == ConnectorWhere() else where)
-        ask = page_asked(kind, first, after, last, before)
+        list_ordering = ordering(ORDER, None if where == ConnectorWhere() else where)
+        requested_page = page_asked(list_ordering, first, after, last, before)
         return await connected(
             info,
             Connector,
-            await connector_loaders.page(info.context, where, ask, columns(info, Connector)),
-            lambda row: Cursor(ask.ordering, row.user_id, row.id),
+            await connector_loaders.page(
+                info.context, where, requested_page, columns(info, Connector)
+            ),
+            lambda row: Cursor(requested_page.ordering, row.user_id, row.id),
             lambda: connector_loaders.count(info.context, where),
         )
 
@@ -322,18 +327,19 @@ class ConnectorSubscription:
 
 
 async def runs_now(info: Info, keys: list[int]) -> ConnectorRunPayload:
-    """Runs as they are."""
+    """Load connector runs and return the payload with them."""
     rows = await info.context.load_all(connector_loaders.runs_by_ids, keys)
     return ConnectorRunPayload(runs=[ConnectorRun.of(row) for row in rows if row])
 
 
 async def connectors_now(info: Info, keys: list[int]) -> ConnectorsPayload:
-    """Connectors as they are."""
+    """Load connectors and return the payload with them."""
     rows = await info.context.load_all(connector_loaders.by_ids, keys)
     return ConnectorsPayload(connectors=[Connector.of(row) for row in rows if row])
 
 
 def _where(given: ConnectorFilter) -> ConnectorWhere:
+    """Convert the filter to conditions of the resolvers."""
     return ConnectorWhere(
         users_named(given.users, path="filter") if given.users else None,
         None if given.active is UNSET else given.active,

@@ -1,4 +1,4 @@
-"""Keys that domains sign their mail with, as the API shows them."""
+"""GraphQL types, queries and mutations of DKIM keys."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -41,6 +41,10 @@ class DnsTxt(View):
 
 
 def _record(*of: Any) -> Any:
+    """Return the DNS record that publishes a key.
+
+    `key_columns` are: domain, selector, algorithm, public key.
+    """
     domain, selector, algorithm, public = of
     return dkim_advice(domain, SigningKey(selector, algorithm, public))
 
@@ -150,14 +154,14 @@ class DkimQuery:
         last: int | None = UNSET,
         before: str | None = UNSET,
     ) -> Connection[DkimKey]:
-        asked = query or None
-        ask = page_asked(ordering(LIST, asked), first, after, last, before)
+        search_text = query or None
+        requested_page = page_asked(ordering(LIST, search_text), first, after, last, before)
         return await connected(
             info,
             DkimKey,
-            await dkim_keys.page(info.context, asked, ask, columns(info, DkimKey)),
-            lambda row: Cursor(ask.ordering, row.domain, row.id),
-            lambda: dkim_keys.count(info.context, asked),
+            await dkim_keys.page(info.context, search_text, requested_page, columns(info, DkimKey)),
+            lambda row: Cursor(requested_page.ordering, row.domain, row.id),
+            lambda: dkim_keys.count(info.context, search_text),
         )
 
 
@@ -208,15 +212,22 @@ class DkimMutation:
     @mutation("All or none; mail is not signed with them from then on.", **WRITES)
     async def dkim_key_delete(self, info: Info, input: DkimKeyDeleteInput) -> DeletePayload:
         keys = keys_of(info, "DkimKey", plain(input.ids) or [])
-        gone = await dkim_key_mutations.remove(info.context, keys, plain(input.domains) or [])
-        return DeletePayload(deleted_ids=[global_ids.encode("DkimKey", key) for key in gone])
+        deleted_keys = await dkim_key_mutations.remove(
+            info.context, keys, plain(input.domains) or []
+        )
+        return DeletePayload(
+            deleted_ids=[global_ids.encode("DkimKey", key) for key in deleted_keys]
+        )
 
 
 async def _now(info: Info, keys: list[int]) -> DkimKeysPayload:
+    """Load keys and return the payload with them, with a warning if some are weak."""
     rows = [row for row in await info.context.load_all(dkim_keys.by_ids, keys) if row]
-    weak = [row.domain for row in rows if row.key_size is not None and row.key_size < WEAK]
-    text = f"some servers believe no RSA key below {WEAK} bits: {', '.join(weak)}"
+    weak_domains = [row.domain for row in rows if row.key_size is not None and row.key_size < WEAK]
+    text = f"some servers believe no RSA key below {WEAK} bits: {', '.join(weak_domains)}"
     warnings = (
-        [types_errors.Warning(code="WEAK_KEY", message=text, path=["keySize"])] if weak else []
+        [types_errors.Warning(code="WEAK_KEY", message=text, path=["keySize"])]
+        if weak_domains
+        else []
     )
     return DkimKeysPayload(keys=[DkimKey.of(row) for row in rows], warnings=warnings)

@@ -1,4 +1,4 @@
-"""Making, changing and deleting domains and their second names."""
+"""Mutations that create, change, rename and delete domains and alias domains."""
 
 from typing import Any
 
@@ -32,9 +32,13 @@ DEFAULT = "For users without a quota of their own, 0 = unlimited; null = the pla
 
 
 def _set(given: Any, *within: str, without: frozenset[str] = frozenset()) -> Values:
-    """What an input says of the columns of a domain."""
-    named = {name: value for name, value in vars(given).items() if value is not UNSET}
-    columns = {name: value for name, value in named.items() if name not in without}
+    """Return the column values that an input sets. Absent fields are left out.
+
+    `error_path` is the path of the input, for errors. Raises Invalid if the relay host has no
+    valid ID.
+    """
+    given_fields = {name: value for name, value in vars(given).items() if value is not UNSET}
+    columns = {name: value for name, value in given_fields.items() if name not in without}
     if "password_policy" in columns:
         columns |= password_policy.columns(columns.pop("password_policy"))
     if "relay_host" in columns:
@@ -45,6 +49,10 @@ def _set(given: Any, *within: str, without: frozenset[str] = frozenset()) -> Val
 
 
 def _relay(id: str | None, *within: str) -> int | None:
+    """Return the row id of a relay host; None stays None.
+
+    Raises Invalid, below `error_path`, if it is not the ID of a relay host.
+    """
     try:
         return None if id is None else global_ids.decode("RelayHost", id, path="relayHost")
     except Invalid as problem:
@@ -181,7 +189,10 @@ class DomainMutation:
         **DELEGATED,
     )
     async def domain_update(self, info: Info, input: DomainUpdateInput) -> DomainsPayload:
-        refs = [domain_named(ref, path="domains", index=n) for n, ref in enumerate(input.domains)]
+        refs = [
+            domain_named(ref, path="domains", index=index)
+            for index, ref in enumerate(input.domains)
+        ]
         rows = await domain_mutations.change(info.context, refs, _set(input.set, "set"))
         return DomainsPayload(domains=[Domain.of(row) for row in rows])
 
@@ -191,7 +202,10 @@ class DomainMutation:
         **ADMIN,
     )
     async def domain_delete(self, info: Info, input: DomainDeleteInput) -> DeletePayload:
-        refs = [domain_named(ref, path="domains", index=n) for n, ref in enumerate(input.domains)]
+        refs = [
+            domain_named(ref, path="domains", index=index)
+            for index, ref in enumerate(input.domains)
+        ]
         keys = await domain_mutations.remove(info.context, refs, cascade=input.cascade)
         return DeletePayload(deleted_ids=[global_ids.encode("Domain", key) for key in keys])
 
@@ -201,13 +215,13 @@ class DomainMutation:
         **ADMIN,
     )
     async def domain_rename(self, info: Info, input: DomainRenameInput) -> DomainRenamePayload:
-        done = await rename.rename(info.context, input.old_domain, input.new_domain)
+        result = await rename.rename(info.context, input.old_domain, input.new_domain)
         return DomainRenamePayload(
-            domain=Domain.of(done.domain),
-            addresses_updated=done.addresses,
-            users_updated=done.users,
-            dkim_keys_updated=done.keys,
-            domain_aliases_updated=done.aliases,
+            domain=Domain.of(result.domain),
+            addresses_updated=result.addresses,
+            users_updated=result.users,
+            dkim_keys_updated=result.keys,
+            domain_aliases_updated=result.aliases,
         )
 
     @mutation("A second name of a domain; an alias has none itself.", **ALIASES)
@@ -221,8 +235,8 @@ class DomainMutation:
     @mutation("All or none.", **ALIASES)
     async def domain_alias_delete(self, info: Info, input: IdsInput) -> DeletePayload:
         keys = [
-            global_ids.decode("DomainAlias", text, path="ids", index=nth)
-            for nth, text in enumerate(input.ids)
+            global_ids.decode("DomainAlias", text, path="ids", index=index)
+            for index, text in enumerate(input.ids)
         ]
         await aliases.remove(info.context, keys)
         return DeletePayload(deleted_ids=input.ids)

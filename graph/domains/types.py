@@ -1,4 +1,4 @@
-"""Mail domains, as the API shows them."""
+"""GraphQL types and queries of domains and alias domains."""
 
 import sys
 from collections.abc import Mapping
@@ -58,16 +58,18 @@ OURS: dict[str, Any] = {"role": Role.DOMAIN_ADMIN}
 
 
 def _left(limit: int, used: int) -> int | None:
+    """Return how many more a limit allows; None if there is no limit (0)."""
     return max(limit - used, 0) if limit else None
 
 
 def _next(highest: int, quota: int, allocated: int) -> int | None:
-    known = [left for left in (highest or None, _left(quota, allocated)) if left is not None]
-    return min(known, default=None)
+    """Return the highest quota in bytes that a new user of a domain can get; None = unlimited."""
+    limits = [limit for limit in (highest or None, _left(quota, allocated)) if limit is not None]
+    return min(limits, default=None)
 
 
 def _of(name: str) -> Any:
-    """A type of a module that imports ours."""
+    """Return a GraphQL type of a module that imports this one."""
     module = {
         "Address": "graph.addresses.types",
         "SenderRule": "graph.spam.sender_rules",
@@ -154,10 +156,10 @@ class Domain(Shape):
         "quota_allocated",
     )
     async def default_new_user_quota(self, info: Info) -> ByteSize | None:
-        most = self.max_new_user_quota
+        max_quota = self.max_new_user_quota
         default = effective(info.context.world, self.row, None) or None
-        known = [ByteSize(size) for size in (most, default) if size is not None]
-        return min(known, default=None)
+        limits = [ByteSize(size) for size in (max_quota, default) if size is not None]
+        return min(limits, default=None)
 
     @field(
         "What passwords of its users must have when they are set.",
@@ -184,14 +186,17 @@ class Domain(Shape):
         last: int | None = UNSET,
         before: str | None = UNSET,
     ) -> Connection[Annotated["User", strawberry.lazy("graph.users.types")]]:
-        shape, ask = _of("User"), page_asked("domain-users", first, after, last, before)
-        listing = OfDomain(self.row.id, ask, columns(info, shape))
+        user_type, requested_page = (
+            _of("User"),
+            page_asked("domain-users", first, after, last, before),
+        )
+        page_key = OfDomain(self.row.id, requested_page, columns(info, user_type))
         return await connected(
             info,
-            shape,
-            await info.context.load(domain_listing.users, listing),
-            lambda row: Cursor(ask.ordering, row.username_key, row.id),
-            lambda: info.context.load(domain_listing.count_users, listing),
+            user_type,
+            await info.context.load(domain_listing.users, page_key),
+            lambda row: Cursor(requested_page.ordering, row.username_key, row.id),
+            lambda: info.context.load(domain_listing.count_users, page_key),
         )
 
     @field("What accepts mail there.", **OURS)
@@ -203,14 +208,17 @@ class Domain(Shape):
         last: int | None = UNSET,
         before: str | None = UNSET,
     ) -> Connection[Annotated["Address", strawberry.lazy("graph.addresses.types")]]:
-        shape, ask = _of("Address"), page_asked("domain-addresses", first, after, last, before)
-        listing = OfDomain(self.row.id, ask, columns(info, shape))
+        address_type, requested_page = (
+            _of("Address"),
+            page_asked("domain-addresses", first, after, last, before),
+        )
+        page_key = OfDomain(self.row.id, requested_page, columns(info, address_type))
         return await connected(
             info,
-            shape,
-            await info.context.load(domain_listing.addresses, listing),
-            lambda row: Cursor(ask.ordering, row.local, row.id),
-            lambda: info.context.load(domain_listing.count_addresses, listing),
+            address_type,
+            await info.context.load(domain_listing.addresses, page_key),
+            lambda row: Cursor(requested_page.ordering, row.local, row.id),
+            lambda: info.context.load(domain_listing.count_addresses, page_key),
         )
 
     @field("Other names, by name.", **OURS)
@@ -225,8 +233,8 @@ class Domain(Shape):
         self, info: Info
     ) -> list[Annotated["User", strawberry.lazy("graph.users.types")]]:
         rows = await info.context.load(domain_listing.admins, self.row.id)
-        found: list[User] = await listed(info, _of("User"), rows)
-        return found
+        admins: list[User] = await listed(info, _of("User"), rows)
+        return admins
 
     @field("Senders whose mail is never spam, or always, by pattern.", **OURS)
     async def sender_rules(
@@ -238,15 +246,17 @@ class Domain(Shape):
         last: int | None = UNSET,
         before: str | None = UNSET,
     ) -> Connection[Annotated["SenderRule", strawberry.lazy("graph.spam.sender_rules")]]:
-        shape, kind = _of("SenderRule"), ordering("domain-sender-rules", plain(action))
-        ask = page_asked(kind, first, after, last, before)
-        listing = OfDomainRules(self.row.id, ask, columns(info, shape), plain(action))
+        rule_type, list_ordering = _of("SenderRule"), ordering("domain-sender-rules", plain(action))
+        requested_page = page_asked(list_ordering, first, after, last, before)
+        page_key = OfDomainRules(
+            self.row.id, requested_page, columns(info, rule_type), plain(action)
+        )
         return await connected(
             info,
-            shape,
-            await info.context.load(sender_rules.of_domains, listing),
-            lambda row: Cursor(ask.ordering, row.pattern, row.id),
-            lambda: info.context.load(sender_rules.counts_of_domains, listing),
+            rule_type,
+            await info.context.load(sender_rules.of_domains, page_key),
+            lambda row: Cursor(requested_page.ordering, row.pattern, row.id),
+            lambda: info.context.load(sender_rules.counts_of_domains, page_key),
         )
 
     @field("The key in use: RSA, if there is one.", "name", **OURS)
@@ -262,8 +272,10 @@ class Domain(Shape):
         **OURS,
     )
     async def dns_records(self, info: Info, check: bool = False) -> list[DnsRecord]:
-        asked = Question.of(self.row, check=check)
-        return [DnsRecord.of(one) for one in await info.context.load(dns_records.records, asked)]
+        request = Question.of(self.row, check=check)
+        return [
+            DnsRecord.of(record) for record in await info.context.load(dns_records.records, request)
+        ]
 
 
 @strawberry.type(description="Second name of a domain: mail for it is mail for the domain.")
@@ -289,9 +301,12 @@ class DomainFilter(Conditions):
     tags: list[str] | None = leaf("With any of these labels.", default=UNSET)
 
     async def where(self, info: Info) -> DomainWhere:
-        """The filter as the floors below know it."""
+        """Convert the filter to conditions of the resolvers.
 
-        async def user(ref: UserRef | None) -> int | None:
+        An unknown user selects no domain.
+        """
+
+        async def resolve_user_id(ref: UserRef | None) -> int | None:
             if not ref:
                 return None
             row = await user_of(info, ref)
@@ -301,8 +316,8 @@ class DomainFilter(Conditions):
             query=self.query or None,
             active=plain(self.active),
             backup_mx=plain(self.backup_mx),
-            administered_by=await user(self.administered_by),
-            not_administered_by=await user(self.not_administered_by),
+            administered_by=await resolve_user_id(self.administered_by),
+            not_administered_by=await resolve_user_id(self.not_administered_by),
             tags=items_of(self.tags),
         )
 
@@ -328,13 +343,13 @@ class DomainQuery:
         before: str | None = UNSET,
     ) -> Connection[Domain]:
         where = await filter.where(info) if filter else DomainWhere()
-        kind = ordering("domain", None if where == DomainWhere() else where)
-        ask = page_asked(kind, first, after, last, before)
+        list_ordering = ordering("domain", None if where == DomainWhere() else where)
+        requested_page = page_asked(list_ordering, first, after, last, before)
         return await connected(
             info,
             Domain,
-            await domain_loaders.pages(info.context, where, ask, columns(info, Domain)),
-            lambda row: Cursor(ask.ordering, row.name, row.id),
+            await domain_loaders.pages(info.context, where, requested_page, columns(info, Domain)),
+            lambda row: Cursor(requested_page.ordering, row.name, row.id),
             lambda: domain_loaders.count(info.context, where),
         )
 
@@ -358,12 +373,16 @@ class DomainQuery:
         last: int | None = UNSET,
         before: str | None = UNSET,
     ) -> Connection[DomainAlias]:
-        asked = query or None
-        ask = page_asked(ordering("domain-alias", asked), first, after, last, before)
+        search_text = query or None
+        requested_page = page_asked(
+            ordering("domain-alias", search_text), first, after, last, before
+        )
         return await connected(
             info,
             DomainAlias,
-            await aliases.pages(info.context, asked, ask, columns(info, DomainAlias)),
-            lambda row: Cursor(ask.ordering, row.alias, row.id),
-            lambda: aliases.count(info.context, asked),
+            await aliases.pages(
+                info.context, search_text, requested_page, columns(info, DomainAlias)
+            ),
+            lambda row: Cursor(requested_page.ordering, row.alias, row.id),
+            lambda: aliases.count(info.context, search_text),
         )

@@ -1,14 +1,14 @@
-"""Python functions that complete values: one for a selection whose fields are plain attributes.
+"""Generation of Python functions that complete values of one selection set.
 
-Generated code never reports an error. Where a value is not what its type says it raises
-inside, and whoever called it hands the same value to graphql-core, which makes the exact
-error, path and null.
+Generated code never reports a GraphQL error. If a value doesn't fit its type, the function
+raises an exception, and the executor gives the same value to graphql-core, which creates the
+exact error, path and null.
 
-Names of the schema and of a document come into the source through `repr()` alone, and
-literals of a document not at all.
+Names of the schema and of a document get into the source through `repr()` only. Literals of a
+document are never part of the source.
 
-Each function counts the bytes of what it completes in `n`, and takes them from the budget `b`
-of the answer, which raises if it is spent.
+Each function counts the bytes of the completed value in `n` and adds them to the response
+budget `b`, which raises an exception if the limit is exceeded.
 """
 
 import math
@@ -54,25 +54,28 @@ from graph.types.object_views import (
 )
 from models.store.prepared_statements import Column, Driven, instant
 
-STATEMENTS = 8  # whose rows one list may be of: an argument may choose another
-BRANCHES = 40  # object types behind an interface or a union, that we compile for
+STATEMENTS = 8  # an argument can choose another statement for the same list
+BRANCHES = 40  # of an interface or a union that is compiled
 
 Complete = Callable[[Any, AnswerBudget], Any]
 
 
 class Document(Protocol):
-    """What the compiler asks of an operation."""
+    """The schema and the collected fields of an operation."""
 
     schema: GraphQLSchema
 
     def fields(self, kind: GraphQLObjectType, details: FieldDetailsList) -> GroupedFieldSet:
-        """The fields below these, as graphql-core groups them. Raises Bail for @defer."""
+        """Return the subfields, grouped by response name.
+
+        Raises FallbackNeeded for @defer.
+        """
 
 
 class Held(NamedTuple):
-    """The variables of an object, and of what its fields are read from.
+    """The names of the variables that hold an object and the source of its fields.
 
-    Of a row as a driver gave it there is no object: `columns` has its variables, by name.
+    For an unconverted row there is no object: `row_variables` has the variables of its columns.
     """
 
     object: str
@@ -81,7 +84,7 @@ class Held(NamedTuple):
 
 
 class Raw:
-    """The columns of a row as a driver gave it, each in a variable."""
+    """The variables that hold the columns of an unconverted row."""
 
     def __init__(self, writer: "Writer", columns: Mapping[str, Column], indent: int) -> None:
         self.columns = columns
@@ -91,7 +94,10 @@ class Raw:
         self._made: dict[str, str] = {}
 
     def value(self, name: str) -> str:
-        """The variable with the value of a column, which is made where it is first needed."""
+        """Return the variable with the converted value of a column.
+
+        Writes the conversion at the first use. Raises FallbackNeeded if the column is missing.
+        """
         column, given = self.columns.get(name), self.given.get(name, "")
         if column is None:
             raise Bail("no column")
@@ -104,13 +110,13 @@ class Raw:
         return self._made[name]
 
     def told(self, name: str) -> bool:
-        """Say whether the driver gives a column as the text of an instant."""
+        """True if the driver returns the column as the text of an instant."""
         column = self.columns.get(name)
         return column is not None and column.process is instant
 
 
 class OfRows:
-    """The functions that complete a list of views, one for each statement its rows are from."""
+    """The functions that complete the rows of a list, one for each SQL statement of the list."""
 
     def __init__(
         self, document: Document, kind: GraphQLObjectType, details: FieldDetailsList
@@ -121,7 +127,7 @@ class OfRows:
         self._known: dict[int, tuple[Driven, Complete | None]] = {}
 
     def __call__(self, found: Listed) -> Complete | None:
-        """The function for these rows; None where objects are needed."""
+        """Return the function for these rows; None if the list must be completed by objects."""
         driven = found.rows.driven
         known = self._known.get(id(driven))
         if known is None:
@@ -138,38 +144,43 @@ class OfRows:
 
 
 class Writer:
-    """Writes one function; `names` are the constants it uses."""
+    """A writer of the source of one function and of the constants that it uses."""
 
     def __init__(self, document: Document) -> None:
         self.document = document
         self.names: dict[str, Any] = {
-            "Bail": Bail,
+            "Fallback": Bail,
             "LargeValue": LargeValue,
             "Listed": Listed,
             "Undefined": Undefined,
             "isfinite": math.isfinite,
             "len": len,
-            "odd": odd,
-            "size_of": size_of,
+            "unusable": odd,
+            "json_size": size_of,
             "str": str,
             "type": type,
-            "usual": USUAL,
+            "never_awaitable": USUAL,
         }
         self.lines: list[str] = []
         self._count = 0
 
     def value(self, kind: GraphQLOutputType, details: FieldDetailsList) -> Complete:
-        """The function that completes a value of this type. Raises Bail where there is none."""
+        """Compile the function that completes a value of this type.
+
+        Raises FallbackNeeded if the selection can't be compiled.
+        """
         return self._function(self._value(kind, details, "v", 1))
 
     def fields(
         self, kind: GraphQLObjectType, grouped: GroupedFieldSet
     ) -> tuple[Complete, GroupedFieldSet]:
-        """The function for the plain fields of an object, and the fields it leaves open.
+        """Compile the function for the attribute fields of an object.
 
-        What it makes has all fields, in their order. Raises Bail where none is plain.
+        Returns the function and the fields that graphql-core must execute. The function's result
+        has all fields in order, with None for these. Raises FallbackNeeded if no field can be
+        compiled.
         """
-        self.emit(1, "if odd(v): raise Bail('odd')")
+        self.emit(1, "if unusable(v): raise Fallback('odd')")
         held = self._held(kind, "v", 1)
         parts, rest = [], {}
         for name, details in grouped.items():
@@ -188,9 +199,9 @@ class Writer:
         return self._function(f"{{{', '.join(parts)}}}"), rest
 
     def rows(self, kind: GraphQLObjectType, details: FieldDetailsList, driven: Driven) -> Complete:
-        """The function that completes a list of views, of rows as this statement gives them.
+        """Compile the function that completes a list from the unconverted rows of a statement.
 
-        Raises Bail where a field needs more than columns.
+        Raises FallbackNeeded if a field needs more than columns.
         """
         raw = Raw(self, driven.columns, 2)
         self.emit(1, "o = []")
@@ -207,11 +218,11 @@ class Writer:
         body = "\n".join((head, "    n = 0", *self.lines, counted, end, ""))
         try:
             code = compile(body, "<plan>", "exec")
-        except SyntaxError:  # Python allows 20 loops inside each other, and 100 indents
+        except SyntaxError:  # Python allows 20 nested loops and 100 indents
             raise Bail("depth") from None
-        exec(code, self.names)  # noqa: S102 - of our own names alone
-        made: Complete = self.names["complete"]
-        return made
+        exec(code, self.names)  # noqa: S102 - the source has names of the schema only
+        function: Complete = self.names["complete"]
+        return function
 
     def _value(
         self,
@@ -222,7 +233,7 @@ class Writer:
         *,
         nullable: bool = True,
     ) -> str:
-        """Write what completes the variable `var`; returns the variable with the outcome."""
+        """Write the completion of the variable `var`; return the variable with the result."""
         if is_non_null_type(kind):
             return self._value(kind.of_type, details, var, indent, nullable=False)
         out = self._fresh("o")
@@ -248,26 +259,27 @@ class Writer:
             self.emit(indent, f"{out} = {var}")
             self.emit(indent, f"if {other.format(v=var)}:")
             indent += 1
-        self.emit(indent, f"if type({var}) not in usual and odd({var}): raise Bail('odd')")
+        is_unusable = f"type({var}) not in never_awaitable and unusable({var})"
+        self.emit(indent, f"if {is_unusable}: raise Fallback('odd')")
         self.emit(indent, f"{out} = {coerce}({var})")
-        self.emit(indent, f"if {out} is None or {out} is Undefined: raise Bail('null')")
+        self.emit(indent, f"if {out} is None or {out} is Undefined: raise Fallback('null')")
         if other and kind.name in TEXTS:
             self.emit(indent - 1, f"n += len({out})")
         elif kind.name not in SHORT:
-            self.emit(indent - bool(other), f"n += size_of({out})")
+            self.emit(indent - bool(other), f"n += json_size({out})")
 
     def _check(self, indent: int) -> None:
-        """Write, for the end of a loop, that a budget which is spent ends it."""
+        """Write the check at the end of a loop that the response limit is not exceeded."""
         self.emit(indent, "if n > b.left: b.exceed()")
 
     def _check_list(self, var: str, indent: int) -> None:
         """Write the check of a list's type and length."""
-        self.emit(indent, f"if type({var}) is not list: raise Bail('type')")
+        self.emit(indent, f"if type({var}) is not list: raise Fallback('type')")
         self.emit(indent, f"if len({var}) > {LONG_LIST}: raise LargeValue")
 
     @staticmethod
     def _names_size(grouped: GroupedFieldSet) -> int:
-        """The bytes of an object without its texts and the objects in it."""
+        """Return the bytes of an object in JSON without its texts and nested objects."""
         return sum(len(name) + OVERHEAD + OTHER_SIZE for name in grouped)
 
     def _enum(self, kind: GraphQLEnumType, var: str, out: str, indent: int) -> None:
@@ -275,7 +287,7 @@ class Writer:
         if members is None:
             raise Bail("enum")
         named = self.constant({member: kind.coerce_output_value(member) for member in members})
-        self.emit(indent, f"if type({var}) is not {self.constant(members)}: raise Bail('type')")
+        self.emit(indent, f"if type({var}) is not {self.constant(members)}: raise Fallback('type')")
         self.emit(indent, f"{out} = {named}[{var}]")
 
     def _list(
@@ -300,20 +312,22 @@ class Writer:
         self, kind: GraphQLObjectType, details: FieldDetailsList, var: str, out: str, indent: int
     ) -> None:
         if self._made(kind) is None and not kind.is_type_of:
-            self.emit(indent, f"if {var} is None or odd({var}): raise Bail('null')")
+            self.emit(indent, f"if {var} is None or unusable({var}): raise Fallback('null')")
         elif self._made(kind) is None:
-            # A subclass, or an object cast to another type, is graphql-core's to judge.
+            # graphql-core checks subclasses and objects cast to another type
             origin = self.constant(self._class(kind))
-            self.emit(indent, f"if type({var}) is not {origin}: raise Bail('type')")
+            self.emit(indent, f"if type({var}) is not {origin}: raise Fallback('type')")
         self._fields(kind, details, self._held(kind, var, indent), out, indent)
 
     def _held(self, kind: GraphQLObjectType, var: str, indent: int) -> Held:
-        """Fields of a view are read from what it is made of."""
+        """Write the check of the object's class; return its variables.
+
+        The source of a view's fields is its row.
+        """
         if self._made(kind) is None:
             return Held(var, var)
-        self.emit(
-            indent, f"if type({var}) is not {self.constant(self._class(kind))}: raise Bail('type')"
-        )
+        python_class = self.constant(self._class(kind))
+        self.emit(indent, f"if type({var}) is not {python_class}: raise Fallback('type')")
         source = self._fresh("s")
         self.emit(indent, f"{source} = {var}.row")
         return Held(var, source)
@@ -341,7 +355,7 @@ class Writer:
         out: str,
         indent: int,
     ) -> None:
-        """One function for each type it may be; values of all others are graphql-core's."""
+        """Write the call of one function per possible type; other types fall back."""
         types = self.document.schema.get_possible_types(kind)
         if len(types) > BRANCHES:
             raise Bail("abstract")
@@ -357,9 +371,9 @@ class Writer:
             raise Bail("abstract")
         branch = self._fresh("b")
         self.emit(indent, f"{branch} = {self.constant(branches)}.get(type({var}))")
-        self.emit(indent, f"if {branch} is None: raise Bail('type')")
+        self.emit(indent, f"if {branch} is None: raise Fallback('type')")
         self.emit(indent, f"{out} = {branch}({var}, b)")
-        self.emit(indent, f"if {out} is None: raise Bail('null')")
+        self.emit(indent, f"if {out} is None: raise Fallback('null')")
 
     def _definition(self, kind: GraphQLObjectType, details: FieldDetailsList) -> GraphQLField:
         field = self.document.schema.get_field(kind, details[0].node.name.value)
@@ -370,7 +384,7 @@ class Writer:
     def _field(
         self, kind: GraphQLObjectType, details: FieldDetailsList, held: Held, indent: int
     ) -> str:
-        """Write what one field needs; returns the expression for it."""
+        """Write the statements for one field and return the expression of its value."""
         if details[0].node.name.value == "__typename":
             return repr(kind.name)
         field = self._definition(kind, details)
@@ -383,13 +397,14 @@ class Writer:
             return self._viewed(field.type, details, raw, indent)
         if held.columns:
             return self._of_columns(field, made.get(name), name, details, held.columns, indent)
-        if is_link(field):  # filled by its list, or left to its resolver
+        if is_link(field):  # set by its list, or resolved by graphql-core
             self.emit(indent, f"{raw} = {held.object}.__dict__.get({name!r}, Undefined)")
-            self.emit(indent, f"if {raw} is Undefined: raise Bail('link')")
+            self.emit(indent, f"if {raw} is Undefined: raise Fallback('link')")
         elif not is_plain(field):
             raise Bail("resolver")
         elif isinstance(viewed := made.get(name), Viewed):
-            self.emit(indent, f"{raw} = {self.constant(viewed.look)}({held.source})")
+            look = self.constant(viewed.look)
+            self.emit(indent, f"{raw} = {look}({held.source})")
             return self._viewed(field.type, details, raw, indent)
         elif isinstance(expressed := made.get(name), Expressed):
             self.emit(indent, f"{raw} = {expressed.expression.format(held.source)}")
@@ -397,7 +412,8 @@ class Writer:
             if isinstance(threaded := made[name], MaybeThreaded):
                 is_large = self.constant(threaded.is_large)
                 self.emit(indent, f"if {is_large}({held.source}): raise LargeValue")
-            self.emit(indent, f"{raw} = {self.constant(made[name].make)}({held.source})")
+            derive = self.constant(made[name].make)
+            self.emit(indent, f"{raw} = {derive}({held.source})")
         else:
             self.emit(indent, f"{raw} = {held.source}.{name}")
         return self._value(field.type, details, raw, indent)
@@ -411,7 +427,7 @@ class Writer:
         columns: Raw,
         indent: int,
     ) -> str:
-        """Write what one field of a row needs, as a driver gave it."""
+        """Write the completion of a field of an unconverted row; return the expression."""
         if not is_plain(field) or (made and (isinstance(made, Whole) or not made.columns)):
             raise Bail("resolver")
         if made is None:
@@ -421,17 +437,16 @@ class Writer:
         values = ", ".join(columns.value(one) for one in made.columns)
         raw = self._fresh("r")
         maker = made.source if isinstance(made, Viewed) else made.of
-        self.emit(
-            indent, f"{raw} = {values if maker is same else f'{self.constant(maker)}({values})'}"
-        )
+        call = values if maker is same else f"{self.constant(maker)}({values})"
+        self.emit(indent, f"{raw} = {call}")
         if isinstance(made, Viewed):
             return self._viewed(field.type, details, raw, indent)
         return self._value(field.type, details, raw, indent)
 
     def _told(self, kind: GraphQLOutputType, var: str, indent: int) -> str:
-        """Write an instant that the driver gives as text."""
+        """Write the conversion of an instant that the driver returns as text."""
         out = self._fresh("o")
-        empty = "raise Bail('null')" if is_non_null_type(kind) else f"{out} = None"
+        empty = "raise Fallback('null')" if is_non_null_type(kind) else f"{out} = None"
         self.emit(indent, f"if {var} is None: {empty}")
         self.emit(indent, f"else: {out} = {self.constant(told)}({var})")
         return out
@@ -439,11 +454,11 @@ class Writer:
     def _viewed(
         self, kind: GraphQLOutputType, details: FieldDetailsList, var: str, indent: int
     ) -> str:
-        """Write what completes sources of views, of which no object is made."""
+        """Write the completion of a view, or list of views, without creating view objects."""
         nullable, bare = not is_non_null_type(kind), get_nullable_type(kind)
         out = self._fresh("o")
         self.emit(indent, f"if {var} is None:")
-        self.emit(indent + 1, f"{out} = None" if nullable else "raise Bail('null')")
+        self.emit(indent + 1, f"{out} = None" if nullable else "raise Fallback('null')")
         self.emit(indent, "else:")
         if is_list_type(bare):
             one, made = self._fresh("i"), self._fresh("o")
@@ -458,7 +473,7 @@ class Writer:
         return out
 
     def _names(self, field: GraphQLField, details: FieldDetailsList) -> set[str]:
-        """The names of the fields below one that leads to an object."""
+        """Return the names of the subfields of a field with an object type."""
         grouped = self.document.fields(self._bare(field.type), details)
         return {below[0].node.name.value for below in grouped.values()}
 
@@ -469,12 +484,12 @@ class Writer:
         return bare
 
     def _made(self, kind: GraphQLObjectType) -> Mapping[str, Made] | None:
-        """How the fields of a view are made; None where the type is no view."""
+        """Return the derived fields of a view type; None if the type is not a view."""
         cls = self._class(kind)
         return cls.made if issubclass(cls, View) else None
 
     def _class(self, kind: GraphQLObjectType) -> type:
-        """The class of the objects of a type; of a generic, the one without arguments."""
+        """Return the Python class of an object type; of a generic type the unparametrized class."""
         definition = origin(kind)
         if not isinstance(definition, StrawberryObjectDefinition):
             raise Bail("unknown")
@@ -482,7 +497,7 @@ class Writer:
         return cls
 
     def constant(self, value: Any) -> str:
-        """The name of a value in the function."""
+        """Add a constant to the function and return its name."""
         name = self._fresh("k")
         self.names[name] = value
         return name

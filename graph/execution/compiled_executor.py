@@ -1,7 +1,7 @@
-"""graphql-core's executor, with generated functions where a selection is plain.
+"""graphql-core's executor with generated functions for selections of attribute fields.
 
-Two of its methods are overridden. Whatever a function cannot complete goes to graphql-core
-with the value that was resolved: no resolver runs twice.
+A value that a function can't complete goes to graphql-core with the resolved value: no resolver
+runs twice.
 """
 
 import inspect
@@ -33,7 +33,7 @@ from resolvers.context import Context
 
 log = logging.getLogger(__name__)
 
-KNOWN = {  # the methods we build on, with the parameters they must have
+KNOWN = {  # of the methods that the compiled executor overrides or calls
     "complete_value": (
         "self", "return_type", "field_details_list", "info", "path", "result", "position_context",
     ),
@@ -66,7 +66,7 @@ KNOWN = {  # the methods we build on, with the parameters they must have
 
 
 class CompiledExecutor(PlainExecutor):
-    """Runs one operation by its plans; where none are given, by plans of its own."""
+    """An executor that runs one operation by its plans. It creates plans if it gets none."""
 
     def __init__(self, *args: Any, plans: Plans | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -77,7 +77,7 @@ class CompiledExecutor(PlainExecutor):
         self._compiles = not (self.middleware_manager and self.middleware_manager.middlewares)
 
     def execute_operation(self, serially: bool | None = None) -> Any:
-        """Execute the operation; an awaitable where something in it is one."""
+        """Execute the operation. Returns the response, or an awaitable of it."""
         kind = self.operation.operation
         if self.abort_signal is not None or self.hooks is not None:
             return super().execute_operation(serially)
@@ -111,7 +111,7 @@ class CompiledExecutor(PlainExecutor):
         path: Path,
         position_context: Any,
     ) -> Any:
-        """Resolve a field as graphql-core does, its arguments known from before."""
+        """Resolve a field like graphql-core, with arguments prepared in its plan."""
         call = self.plans.call(parent_type, field_details_list)
         if call is None or not self._compiles:
             return super().execute_field(
@@ -179,7 +179,7 @@ class CompiledExecutor(PlainExecutor):
         result: Any,
         position_context: Any,
     ) -> Any:
-        """Complete a value by the function of its selection, or as graphql-core does."""
+        """Complete a value by the generated function of its selection, or by graphql-core."""
         if field_details_list[0].node.selection_set is not None and self._compiles:
             plan = self.plans.value(return_type, field_details_list)
             if plan is not None and not plan.off:
@@ -208,7 +208,7 @@ class CompiledExecutor(PlainExecutor):
         path: Path,
         items: list[Any],
     ) -> Any:
-        """Complete a list by the function of its selection, in steps of the event loop."""
+        """Complete a list by the generated function of its selection, in several steps."""
         completed: list[Any] = []
         counted = 0
         for begin in range(0, len(items), LONG_LIST):
@@ -235,7 +235,7 @@ class CompiledExecutor(PlainExecutor):
         grouped_field_set: GroupedFieldSet,
         position_context: Any,
     ) -> Any:
-        """Read the plain fields of an object in one go, and execute the others."""
+        """Read the attribute fields of an object by one function and execute the others."""
         ordinary = super().execute_fields
         if path is None or not self._compiles:
             return ordinary(parent_type, source_value, path, grouped_field_set, position_context)
@@ -266,7 +266,10 @@ async def _filled(made: dict[str, Any], others: Awaitable[dict[str, Any]]) -> di
 
 
 def executor_class(*, compiled: bool) -> type[PlainExecutor]:
-    """The executor to use; the plain one, with a warning, where graphql-core is another."""
+    """Return the class of the executor.
+
+    Returns PlainExecutor, with a warning, if graphql-core's methods have other parameters.
+    """
     if not compiled:
         return PlainExecutor
     for name, parameters in KNOWN.items():
@@ -284,9 +287,9 @@ def executor_of(
     context: Context,
     extensions: dict[str, Any] | None = None,
 ) -> PlainExecutor:
-    """The executor of one run of an operation, or of one event: by plans where there are some.
+    """Create the executor of one run of an operation or of one event of a subscription.
 
-    Each has its own budget for the bytes of its answer.
+    It is a CompiledExecutor if the operation has plans. Each executor has its own response budget.
     """
     guards: Guards | None = getattr(context, "guards", None)
     answer = guards.answer_budget(context) if guards else AnswerBudget()

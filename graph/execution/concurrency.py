@@ -12,10 +12,10 @@ from graph.execution.list_steps import close_unstarted
 
 
 class FieldTask(asyncio.Task[Any]):
-    """The task of a coroutine that may hold other coroutines.
+    """The task of a coroutine with other coroutines in its variables.
 
-    If it is cancelled before it starts, it closes these: nothing awaits them any more, which
-    Python would report on stderr.
+    If the task is cancelled before it starts, it closes these coroutines. Otherwise Python would
+    report on stderr that they were never awaited.
     """
 
     def cancel(self, msg: Any | None = None) -> bool:
@@ -28,9 +28,10 @@ class FieldTask(asyncio.Task[Any]):
 
 
 async def gather_results(awaitables: Iterable[Awaitable[Any]]) -> list[Any]:
-    """Await all of them concurrently, and return their results in order.
+    """Await all awaitables concurrently and return their results in order.
 
-    Raises the first error. The others are cancelled then, and if the caller is cancelled.
+    Raises the first error and cancels the other awaitables. They are also cancelled if the caller
+    is cancelled.
     """
     loop = asyncio.get_running_loop()
     return await gather_with_cancel(

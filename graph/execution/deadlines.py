@@ -1,4 +1,4 @@
-"""The deadline of an operation, and what its fields answer when it has passed."""
+"""The deadline of an operation and the error after it has passed."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -9,10 +9,10 @@ from models.store.committed_transactions import WorkProgress, current_work
 
 
 class DeadlineExceeded(Exception):
-    """The operation, or a field of a mutation, took longer than it may.
+    """The error of an operation, or of a field of a mutation, that exceeded its time limit.
 
-    `committed` is None for a query. For a field of a mutation it tells whether the field has
-    stored anything.
+    `committed` is None for a query. For a field of a mutation it is True if the field has
+    stored a change.
     """
 
     def __init__(self, *, committed: bool | None = None, begun: bool = True) -> None:
@@ -30,23 +30,26 @@ class DeadlineExceeded(Exception):
 
     @property
     def extensions(self) -> dict[str, Any]:
-        """The `extensions` of the error that the client gets."""
+        """The `extensions` of the GraphQL error."""
         known = {} if self.committed is None else {"committed": self.committed}
         return {"code": "DEADLINE_EXCEEDED", **known}
 
 
 @dataclass(frozen=True, slots=True)
 class FieldDeadline:
-    """When the root fields of a mutation end, by the clock of the event loop.
+    """The deadline of the root fields of a mutation, by the clock of the event loop.
 
-    With `error`, no field runs, and each answers this error.
+    If `error` is set, no field runs and each field raises this error.
     """
 
     ends_at: float
     error: DeadlineExceeded | None = None
 
     async def run(self, field: Callable[[], Any]) -> Any:
-        """Run one field. Raises DeadlineExceeded if it has not ended at the deadline."""
+        """Run one root field and return its completed value.
+
+        Raises DeadlineExceeded if it has not ended at the deadline.
+        """
         if self.error is not None:
             raise self.error
         if asyncio.get_running_loop().time() >= self.ends_at:

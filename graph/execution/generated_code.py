@@ -1,4 +1,4 @@
-"""What generated code uses: the exceptions that it raises and the functions that it calls."""
+"""Exceptions that generated code raises and functions that it calls."""
 
 from graphql import Undefined
 from graphql.pyutils import is_awaitable
@@ -7,20 +7,26 @@ INSTANT = 26  # characters of an instant in SQLite
 
 
 class Bail(Exception):
-    """Something that generated code, or the one who writes it, leaves to graphql-core: why."""
+    """Generated code, or its writer, can't handle a value or field: graphql-core must.
+
+    The text is the reason, which is counted in the metrics.
+    """
 
 
 class LargeValue(Bail):
-    """A value takes too long to be completed at once: the executor completes it in steps."""
+    """A value is too large to be completed at once: the executor completes it in steps."""
 
 
 def odd(value: object) -> bool:
-    """Say whether graphql-core would take a value for something else than a result."""
+    """True if graphql-core doesn't treat the value as a result: an exception or an awaitable."""
     return isinstance(value, Exception) or value is Undefined or is_awaitable(value)
 
 
 def told(text: str) -> str:
-    """An instant in UTC, as SQLite keeps it (2026-01-31 12:00:00.000000), as RFC 3339 has it."""
+    """Convert UTC text of SQLite (2026-01-31 12:00:00.000000) to RFC 3339 text.
+
+    Raises FallbackNeeded if the text has another form.
+    """
     if len(text) != INSTANT or text[10] != " ":
         raise Bail("type")
     end = 19 if text.endswith(".000000") else INSTANT

@@ -1,4 +1,4 @@
-"""JSON of large answers, made in steps that let other threads run."""
+"""JSON encoding of large responses in steps that let other threads run."""
 
 import asyncio
 from collections.abc import Iterator
@@ -7,15 +7,15 @@ from typing import Any
 from graph.execution.response_size import ESCAPED, AnswerBudget, AnswerTooLarge
 from graph.http.graphql_request import encode
 
-LARGE = 256 * 1024  # bytes; larger answers are encoded in a thread
-TEXT = 128 * 1024  # characters that one step encodes
-ITEMS = 16  # of a list that one step encodes
+LARGE = 256 * 1024  # bytes; larger responses are encoded in a thread
+TEXT = 128 * 1024  # characters
+ITEMS = 16  # of a list
 
 
 async def encode_answer(payload: dict[str, Any], budget: AnswerBudget | None) -> bytes:
-    """JSON of an answer; of an error if the answer is larger than its limit.
+    """Return the JSON of a response, or of an error if the response exceeds its limit.
 
-    `budget` has counted the answer, but not how each of its characters is escaped.
+    `budget` has counted the response, but not the escapes of its characters.
     """
     if budget is None or not needs_steps(budget):
         return encode(payload)
@@ -28,14 +28,14 @@ async def encode_answer(payload: dict[str, Any], budget: AnswerBudget | None) ->
 
 
 def needs_steps(budget: AnswerBudget) -> bool:
-    """True if an answer may be too large, or takes long to encode."""
+    """True if a response can exceed its limit or takes long to encode."""
     return budget.used > LARGE or budget.used * ESCAPED > budget.limit
 
 
 def encode_in_steps(data: Any) -> bytes:
-    """JSON in UTF-8, as `encode` makes it; for a thread.
+    """Encode data as JSON in UTF-8, with the result of `encode_json`. Run it in a thread.
 
-    orjson holds the interpreter's lock: one call for a large answer would stop the event loop.
+    orjson holds the interpreter lock: one call for a large response would stop the event loop.
     """
     return b"".join(_steps(data))
 
@@ -75,7 +75,7 @@ def _list(items: list[Any]) -> Iterator[bytes]:
 
 
 def _is_large(value: Any) -> bool:
-    """True if a text inside is long, or there are many values."""
+    """True if the value contains a long text or many values."""
     waiting, many = [value], 0
     while waiting:
         inner = waiting.pop()

@@ -1,9 +1,10 @@
-"""Checks of leaf values that generated code completes, and how their bytes are counted."""
+"""Checks of leaf values in generated code, and the way their bytes are counted."""
 
 from datetime import datetime, timedelta
 
 WHOLE = "type({v}) is not int or not -9007199254740992 < {v} < 9007199254740992"
-OTHER = {  # what values must be, that are not their own response
+# by scalar: the expression that is true if a value `{v}` must be converted
+OTHER = {
     "String": "type({v}) is not str",
     "ID": "type({v}) is not str",
     "Boolean": "type({v}) is not bool",
@@ -15,7 +16,7 @@ OTHER = {  # what values must be, that are not their own response
     "EmailAddress": "type({v}) is not str",
 }
 
-TEXTS = frozenset(("String", "ID", "URL", "EmailAddress"))  # whose values are counted by length
-SHORT = frozenset(("Boolean", "Int", "Float", "BigInt", "ByteSize"))  # counted as OTHER_SIZE
+TEXTS = frozenset(("String", "ID", "URL", "EmailAddress"))  # counted by length
+SHORT = frozenset(("Boolean", "Int", "Float", "BigInt", "ByteSize"))  # counted by a fixed size
 
 USUAL = frozenset({bool, bytes, datetime, dict, float, int, list, str, timedelta})

@@ -5,9 +5,9 @@ from inspect import CORO_CREATED, getcoroutinestate, iscoroutine
 from time import thread_time
 from typing import Any
 
-# CPU seconds. Dataloaders batch what is asked in one step: most requests need no second one.
+# Dataloaders batch the keys of one step: most requests need no second step.
 STEP_SECONDS = 0.02
-LONG_LIST = 250  # items of a list that generated code completes at once
+LONG_LIST = 250  # of a list, completed by one call of generated code
 
 
 class StepClock:
@@ -36,7 +36,7 @@ class StepClock:
 
 
 def close_unstarted(value: Any) -> None:
-    """Close the coroutines in a value that have not begun, and those that they would await.
+    """Close the unstarted coroutines in a value, and the coroutines in their variables.
 
     Python warns of a coroutine that is neither awaited nor closed. Closing one does not close
     the coroutines that it holds in its variables.

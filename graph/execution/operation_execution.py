@@ -1,4 +1,4 @@
-"""How an operation is run: with what context, how long, and what its errors say to whom."""
+"""Execution of operations: context, deadline, checks before execution, and public errors."""
 
 import asyncio
 import logging
@@ -40,7 +40,7 @@ from resolvers.context import Context
 
 log = logging.getLogger(__name__)
 
-# what a refused query says in extensions.code, by the rule it broke
+# extensions.code of a refused query
 RULES = {"id": "BAD_ID", "cursor": "BAD_CURSOR", "page": "BAD_PAGINATION"}
 NO_LIMITS_SET = Limits()
 STRANGER = "sign in first: no valid credential was sent"
@@ -48,21 +48,21 @@ STRANGER = "sign in first: no valid credential was sent"
 
 @dataclass
 class Operation(Context):
-    """A context that knows its request or socket: what the log calls it, and what it came with."""
+    """The context of an operation with its HTTP request or WebSocket."""
 
     request_id: str = ""
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
-    observed: Observed | None = field(default=None, repr=False)  # who is told what it costs
+    observed: Observed | None = field(default=None, repr=False)
     guards: Guards | None = field(default=None, repr=False)
-    presence: Presence | None = field(default=None, repr=False)  # of the client of a request
-    seat: Seat | None = field(default=None, repr=False)  # of a socket
-    reader: Reader | None = field(default=None, repr=False)  # of the peer of a socket
-    live: Live | None = field(default=None, repr=False)  # who is connected to this process
-    paid: bool = False  # what is to be run was charged for already
-    answer: AnswerBudget | None = field(default=None, repr=False)  # of what was run last
+    presence: Presence | None = field(default=None, repr=False)  # of a request's client
+    seat: Seat | None = field(default=None, repr=False)  # of a WebSocket
+    reader: Reader | None = field(default=None, repr=False)  # the peer of a WebSocket
+    live: Live | None = field(default=None, repr=False)  # connections of this process
+    paid: bool = False  # the cost is already charged
+    answer: AnswerBudget | None = field(default=None, repr=False)  # of the last execution
     batch: Batch | None = field(default=None, repr=False)  # the fields of an `@atomic` request
     field_deadline: FieldDeadline | None = field(default=None, repr=False)  # of a mutation
-    trial_end: AsyncExitStack | None = field(default=None, repr=False)  # of its present root field
+    trial_end: AsyncExitStack | None = field(default=None, repr=False)  # of the current root field
 
 
 NO_BUGS = (
@@ -76,7 +76,7 @@ NO_BUGS = (
 
 
 class Schema(strawberry.Schema):
-    """Runs documents it has seen before, within limits, and speaks of errors with care."""
+    """A schema that executes cached documents within limits and hides internal errors."""
 
     def __init__(
         self, *args: Any, limits: Limits = NO_LIMITS_SET, compiled: bool = True, **kwargs: Any
@@ -87,7 +87,7 @@ class Schema(strawberry.Schema):
         self.use(compiled=compiled)
 
     def use(self, *, compiled: bool) -> None:
-        """Choose the executor. With another than before, documents that were seen are forgotten."""
+        """Choose compiled or plain execution. A change clears the document cache."""
         chosen = executor_class(compiled=compiled)
         if chosen is not self.execution_context_class:
             self.execution_context_class = chosen
@@ -95,7 +95,11 @@ class Schema(strawberry.Schema):
             self.documents = Documents(self._schema, self.limits, compiles=compiles)
 
     def find(self, context: Any, text: str, name: str | None) -> Known:
-        """A document and its operation `name`; whoever brings an unknown one pays for reading."""
+        """Return a prepared document with its operation.
+
+        The caller is charged for reading a document that is not cached. A document that can't be
+        run has faults.
+        """
         guards: Guards | None = getattr(context, "guards", None)
         unknown = guards is not None and not self.documents.has(text, name)
         error = guards.unread(context, text) if guards and unknown else None
@@ -111,11 +115,15 @@ class Schema(strawberry.Schema):
         allowed_operation_types: Iterable[Kind] | None = None,
         operation_extensions: dict[str, Any] | None = None,
     ) -> ExecutionResult:
-        """Run a query or mutation; its errors are ready to be sent."""
+        """Run a query or mutation and return its result with public errors.
+
+        Raises MissingQueryError without a document, InvalidOperationTypeError for an operation
+        type that is not allowed.
+        """
         if not query:
             raise MissingQueryError
         context: Operation = context_value  # type: ignore[assignment]  # ty: ignore
-        # a socket has one context for all its operations
+        # a WebSocket has one context for all its operations
         if getattr(context, "presence", None) is None:
             context = context.fresh()
         with Observed(context, query) as observed:
@@ -150,7 +158,7 @@ class Schema(strawberry.Schema):
         operation_extensions: dict[str, Any] | None = None,
         allowed_operation_types: Iterable[Kind] | None = None,
     ) -> Any:
-        """The results of any operation; a query or mutation is a stream of one."""
+        """Return the results of any operation; a query or mutation has one result."""
         asked = Question(query or "", variable_values, operation_name, operation_extensions)
         return self._results(asked, context_value)
 
@@ -162,18 +170,18 @@ class Schema(strawberry.Schema):
     def judge(
         self, known: Known, variables: dict[str, Any] | None, context: Context
     ) -> list[GraphQLError]:
-        """What speaks against a document, before anything of it is run."""
+        """Return the errors for which a document must not be run."""
         return judged(known, variables, context, self.limits).refusals
 
     def finish(self, result: ExecutionResult, context: Context) -> None:
-        """Log the bugs of a result, and make its errors ready to be sent."""
+        """Log the internal errors of a result and make its errors public."""
         if result.errors:
             self._report(result.errors, context)
             settle(result, context)
 
     async def _run(self, run: "Run") -> ExecutionResult:
-        """Run an operation to its end, or to its deadline."""
-        if run.lasts:  # a mutation whose fields are stored one by one
+        """Run an operation until its end or its deadline."""
+        if run.lasts:  # a mutation whose fields are committed one by one
             return await self._run_fields(run)
         work = WorkProgress()
         current_work.set(work)
@@ -190,11 +198,11 @@ class Schema(strawberry.Schema):
             cause = error
         finally:
             current_work.set(None)
-            run.context.forget()  # loaders and context hold on to each other
+            run.context.forget()  # loaders and context refer to each other
         return PreExecutionError(None, [GraphQLError(str(cause), original_error=cause)])
 
     async def _run_fields(self, run: "Run") -> ExecutionResult:
-        """Run a mutation whose fields each end at the deadline."""
+        """Run a mutation. Each of its fields ends at the deadline."""
         ends_at = asyncio.get_running_loop().time() + self.limits.deadline
         run.context.field_deadline = FieldDeadline(ends_at)
         try:
@@ -207,7 +215,7 @@ class Schema(strawberry.Schema):
             run.context.forget()
 
     async def _place(self, run: "Run") -> None:
-        """Find out where the journal stands before any state is read that goes with it."""
+        """Read the journal position before any state, if the query asks for a cursor."""
         known, context = run.known, run.context
         if known.placed and known.kind is OperationType.QUERY and context.viewer.user_id:
             context.begun = await stream_reader.standing(context)
@@ -239,14 +247,14 @@ class Run(NamedTuple):
 
     @property
     def lasts(self) -> bool:
-        """Whether it goes on where nobody waits for it any more: part of it may be stored."""
+        """True if it continues without its client, since some fields may be committed."""
         return self.known.kind is OperationType.MUTATION and not self.known.atomic
 
     async def atomic_result_at_deadline(self, *, committed: bool) -> ExecutionResult:
-        """Return what an `@atomic` request answers at its deadline.
+        """Return the result of an `@atomic` request at its deadline.
 
-        Nothing is done, so each field is null and has an error. If the deadline came during the
-        commit, the answer that was made before it is returned.
+        Nothing is stored, so each field is null and has an error. If the deadline came during the
+        commit, the result from before the commit is returned.
         """
         batch = self.context.batch
         if committed and batch is not None and batch.result is not None:
@@ -255,7 +263,7 @@ class Run(NamedTuple):
         return await self.execute()
 
     async def execute(self) -> ExecutionResult:
-        """Go through the fields of the operation."""
+        """Execute the operation once and return its result."""
         values = self.book.values(self.variables)
         if isinstance(values, list):
             return ExecutionResult(None, values)
@@ -268,7 +276,7 @@ class Run(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """What speaks against an operation, and what it costs; nothing where it is not even valid."""
+    """The errors of an operation that must not be run, and its cost (None if it is invalid)."""
 
     refusals: list[GraphQLError]
     cost: dict[str, int] | None = None
@@ -277,7 +285,7 @@ class Verdict(NamedTuple):
 def judged(
     known: Known, variables: dict[str, Any] | None, context: Context, limits: Limits
 ) -> Verdict:
-    """Whether this viewer may run a document with these variables."""
+    """Check whether the viewer may run a document with these variables, and charge its cost."""
     if known.faults:
         return Verdict([fault.error() for fault in known.faults])
     if variables and has_nul(variables):
@@ -313,18 +321,18 @@ def _error(message: str, code: str) -> GraphQLError:
 
 
 def is_bug(error: GraphQLError) -> bool:
-    """Say whether an error is ours: neither a refusal, nor something that the client wrote."""
+    """True if an error is a bug of the server: not expected and not caused by the client."""
     cause = error.original_error
     if cause is None or isinstance(cause, NO_BUGS) or unavailable(cause):
         return False
-    if isinstance(cause, GraphQLError):  # of a type: of an argument's, or of our own answer's
+    if isinstance(cause, GraphQLError):  # of the type of an argument or of a field's value
         inside = error.path is not None and not error.message.startswith("Argument '")
         return inside and "code" not in (error.extensions or {})
     return True
 
 
 def settle(result: Any, context: object) -> None:
-    """Make the errors of a result ready for the one who asked: codes, and nothing of our inside."""
+    """Replace the errors of a result by public errors: with codes, without internal details."""
     errors: list[GraphQLError] | None = getattr(result, "errors", None)
     if errors:
         result.errors = [_settled(error, context) for error in errors]
@@ -350,7 +358,7 @@ def _settled(error: GraphQLError, context: object) -> GraphQLError:
     elif isinstance(error.original_error, StrawberryInputCoercionError):
         message = "A member of an input is null that may be left out, but not be null."
         extensions = {"code": "BAD_USER_INPUT"}
-    elif "code" not in extensions:  # a variable or an argument that its type refuses
+    elif "code" not in extensions:  # a variable or an argument of the wrong type
         extensions = {"code": "BAD_USER_INPUT"}
     guards: Guards | None = getattr(context, "guards", None)
     if viewer is None or viewer.role is Role.PUBLIC or (guards and guards.hides(viewer)):
@@ -361,7 +369,7 @@ def _settled(error: GraphQLError, context: object) -> GraphQLError:
 
 
 def outage_facts(failure: StoreUnavailable) -> dict[str, Any]:
-    """The extensions of an error for a failure that passes: what failed, and when to retry."""
+    """Return the extensions of a temporary failure: the component and the time to retry."""
     seconds = max(1, round(failure.retry_after.total_seconds()))
     return {
         "code": "UNAVAILABLE",
@@ -372,7 +380,7 @@ def outage_facts(failure: StoreUnavailable) -> dict[str, Any]:
 
 
 def facts(refusal: Refused) -> dict[str, Any]:
-    """What the extensions of an error say of a refusal: its code, and what goes with that."""
+    """Return the extensions of a typed error: the code, and for RateLimited the seconds to wait."""
     match refusal:
         case Unauthenticated():
             return {"code": "UNAUTHENTICATED"}

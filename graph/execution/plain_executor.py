@@ -1,4 +1,4 @@
-"""graphql-core's executor with limits on the bytes of an answer and on the length of a step."""
+"""graphql-core's executor with limits on the response size and on the time of a step."""
 
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import AsyncExitStack, suppress
@@ -30,7 +30,7 @@ from graph.types.object_views import Listed
 
 
 def _untracked(_awaitables: Sequence[Any]) -> None:
-    """Nobody asks when work has ended: an operation that is called off cancels its own."""
+    """Ignore pending awaitables: a cancelled operation cancels its own tasks."""
 
 
 HELPERS = GraphQLResolveInfoHelpers(gather=gather_results, track=_untracked)
@@ -38,10 +38,10 @@ HELPERS = GraphQLResolveInfoHelpers(gather=gather_results, track=_untracked)
 
 @dataclass
 class _CompletedValues:
-    """The completed items of a list or fields of an object, and the keys of the coroutines."""
+    """The completed items of a list or fields of an object; some may be coroutines."""
 
     results: Any  # a list, or a dict by name
-    awaited: list[Any]  # indexes, or names
+    awaited: list[Any]  # indexes or names of the coroutines
 
     @property
     def pending(self) -> list[Any]:
@@ -53,7 +53,9 @@ class _CompletedValues:
 
 
 async def _settle(results: Any, awaited: list[Any]) -> Any:
-    """Replace each coroutine by its result; a single one needs no task of its own.
+    """Replace each coroutine by its result and return `results`.
+
+    A single coroutine is awaited without a task.
 
     The parameters are a list or dict so that `close_unstarted` finds the coroutines in them.
     """
@@ -67,9 +69,9 @@ async def _settle(results: Any, awaited: list[Any]) -> Any:
 
 
 class PlainExecutor(ExecutorThrowingOnIncremental):
-    """graphql-core's executor with a limit on the bytes of the answer.
+    """graphql-core's executor with a response limit, long lists in steps and deadlines.
 
-    It guesses nothing for names in variables: graphql-core fails at letters such as "İ".
+    It makes no suggestions for names in variables: graphql-core fails at letters such as "İ".
     """
 
     def __init__(
@@ -83,7 +85,7 @@ class PlainExecutor(ExecutorThrowingOnIncremental):
         self.answer = answer or AnswerBudget()
         self.step = StepClock()
         self.operation_extensions = operation_extensions
-        # Its own helpers hold on to it: all of an answer would wait for the garbage collector.
+        # graphql-core's helpers refer to the executor: a response would not be freed at once
         self.async_helpers = HELPERS
 
     def build_resolve_info(
@@ -93,14 +95,14 @@ class PlainExecutor(ExecutorThrowingOnIncremental):
         parent_type: GraphQLObjectType,
         path: Path,
     ) -> Any:
-        """Make what resolvers are told, as strawberry has it."""
+        """Create the `info` of a resolver in Strawberry's form."""
         base = StrawberryGraphQLCoreExecutionContext.build_resolve_info
         return base(cast("Any", self), field_def, field_nodes, parent_type, path)
 
     def complete_leaf_value(  # type: ignore[override]
         self, return_type: GraphQLLeafType, result: Any
     ) -> Any:
-        """Complete a scalar or enum, and count its bytes."""
+        """Complete a scalar or enum and count its bytes."""
         completed = super().complete_leaf_value(return_type, result)
         self.answer.take(size_of(completed))
         return completed
@@ -113,7 +115,7 @@ class PlainExecutor(ExecutorThrowingOnIncremental):
         grouped_field_set: GroupedFieldSet,
         position_context: Any,
     ) -> Any:
-        """Execute the fields of an object concurrently, and count the bytes of their names."""
+        """Execute the fields of an object concurrently and count the bytes of their names."""
         self.answer.take(OVERHEAD * len(grouped_field_set) + sum(map(len, grouped_field_set)))
         completed = _CompletedValues({}, [])
         try:
@@ -211,9 +213,9 @@ class PlainExecutor(ExecutorThrowingOnIncremental):
     def _settle_rest(
         self, items: Sequence[Any], indexes: Iterator[int], completed: _CompletedValues
     ) -> None:
-        """Let all that is awaitable end in the background after an error, as graphql-core does."""
+        """Await the remaining awaitables in the background after an error, like graphql-core."""
         pending = completed.pending
-        with suppress(Exception):  # an odd value must not replace the error that ended the list
+        with suppress(Exception):  # a second error must not replace the one that ended the list
             pending.extend(items[index] for index in indexes if self.is_awaitable(items[index]))
         if pending:
             self.settle_in_background(pending)
@@ -225,10 +227,10 @@ class PlainExecutor(ExecutorThrowingOnIncremental):
         field_details_list: FieldDetailsList,
         path: Path,
     ) -> None:
-        """Note the error of a field; an answer that is too large ends here.
+        """Add the error of a field to the response. A response that is too large ends here.
 
-        A query is answered by this error alone. Of a mutation, the root field is null if it can
-        be, since the others are done as well.
+        The response of a query then has only this error. In a mutation the nullable root field
+        becomes null, since the other fields have run too.
         """
         if self.answer.exceeded:
             mutates = self.operation.operation is OperationType.MUTATION
@@ -248,8 +250,8 @@ class PlainExecutor(ExecutorThrowingOnIncremental):
     ) -> Any:
         """Execute the root fields of a mutation one after another, each until the deadline.
 
-        At the deadline the fields that are done keep their payloads. Each of the others is null,
-        with an error of its own.
+        At the deadline the completed fields keep their payloads. Each other field is null and has
+        an error.
         """
         deadline: FieldDeadline | None = getattr(self.context_value, "field_deadline", None)
         if deadline is None:
@@ -283,9 +285,9 @@ class PlainExecutor(ExecutorThrowingOnIncremental):
         return results
 
     async def _execute_root_field(self, run: Callable[[], Any]) -> Any:
-        """Execute a root field. A trial that it begins (`validateOnly`) is rolled back at its end.
+        """Execute a root field, then roll back its dry run (`validateOnly`) if there is one.
 
-        So the payload is completed with what the trial has written.
+        The payload is completed before, so that it shows what the dry run has written.
         """
         async with AsyncExitStack() as trial:
             self.context_value.trial_end = trial
@@ -294,5 +296,5 @@ class PlainExecutor(ExecutorThrowingOnIncremental):
 
     @classmethod
     def build(cls, *args: Any, **kwargs: Any) -> Any:
-        """Make the executor of one operation."""
+        """Create the executor of one operation."""
         return super().build(*args, **{**kwargs, "hide_suggestions": True})

@@ -1,7 +1,7 @@
-"""Resolvers as graphql-core calls them, with what they need worked out beforehand.
+"""Resolvers for graphql-core with arguments and extensions that are prepared once.
 
-Strawberry's own work out, at each call, how arguments become inputs and which extensions
-there are. What they do is the same; where a field is unlike ours it keeps the one it has.
+Strawberry's resolvers prepare input conversion and extensions at each call. These resolvers
+behave the same. A field that can't be bound in this way keeps Strawberry's resolver.
 """
 
 from collections.abc import Callable, Mapping
@@ -32,14 +32,14 @@ Resolve = Callable[..., Any]
 
 
 class Inputs:
-    """How values of GraphQL become arguments of Python, worked out once for each type."""
+    """Converters from GraphQL values to Python arguments, created once per input type."""
 
     def __init__(self, converter: GraphQLCoreConverter) -> None:
         self._converter = converter
         self._objects: dict[type, Convert] = {}
 
     def arguments(self, field: StrawberryField) -> Callable[[dict[str, Any]], dict[str, Any]]:
-        """What makes the keyword arguments of a field's resolver."""
+        """Return the function that creates the keyword arguments of a field's resolver."""
         named = self._converter.config.name_converter.from_argument
         known = [(named(one), one.python_name, self._of(one.type)) for one in field.arguments]
 
@@ -53,7 +53,10 @@ class Inputs:
         return made
 
     def _of(self, kind: Any) -> Convert | None:
-        """How a value of a type is made; None where it is what graphql-core gives."""
+        """Return the converter of a type; None if graphql-core's value is used unchanged.
+
+        Raises TypeError for a container that no input of the schema has.
+        """
         if isinstance(kind, StrawberryMaybe):
             return self._maybe(kind)
         if isinstance(kind, StrawberryOptional):
@@ -89,7 +92,7 @@ class Inputs:
         return listed
 
     def _object(self, kind: type, value: Any) -> Any:
-        """An input; inputs may hold themselves, so each is looked at when it first comes."""
+        """Convert a dict to an input object. Recursive inputs need the late look-up."""
         if value is None or value is UNSET:
             return value
         if kind not in self._objects:
@@ -121,7 +124,7 @@ class Inputs:
 
 
 def quicken(types: Mapping[str, Any], converter: GraphQLCoreConverter) -> None:
-    """Give the fields of these types resolvers with everything worked out."""
+    """Replace the resolvers of all fields of these types by prepared resolvers."""
     inputs = Inputs(converter)
     for kind in types.values():
         if not isinstance(kind, GraphQLObjectType):
@@ -149,12 +152,12 @@ def _is_ours(field: StrawberryField) -> bool:
 def _resolver(field: StrawberryField, inputs: Inputs) -> Resolve:
     made, inner = inputs.arguments(field), _called(field)
     guards = [one for one in field.extensions if isinstance(one, Guard)]
-    for extension in field.extensions:  # the first is asked last
+    for extension in field.extensions:  # the last extension is the outermost
         if type(extension) is not Guard:
             inner = partial(extension.resolve_async, inner)
 
     def resolve(source: Any, raw: Any, /, **given: Any) -> Any:
-        for guard in guards:  # before arguments are converted, which can fail
+        for guard in guards:  # before the conversion of arguments, which can fail
             if (refusal := guard.refuse(raw)) is not None:
                 return refusal
         return inner(source, Info(_raw_info=raw, _field=field), **made(given))
@@ -163,9 +166,9 @@ def _resolver(field: StrawberryField, inputs: Inputs) -> Resolve:
 
 
 def _called(field: StrawberryField) -> Resolve:
-    """The function itself, given of object and info what it asks for."""
+    """Return a call of the resolver function with `self` and `info` if it has them."""
     resolver = field.base_resolver
-    assert resolver is not None  # noqa: S101 - `_is_ours` has seen it
+    assert resolver is not None  # noqa: S101 - `_can_bind_resolver` has checked it
     function = cast("Resolve", resolver.wrapped_func)
     bound, asks = resolver.self_parameter, resolver.info_parameter
     if asks is None and bound is None:

@@ -1,4 +1,4 @@
-"""What an operation keeps from one run to the next: its fields, grouped, and its functions."""
+"""Plans that an operation keeps between its runs: collected fields and compiled functions."""
 
 import logging
 from collections import Counter
@@ -39,23 +39,23 @@ from graph.execution.variables import Signatures, coerced, signatures
 
 log = logging.getLogger(__name__)
 
-ERRORS_MAX = 10  # of variables: each is looked for, and sent
-OUTCOMES = 8  # of the variables that decide @skip and @include, for which plans are kept
-USES, FALLS = 1_000, 100  # a plan that falls back so often, in so many uses, is given up
+ERRORS_MAX = 10
+OUTCOMES = 8  # combinations of the variables of @skip and @include with plans
+USES, FALLS = 1_000, 100  # a plan with more fallbacks per uses is given up
 
 
 class Tally(NamedTuple):
-    """By the names of fields and types: how often a function was made, used, or fell back."""
+    """Counts of compiled, used and refused functions, by the name of their field or type."""
 
     used: Counter[str]
     compiled: Counter[str]
-    refused: Counter[str]  # something below has a resolver of its own
+    refused: Counter[str]  # could not be compiled
     fell: Counter[str]
     given_up: Counter[str]
 
 
 TALLY = Tally(Counter(), Counter(), Counter(), Counter(), Counter())
-REASONS: Counter[tuple[str, str]] = Counter()  # why something fell, or was refused
+REASONS: Counter[tuple[str, str]] = Counter()  # by outcome and reason
 
 
 def _reason(error: Exception) -> str:
@@ -63,9 +63,9 @@ def _reason(error: Exception) -> str:
 
 
 class Plan:
-    """A function, and how well it does.
+    """A compiled function with the counts of its uses and fallbacks.
 
-    `rest` are the fields it leaves to graphql-core.
+    `remaining_fields` are the fields that graphql-core must execute.
     """
 
     __slots__ = ("complete", "falls", "off", "rest", "uses", "where")
@@ -79,14 +79,14 @@ class Plan:
         self.off = False
 
     def use(self) -> None:
-        """Count a value that is to be completed."""
+        """Count a use of the function."""
         self.uses += 1
         TALLY.used[self.where] += 1
 
     def fell(self, error: Exception) -> None:
-        """Count a value that graphql-core had to complete; give up where there are many.
+        """Count a value that graphql-core must complete; give the plan up after too many.
 
-        A large value says nothing against the function: others are smaller.
+        LargeValue doesn't count, since other values are smaller.
         """
         if isinstance(error, LargeValue):
             return
@@ -100,7 +100,10 @@ class Plan:
 
 
 class Call(NamedTuple):
-    """How a field is resolved, and with what; without `given` its arguments are of variables."""
+    """The resolver of a field with its arguments.
+
+    `arguments` is None if they must be computed at each call.
+    """
 
     details: FieldDetailsList
     field: GraphQLField
@@ -110,9 +113,9 @@ class Call(NamedTuple):
 
 
 class Plans:
-    """The plans of one operation, for one outcome of its @skip and @include.
+    """The plans of one operation for one outcome of its @skip and @include.
 
-    Field lists are told apart by identity: each is kept as long as what is known of it.
+    Field lists are compared by identity, so each cache entry also keeps its list alive.
     """
 
     def __init__(
@@ -137,10 +140,10 @@ class Plans:
 
     @property
     def root(self) -> CollectedFields:
-        """The fields of the operation itself."""
+        """The root fields of the operation."""
         if self._root is None:
             kind = self.schema.get_root_type(self.operation.operation)
-            assert kind is not None  # noqa: S101 - validation has seen to it
+            assert kind is not None  # noqa: S101 - the document is valid
             self._root = collect_fields(
                 self.schema,
                 self.fragments,
@@ -152,7 +155,10 @@ class Plans:
         return self._root
 
     def fields(self, kind: GraphQLObjectType, details: FieldDetailsList) -> GroupedFieldSet:
-        """The fields below these. Raises Bail for @defer, and for arguments of fragments."""
+        """Return the subfields of a field, grouped by response name.
+
+        Raises FallbackNeeded for @defer and for arguments of fragments.
+        """
         key = kind, id(details)
         if key not in self.collected:
             found = collect_subfields(
@@ -171,7 +177,7 @@ class Plans:
         return grouped
 
     def value(self, kind: GraphQLOutputType, details: FieldDetailsList) -> Plan | None:
-        """How a value of this type is completed in one go; None where it cannot be."""
+        """Return the plan that completes a value of this type; None if it can't be compiled."""
         key = id(kind), id(details)
         known = self._values.get(key)
         if known is None:
@@ -188,7 +194,7 @@ class Plans:
             return None
 
     def call(self, kind: GraphQLObjectType, details: FieldDetailsList) -> Call | None:
-        """How a field is called; None where graphql-core must see to it itself."""
+        """Return the prepared call of a field; None if graphql-core must resolve it."""
         known = self._calls.get(id(details))
         if known is None:
             node, given = details[0].node, None
@@ -199,16 +205,16 @@ class Plans:
                 try:
                     given = get_argument_values(field, node, hide_suggestions=True)
                 except GraphQLError:
-                    return None  # said anew with the place where it is
+                    return None  # graphql-core raises it again with the location
                 if any(isinstance(value, dict | list) for value in given.values()):
-                    given = None  # a resolver may keep it, or change it
+                    given = None  # a resolver may keep or change the value
             nodes = [one.node for one in details]
             resolve = field.resolve or default_field_resolver
             known = self._calls[id(details)] = Call(details, field, nodes, resolve, given)
         return known
 
     def object(self, kind: GraphQLObjectType, grouped: GroupedFieldSet) -> Plan | None:
-        """How the plain fields of an object are read; None where there is none."""
+        """Return the plan that reads the attribute fields of an object; None without any."""
         known = self._objects.get(id(grouped))
         if known is None:
             known = self._objects[id(grouped)] = grouped, self._object(kind, grouped)
@@ -223,7 +229,7 @@ class Plans:
 
 @dataclass
 class Book:
-    """All plans of an operation of a document, from its second run on."""
+    """The plans of a document's operation, which are compiled from its second run on."""
 
     schema: GraphQLSchema
     operation: OperationDefinitionNode
@@ -231,13 +237,13 @@ class Book:
     fragments: dict[str, FragmentDetails]
     deciding: tuple[str, ...]  # variables of @skip and @include
     compiles: bool = True
-    declared: Signatures | None = None  # its variables
+    declared: Signatures | None = None  # None if a declaration is invalid
     _runs: int = 0
     _plans: dict[tuple[Any, ...], Plans] = field(default_factory=dict)
 
     @property
     def outcomes(self) -> int:
-        """How many plans there may be at most."""
+        """The highest number of plans."""
         return min(1 << len(self.deciding), OUTCOMES) if self.compiles else 0
 
     @classmethod
@@ -249,7 +255,7 @@ class Book:
         *,
         compiles: bool,
     ) -> "Book":
-        """An empty one."""
+        """Create the empty plan cache of an operation."""
         definitions = {
             node.name.value: node
             for node in document.definitions
@@ -263,7 +269,7 @@ class Book:
         return cls(schema, operation, definitions, fragments, names, compiles, declared)
 
     def values(self, given: Mapping[str, Any]) -> VariableValues | list[GraphQLError]:
-        """The variables as the operation understands them, or what is wrong with the first few."""
+        """Coerce the variables of a request; return at most 10 errors if some are invalid."""
         if self.declared is not None and (found := coerced(self.declared, given)) is not None:
             return found
         definitions = self.operation.variable_definitions or ()
@@ -272,16 +278,16 @@ class Book:
         )
 
     def plans(self, values: VariableValues) -> Plans | None:
-        """The plans for these variables; None where none are kept, or not yet.
+        """Return the plans for these variables; None at the first run or above the limit.
 
-        Compiling costs more than a run: a document that is seen but once is not compiled.
+        Compilation takes longer than a run, so a document that comes once is not compiled.
         """
         self._runs += 1
         if not self.compiles or self._runs == 1:
             return None
         outcome = tuple(values.coerced.get(name) for name in self.deciding)
         if not all(isinstance(value, bool) for value in outcome):
-            return None  # graphql-core says what is wrong with it
+            return None  # graphql-core reports the error
         plans = self._plans.get(outcome)
         if plans is None and len(self._plans) < OUTCOMES:
             deciding = VariableValues({}, dict(zip(self.deciding, outcome, strict=True)))

@@ -1,4 +1,4 @@
-"""The limit on the bytes of one answer, counted while the answer is made."""
+"""The limit on the bytes of one response, counted while it is executed."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,15 +8,15 @@ import orjson
 ANSWER_MAX = 32 << 20  # bytes
 OVERHEAD = 4  # bytes around a name and its value: quotes, a colon, a comma
 OTHER = 8  # bytes counted for a value that is not text
-MEASURED = 1024  # characters from which a text is measured as it is escaped
-ESCAPED = 6  # bytes of the longest escape of a character
+MEASURED = 1024  # characters; shorter texts are counted without their escapes
+ESCAPED = 6
 CODE = "RESPONSE_TOO_LARGE"
-INCLUDED = 1 << 20  # bytes of stored messages whose reading the price of an operation includes
-READ_PER_POINT = 2048  # further bytes read for one cost point
+INCLUDED = 1 << 20  # bytes of stored messages that the cost of an operation includes
+READ_PER_POINT = 2048  # further bytes
 
 
 class AnswerTooLarge(Exception):
-    """The answer exceeds its limit, which is in `extensions`."""
+    """The response exceeds its limit, which is in `extensions`."""
 
     def __init__(self, limit: int) -> None:
         super().__init__(f"The answer is larger than {limit} bytes: ask for less at once.")
@@ -24,14 +24,14 @@ class AnswerTooLarge(Exception):
 
 
 def _pay_nothing(_points: int) -> None:
-    """Accept any number of points."""
+    """Charge nothing: the default if there is no rate budget."""
 
 
 class AnswerBudget:
-    """Counts the bytes of one answer and the bytes read from stored messages for it.
+    """A counter of the bytes of one response and of the bytes read from messages for it.
 
-    Generated code counts names and texts of up to 1 KiB by their characters. `pay` takes cost
-    points from the caller's budget, and raises RateLimited if there are too few.
+    Generated code counts names and texts of up to 1 KiB by their characters. `charge_points`
+    takes cost points from the caller's rate budget and raises RateLimited if there are too few.
     """
 
     __slots__ = ("_before_field", "_pay", "exceeded", "left", "limit", "read")
@@ -45,22 +45,26 @@ class AnswerBudget:
 
     @property
     def used(self) -> int:
-        """Bytes counted so far."""
+        """The number of counted response bytes."""
         return self.limit - self.left
 
     def take(self, count: int) -> None:
-        """Count bytes of the answer. Raises AnswerTooLarge."""
+        """Count bytes of the response. Raises ResponseTooLarge if the limit is exceeded."""
         self.left -= count
         if self.left < 0:
             self.exceed()
 
     def exceed(self) -> None:
-        """Raise AnswerTooLarge, now and whenever more is to be read."""
+        """Raise ResponseTooLarge, and again at every later read of message bytes."""
         self.exceeded = True
         raise AnswerTooLarge(self.limit)
 
     def charge(self, count: int) -> None:
-        """Charge bytes read from stored messages. Raises AnswerTooLarge or RateLimited."""
+        """Charge bytes read from stored messages.
+
+        Raises ResponseTooLarge if the response is already too large, RateLimited if the caller's
+        rate budget is used up.
+        """
         if self.exceeded:
             raise AnswerTooLarge(self.limit)
         before = max(self.read - INCLUDED, 0) // READ_PER_POINT
@@ -69,17 +73,17 @@ class AnswerBudget:
             self._pay(points)
 
     def begin_field(self) -> None:
-        """Note where a root field of a mutation begins."""
+        """Remember the count at the start of a root field of a mutation."""
         self._before_field = self.left
 
     def drop_field(self) -> None:
-        """Forget the root field of a mutation that was too large: its result is null."""
+        """Reset the count to the start of the root field, which was too large and is null."""
         self.left = self._before_field
         self.exceeded = False
 
 
 def size_of(value: Any) -> int:
-    """The bytes of a completed leaf value in JSON, without quotes."""
+    """Return the size in bytes of a completed leaf value in JSON, without quotes."""
     if type(value) is str:
         count = len(value)
         return count if count < MEASURED else _escaped_size(value)
@@ -89,7 +93,7 @@ def size_of(value: Any) -> int:
 
 
 def _escaped_size(value: Any) -> int:
-    """The bytes of a value in JSON, measured in steps that take little time and memory."""
+    """Return the size in bytes of a value in JSON, measured in chunks to limit memory."""
     if isinstance(value, str):
         return sum(_measured(value[at : at + STEP]) - 2 for at in range(0, len(value), STEP))
     return _measured(value)
@@ -101,5 +105,5 @@ STEP = 256 * 1024  # characters
 def _measured(value: Any) -> int:
     try:
         return len(orjson.dumps(value))
-    except TypeError:  # half a surrogate pair, or a number that orjson does not take
+    except TypeError:  # half a surrogate pair, or a number that orjson refuses
         return ESCAPED * len(str(value))

@@ -1,4 +1,4 @@
-"""The way back from graphql-core's schema to what Strawberry made it of."""
+"""Access from graphql-core's types and fields to Strawberry's definitions."""
 
 from typing import Any
 
@@ -10,12 +10,12 @@ from graph.types.object_views import Link
 
 
 def origin(made: GraphQLNamedType | GraphQLField | GraphQLInputField) -> Any:
-    """Strawberry's definition of a type or field; None of those that graphql-core made itself."""
+    """Return Strawberry's definition of a type or field; None if graphql-core created it."""
     return made.extensions.get(GraphQLCoreConverter.DEFINITION_BACKREF)
 
 
 def is_plain(field: GraphQLField) -> bool:
-    """Say whether a field is nothing but an attribute of its object."""
+    """True if a field is read from an attribute, without arguments and resolver."""
     definition = origin(field)
     return (
         isinstance(definition, StrawberryField)
@@ -26,11 +26,11 @@ def is_plain(field: GraphQLField) -> bool:
 
 
 def is_link(field: GraphQLField) -> bool:
-    """Say whether a list may have filled a field for all its items."""
+    """True if a field links to another object, which a list can load for all its items."""
     return "link" in getattr(origin(field), "metadata", ())
 
 
 def link_of(field: GraphQLField) -> Link | None:
-    """The link that a field is; None if it is none."""
+    """Return the link that a field is declared with; None if there is none."""
     found: Link | None = getattr(origin(field), "metadata", {}).get("link")
     return found

@@ -1,6 +1,7 @@
-"""What is told of each operation: meters, one line in the log, and of a few a trace.
+"""Metrics, log line and sampled trace of each operation.
 
-Told are the name, never the text; codes, never messages; the viewer's key, never an address.
+They contain the operation name, error codes and the viewer's user ID, but never the document,
+error messages or mail addresses.
 """
 
 import logging
@@ -25,14 +26,14 @@ from resolvers.context import Viewer
 log = logging.getLogger(__name__)
 
 ANONYMOUS = "anonymous"  # a document whose operation has no name
-REFUSED = "refused"  # a document that is not valid has none we would repeat
-NAMES = {True: 150, False: 50}  # with numbers of their own: of those signed in, of strangers
-LONGEST = 64  # characters of a name
-CODES = 8  # of one operation, in its line
-FAILURES = frozenset(("INTERNAL_SERVER_ERROR", "DEADLINE_EXCEEDED"))  # ours, not the client's
-FORCED = 10.0  # traces a second that those signed in may ask for by `traceparent`
+REFUSED = "refused"  # an invalid document: its operation name is not repeated
+NAMES = {True: 150, False: 50}  # metric labels of signed-in and of anonymous callers
+LONGEST = 64  # characters
+CODES = 8
+FAILURES = frozenset(("INTERNAL_SERVER_ERROR", "DEADLINE_EXCEEDED"))
+FORCED = 10.0  # traces that signed-in callers request by `traceparent`
 
-NAMED = metrics.MOST + 20  # the names, and what stands for the rest
+NAMED = metrics.MOST + 20  # operation names and the labels for other operations
 SECONDS = metrics.histogram(
     "merganser_operation_seconds",
     "Time that operations took, from the document to the settled result.",
@@ -64,13 +65,13 @@ _PARENT = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})
 
 
 class Asked(Protocol):
-    """Who asks for an operation; `request_id` and `headers` where a request or socket did."""
+    """The caller of an operation. Contexts of requests also have `request_id` and `headers`."""
 
     viewer: Viewer
 
 
 class Sort(Protocol):
-    """What is known of a document."""
+    """The name, type and faults of a document's operation."""
 
     @property
     def name(self) -> str | None: ...
@@ -81,10 +82,10 @@ class Sort(Protocol):
 
 
 class Names:
-    """The names of operations that have numbers of their own, so that they stay few.
+    """A limited set of operation names that are used as metric labels.
 
-    The first that come have room, those of people who signed in and of strangers apart:
-    a stranger's flood of names leaves theirs alone.
+    The first names get a label. Signed-in and anonymous callers have separate limits, so that
+    anonymous callers can't use up all labels.
     """
 
     def __init__(self, room: Mapping[bool, int] = NAMES) -> None:
@@ -92,7 +93,7 @@ class Names:
         self._known: set[str] = set()
 
     def label(self, name: str | None, *, signed_in: bool) -> str:
-        """What an operation of this name is counted as. Only of documents found good."""
+        """Return the metric label of a valid operation with this name."""
         if name is None:
             return ANONYMOUS
         if name in self._known:
@@ -106,23 +107,26 @@ class Names:
 
 @dataclass(slots=True)
 class Root(Span):
-    """A whole operation, and what it goes on from: ids of 32 and 16 hex digits."""
+    """The span of a whole operation.
+
+    `trace_id` (32 hex digits) and `parent_id` (16 hex digits) come from the client, or are empty.
+    """
 
     trace_id: str = ""
     parent_id: str = ""
 
 
 class Sink(Protocol):
-    """Takes the traces of operations, when they have ended. Must not wait."""
+    """A receiver of the traces of ended operations. It must not block."""
 
     def take(self, root: Root) -> None: ...
 
 
 @dataclass(slots=True)
 class Sampler:
-    """Says which operations are traced: a share of all, and some that callers ask for.
+    """The choice of operations to trace: a random share, and operations with a `traceparent`.
 
-    The word of those who are signed in counts, within FORCED; strangers have none.
+    A `traceparent` only counts if the caller is signed in, and at a limited rate.
     """
 
     share: float
@@ -131,7 +135,7 @@ class Sampler:
     at: float = field(default_factory=monotonic)
 
     def root(self, asked: Asked) -> Root | None:
-        """The trace that begins here, if one does."""
+        """Return a new span for the operation; None if it is not traced."""
         said = getattr(asked, "headers", NOTHING).get("traceparent")
         parent = parent_of(said) if said and asked.viewer.role is not Role.PUBLIC else None
         if parent is None:
@@ -150,7 +154,10 @@ class Sampler:
 
 
 def parent_of(header: str) -> tuple[str, str, bool] | None:
-    """Trace, span and whether it is sampled, of a `traceparent` (W3C Trace Context, level 1)."""
+    """Parse a `traceparent` header (W3C Trace Context, level 1).
+
+    Returns the trace ID, the parent span ID and the sampled flag; None if the header is invalid.
+    """
     found = _PARENT.fullmatch(header)
     if found is None:
         return None
@@ -165,15 +172,15 @@ _sampler: Sampler | None = None
 
 
 def trace_to(sampler: Sampler | None) -> None:
-    """Trace operations from here on; None: no more."""
-    global _sampler  # noqa: PLW0603 - of the process, as the meters are
+    """Set the sampler that chooses operations to trace; None turns tracing off."""
+    global _sampler  # noqa: PLW0603 - one per process, like the meters
     _sampler = sampler
 
 
 class Observed:
-    """One operation, from its beginning to its end: a block around it.
+    """A context manager that measures, logs and traces one operation.
 
-    Inside are told: what is `judged` as soon as there is a verdict, its `cost`, what is `sent`.
+    Inside the block the caller sets the document, the cost and the result.
     """
 
     __slots__ = ("_began", "_codes", "_open", "_token", "asked", "cost", "events", "known",
@@ -184,8 +191,8 @@ class Observed:
         self.text = text
         self.known: Sort | None = None
         self.cost = 0
-        self.sent: Any = None  # the result, once it is ready for the one who asked
-        self.events: int | None = None  # of a stream
+        self.sent: Any = None  # as it is sent to the client
+        self.events: int | None = None  # of a subscription
         self.root = None if _sampler is None else _sampler.root(asked)
         self._codes: set[str] = set()
         self._open = False
@@ -209,30 +216,30 @@ class Observed:
         self._finish(seconds, error)
 
     def judged(self, known: Sort) -> None:
-        """Which document it is."""
+        """Set the document of the operation, and count an open subscription."""
         self.known = known
         if known.kind is OperationType.SUBSCRIPTION and not known.faults:
             self._open = True
             OPEN.add()
 
     def begin(self) -> None:
-        """A stream begins; no block is around it."""
+        """Start to measure a subscription, which is not run inside the `with` block."""
         self._began = perf_counter()
         self.events = 0
 
     def passed(self, result: Any) -> None:
-        """A result of a stream was sent."""
+        """Count a sent result of a subscription and the codes of its errors."""
         self.events = (self.events or 0) + 1
-        self.sent = result  # whose data was let go: a stream lasts, and holds nothing
+        self.sent = result  # its data is already released
         if getattr(result, "errors", None):
             self._codes |= codes_of(result)
 
     def end(self, error: BaseException | None = None) -> None:
-        """The stream has ended, so or by this."""
+        """Record the end of a subscription, and the error that ended it."""
         self._finish(perf_counter() - self._began, error)
 
     def _finish(self, seconds: float, error: BaseException | None) -> None:
-        """Tell of it. `error` is what it raised in the place of a result."""
+        """Write metrics, log line and trace. `error` is the exception raised by the operation."""
         if self._open:
             OPEN.add(by=-1)
         known = self.known
@@ -253,7 +260,7 @@ class Observed:
         if logged or self.root is not None:
             facts = self._facts(name, kind, seconds, error)
             if logged:
-                # made by hand: nobody asks for the line of code, a walk up the stack
+                # log.info would look up the line of code, which takes time and is not logged
                 extra = {"facts": facts}
                 record = log.makeRecord(
                     log.name, logging.INFO, "", 0, "operation", (), None, extra=extra
@@ -284,7 +291,7 @@ class Observed:
 
     def _status(self, error: BaseException | None) -> str:
         if error is not None and not isinstance(error, Exception):
-            return "gone"  # nobody waited for it any more
+            return "gone"  # cancelled: the client has left
         if not self._codes:
             return "ok"
         if not FAILURES.isdisjoint(self._codes):
@@ -314,12 +321,12 @@ class Observed:
 
 
 def codes_of(result: Any) -> set[str]:
-    """The codes of a result's errors."""
+    """Return the codes of a result's errors."""
     return {str((one.extensions or {}).get("code")) for one in result.errors}
 
 
 def raised(error: BaseException) -> set[str]:
-    """What an operation that ended so counts as."""
+    """Return the error codes that an operation counts as if it ended with this exception."""
     if isinstance(error, InvalidOperationTypeError):
         return {"BAD_USER_INPUT"}
     return {"INTERNAL_SERVER_ERROR"} if isinstance(error, Exception) else set()

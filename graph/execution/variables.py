@@ -1,6 +1,7 @@
-"""Variables as an operation understands them, by functions that are made once for each type.
+"""Coercion of variables by functions that are made once per input type.
 
-They take what is plainly right. All else is for graphql-core, which says what is wrong with it.
+They only accept values that are certainly valid. All other values are left to graphql-core,
+which reports the errors.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -27,21 +28,21 @@ from graphql.execution.get_variable_signature import (
 from graphql.execution.values import VariableValues, VariableValueSource
 from graphql.utilities.coerce_input_value import coerce_default_value
 
-DEEPEST = 16  # what goes deeper may be too deep
+DEEPEST = 16  # of nested lists and objects; deeper values are left to graphql-core
 TEXTS = (GraphQLID, GraphQLString)
 
-Coerce = Callable[[Any, int], Any]  # of a value so deep inside the variable
+Coerce = Callable[[Any, int], Any]  # value, its depth inside the variable
 
 
 class Strange(Exception):
-    """What graphql-core is to judge."""
+    """A value that graphql-core must coerce, since it may be invalid."""
 
 
-Signatures = list[tuple[GraphQLVariableSignature, bool]]  # with whether it has a default
+Signatures = list[tuple[GraphQLVariableSignature, bool]]  # signature, has a default
 
 
 def signatures(schema: GraphQLSchema, nodes: Iterable[VariableDefinitionNode]) -> Signatures | None:
-    """What an operation declares; None where that is wrong."""
+    """Return the signatures of an operation's variables; None if one is invalid."""
     found: Signatures = []
     for node in nodes:
         signature = get_variable_signature(schema, node)
@@ -52,7 +53,7 @@ def signatures(schema: GraphQLSchema, nodes: Iterable[VariableDefinitionNode]) -
 
 
 def coerced(declared: Signatures, given: Mapping[str, Any]) -> VariableValues | None:
-    """The variables; None where graphql-core is to judge."""
+    """Coerce the variables of a request; None if graphql-core must coerce them."""
     sources, found = {}, {}
     try:
         for signature, has_default in declared:
@@ -64,14 +65,17 @@ def coerced(declared: Signatures, given: Mapping[str, Any]) -> VariableValues | 
                 return None
             else:
                 sources[name] = VariableValueSource(signature)
-    except Exception:  # noqa: BLE001 - whatever it is, it is told as always
+    except Exception:  # noqa: BLE001 - graphql-core reports the error
         return None
     return VariableValues(sources, found)
 
 
 @cache
 def coercing(kind: GraphQLInputType) -> Coerce:
-    """What makes values of a type; it raises for what it does not take."""
+    """Return the function that coerces values of an input type.
+
+    It raises an exception for a value that it doesn't accept.
+    """
     if isinstance(kind, GraphQLNonNull):
         return _required(kind)
     if isinstance(kind, GraphQLList):
@@ -125,7 +129,7 @@ def _made(kind: GraphQLInputObjectType) -> Coerce:
     def made(value: Any, depth: int) -> Any:
         if value is None:
             return None
-        if not fields:  # types may hold themselves: looked at when the first value comes
+        if not fields:  # input types can be recursive: read when the first value comes
             fields.extend(_fields(kind))
         if type(value) is not dict or depth > DEEPEST or not value.keys() <= kind.fields.keys():
             raise Strange

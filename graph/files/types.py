@@ -1,4 +1,4 @@
-"""Stored files and links to them, as the API shows them."""
+"""GraphQL types, queries and mutations of stored files and their shares."""
 
 from collections.abc import Mapping
 from datetime import datetime, timedelta
@@ -77,17 +77,21 @@ class File(Shape):
 async def file_page(
     info: Info, user_id: int, query: str | None, page: tuple[object, object, object, object]
 ) -> Connection[File]:
-    """A page of a user's files, the newest first; Forbidden if the viewer does not see them."""
-    if refused := await info.context.load(refusals, user_id):
-        raise refused
-    ask = page_asked(ordering(NEWEST, query or None), *page)
-    wanted = OfUser(user_id, ask, columns(info, File), query or None)
+    """Load a page of a user's files, newest first.
+
+    `name_part` is a part of the file name, `page_arguments` are: first, after, last, before. Raises
+    Forbidden if the viewer can't see the files.
+    """
+    if refusal := await info.context.load(refusals, user_id):
+        raise refusal
+    requested_page = page_asked(ordering(NEWEST, query or None), *page)
+    page_key = OfUser(user_id, requested_page, columns(info, File), query or None)
     return await connected(
         info,
         File,
-        await info.context.load(stored_files.pages, wanted),
-        lambda row: Cursor(ask.ordering, row.created_at, row.id),
-        lambda: info.context.load(stored_files.counts, wanted),
+        await info.context.load(stored_files.pages, page_key),
+        lambda row: Cursor(requested_page.ordering, row.created_at, row.id),
+        lambda: info.context.load(stored_files.counts, page_key),
     )
 
 
@@ -106,15 +110,20 @@ class FileUploadInput(Options):
     encoding: ContentEncoding = leaf("Of content.text.", default=ContentEncoding.UTF8)
 
     def new(self) -> NewFile:
-        """The file as the floors below know it."""
-        name, kind = self.filename or None, self.content_type or None
+        """Convert the input to the file to store.
+
+        Raises Invalid if the upload has no valid ID or the content is not in its encoding.
+        """
+        name, content_type = self.filename or None, self.content_type or None
         if self.content.upload:
             key = global_ids.decode("Upload", self.content.upload.value, path="content")
-            return NewFile(upload_id=key, filename=name, content_type=kind)
+            return NewFile(upload_id=key, filename=name, content_type=content_type)
         text = self.content.text.value if self.content.text else ""
         content = decoded(text, ContentEncoding(self.encoding), ["content"])
-        usual = "text/plain" if self.encoding == ContentEncoding.UTF8 else OPAQUE
-        return NewFile(content=content, filename=name, content_type=kind, usual=usual)
+        default_type = "text/plain" if self.encoding == ContentEncoding.UTF8 else OPAQUE
+        return NewFile(
+            content=content, filename=name, content_type=content_type, usual=default_type
+        )
 
 
 @strawberry.type(description="A file that was stored.")
@@ -128,7 +137,7 @@ class DateBoundFuture:
     in_: strawberry.Maybe[Duration] = leaf("From now on, P30D.", name="in")
 
     def moment(self, info: Info) -> datetime:
-        """The instant that is meant."""
+        """Return the absolute time. Raises Invalid if it is more than a hundred years ahead."""
         if self.at:
             return self.at.value
         after = self.in_.value if self.in_ else timedelta(0)  # one of the two is given

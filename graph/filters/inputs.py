@@ -1,4 +1,4 @@
-"""What a filter is to be, as it is given."""
+"""Inputs of filters and their conversion to the stored form."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -70,25 +70,29 @@ class FilterQueryInput(Restrictions):
     not_: list["FilterQueryInput"] | None = leaf("None of these holds.", name="not", default=UNSET)
 
     def said(self, path: Sequence[str], depth: int = 0) -> dict[str, Any]:
-        """What is given, as the floors below name it; None where it is taken out."""
+        """Return the tests in their stored form.
+
+        Absent fields are left out; null removes a test. Raises Invalid if the groups are nested too
+        deep.
+        """
         if depth > NESTED:
-            words = f"all, any and not go {NESTED} levels deep"
-            raise Invalid(words, constraint="depth", path=path)
-        found = {
-            called: value
-            for name, called in TESTS.items()
+            message = f"all, any and not go {NESTED} levels deep"
+            raise Invalid(message, constraint="depth", path=path)
+        tests = {
+            stored_name: value
+            for name, stored_name in TESTS.items()
             if (value := getattr(self, name)) is not UNSET
         }
         if self.header is not UNSET:
-            one = self.header
-            found["header"] = one and {"key": one.key, "value": plain(one.value)}
+            header = self.header
+            tests["header"] = header and {"key": header.key, "value": plain(header.value)}
         if self.regex is not UNSET:
-            test = self.regex
-            found["regex"] = test and {"key": plain(test.key), "pattern": test.pattern}
-        for called, queries in (("all", self.all), ("any", self.any), ("not", self.not_)):
+            regex = self.regex
+            tests["regex"] = regex and {"key": plain(regex.key), "pattern": regex.pattern}
+        for stored_name, queries in (("all", self.all), ("any", self.any), ("not", self.not_)):
             if queries is not UNSET:
-                found[called] = [one.said(path, depth + 1) for one in queries or ()]
-        return found
+                tests[stored_name] = [header.said(path, depth + 1) for header in queries or ()]
+        return tests
 
 
 @strawberry.input(description="An answer: text, HTML or both.")
@@ -124,31 +128,37 @@ class FilterActionInput:
     stop: bool | None = leaf("No further filters.", default=UNSET)
 
     def said(self, *at: str) -> dict[str, Any]:
-        """What is given, as the floors below name it; None where it is taken out."""
-        found: dict[str, Any] = {
-            called: value
-            for name, called in {**FLAGS, **LISTS}.items()
+        """Return the actions in their stored form.
+
+        Absent fields are left out; null removes an action. `error_path` is the path of the input,
+        for errors. Raises Invalid if an ID is not valid or there are too many mailboxes.
+        """
+        actions: dict[str, Any] = {
+            stored_name: value
+            for name, stored_name in {**FLAGS, **LISTS}.items()
             if (value := getattr(self, name)) is not UNSET
         }
         if self.mailbox is not UNSET:
-            found["mailbox"] = self.mailbox and named(self.mailbox)
+            actions["mailbox"] = self.mailbox and named(self.mailbox)
         if self.copy_to is not UNSET:
-            boxes = self.copy_to or ()
-            if len(boxes) > COPIES:
-                words = f"at most {COPIES} mailboxes"
-                raise Invalid(words, constraint="max", path=[*at, "copyTo"])
-            found["copyTo"] = [
-                named(one, path="copyTo", index=nth) for nth, one in enumerate(boxes)
+            mailboxes = self.copy_to or ()
+            if len(mailboxes) > COPIES:
+                message = f"at most {COPIES} mailboxes"
+                raise Invalid(message, constraint="max", path=[*at, "copyTo"])
+            actions["copyTo"] = [
+                named(one, path="copyTo", index=index) for index, one in enumerate(mailboxes)
             ]
         if self.reply is not UNSET:
             one = self.reply
-            found["reply"] = one and {
+            actions["reply"] = one and {
                 "subject": one.subject, "text": plain(one.text), "html": plain(one.html)
             }  # fmt: skip
         if self.webhook is not UNSET:
-            hook = self.webhook
-            found["webhook"] = hook and global_ids.decode("Webhook", hook, path="webhook")
-        return found
+            webhook_id = self.webhook
+            actions["webhook"] = webhook_id and global_ids.decode(
+                "Webhook", webhook_id, path="webhook"
+            )
+        return actions
 
 
 @strawberry.input(description="Input of filterCreate.")
@@ -166,7 +176,7 @@ class FilterCreateInput(Options):
     meta_data: JSON | None = leaf("Free data of the application, an object.", default=UNSET)
 
     def values(self) -> dict[str, Any]:
-        """What is given, by column."""
+        """Return the values that the input sets, by column. Raises Invalid."""
         return _values(self, ())
 
 
@@ -184,23 +194,24 @@ class FilterPatch:
     meta_data: JSON | None = leaf("Free data of the application, an object.", default=UNSET)
 
     def values(self) -> dict[str, Any]:
-        """What is given, by column."""
+        """Return the values that the input sets, by column. Raises Invalid."""
         return _values(self, ("set",))
 
 
 def _values(given: FilterCreateInput | FilterPatch, at: Sequence[str]) -> dict[str, Any]:
-    found: dict[str, Any] = {
+    """Return the values that an input sets, by column. Absent fields are left out."""
+    values: dict[str, Any] = {
         name: value
         for name in ("name", "active", "order")
         if (value := getattr(given, name)) is not UNSET
     }
     if given.query:
-        found["query"] = given.query.said([*at, "query"])
+        values["query"] = given.query.said([*at, "query"])
     if given.action:
-        found["action"] = given.action.said(*at, "action")
+        values["action"] = given.action.said(*at, "action")
     if given.meta_data is not UNSET:
-        found["meta_data"] = free_data(given.meta_data, "metaData")
-    return found
+        values["meta_data"] = free_data(given.meta_data, "metaData")
+    return values
 
 
 @strawberry.input(description="Input of filterUpdate.")
@@ -221,7 +232,10 @@ class FilterListFilter(Conditions):
     user: UserRef | None = leaf("Of this user.", default=UNSET)
 
     async def where(self, info: Info) -> FilterWhere:
-        """The filter as the floors below know it."""
+        """Convert the filter to conditions of the resolvers.
+
+        An unknown user selects no filter.
+        """
         user = await user_of(info, self.user) if self.user else None
         return FilterWhere(
             forward=self.forward or None,

@@ -1,4 +1,4 @@
-"""Filters read from a script in Sieve, as the API does it."""
+"""Mutation that creates filters from a Sieve script."""
 
 import strawberry
 from strawberry import UNSET
@@ -31,12 +31,12 @@ class FilterImportMutation:
     )
     async def filter_import(self, info: Info, input: FilterImportInput) -> FiltersPayload:
         ctx, owner = info.context, await owner_named(info, input.user or None)
-        made = await sieve_import.bring(ctx, owner, input.content, replace=bool(input.replace))
-        rows = await ctx.load_all(filter_loaders.by_ids, list(made.ids))
+        imported = await sieve_import.bring(ctx, owner, input.content, replace=bool(input.replace))
+        rows = await ctx.load_all(filter_loaders.by_ids, list(imported.ids))
         return FiltersPayload(
             filters=[Filter.of(found(row)) for row in rows],
             warnings=[
-                Warning(code="FILTER_DIFFERS", message=sieve_import.said(one), path=["content"])
-                for one in made.warnings
+                Warning(code="FILTER_DIFFERS", message=sieve_import.said(warning), path=["content"])
+                for warning in imported.warnings
             ],
         )

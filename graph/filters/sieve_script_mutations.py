@@ -1,4 +1,4 @@
-"""Changing scripts in Sieve, as the API does it."""
+"""Mutations of Sieve scripts."""
 
 import strawberry
 from strawberry import UNSET
@@ -68,21 +68,21 @@ class SieveMutation:
         scope=Scope.SIEVE,
     )
     async def sieve_script_put(self, info: Info, input: SieveScriptPutInput) -> SieveScriptsPayload:
-        made = await sieve_script_mutations.put(
+        stored = await sieve_script_mutations.put(
             info.context,
             users_named(input.users),
             input.name,
             input.content,
             activate=bool(input.activate),
         )
-        payload = await _now(info, list(made.ids))
+        payload = await _now(info, list(stored.ids))
         payload.warnings = [
             Warning(
                 code="SIEVE_INCLUDE_MISSING",
                 message=f'there is no script "{name}" to include',
                 path=["content"],
             )
-            for name in made.missing
+            for name in stored.missing
         ]
         return payload
 
@@ -133,5 +133,6 @@ class SieveMutation:
 
 
 async def _now(info: Info, keys: list[int]) -> SieveScriptsPayload:
+    """Load scripts and return the payload with them."""
     rows = await info.context.load_all(sieve_scripts.by_ids, keys)
     return SieveScriptsPayload(scripts=[SieveScript.of(row) for row in rows if row])

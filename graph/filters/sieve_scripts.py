@@ -1,4 +1,4 @@
-"""Scripts in Sieve, as the API shows them."""
+"""GraphQL types and queries of Sieve scripts."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -46,20 +46,20 @@ class SieveScript(Shape):
 async def script_page(
     info: Info, user_id: int, first: int | None, after: str | None
 ) -> Connection[SieveScript]:
-    """A page of an account's scripts."""
-    ctx, ask = info.context, page_asked(sieve_scripts.ORDER, first, after, None, None)
-    listing = OfUser(user_id, ask, columns(info, SieveScript))
+    """Load a page of the Sieve scripts of an account, by name."""
+    ctx, requested_page = info.context, page_asked(sieve_scripts.ORDER, first, after, None, None)
+    page_key = OfUser(user_id, requested_page, columns(info, SieveScript))
     return await connected(
         info,
         SieveScript,
-        await ctx.load(sieve_scripts.pages, listing),
-        lambda row: Cursor(ask.ordering, row.name, row.id),
-        lambda: ctx.load(sieve_scripts.counts, listing),
+        await ctx.load(sieve_scripts.pages, page_key),
+        lambda row: Cursor(requested_page.ordering, row.name, row.id),
+        lambda: ctx.load(sieve_scripts.counts, page_key),
     )
 
 
 async def script_named(info: Info, user_id: int, name: str) -> SieveScript | None:
-    """An account's script of this name."""
+    """Load the Sieve script of an account by its name; None if there is none."""
     return SieveScript.maybe(await info.context.load(sieve_scripts.named, (user_id, name)))
 
 
@@ -91,13 +91,13 @@ class SieveCheck:
 
     @classmethod
     def of(cls, checked: Checked) -> "SieveCheck":
-        """The result, as the floors below know it."""
-        first = checked.problems[0] if checked.problems else None
+        """Return the GraphQL object of a check's result."""
+        first_problem = checked.problems[0] if checked.problems else None
         return cls(
             valid=not checked.problems or checked.failed is not None,
-            line=first.line if first else None,
-            column=first.column if first else None,
-            message=first.message if first else None,
+            line=first_problem.line if first_problem else None,
+            column=first_problem.column if first_problem else None,
+            message=first_problem.message if first_problem else None,
             problems=[SieveProblem(**one._asdict()) for one in checked.problems],
             requires=list(checked.requires),
             actions=list(checked.actions),

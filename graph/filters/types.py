@@ -1,4 +1,4 @@
-"""Filters, as the API shows them."""
+"""GraphQL types, queries and mutations of filters."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -59,16 +59,19 @@ USER = strawberry.argument(description="Whose filters; default: the viewer's.")
 
 
 def _of(name: str, default: Any = None) -> Made:
-    """A test of a query, as it is stored."""
+    """Return a field that shows a member of the stored JSON."""
     return Made((), lambda query: query.get(name, default))
 
 
 def _header(query: Mapping[str, Any]) -> HeaderField | None:
-    one = query.get("header")
-    if one is None:
+    """Return the header test of a stored query as a header field; None if it has none."""
+    header_test = query.get("header")
+    if header_test is None:
         return None
-    value = one["value"] or ""
-    return HeaderField.of(Header(one["key"], value, f"{one['key']}: {value}".rstrip()))
+    value = header_test["value"] or ""
+    return HeaderField.of(
+        Header(header_test["key"], value, f"{header_test['key']}: {value}".rstrip())
+    )
 
 
 @strawberry.type(description="Test by an expression (POSIX extended), in any case.")
@@ -198,15 +201,15 @@ class Filter(Shape):
 async def filter_page(
     info: Info, user_id: int, first: int | None, after: str | None
 ) -> Connection[Filter]:
-    """A page of the filters of an account, as they are run."""
-    ctx, ask = info.context, page_asked(ORDER, first, after, None, None)
-    listing = OfUser(user_id, ask, columns(info, Filter))
+    """Load a page of the filters of an account, in the order they are run."""
+    ctx, requested_page = info.context, page_asked(ORDER, first, after, None, None)
+    page_key = OfUser(user_id, requested_page, columns(info, Filter))
     return await connected(
         info,
         Filter,
-        await ctx.load(filter_loaders.pages, listing),
+        await ctx.load(filter_loaders.pages, page_key),
         lambda row: Cursor(ORDER, row.order, row.id),
-        lambda: ctx.load(filter_loaders.counts, listing),
+        lambda: ctx.load(filter_loaders.counts, page_key),
     )
 
 
@@ -249,13 +252,13 @@ class FilterQueries:
         before: str | None = UNSET,
     ) -> Connection[Filter]:
         where = await filter.where(info) if filter else FilterWhere()
-        kind = ordering(MADE, None if where == FilterWhere() else where)
-        ask = page_asked(kind, first, after, last, before)
+        list_ordering = ordering(MADE, None if where == FilterWhere() else where)
+        requested_page = page_asked(list_ordering, first, after, last, before)
         return await connected(
             info,
             Filter,
-            await filter_loaders.page(info.context, where, ask, columns(info, Filter)),
-            lambda row: Cursor(ask.ordering, row.created_at, row.id),
+            await filter_loaders.page(info.context, where, requested_page, columns(info, Filter)),
+            lambda row: Cursor(requested_page.ordering, row.created_at, row.id),
             lambda: filter_loaders.count(info.context, where),
         )
 
@@ -271,10 +274,12 @@ class FilterQueries:
         key = await message_of(info, message, path="message") if message else None
         if message and key is None:
             raise NotFound("", path=["message"])
-        tested = await filter_tests.test(info.context, owner, key, plain(raw))
+        results = await filter_tests.test(info.context, owner, key, plain(raw))
         return [
-            FilterTestResult(filter=Filter.of(one.row), matches=one.fits, actions=list(one.acts))
-            for one in tested
+            FilterTestResult(
+                filter=Filter.of(result.row), matches=result.fits, actions=list(result.acts)
+            )
+            for result in results
         ]
 
 
@@ -311,5 +316,5 @@ class FilterMutation:
     )
     async def filter_apply(self, info: Info, input: FilterApplyInput) -> TaskPayload:
         keys = keys_of(info, "Filter", input.ids)
-        selected = input.select.selection(info)
-        return TaskPayload(task=Task.of(await apply_task.apply(info.context, keys, selected)))
+        selection = input.select.selection(info)
+        return TaskPayload(task=Task.of(await apply_task.apply(info.context, keys, selection)))

@@ -1,4 +1,4 @@
-"""GET /.well-known/acme-challenge/…: what proves to an authority that a name is ours."""
+"""GET /.well-known/acme-challenge/…: the HTTP-01 challenge of ACME (RFC 8555, section 8.3)."""
 
 import re
 
@@ -15,7 +15,7 @@ HEADERS = {"Cache-Control": "no-store"}
 
 
 def routes(world: World) -> list[Route]:
-    """Where an authority looks."""
+    """Return the route that serves challenge responses to a certificate authority."""
 
     async def challenge(request: Request) -> Response:
         token = request.path_params["token"]

@@ -1,4 +1,4 @@
-"""What stands between a stranger and the work: budgets, crowds, and who may look at the schema."""
+"""Admission of operations: rate budgets, concurrency limits and the right to introspection."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Sequence
@@ -17,40 +17,40 @@ from resolvers.context import Context, Viewer
 
 Introspection = Literal["open", "signed-in", "off"]
 
-UNREAD = 8  # answers that may wait for the peer of a socket; each takes memory until it is read
+UNREAD = 8  # of one WebSocket; each response takes memory until it is read
 SOON = timedelta(seconds=1)
-LISTENING = 0.25  # seconds that a query runs before we listen whether its client is still there
+LISTENING = 0.25  # after this time a running query listens for the disconnection of its client
 EMPTY = "The budget is spent: wait before the next operation."
 
 
 class Reader(Protocol):
-    """Somebody who reads our answers, one after the other."""
+    """A client that reads responses from one WebSocket."""
 
     unread: int
 
 
 class Live(Protocol):
-    """Those who are connected to this process by a WebSocket or a stream of events."""
+    """The open WebSockets and event streams of this process."""
 
     def of(self, user_ids: Collection[int]) -> Sequence[Viewer]:
-        """Who is here of these users, once for each connection."""
+        """Return the viewers of these users, one for each connection."""
 
     def kick(self, user_ids: Collection[int], reason: str | None, *, force: bool) -> None:
-        """Begin to send them away."""
+        """Disconnect all connections of these users in the background."""
 
 
 @dataclass(eq=False, slots=True)
 class Presence:
-    """The client of one request, who may leave before it is answered."""
+    """The client of one HTTP request, which can disconnect before the response."""
 
-    receive: Callable[[], Awaitable[Any]]  # of ASGI; the body has been read
+    receive: Callable[[], Awaitable[Any]]  # of ASGI, after the body
     gone: bool = False
-    task: "asyncio.Task[Any] | None" = None  # that answers
-    old: bool = False  # it has been working for a while
+    task: "asyncio.Task[Any] | None" = None  # runs the operation
+    old: bool = False  # the operation already ran at the last check
     watch: "asyncio.Task[None] | None" = None
 
     async def listen(self) -> None:
-        """Cancel the task when the client goes."""
+        """Wait until the client disconnects, then cancel the task."""
         while (await self.receive())["type"] != "http.disconnect":
             pass
         if self.task:
@@ -59,9 +59,9 @@ class Presence:
 
 
 class Lookout:
-    """Looks now and then at the queries that run, and listens whether anybody waits for those.
+    """A periodic check of running queries, which cancels queries of disconnected clients.
 
-    Most are answered before it looks: nothing is done for them.
+    Most queries end before the first check and cost nothing.
     """
 
     def __init__(self) -> None:
@@ -69,7 +69,7 @@ class Lookout:
         self._looking = False
 
     def add(self, presence: Presence) -> None:
-        """A query begins, in the task that calls this."""
+        """Add the client of a query that starts in the current task."""
         presence.task = asyncio.current_task()
         self._running.add(presence)
         if not self._looking:
@@ -77,7 +77,7 @@ class Lookout:
             asyncio.get_running_loop().call_later(LISTENING, self._look)
 
     def remove(self, presence: Presence) -> None:
-        """It has ended."""
+        """Remove the client of a query that has ended."""
         presence.task = None
         self._running.discard(presence)
         if presence.watch:
@@ -95,17 +95,20 @@ class Lookout:
 
 @dataclass(frozen=True)
 class Guards:
-    """All that one process allows. Without any an operation is bounded by `Limits` alone."""
+    """The rate budgets and concurrency limits of one process."""
 
     budgets: Budgets = field(default_factory=Budgets)
     operations: Crowd = field(default_factory=lambda: Crowd(1000, 100))
-    followers: Crowd = field(default_factory=lambda: Crowd(100_000, 200))  # sockets and streams
+    followers: Crowd = field(default_factory=lambda: Crowd(100_000, 200))  # and WebSockets
     introspection: Introspection = "open"
     lookout: Lookout = field(default_factory=Lookout)
-    answer_max: int = ANSWER_MAX  # bytes of one answer
+    answer_max: int = ANSWER_MAX
 
     def charge(self, ctx: Context, cost: dict[str, int]) -> list[GraphQLError]:
-        """Let the viewer pay for an operation; what its bucket holds is written into `cost`."""
+        """Charge the viewer's rate budget for an operation and add its state to `cost`.
+
+        Returns an error if the budget is used up, else an empty list.
+        """
         if not (rate := self.budgets.rates.of(ctx.viewer)):
             return []
         points, most = max(cost["requested"], 1), least(ctx.viewer)
@@ -114,14 +117,14 @@ class Guards:
         return [_spent(wait)] if wait else []
 
     def unread(self, ctx: Context, text: str) -> GraphQLError | None:
-        """Let the viewer pay for a document that is not known yet; an error where they cannot."""
+        """Charge for reading a document that is not cached; return an error if it can't be paid."""
         if not (rate := self.budgets.rates.of(ctx.viewer)):
             return None
         _, wait = self.budgets.take(payer(ctx), rate, reading(text), least=least(ctx.viewer))
         return _spent(wait) if wait else None
 
     def answer_budget(self, ctx: Context) -> AnswerBudget:
-        """The limit of one answer; the viewer pays for the bytes that are read for it."""
+        """Create the response budget of an operation, which charges the viewer for read bytes."""
 
         def pay(points: int) -> None:
             if not (rate := self.budgets.rates.of(ctx.viewer)):
@@ -134,7 +137,7 @@ class Guards:
         return AnswerBudget(self.answer_max, pay)
 
     def hides(self, viewer: Viewer | None) -> str | None:
-        """The code with which this viewer is refused to look at the schema; None where it may."""
+        """Return the error code if the viewer may not use introspection; None if it may."""
         if self.introspection == "open":
             return None
         if self.introspection == "off":
@@ -143,7 +146,7 @@ class Guards:
         return "UNAUTHENTICATED" if stranger else None
 
     def each(self, viewer: Viewer, crowd: Crowd) -> int:
-        """How many places of a crowd one payer may take: a front end may take half of all."""
+        """Return how many slots of a limiter a viewer can hold: an API key of ADMIN half of all."""
         if viewer.role not in FOR_MANY or viewer.token_id is not None:
             return crowd.each
         return max(crowd.most // 2, crowd.each)
@@ -155,10 +158,11 @@ def _spent(wait: float) -> GraphQLError:
 
 
 class Running:
-    """Counts an operation while it runs, and ends it when its client goes, unless it `lasts`.
+    """A context manager that holds a concurrency slot while an operation runs.
 
-    To enter raises RateLimited where its payer has too many at once or does not read,
-    Unavailable where too many run of all together.
+    It cancels the operation when its client disconnects, unless the operation outlives its client.
+    The constructor raises RateLimited if the payer runs too many operations or doesn't read
+    responses, ServiceUnavailable if the process runs too many.
     """
 
     __slots__ = ("_guards", "_presence", "_seat")

@@ -1,4 +1,4 @@
-"""Bytes as an answer to GET and HEAD: ranges, validators and the headers that make them safe."""
+"""File responses to GET and HEAD, with ranges, validators and security headers."""
 
 import re
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
@@ -14,7 +14,7 @@ from graph.http.graphql_request import Rejected
 
 INLINE = frozenset(("image/png", "image/jpeg", "image/gif", "image/webp", "text/plain"))
 OPAQUE = "application/octet-stream"
-LONGEST = 150  # characters of a file name
+LONGEST = 150
 
 _KIND = re.compile(r"[A-Za-z0-9!#$&^_.+-]{1,127}/[A-Za-z0-9!#$&^_.+-]{1,127}", re.ASCII)
 _CHARSET = re.compile(r"[A-Za-z0-9_.:+-]{1,40}", re.ASCII)
@@ -22,19 +22,20 @@ _RANGE = re.compile(
     r"bytes=[ \t]*(?:([0-9]{1,99})-([0-9]{0,99})|-([0-9]{1,99}))[ \t]*", re.IGNORECASE | re.ASCII
 )
 _TAG = re.compile(r'(W/)?("[\x21\x23-\x7e\x80-\xff]*")')
-# controls, marks that turn the direction of text, halves of surrogate pairs
+# control characters, marks that change the text direction, halves of surrogate pairs
 _TRICKS = re.compile(
     "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
 )
-_PLACES = re.compile(r'[/\\:*?"<>|]')  # what some systems read as more than a name
+_PLACES = re.compile(r'[/\\:*?"<>|]')  # special in paths of some operating systems
 _ATTR_CHAR = "!#$&+-.^_`|~"  # RFC 8187, section 3.2.1
 
 
 @dataclass(frozen=True, slots=True)
 class Bytes:
-    """How many there are, and those from an offset to another.
+    """The size of a file, and functions that stream and check the bytes of a range.
 
-    `check` raises an error if those bytes are damaged: an answer that has begun can't say so.
+    `check_intact` raises an error if the bytes are damaged. It is called before the response
+    starts, since a started response can't report an error.
     """
 
     size: int
@@ -44,19 +45,19 @@ class Bytes:
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """Something to answer with: what is known of it before its bytes are looked at."""
+    """The metadata of a file to serve, with a function that opens its bytes."""
 
-    tag: str  # the same for the same bytes only
+    tag: str  # differs for different bytes
     content_type: str
     filename: str
     opened: Callable[[], Awaitable[Bytes]]
     charset: str | None = None
     caching: str = "private"
-    shown: bool = True  # whether a browser may show it in its page, where it is harmless
+    shown: bool = True  # a browser can display harmless media types
 
 
 class _Stream(StreamingResponse):
-    """Ends the stream at once when the client has gone, not when the garbage is collected."""
+    """A streaming response that closes its source as soon as the client disconnects."""
 
     def __init__(
         self, chunks: AsyncGenerator[bytes], status: int, headers: Mapping[str, str]
@@ -70,9 +71,9 @@ class _Stream(StreamingResponse):
 
 
 async def serve(request: Request, served: Served) -> Response:
-    """Answer with the bytes, the range of them that is asked for, or 304 (RFC 9110).
+    """Return the response with the whole file, the requested range, or 304 (RFC 9110).
 
-    Of several ranges in one request none is honoured: all is sent.
+    Several ranges in one request are ignored. Raises RequestRejected with status 412 or 416.
     """
     tag, headers = f'"{served.tag}"', _headers(served)
     if (known := request.headers.get("if-match")) and not _matches(known, tag, weakly=False):
@@ -98,7 +99,7 @@ async def serve(request: Request, served: Served) -> Response:
 def streamed(
     request: Request, content_type: str, filename: str, chunks: AsyncGenerator[bytes]
 ) -> Response:
-    """Answer with bytes of which nobody knows yet how many there are: all of them."""
+    """Return a response that streams a whole file of unknown size as an attachment."""
     headers = {
         "Content-Type": content_type,
         "Content-Disposition": disposition("attachment", filename),
@@ -108,9 +109,10 @@ def streamed(
 
 
 def span_of(header: str, size: int) -> tuple[int, int] | None:
-    """Where the range that a header asks for begins and ends; None where it is to be ignored.
+    """Return start and end offset of a Range header; None if the header must be ignored.
 
-    Rejected, with 416, where there is nothing of it (RFC 9110, section 14.1.2).
+    Raises RequestRejected with status 416 if the range is outside the file (RFC 9110, section
+    14.1.2).
     """
     asked = _RANGE.fullmatch(header)
     if asked is None:
@@ -139,7 +141,7 @@ def _matches(known: str, tag: str, *, weakly: bool) -> bool:
 def _headers(served: Served) -> dict[str, str]:
     kind = served.content_type if _KIND.fullmatch(served.content_type) else OPAQUE
     if kind.startswith("multipart/"):
-        kind = OPAQUE  # a browser may take some apart, and nobody can without the boundary
+        kind = OPAQUE  # browsers may parse it, and the boundary parameter is missing
     way = "inline" if served.shown and kind in INLINE else "attachment"
     if kind.startswith("text/"):
         charset = served.charset or ""
@@ -156,7 +158,7 @@ def _headers(served: Served) -> dict[str, str]:
 
 
 def disposition(way: str, filename: str) -> str:
-    """The value of Content-Disposition (RFC 6266); a name that is not ASCII is there twice."""
+    """Return the value of Content-Disposition (RFC 6266), with `filename*` for non-ASCII names."""
     name = safe_name(filename)
     plain = name.encode("ascii", "replace").decode().replace("?", "_").replace("%", "_")
     value = f'{way}; filename="{plain}"'
@@ -164,7 +166,7 @@ def disposition(way: str, filename: str) -> str:
 
 
 def safe_name(filename: str) -> str:
-    """A name for a file that is one name, reads as it is written, and is not too long."""
+    """Return a file name without path and control characters, of at most 150 characters."""
     name = _PLACES.sub("_", _TRICKS.sub("", filename)).strip(" .")
     if len(name) > LONGEST:
         stem, dot, ending = name.rpartition(".")

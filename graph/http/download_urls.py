@@ -1,4 +1,4 @@
-"""Ids of attachments, and the paths under which the bytes of messages are served."""
+"""IDs of attachments, and the paths and signed URLs of downloads."""
 
 import base64
 from typing import Any
@@ -13,19 +13,22 @@ from models.users.roles import Role
 from resolvers.files import signed_urls
 from resolvers.messages.content_access import legible
 
-MOST = 1 << 16  # attachments of a message that can be named
-SIZE = 10  # bytes of an id: the message's key, then the number
+MOST = 1 << 16  # of a message
+SIZE = 10  # message ID and attachment number
 
 
 def attachment_id(message_key: int, index: int) -> strawberry.ID:
-    """The id of an attachment by its message and its number, counted from 0."""
+    """Return the global ID of an attachment from its message's ID and its number from 0."""
     raw = message_key.to_bytes(8, "big") + index.to_bytes(2, "big")
     text = base64.urlsafe_b64encode(raw).decode().rstrip("=")
     return strawberry.ID(f"{global_ids.PREFIXES['Attachment']}_{text}")
 
 
 def attachment_of(id: str, *, path: str = "id", index: int | None = None) -> tuple[int, int]:
-    """The message's key and the attachment's number. Raises Invalid for all we would not write."""
+    """Return the message ID and the attachment number of a global ID.
+
+    Raises InvalidInput if the ID is malformed.
+    """
     prefix, _, text = id[: global_ids.LONGEST].partition("_")
     try:
         raw = base64.urlsafe_b64decode(text + "==")
@@ -39,41 +42,42 @@ def attachment_of(id: str, *, path: str = "id", index: int | None = None) -> tup
 
 
 def held_path(item_key: int, *more: str) -> str:
-    """Where the whole of a held message is, or a part of it."""
+    """Return the path of a quarantined message or of a part of it."""
     item = global_ids.encode("QuarantineItem", item_key)
     return "/".join((f"/rest/quarantine/{item}", *(more or ("message.eml",))))
 
 
 def source_path(message_key: int) -> str:
-    """Where the whole message is."""
+    """Return the path of a whole message."""
     return f"/rest/messages/{global_ids.encode('Message', message_key)}/message.eml"
 
 
 def attachment_path(message_key: int, index: int) -> str:
-    """Where the decoded attachment is."""
+    """Return the path of a decoded attachment."""
     message = global_ids.encode("Message", message_key)
     return f"/rest/messages/{message}/attachments/{attachment_id(message_key, index)}"
 
 
 def zip_path(message_key: int) -> str:
-    """Where all attachments are, as one zip."""
+    """Return the path of the ZIP with all attachments of a message."""
     return f"/rest/messages/{global_ids.encode('Message', message_key)}/attachments.zip"
 
 
 def part_path(message_key: int, section: str) -> str:
-    """Where a decoded part is; sections are those of `resolvers.messages.content.section_of`."""
+    """Return the path of a decoded MIME part; `section` is an IMAP section such as 1.2."""
     return f"/rest/messages/{global_ids.encode('Message', message_key)}/parts/{section}"
 
 
 def archived_path(message_key: int) -> str:
-    """Where the whole of a deleted message is."""
+    """Return the path of a whole deleted message."""
     return f"/rest/archive/{global_ids.encode('ArchivedMessage', message_key)}/message.eml"
 
 
 def signed(info: Info, path: str, row: Any) -> URL:
-    """The address of bytes of this row, good for a quarter of an hour.
+    """Return a signed URL for bytes of a row, valid for at least 15 minutes.
 
-    Of what is shared it is the viewer's, and good for as long as they may read it.
+    The URL of a shared row is only valid while the viewer can read it. Raises Forbidden if the
+    viewer may not read the content.
     """
     viewer = info.context.viewer
     legible(info.context, row)
@@ -81,7 +85,7 @@ def signed(info: Info, path: str, row: Any) -> URL:
 
 
 def addressed(info: Info, path: str, user_id: int) -> URL:
-    """The same, where it was seen before that the viewer may have them."""
+    """Return a signed URL for a path that the viewer is already known to be allowed to read."""
     ctx = info.context
     return absolute(
         info, signed_urls.sign(ctx.world, path, user_id, ctx.viewer, now=ctx.world.now())
@@ -89,7 +93,7 @@ def addressed(info: Info, path: str, user_id: int) -> URL:
 
 
 def absolute(info: Info, path: str) -> URL:
-    """A path of ours as a URL."""
+    """Return the absolute URL of a path on this server."""
     headers = getattr(info.context, "headers", {})
     scheme = headers.get("x-forwarded-proto", "http")
     base = f"{scheme if scheme == 'https' else 'http'}://{headers.get('host', 'localhost')}"
@@ -97,12 +101,12 @@ def absolute(info: Info, path: str) -> URL:
 
 
 def audit_path(audit_key: int) -> str:
-    """Where the copies of an audit are, as a mailbox file."""
+    """Return the path of the mbox file with the copies of an audit."""
     return f"/rest/audits/{global_ids.encode('Audit', audit_key)}/export.mbox"
 
 
 def export_path(user_key: int, export_key: int) -> str:
-    """Where an account is as a file."""
+    """Return the path of the file of an account export."""
     user, export = (
         global_ids.encode("User", user_key),
         global_ids.encode("AccountExport", export_key),
@@ -111,5 +115,5 @@ def export_path(user_key: int, export_key: int) -> str:
 
 
 def file_path(file_key: int) -> str:
-    """Where the bytes of a file are."""
+    """Return the path of a stored file."""
     return f"/rest/files/{global_ids.encode('File', file_key)}"

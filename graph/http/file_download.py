@@ -1,4 +1,4 @@
-"""Files over HTTP: one's own, and those that others have given a link to."""
+"""Upload and download of stored files, and of files shared by a link."""
 
 import base64
 import binascii
@@ -41,7 +41,7 @@ ASKS = {"WWW-Authenticate": 'Basic realm="share", charset="UTF-8"'}
 
 
 async def file(desk: Desk, request: Request) -> Response:
-    """Serve a file of one's own, or to a ROOT any file; or store one."""
+    """Answer GET with a file of the viewer (any file for ROOT), POST by storing a new file."""
     return await (_upload if request.method == "POST" else _download)(desk, request)
 
 
@@ -72,7 +72,7 @@ async def _upload(desk: Desk, request: Request) -> Response:
 
 @asynccontextmanager
 async def _body(desk: Desk, request: Request, owner: int) -> AsyncGenerator[Received]:
-    """The body of a request, which is kept as long as it is being stored."""
+    """Receive the body of a request into a file that exists inside the block."""
     size = declared(request.headers)
     check_size(size, desk.world.options.upload_max)
     with roomy(desk, size), sending(desk, owner), Spool(desk.spool, desk.budget) as spool:
@@ -80,7 +80,10 @@ async def _body(desk: Desk, request: Request, owner: int) -> AsyncGenerator[Rece
 
 
 async def share(desk: Desk, request: Request) -> Response:
-    """Serve what a link leads to, or put other bytes there. Whoever has the link is nobody."""
+    """Answer GET with the shared file of a link, PUT by replacing its content. No sign-in.
+
+    Raises RequestRejected with status 401 for a missing or wrong password of the link.
+    """
     ctx = Context(desk.world, Viewer(), client_ip=client_address(request))
     row = await shares.reached(ctx, request.path_params["token"])
     if not await shares.admitted(ctx, row, _password(request)):
@@ -114,13 +117,13 @@ async def _put(desk: Desk, request: Request, row: Picked) -> Response:
 
 
 def _goes_on(request: Request) -> bool:
-    """Whether it is the rest of something that was counted before, or nothing is sent."""
+    """True if the request must not count as a download: HEAD, or a later range."""
     begins = request.headers.get("range", "bytes=0-").replace(" ", "").startswith("bytes=0-")
     return request.method == "HEAD" or not begins
 
 
 def _password(request: Request) -> str | None:
-    """The password of Basic (RFC 7617); of the name nothing depends."""
+    """Return the password of Basic authentication (RFC 7617), with any username; None without."""
     scheme, _, shown = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() != "basic":
         return None
@@ -141,5 +144,5 @@ def _bytes(ctx: Context, blob: Picked) -> Bytes:
 
 
 def _served(row: Picked, opened: Callable[[], Awaitable[Bytes]], caching: str) -> Served:
-    """A file as an answer: for a browser to keep, and never to show."""
+    """Describe a file to serve: always as an attachment, never inline."""
     return Served(row.digest, row.content_type, row.filename, opened, caching=caching, shown=False)

@@ -1,4 +1,4 @@
-"""The GraphiQL page and its files, from our own host only. `webui/` is what they are built from."""
+"""The GraphiQL page and its files, which are built from `webui/` and served by this host only."""
 
 import gzip
 from functools import cache
@@ -50,7 +50,7 @@ _PAGE = """<!doctype html>
 
 
 class _Pieces(Response):
-    """Sends a large body as fast as it is read: whoever reads nothing holds one piece of it."""
+    """A response that sends a large body in chunks, so that a slow client buffers one chunk."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         start = {"type": "http.response.start", "status": self.status_code}
@@ -62,7 +62,7 @@ class _Pieces(Response):
 
 
 def page(endpoint: str = "graphql") -> Response:
-    """Answer with the page. Relative to its address are `endpoint` and the folder `graphiql/`."""
+    """Return the page. `endpoint` and the folder `graphiql/` are relative to its URL."""
     body = _PAGE.format(files=f"graphiql/{_version()}", endpoint=escape(endpoint))
     return HTMLResponse(
         body,
@@ -78,15 +78,15 @@ def page(endpoint: str = "graphql") -> Response:
 
 
 def routes() -> list[BaseRoute]:
-    """List what serves the page's files: `/graphiql/{version}/{name}`."""
+    """Return the route of the page's files: `/graphiql/{version}/{name}`."""
     return [Route("/graphiql/{version}/{name}", _file)]
 
 
 async def _file(request: Request) -> Response:
-    """Send a file, for ever if its address has the version of today.
+    """Serve a file, which browsers cache for a year if its URL has the current version.
 
-    Another version is answered with today's files too: a page opened before an upgrade
-    starts its workers later.
+    Another version gets the current files too, since a page that was opened before an upgrade
+    starts its workers later. Raises HTTPException 404 for an unknown name.
     """
     version, name = request.path_params["version"], request.path_params["name"]
     if name not in _names():
@@ -105,7 +105,7 @@ async def _file(request: Request) -> Response:
 
 
 def _takes_gzip(accepted: str) -> bool:
-    """Read an `Accept-Encoding` header: RFC 9110, 12.5.3."""
+    """True if an `Accept-Encoding` header accepts gzip (RFC 9110, section 12.5.3)."""
     weights = {}
     for choice in accepted.lower().replace(" ", "").split(","):
         coding, _, weight = choice.partition(";q=")
@@ -114,7 +114,7 @@ def _takes_gzip(accepted: str) -> bool:
 
 
 def _read(name: str, packed: bool) -> tuple[bytes, bool, bool]:
-    """Answer with the file's bytes, whether they are packed, and whether there was a choice."""
+    """Return the file's bytes, whether they are gzip, and whether a gzip file exists."""
     choice = (_STATIC / f"{name}.gz").exists()
     with _READING:
         return _bytes(name, packed and choice), packed and choice, choice
@@ -122,7 +122,7 @@ def _read(name: str, packed: bool) -> tuple[bytes, bool, bool]:
 
 @cache
 def _bytes(name: str, packed: bool) -> bytes:
-    """Read once: all who ask share the bytes."""
+    """Return the bytes of a file, read once and shared by all requests."""
     if packed or not (_STATIC / f"{name}.gz").exists():
         return (_STATIC / (f"{name}.gz" if packed else name)).read_bytes()
     return gzip.decompress((_STATIC / f"{name}.gz").read_bytes())
@@ -135,7 +135,7 @@ def _names() -> frozenset[str]:
 
 @cache
 def _version() -> str:
-    """Fold the content of all files into a few letters."""
+    """Return a version of 12 hex digits from the content of all files."""
     digest = sha256()
     for path in sorted(_STATIC.iterdir()):
         digest.update(path.read_bytes())

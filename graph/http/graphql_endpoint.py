@@ -1,4 +1,4 @@
-"""/graphql itself: GET, POST and WebSocket."""
+"""The endpoint /graphql: GET, POST and WebSocket."""
 
 import asyncio
 import ipaddress
@@ -54,7 +54,7 @@ SignIn = Callable[
 Page = Callable[[Request], Awaitable[Response]]
 
 ALLOWED = {"GET": {Kind.QUERY}, "POST": {Kind.QUERY, Kind.MUTATION}}
-STATUSES = {  # of what was refused before it ran; 400 is all the rest
+STATUSES = {  # of an operation refused before execution; all other codes are 400
     "UNAUTHENTICATED": 401,
     "FORBIDDEN": 403,
     "TOO_LARGE": 413,
@@ -62,38 +62,38 @@ STATUSES = {  # of what was refused before it ran; 400 is all the rest
     "UNAVAILABLE": 503,
     "INTERNAL_SERVER_ERROR": 500,
 }
-DOCUMENTS = ("query", "documentId", "extensions")  # parameters that say what to run
-WAIT = {429, 503}  # who hears these is told how long
-ALWAYS_SAID = {"RATE_LIMITED", "UNAVAILABLE", "INTERNAL_SERVER_ERROR"}  # to older clients too
-SESSION_MAX = 128  # characters of a caller's own word for its session
+DOCUMENTS = ("query", "documentId", "extensions")
+WAIT = {429, 503}
+ALWAYS_SAID = {"RATE_LIMITED", "UNAVAILABLE", "INTERNAL_SERVER_ERROR"}  # else JSON has 200
+SESSION_MAX = 128
 ALWAYS = ((b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store"))
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """How the endpoint behaves. Times are in seconds."""
+    """The settings of the GraphQL endpoint. Times are in seconds."""
 
     body_max: int = 1 << 20  # bytes
     receive_timeout: float = 10
     init_timeout: float = 5  # from the open socket to `connection_init`
     heartbeat: float = 15
-    sweep: float = 30  # between two looks at the credentials of those who stay
+    sweep: float = 30  # between two checks of open connections
     operations_max: int = 100  # at once on one socket
-    origins: tuple[str, ...] = ()  # foreign pages that may open sockets
-    page: Page | None = None  # what a browser sees
-    ended: Ended | None = None  # says whether a credential was revoked
-    kicked: Kicked | None = None  # says who was sent away, and when
-    trusted: Find | None = None  # the text of a trusted document by its hash
-    only_trusted: bool = False  # no other documents are run
+    origins: tuple[str, ...] = ()  # of foreign pages that can open WebSockets
+    page: Page | None = None  # serves GraphiQL to browsers
+    ended: Ended | None = None
+    kicked: Kicked | None = None
+    trusted: Find | None = None
+    only_trusted: bool = False  # refuse all other documents
     guards: Guards = field(default_factory=Guards)
 
 
 class Endpoint(GraphQL[Operation, None]):
-    """One object for `Route` and `WebSocketRoute`.
+    """The GraphQL endpoint for `Route` and `WebSocketRoute`.
 
-    `sign_in` makes a viewer of headers, by their names in lower case, of the payload of
-    `connection_init`, and of the address of whoever sent them. It raises Unauthenticated where
-    a credential is wrong, and answers `Viewer()` where there is none.
+    `authenticate_connection` gets headers with names in lower case, the payload of
+    `connection_init` and the client's IP address. It raises Unauthenticated for a wrong credential
+    and returns `Viewer()` without one.
     """
 
     graphql_transport_ws_handler_class = Handler
@@ -129,7 +129,7 @@ class Endpoint(GraphQL[Operation, None]):
 
     @property
     def heartbeat(self) -> float:
-        """Seconds of silence until a stream of events says that it is there."""
+        """Seconds without an event until an event stream sends a comment."""
         return self.settings.heartbeat
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -144,7 +144,7 @@ class Endpoint(GraphQL[Operation, None]):
                 seat.leave()
 
     async def _socket(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """A socket has a seat of its address until it signs in, then one of its user."""
+        """Serve a WebSocket, which holds a slot of its network, and of its user after sign-in."""
         asked = WebSocket(scope, receive, send)
         context = await self.get_context(asked, None)
         scope["seat"] = self.guards.followers.enter(payer(context))
@@ -244,7 +244,7 @@ class Endpoint(GraphQL[Operation, None]):
             code = str((result.errors[0].extensions or {}).get("code"))
             status = STATUSES.get(code, 400)
             if kind == JSON and code not in ALWAYS_SAID:
-                status = 200  # older clients read the errors of such answers only
+                status = 200  # older clients only read the errors of responses with 200
         body = await encode_answer(payload, answer)
         response = Response(body, status, _typed(kind))
         if status in WAIT:
@@ -253,8 +253,8 @@ class Endpoint(GraphQL[Operation, None]):
         return response
 
     async def get_context(self, request: Request | WebSocket, response: object) -> Operation:
-        """A context for somebody who has not signed in yet."""
-        # of headers that come twice the first counts
+        """Create the context of a request or WebSocket before authentication."""
+        # the first of repeated headers counts
         pairs = reversed(request.scope["headers"])
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in pairs}
         return Operation(
@@ -279,7 +279,10 @@ class Endpoint(GraphQL[Operation, None]):
             _believe(context)
 
     async def on_ws_connect(self, context: Operation) -> Any:
-        """A browser cannot send a header with a socket: it signs in by `connection_init`."""
+        """Authenticate by `connection_init`, since browsers can't set WebSocket headers.
+
+        Raises ConnectionRejectionError for a wrong credential, TooManyConnections above the limit.
+        """
         try:
             await self._admit(context, context.connection_params)
         except Rejected:
@@ -292,13 +295,13 @@ class Endpoint(GraphQL[Operation, None]):
         return await super().on_ws_connect(context)
 
     def decode_json(self, data: str | bytes) -> object:
-        """JSON of a socket's frame, no longer than a body may be."""
+        """Decode a WebSocket frame. Raises json.JSONDecodeError if it is too long or malformed."""
         if len(data) > self.settings.body_max:
             raise json.JSONDecodeError("too long", "", 0)
         return graphql_request.decode(data)
 
     def encode_json(self, data: object) -> str:
-        """Text, not bytes: a socket would send those as binary frames."""
+        """Encode JSON as text, since bytes would be sent as binary frames."""
         return graphql_request.encode(data).decode()
 
 
@@ -311,7 +314,10 @@ def _wants_page(request: Request) -> bool:
 
 
 def _credentials(headers: Mapping[str, str], params: dict[str, Any] | None) -> Mapping[str, str]:
-    """The headers, and what `connection_init` says in their place."""
+    """Return the headers, with credentials of `connection_init` in place of theirs.
+
+    Raises Unauthenticated if such a credential is not text.
+    """
     said: dict[str, str] = {}
     for name, value in (params or {}).items():
         if name.lower() not in ("authorization", "x-api-key", "token") or value is None:
@@ -326,7 +332,7 @@ def _credentials(headers: Mapping[str, str], params: dict[str, Any] | None) -> M
 
 
 def _believe(context: Operation) -> None:
-    """A key speaks for the people behind it: the log names their address and session."""
+    """Take IP address and session from the headers of a trusted front end, for the logs."""
     with suppress(ValueError):
         context.client_ip = str(ipaddress.ip_address(context.headers.get("x-client-ip", "")))
     session = context.headers.get("x-client-session", "")
@@ -336,7 +342,7 @@ def _believe(context: Operation) -> None:
 
 def _refused(refusal: Rejected, kind: str) -> Response:
     payload, status = refusal.payload, refusal.status
-    if isinstance(refusal, Unmet):  # told as what is wrong with a document is told
+    if isinstance(refusal, Unmet):  # in the form of an invalid document's errors
         if kind == EVENTS:
             return Response(one_result(payload), headers=HEADERS)
         status = 200 if kind == JSON else status

@@ -1,4 +1,4 @@
-"""Reading requests: what comes in is bounded, and has the shape it must have, or is refused."""
+"""Parsing of GraphQL requests with limits on size, time and nesting; JSON; content negotiation."""
 
 import asyncio
 import json
@@ -16,17 +16,17 @@ JSON = "application/json"
 RESPONSE = "application/graphql-response+json"
 EVENTS = "text/event-stream"
 
-NESTING = 64  # brackets inside brackets, in variables too
+NESTING = 64  # of JSON brackets, also in variables
 OPENING = b"[{"
-USUAL_MAX = 200  # characters of a header that is remembered
-NAME_MAX = 256  # characters of an operation's name
+USUAL_MAX = 200
+NAME_MAX = 256
 LATE = 408
-DRAINED = 16 << 20  # bytes of a refused body that we read on for
-DRAINING = 1.0  # seconds that we do so
+DRAINED = 16 << 20  # of a refused body
+DRAINING = 1.0
 
 
 class Rejected(Exception):
-    """A request that is answered before anything of it is run."""
+    """A request that is answered with an error before anything is run."""
 
     def __init__(
         self, status: int, code: str, message: str, headers: Mapping[str, str] | None = None
@@ -40,24 +40,24 @@ class Rejected(Exception):
 
     @property
     def payload(self) -> dict[str, Any]:
-        """What is said, in the shape of a result of GraphQL."""
+        """The response body in the form of a GraphQL result."""
         return {"errors": [{"message": self.message, "extensions": self.extensions}]}
 
     @property
     def answer(self) -> type[Response]:
-        """The kind of response: who is late sends nothing more that we could wait for."""
+        """The response class: a client that may still be sending gets a DrainingResponse."""
         hangs_up = "Connection" in self.headers and self.status != LATE
         return Farewell if hangs_up else Response
 
 
 class Farewell(Response):
-    """An answer to somebody who may still be sending, before we hang up.
+    """A response that reads and drops the rest of the body before the connection is closed.
 
-    We read on for a while and drop it: whoever is cut off while sending may not see the answer.
+    If the connection is closed while the client sends, the client may not see the response.
     """
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer at once, end later."""
+        """Send the response, drain the body, then end the response."""
         start = {"type": "http.response.start", "status": self.status_code}
         await send({**start, "headers": self.raw_headers})
         await send({"type": "http.response.body", "body": self.body, "more_body": True})
@@ -79,7 +79,7 @@ async def _drain(receive: Receive) -> None:
 class Question:
     """A GraphQL request: document, variables and operation name.
 
-    Without a text in `query`, `extensions` name the document (documents_by_hash.py).
+    If `document_text` is empty, `document_id` or `extensions` name the document by its hash.
     """
 
     query: str
@@ -90,12 +90,12 @@ class Question:
 
 
 def bad(message: str) -> Rejected:
-    """A request that no repetition makes better."""
+    """Return the rejection with status 400 for bad input."""
     return Rejected(400, "BAD_USER_INPUT", message)
 
 
 def encode(data: object) -> bytes:
-    """JSON in UTF-8. Half a surrogate pair, which may be in old mail, is escaped."""
+    """Encode data as JSON in UTF-8. Half a surrogate pair, as in old mail, is escaped."""
     try:
         return orjson.dumps(data)
     except TypeError:
@@ -103,9 +103,9 @@ def encode(data: object) -> bytes:
 
 
 def decode(raw: bytes | str) -> Any:
-    """The value of JSON text.
+    """Decode JSON text.
 
-    Raises json.JSONDecodeError, also where it is nested more than 64 levels deep.
+    Raises json.JSONDecodeError if it is malformed or nested more than 64 levels deep.
     """
     data = raw.encode("utf-8", "surrogatepass") if isinstance(raw, str) else raw
     value = orjson.loads(data)
@@ -135,7 +135,11 @@ async def read(
     limit: int,
     timeout: float,  # noqa: ASYNC109 - it is answered, not raised
 ) -> bytes:
-    """The body, of at most `limit` bytes, and there within `timeout` seconds."""
+    """Read the JSON body of a request.
+
+    Raises RequestRejected if it has more than `limit` bytes, needs more than `timeout` seconds or
+    isn't uncompressed JSON.
+    """
     _check_kind(headers)
     length = headers.get("content-length", "0")
     if not (length.isascii() and length.isdigit()):
@@ -170,7 +174,7 @@ def _too_large(limit: int) -> Rejected:
 
 
 def _check_kind(headers: Mapping[str, str]) -> None:
-    """Only JSON: a foreign page can make a browser send forms and plain text unasked."""
+    """Reject all but JSON: a foreign page can make a browser send forms and plain text."""
     kind, _, parameters = headers.get("content-type", "").partition(";")
     if kind.strip().lower() != JSON:
         raise _unsupported(f"The body must be {JSON}.", {"Accept-Post": JSON})
@@ -182,7 +186,7 @@ def _check_kind(headers: Mapping[str, str]) -> None:
 
 
 def compressed(headers: Mapping[str, str]) -> bool:
-    """Whether a body is not what it stands for, byte for byte."""
+    """True if the headers announce a compressed body."""
     return headers.get("content-encoding", "identity").strip().lower() not in ("identity", "")
 
 
@@ -191,7 +195,7 @@ def _unsupported(message: str, headers: Mapping[str, str]) -> Rejected:
 
 
 def of_body(raw: bytes) -> Question:
-    """The question of a POST."""
+    """Parse the body of a POST. Raises RequestRejected if it is malformed."""
     try:
         found = decode(raw)
     except json.JSONDecodeError:
@@ -204,7 +208,7 @@ def of_body(raw: bytes) -> Question:
 
 
 def of_parameters(parameters: Mapping[str, str]) -> Question:
-    """The question of a GET."""
+    """Parse the parameters of a GET. Raises RequestRejected if they are malformed."""
     found: dict[str, Any] = dict(parameters)
     for name in ("variables", "extensions"):
         try:
@@ -215,7 +219,7 @@ def of_parameters(parameters: Mapping[str, str]) -> Question:
 
 
 def question(found: Mapping[str, Any]) -> Question:
-    """The members of a request, of the types they must have."""
+    """Check the members of a request. Raises RequestRejected for a wrong type or no document."""
     for name, kind, words in (
         ("query", str, "a string"),
         ("documentId", str, "a string"),
@@ -240,16 +244,16 @@ def question(found: Mapping[str, Any]) -> Question:
 
 
 def names_document(found: Mapping[str, Any]) -> bool:
-    """Say whether a request names its document, however well."""
+    """True if a request names its document by ID or hash, even a wrong one."""
     extensions = found.get("extensions") or {}
     return bool(found.get("documentId")) or extensions.get("persistedQuery") is not None
 
 
 def media(accept: str | None) -> str:
-    """The media type to answer in.
+    """Return the media type of the response to an Accept header.
 
-    JSON wherever it is acceptable: urql lists text/event-stream with every query. Who accepts
-    nothing that we have is answered in JSON too.
+    JSON if it is acceptable, since urql lists text/event-stream with every query, and if no media
+    type is acceptable.
     """
     return _usual(accept) if accept and len(accept) <= USUAL_MAX else _media(accept)
 
@@ -264,11 +268,11 @@ def _media(accept: str | None) -> str:
     return JSON if plain or not response else RESPONSE
 
 
-_usual = lru_cache(256)(_media)  # clients say the same each time
+_usual = lru_cache(256)(_media)  # clients send the same header each time
 
 
 def named(accept: str, kind: str) -> bool:
-    """Say whether a header asks for a media type by its name."""
+    """True if an Accept header lists a media type by name."""
     return dict(_ranges(accept)).get(kind, 0) > 0
 
 

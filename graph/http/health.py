@@ -1,6 +1,6 @@
-"""Signs of life: whether the process answers, and whether it can do its work.
+"""Health checks: liveness, readiness and the state of the components.
 
-Nobody is told more than the names of our components.
+The responses contain the names of the components and no other details.
 """
 
 import asyncio
@@ -19,14 +19,14 @@ Check = Callable[[], Awaitable[bool]]
 Counts = Callable[[], Mapping[str, int]]
 
 STORE = "store"
-PATIENCE = 2.0  # seconds that a component has to answer
-FRESH = 0.25  # seconds for which it is not asked again, however many ask us
-WRITTEN = 1.0  # seconds for which a test write counts: probes must not load the store
+PATIENCE = 2.0  # seconds
+FRESH = 0.25  # seconds
+WRITTEN = 1.0  # seconds between test writes: probes must not load the database
 HEADERS = {"Cache-Control": "no-store"}
 
 
 class Health:
-    """Asks the components, all at once."""
+    """The checks of all components, run concurrently, and the routes that serve them."""
 
     def __init__(self, checks: Mapping[str, Check], processes: Counts | None = None) -> None:
         self.checks = checks
@@ -36,7 +36,7 @@ class Health:
         self._found: dict[str, bool] = {}
 
     async def found(self) -> dict[str, bool]:
-        """Which components are well."""
+        """Return the state of each component: True if it is healthy."""
         async with self._turn:
             if monotonic() - self._asked >= FRESH:
                 answers = await asyncio.gather(*map(_well, self.checks.values()))
@@ -45,7 +45,7 @@ class Health:
         return self._found
 
     def _noted(self, found: dict[str, bool]) -> dict[str, bool]:
-        """Tell the log of what has changed: not of each look."""
+        """Log the components with a changed state; return the results."""
         for name, well in found.items():
             if well and not self._found.get(name, True):
                 log.info("well again", extra={"component": name})
@@ -66,14 +66,14 @@ class Health:
         return JSONResponse(answer, 200 if well else 503, HEADERS)
 
     async def store(self, _request: Request) -> JSONResponse:
-        """Whether the store answers, in one word."""
+        """Answer 200 if the database answers, else 503."""
         well = (await self.found())[STORE]
         answer = {"status": "ok" if well else "unavailable"}
         return JSONResponse(answer, 200 if well else 503, HEADERS)
 
 
 def at_most_every(seconds: float, check: Check) -> Check:
-    """Run a check at most once in so many seconds, and give its last answer in between."""
+    """Return a check that runs at most once in `seconds`, and else returns its last result."""
     asked_at, answer = -seconds, False
 
     async def remembered() -> bool:
@@ -90,17 +90,17 @@ async def _well(check: Check) -> bool:
     try:
         async with asyncio.timeout(PATIENCE):
             return await check()
-    except Exception:  # noqa: BLE001 - whatever it is, it is not well
+    except Exception:  # noqa: BLE001 - any error means unhealthy
         return False
 
 
 async def live(_request: Request) -> JSONResponse:
-    """The process answers; nothing else is asked."""
+    """Answer 200, without a check of any component."""
     return JSONResponse({"status": "ok"}, 200, HEADERS)
 
 
 def routes(checks: Mapping[str, Check], processes: Counts | None = None) -> list[Route]:
-    """Make /health, /health/live and /health/ready. The store is among the checks."""
+    """Return the routes /health, /health/live and /health/ready. DATABASE needs a check."""
     health = Health(checks, processes)
     return [
         Route("/health", health.store),

@@ -1,4 +1,4 @@
-"""What every road over HTTP says of requests that it does not serve, and what it calls them."""
+"""Error responses and request IDs of all HTTP routes."""
 
 import ipaddress
 import logging
@@ -22,13 +22,13 @@ PLAIN = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
 
 
 def request_id(headers: Mapping[str, str], world: World) -> str:
-    """The name of a request: the caller's own, if it is plain, else a new one."""
+    """Return the request ID of the header X-Request-Id if it is valid, else a new one."""
     asked = headers.get("x-request-id", "")
     return asked if PLAIN.fullmatch(asked) else world.random(12).hex()
 
 
 def client_address(request: HTTPConnection) -> str | None:
-    """Who asks, as trusted proxies say: one way of writing it; None where they say no address."""
+    """Return the client's normalized IP address; None if the connection has no IP address."""
     return _address(request.client.host if request.client else None)
 
 
@@ -41,7 +41,7 @@ def _address(host: str | None) -> str | None:
 
 
 def turned_away(refusal: Refused, statuses: Mapping[str, int]) -> Rejected:
-    """The answer to one who may not, with the status of its code; 400 where it has none."""
+    """Return the rejection for a typed error, with the status of its code or 400."""
     extensions = facts(refusal)
     code = str(extensions["code"])
     made = Rejected(statuses.get(code, 400), code, refusal.message)
@@ -56,7 +56,7 @@ def turned_away(refusal: Refused, statuses: Mapping[str, int]) -> Rejected:
 
 
 def broken(name: str) -> Rejected:
-    """The answer where a bug of ours kept us from one; the log has this request's name too."""
+    """Return the rejection with status 500 for a bug. The log has the same request ID."""
     made = Rejected(500, "INTERNAL_SERVER_ERROR", "Something broke on our side.")
     made.extensions["requestId"] = name
     return made
@@ -71,10 +71,10 @@ def log_failure(problem: Exception, name: str, path: str) -> None:
 
 
 def answer_to(problem: Exception, name: str) -> Rejected:
-    """The answer to a request that an exception ended.
+    """Return the rejection of a request that ended with an exception.
 
-    Damaged bytes of a message or file are `DAMAGED`, with the request's name, which is in the log.
-    The status is 507 if a disk is full, 503 if the failure passes for another reason, else 500.
+    Damaged bytes of a message or file have the code DAMAGED and the request ID of the log. The
+    status is 507 if a disk is full, 503 for another temporary failure, else 500.
     """
     if isinstance(problem, Corrupt):
         message, extensions = damage_facts(name)
@@ -93,7 +93,7 @@ def answer_to(problem: Exception, name: str) -> Rejected:
 
 
 def crowded() -> Rejected:
-    """The answer to one who has too many sockets and streams open."""
+    """Return the rejection with status 429 for too many open WebSockets and streams."""
     made = Rejected(429, "RATE_LIMITED", "Too many of your streams are open.", {"Retry-After": "5"})
     made.extensions["retryAfterSeconds"] = 5
     return made

@@ -1,4 +1,4 @@
-"""Messages that are posted into a folder, as they are: `messageUpload` without GraphQL."""
+"""POST of a raw message into a mailbox: `messageUpload` without GraphQL."""
 
 from collections.abc import Mapping
 from contextlib import nullcontext
@@ -33,7 +33,11 @@ WORDS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no":
 
 
 async def post(desk: Desk, request: Request) -> Response:
-    """Take a message into a folder of whoever asks. Whoever leaves early leaves nothing."""
+    """Store the posted message in a mailbox of the viewer and answer 201 with its ID and UID.
+
+    Nothing is stored if the client disconnects early. Raises RequestRejected, or a typed error if
+    the mailbox is not found or the quota is exceeded.
+    """
     ctx = await admitted(desk, request)
     box = Named(id=global_ids.named("Mailbox", request.path_params["id"]))
     _check_kind(request.headers)
@@ -79,7 +83,7 @@ def _check_kind(headers: Mapping[str, str]) -> None:
 
 
 def _flags(request: Request) -> dict[str, bool]:
-    """The flags in the address; what is absent is false."""
+    """Parse the flags in the query string; missing flags are false. Raises RequestRejected."""
     flags = dict.fromkeys(FLAGS, False)
     for name, text in request.query_params.multi_items():
         if name not in flags:

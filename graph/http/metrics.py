@@ -1,4 +1,4 @@
-"""GET /metrics: what the processes of a server count, for those who may know."""
+"""GET /metrics: the metrics of all processes of a server."""
 
 import asyncio
 import hmac
@@ -31,48 +31,48 @@ log = logging.getLogger(__name__)
 
 SignIn = Callable[[Mapping[str, str], str | None], Awaitable[Viewer]]  # headers, address
 
-FRESH = 5.0  # seconds for which what stands in the store is not asked for again
-PATIENCE = 2.0  # seconds that the store has to answer
+FRESH = 5.0  # seconds
+PATIENCE = 2.0  # seconds
 HEADERS = {"Cache-Control": "no-store"}
-PASSED_ON = ("forwarded", "x-forwarded-for", "x-real-ip", "via")  # what proxies put in
+PASSED_ON = ("forwarded", "x-forwarded-for", "x-real-ip", "via")
 MAY = Needs(role=Role.ADMIN, scope=Scope.READ)
 
 
 class Access(StrEnum):
-    """Who may read the metrics."""
+    """The setting that says who can read the metrics."""
 
     OFF = "off"  # nobody
-    KEY = "key"  # with the key that is set, or a credential of an ADMIN
-    LOOPBACK = "loopback"  # whoever asks from this machine, and those
+    KEY = "key"  # with the configured key, or a credential of an ADMIN
+    LOOPBACK = "loopback"  # as KEY, and every client on this machine
 
 
 @dataclass(frozen=True, slots=True)
 class Readers:
-    """Who may read the metrics, and the key that is good for nothing else."""
+    """The readers of the metrics, and the key that only reads metrics."""
 
     access: Access = Access.KEY
     key: str | None = field(default=None, repr=False)
 
 
 class Fleet(Protocol):
-    """The processes of one server, which tell each other what they count."""
+    """The shared metrics of the processes of one server."""
 
     def note(self) -> None:
-        """Let the others see what this process has counted by now."""
+        """Publish the metrics of this process to the other processes."""
 
     def families(self) -> list[Family]:
-        """What all of them have noted; any thread may ask."""
+        """Return the metrics that all processes have published. It is thread-safe."""
 
 
 def counted() -> list[Family]:
-    """What this process has counted."""
+    """Return the metrics of this process."""
     return [*metrics.families(), _plans(), _reasons(), *process_stats.families()]
 
 
 class Census:
-    """Collects all numbers; the store is asked every few seconds at most.
+    """The collection of all metrics. The database is read every few seconds at most.
 
-    Without a fleet those of this process.
+    Without `process_metrics` it has the metrics of this process only.
     """
 
     def __init__(self, world: World, fleet: Fleet | None = None) -> None:
@@ -83,7 +83,7 @@ class Census:
         self._standing: Standing | None = None
 
     async def families(self) -> list[Family]:
-        """All there is to tell."""
+        """Return all metrics."""
         if self._fleet is None:
             found = counted()
         else:
@@ -104,13 +104,13 @@ class Census:
         try:
             async with asyncio.timeout(PATIENCE):
                 return await standing(self.world)
-        except Exception as problem:  # noqa: BLE001 - the other numbers are wanted all the more
+        except Exception as problem:  # noqa: BLE001 - the other metrics are still served
             log.warning("the store was not counted", extra={"problem": type(problem).__name__})
             return None
 
 
 def _plans() -> Family:
-    """What became of plans, by the names of fields and types; the most frequent of them."""
+    """Return the counters of compiled plans by outcome and name, the most frequent only."""
     counts = {
         (outcome, where): many
         for outcome, tally in TALLY._asdict().items()
@@ -122,7 +122,7 @@ def _plans() -> Family:
 
 
 def _reasons() -> Family:
-    """Why selections were not compiled, and values not completed by their functions."""
+    """Return the counters of the reasons for fallbacks to graphql-core."""
     points = [Point(labels, many) for labels, many in REASONS.most_common(metrics.MOST)]
     words = "Why functions were not made (refused), or gave a value to graphql-core (fell)."
     return Family("merganser_plan_reasons", Kind.COUNTER, words, ("outcome", "reason"), points)
@@ -138,7 +138,7 @@ def _build(world: World) -> list[Family]:
 
 
 def version_of(package: str) -> str:
-    """Of what is installed."""
+    """Return the version of an installed package; "unknown" if it is not installed."""
     try:
         return version(package)
     except PackageNotFoundError:  # a checkout that was never installed
@@ -173,7 +173,7 @@ def _waiting(now: Standing) -> list[Family]:
 
 
 def _certificates(now: Standing) -> list[Family]:
-    """Without a certificate nothing ends."""
+    """Return the metrics of certificates; without certificates the expiry has no point."""
     words = "Certificates that ACME failed to make the last time."
     failing = gauge("merganser_certificates_failing", words, now.unissued, Across.SAME)
     name = "merganser_certificate_expires_seconds"
@@ -188,7 +188,7 @@ def _by_state(name: str, help: str, many: Mapping[str, int]) -> Family:
 
 
 class Metrics:
-    """The endpoint."""
+    """The endpoint /metrics."""
 
     def __init__(self, census: Census, sign_in: SignIn, readers: Readers) -> None:
         self.census = census
@@ -196,7 +196,7 @@ class Metrics:
         self.readers = readers
 
     async def answer(self, request: Request) -> Response:
-        """The numbers, or 401 or 403, or, where they are switched off, 404."""
+        """Serve the metrics. The status is 401 or 403 without the right, 404 if turned off."""
         if self.readers.access is Access.OFF:
             return _refused(404, "There are no metrics here.")
         if not self._local(request) and not self._knows_key(request):
@@ -221,7 +221,7 @@ class Metrics:
         if self.readers.access is not Access.LOOPBACK or request.client is None:
             return False
         if any(name in request.headers for name in PASSED_ON):
-            return False  # a proxy on this machine, and behind it anybody
+            return False  # the client is behind a proxy on this machine
         with suppress(ValueError):
             return ipaddress.ip_address(request.client.host).is_loopback
         return False

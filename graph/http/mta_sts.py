@@ -1,4 +1,4 @@
-"""The policy for encryption that servers elsewhere fetch (MTA-STS, RFC 8461)."""
+"""The MTA-STS policy that sending servers fetch (RFC 8461)."""
 
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
@@ -12,7 +12,7 @@ HEADERS = {"Cache-Control": "max-age=3600"}
 
 
 def routes(world: World) -> list[Route]:
-    """Where it is asked for, under the name of a host for each domain."""
+    """Return the route of the policy, which is chosen by the host name of the request."""
 
     async def answer(request: Request) -> Response:
         policy = await mta_sts.of_host(world, request.headers.get("host", ""))

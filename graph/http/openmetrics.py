@@ -1,4 +1,4 @@
-"""Numbers as text: OpenMetrics 1.0, and the older text format 0.0.4 of Prometheus."""
+"""Text formats of metrics: OpenMetrics 1.0 and the older format 0.0.4 of Prometheus."""
 
 from collections.abc import Iterable, Iterator
 from itertools import accumulate
@@ -10,11 +10,11 @@ TYPES = {
     True: f"{OPENMETRICS}; version=1.0.0; charset=utf-8",
     False: "text/plain; version=0.0.4; charset=utf-8",
 }
-VERSIONS = ("", "1.0.0", "0.0.1")  # of OpenMetrics, that are met by what we write
+VERSIONS = ("", "1.0.0", "0.0.1")  # of OpenMetrics, compatible with the written text
 
 
 def preferred(accept: str) -> bool:
-    """Whether OpenMetrics is what an Accept header asks for, rather than the older format."""
+    """True if an Accept header prefers OpenMetrics to the older format."""
     best = {True: 0.0, False: 0.0}
     for part in accept.split(","):
         kind, *parameters = (word.strip().lower() for word in part.split(";"))
@@ -33,7 +33,7 @@ def _weight(text: str) -> float:
 
 
 def written(families: Iterable[Family], *, openmetrics: bool) -> str:
-    """The text, in the format of OpenMetrics or in the older one."""
+    """Return the text of metrics in OpenMetrics or in the older format."""
     lines: list[str] = []
     for family in families:
         lines += _family(family, openmetrics=openmetrics)

@@ -1,8 +1,8 @@
-"""What each may spend: a bucket of cost points for each credential and each address.
+"""Rate budgets: cost points of each user or key, and of each network of anonymous clients.
 
-A bucket is full at first and fills again all the time. Who empties it waits; nobody else does.
-Buckets lie in the memory of this process, as many as there is room for: one that was forgotten
-is a full one.
+A budget is full at first and refills all the time. An empty budget only delays its own payer.
+The budgets are in the memory of this process, in a limited number: a dropped budget is full when
+it is used again.
 """
 
 import time
@@ -16,27 +16,27 @@ from models.users.roles import Role
 from resolvers.context import Context, Viewer
 
 FOR_MANY = frozenset(role for role in Role if role.includes(Role.ADMIN))
-BURST = 100  # seconds of its rate that a bucket holds
+BURST = 100  # a budget holds the points of this time
 BUCKETS = 20_000
-READING = 8  # characters of an unknown document that are read for a point
-READING_MAX = 5_000  # points: the dearest document to be read, and no more than any bucket holds
-LEAST = 25_000  # points of the smallest bucket: it pays for any operation of a stranger or a user
-LEAST_OF_ADMINS = 125_000  # the same for those whose operations may cost more
+READING = 8  # of a document that is not cached
+READING_MAX = 5_000  # any budget can pay this
+LEAST = 25_000  # points; enough for any operation of a user or an anonymous client
+LEAST_OF_ADMINS = 125_000  # points; enough for the more expensive operations of administrators
 
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """Points that buckets get back in a second; 0: whoever it is spends as they like.
+    """Points per second that refill a rate budget; 0 means no limit.
 
     A point is about ten microseconds of work.
     """
 
-    strangers: int = 250  # those of one address who have not signed in
-    users: int = 2_500  # each user, by all credentials together
-    admins: int = 50_000  # front ends: keys of ADMIN and above, which speak for many
+    strangers: int = 250  # of one network
+    users: int = 2_500  # of one user with all credentials
+    admins: int = 50_000  # of a key of ADMIN or above, such as a front end
 
     def of(self, viewer: Viewer) -> int:
-        """The rate of this viewer."""
+        """Return the points per second of a viewer."""
         if viewer.role is Role.USER:
             return self.users
         if viewer.role is Role.PUBLIC:
@@ -45,17 +45,17 @@ class Rates:
 
 
 def least(viewer: Viewer) -> int:
-    """The points of the smallest bucket that this viewer may have."""
+    """Return the lowest capacity, in points, of a viewer's rate budget."""
     return LEAST_OF_ADMINS if viewer.role.includes(Role.DOMAIN_ADMIN) else LEAST
 
 
 def capacity(rate: int, least: int = LEAST) -> int:
-    """What a bucket of this rate holds, `least` or more."""
+    """Return the capacity, in points, of a rate budget with this rate."""
     return max(rate * BURST, least)
 
 
 def payer(ctx: Context) -> str:
-    """Who pays for what is asked: the credential's owner, else the address."""
+    """Return the key of the rate budget: of the credential's owner, or of an anonymous network."""
     if ctx.viewer.role is Role.PUBLIC:
         return f"from:{place(ctx.client_ip)}"
     return ctx.viewer.principal
@@ -63,7 +63,7 @@ def payer(ctx: Context) -> str:
 
 @lru_cache(maxsize=4096)
 def place(address: str | None) -> str:
-    """What counts as one address: that of IPv4, /64 of IPv6. Who has a /64 has them all."""
+    """Return the IPv4 address or the IPv6 /64 network of an address."""
     if address is None or ":" not in address:
         return address or ""
     return network(address) or address
@@ -71,14 +71,14 @@ def place(address: str | None) -> str:
 
 @dataclass(slots=True)
 class Bucket:
-    """What was left, and when."""
+    """The points of one payer at a time."""
 
     left: float
     at: float
 
 
 class Budgets:
-    """The buckets. `clock` counts seconds."""
+    """The rate budgets of this process. `clock` returns seconds."""
 
     def __init__(
         self,
@@ -98,9 +98,9 @@ class Budgets:
     def take(
         self, who: str, rate: int, points: float, *, least: int = LEAST
     ) -> tuple[float, float]:
-        """Pay from the bucket of `who`: what is left, and the seconds to wait, 0 where it is paid.
+        """Take points from a payer's budget; return the remaining points and seconds to wait.
 
-        Where there is not enough nothing is taken. The bucket holds `least` points or more.
+        The wait is 0 if the points were taken. Without enough points nothing is taken.
         """
         now, most = self._clock(), capacity(rate, least)
         bucket = self._buckets.get(who)
@@ -119,5 +119,5 @@ class Budgets:
 
 
 def reading(text: str) -> int:
-    """The points that reading an unknown document costs, before anything of it is run."""
+    """Return the points for parsing and validating a document that is not cached."""
     return min(len(text) // READING, READING_MAX)

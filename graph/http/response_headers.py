@@ -1,4 +1,4 @@
-"""Headers that every answer over HTTP has, whoever made it."""
+"""Security headers of every HTTP response."""
 
 from starlette.types import Message, Scope, Send
 
@@ -10,7 +10,7 @@ USUAL = {
 NOTHING = "default-src 'none'; frame-ancestors 'none'"
 POLICY = "Content-Security-Policy"
 RESOURCE = "Cross-Origin-Resource-Policy"
-FILES = "/graphiql/"  # scripts and their workers: a policy of theirs would bind the page's workers
+FILES = "/graphiql/"  # a policy of these scripts would apply to the page's workers
 
 _USUAL = [(name.lower().encode(), value.encode()) for name, value in USUAL.items()]
 _POLICY = POLICY.lower().encode(), NOTHING.encode()
@@ -19,10 +19,10 @@ _ANYBODYS = _OURS[0], b"cross-origin"
 
 
 def dressed(scope: Scope, send: Send) -> Send:
-    """A `send` that adds what an answer does not say by itself.
+    """Return an ASGI `send` that adds the security headers a response doesn't have.
 
-    Nothing of ours is shown inside a foreign page, but for bytes that a signed address leads to:
-    whoever has it may show them. HSTS is left to the proxy that speaks TLS.
+    Other sites can't embed responses, except for downloads by signed URL. HSTS is left to the
+    proxy that ends TLS.
     """
 
     async def sending(message: Message) -> None:

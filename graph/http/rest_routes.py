@@ -1,4 +1,4 @@
-"""Bytes over HTTP: what is too large for GraphQL, behind the same rules."""
+"""The routes under /rest and /share: uploads, downloads and change streams."""
 
 import sys
 import tempfile
@@ -58,7 +58,7 @@ UPLOADS = "/rest/uploads"
 UPDATES = "/rest/users/{id}/updates"
 HELD = "/rest/quarantine/{id}"
 ALWAYS = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
-UNKEPT = "no-store"  # of what may harm whoever comes across it
+UNKEPT = "no-store"  # of quarantined content, which may be harmful
 STATUSES = {
     "UNAUTHENTICATED": 401,
     "FORBIDDEN": 403,
@@ -68,7 +68,7 @@ STATUSES = {
     "RATE_LIMITED": 429,
     "UNAVAILABLE": 503,
 }
-ENDINGS = {  # of files that have no name
+ENDINGS = {  # of files without a filename
     "text/plain": "txt",
     "text/html": "html",
     "text/calendar": "ics",
@@ -92,15 +92,15 @@ def routes(
     limits: Limits | None = None,
     live: sse_changes.Live | None = None,
 ) -> list[Route]:
-    """The routes under /rest. `sign_in` is given the headers; `spool` is a folder for uploads.
+    """Create the routes under /rest and /share. `spool` is the folder for uploads.
 
-    `sign_in` raises Unauthenticated where a credential is wrong, and answers `Viewer()` where
-    there is none. `live` serves what is followed.
+    `authenticate_request` gets headers and IP address. It raises Unauthenticated for a wrong
+    credential and returns `Viewer()` without one. `subscription_server` serves change streams.
     """
     limits = limits or Limits()
     folder = spool or Path(tempfile.gettempdir())
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    crowd = Crowd(sys.maxsize, limits.at_once)  # the budget bounds all together
+    crowd = Crowd(sys.maxsize, limits.at_once)  # the memory budget limits all users together
     desk = Desk(world, sign_in, folder, limits, Budget(limits.budget), crowd)
     message = "/rest/messages/{id}"
     followed = [Route(UPDATES, _endpoint(desk, partial(sse_changes.answer, live)))] if live else []
@@ -131,7 +131,7 @@ def routes(
 
 
 def base_url(request: Request) -> str:
-    """Where a request came to, for `links.absolute`: the path of the app is part of it."""
+    """Return the base URL of a request, including the path that the app is mounted at."""
     return str(request.base_url).rstrip("/")
 
 
@@ -176,7 +176,7 @@ async def _message(desk: Desk, request: Request) -> Response:
 
 
 async def _archived(desk: Desk, request: Request) -> Response:
-    """Serve a whole deleted message, byte for byte, as long as it can be brought back."""
+    """Serve a whole deleted message, byte for byte, while it can be restored."""
     key = global_ids.named("ArchivedMessage", request.path_params["id"])
     ctx, caching = await reader(desk, request, download_urls.archived_path(key))
     found(await ctx.load(deleted_messages.by_ids, key))
@@ -184,12 +184,12 @@ async def _archived(desk: Desk, request: Request) -> Response:
 
 
 async def _held(desk: Desk, request: Request) -> Response:
-    """Serve a whole message that is held, byte for byte."""
+    """Serve a whole quarantined message, byte for byte."""
     return await _whole(request, await _of_quarantine(desk, request), UNKEPT, shown=False)
 
 
 async def _held_attachment(desk: Desk, request: Request) -> Response:
-    """Serve the decoded content of an attachment of a message that is held."""
+    """Serve the decoded content of an attachment of a quarantined message."""
     text = request.path_params["attachment"]
     message = await _of_quarantine(desk, request, "attachments", text)
     try:
@@ -206,7 +206,7 @@ async def _held_attachment(desk: Desk, request: Request) -> Response:
 
 
 async def _held_part(desk: Desk, request: Request) -> Response:
-    """Serve the decoded content of any part of a message that is held."""
+    """Serve the decoded content of a MIME part of a quarantined message."""
     section = request.path_params["section"]
     message = await _of_quarantine(desk, request, "parts", section)
     part = found(message_content.part_at(message, section))
@@ -216,7 +216,10 @@ async def _held_part(desk: Desk, request: Request) -> Response:
 
 
 async def _of_quarantine(desk: Desk, request: Request, *more: str) -> Stored:
-    """A message that is held, for who may have its bytes: an address is good for its maker."""
+    """Load a quarantined message if the viewer, or the signer of the URL, may read it.
+
+    Raises NotFound, Unauthenticated or Forbidden.
+    """
     key = global_ids.named("QuarantineItem", request.path_params["id"])
     where = client_address(request)
     if "sig" in request.query_params:
@@ -231,7 +234,7 @@ async def _of_quarantine(desk: Desk, request: Request, *more: str) -> Stored:
 
 
 async def _audit(desk: Desk, request: Request) -> Response:
-    """Serve the copies of an audit as a mailbox file; whoever asks is noted."""
+    """Serve the copies of an audit as an mbox file and record the access."""
     key = global_ids.named("Audit", request.path_params["id"])
     path, where = download_urls.audit_path(key), client_address(request)
     if "sig" in request.query_params:
@@ -245,11 +248,11 @@ async def _audit(desk: Desk, request: Request) -> Response:
 
 
 async def _export(desk: Desk, request: Request) -> Response:
-    """Serve an account as a file, once it is whole."""
+    """Serve a finished account export as a file."""
     user = global_ids.named("User", request.path_params["id"])
     key = global_ids.named("AccountExport", request.path_params["export"])
     ctx, caching = await reader(desk, request, download_urls.export_path(user, key))
-    if "sig" in request.query_params:  # made by whoever saw it, and what they saw
+    if "sig" in request.query_params:  # the signer was allowed to read the export
         scopes = ctx.viewer.scopes | {Scope.READ}
         ctx = replace(ctx, viewer=replace(ctx.viewer, scopes=scopes))
     export = await exports.whole(ctx, user, key)
@@ -292,7 +295,7 @@ async def _attachment(desk: Desk, request: Request) -> Response:
 
 
 async def _attachments(desk: Desk, request: Request) -> Response:
-    """Serve all attachments as one zip."""
+    """Serve all attachments of a message as one ZIP."""
     return await zip_download.attachments(desk, request, _name)
 
 
@@ -316,13 +319,16 @@ def _decoded(message: Stored, part: Part, *, name: str, tag: str, caching: str) 
 
 
 def _name(part: Part) -> str:
-    """A name for a part that has none."""
+    """Return the file name of a MIME part without a filename, such as part-1.2.pdf."""
     ending = ENDINGS.get(part.content_type, "bin")
     return f"part-{message_content.section_of(part)}.{ending}"
 
 
 async def _reached(desk: Desk, request: Request, key: int, path: str) -> tuple[Stored, str]:
-    """The message, as far as whoever asks may read it, and how the answer may be cached."""
+    """Load a message that the viewer may read; return it with the value of Cache-Control.
+
+    Raises NotFound, Unauthenticated or Forbidden.
+    """
     ctx, caching = await reader(desk, request, path)
     return found(await message_content.one(ctx, key)), caching
 
@@ -334,7 +340,7 @@ async def _uploads(desk: Desk, request: Request) -> Response:
 
 
 async def _upload(desk: Desk, request: Request) -> Response:
-    """Take bytes for a later mutation, all in one request. Whoever leaves early leaves nothing."""
+    """Store the body as an upload for a later mutation, or nothing if the client disconnects."""
     ctx = await admitted(desk, request)
     size = declared(request.headers)
     check_size(size, desk.world.options.upload_max)

@@ -1,6 +1,6 @@
-"""Uploads that survive a break: the tus protocol, version 1.0.0 (https://tus.io).
+"""Resumable uploads by the tus protocol 1.0.0 (https://tus.io).
 
-Core, and the extensions creation, creation-with-upload, expiration and termination.
+Core and the extensions creation, creation-with-upload, expiration and termination.
 """
 
 import asyncio
@@ -50,26 +50,26 @@ VERSION = "1.0.0"
 ALWAYS = {"Tus-Resumable": VERSION}
 EXTENSIONS = "creation,creation-with-upload,expiration,termination"
 KIND = "application/offset+octet-stream"
-OVERRIDE = "x-http-method-override"  # for those who can send GET and POST only
-TOLD_MAX = 4096  # characters of Upload-Metadata
+OVERRIDE = "x-http-method-override"  # for clients that can only send GET and POST
+TOLD_MAX = 4096  # characters
 METHODS = "HEAD, PATCH, DELETE, OPTIONS"
 
 _KEY = re.compile(r"[\x21-\x2b\x2d-\x7e]{1,100}", re.ASCII)
 
 
 def wanted(headers: Mapping[str, str]) -> bool:
-    """Whether a POST announces bytes, rather than bringing all of them."""
+    """True if a POST announces a resumable upload and doesn't contain the whole file."""
     return "tus-resumable" in headers or "upload-length" in headers
 
 
 def location(desk: Desk, request: Request, upload_id: int) -> str:
-    """The address of an upload; a path alone where no public address is set."""
+    """Return the URL of an upload; only its path if no public URL is configured."""
     path = f"/rest/uploads/{global_ids.encode('Upload', upload_id)}"
     return signed_urls.absolute(desk.world, path, request.scope.get("root_path", ""))
 
 
 def facts(row: Picked) -> dict[str, object]:
-    """What is told of an upload in JSON."""
+    """Return the JSON members that describe an upload."""
     told = {
         "id": global_ids.encode("Upload", row.id),
         "size": row.size,
@@ -80,7 +80,7 @@ def facts(row: Picked) -> dict[str, object]:
 
 
 def abilities(desk: Desk) -> Response:
-    """Answer OPTIONS: what we can do, for anybody."""
+    """Answer OPTIONS with the protocol version, extensions and size limit, without sign-in."""
     headers = {
         "Tus-Version": VERSION,
         "Tus-Extension": EXTENSIONS,
@@ -90,7 +90,7 @@ def abilities(desk: Desk) -> Response:
 
 
 async def create(desk: Desk, request: Request) -> Response:
-    """Answer POST: announced bytes get an address; those that come along are taken."""
+    """Answer POST: create an upload with its URL and store the bytes in the body, if any."""
     _check_version(request.headers)
     ctx = await admitted(desk, request)
     uploads.permit(ctx)
@@ -107,7 +107,7 @@ async def create(desk: Desk, request: Request) -> Response:
                 )
             elif brings:
                 row = await _take(desk, ctx, request, row.id, 0)
-        except BaseException:  # its address was told to nobody
+        except BaseException:  # the client doesn't know its URL
             with suppress(NotFound):
                 await _end(desk, ctx, row.id)
             raise
@@ -131,10 +131,10 @@ async def resource(desk: Desk, request: Request) -> Response:
 
 
 async def _found(desk: Desk, ctx: Context, upload_id: int) -> Picked:
-    """The upload, if what was promised of it is there."""
+    """Return the upload's row. Raises NotFound if acknowledged bytes are missing."""
     row = await resumable_uploads.find(ctx, upload_id)
     if _lacks(desk, row):
-        row = await resumable_uploads.find(ctx, upload_id)  # it may have become whole meanwhile
+        row = await resumable_uploads.find(ctx, upload_id)  # it may have been completed meanwhile
         if _lacks(desk, row):
             raise _lost(row.id, "the file is shorter")
     return row
@@ -163,7 +163,7 @@ async def _patch(desk: Desk, ctx: Context, request: Request, row: Picked) -> Res
 
 
 def _disk_need(desk: Desk, row: Picked) -> int:
-    """Bytes of the disk that the rest of an upload takes."""
+    """Return the bytes of disk space that the rest of an upload needs."""
     if row.blob_name is not None:
         return 0
     return max(int(row.size) - resumable_file.disk_use(desk.spool, row.id), 0)
@@ -179,20 +179,24 @@ ANSWERS: dict[str, Answer] = {"HEAD": _head, "PATCH": _patch, "DELETE": _delete}
 
 
 async def _end(desk: Desk, ctx: Context, upload_id: int) -> None:
-    """Forget it. Who sends to it meanwhile finds it gone."""
+    """Delete an upload and its file. A request that still sends to it gets NotFound."""
     await resumable_uploads.end(ctx, upload_id)
     await asyncio.to_thread(resumable_file.remove, desk.spool, upload_id)
 
 
 async def _take(desk: Desk, ctx: Context, request: Request, upload_id: int, offset: int) -> Picked:
-    """Add the body at this offset. What came before it broke off is kept, and told by HEAD."""
+    """Append the body at this offset and return the upload's row.
+
+    Bytes of a body that breaks off are kept; HEAD returns the offset. Raises RequestRejected if
+    the offset is wrong, the body is too long or another request sends to the upload.
+    """
     with sending(desk, ctx.viewer.user_id), _held(desk, upload_id) as (file, flow):
         row = await resumable_uploads.find(
             ctx, upload_id
-        )  # again: nobody else moves it from here on
+        )  # again, since it can't change from here on
         whole = row.blob_name is not None
         if whole:
-            resumable_file.remove(desk.spool, upload_id)  # we have just made it
+            resumable_file.remove(desk.spool, upload_id)  # the lock has created it
         if offset != resumable_uploads.offset(row):
             raise _elsewhere(resumable_uploads.offset(row))
         left = row.size - offset
@@ -210,7 +214,7 @@ async def _take(desk: Desk, ctx: Context, request: Request, upload_id: int, offs
 
 
 async def _open_at(desk: Desk, file: Arriving, row: Picked) -> None:
-    """Let the file go on where the upload does. NotFound where its bytes are lost."""
+    """Continue the file at the upload's offset. Raises NotFound if its bytes are lost."""
     received = 0 if row.blob_name is not None else row.received
     if upload_parts.is_shared(desk.world):
         await asyncio.to_thread(file.go_on_without, received)
@@ -244,13 +248,17 @@ async def _complete(taking: "Taking") -> Picked:
 
 @contextmanager
 def _held(desk: Desk, upload_id: int) -> Generator[tuple[Arriving, Flow]]:
-    """Hold the upload's file alone; whoever holds it but has fallen silent is to let go soon."""
+    """Lock the upload's file and yield it with the state of the body.
+
+    Raises RequestRejected with status 423 if another request holds the lock. That request's idle
+    timeout is then shortened.
+    """
     try:
         with Arriving(desk.spool, upload_id) as file:
             flow = desk.flows[upload_id] = Flow()
             try:
                 yield file, flow
-            except NotFound:  # it ended while we were at it
+            except NotFound:  # it was deleted in the meantime
                 resumable_file.remove(desk.spool, upload_id)
                 raise
             finally:
@@ -272,38 +280,41 @@ async def _receive(taking: "Taking", request: Request, flow: Flow) -> None:
             async for piece in body:
                 await taking.add(piece)
         is_ended = True
-    except TimeoutError:  # no 4xx: clients take that for an end
+    except TimeoutError:  # after a 4xx clients would give up
         message = "The body did not come in time: go on where HEAD says."
         more = {"Retry-After": "1", **CLOSED}
         raise Rejected(503, "DEADLINE_EXCEEDED", message, more) from None
     finally:
         if is_ended and taking.is_whole and upload_parts.is_shared(desk.world):
-            await taking.spill()  # they need not become a part: the whole is stored next
+            await taking.spill()  # no part is needed: the whole file is stored next
         else:
             await taking.settle()
 
 
 @dataclass(slots=True)
 class Taking:
-    """Bytes on their way into a file, and how many of them are promised."""
+    """The transfer of a body into an upload's file, with the acknowledged offset."""
 
     desk: Desk
     ctx: Context
     file: Arriving
     upload_id: int
-    size: int  # of the whole
-    start: int  # where the request goes on
-    promised: int
-    part: bytearray = field(default_factory=bytearray)  # not yet in the file
-    failed: bool = False  # bytes could not be promised: that is not tried again
+    size: int  # of the whole upload
+    start: int  # offset of this request's first byte
+    promised: int  # offset that is stored durably
+    part: bytearray = field(default_factory=bytearray)
+    failed: bool = False  # an acknowledgement failed and is not repeated
 
     @property
     def is_whole(self) -> bool:
-        """True if all bytes of an unfinished upload have come."""
+        """True if all bytes of an unfinished upload are received."""
         return self.file.size + len(self.part) == self.size > 0
 
     async def add(self, piece: bytes) -> None:
-        """Keep these bytes too. NoRoom; Rejected where they are more than were announced."""
+        """Add received bytes.
+
+        Raises NoRoom if the disk is full, RequestRejected for more bytes than announced.
+        """
         left = self.size - self.file.size - len(self.part)
         if len(piece) > left:
             raise _too_long(left)
@@ -317,10 +328,10 @@ class Taking:
                 raise NoRoom
 
     async def settle(self) -> None:
-        """Make all bytes safe, then promise them.
+        """Write all bytes durably, then acknowledge them.
 
-        All but the last byte, which is promised when the whole is stored: a client that
-        hears of the last one asks for nothing more.
+        The last byte is only acknowledged when the whole upload is stored, since a client sends
+        no more requests after it.
         """
         await self.spill()
         safe = min(self.file.size, self.size - 1)
@@ -341,7 +352,7 @@ class Taking:
             await resumable_uploads.note(self.ctx, self.upload_id, progress)
 
     async def spill(self) -> None:
-        """Write to the file what is not in it yet."""
+        """Write the buffered bytes to the file."""
         part, self.part = self.part, bytearray()
         try:
             await asyncio.to_thread(self.file.append, part)
@@ -393,7 +404,10 @@ def _announced(headers: Mapping[str, str], most: int) -> Announced:
 
 
 def metadata(text: str) -> dict[str, str]:
-    """The pairs of Upload-Metadata: a key, and after a space its value in base64, or nothing."""
+    """Parse Upload-Metadata: pairs of a key and, after a space, a value in base64.
+
+    Raises RequestRejected if it is too long or malformed.
+    """
     if len(text) > TOLD_MAX:
         raise graphql_request.bad(f"Upload-Metadata has at most {TOLD_MAX} characters.")
     found: dict[str, str] = {}

@@ -1,4 +1,4 @@
-"""Bodies of uploads as they come: how long, how much, how many at once."""
+"""Reading of upload and download requests, with limits on time, size and concurrency."""
 
 import asyncio
 import hashlib
@@ -26,34 +26,34 @@ from resolvers.files.uploads import Received
 
 SignIn = Callable[[Mapping[str, str], str | None], Awaitable[Viewer]]  # headers, address
 
-CHECKPOINTS = 8  # parts of uploads that are stored at once: each is in memory
-TOGETHER = 2  # large messages that are taken apart
-DIGITS = 20  # of a number that is absurd
-CLOSED = {"Connection": "close"}  # the rest of a body would have to be read otherwise
+CHECKPOINTS = 8  # of uploads; each part is in memory
+TOGETHER = 2
+DIGITS = 20  # longer numbers count as 2**64
+CLOSED = {"Connection": "close"}  # otherwise the rest of the body would have to be read
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What uploads may take. Times are in seconds."""
+    """The limits of uploads. Times are in seconds."""
 
-    idle: float = 30  # until the next bytes
-    longest: float = 3600  # until all are there
-    yields: float = 3  # silence after which an upload is left to another request for it
-    at_once: int = 8  # of one user
-    budget: int = 1024 * MIB  # bytes on their way in, of all users together
-    disk_reserve: int = 64 * MIB  # bytes that stay free beside the spool
-    checkpoint: int = 4 * MIB  # bytes that a crash of ours may take from a body that comes
+    idle: float = 30  # between two chunks
+    longest: float = 3600  # of the whole body
+    yields: float = 3  # idle time after which another request can take the upload over
+    at_once: int = 8  # concurrent uploads
+    budget: int = 1024 * MIB  # bytes of all uploads in progress
+    disk_reserve: int = 64 * MIB  # bytes that stay free on the disk of the spool
+    checkpoint: int = 4 * MIB  # received bytes that a crash can lose
 
 
 @dataclass(slots=True)
 class Flow:
-    """A body that is being taken, and the patience that is left with it."""
+    """The state of a body that is being received."""
 
-    heard: float = 0  # by the loop's clock
+    heard: float = 0  # time of the last chunk, by the event loop's clock
     waiting: asyncio.Timeout | None = None
 
     def hurry(self, patience: float) -> None:
-        """Wait no longer than this, from the last bytes on: somebody else is there."""
+        """Shorten the idle timeout, counted from the last chunk, since another request waits."""
         ends = self.waiting.when() if self.waiting else None
         if self.waiting and ends and not self.waiting.expired():
             self.waiting.reschedule(min(ends, self.heard + patience))
@@ -61,29 +61,35 @@ class Flow:
 
 @dataclass(frozen=True, slots=True)
 class Desk:
-    """All that requests share."""
+    """The limits, folders and limiters that all upload and download requests share."""
 
     world: World
     sign_in: SignIn
     spool: Path
     limits: Limits
     budget: Budget
-    sending: Crowd  # users with uploads under way
-    # large messages that are taken apart: each is in memory whole, and more than once
+    sending: Crowd
+    # a large message that is parsed is in memory more than once
     apart: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(TOGETHER))
     checkpoints: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(CHECKPOINTS))
-    flows: dict[int, Flow] = field(default_factory=dict)  # of uploads in pieces, by their keys
+    flows: dict[int, Flow] = field(default_factory=dict)  # of resumable uploads, by ID
 
 
 async def admitted(desk: Desk, request: Request) -> Context:
-    """The context of a user that has signed in. Unauthenticated, Forbidden."""
+    """Authenticate the request and return its context.
+
+    Raises Unauthenticated or Forbidden if no user is signed in.
+    """
     viewer = await desk.sign_in(request.headers, client_address(request))
     viewer.require(Needs(role=Role.USER))
     return Context(desk.world, viewer, client_ip=client_address(request))
 
 
 def declared(headers: Mapping[str, str]) -> int:
-    """The size of the body as announced, 0 where it is not; the body is no form, and plain."""
+    """Return the announced size of the body in bytes, 0 without Content-Length.
+
+    Raises RequestRejected for a compressed body or a multipart form.
+    """
     if graphql_request.compressed(headers):
         more = {"Accept-Encoding": "identity", **CLOSED}
         raise Rejected(415, "BAD_USER_INPUT", "The body must not be compressed.", more)
@@ -94,7 +100,10 @@ def declared(headers: Mapping[str, str]) -> int:
 
 
 def number(headers: Mapping[str, str], name: str) -> int | None:
-    """The number that a header holds, None where there is none. It may be absurdly large."""
+    """Return the integer of a header, None without the header; 2**64 if it has many digits.
+
+    Raises RequestRejected if it is not a number.
+    """
     text = headers.get(name)
     if text is None:
         return None
@@ -104,13 +113,13 @@ def number(headers: Mapping[str, str], name: str) -> int | None:
 
 
 def check_size(size: int, most: int) -> None:
-    """Refuse a file that is too large."""
+    """Raise RequestRejected with status 413 if a file is too large."""
     if size > most:
         raise Rejected(413, "TOO_LARGE", f"A body has at most {most} bytes here.", CLOSED)
 
 
 async def pieces(desk: Desk, request: Request, flow: Flow) -> AsyncGenerator[bytes]:
-    """The body as it comes; TimeoutError where nothing comes for too long."""
+    """Yield the chunks of a body. Raises TimeoutError if no chunk comes in time."""
     loop = asyncio.get_running_loop()
     async with aclosing(request.stream()) as stream:
         while True:
@@ -124,7 +133,10 @@ async def pieces(desk: Desk, request: Request, flow: Flow) -> AsyncGenerator[byt
 
 
 async def filled(desk: Desk, request: Request, spool: Spool, most: int) -> str:
-    """Put the whole body into the spool; its SHA-256, hex. Refused above so many bytes."""
+    """Write the whole body to the spool file and return its SHA-256 in hex.
+
+    Raises RequestRejected if the body is too large or too slow.
+    """
     digest = hashlib.sha256()
     try:
         async with (
@@ -143,7 +155,7 @@ async def filled(desk: Desk, request: Request, spool: Spool, most: int) -> str:
 
 @contextmanager
 def sending(desk: Desk, user_id: int) -> Generator[None]:
-    """Count the uploads of a user that are under way: no more than a few at once."""
+    """Count an upload of a user. Raises RateLimited if the user has too many at once."""
     if (seat := desk.sending.enter(user_id)) is None:
         text = f"{desk.limits.at_once} uploads are under way"
         raise RateLimited(text, retry_after=timedelta(seconds=1))
@@ -155,7 +167,7 @@ def sending(desk: Desk, user_id: int) -> Generator[None]:
 
 @contextmanager
 def roomy(desk: Desk, size: int) -> Generator[None]:
-    """Refuse where the disk has no room for so many bytes, or turns out to be full."""
+    """Raise RequestRejected with status 507 if the disk can't store `size` bytes or is full."""
     try:
         if room(desk.spool) < size + desk.limits.disk_reserve:
             raise NoRoom
@@ -177,22 +189,23 @@ def _no_room() -> Rejected:
 
 
 async def reader(desk: Desk, request: Request, path: str) -> tuple[Context, str]:
-    """Who asks for the bytes at a path, and how the answer may be cached.
+    """Authenticate a download; return its context and the value of Cache-Control.
 
-    The path is made anew from what it says: so the app may lie anywhere.
+    A signed URL replaces a credential. `path` is the path that was signed, without the prefix that
+    the app is mounted at. Raises Unauthenticated or Forbidden.
     """
     if "sig" in request.query_params:
         viewer = await signed_urls.viewer(desk.world, path, request.query_params)
-        caching = "private, max-age=300"  # no longer than the address, which nobody else has
+        caching = "private, max-age=300"  # the signed URL is secret and lives longer
     else:
         viewer = await desk.sign_in(request.headers, client_address(request))
-        caching = "private, no-cache"  # the next to ask may be somebody else
+        caching = "private, no-cache"  # the next request may have another credential
     viewer.require(Needs(role=Role.USER, scope=Scope.MAIL_READ))
     return Context(desk.world, viewer, client_ip=client_address(request)), caching
 
 
 async def received(desk: Desk, request: Request, spool: Spool) -> Received:
-    """The whole body, as it was announced; it stays as long as the spool does."""
+    """Read the whole body as a file, which exists until the spool is closed."""
     digest = await filled(desk, request, spool, desk.world.options.upload_max)
     kind, name = uploads.described(request.headers)
     return Received(await spool.source(), spool.size, digest, kind, name)

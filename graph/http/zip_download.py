@@ -1,4 +1,4 @@
-"""All attachments of a message as one zip: their names, and the answer."""
+"""Download of all attachments of a message as one ZIP."""
 
 import re
 import unicodedata
@@ -17,13 +17,16 @@ from mail.storage.message_content import Content, Stored
 from models.errors import NotFound, found
 from resolvers.messages import content
 
-LONGEST = 200  # bytes of a name; file systems take 255
+LONGEST = 200  # file systems allow 255
 _RESERVED = re.compile(r"(?:con|prn|aux|nul|com[0-9]|lpt[0-9])(?:\..*)?", re.IGNORECASE)
 _ENDING = re.compile(r"\.[A-Za-z0-9]{1,16}")
 
 
 async def attachments(desk: Desk, request: Request, named: Callable[[Part], str]) -> Response:
-    """Serve all attachments; `named` gives a name to a part that has none."""
+    """Serve all attachments of a message; `default_filename` names a part without a filename.
+
+    Raises NotFound if the message is not visible or has no attachments.
+    """
     key = global_ids.named("Message", request.path_params["id"])
     ctx, _ = await reader(desk, request, download_urls.zip_path(key))
     message = found(await content.one(ctx, key))
@@ -46,7 +49,7 @@ async def attachments(desk: Desk, request: Request, named: Callable[[Part], str]
 
 
 def distinct(names: Iterable[str]) -> list[str]:
-    """Safe names for files in one folder, each different whatever system they come to."""
+    """Return safe file names for one folder, distinct on every operating system."""
     given: list[str] = []
     taken: set[str] = set()
     counted: dict[str, int] = {}
@@ -63,7 +66,7 @@ def distinct(names: Iterable[str]) -> list[str]:
 
 
 def _divided(name: str) -> tuple[str, str]:
-    """A safe name and its ending."""
+    """Split a safe form of a file name into its stem and its extension with the dot."""
     safe = unicodedata.normalize("NFC", safe_name(name))
     if _RESERVED.fullmatch(safe):
         safe = f"_{safe}"

@@ -1,4 +1,4 @@
-"""Counters of folders, as the API shows them while they change."""
+"""Subscription of the counters of mailboxes."""
 
 from collections.abc import AsyncIterator
 
@@ -22,7 +22,7 @@ class CounterSubscription:
     async def counters(
         self, info: Info, user: UserRef | None = UNSET
     ) -> AsyncIterator[list[Mailbox]]:
-        key = await owner_named(info, user)
-        whose = None if key == info.context.viewer.user_id else key
-        async for rows in counters.follow(info.context, whose):
+        user_id = await owner_named(info, user)
+        other_user_id = None if user_id == info.context.viewer.user_id else user_id
+        async for rows in counters.follow(info.context, other_user_id):
             yield [Mailbox.of(row) for row in rows]

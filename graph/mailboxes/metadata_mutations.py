@@ -1,4 +1,4 @@
-"""Annotations of folders, as the API changes them."""
+"""Mutations of mailbox annotations."""
 
 import strawberry
 from strawberry import UNSET
@@ -43,16 +43,18 @@ class MailboxMetadataMutation:
     async def mailbox_metadata_set(
         self, info: Info, input: MailboxMetadataSetInput
     ) -> MailboxMetadataSetPayload:
-        whose = users_named(input.users or None)
+        user_selector = users_named(input.users or None)
         entry = (input.key, input.value)
-        found = await metadata.put(info.context, named(input.mailbox), entry, whose)
-        entries = [MetadataEntry(key=key, value=value) for key, value in found]
+        entries_set = await metadata.put(info.context, named(input.mailbox), entry, user_selector)
+        entries = [MetadataEntry(key=key, value=value) for key, value in entries_set]
         return MailboxMetadataSetPayload(entries=entries)
 
     @mutation("One annotation, of a folder of each account.", scope=Scope.MAIL)
     async def mailbox_metadata_unset(
         self, info: Info, input: MailboxMetadataUnsetInput
     ) -> MailboxMetadataUnsetPayload:
-        whose = users_named(input.users or None)
-        gone = await metadata.drop(info.context, named(input.mailbox), input.key, whose)
-        return MailboxMetadataUnsetPayload(keys=gone)
+        user_selector = users_named(input.users or None)
+        deleted_keys = await metadata.drop(
+            info.context, named(input.mailbox), input.key, user_selector
+        )
+        return MailboxMetadataUnsetPayload(keys=deleted_keys)

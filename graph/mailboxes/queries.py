@@ -1,4 +1,4 @@
-"""Folders of many users, as the API shows them."""
+"""Query of the mailboxes of several users."""
 
 import strawberry
 from strawberry import UNSET
@@ -27,16 +27,18 @@ class MailboxListQuery:
         first: int = 100,
         after: str | None = UNSET,
     ) -> Connection[Mailbox]:
-        ctx, whose = info.context, users_named(users or None)
-        fitting = masks if isinstance(masks, list) else None
-        ask = page_asked(
-            ordering(mailbox_listing.ORDER, (whose, fitting)), first, after, None, None
+        ctx, user_selector = info.context, users_named(users or None)
+        path_masks = masks if isinstance(masks, list) else None
+        requested_page = page_asked(
+            ordering(mailbox_listing.ORDER, (user_selector, path_masks)), first, after, None, None
         )
-        page = await mailbox_listing.page(ctx, whose, fitting, ask, columns(info, Mailbox))
+        page = await mailbox_listing.page(
+            ctx, user_selector, path_masks, requested_page, columns(info, Mailbox)
+        )
         return await connected(
             info,
             Mailbox,
             page,
-            lambda row: Cursor(ask.ordering, row.user_id, row.id),
-            lambda: mailbox_listing.count(ctx, whose, fitting),
+            lambda row: Cursor(requested_page.ordering, row.user_id, row.id),
+            lambda: mailbox_listing.count(ctx, user_selector, path_masks),
         )

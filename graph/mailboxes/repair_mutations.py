@@ -1,4 +1,4 @@
-"""Folders that are looked at and mended, as the API shows it."""
+"""Mutation that checks and repairs mailboxes."""
 
 import strawberry
 from strawberry import UNSET
@@ -48,10 +48,14 @@ class MailboxRepairMutation:
         alone=Alone("a repair, which looks at what is stored"),
     )
     async def mailbox_repair(self, info: Info, input: MailboxRepairInput) -> MailboxRepairPayload:
-        asked = Asked(input.mailbox_masks, blobs=input.check_blobs)
-        done = await repair.repair(info.context, asked, users_named(input.users or None))
+        request = Asked(input.mailbox_masks, blobs=input.check_blobs)
+        result = await repair.repair(info.context, request, users_named(input.users or None))
         results = [
-            RepairResult(mailbox=Mailbox.of(one.mailbox), findings=one.findings, fixed=one.fixed)
-            for one in done.repaired
+            RepairResult(
+                mailbox=Mailbox.of(repaired.mailbox),
+                findings=repaired.findings,
+                fixed=repaired.fixed,
+            )
+            for repaired in result.repaired
         ]
-        return MailboxRepairPayload(repaired=results, task=Task.maybe(done.task))
+        return MailboxRepairPayload(repaired=results, task=Task.maybe(result.task))

@@ -1,4 +1,4 @@
-"""Sharing folders, as the API does it."""
+"""Mutation that shares a mailbox, and the list of shared mailboxes."""
 
 from typing import Any
 
@@ -29,19 +29,26 @@ class MailboxShareSetInput(Options):
 async def shared_page(
     info: Info, user_id: int, page: tuple[Any, Any, Any, Any]
 ) -> Connection[Mailbox]:
-    """A page of the folders that others share with this account."""
-    ctx, ask = info.context, page_asked(shares.ORDER, *page)
-    listing = OfUser(user_id, ask, columns(info, Mailbox))
+    """Load a page of the mailboxes that other users share with an account.
+
+    `page_arguments` are: first, after, last, before.
+    """
+    ctx, requested_page = info.context, page_asked(shares.ORDER, *page)
+    page_key = OfUser(user_id, requested_page, columns(info, Mailbox))
     return await connected(
         info,
         Mailbox,
-        await ctx.load(shares.pages, listing),
-        lambda row: Cursor(ask.ordering, row.owner_id, row.mailbox_id),
-        lambda: ctx.load(shares.counts, listing),
+        await ctx.load(shares.pages, page_key),
+        lambda row: Cursor(requested_page.ordering, row.owner_id, row.mailbox_id),
+        lambda: ctx.load(shares.counts, page_key),
     )
 
 
 def _grantee(ref: UserRef) -> Grantee:
+    """Return the user to share with, by id, username or address.
+
+    Raises Invalid if the ID is not one of a user.
+    """
     if ref.id:
         return Grantee(global_ids.decode("User", ref.id.value, path="user"))
     return Grantee(name=given(ref.username) or given(ref.address) or "")
@@ -55,5 +62,5 @@ class SharingMutation:
         scope=Scope.MAIL,
     )
     async def mailbox_share_set(self, info: Info, input: MailboxShareSetInput) -> MailboxesPayload:
-        box, who = named(input.mailbox), _grantee(input.user)
-        return payload(await shares.put(info.context, box, who, input.rights))
+        mailbox, grantee = named(input.mailbox), _grantee(input.user)
+        return payload(await shares.put(info.context, mailbox, grantee, input.rights))

@@ -1,4 +1,4 @@
-"""With whom folders are shared, as the API shows it."""
+"""GraphQL types of mailbox shares."""
 
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
@@ -24,7 +24,7 @@ class AccountName:
 
     @classmethod
     def maybe(cls, row: Any) -> Optional["AccountName"]:
-        """The names of a row, if there is one."""
+        """Return the names of an account, or None without a row."""
         return row and cls(username=row.username, name=row.name, address=row.address)
 
 
@@ -44,5 +44,5 @@ class MailboxShare:
 
     @classmethod
     def of(cls, row: Any) -> "MailboxShare":
-        """The share of a row."""
+        """Return the share of a row."""
         return cls(row=row, rights=ordered(rights_of(row.rights)))

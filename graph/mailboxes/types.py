@@ -1,4 +1,4 @@
-"""Folders, as the API shows them."""
+"""GraphQL types, queries and mutations of mailboxes."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -54,13 +54,14 @@ class MetadataEntry:
 
 
 def _short(key: str) -> str:
-    """The name without /private/ or /shared/."""
+    """Return the name of an annotation without /private/ or /shared/."""
     return key.split("/", 2)[2]
 
 
 def _path_above(row: Any) -> tuple[int, str] | None:
-    above = row.path.rpartition("/")[0]
-    return (row.user_id, above) if above else None
+    """Return the user id and path of the parent mailbox; None at the top."""
+    parent_path = row.path.rpartition("/")[0]
+    return (row.user_id, parent_path) if parent_path else None
 
 
 ABOVE = Link(
@@ -162,8 +163,8 @@ class Mailbox(Shape):
         last: int | None = UNSET,
         before: str | None = UNSET,
     ) -> MessageConnection:
-        wanted = Wanted(filter, order_by, (first, after, last, before))
-        return await message_page(info, wanted, users=[self.row.user_id], mailbox_id=self.row.id)
+        request = Wanted(filter, order_by, (first, after, last, before))
+        return await message_page(info, request, users=[self.row.user_id], mailbox_id=self.row.id)
 
 
 @strawberry.type(description="Sums over folders.")
@@ -233,7 +234,7 @@ class MailboxQuery:
 
 
 def payload(rows: Sequence[Any]) -> MailboxesPayload:
-    """The answer of a mutation of these folders."""
+    """Return the payload of a mutation that changed these mailboxes."""
     return MailboxesPayload(mailboxes=[Mailbox.of(row) for row in rows])
 
 
@@ -250,28 +251,35 @@ class MailboxMutation:
             special_use=input.special_use or None,
             guid=input.guid if isinstance(input.guid, str) else None,
         )
-        whose = users_named(input.users or None)
+        user_selector = users_named(input.users or None)
         if input.parent:
-            above = named(input.parent, path="parent")
-            return payload(await child_mailboxes.create(info.context, new, above, whose))
-        return payload(await mailbox_loaders.create(info.context, new, whose))
+            parent = named(input.parent, path="parent")
+            return payload(await child_mailboxes.create(info.context, new, parent, user_selector))
+        return payload(await mailbox_loaders.create(info.context, new, user_selector))
 
     @mutation("Move or rename, with all that is below.", scope=Scope.MAIL)
     async def mailbox_rename(self, info: Info, input: MailboxRenameInput) -> MailboxesPayload:
-        asked = Renamed(named(input.mailbox), input.new_path, input.subscriptions)
-        whose = users_named(input.users or None)
-        return payload(await rename.rename(info.context, asked, whose))
+        request = Renamed(named(input.mailbox), input.new_path, input.subscriptions)
+        user_selector = users_named(input.users or None)
+        return payload(await rename.rename(info.context, request, user_selector))
 
     @mutation(
         "Messages go to the archive; INBOX and special folders: FORBIDDEN_OPERATION.",
         scope=Scope.MAIL,
     )
     async def mailbox_delete(self, info: Info, input: MailboxDeleteInput) -> DeletePayload:
-        what = Gone(
-            [named(ref, path="mailboxes", index=nth) for nth, ref in enumerate(input.mailboxes)],
+        request = Gone(
+            [
+                named(ref, path="mailboxes", index=index)
+                for index, ref in enumerate(input.mailboxes)
+            ],
             recursive=input.recursive,
             require_empty=input.require_empty,
             unsubscribe=input.unsubscribe,
         )
-        gone = await mailbox_delete.delete(info.context, what, users_named(input.users or None))
-        return DeletePayload(deleted_ids=[global_ids.encode("Mailbox", key) for key in gone])
+        deleted_keys = await mailbox_delete.delete(
+            info.context, request, users_named(input.users or None)
+        )
+        return DeletePayload(
+            deleted_ids=[global_ids.encode("Mailbox", key) for key in deleted_keys]
+        )

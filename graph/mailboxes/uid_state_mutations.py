@@ -1,4 +1,4 @@
-"""Numbers of folders that come from another server, as the API sets them."""
+"""Mutation that sets the UID state of mailboxes for a migration."""
 
 import strawberry
 from strawberry import UNSET
@@ -36,6 +36,6 @@ class MailboxStateMutation:
             input.min_next_uid if isinstance(input.min_next_uid, int) else None,
             input.min_highest_modseq if isinstance(input.min_highest_modseq, int) else None,
         )
-        whose = users_named(input.users or None)
-        rows = await uid_state.set_state(info.context, named(input.mailbox), state, whose)
+        user_selector = users_named(input.users or None)
+        rows = await uid_state.set_state(info.context, named(input.mailbox), state, user_selector)
         return payload(rows)

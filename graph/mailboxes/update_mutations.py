@@ -1,4 +1,4 @@
-"""Changing folders and subscribing to them, as the API does it."""
+"""Mutations that change mailboxes and subscriptions."""
 
 import strawberry
 from strawberry import UNSET
@@ -67,17 +67,20 @@ class MailboxUpdateMutation:
     @mutation("Hidden, retention, subscription, role, encryption: all or none.", scope=Scope.MAIL)
     async def mailbox_update(self, info: Info, input: MailboxUpdateInput) -> MailboxesPayload:
         owner = await owner_named(info, input.user or None)
-        said = {name: getattr(input.set, name) for name in FACTS}
-        what = Updated(
-            [named(ref, path="mailboxes", index=nth) for nth, ref in enumerate(input.mailboxes)],
-            {name: maybe.value for name, maybe in said.items() if maybe},
+        fields = {name: getattr(input.set, name) for name in FACTS}
+        request = Updated(
+            [
+                named(ref, path="mailboxes", index=index)
+                for index, ref in enumerate(input.mailboxes)
+            ],
+            {name: change.value for name, change in fields.items() if change},
             apply=input.apply_retention,
         )
-        whose = Users() if owner is None else Users(ids=(owner,))
-        done = await mailbox_update.change(info.context, what, whose)
-        answer = payload(done.rows)
-        answer.task = Task.maybe(done.task)
-        return answer
+        user_selector = Users() if owner is None else Users(ids=(owner,))
+        result = await mailbox_update.change(info.context, request, user_selector)
+        payload_with_task = payload(result.rows)
+        payload_with_task.task = Task.maybe(result.task)
+        return payload_with_task
 
     @mutation("The paths need not exist.", scope=Scope.MAIL)
     async def mailbox_subscribe(self, info: Info, input: MailboxSubscribeInput) -> MailboxesPayload:
@@ -93,8 +96,9 @@ class MailboxUpdateMutation:
 async def _subscribe(
     info: Info, input: MailboxSubscribeInput, *, subscribed: bool
 ) -> MailboxesPayload:
-    whose = users_named(input.users or None)
+    """Subscribe to the paths of the input, or unsubscribe from them."""
+    user_selector = users_named(input.users or None)
     rows = await subscription_mutations.subscribe(
-        info.context, input.paths, whose, subscribed=subscribed
+        info.context, input.paths, user_selector, subscribed=subscribed
     )
     return payload(rows)

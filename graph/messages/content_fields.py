@@ -1,4 +1,4 @@
-"""What is in a stored message, and what is worked out of it: fields of Message."""
+"""Fields of Message that read or compute something from the stored content."""
 
 from collections.abc import Iterator
 from datetime import datetime
@@ -34,10 +34,10 @@ MAILBOX = shaped("graph.mailboxes.types", "Mailbox")
 
 
 def _above(path: Path) -> Iterator[Path]:
-    """The places of an answer around this one, the nearest first."""
-    while above := path.prev:
-        yield above
-        path = above
+    """Yield the response paths that enclose a path, innermost first."""
+    while enclosing := path.prev:
+        yield enclosing
+        path = enclosing
 
 
 @strawberry.type(description="Encryption of a connection.")
@@ -47,7 +47,7 @@ class TlsInfo:
 
     @classmethod
     def maybe(cls, told: str | None) -> "TlsInfo | None":
-        """Of the protocol version and the cipher, with a space between."""
+        """Parse a protocol version and a cipher, separated by a space; None without them."""
         version, _, name = (told or "").partition(" ")
         return cls(name=name, version=version) if version else None
 
@@ -66,6 +66,7 @@ class Verification:
 
     @classmethod
     def maybe(cls, known: dict[str, Any] | None) -> "Verification | None":
+        """Return the stored results of authentication; None if there are none."""
         if known is None:
             return None
         verdicts = {name: known[name] for name in ("spf", "dkim", "dmarc", "arc")}
@@ -89,8 +90,10 @@ class CalendarEvent:
 
     @classmethod
     def of(cls, event: mime.CalendarEvent) -> "CalendarEvent":
-        def person(one: mime.MailAddress) -> MailAddress:
-            return MailAddress.of((one.name, one.address))
+        """Return the GraphQL object of a calendar event."""
+
+        def mail_address(person: mime.MailAddress) -> MailAddress:
+            return MailAddress.of((person.name, person.address))
 
         return cls(
             method=event.method,
@@ -100,8 +103,8 @@ class CalendarEvent:
             ends_at=event.ends_at,
             all_day=event.all_day,
             location=event.location,
-            organizer=person(event.organizer) if event.organizer else None,
-            attendees=[person(one) for one in event.attendees],
+            organizer=mail_address(event.organizer) if event.organizer else None,
+            attendees=[mail_address(attendee) for attendee in event.attendees],
         )
 
 
@@ -112,8 +115,8 @@ class MessageReference:
 
     @field("Null where it is gone.")
     def message(self) -> Annotated["Message", strawberry.lazy("graph.messages.types")] | None:
-        of: Message | None = MESSAGE(self.row)
-        return of
+        message: Message | None = MESSAGE(self.row)
+        return message
 
     @field("Its folder.")
     async def mailbox(
@@ -122,8 +125,8 @@ class MessageReference:
         if self.row is None:
             return None
         row = await info.context.load(mailbox_loaders.by_ids, self.row.mailbox_id)
-        of: Mailbox | None = MAILBOX(row)
-        return of
+        mailbox: Mailbox | None = MAILBOX(row)
+        return mailbox
 
     @field("In its folder.")
     def uid(self) -> BigInt | None:
@@ -131,7 +134,7 @@ class MessageReference:
 
 
 def intro_of(text: str) -> str:
-    """The first 128 bytes of a preview."""
+    """Return the first 128 bytes of a preview, without a part of a character at the end."""
     if text.isascii():
         return text[:INTRO]
     return text[:INTRO].encode()[:INTRO].decode(errors="ignore")
@@ -139,6 +142,8 @@ def intro_of(text: str) -> str:
 
 @strawberry.type(description="What is in a message.")
 class Reading(Shape):
+    """Base of Message with the fields that read the stored content."""
+
     @field(
         "One per MIME node; without sanitize as sent, to be shown in a sandbox only. "
         "Remote images are left out unless asked for.",
@@ -148,8 +153,8 @@ class Reading(Shape):
     async def html(
         self, info: Info, sanitize: bool = True, remote_images: bool = False
     ) -> list[str]:
-        shown = await self._shown(info, sanitize=sanitize, remote_images=remote_images)
-        return list(shown.bodies)
+        rendered = await self._shown(info, sanitize=sanitize, remote_images=remote_images)
+        return list(rendered.bodies)
 
     @field("Images from elsewhere that html leaves out, unless remoteImages lets them in.", cost=10)
     async def remote_image_count(self, info: Info) -> int:
@@ -165,17 +170,18 @@ class Reading(Shape):
     async def _shown(
         self, info: Info, *, sanitize: bool = True, remote_images: bool = False
     ) -> Shown:
+        """Load the HTML bodies of the message, with links to its attachments in place of `cid:`."""
         stored = await stored_of(info, self.row)
-        known = content.cids(stored)
+        attachment_by_cid = content.cids(stored)
 
         def cid_url(cid: str) -> str | None:
-            if cid not in known:
+            if cid not in attachment_by_cid:
                 return None
-            path = download_urls.attachment_path(stored.row.id, known[cid])
+            path = download_urls.attachment_path(stored.row.id, attachment_by_cid[cid])
             return download_urls.signed(info, path, stored.row)
 
-        showing = Showing(cid_url, sanitize=sanitize, remote_images=remote_images)
-        return await content.htmls(stored, showing)
+        render_options = Showing(cid_url, sanitize=sanitize, remote_images=remote_images)
+        return await content.htmls(stored, render_options)
 
     @field("Plain text, made from HTML when missing.", cost=3)
     async def text(self, info: Info) -> str | None:
@@ -195,8 +201,8 @@ class Reading(Shape):
     ) -> str:
         words = snippets.sought(info.context, _above(info.path))
         found = await snippets.snippet(await stored_of(info, self.row), words, marked=marked)
-        short = intro_of(self.row.preview)
-        return found or (escape(short) if marked else short)
+        intro = intro_of(self.row.preview)
+        return found or (escape(intro) if marked else intro)
 
     @field("In order.", cost=2)
     async def headers(self, info: Info) -> list[HeaderField]:
@@ -242,8 +248,8 @@ class Reading(Shape):
 
     @field("Events of the calendars in it, each once, up to 100; 512 KiB of all are read.", cost=10)
     async def events(self, info: Info) -> list[CalendarEvent]:
-        known = await computed_fields.events(await stored_of(info, self.row))
-        return [CalendarEvent.of(event) for event in known]
+        events = await computed_fields.events(await stored_of(info, self.row))
+        return [CalendarEvent.of(event) for event in events]
 
     @field("Bytes, if every line ended with CRLF.", cost=20)
     async def virtual_size(self, info: Info) -> ByteSize:

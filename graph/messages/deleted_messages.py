@@ -1,4 +1,4 @@
-"""Deleted messages that can be brought back, as the API shows them."""
+"""GraphQL types and mutations of deleted messages that can be restored."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -95,18 +95,23 @@ async def archive_page(
     order: OrderDirection,
     page: tuple[Any, Any, Any, Any],
 ) -> Connection[ArchivedMessage]:
-    """A page of a user's deleted messages."""
+    """Load a page of the deleted messages of a user.
+
+    `page_arguments` are: first, after, last, before.
+    """
     where = filter.where(info) if filter else ALL
-    kind = ordering(
+    list_ordering = ordering(
         NEWEST if order is OrderDirection.DESC else OLDEST, None if where.everything else where
     )
-    wanted = Listing(user_id, page_asked(kind, *page), columns(info, ArchivedMessage), where)
+    page_key = Listing(
+        user_id, page_asked(list_ordering, *page), columns(info, ArchivedMessage), where
+    )
     return await connected(
         info,
         ArchivedMessage,
-        await info.context.load(deleted_messages.pages, wanted),
-        lambda row: Cursor(kind, row.archived_at, row.id),
-        lambda: info.context.load(deleted_messages.counts, wanted),
+        await info.context.load(deleted_messages.pages, page_key),
+        lambda row: Cursor(list_ordering, row.archived_at, row.id),
+        lambda: info.context.load(deleted_messages.counts, page_key),
     )
 
 
@@ -161,19 +166,19 @@ class ArchiveMutation:
         ctx, keys = info.context, keys_of(info, "ArchivedMessage", input.ids)
         await deleted_messages.restore(ctx, keys, named(input.mailbox) if input.mailbox else None)
         rows = [row for row in await ctx.load_all(message_loaders.by_ids, keys) if row]
-        boxes = await ctx.load_all(mailbox_loaders.by_ids, [row.mailbox_id for row in rows])
-        of = shaped("graph.mailboxes.types", "Mailbox")
+        mailbox_rows = await ctx.load_all(mailbox_loaders.by_ids, [row.mailbox_id for row in rows])
+        mailbox_from_row = shaped("graph.mailboxes.types", "Mailbox")
         return ArchivedMessageRestorePayload(
             restored=[
-                RestoredMessage(mailbox=of(box), message=Message.of(row))
-                for row, box in zip(rows, boxes, strict=True)
-                if box
+                RestoredMessage(mailbox=mailbox_from_row(mailbox_row), message=Message.of(row))
+                for row, mailbox_row in zip(rows, mailbox_rows, strict=True)
+                if mailbox_row
             ]
         )
 
     @mutation("Brings back what was deleted in a time, by a task.", scope=Scope.MAIL)
     async def archive_restore(self, info: Info, input: ArchiveRestoreInput) -> TaskPayload:
-        together = input.place is ArchiveRestorePlace.NEW_MAILBOX
+        into_new_mailbox = input.place is ArchiveRestorePlace.NEW_MAILBOX
         owner = await owner_named(info, input.user)
-        span = Span(input.start, input.end, owner, together=together)
+        span = Span(input.start, input.end, owner, together=into_new_mailbox)
         return TaskPayload(task=Task.of(await deleted_messages.restore_span(info.context, span)))

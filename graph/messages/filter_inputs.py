@@ -1,4 +1,4 @@
-"""Which messages: filters of lists and selections of bulk operations, as inputs."""
+"""Inputs that select messages: filters of lists and selections of bulk mutations."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
@@ -28,7 +28,7 @@ from resolvers.messages.filters.message_filter import MessageWhere
 from resolvers.messages.loaders import NEWEST, OLDEST
 from resolvers.search.query_parser import QueryProblem, has_only_words, understood
 
-IDS = 1000  # of one selection
+IDS = 1000  # per selection
 
 
 @strawberry.enum(
@@ -42,7 +42,7 @@ class MessageOrder(StrEnum):
 
     @property
     def ordering(self) -> str:
-        """Its name in cursors."""
+        """The name of the order in cursors."""
         return {"RECEIVED_DESC": NEWEST, "RECEIVED_ASC": OLDEST}.get(self, "relevance-")
 
 
@@ -52,7 +52,7 @@ class DateBound:
     ago: strawberry.Maybe[Duration] = leaf("Relative to now, P30D.")
 
     def moment(self, info: Info) -> datetime:
-        """The instant that is meant."""
+        """Return the absolute time. Raises Invalid if it is too long ago."""
         if self.at:
             return self.at.value
         ago = self.ago.value if self.ago else timedelta(0)  # one of the two is given
@@ -80,7 +80,7 @@ class AttachmentMatch(Conditions):
     "case nor accents."
 )
 class MessageFilter(Conditions):
-    has_words_only: ClassVar[bool] = False  # `query` is no text of terms
+    has_words_only: ClassVar[bool] = False  # `query` is read as words, not as terms
 
     and_: list["MessageFilter"] | None = leaf("All of.", name="and", default=UNSET)
     or_: list["MessageFilter"] | None = leaf("At least one of.", name="or", default=UNSET)
@@ -148,26 +148,29 @@ class MessageFilter(Conditions):
     )
 
     def where(self, info: Info, depth: int = 0) -> MessageWhere:
-        """The filter as the floors below know it."""
+        """Convert the filter to conditions of the resolvers.
+
+        Raises Invalid if filters are nested too deep, or if a condition is not valid.
+        """
         if depth > DEPTH:
-            words = f"and, or and not go {DEPTH} levels deep"
-            raise Invalid(words, constraint="depth", path=["filter"])
+            message = f"and, or and not go {DEPTH} levels deep"
+            raise Invalid(message, constraint="depth", path=["filter"])
         times = {
             name: bound.moment(info) for name in TIMES if (bound := getattr(self, name) or None)
         }
         values = {
             name: value for name in PLAIN if (value := plain(getattr(self, name))) is not None
         }
-        every = self._parts(self.and_, info, depth)
+        all_of = self._parts(self.and_, info, depth)
         if (terms := self.terms(info.context.world.now())) is not None:
             del values["query"]
-            every = (*(every or ()), filter_of(terms).where(info, depth + 1))
+            all_of = (*(all_of or ()), filter_of(terms).where(info, depth + 1))
         for name in ("uids", "seqs"):
             if getattr(self, name) and not self.mailbox:
-                words = f"{name} go with a mailbox"
-                raise Invalid(words, constraint="required", path=["filter", name])
+                message = f"{name} go with a mailbox"
+                raise Invalid(message, constraint="required", path=["filter", name])
         return MessageWhere(
-            every=every,
+            every=all_of,
             some=self._parts(self.or_, info, depth),
             none=self.not_.where(info, depth + 1) if self.not_ else None,
             thread_id=global_ids.decode("Thread", self.thread, path="thread")
@@ -179,9 +182,10 @@ class MessageFilter(Conditions):
         )
 
     def terms(self, now: datetime) -> dict[str, Any] | None:
-        """The fields that the terms of `query` stand for, as JSON has them; None for words alone.
+        """Return the filter fields, in JSON, that the terms of `query` mean.
 
-        Raises Invalid if a term is not valid, or if the text selects every message.
+        None if it has words only. Raises Invalid if a term is not valid, or if the text selects
+        every message.
         """
         if not self.query or self.has_words_only or has_only_words(self.query):
             return None
@@ -194,40 +198,45 @@ class MessageFilter(Conditions):
     def _parts(
         given: "list[MessageFilter] | None", info: Info, depth: int
     ) -> tuple[MessageWhere, ...] | None:
+        """Convert the filters of a group to conditions; None if the group is absent."""
         return tuple(one.where(info, depth + 1) for one in given or ()) if is_given(given) else None
 
     def _places(self) -> dict[str, Any]:
-        """Return the conditions that are more than one value. An empty list selects nothing."""
-        found: dict[str, Any] = {}
+        """Return the conditions that have more than one value. An empty list selects nothing.
+
+        Raises Invalid if a list is too long.
+        """
+        conditions: dict[str, Any] = {}
         for name in LISTS:
-            given = getattr(self, name)
-            if not is_given(given):
+            items = getattr(self, name)
+            if not is_given(items):
                 continue
-            if len(given) > LONGEST[name]:
-                words = f"at most {LONGEST[name]} of {name}"
-                raise Invalid(words, constraint="max", path=["filter", name])
-            found[name] = tuple(given)
-        if "mailboxes" in found:
-            refs = found["mailboxes"]
-            found["mailboxes"] = tuple(named(ref, path="mailboxes") for ref in refs)
-        _check_masks(found.get("mailbox_masks", ()))
+            if len(items) > LONGEST[name]:
+                message = f"at most {LONGEST[name]} of {name}"
+                raise Invalid(message, constraint="max", path=["filter", name])
+            conditions[name] = tuple(items)
+        if "mailboxes" in conditions:
+            refs = conditions["mailboxes"]
+            conditions["mailboxes"] = tuple(named(ref, path="mailboxes") for ref in refs)
+        _check_masks(conditions.get("mailbox_masks", ()))
         if self.mailbox:
-            found["mailbox"] = named(self.mailbox)
+            conditions["mailbox"] = named(self.mailbox)
         if self.submission_states is not None and self.submission_states is not UNSET:
-            found["submission_states"] = tuple(self.submission_states)
+            conditions["submission_states"] = tuple(self.submission_states)
         if self.header:
-            found["header"] = self.header.name, plain(self.header.contains)
+            conditions["header"] = self.header.name, plain(self.header.contains)
         if self.attachment:
             file = self.attachment
-            found["attachment"] = plain(file.filename), plain(file.content_type)
-        return found
+            conditions["attachment"] = plain(file.filename), plain(file.content_type)
+        return conditions
 
 
 def _check_masks(masks: Sequence[str]) -> None:
+    """Raise Invalid if a mask is too long."""
     for index, mask in enumerate(masks):
         if len(mask) > LONGEST_MASK:
-            words = f"a mask has at most {LONGEST_MASK} characters"
-            raise Invalid(words, constraint="max", path=["filter", "mailboxMasks"], index=index)
+            message = f"a mask has at most {LONGEST_MASK} characters"
+            raise Invalid(message, constraint="max", path=["filter", "mailboxMasks"], index=index)
 
 
 PLAIN = (
@@ -244,7 +253,7 @@ LONGEST = {"mailboxes": 250, "mailbox_masks": 50, "guids": 1000}
 LISTS = tuple(LONGEST)
 
 
-NAMES = {  # of fields, in JSON and here
+NAMES = {  # field names of the API to attribute names
     to_camel_case(field.python_name.removesuffix("_")): field.python_name
     for field in get_object_definition(MessageFilter, strict=True).fields
 }
@@ -253,56 +262,61 @@ BOUNDS = frozenset(map(to_camel_case, TIMES))
 
 
 def filter_of(fields: Mapping[str, Any]) -> MessageFilter:
-    """The filter whose fields are as JSON has them; its `query` has words alone."""
-    made: dict[str, Any] = {}
+    """Return the filter with these JSON fields. Its `query` is read as words, not as terms."""
+    values: dict[str, Any] = {}
     for name, value in fields.items():
         key = NAMES[name]
         if name in GROUPS:
-            made[key] = [filter_of(one) for one in value]
+            values[key] = [filter_of(item) for item in value]
         elif name == "not":
-            made[key] = filter_of(value)
+            values[key] = filter_of(value)
         elif name in BOUNDS:
-            made[key] = _bound(value)
+            values[key] = _bound(value)
         elif name == "mailbox":
-            made[key] = _mailbox(value)
+            values[key] = _mailbox(value)
         elif name == "mailboxes":
-            made[key] = [_mailbox(one) for one in value]
+            values[key] = [_mailbox(item) for item in value]
         elif name == "header":
-            made[key] = HeaderMatch(**value)
+            values[key] = HeaderMatch(**value)
         elif name == "attachment":
-            there = {{"contentType": "content_type"}.get(k, k): v for k, v in value.items()}
-            made[key] = AttachmentMatch(**there)
+            attachment_fields = {
+                {"contentType": "content_type"}.get(field, field): field_value
+                for field, field_value in value.items()
+            }
+            values[key] = AttachmentMatch(**attachment_fields)
         else:
-            made[key] = value
-    found = MessageFilter(**made)
-    found.__dict__["has_words_only"] = True
-    return found
+            values[key] = value
+    message_filter = MessageFilter(**values)
+    message_filter.__dict__["has_words_only"] = True
+    return message_filter
 
 
 def _bound(value: Mapping[str, str]) -> DateBound:
+    """Return the time bound of a JSON object with `at` or `ago`."""
     if "at" in value:
         return DateBound(at=strawberry.Some(datetime.fromisoformat(value["at"])), ago=None)
     return DateBound(at=None, ago=strawberry.Some(Duration(quantities.duration(value["ago"]))))
 
 
 def _mailbox(value: Mapping[str, Any]) -> MailboxRef:
-    some = {name: strawberry.Some(one) for name, one in value.items()}
-    use = some.get("specialUse")
+    """Return the mailbox reference of a JSON object."""
+    wrapped = {name: strawberry.Some(member) for name, member in value.items()}
+    special_use = wrapped.get("specialUse")
     return MailboxRef(
-        id=some.get("id"),
-        path=some.get("path"),
-        special_use=strawberry.Some(SpecialUse(use.value)) if use else None,
-        guid=some.get("guid"),
+        id=wrapped.get("id"),
+        path=wrapped.get("path"),
+        special_use=strawberry.Some(SpecialUse(special_use.value)) if special_use else None,
+        guid=wrapped.get("guid"),
     )
 
 
 class Wanted(NamedTuple):
-    """What a list of messages is asked for."""
+    """The arguments of a list of messages."""
 
     filter: MessageFilter | None
     order: MessageOrder
     page: tuple[Any, Any, Any, Any]  # first, after, last, before
-    problems: Sequence[QueryProblem] = ()  # of the text that became a part of the filter
+    problems: Sequence[QueryProblem] = ()  # of the query text that was parsed into the filter
 
 
 @strawberry.input(
@@ -324,7 +338,10 @@ class MessageSelection(Conditions):
     )
 
     def selection(self, info: Info) -> Selection:
-        """The selection as the floors below know it."""
+        """Convert the input to a selection of the resolvers.
+
+        Raises Invalid if it selects in two ways, or names too many or invalid IDs.
+        """
         if self.filter and self.all:
             text = "select by ids, by mailbox, by filter, or all: by one of them"
             raise Invalid(text, constraint="exclusive", path=["select", "all"])

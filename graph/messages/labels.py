@@ -1,4 +1,4 @@
-"""Labels, as the API shows them."""
+"""GraphQL types and mutation of labels."""
 
 from collections.abc import Mapping
 from typing import ClassVar
@@ -30,13 +30,13 @@ class Label(Shape):
 
     @field("Unread messages that have it.", "user_id", "folded", cost=5)
     async def unseen(self, info: Info) -> int:
-        found = await info.context.load(labels.figures, (self.row.user_id, self.row.folded))
-        return found.unseen
+        counts = await info.context.load(labels.figures, (self.row.user_id, self.row.folded))
+        return counts.unseen
 
     @field("Messages that have it, in all folders.", "user_id", "folded", cost=5)
     async def total(self, info: Info) -> int:
-        found = await info.context.load(labels.figures, (self.row.user_id, self.row.folded))
-        return found.total
+        counts = await info.context.load(labels.figures, (self.row.user_id, self.row.folded))
+        return counts.total
 
 
 @strawberry.input(description="Input of labelSet; absent = unchanged.")
@@ -63,8 +63,8 @@ class LabelMutation:
                 raise Invalid(text, constraint="exclusive", path=["delete"])
             await labels.remove(ctx, input.keyword)
         else:
-            colored = color is not UNSET
-            words = Words(plain(input.name), color if colored else None, colored)
-            await labels.set_(ctx, input.keyword, words)
+            has_color = color is not UNSET
+            changes = Words(plain(input.name), color if has_color else None, has_color)
+            await labels.set_(ctx, input.keyword, changes)
         rows = await ctx.load(labels.of_users, own(ctx))
         return LabelSetPayload(labels=[Label.of(row) for row in rows])

@@ -1,4 +1,4 @@
-"""Parts of messages, as the API shows them, and the messages that lie in them."""
+"""GraphQL types of MIME parts, attachments and attached messages."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -29,7 +29,7 @@ from resolvers.spam import quarantine
     "is null and `name` is the text of the header."
 )
 class MailAddress(View):
-    """A view of a pair: name and address."""
+    """A mail address, from a pair: name and address."""
 
     name: str | None = leaf("Display name.")
     address: str | None = leaf(
@@ -72,7 +72,7 @@ class Attachment:
     size: ByteSize = leaf("Decoded bytes.")
     row: strawberry.Private[Any] = None
     index: strawberry.Private[int] = 0
-    held: strawberry.Private[bool] = False  # it is in the quarantine, and `row` of that
+    held: strawberry.Private[bool] = False  # `row` is one of the quarantine
 
     @field("Download.")
     def url(self, info: Info) -> URL:
@@ -97,29 +97,30 @@ class Attachment:
 
     @classmethod
     def list_of(cls, row: Any) -> list["Attachment"]:
-        """The attachments of a message."""
+        """Return the attachments of a message."""
         return [cls.of(row, index) for index in range(len(row.attachments))]
 
     @staticmethod
     def has_many(row: Any) -> bool:
-        """True if the message has so many attachments that `list_of` must run in a thread."""
+        """True if the list of attachments is too long to be made on the event loop."""
         return len(row.attachments) > LONG_LIST
 
     @classmethod
     def of(cls, row: Any, index: int, *, held: bool = False) -> "Attachment":
-        known = row.attachments[index]
+        """Return one attachment of a message by its index."""
+        facts = row.attachments[index]
         return cls(
             id=download_urls.attachment_id(row.id, index),
-            part=known["part"],
-            hash=known["hash"],
-            filename=plain_filename(known["filename"] or ""),
-            content_type=known["content_type"],
-            disposition=known["disposition"],
-            transfer_encoding=known["encoding"],
-            related=known["related"],
-            cid=known["cid"],
-            size_kb=-(-known["size"] // 1024),
-            size=ByteSize(known["size"]),
+            part=facts["part"],
+            hash=facts["hash"],
+            filename=plain_filename(facts["filename"] or ""),
+            content_type=facts["content_type"],
+            disposition=facts["disposition"],
+            transfer_encoding=facts["encoding"],
+            related=facts["related"],
+            cid=facts["cid"],
+            size_kb=-(-facts["size"] // 1024),
+            size=ByteSize(facts["size"]),
             row=row,
             index=index,
             held=held,
@@ -138,7 +139,7 @@ class MimePart:
     size: ByteSize = leaf("Bytes as transferred.")
     parts: list["MimePart"] = leaf("Parts below.")
     row: strawberry.Private[Any] = None
-    held: strawberry.Private[bool] = False  # as of an attachment
+    held: strawberry.Private[bool] = False  # `row` is one of the quarantine
 
     @field("Decoded content.")
     def url(self, info: Info) -> URL:
@@ -159,17 +160,20 @@ class MimePart:
 
     @classmethod
     def of(cls, row: Any) -> "MimePart":
-        """The tree of a message."""
+        """Return the root of the MIME tree of a message."""
         return cls.of_tree(row, part_of(orjson.loads(row.structure)))
 
     @classmethod
     def of_tree(cls, row: Any, tree: Part, *, held: bool = False) -> "MimePart":
-        """A part with those below, made from the leaves up: it may be a hundred parts deep."""
-        made: dict[int, MimePart] = {}
+        """Return a MIME part with its subtree.
+
+        It is built from the leaves up, since recursion fails in a tree of a hundred levels.
+        """
+        parts_by_identity: dict[int, MimePart] = {}
         for part in reversed(list(walk(tree))):
-            there = [made[id(below)] for below in part.parts]
-            made[id(part)] = cls._one(row, part, there, held=held)
-        return made[id(tree)]
+            children = [parts_by_identity[id(child)] for child in part.parts]
+            parts_by_identity[id(part)] = cls._one(row, part, children, held=held)
+        return parts_by_identity[id(tree)]
 
     @classmethod
     def _one(cls, row: Any, part: Part, below: list["MimePart"], *, held: bool) -> "MimePart":
@@ -205,31 +209,36 @@ class AttachedMessage:
     async def maybe(
         cls, stored: Stored, part: Part | None, *, held: bool = False
     ) -> "AttachedMessage | None":
-        """The message that a part of a stored one is, if it is one."""
+        """Parse the message that is attached as this part; None if the part is no message."""
         attached = await computed_fields.attached(stored, part) if part else None
         if attached is None:
             return None
         facts, row = attached.facts, stored.row
-        people = [
-            [MailAddress.of((one.name, one.address)) for one in several]
-            for several in (facts.from_, facts.to, facts.cc)
+        address_lists = [
+            [MailAddress.of((address.name, address.address)) for address in addresses]
+            for addresses in (facts.from_, facts.to, facts.cc)
         ]
         return cls(
             subject=facts.subject,
-            from_=next(iter(people[0]), None),
-            to=people[1],
-            cc=people[2],
+            from_=next(iter(address_lists[0]), None),
+            to=address_lists[1],
+            cc=address_lists[2],
             date=facts.date,
             message_id=facts.message_id,
             attachments=[
-                MimePart.of_tree(row, each, held=held) for each, _ in mime.files(attached.part)
+                MimePart.of_tree(row, part_below, held=held)
+                for part_below, _ in mime.files(attached.part)
             ],
             attached=attached,
         )
 
 
 async def stored_of(info: Info, row: Any, *, held: bool = False) -> Stored:
-    """What is in the message of this row; raises the refusal where that is not for the viewer."""
+    """Load the content of the message of this row.
+
+    With `is_quarantined` the row is one of the quarantine. Raises NotFound or Forbidden if the
+    viewer can't read the message.
+    """
     if held:
         return found(await info.context.load(quarantine.stored, row.id))
     return found(await content.one(info.context, row.id))

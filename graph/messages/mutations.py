@@ -1,4 +1,4 @@
-"""Mutations of messages: flags, moves, deletion."""
+"""Mutations that change, move, copy and delete messages in bulk."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -53,7 +53,10 @@ class MessageChanges:
     meta_data: strawberry.Maybe[JSON | None] = leaf("Free data of the application.")
 
     def changes(self) -> Changes:
-        """The patch as the floors below know it."""
+        """Convert the input to changes of messages.
+
+        Raises Invalid if `flags` is combined with `addFlags` or `removeFlags`.
+        """
         values: dict[str, Any] = {}
         if self.expires:
             values["expires"] = self.expires.value
@@ -66,7 +69,7 @@ class MessageChanges:
                 path=["set", "flags"],
             )
         changes = Changes.of(
-            {name: maybe.value for name in FLAGS if (maybe := getattr(self, name))},
+            {name: change.value for name in FLAGS if (change := getattr(self, name))},
             add=given(self.add_flags) or (),
             remove=given(self.remove_flags) or (),
             replaced=given(self.flags),
@@ -188,37 +191,43 @@ class MessageTierMovePayload(MutationPayload):
 
 
 def undo_token(done: Done) -> UndoToken | None:
-    """What takes it back, where there is something to."""
+    """Return the token that takes the changes back; None if they can't be taken back."""
     if not (done.undo and done.undo_until):
         return None
     return UndoToken(token=done.undo, expires_at=done.undo_until)
 
 
 def _told(info: Info, input: Options, name: str) -> bool:
-    """Whether this of the payload is read: now, or when the answer is given once more."""
+    """True if the client reads this field of the payload, or can by its idempotency key later."""
     return name in asked(info) or bool(input.options and input.options.idempotency_key)
 
 
 def _task(done: Done) -> Task | None:
+    """Return the task that continues the changes; None if they are finished."""
     return Task.maybe(done.task)
 
 
 def _source(given: MessageMoveInput | MessageCopyInput) -> Users | None:
-    """The account the messages are of, where it is named."""
+    """Return the selector of the source user of a move or copy; None if not named.
+
+    Raises Invalid if `sourceType` is not "user".
+    """
     if given.source_type != "user":
         raise Invalid('the only kind is "user"', constraint="enum", path=["sourceType"])
     return user_named(given.source_user, path="sourceUser") if given.source_user else None
 
 
 async def _pairs(info: Info, done: Done) -> list[MovedMessage]:
+    """Load the moved or copied messages, each with its UIDs before and after."""
     rows = await info.context.load_all(message_loaders.by_ids, list(done.uids))
     return [
-        MovedMessage(old_uid=BigInt(old), new_uid=BigInt(new), message=Message.maybe(row))
-        for (old, new), row in zip(done.uids.values(), rows, strict=True)
+        MovedMessage(old_uid=BigInt(old_uid), new_uid=BigInt(new_uid), message=Message.maybe(row))
+        for (old_uid, new_uid), row in zip(done.uids.values(), rows, strict=True)
     ]
 
 
 def _deleted(done: Done) -> MessageDeletePayload:
+    """Return the payload of a deletion."""
     return MessageDeletePayload(
         deleted_count=BigInt(len(done.rows)),
         deleted_mailboxes=[
@@ -233,7 +242,7 @@ def _deleted(done: Done) -> MessageDeletePayload:
 class BulkMutation:
     @mutation("Flags, expiry, snooze, metadata.", scope=Scope.MAIL)
     async def message_update(self, info: Info, input: MessageUpdateInput) -> MessageUpdatePayload:
-        order = Order(
+        request = Order(
             input.select.selection(info),
             input.set.changes(),
             unless_since=input.if_unchanged_since
@@ -241,60 +250,60 @@ class BulkMutation:
             else None,
             later=input.async_,
         )
-        done = await bulk_changes.carry_out(info.context, order)
+        result = await bulk_changes.carry_out(info.context, request)
         rows: Sequence[Any] = ()
         if _told(info, input, "messages"):
-            keys = [row.id for row in done.rows]
+            keys = [row.id for row in result.rows]
             rows = await info.context.load_all(message_loaders.by_ids, keys)
         return MessageUpdatePayload(
-            updated_count=BigInt(len(done.rows)),
+            updated_count=BigInt(len(result.rows)),
             messages=[Message.of(row) for row in rows if row],
-            task=_task(done),
-            undo=undo_token(done),
+            task=_task(result),
+            undo=undo_token(result),
         )
 
     @mutation("To another folder, with flag changes if wanted.", scope=Scope.MAIL)
     async def message_move(self, info: Info, input: MessageMoveInput) -> MessageMovePayload:
-        order = Order(
+        request = Order(
             input.select.selection(info),
             input.set.changes() if input.set else None,
             to=named(input.to, path="to"),
             source=_source(input),
             later=input.async_,
         )
-        done = await bulk_changes.carry_out(info.context, order)
+        result = await bulk_changes.carry_out(info.context, request)
         return MessageMovePayload(
-            moved_count=BigInt(len(done.uids)),
-            moved=await _pairs(info, done) if _told(info, input, "moved") else [],
-            task=_task(done),
-            undo=undo_token(done),
+            moved_count=BigInt(len(result.uids)),
+            moved=await _pairs(info, result) if _told(info, input, "moved") else [],
+            task=_task(result),
+            undo=undo_token(result),
         )
 
     @mutation("Into a folder, once more. Bodies are shared, not copied.", scope=Scope.MAIL)
     async def message_copy(self, info: Info, input: MessageCopyInput) -> MessageCopyPayload:
-        order = Order(
+        request = Order(
             input.select.selection(info),
             to=named(input.to, path="to"),
             source=_source(input),
             copy=True,
             later=input.async_,
         )
-        done = await bulk_changes.carry_out(info.context, order)
-        copied = await _pairs(info, done) if _told(info, input, "copied") else []
+        result = await bulk_changes.carry_out(info.context, request)
+        copied = await _pairs(info, result) if _told(info, input, "copied") else []
         return MessageCopyPayload(
-            copied_count=BigInt(len(done.uids)), copied=copied, task=_task(done)
+            copied_count=BigInt(len(result.uids)), copied=copied, task=_task(result)
         )
 
     @mutation("To the archive, or for good.", scope=Scope.MAIL)
     async def message_delete(self, info: Info, input: MessageDeleteInput) -> MessageDeletePayload:
-        order = Order(
+        request = Order(
             input.select.selection(info),
             delete=True,
             permanent=input.permanent,
             drop_empty=input.delete_empty_mailbox,
             later=input.async_,
         )
-        return _deleted(await bulk_changes.carry_out(info.context, order))
+        return _deleted(await bulk_changes.carry_out(info.context, request))
 
     @mutation(
         "Deletes, to the archive, what is in its folder more than once; the oldest stays.",
@@ -303,12 +312,12 @@ class BulkMutation:
     async def message_deduplicate(
         self, info: Info, input: MessageDeduplicateInput
     ) -> MessageDeletePayload:
-        order = Order(
+        request = Order(
             input.select.selection(info),
             delete=True,
             duplicates="message_id" if input.by_message_id else "digest",
         )
-        return _deleted(await bulk_changes.carry_out(info.context, order))
+        return _deleted(await bulk_changes.carry_out(info.context, request))
 
     @mutation(
         "Bodies between storage tiers; one that several messages share goes once, with all of "
@@ -321,5 +330,7 @@ class BulkMutation:
     ) -> MessageTierMovePayload:
         to_cold = (input.tier is StorageTier.COLD) is not input.reverse
         tier = StorageTier.COLD if to_cold else StorageTier.HOT
-        done = await storage_tiers.move(info.context, input.select.selection(info), tier)
-        return MessageTierMovePayload(moved_count=BigInt(done.moved), task=Task.maybe(done.task))
+        result = await storage_tiers.move(info.context, input.select.selection(info), tier)
+        return MessageTierMovePayload(
+            moved_count=BigInt(result.moved), task=Task.maybe(result.task)
+        )

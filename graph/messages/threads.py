@@ -1,4 +1,4 @@
-"""Conversations, as the API shows them."""
+"""GraphQL types, query and mutation of threads."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -54,8 +54,8 @@ class Thread(Shape):
     async def messages(
         self, info: Info, first: int | None = UNSET, after: str | None = UNSET
     ) -> MessageConnection:
-        wanted = Wanted(None, MessageOrder.RECEIVED_ASC, (first, after, None, None))
-        return await message_page(info, wanted, users=[self.row.user_id], thread_id=self.row.id)
+        request = Wanted(None, MessageOrder.RECEIVED_ASC, (first, after, None, None))
+        return await message_page(info, request, users=[self.row.user_id], thread_id=self.row.id)
 
 
 @strawberry.input(description="Input of threadUpdate.")
@@ -82,17 +82,17 @@ class ThreadMutation:
             text = f"one to {threads.IDS} conversations"
             raise Invalid(text, constraint="range", path=["ids"])
         keys = [
-            global_ids.decode("Thread", text, path="ids", index=nth)
-            for nth, text in enumerate(input.ids)
+            global_ids.decode("Thread", text, path="ids", index=index)
+            for index, text in enumerate(input.ids)
         ]
         changes = input.set.changes() if input.set else None
-        order = ThreadOrder(keys, changes, plain(input.muted))
-        done = await threads.carry_out(info.context, order)
+        request = ThreadOrder(keys, changes, plain(input.muted))
+        result = await threads.carry_out(info.context, request)
         rows = await info.context.load_all(message_loaders.threads_by_ids, dict.fromkeys(keys))
         return ThreadUpdatePayload(
             threads=[Thread.of(row) for row in rows if row],
-            task=Task.maybe(done.task),
-            undo=undo_token(done),
+            task=Task.maybe(result.task),
+            undo=undo_token(result),
         )
 
 

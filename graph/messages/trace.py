@@ -1,4 +1,4 @@
-"""What became of a message, as the API shows it."""
+"""GraphQL types and queries of delivery traces."""
 
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated
@@ -72,9 +72,9 @@ class MessageTraceFilter(Conditions):
     before: datetime | None = leaf("Steps before this time.", default=UNSET)
 
     def where(self) -> TraceWhere:
-        """The conditions as the resolvers take them."""
-        given = {name: value for name, value in vars(self).items() if plain(value) is not None}
-        return TraceWhere(**given)
+        """Convert the filter to conditions of the resolvers. Absent fields are left out."""
+        values = {name: value for name, value in vars(self).items() if plain(value) is not None}
+        return TraceWhere(**values)
 
 
 @strawberry.type
@@ -93,12 +93,12 @@ class MessageTraceQuery:
         message_id: str | None = UNSET,
         address: str | None = UNSET,
     ) -> list[MessageTraceEvent]:
-        sought = Sought(
+        search = Sought(
             queue_id if isinstance(queue_id, str) else None,
             message_id if isinstance(message_id, str) else None,
             address or None,
         )
-        return [MessageTraceEvent.of(one) for one in await trace.trace(info.context, sought)]
+        return [MessageTraceEvent.of(event) for event in await trace.trace(info.context, search)]
 
     @query(
         "Steps of messages by sender, recipient and time, newest first. A DOMAIN_ADMIN must name "
@@ -119,12 +119,12 @@ class MessageTraceQuery:
     ) -> Connection[MessageTraceEvent]:
         ctx, where = info.context, filter.where()
         trace.check_trace_filter(ctx, where)
-        ask = page_asked(ordering(trace.NEWEST, where), first, after, last, before)
-        wanted = TraceListing(ask, where)
+        requested_page = page_asked(ordering(trace.NEWEST, where), first, after, last, before)
+        page_key = TraceListing(requested_page, where)
         return await connected(
             info,
             MessageTraceEvent,
-            await ctx.load(trace.pages, wanted),
-            lambda row: Cursor(ask.ordering, row.at, row.id),
-            lambda: ctx.load(trace.counts, wanted),
+            await ctx.load(trace.pages, page_key),
+            lambda row: Cursor(requested_page.ordering, row.at, row.id),
+            lambda: ctx.load(trace.counts, page_key),
         )

@@ -1,4 +1,4 @@
-"""Stored mail, as the API shows it."""
+"""GraphQL types and query of stored messages."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -59,6 +59,7 @@ class EnvelopeRcpt:
 
     @classmethod
     def of(cls, address: str) -> "EnvelopeRcpt":
+        """Return the recipient of an envelope."""
         return cls(value=address, formatted="@".join(normal(address)))
 
 
@@ -77,14 +78,17 @@ class ListInfo:
 
 
 def _people(column: str) -> Viewed:
+    """Return a field that shows a column of name and address pairs."""
     return Viewed((column,), same, MailAddress, many=True)
 
 
 def _from(name: str | None, address: str | None) -> tuple[str | None, str | None] | None:
+    """Return the pair of name and address; None if both are empty."""
     return (name, address) if name or address else None
 
 
 def _list(known: dict[str, Any] | None) -> ListInfo | None:
+    """Return the stored mailing list fields; None if the message has none."""
     return (
         None
         if not known
@@ -98,6 +102,7 @@ def _list(known: dict[str, Any] | None) -> ListInfo | None:
 
 
 def _envelope(sender: str | None, recipients: list[str]) -> Envelope | None:
+    """Return the stored envelope; None if there is none."""
     if sender is None:
         return None
     return Envelope(from_=sender, rcpt=[EnvelopeRcpt.of(address) for address in recipients])
@@ -226,7 +231,9 @@ class Message(Reading):
         "user_id",
     )
     async def forward_targets(self, info: Info) -> list[ForwardTarget]:
-        return [ForwardTarget.of(each) for each in message_forward.original(info.context, self.row)]
+        return [
+            ForwardTarget.of(target) for target in message_forward.original(info.context, self.row)
+        ]
 
     @field("Keywords that are labels, by name.", "keywords", "user_id")
     async def labels(
@@ -265,23 +272,29 @@ async def message_page(
     mailbox_id: int | None = None,
     thread_id: int | None = None,
 ) -> MessageConnection:
-    """A page of messages: with the columns that are asked for, and the links filled."""
+    """Load a page of the messages of these users.
+
+    Only the requested columns and links are loaded. Raises Invalid for a filter that is not valid.
+    """
     ctx = info.context
     where = wanted.filter.where(info) if wanted.filter else ALL
-    # As it was written: what `ago` means has moved on when the next page is asked for.
+    # Not `where`: the time that `ago` means is a later one when the next page is requested.
     conditions = (users, wanted.filter) if len(users) > 1 else wanted.filter
-    nothing = where.everything and len(users) == 1
+    is_whole_mailbox = where.everything and len(users) == 1
     order = wanted.order
     if wanted.problems and order is MessageOrder.RELEVANCE and not relevance.has_words(where):
-        order = MessageOrder.RECEIVED_DESC  # the words may be among what was left out
-    kind = ordering(order.ordering, None if nothing else conditions)
-    ask = page_asked(kind, *wanted.page)
-    names = columns(info, Message)
-    listings = [Listing(user, ask, names, mailbox_id, thread_id, where) for user in users]
-    if not listings:  # a selection of no account
-        page: Page[Picked] = ask.page([])
+        order = MessageOrder.RECEIVED_DESC  # the words may be in the terms that were left out
+    list_ordering = ordering(order.ordering, None if is_whole_mailbox else conditions)
+    requested_page = page_asked(list_ordering, *wanted.page)
+    column_names = columns(info, Message)
+    listings = [
+        Listing(user_id, requested_page, column_names, mailbox_id, thread_id, where)
+        for user_id in users
+    ]
+    if not listings:  # the selection has no user
+        page: Page[Picked] = requested_page.page([])
     elif order is MessageOrder.RELEVANCE:
-        page = await relevance.page(ctx, listings, ask)
+        page = await relevance.page(ctx, listings, requested_page)
     elif len(listings) == 1:
         page = await ctx.load(message_loaders.pages, listings[0])
     else:
@@ -291,12 +304,12 @@ async def message_page(
     async def count() -> int:
         return sum(await ctx.load_all(message_loaders.counts, listings))
 
-    nodes = await listed(info, Message, page.rows)
+    messages = await listed(info, Message, page.rows)
 
     def place(row: Picked) -> Cursor:
-        return Cursor(kind, *listings[0].place_of(row))
+        return Cursor(list_ordering, *listings[0].place_of(row))
 
-    return MessageConnection.of(Paged(page, nodes, place, count, wanted.problems))
+    return MessageConnection.of(Paged(page, messages, place, count, wanted.problems))
 
 
 @strawberry.type
@@ -325,7 +338,7 @@ class MessageQuery:
             return None
         if row and mark_as_seen and not row.seen:
             message_loaders.changeable(ctx)
-            order = Order(Selection(ids=[row.id]), Changes.of({"seen": True}))
-            await bulk_changes.carry_out(ctx, order)
+            request = Order(Selection(ids=[row.id]), Changes.of({"seen": True}))
+            await bulk_changes.carry_out(ctx, request)
             row = await ctx.load(message_loaders.by_ids, row.id)
         return Message.maybe(row)

@@ -1,4 +1,4 @@
-"""Putting a message into a folder."""
+"""Mutation that stores a message in a mailbox."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -82,9 +82,12 @@ class MessageUploadPayload(MutationPayload):
 
 
 async def _fields(info: Info, given: MessageUploadInput, problems: Problems) -> Fields | None:
-    """What it is to be written from; None where nothing of that is given."""
-    some = any(getattr(given, name) not in (UNSET, None) for name in (*WRITTEN, "files"))
-    if some or given.priority is not Priority.NORMAL:
+    """Return the fields to compose the message from; None if the input has no such field.
+
+    Errors of attachments are added to `problems`.
+    """
+    has_content = any(getattr(given, name) not in (UNSET, None) for name in (*WRITTEN, "files"))
+    if has_content or given.priority is not Priority.NORMAL:
         return Fields(
             **await composed(info, given, problems), files=files_attached(given.files or None)
         )
@@ -92,6 +95,7 @@ async def _fields(info: Info, given: MessageUploadInput, problems: Problems) -> 
 
 
 async def _replaced(info: Info, ref: MessageRef | None) -> int | None:
+    """Return the id of the message to replace; None if none is named. Raises NotFound."""
     if not ref:
         return None
     key = await message_of(info, ref, path="replacePrevious")
@@ -101,9 +105,11 @@ async def _replaced(info: Info, ref: MessageRef | None) -> int | None:
 
 
 def _warnings(dropped: Sequence[int]) -> list[Warning]:
-    """One for each of those in `to` that have no address yet."""
+    """Return a warning for each recipient in `to` that was dropped since it has no address."""
     text = "This is no address: it was left out."
-    return [Warning(code=NOT_AN_ADDRESS, message=text, path=["to", str(nth)]) for nth in dropped]
+    return [
+        Warning(code=NOT_AN_ADDRESS, message=text, path=["to", str(index)]) for index in dropped
+    ]
 
 
 @strawberry.type
@@ -131,17 +137,17 @@ class UploadingMutation:
             keep=chosen(input.keep_attachments or None, ["keepAttachments"]),
         )
         if input.users:
-            whose = users_named(input.users)
-            rows, dropped = await upload.store_for(info.context, new, whose, problems)
+            user_selector = users_named(input.users)
+            rows, dropped = await upload.store_for(info.context, new, user_selector, problems)
             return MessageUploadPayload(
                 messages=[Message.of(row) for row in rows],
                 previous_deleted=new.replaces is not None,
                 warnings=_warnings(dropped),
             )
-        done = await upload.store(info.context, new, problems)
+        result = await upload.store(info.context, new, problems)
         return MessageUploadPayload(
-            message=Message.maybe(done.message),
-            messages=[Message.of(done.message)] if done.message else [],
-            previous_deleted=done.replaced,
-            warnings=_warnings(done.dropped),
+            message=Message.maybe(result.message),
+            messages=[Message.of(result.message)] if result.message else [],
+            previous_deleted=result.replaced,
+            warnings=_warnings(result.dropped),
         )

@@ -1,4 +1,4 @@
-"""What is worth showing to whoever looks on, as a stream."""
+"""Subscription of notifications for the user interface."""
 
 from collections.abc import AsyncIterator
 from datetime import datetime
@@ -39,6 +39,7 @@ class Notification:
 
     @classmethod
     def of(cls, notice: Notice) -> "Notification":
+        """Return the GraphQL object of a notification."""
         return cls(
             row=notice,
             kind=notice.kind,

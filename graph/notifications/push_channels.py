@@ -1,4 +1,4 @@
-"""Push channels, as the API shows them."""
+"""GraphQL types, query and mutations of push channels."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -107,7 +107,10 @@ class PushChannelSetInput(Options, Restrictions):
     )
 
     def wanted(self) -> Wanted:
-        """The channel as the floors below know it."""
+        """Convert the input to changes of a channel. Absent fields are left out.
+
+        Raises Invalid if a mailbox has no valid ID.
+        """
         values: dict[str, Any] = {
             name: value
             for name in ("active", "only_priority", "evaluate_priority")
@@ -118,13 +121,16 @@ class PushChannelSetInput(Options, Restrictions):
                 values[name] = text
         if self.senders is not UNSET:
             values["senders"] = self.senders or []
-        parts = ("key", "token", "endpoint")
-        target = {name: part for name in parts if (part := getattr(self, name)) is not UNSET}
-        boxes = self.mailboxes
+        target_fields = ("key", "token", "endpoint")
+        target = {
+            name: part for name in target_fields if (part := getattr(self, name)) is not UNSET
+        }
+        mailboxes = self.mailboxes
         folders = None
-        if boxes is not UNSET:
+        if mailboxes is not UNSET:
             folders = [
-                named(ref, path="mailboxes", index=nth) for nth, ref in enumerate(boxes or ())
+                named(ref, path="mailboxes", index=index)
+                for index, ref in enumerate(mailboxes or ())
             ]
         return Wanted(self.kind, values, target, folders)
 
@@ -155,8 +161,8 @@ class PushMutation:
         **WRITES,
     )
     async def push_channel_set(self, info: Info, input: PushChannelSetInput) -> PushChannelsPayload:
-        whose = users_named(input.users or None)
-        keys = await push_channels.set_(info.context, whose, input.wanted())
+        user_selector = users_named(input.users or None)
+        keys = await push_channels.set_(info.context, user_selector, input.wanted())
         return await _now(info, keys)
 
     @mutation("Pushes a sample; what came of it is in lastError and lastPushAt.", **WRITES)
@@ -172,5 +178,6 @@ class PushMutation:
 
 
 async def _now(info: Info, keys: list[int]) -> PushChannelsPayload:
+    """Load channels and return the payload with them."""
     rows = await info.context.load_all(push_channels.by_ids, keys)
     return PushChannelsPayload(channels=[PushChannel.of(row) for row in rows if row])

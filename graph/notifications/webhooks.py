@@ -1,4 +1,4 @@
-"""Webhooks, as the API shows them, and the bodies they are sent."""
+"""GraphQL types, queries and mutations of webhooks, and the request bodies of deliveries."""
 
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
@@ -42,15 +42,16 @@ BODY = ("event", "type", "at", "stream_id", "number", "body")
 
 
 def worded(row: Any) -> dict[str, Any]:
-    """The body of a delivery, as it is posted."""
+    """Return the JSON body of the request for a webhook delivery."""
     return _body(*(getattr(row, name) for name in BODY))
 
 
 def _body(
     event: str, type: str, at: datetime, stream: int, number: int, body: Mapping[str, Any]
 ) -> dict[str, Any]:
+    """Return the JSON body of a request. Row ids become global IDs."""
     user, domain = body["user"], body["domain"]
-    missed = {name: body[name] for name in ("missed", "reason") if name in body}
+    gap = {name: body[name] for name in ("missed", "reason") if name in body}
     return {
         "id": event,
         "type": type,
@@ -58,22 +59,27 @@ def _body(
         "cursor": cursor({stream: number}) if number else None,
         "user": user and {**user, "id": global_ids.encode("User", user["id"])},
         "domain": domain and global_ids.encode("Domain", domain),
-        "objects": [_object(body["kind"], each) for each in body["objects"]],
+        "objects": [_object(body["kind"], changed_object) for changed_object in body["objects"]],
         "origin": body["origin"],
-        **missed,
+        **gap,
     }
 
 
 def _object(kind: str, facts: Mapping[str, Any]) -> dict[str, Any]:
-    named = "".join(word.capitalize() for word in kind.split("_")[:-1])
-    boxes = {
+    """Return a changed object with global IDs in place of row ids."""
+    object_name = "".join(word.capitalize() for word in kind.split("_")[:-1])
+    global_id_by_field = {
         name: global_ids.encode("Mailbox", facts[name])
         for name in ("mailbox", "fromMailbox")
         if facts.get(name)
     }
     if facts.get("message"):
-        boxes["message"] = global_ids.encode("Message", facts["message"])
-    return {**facts, "id": global_ids.encode(CALLED.get(named, named), facts["id"]), **boxes}
+        global_id_by_field["message"] = global_ids.encode("Message", facts["message"])
+    return {
+        **facts,
+        "id": global_ids.encode(CALLED.get(object_name, object_name), facts["id"]),
+        **global_id_by_field,
+    }
 
 
 @strawberry.type(description="An event, and what came of posting it.", directives=[FOR_ADMINS])
@@ -127,14 +133,14 @@ class Webhook(Shape):
     async def deliveries(
         self, info: Info, first: int | None = UNSET, after: str | None = UNSET
     ) -> Connection[WebhookDelivery]:
-        ask = page_asked(LOG, first, after, None, None)
-        wanted = OfWebhook(self.row.id, ask, columns(info, WebhookDelivery))
+        requested_page = page_asked(LOG, first, after, None, None)
+        page_key = OfWebhook(self.row.id, requested_page, columns(info, WebhookDelivery))
         return await connected(
             info,
             WebhookDelivery,
-            await info.context.load(webhooks.deliveries, wanted),
+            await info.context.load(webhooks.deliveries, page_key),
             lambda row: Place(LOG, row.webhook_id, row.id),
-            lambda: info.context.load(webhooks.delivery_counts, wanted),
+            lambda: info.context.load(webhooks.delivery_counts, page_key),
         )
 
 
@@ -203,13 +209,13 @@ class WebhookQuery:
     ) -> Connection[Webhook]:
         user_id = found(await owner_named(info, user), path=["user"]) if user else None
         where = WebhookWhere(type, user_id)
-        kind = ordering(NEWEST, None if where == WebhookWhere() else where)
-        ask = page_asked(kind, first, after, last, before)
+        list_ordering = ordering(NEWEST, None if where == WebhookWhere() else where)
+        requested_page = page_asked(list_ordering, first, after, last, before)
         return await connected(
             info,
             Webhook,
-            await webhooks.page(info.context, where, ask, columns(info, Webhook)),
-            lambda row: Place(ask.ordering, row.created_at, row.id),
+            await webhooks.page(info.context, where, requested_page, columns(info, Webhook)),
+            lambda row: Place(requested_page.ordering, row.created_at, row.id),
             lambda: webhooks.count(info.context, where),
         )
 
@@ -225,12 +231,14 @@ WRITES: dict[str, Any] = {"role": Role.DOMAIN_ADMIN, "scope": Scope.MASTER}
 class WebhookMutation:
     @mutation("Makes a webhook. Its url must not point inward.", **WRITES)
     async def webhook_create(self, info: Info, input: WebhookCreateInput) -> WebhookSecretPayload:
-        named = await domains_of(info, [input.domain], path="domain") if input.domain else [None]
+        domain_ids = (
+            await domains_of(info, [input.domain], path="domain") if input.domain else [None]
+        )
         new = NewWebhook(
             input.types,
             input.url,
             found(await owner_named(info, input.user), path=["user"]) if input.user else None,
-            named[0],
+            domain_ids[0],
             input.active,
         )
         key, secret = await webhooks.create(info.context, new)
@@ -240,8 +248,8 @@ class WebhookMutation:
     @mutation("Changes webhooks, all or none, and forgets their failures.", **WRITES)
     async def webhook_update(self, info: Info, input: WebhookUpdateInput) -> WebhooksPayload:
         keys = keys_of(info, "Webhook", input.ids)
-        given = {"types": input.types, "url": input.url, "active": input.active}
-        values = {name: maybe.value for name, maybe in given.items() if maybe is not None}
+        fields = {"types": input.types, "url": input.url, "active": input.active}
+        values = {name: change.value for name, change in fields.items() if change is not None}
         await webhooks.change(info.context, keys, values)
         return await _now(info, keys)
 
@@ -273,5 +281,6 @@ class WebhookMutation:
 
 
 async def _now(info: Info, keys: list[int]) -> WebhooksPayload:
+    """Load webhooks and return the payload with them."""
     rows = await info.context.load_all(webhooks.by_ids, keys)
     return WebhooksPayload(webhooks=[Webhook.of(row) for row in rows if row])

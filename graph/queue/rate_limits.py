@@ -1,4 +1,4 @@
-"""How many messages may be sent in a time, as the API shows it."""
+"""GraphQL types, queries and mutations of rate limits."""
 
 from collections.abc import Collection, Mapping
 from datetime import datetime
@@ -102,7 +102,7 @@ class RateLimitInput:
     frame: RateFrame = leaf("In what time.")
 
     def rate(self) -> Rate:
-        """The rate as the floors below know it."""
+        """Convert the input to a rate limit."""
         return Rate(self.value, self.frame)
 
 
@@ -139,32 +139,38 @@ class RateLimitsPayload(MutationPayload):
 
 
 async def _users(info: Info, selection: UserSelection | None) -> Collection[int] | None:
-    """The keys of these accounts; None where none are named."""
+    """Load the ids of the selected accounts; None without a selection."""
     if not selection:
         return None
     return [row.id for row in await chosen(info.context, users_named(selection), managed=False)]
 
 
 async def _where(info: Info, filter: RateLimitFilter | None) -> RateWhere:
+    """Convert the filter to conditions of the resolvers. Unknown domains raise NotFound."""
     if not filter:
         return RateWhere()
-    named = [Named(name=name) for name in filter.domains or ()]
-    theirs = None
+    domain_refs = [Named(name=name) for name in filter.domains or ()]
+    domain_ids = None
     if isinstance(filter.domains, list):
-        theirs = (
-            [row.id for row in await domain_loaders.chosen(info.context, named)] if named else []
+        domain_ids = (
+            [row.id for row in await domain_loaders.chosen(info.context, domain_refs)]
+            if domain_refs
+            else []
         )
-    return RateWhere(await _users(info, plain(filter.users)), theirs, plain(filter.exhausted))
+    return RateWhere(await _users(info, plain(filter.users)), domain_ids, plain(filter.exhausted))
 
 
 def _whose(selection: UserSelection | None, refs: list[DomainRef] | None) -> Whose:
-    """Whom an input names."""
-    theirs = users_named(selection) if selection else None
-    named = [domain_named(ref, path="domains", index=n) for n, ref in enumerate(refs or ())]
-    return Whose(theirs, named or None)
+    """Return the users and domains that an input names. Raises Invalid if an ID is not valid."""
+    user_selector = users_named(selection) if selection else None
+    domains = [
+        domain_named(ref, path="domains", index=index) for index, ref in enumerate(refs or ())
+    ]
+    return Whose(user_selector, domains or None)
 
 
 async def _now(info: Info, keys: list[int]) -> RateLimitsPayload:
+    """Load rate limits and return the payload with them."""
     rows = await info.context.load_all(rate_limits.by_ids, keys)
     return RateLimitsPayload(rate_limits=[RateLimit.of(row) for row in rows if row])
 
@@ -186,12 +192,12 @@ class RateLimitQuery:
         before: str | None = UNSET,
     ) -> Connection[RateLimit]:
         where = await _where(info, plain(filter))
-        ask = page_asked(ordering(rate_limits.LIMITS, where), first, after, last, before)
+        requested_page = page_asked(ordering(rate_limits.LIMITS, where), first, after, last, before)
         return await connected(
             info,
             RateLimit,
-            await rate_limits.page(info.context, where, ask, columns(info, RateLimit)),
-            lambda row: Cursor(ask.ordering, row.created_at, row.id),
+            await rate_limits.page(info.context, where, requested_page, columns(info, RateLimit)),
+            lambda row: Cursor(requested_page.ordering, row.created_at, row.id),
             lambda: rate_limits.how_many(info.context, where),
         )
 
@@ -211,12 +217,12 @@ class RateLimitQuery:
         before: str | None = UNSET,
     ) -> Connection[RateHold]:
         keys = await _users(info, plain(users))
-        ask = page_asked(ordering(rate_limits.HOLDS, keys), first, after, last, before)
+        requested_page = page_asked(ordering(rate_limits.HOLDS, keys), first, after, last, before)
         return await connected(
             info,
             RateHold,
-            await rate_limits.holds(info.context, keys, ask, columns(info, RateHold)),
-            lambda row: Cursor(ask.ordering, row.since, row.id),
+            await rate_limits.holds(info.context, keys, requested_page, columns(info, RateHold)),
+            lambda row: Cursor(requested_page.ordering, row.since, row.id),
             lambda: rate_limits.how_many_holds(info.context, keys),
         )
 
@@ -232,8 +238,8 @@ class RateLimitMutation:
     async def rate_limit_set(self, info: Info, input: RateLimitSetInput) -> RateLimitsPayload:
         value = plain(input.value)
         rate = None if value is None else Rate(value, input.frame)
-        whose = _whose(plain(input.users), plain(input.domains))
-        return await _now(info, await rate_limit_mutations.change(info.context, whose, rate))
+        owners = _whose(plain(input.users), plain(input.domains))
+        return await _now(info, await rate_limit_mutations.change(info.context, owners, rate))
 
     @mutation(
         "Lets messages that were sent be counted anew: who is held up may send again.",
@@ -241,8 +247,8 @@ class RateLimitMutation:
         **OURS,
     )
     async def rate_limit_reset(self, info: Info, input: RateLimitResetInput) -> RateLimitsPayload:
-        whose = _whose(plain(input.users), plain(input.domains))
+        owners = _whose(plain(input.users), plain(input.domains))
         keys = await rate_limit_mutations.reset(
-            info.context, whose, platform=input.include_platform
+            info.context, owners, platform=input.include_platform
         )
         return await _now(info, keys)

@@ -1,4 +1,4 @@
-"""Messages waiting to go out, as the API shows them."""
+"""GraphQL types, query, mutations and subscription of the mail queue."""
 
 from collections.abc import AsyncIterator, Mapping
 from datetime import datetime
@@ -92,7 +92,7 @@ class QueueFilter(Conditions):
     since: datetime | None = leaf("Arrived from this time on.", default=UNSET)
 
     def where(self) -> EntryWhere:
-        """The filter as the floors below know it."""
+        """Convert the filter to conditions of the resolvers."""
         return EntryWhere(
             plain(self.queue_name),
             users_named(self.users or None, path="filter"),
@@ -143,6 +143,7 @@ class QueueHoldPayload(MutationPayload):
 
 
 def _which(given: QueueDeleteInput | QueueFlushInput) -> Which:
+    """Return the queue entries that an input selects: by queue id, by filter, or all."""
     where = given.filter.where() if given.filter else None
     return Which(plain(given.queue_ids), where, given.all)
 
@@ -164,13 +165,13 @@ class QueueQuery:
         before: str | None = UNSET,
     ) -> Connection[QueueEntry]:
         ctx, where = info.context, filter.where() if filter else EntryWhere()
-        kind = ordering(OLDEST, None if where == EntryWhere() else where)
-        ask = page_asked(kind, first, after, last, before)
+        list_ordering = ordering(OLDEST, None if where == EntryWhere() else where)
+        requested_page = page_asked(list_ordering, first, after, last, before)
         return await connected(
             info,
             QueueEntry,
-            await queue_loaders.page(ctx, where, ask, columns(info, QueueEntry)),
-            lambda row: Cursor(ask.ordering, row.created_at, row.id),
+            await queue_loaders.page(ctx, where, requested_page, columns(info, QueueEntry)),
+            lambda row: Cursor(requested_page.ordering, row.created_at, row.id),
             lambda: queue_loaders.count(ctx, where),
         )
 
@@ -187,13 +188,15 @@ class QueueMutation:
         scope=Scope.SUBMIT,
     )
     async def queue_delete(self, info: Info, input: QueueDeleteInput) -> QueueDeletePayload:
-        done = await queue_mutations.remove(info.context, _which(input), notify=input.notify_sender)
-        return QueueDeletePayload(deleted_count=done.many, task=Task.maybe(done.task))
+        result = await queue_mutations.remove(
+            info.context, _which(input), notify=input.notify_sender
+        )
+        return QueueDeletePayload(deleted_count=result.many, task=Task.maybe(result.task))
 
     @mutation("Tries at once what was to be tried again later, and is not held.", **FORCED)
     async def queue_flush(self, info: Info, input: QueueFlushInput) -> QueueFlushPayload:
-        done = await queue_mutations.flush(info.context, _which(input))
-        return QueueFlushPayload(scheduled_count=done.many, task=Task.maybe(done.task))
+        result = await queue_mutations.flush(info.context, _which(input))
+        return QueueFlushPayload(scheduled_count=result.many, task=Task.maybe(result.task))
 
     @mutation(
         "Begins no attempt from now on, or goes on. The time they were held makes none older.",

@@ -1,4 +1,4 @@
-"""Making, changing and deleting relay hosts, transports, TLS policies and forwarding hosts."""
+"""Mutations of relay hosts, transports, TLS policies and forwarding hosts."""
 
 from typing import Any
 
@@ -39,6 +39,7 @@ NULLABLE = frozenset({"username", "parameters"})
 
 
 def _looked_up(given: Any) -> bool:
+    """True if the input names a host that must be looked up in DNS."""
     try:
         return forwarding_hosts.literal(given.hostname) is None
     except Invalid:
@@ -49,15 +50,15 @@ ASKS = Alone("a look-up in DNS", when=_looked_up)
 
 
 def _said(given: Any) -> dict[str, Any]:
-    """What an input says of columns: fields that are absent are left out."""
-    found = {}
+    """Return the values that an input sets, by column. Absent fields are left out."""
+    values = {}
     for name, value in vars(given).items():
         if name not in BEYOND and value is not UNSET:
             if isinstance(value, strawberry.Some):
-                found[name] = value.value
+                values[name] = value.value
             elif value is not None or name in NULLABLE:
-                found[name] = value
-    return found
+                values[name] = value
+    return values
 
 
 @strawberry.input(description="Input of relayHostCreate.")
@@ -219,32 +220,39 @@ class RoutingMutation:
     ) -> DeletePayload:
         keys = keys_of(info, "ForwardingHost", input.ids or ())
         hosts = [forwarding_hosts.kept(host) for host in input.hosts or ()]
-        gone = await forwarding_hosts.remove(info.context, keys, hosts)
-        return DeletePayload(deleted_ids=[global_ids.encode("ForwardingHost", key) for key in gone])
+        deleted_keys = await forwarding_hosts.remove(info.context, keys, hosts)
+        return DeletePayload(
+            deleted_ids=[global_ids.encode("ForwardingHost", key) for key in deleted_keys]
+        )
 
 
 async def _create(info: Info, sort: Sort, shape: type[Shape], given: Any) -> list[Any]:
+    """Create a record of routing and return it as a list of one GraphQL object."""
     key = await routing_mutations.create(info.context, sort, _said(given), _word(given))
     return await _now(info, shape, [key])
 
 
 async def _change(info: Info, sort: Sort, shape: type[Shape], given: Any) -> list[Any]:
+    """Change records of routing, all or none, and return them as GraphQL objects."""
     keys = keys_of(info, sort.name, given.ids)
     await routing_mutations.change(info.context, sort, keys, _said(given), _word(given))
     return await _now(info, shape, keys)
 
 
 async def _remove(info: Info, sort: Sort, given: IdsInput) -> DeletePayload:
+    """Delete records of routing, all or none."""
     await routing_mutations.remove(info.context, sort, keys_of(info, sort.name, given.ids))
     return DeletePayload(deleted_ids=given.ids)
 
 
 def _word(given: Any) -> str | None:
-    found: str | None = plain(getattr(given, "password", None))
-    return found
+    """Return the password of an input; None if it has none."""
+    password: str | None = plain(getattr(given, "password", None))
+    return password
 
 
 async def _now(info: Info, shape: type[Shape], keys: list[int]) -> list[Any]:
+    """Load records of routing as GraphQL objects."""
     rows = await info.context.load_all(shape.batch, keys)
     return [shape.of(row) for row in rows if row]
 

@@ -1,4 +1,4 @@
-"""A try of a way out, as the API has it."""
+"""Mutation that tests a route."""
 
 import strawberry
 from strawberry import UNSET
@@ -33,6 +33,7 @@ class RouteTestPayload(MutationPayload):
 
 
 def _key(kind: str, id: str | None, path: str) -> int | None:
+    """Return the row id of an optional global ID. Raises Invalid if it is not one of the type."""
     return global_ids.decode(kind, id, path=path) if id else None
 
 
@@ -46,12 +47,12 @@ class RouteTestMutation:
         scope=Scope.MASTER,
     )
     async def route_test(self, info: Info, input: RouteTestInput) -> RouteTestPayload:
-        trial = bool(input.options and input.options.validate_only)
-        what = Tried(
+        is_dry_run = bool(input.options and input.options.validate_only)
+        request = Tried(
             _key("RelayHost", plain(input.relay_host), "relayHost"),
             _key("Transport", plain(input.transport), "transport"),
             plain(input.sender),
             plain(input.recipient),
         )
-        found = await route_tests.tried(info.context, what, trial=trial)
-        return RouteTestPayload(ok=found.ok, log=list(found.log))
+        result = await route_tests.tried(info.context, request, trial=is_dry_run)
+        return RouteTestPayload(ok=result.ok, log=list(result.log))

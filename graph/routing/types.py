@@ -1,4 +1,4 @@
-"""Relay hosts, transports, TLS policies and forwarding hosts, as the API shows them."""
+"""GraphQL types and queries of relay hosts, transports, TLS policies and forwarding hosts."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -91,11 +91,15 @@ class ForwardingHost(Shape):
 
 
 async def _page(info: Info, sort: Sort, shape: type[Shape], *asked: Any) -> Connection[Any]:
-    ask = page_asked(sort.ordering, *asked)
+    """Load a page of routing records, oldest first.
+
+    `page_arguments` are: first, after, last, before.
+    """
+    requested_page = page_asked(sort.ordering, *asked)
     return await connected(
         info,
         shape,
-        await routing_loaders.page(info.context, sort, ask, columns(info, shape)),
+        await routing_loaders.page(info.context, sort, requested_page, columns(info, shape)),
         lambda row: Cursor(sort.ordering, row.created_at, row.id),
         lambda: routing_loaders.count(info.context, sort),
     )

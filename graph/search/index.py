@@ -1,4 +1,4 @@
-"""The text index, as administrators see it and take care of it."""
+"""Queries and mutations with which administrators inspect and maintain the search index."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -107,7 +107,7 @@ class SearchIndexRebuildInput(Options):
 
 @strawberry.input(description="Input of searchIndexOptimize.")
 class SearchIndexOptimizeInput(Options):
-    """The index is one, of all accounts."""
+    """Input without own fields: there is one search index for all accounts."""
 
 
 @strawberry.type(description="Answer of searchIndexBuild, -Rebuild and -Optimize.")
@@ -128,9 +128,11 @@ class SearchIndexQuery:
         self,
         text: Annotated[str, strawberry.argument(description="At most 16,384 characters.")],
     ) -> SearchTokens:
-        found = index_inspection.divided_text(text)
+        tokens = index_inspection.divided_text(text)
         return SearchTokens(
-            tokens=[SearchToken(text=one, position=nth) for nth, one in enumerate(found, 1)]
+            tokens=[
+                SearchToken(text=token, position=index) for index, token in enumerate(tokens, 1)
+            ]
         )
 
     @query("A filter as the text index is asked for it.", **READS)
@@ -138,13 +140,13 @@ class SearchIndexQuery:
         self, info: Info, filter: MessageFilter, users: UserSelection | None = UNSET
     ) -> SearchExpansion:
         ctx = info.context
-        owners = await search_scope.owners(ctx, users_named(users or None))
-        sought = index_inspection.asked_of_index(filter.where(info))
+        user_ids = await search_scope.owners(ctx, users_named(users or None))
+        expression = index_inspection.asked_of_index(filter.where(info))
         return SearchExpansion(
             original=JSON(fields_of(filter, ctx.world.now())),
-            expanded=JSON(index_inspection.described(sought) if sought else {}),
-            terms=index_inspection.terms(sought) if sought else [],
-            native=index_inspection.query(ctx, owners, sought) if sought else None,
+            expanded=JSON(index_inspection.described(expression) if expression else {}),
+            terms=index_inspection.terms(expression) if expression else [],
+            native=index_inspection.query(ctx, user_ids, expression) if expression else None,
         )
 
     @query(
@@ -161,17 +163,17 @@ class SearchIndexQuery:
         after: str | None = UNSET,
     ) -> Connection[SearchHit]:
         ctx = info.context
-        owners = await search_scope.owners(ctx, users_named(users or None))
-        kind = ordering("key-", (owners, filter))
-        asked = Lookup(
-            tuple(owners), filter.where(info), page_asked(kind, first, after, None, None)
+        user_ids = await search_scope.owners(ctx, users_named(users or None))
+        list_ordering = ordering("key-", (user_ids, filter))
+        request = Lookup(
+            tuple(user_ids), filter.where(info), page_asked(list_ordering, first, after, None, None)
         )
         return await connected(
             info,
             SearchHit,
-            await index_inspection.lookup(ctx, asked),
-            lambda hit: Cursor(kind, hit.id, hit.id),
-            lambda: index_inspection.count(ctx, asked),
+            await index_inspection.lookup(ctx, request),
+            lambda hit: Cursor(list_ordering, hit.id, hit.id),
+            lambda: index_inspection.count(ctx, request),
         )
 
 
@@ -181,11 +183,11 @@ class SearchIndexMutation:
     async def search_index_build(
         self, info: Info, input: SearchIndexBuildInput
     ) -> SearchIndexPayload:
-        most = None if input.max_recent is UNSET else input.max_recent
-        asked = Asked(input.mailbox_masks, most, queue=input.queue)
-        done = await index_tasks.build(info.context, asked, users_named(input.users or None))
-        indexed = None if done.indexed is None else BigInt(done.indexed)
-        return SearchIndexPayload(task=Task.maybe(done.task), indexed=indexed)
+        max_recent = None if input.max_recent is UNSET else input.max_recent
+        request = Asked(input.mailbox_masks, max_recent, queue=input.queue)
+        result = await index_tasks.build(info.context, request, users_named(input.users or None))
+        indexed = None if result.indexed is None else BigInt(result.indexed)
+        return SearchIndexPayload(task=Task.maybe(result.task), indexed=indexed)
 
     @mutation(
         "Makes the text index of these accounts anew from the stored bytes. That of all, and on "

@@ -1,4 +1,4 @@
-"""Searching: in accounts, and the text form of a filter, both ways."""
+"""Queries that search messages, and that convert filters from and to text."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -50,59 +50,62 @@ class ParsedSearch:
 
 
 def fields_of(filter_: MessageFilter, now: datetime) -> dict[str, Any]:
-    """The fields of a filter as JSON has them, with the terms of `query` as fields.
+    """Return a filter as JSON, with the terms of `query` as fields.
 
     Raises Invalid if `query` is not valid.
     """
-    made: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for name, key in NAMES.items():
         value = getattr(filter_, key)
         if value is UNSET or value is None:
             continue
         if name in GROUPS:
-            value = [fields_of(one, now) for one in value]
+            value = [fields_of(part, now) for part in value]
         elif name == "not":
             value = fields_of(value, now)
         elif name in BOUNDS:
-            at, ago = given(value.at), given(value.ago)
-            value = {"at": spelled(at)} if at else {"ago": quantities.long(ago)}
+            time, ago = given(value.at), given(value.ago)
+            value = {"at": spelled(time)} if time else {"ago": quantities.long(ago)}
         elif name == "mailbox":
             value = _box(value)
         elif name == "mailboxes":
-            value = [_box(one) for one in value]
+            value = [_box(part) for part in value]
         elif name in ("header", "attachment"):
             value = {
-                to_camel_case(k): v
-                for k, v in vars(value).items()
-                if v is not UNSET and v is not None
+                to_camel_case(field): field_value
+                for field, field_value in vars(value).items()
+                if field_value is not UNSET and field_value is not None
             }
-        made[name] = value
+        values[name] = value
     if (terms := filter_.terms(now)) is not None:
-        del made["query"]
-        made["and"] = [*made.get("and", ()), terms]
-    return made
+        del values["query"]
+        values["and"] = [*values.get("and", ()), terms]
+    return values
 
 
 def _box(ref: MailboxRef) -> dict[str, Any]:
-    use = given(ref.special_use)
-    if use:
-        return {"specialUse": use.value}
+    """Return a mailbox reference as JSON."""
+    special_use = given(ref.special_use)
+    if special_use:
+        return {"specialUse": special_use.value}
     values = {name: given(getattr(ref, name)) for name in ("path", "id", "guid")}
     return {name: value for name, value in values.items() if value is not None}
 
 
 def _described(info: Info, fields: Mapping[str, Any], problems: list[str]) -> ParsedSearch:
+    """Return the GraphQL object of a filter in JSON: its text, index use and problems."""
     try:
-        alone = words_of(filter_of(fields).where(info)) is not None
+        uses_index = words_of(filter_of(fields).where(info)) is not None
     except Refused as problem:
-        alone, problems = False, [*problems, problem.message]
+        uses_index, problems = False, [*problems, problem.message]
     now = info.context.world.now()
     return ParsedSearch(
-        text=written(fields, now), filter=JSON(fields), uses_index=alone, problems=problems
+        text=written(fields, now), filter=JSON(fields), uses_index=uses_index, problems=problems
     )
 
 
 def _names_mailbox(fields: Mapping[str, Any]) -> bool:
+    """True if the filter, or one within it, has a condition on mailboxes."""
     inner = [*fields.get("and", ()), *fields.get("or", ()), fields.get("not", {})]
     return not fields.keys().isdisjoint(PLACES) or any(map(_names_mailbox, filter(None, inner)))
 
@@ -110,19 +113,22 @@ def _names_mailbox(fields: Mapping[str, Any]) -> bool:
 async def _valid_part(
     info: Info, query: str, owners: Sequence[int]
 ) -> tuple[MessageFilter, Sequence[QueryProblem]]:
-    """The valid terms of a text as a filter, which finds nothing if there are none."""
+    """Return the valid terms of a text as a filter, and the problems of the others.
+
+    The filter finds nothing if no term is valid.
+    """
     ctx = info.context
     now = ctx.world.now()
-    places = _names_mailbox(read(query, now).fields)
-    known = await search_scope.known_places(ctx, owners) if places else frozenset()
+    has_mailbox = _names_mailbox(read(query, now).fields)
+    known_mailboxes = await search_scope.known_places(ctx, owners) if has_mailbox else frozenset()
 
-    def check(fields: Mapping[str, Any]) -> None:
+    def check_fields(fields: Mapping[str, Any]) -> None:
         where = filter_of(fields).where(info)
-        search_scope.check_known(where, known)
+        search_scope.check_known(where, known_mailboxes)
         check_values(where)
 
-    found = read(query, now, check)
-    return filter_of({"or": []} if found.is_void else found.fields), found.problems
+    parsed = read(query, now, check_fields)
+    return filter_of({"or": []} if parsed.is_void else parsed.fields), parsed.problems
 
 
 @strawberry.type
@@ -131,13 +137,13 @@ class SearchQuery:
     def search_parse(
         self, info: Info, query: Text = UNSET, filter: MessageFilter | None = UNSET
     ) -> ParsedSearch:
-        found = read(query or "", info.context.world.now())
-        problems = list(map(str, found.problems))
+        parsed = read(query or "", info.context.world.now())
+        problems = list(map(str, parsed.problems))
         if not filter:
-            return _described(info, found.fields, problems)
+            return _described(info, parsed.fields, problems)
         fields = fields_of(filter, info.context.world.now())
         if query:
-            fields = {"and": [found.fields, fields]}
+            fields = {"and": [parsed.fields, fields]}
         return _described(info, fields, problems)
 
     @query(
@@ -157,12 +163,12 @@ class SearchQuery:
         before: str | None = UNSET,
     ) -> MessageConnection:
         ctx = info.context
-        owners = await search_scope.owners(ctx, users_named(users or None))
-        page = (first, after, last, before)
+        user_ids = await search_scope.owners(ctx, users_named(users or None))
+        page_arguments = (first, after, last, before)
         if not query:
-            wanted = Wanted(filter or None, order_by, page)
+            request = Wanted(filter or None, order_by, page_arguments)
         else:
-            said, problems = await _valid_part(info, query, owners)
-            both = MessageFilter(and_=[said, filter]) if filter else said
-            wanted = Wanted(both, order_by, page, problems)
-        return await message_page(info, wanted, users=owners)
+            query_filter, problems = await _valid_part(info, query, user_ids)
+            combined = MessageFilter(and_=[query_filter, filter]) if filter else query_filter
+            request = Wanted(combined, order_by, page_arguments, problems)
+        return await message_page(info, request, users=user_ids)

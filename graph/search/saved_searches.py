@@ -1,4 +1,4 @@
-"""Searches that are kept, as the API shows them."""
+"""GraphQL types, mutation and subscription of saved searches."""
 
 from collections.abc import AsyncIterator, Mapping
 from typing import Any, ClassVar
@@ -27,6 +27,7 @@ from resolvers.search.query_printer import written
 
 
 def _meant(info: Info, fields: Mapping[str, Any]) -> MessageWhere:
+    """Convert a filter in JSON to conditions of the resolvers. Raises Invalid."""
     return filter_of(fields).where(info)
 
 
@@ -54,11 +55,12 @@ class SavedSearch(Shape):
         return await self._count(info)
 
     async def _count(self, info: Info, *, unseen: bool = False) -> int:
+        """Count the messages that the search finds, or only the unread ones."""
         if counted := vars(self).get("counted"):
             return int(counted.unseen if unseen else counted.total)
         where = _meant(info, self.row.filter)
-        asked = saved_searches.listing(self.row.user_id, where, unseen=unseen)
-        return await info.context.load(message_loaders.counts, asked)
+        page_key = saved_searches.listing(self.row.user_id, where, unseen=unseen)
+        return await info.context.load(message_loaders.counts, page_key)
 
     @field("What it finds now.", "filter", "user_id")
     async def messages(
@@ -70,8 +72,8 @@ class SavedSearch(Shape):
         last: int | None = UNSET,
         before: str | None = UNSET,
     ) -> MessageConnection:
-        wanted = Wanted(filter_of(self.row.filter), order_by, (first, after, last, before))
-        return await message_page(info, wanted, users=[self.row.user_id])
+        request = Wanted(filter_of(self.row.filter), order_by, (first, after, last, before))
+        return await message_page(info, request, users=[self.row.user_id])
 
 
 @strawberry.input(description="Input of savedSearchSet: a filter, a query, or both.")
@@ -109,14 +111,19 @@ class SavedSearchMutation:
 
 
 def _asked(info: Info, input: SavedSearchSetInput) -> dict[str, Any]:
-    """The filter that is to be kept, as JSON has it."""
-    said = understood(input.query, info.context.world.now()) if input.query else {}
+    """Return the filter to store, in JSON: both conditions if `filter` and `query` are given.
+
+    Raises Invalid if neither is given or `query` is not valid.
+    """
+    query_fields = understood(input.query, info.context.world.now()) if input.query else {}
     fields = fields_of(input.filter, info.context.world.now()) if input.filter else {}
-    both = {"and": [said, fields]} if said and fields else said or fields
-    if not both:
+    combined = (
+        {"and": [query_fields, fields]} if query_fields and fields else query_fields or fields
+    )
+    if not combined:
         text = "say what it finds: a filter or a query"
         raise Invalid(text, constraint="required", path=["filter"])
-    return both
+    return combined
 
 
 @strawberry.type
@@ -128,8 +135,8 @@ class SavedSearchSubscription:
     )
     async def saved_search(self, info: Info, id: strawberry.ID) -> AsyncIterator[SavedSearch]:
         key = global_ids.decode("SavedSearch", id)
-        found = saved_searches.follow(info.context, key, lambda fields: _meant(info, fields))
-        async for row, counted in found:
+        results = saved_searches.follow(info.context, key, lambda fields: _meant(info, fields))
+        async for row, counted in results:
             search = SavedSearch.of(row)
             vars(search)["counted"] = counted
             yield search

@@ -1,4 +1,4 @@
-"""Mail that is held, as the API shows it."""
+"""GraphQL types and query of the quarantine."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -34,7 +34,8 @@ BYTES: dict[str, Any] = {"user_permission": UserPermission.QUARANTINE_ATTACHMENT
 
 
 def _symbols(known: list[dict[str, Any]]) -> list[SpamSymbol]:
-    return [SpamSymbol(**each) for each in known]
+    """Return the stored symbols of the scanner."""
+    return [SpamSymbol(**symbol) for symbol in known]
 
 
 @strawberry.type(description="Held message.", directives=[Auth(scope=Scope.READ)])
@@ -79,8 +80,8 @@ class QuarantineItem(Shape):
 
     @field("Names and downloads.", "attachments", **BYTES)
     def attachments(self) -> list[Attachment]:
-        many = range(len(self.row.attachments))
-        return [Attachment.of(self.row, index, held=True) for index in many]
+        indexes = range(len(self.row.attachments))
+        return [Attachment.of(self.row, index, held=True) for index in indexes]
 
     @field("Whole message, for a quarter of an hour.", **BYTES)
     def source_url(self, info: Info) -> URL:
@@ -99,7 +100,7 @@ class QuarantineFilter(Conditions):
     since: datetime | None = leaf("From this time on.", default=UNSET)
 
     def where(self) -> ItemWhere:
-        """The filter as the floors below know it."""
+        """Convert the filter to conditions of the resolvers."""
         return ItemWhere(
             users_named(self.users or None, path="filter"),
             self.query or None,
@@ -112,15 +113,15 @@ class QuarantineFilter(Conditions):
 async def item_page(
     info: Info, user_id: int, first: int | None, after: str | None
 ) -> Connection[QuarantineItem]:
-    """A page of what is held for an account."""
-    ask = page_asked(NEWEST, first, after, None, None)
-    wanted = OfUser(user_id, ask, columns(info, QuarantineItem))
+    """Load a page of the quarantined messages of an account, newest first."""
+    requested_page = page_asked(NEWEST, first, after, None, None)
+    page_key = OfUser(user_id, requested_page, columns(info, QuarantineItem))
     return await connected(
         info,
         QuarantineItem,
-        await info.context.load(quarantine.of_users, wanted),
+        await info.context.load(quarantine.of_users, page_key),
         lambda row: Cursor(NEWEST, row.created_at, row.id),
-        lambda: info.context.load(quarantine.counts_of_users, wanted),
+        lambda: info.context.load(quarantine.counts_of_users, page_key),
     )
 
 
@@ -142,12 +143,12 @@ class QuarantineQuery:
         before: str | None = UNSET,
     ) -> Connection[QuarantineItem]:
         ctx, where = info.context, filter.where() if filter else ItemWhere()
-        kind = ordering(NEWEST, None if where == ItemWhere() else where)
-        ask = page_asked(kind, first, after, last, before)
+        list_ordering = ordering(NEWEST, None if where == ItemWhere() else where)
+        requested_page = page_asked(list_ordering, first, after, last, before)
         return await connected(
             info,
             QuarantineItem,
-            await quarantine.page(ctx, where, ask, columns(info, QuarantineItem)),
-            lambda row: Cursor(ask.ordering, row.created_at, row.id),
+            await quarantine.page(ctx, where, requested_page, columns(info, QuarantineItem)),
+            lambda row: Cursor(requested_page.ordering, row.created_at, row.id),
             lambda: quarantine.count(ctx, where),
         )

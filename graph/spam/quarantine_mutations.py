@@ -1,4 +1,4 @@
-"""Letting held mail in, deleting it, and hearing of it, as the API does it."""
+"""Mutations that release and delete quarantined messages, and set their notifications."""
 
 from typing import Any
 
@@ -81,6 +81,8 @@ class QuarantineMutation:
     async def quarantine_notification_set(
         self, info: Info, input: QuarantineNotificationSetInput
     ) -> UsersPayload:
-        whose = users_named(input.users or None)
-        keys = await quarantine_mutations.set_notification(info.context, whose, input.frequency)
+        user_selector = users_named(input.users or None)
+        keys = await quarantine_mutations.set_notification(
+            info.context, user_selector, input.frequency
+        )
         return await payload_of(info, keys)

@@ -1,4 +1,4 @@
-"""Senders whose mail is never spam, or always, as the API shows them."""
+"""GraphQL types, query and mutations of sender rules."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -38,7 +38,10 @@ WRITES: dict[str, Any] = {
 
 
 class Whose(NamedTuple):
-    """For whom a rule is: one of these, or everybody."""
+    """The owner of a sender rule: a user, the users with a tag, or a domain.
+
+    The rule is for all users if all are None.
+    """
 
     user_id: int | None
     tag: str | None
@@ -91,7 +94,10 @@ class SenderScopeInput:
     global_: strawberry.Maybe[bool] = leaf("Everybody; true, for ADMIN.", name="global")
 
     async def whom(self, info: Info) -> Whom:
-        """The same as the floors below know it."""
+        """Return the owner of the rules to create.
+
+        Raises NotFound if the viewer can't see the user, Invalid if `global` is false.
+        """
         if self.user:
             row = found(await user_of(info, self.user.value), path=["scope", "user"])
             return Whom(user_id=row.id)
@@ -110,7 +116,10 @@ class SenderRuleFilter(Conditions):
     query: str | None = leaf("Partial match of pattern or comment.", default=UNSET)
 
     async def where(self, info: Info) -> RuleWhere:
-        """The filter as the floors below know it."""
+        """Convert the filter to conditions of the resolvers.
+
+        An unknown user or domain selects no rule.
+        """
         user = await user_of(info, self.user) if self.user else None
         domain = await domain_loaders.named(info.context, self.domain) if self.domain else None
         return RuleWhere(
@@ -156,13 +165,13 @@ class SenderRuleQuery:
         before: str | None = UNSET,
     ) -> Connection[SenderRule]:
         where = await filter.where(info) if filter else RuleWhere()
-        kind = ordering(ORDER, None if where == RuleWhere() else where)
-        ask = page_asked(kind, first, after, last, before)
+        list_ordering = ordering(ORDER, None if where == RuleWhere() else where)
+        requested_page = page_asked(list_ordering, first, after, last, before)
         return await connected(
             info,
             SenderRule,
-            await sender_rules.page(info.context, where, ask, columns(info, SenderRule)),
-            lambda row: Cursor(ask.ordering, row.pattern, row.id),
+            await sender_rules.page(info.context, where, requested_page, columns(info, SenderRule)),
+            lambda row: Cursor(requested_page.ordering, row.pattern, row.id),
             lambda: sender_rules.count(info.context, where),
         )
 
@@ -181,8 +190,8 @@ class SenderRuleMutation:
         new = NewRules(
             input.action, input.patterns, plain(input.comment), input.comment is not UNSET
         )
-        whom = await input.scope.whom(info)
-        keys = await sender_rule_mutations.create(info.context, whom, new)
+        owner = await input.scope.whom(info)
+        keys = await sender_rule_mutations.create(info.context, owner, new)
         rows = await info.context.load_all(sender_rules.by_ids, keys)
         return SenderRulesPayload(rules=[SenderRule.of(row) for row in rows if row])
 

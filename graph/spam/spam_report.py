@@ -1,4 +1,4 @@
-"""What scanners found in a message, as the API shows it."""
+"""GraphQL types of the spam report of a message."""
 
 from typing import Any, Self
 
@@ -24,6 +24,7 @@ class SpamReport:
 
     @classmethod
     def maybe(cls, known: dict[str, Any] | None) -> Self | None:
+        """Return the stored spam report; None if the message was not scanned."""
         if known is None:
             return None
         return cls(

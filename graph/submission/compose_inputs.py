@@ -1,4 +1,4 @@
-"""What a message is written from, as inputs of all that write one."""
+"""Inputs of the mutations that compose a message, and their conversion."""
 
 import base64
 import binascii
@@ -21,7 +21,7 @@ from models.errors import Invalid, NotFound, Problems
 from resolvers.submission.attachments import Chosen, Uploaded
 from resolvers.submission.reply_references import Reference, ReferenceQuote
 
-WRITTEN = (  # fields of the input that a message is written from
+WRITTEN = (  # input fields that a message is composed from
     *("from_", "identity", "to", "cc", "bcc", "reply_to", "subject", "text", "html", "headers"),
     *("attachments", "reference"),
 )
@@ -29,7 +29,7 @@ WRITTEN = (  # fields of the input that a message is written from
 
 @strawberry.enum(description="How content is written.")
 class ContentEncoding(StrEnum):
-    """How the content of an attachment is written."""
+    """Encoding of the content of an attachment."""
 
     BASE64 = "BASE64"
     HEX = "HEX"
@@ -83,7 +83,7 @@ class ReferenceInput:
 
 @strawberry.input
 class Composing(Options):
-    """What a message is made of, in the inputs of all that write one."""
+    """Base of the inputs that compose a message: its header fields, bodies and attachments."""
 
     from_: NamedAddressInput | None = leaf(
         "An address you may send as; default that of the identity. Its name is the identity's, "
@@ -116,17 +116,24 @@ class Composing(Options):
 
 
 async def composed(info: Info, given: Composing, problems: Problems) -> dict[str, Any]:
-    """Return the fields for `composition.Fields`; `problems` gets the files that are invalid."""
+    """Return the values of the fields to compose a message from.
+
+    Errors of attachments are added to `problems`. Raises NotFound if the reference names no
+    message, Invalid if an ID is not valid.
+    """
     return {
         **await composed_of(info, given),
         "from_": _named(given.from_) if given.from_ else None,
-        "headers": [HeaderLine(each.key, each.value) for each in given.headers or ()],
+        "headers": [HeaderLine(header.key, header.value) for header in given.headers or ()],
         "attachments": _files(given.attachments, problems),
     }
 
 
 async def composed_of(info: Info, given: Any) -> dict[str, Any]:
-    """Those of these fields that every input has which says what is to be written."""
+    """Return the values of the fields that all inputs of composed messages have.
+
+    Raises NotFound if the reference names no message, Invalid if an ID is not valid.
+    """
     return {
         "identity": global_ids.decode("Identity", given.identity, path="identity")
         if given.identity
@@ -144,53 +151,69 @@ async def composed_of(info: Info, given: Any) -> dict[str, Any]:
 
 
 def chosen(given: ReferenceAttachments | None, path: Sequence[str]) -> Chosen | None:
-    """The attachments that are chosen, as the floors below know them; None where none is said."""
+    """Return the selected attachments of a referenced message; None without a selection.
+
+    Raises Invalid, below `error_path`, if an ID is not one of an attachment.
+    """
     if not given:
         return None
     if given.all:
         return Chosen(all=given.all.value)
     keys = []
-    for nth, text in enumerate(given.ids.value if given.ids else ()):
+    for index, text in enumerate(given.ids.value if given.ids else ()):
         try:
             keys.append(attachment_of(text))
         except Invalid as wrong:
-            raise Invalid(wrong.message, constraint="id", path=[*path, "ids"], index=nth) from wrong
+            raise Invalid(
+                wrong.message, constraint="id", path=[*path, "ids"], index=index
+            ) from wrong
     return Chosen(ids=keys)
 
 
 def _named(person: NamedAddressInput) -> Named:
+    """Convert the input of an address with its name."""
     return Named(person.address, plain(person.name))
 
 
 def people_of(people: Sequence[NamedAddressInput] | None) -> list[Named]:
-    """These people as the floors below know them."""
+    """Convert the inputs of addresses; an absent list is empty."""
     return [_named(person) for person in people or ()]
 
 
 def _files(
     files: Sequence[AttachmentInput] | None, problems: Problems
 ) -> list[Attachment | Uploaded] | None:
+    """Convert the inputs of attachments; None if the list is absent.
+
+    Errors are added to `problems`, with the index of the attachment.
+    """
     if files is None or files is UNSET:
         return None
-    made: list[Attachment | Uploaded] = []
-    for nth, each in enumerate(files):
-        made.append(Attachment(b""))  # the others keep their places, where this one is none
+    attachments: list[Attachment | Uploaded] = []
+    for index, file_input in enumerate(files):
+        attachments.append(
+            Attachment(b"")
+        )  # a placeholder, so that the indexes of the others stay right
         with problems.caught():
-            made[nth] = _attached(each, nth)
-    return made
+            attachments[index] = _attached(file_input, index)
+    return attachments
 
 
 def _attached(file: AttachmentInput, nth: int) -> Attachment | Uploaded:
+    """Convert the input of an attachment, decoding its content.
+
+    Raises Invalid if it has not exactly one of content and upload, or if that is not valid.
+    """
     path = ["attachments", str(nth)]
-    facts = file.filename or None, file.content_type or None, file.cid or None
+    names = file.filename or None, file.content_type or None, file.cid or None
     content, upload = plain(file.content), plain(file.upload)
     if (content is None) is (upload is None):
         text = "give content or upload, one of them"
         raise Invalid(text, constraint="exclusive", path=path, index=nth)
     if content is not None:
-        return Attachment(decoded(content, file.encoding, [*path, "content"], nth), *facts)
+        return Attachment(decoded(content, file.encoding, [*path, "content"], nth), *names)
     try:
-        return Uploaded(global_ids.decode("Upload", upload), *facts)
+        return Uploaded(global_ids.decode("Upload", upload), *names)
     except Invalid as wrong:
         raise Invalid(wrong.message, constraint="id", path=[*path, "upload"], index=nth) from wrong
 
@@ -198,7 +221,7 @@ def _attached(file: AttachmentInput, nth: int) -> Attachment | Uploaded:
 def decoded(
     text: str, encoding: ContentEncoding, path: Sequence[str], index: int | None = None
 ) -> bytes:
-    """The bytes that are written in this way; Invalid where they are not."""
+    """Decode a text to bytes. Raises Invalid at `error_path` if it is not in the encoding."""
     try:
         match encoding:
             case ContentEncoding.BASE64:
@@ -208,11 +231,15 @@ def decoded(
             case ContentEncoding.UTF8:
                 return text.encode()
     except (binascii.Error, ValueError) as wrong:
-        words = f"this is not {encoding}"
-        raise Invalid(words, constraint="encoding", path=path, index=index) from wrong
+        message = f"this is not {encoding}"
+        raise Invalid(message, constraint="encoding", path=path, index=index) from wrong
 
 
 async def _reference(info: Info, given: ReferenceInput) -> Reference:
+    """Return the message that is answered or forwarded.
+
+    Raises NotFound if the reference names no message, Invalid if an ID is not valid.
+    """
     key = await message_of(info, given.message, path="reference")
     if key is None:
         raise NotFound("", path=["reference", "message"])

@@ -1,4 +1,4 @@
-"""Windows to write in that are asked of a user's clients, as the API shows them."""
+"""GraphQL types, mutation and subscription of compose requests."""
 
 from collections.abc import AsyncIterator, Mapping
 from datetime import datetime
@@ -32,10 +32,12 @@ from resolvers.submission.composition import Fields
 
 
 def _people(name: str) -> Viewed:
+    """Return a field that shows a stored list of addresses."""
     return Viewed(("written",), lambda written: written.get(name) or [], MailAddress, many=True)
 
 
 def _said(name: str) -> Made:
+    """Return a field that shows a stored value of the message to compose."""
     return Made(("written",), lambda written: written.get(name))
 
 
@@ -88,11 +90,11 @@ class ComposeRequest(Shape):
 
     @field("The message it answers or forwards.", "written")
     async def reference(self, info: Info) -> MessageReference | None:
-        told = self.row.written.get("reference")
-        if not told:
+        stored = self.row.written.get("reference")
+        if not stored:
             return None
-        row = await info.context.load(message_loaders.by_ids, told[0])
-        return MessageReference(action=ReferenceAction(told[1]), row=row)
+        row = await info.context.load(message_loaders.by_ids, stored[0])
+        return MessageReference(action=ReferenceAction(stored[1]), row=row)
 
 
 @strawberry.input(description="Input of composeRequest.")
@@ -135,17 +137,17 @@ class ComposeMutation:
     async def compose_request(
         self, info: Info, input: ComposeRequestInput
     ) -> ComposeRequestPayload:
-        made: dict[str, Any] = await composed_of(info, input)
-        fields = Fields(**made, files=files_given(info, input.file_attachments or None))
-        asking = Asking(
+        values: dict[str, Any] = await composed_of(info, input)
+        fields = Fields(**values, files=files_given(info, input.file_attachments or None))
+        request = Asking(
             fields,
             named(input.mailbox) if input.mailbox else None,
             await owner_named(info, input.user or None),
             address(info),
         )
-        done = await compose_requests.request(info.context, asking)
+        result = await compose_requests.request(info.context, request)
         return ComposeRequestPayload(
-            delivered=done.delivered, request=ComposeRequest.of(done.request)
+            delivered=result.delivered, request=ComposeRequest.of(result.request)
         )
 
 

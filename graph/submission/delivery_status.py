@@ -1,4 +1,4 @@
-"""What became of a message that was sent, as its copy shows it."""
+"""GraphQL types of the delivery status of a sent message."""
 
 from datetime import datetime
 from typing import Any
@@ -27,8 +27,10 @@ class Outbound:
 
 
 def outbound_of(found: list[tuple[Any, list[Any]]]) -> list[Outbound]:
-    """Submissions with their deliveries, in their order."""
-    return [Outbound(queue_id=one.queue_id, entries=_entries(rows)) for one, rows in found]
+    """Return the GraphQL objects of submissions with their deliveries, in the same order."""
+    return [
+        Outbound(queue_id=submission.queue_id, entries=_entries(rows)) for submission, rows in found
+    ]
 
 
 @strawberry.type(description="Where a message was forwarded.")
@@ -39,19 +41,20 @@ class ForwardTarget:
 
     @classmethod
     def of(cls, target: Target) -> "ForwardTarget":
-        """Of a target with its number."""
+        """Return the GraphQL object of a target."""
         return cls(seq=str(target.seq), type=target.type, value=target.shown)
 
 
 def _entries(rows: list[Any]) -> list[OutboundEntry]:
+    """Return the GraphQL objects of deliveries, numbered from 001."""
     return [
         OutboundEntry(
-            seq=f"{nth:03x}",
+            seq=f"{index:03x}",
             recipient=row.recipient,
             sending_zone=row.mx or row.via,
             queued_until=row.next_at if row.lease is None else None,
             state=row.state,
             last_response=answer(row),
         )
-        for nth, row in enumerate(rows, 1)
+        for index, row in enumerate(rows, 1)
     ]

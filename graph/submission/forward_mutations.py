@@ -1,4 +1,4 @@
-"""Handing a stored message on."""
+"""Mutation that forwards a stored message."""
 
 import strawberry
 from strawberry import UNSET
@@ -47,12 +47,12 @@ class ForwardingMutation:
         key = await message_of(info, input.message, path="message")
         if key is None:
             raise NotFound("", path=["message"])
-        wanted = message_forward.Wanted(
+        request = message_forward.Wanted(
             None if input.addresses is UNSET else input.addresses,
             None if input.target is UNSET else input.target,
         )
-        done = await message_forward.forward_any(info.context, key, wanted)
+        result = await message_forward.forward_any(info.context, key, request)
         return MessageForwardPayload(
-            queue_id=done.submission.queue_id if done.submission else None,
-            forwarded=[ForwardTarget.of(each) for each in done.targets],
+            queue_id=result.submission.queue_id if result.submission else None,
+            forwarded=[ForwardTarget.of(target) for target in result.targets],
         )

@@ -1,4 +1,4 @@
-"""What users may send as, as the API shows it."""
+"""GraphQL types and mutations of identities."""
 
 from collections.abc import Mapping
 from typing import Any, ClassVar
@@ -53,15 +53,15 @@ class Identity(Shape):
 async def identity_page(
     info: Info, user_id: int, first: int | None, after: str | None
 ) -> Connection[Identity]:
-    """A page of what this account may send as."""
-    ctx, ask = info.context, page_asked(identities.ORDER, first, after, None, None)
-    listing = OfUser(user_id, ask, columns(info, Identity))
+    """Load a page of the identities of an account, by address."""
+    ctx, requested_page = info.context, page_asked(identities.ORDER, first, after, None, None)
+    page_key = OfUser(user_id, requested_page, columns(info, Identity))
     return await connected(
         info,
         Identity,
-        await ctx.load(identities.pages, listing),
-        lambda one: Cursor(ask.ordering, *one.place),
-        lambda: ctx.load(identities.counts, listing),
+        await ctx.load(identities.pages, page_key),
+        lambda one: Cursor(requested_page.ordering, *one.place),
+        lambda: ctx.load(identities.counts, page_key),
     )
 
 
@@ -86,7 +86,11 @@ class IdentityPatch:
     )
 
     def said(self, *at: str) -> Said:
-        """The same as the floors below know it; `at` is where it stands in the input."""
+        """Convert the input to changes of an identity. Absent fields are left out.
+
+        `error_path` is the path of the input, for errors. Raises Invalid if the mailbox has no
+        valid ID.
+        """
         values: dict[str, Any] = {
             name: value
             for name in (*NAMES, "reply_to", "bcc")
@@ -94,9 +98,9 @@ class IdentityPatch:
         }
         if isinstance(self.default, bool):
             values["preferred"] = self.default
-        box = self.sent_mailbox
-        where = named(box, path="sentMailbox") if box else None
-        return Said(values, where, box is not UNSET, at)
+        sent_mailbox = self.sent_mailbox
+        mailbox = named(sent_mailbox, path="sentMailbox") if sent_mailbox else None
+        return Said(values, mailbox, sent_mailbox is not UNSET, at)
 
 
 @strawberry.input(description="Input of identityCreate.")
@@ -145,5 +149,6 @@ class IdentityMutation:
 
 
 async def _now(info: Info, keys: list[int]) -> IdentitiesPayload:
+    """Load identities and return the payload with them. Raises NotFound if one is gone."""
     rows = await info.context.load_all(identities.by_ids, keys)
     return IdentitiesPayload(identities=[Identity.of(found(row)) for row in rows])

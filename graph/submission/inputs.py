@@ -1,4 +1,4 @@
-"""What messageSend takes beside the fields of a message."""
+"""Inputs of messageSend beside the content of the message: stored files and mail merge."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -47,28 +47,34 @@ class MergeInput:
 
 
 def files_given(info: Info, given: Sequence[FileAttachmentInput] | None) -> list[Given]:
-    """The files as the floors below know them."""
-    found = []
-    for nth, each in enumerate(given or ()):
-        key = _decoded(each.file, [PATH, str(nth), "file"], nth)
+    """Convert inputs of stored files that the message attaches or links to.
+
+    Raises Invalid, with the index of the file, if an ID or a time is not valid.
+    """
+    attachments = []
+    for index, file_input in enumerate(given or ()):
+        key = _decoded(file_input.file, [PATH, str(index), "file"], index)
         try:
-            ends = each.share_expiration.moment(info) if each.share_expiration else None
+            expires_at = (
+                file_input.share_expiration.moment(info) if file_input.share_expiration else None
+            )
         except Invalid as wrong:
-            path = [PATH, str(nth), "shareExpiration"]
+            path = [PATH, str(index), "shareExpiration"]
             raise Invalid(
-                wrong.message, constraint=wrong.constraint, path=path, index=nth
+                wrong.message, constraint=wrong.constraint, path=path, index=index
             ) from None
-        mode = FileAttachmentMode(each.mode)
-        found.append(Given(key, mode, ends, plain(each.share_password)))
-    return found
+        mode = FileAttachmentMode(file_input.mode)
+        attachments.append(Given(key, mode, expires_at, plain(file_input.share_password)))
+    return attachments
 
 
 def files_attached(given: Sequence[strawberry.ID] | None) -> list[Given]:
-    """Files that are only named: they are attached."""
-    return [Given(_decoded(text, ["files"], nth)) for nth, text in enumerate(given or ())]
+    """Return the stored files to attach. Raises Invalid if an ID is not one of a file."""
+    return [Given(_decoded(text, ["files"], index)) for index, text in enumerate(given or ())]
 
 
 def _decoded(text: str, path: list[str], nth: int) -> int:
+    """Return the row id of a file. Raises Invalid at `error_path` if it is not the ID of a file."""
     try:
         return global_ids.decode("File", text)
     except Invalid as wrong:
@@ -76,27 +82,27 @@ def _decoded(text: str, path: list[str], nth: int) -> int:
 
 
 def values_given(given: Any, path: str) -> dict[str, Any] | None:
-    """Values of a template."""
+    """Return the values of a template. Raises Invalid at `error_path` if they are no object."""
     return free_data(given, path)
 
 
 def merged(given: Sequence[MergeInput] | None) -> list[Entry] | None:
-    """The messages of a mail merge; None where it is none."""
+    """Convert the messages of a mail merge; None if the list is absent."""
     if given is None or given is UNSET:
         return None
     return [
         Entry(
-            people_of(each.to or ()),
-            people_of(each.cc or ()),
-            people_of(each.bcc or ()),
-            values_given(each.values, "merge") or {},
+            people_of(entry.to or ()),
+            people_of(entry.cc or ()),
+            people_of(entry.bcc or ()),
+            values_given(entry.values, "merge") or {},
         )
-        for each in given
+        for entry in given
     ]
 
 
 def address(info: Info) -> Address:
-    """How a path of ours becomes an address others can follow."""
+    """Return a function that makes absolute URLs of this request's server from paths."""
     return partial(_absolute, info)
 
 

@@ -1,4 +1,4 @@
-"""Sending, and how it went, as the API shows them."""
+"""GraphQL types, queries, mutations and subscription of submissions."""
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import datetime
@@ -82,7 +82,7 @@ class RecipientDelivery:
 
     @classmethod
     def of(cls, row: Any) -> "RecipientDelivery":
-        """The delivery of a row."""
+        """Return the delivery of a row."""
         return cls(
             recipient=row.recipient,
             state=row.state,
@@ -130,21 +130,23 @@ async def submission_page(
     states: list[SubmissionState] | None,
     page: tuple[object, object, object, object],
 ) -> Connection[Submission]:
-    """Return a page of the submissions of an account, the newest first.
+    """Load a page of the submissions of an account, newest first.
 
-    Raises Forbidden if the viewer does not see them.
+    `page_arguments` are: first, after, last, before. Raises Forbidden if the viewer can't see them.
     """
-    if refused := await info.context.load(refusals, user_id):
-        raise refused
-    narrowed = frozenset(states or ()) if is_given(states) else None
-    ask = page_asked(submission_create.newest(narrowed), *page)
-    listing = submission_create.OfUser(user_id, ask, columns(info, Submission), narrowed)
+    if refusal := await info.context.load(refusals, user_id):
+        raise refusal
+    state_filter = frozenset(states or ()) if is_given(states) else None
+    requested_page = page_asked(submission_create.newest(state_filter), *page)
+    page_key = submission_create.OfUser(
+        user_id, requested_page, columns(info, Submission), state_filter
+    )
     return await connected(
         info,
         Submission,
-        await info.context.load(submission_create.pages, listing),
-        lambda row: Cursor(ask.ordering, row.created_at, row.id),
-        lambda: info.context.load(submission_create.counts, listing),
+        await info.context.load(submission_create.pages, page_key),
+        lambda row: Cursor(requested_page.ordering, row.created_at, row.id),
+        lambda: info.context.load(submission_create.counts, page_key),
     )
 
 
@@ -208,13 +210,17 @@ class MessageSendInput(Composing):
 
 
 async def _outgoing(info: Info, given: MessageSendInput, problems: Problems) -> Outgoing:
-    """What the resolver is to send."""
+    """Convert the input to the request to send a message.
+
+    Errors of attachments are added to `problems`. Raises NotFound, or Invalid if a value is not
+    valid.
+    """
     envelope = given.envelope or EnvelopeInput()
     return Outgoing(
         **await composed(info, given, problems),
         envelope=Envelope(
             envelope.from_.address if envelope.from_ else None,
-            [each.address for each in envelope.to] if envelope.to else None,
+            [recipient.address for recipient in envelope.to] if envelope.to else None,
         ),
         mailbox=named(given.mailbox) if given.mailbox else None,
         upload_only=given.upload_only,
@@ -236,20 +242,22 @@ async def _outgoing(info: Info, given: MessageSendInput, problems: Problems) -> 
 
 
 def _check_whole(given: MessageSendInput) -> None:
-    """Refuse fields beside a whole message."""
+    """Raise Invalid if fields are given beside `raw` or `rawUpload`."""
     if given.raw or given.raw_upload:
-        written = [*WRITTEN, "file_attachments"]
-        if any(getattr(given, name) not in (UNSET, None) for name in written):
+        field_names = [*WRITTEN, "file_attachments"]
+        if any(getattr(given, name) not in (UNSET, None) for name in field_names):
             text = "a whole message has all its fields"
             raise Invalid(text, constraint="exclusive", path=["raw"])
 
 
 def _warnings(sent: Sequence[Sent]) -> list[Warning]:
-    found = dict.fromkeys(warning for one in sent for warning in one.warnings)
-    return [Warning(code=code, message=words, path=["mailbox"]) for code, words in found]
+    """Return the distinct warnings of the sent messages."""
+    warnings = dict.fromkeys(warning for message in sent for warning in message.warnings)
+    return [Warning(code=code, message=text, path=["mailbox"]) for code, text in warnings]
 
 
 def _undo(token: tuple[str, datetime] | None) -> UndoToken | None:
+    """Return the undo token of a pair: token and expiry; None stays None."""
     return UndoToken(token=token[0], expires_at=token[1]) if token else None
 
 
@@ -267,9 +275,12 @@ class MessageSendPayload(MutationPayload):
 
     @classmethod
     def of(cls, sent: Sequence[Sent], token: tuple[str, datetime] | None) -> "MessageSendPayload":
-        """Of what became of one message, or of several."""
-        submissions = [Submission.of(one.submission) for one in sent if one.submission]
-        copies = [Message.of(one.message) for one in sent if one.message]
+        """Return the payload of one sent message or several.
+
+        `token_and_expiry` is that of the undo token.
+        """
+        submissions = [Submission.of(message.submission) for message in sent if message.submission]
+        copies = [Message.of(message.message) for message in sent if message.message]
         return cls(
             submission=submissions[0] if submissions else None,
             message=copies[0] if copies and sent[0].message else None,
@@ -281,21 +292,24 @@ class MessageSendPayload(MutationPayload):
 
 
 def _shown(info: Info) -> Shown:
-    """What the answer of messageSend shows of what was sent."""
-    names = asked(info)
+    """Return which rows of the sent messages the client reads."""
+    field_names = asked(info)
     return Shown(
-        submissions=not names.isdisjoint({"submission", "submissions"}),
-        messages=not names.isdisjoint({"message", "messages"}),
+        submissions=not field_names.isdisjoint({"submission", "submissions"}),
+        messages=not field_names.isdisjoint({"message", "messages"}),
     )
 
 
 async def _by(ctx: Context, info: Info, payload: MessageSendPayload) -> MessageSendPayload:
-    """With the recipients, which whoever has sent for somebody else sees in this answer alone."""
+    """Load the recipients of the payload's submissions if another user's message was sent.
+
+    The caller can see them in this payload only, so they are loaded in the sender's context.
+    """
     if ctx is not info.context:
-        keys = [each.row.id for each in payload.submissions]
-        found = await ctx.load_all(submission_create.deliveries_of, keys)
-        for one, rows in zip(payload.submissions, found, strict=True):
-            one.recipients = [RecipientDelivery.of(row) for row in rows]
+        keys = [submission.row.id for submission in payload.submissions]
+        rows_by_submission = await ctx.load_all(submission_create.deliveries_of, keys)
+        for submission, rows in zip(payload.submissions, rows_by_submission, strict=True):
+            submission.recipients = [RecipientDelivery.of(row) for row in rows]
     return payload
 
 
@@ -347,8 +361,8 @@ class SubmissionMutation:
         outgoing = await _outgoing(info, input, problems)
         user = await owner_named(info, input.user or None)
         async with send_on_behalf.sending(info.context, user, "messageSend") as ctx:
-            sent, undo = await bulk_undo.send(ctx, outgoing, problems, _shown(info))
-            return await _by(ctx, info, MessageSendPayload.of(sent, undo))
+            messages, undo = await bulk_undo.send(ctx, outgoing, problems, _shown(info))
+            return await _by(ctx, info, MessageSendPayload.of(messages, undo))
 
     @mutation(
         "Sends a draft: it becomes the copy in Sent, under the same id, with a new Date.",
@@ -361,11 +375,11 @@ class SubmissionMutation:
         if input.delete_files:
             stored_files.permit(info.context)
         times = plain(input.send_time), plain(input.undo_window)
-        order = Order(key, input.delete_files, *times)
+        request = Order(key, input.delete_files, *times)
         owner = await send_on_behalf.owner_of(info.context, key)
         async with send_on_behalf.sending(info.context, owner, "messageSubmit") as ctx:
-            sent, undo = await bulk_undo.submit(ctx, order)
-            return await _by(ctx, info, MessageSendPayload.of([sent], undo))
+            message, undo = await bulk_undo.submit(ctx, request)
+            return await _by(ctx, info, MessageSendPayload.of([message], undo))
 
     @mutation("Scheduled, held or still queued.", scope=Scope.SUBMIT)
     async def submission_cancel(

@@ -1,4 +1,4 @@
-"""What waits for one connection."""
+"""The queue of results that wait for one connection."""
 
 import asyncio
 import logging
@@ -15,31 +15,31 @@ log = logging.getLogger(__name__)
 OVERFLOWS = metrics.counter(
     "merganser_subscription_overflows", "Connections whose waiting results were dropped."
 )
-MOST = 64  # results that wait for one connection
-ROOM = 1 << 20  # characters of them
+MOST = 64
+ROOM = 1 << 20
 
 
 class Taker(Protocol):
-    """Whom a result is for."""
+    """A receiver of the results of one operation."""
 
     async def deliver(self, told: Told | None) -> None:
-        """Hand it on; returns once it was taken."""
+        """Send a result to the client, None for the end; returns when it is sent."""
 
     def fall(self) -> None:
-        """Be told that something for it was dropped."""
+        """Handle that results of this operation were dropped from a full queue."""
 
     def resume(self) -> None:
-        """Be told that the connection takes again."""
+        """Handle that the connection accepts results again after a drop."""
 
 
 For = TypeVar("For", bound=Taker)
 
 
 class Outbox(Generic[For]):
-    """A queue with bounds. Whoever puts never waits; there is a task only while there is work.
+    """A bounded queue of results with a task that runs while results wait.
 
-    Where it is full all of it is dropped, and those it was for go on by themselves once the
-    connection has taken what it is at.
+    `put` never waits. If the queue is full, all results are dropped, and their consumers read
+    them again when the connection has accepted its current result.
     """
 
     __slots__ = ("_fallen", "_size", "_task", "_waiting")
@@ -51,7 +51,7 @@ class Outbox(Generic[For]):
         self._task: asyncio.Task[None] | None = None
 
     def put(self, taker: For, told: Told | None) -> None:
-        """Send this when its turn comes; None is the end."""
+        """Add a result of a consumer; None is the end of its operation."""
         if self._task is None:
             self._task = asyncio.create_task(self._flush(taker, told))
             return
@@ -63,7 +63,7 @@ class Outbox(Generic[For]):
             self._drop(self._waiting)
 
     def close(self) -> None:
-        """Drop everything: nobody is there any more."""
+        """Drop all results and end the task, since the connection is closed."""
         self._waiting = self._fallen = None
         if self._task:
             self._task.cancel()
@@ -89,7 +89,7 @@ class Outbox(Generic[For]):
                 await taker.deliver(told)
         except WebSocketDisconnected:
             self._waiting = self._fallen = None
-        except Exception:  # the edge of a task; whose connection it is ends by itself
+        except Exception:  # the edge of a task; the connection handles its own end
             log.exception("a connection could not be served")
             self._waiting = self._fallen = None
         self._task = None

@@ -1,4 +1,4 @@
-"""From a question to a stream of results: the outer step once, then one execution per event."""
+"""The stream of results of a request: one execution per event of a subscription."""
 
 from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Sequence
 from contextlib import aclosing
@@ -30,14 +30,14 @@ from resolvers.context import Context
 MADE = metrics.counter(
     "merganser_subscription_results", "Results made, each for one subscriber or for all who share."
 )
-AFTER = "after"  # the argument that says where a stream goes on
+AFTER = "after"
 
 
 class Runner(Protocol):
-    """What a schema does for its streams."""
+    """The methods of a schema that streams of results use."""
 
     def find(self, context: Any, text: str, name: str | None) -> Known:
-        """A document and its operation `name`."""
+        """Return a prepared document with its operation."""
 
     async def execute(
         self,
@@ -53,40 +53,40 @@ class Runner(Protocol):
     def judge(
         self, known: Known, variables: dict[str, Any] | None, context: Context
     ) -> list[GraphQLError]:
-        """What speaks against running this, before anything of it is run."""
+        """Return the errors for which the document must not be run."""
 
     def finish(self, result: ExecutionResult, context: Context) -> None:
-        """Log its bugs, and make its errors ready to be sent."""
+        """Log internal errors and make all errors public."""
 
 
 @dataclass(slots=True)
 class Told:
-    """One result of a stream. Who shares it shares its text.
+    """One result of a stream with its JSON text, which all subscribers of a group share.
 
-    `cursor` is the position after it, `more` says that the next is there already; both are
-    of streams of the journal only.
+    `positions` are those after the result; `has_more` is True if the next result exists already.
+    Only streams of the journal set them.
     """
 
     result: ExecutionResult
     cursor: Position | None = None
     more: bool = False
-    bare: bool = False  # nothing was run that could have made `data`
+    bare: bool = False  # nothing was executed
     _text: str | None = field(default=None, init=False, repr=False)
 
     @property
     def refused(self) -> bool:
-        """Whether nothing was run."""
+        """True if the operation was refused before execution."""
         return isinstance(self.result, PreExecutionError)
 
     @property
     def text(self) -> str:
-        """JSON of the result. Made once; then the data itself is let go."""
+        """The JSON text of the result. It is encoded once; then the data is released."""
         if self._text is None:
             self._set_text(encode(self._payload()))
         return self._text or ""
 
     async def prepare(self, answer: AnswerBudget | None) -> Self:
-        """Make the text of a large result ready, within the limit of its answer."""
+        """Encode a large result in a thread, within its response limit; return the result."""
         if answer is not None and needs_steps(answer):
             self._set_text(await encode_answer(self._payload(), answer))
         return self
@@ -106,11 +106,11 @@ class Told:
 async def stream(
     schema: Runner, asked: Question, context: Context, *, encoded: bool = True
 ) -> AsyncGenerator[Told]:
-    """Run an operation of any kind: a query or mutation is a stream of one.
+    """Run an operation of any type and yield its results; a query or mutation has one result.
 
-    The first result is a PreExecutionError where it is refused. Errors of the source, and of
-    the making of an event, are results too. If they are to be `encoded`, a large result has its
-    text and no data. Raises StoreUnavailable if a subscription can't go on now.
+    The first result is a PreExecutionError if the operation is refused. Errors of the event
+    source and of an event are results too. With `is_encoded`, a large result has text and no data.
+    Raises StorageUnavailable if a subscription can't continue now.
     """
     context = context.fresh()
     known = subscribed(schema, asked, context)
@@ -155,32 +155,32 @@ async def stream(
 
 
 def _raise_outage(errors: Sequence[GraphQLError] | None) -> None:
-    """Raise StoreUnavailable if the store or the object storage caused one of these errors."""
+    """Raise StorageUnavailable if the database or object store caused one of these errors."""
     for error in errors or ():
         if failure := unavailable(error.original_error):
             raise failure
 
 
 def farewell(schema: Runner, failure: StoreUnavailable, context: Context) -> Told:
-    """The last result of a subscription that can't be resumed: why, and when to subscribe again."""
+    """Return the last result of a subscription that ends in an outage, with the time to retry."""
     error = GraphQLError(failure.message, original_error=failure)
     return _told(schema, ExecutionResult(data=None, errors=[error]), context)
 
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """A subscription that may begin, with its variables as they are understood."""
+    """A subscription that is allowed to start, with its coerced variables."""
 
     book: Book
     values: VariableValues
 
     def executor(self, context: Context, root: object = None) -> PlainExecutor:
-        """What runs it, or one event of it."""
+        """Create the executor of the subscription or of one event."""
         return executor_of(self.book, self.values, root, context)
 
 
 def subscribed(schema: Runner, asked: Question, context: Context) -> Known | None:
-    """The document of a subscription; None where it is none, or wrong."""
+    """Return the document of a subscription; None if it is invalid or another operation."""
     known = schema.find(context, asked.query, asked.operation_name)
     good = not known.faults and known.kind is OperationType.SUBSCRIPTION
     return known if good else None
@@ -189,7 +189,7 @@ def subscribed(schema: Runner, asked: Question, context: Context) -> Known | Non
 def begun(
     schema: Runner, known: Known, asked: Question, context: Context
 ) -> Opened | list[GraphQLError]:
-    """A subscription that may begin, or what speaks against it."""
+    """Check a subscription; return it with its variables, or the errors that refuse it."""
     refusals = schema.judge(known, asked.variables, context)
     if refusals or known.book is None:
         return refusals
@@ -214,7 +214,7 @@ async def _event(executor: PlainExecutor) -> Answer:
 
 
 def early(result: ExecutionResult) -> bool:
-    """Whether an operation was refused before it ran: then there is no `data`."""
+    """True if an operation was refused before execution: the response then has no `data`."""
     errors = result.errors or ()
     late = any((error.extensions or {}).get("code") == "DEADLINE_EXCEEDED" for error in errors)
     return bool(errors) and result.data is None and not late and not any(e.path for e in errors)
@@ -234,9 +234,9 @@ def _told(schema: Runner, result: ExecutionResult, context: Context, item: Any =
 
 @dataclass(frozen=True, slots=True)
 class Sharing:
-    """How a subscription may be shared: from where it starts, and what else tells it apart.
+    """The facts by which subscriptions are grouped.
 
-    `after` is the position asked for. `variables` are those that matter besides it.
+    `after_positions` is the argument `after`; `variables_json` has the other variables.
     """
 
     standing: Standing
@@ -246,7 +246,7 @@ class Sharing:
 
 
 def sharing(opened: Opened, asked: Question) -> Sharing | None:
-    """How the subscription may be shared; None where it may not."""
+    """Return how a subscription can be shared; None if it can't."""
     (*others, node) = opened.book.operation.selection_set.selections
     root = opened.book.schema.subscription_type
     if others or root is None or not isinstance(node, FieldNode) or node.directives:
@@ -257,9 +257,9 @@ def sharing(opened: Opened, asked: Question) -> Sharing | None:
         return None
     try:
         given = get_argument_values(declared, node, opened.values)
-    except GraphQLError:  # the stream itself will say so
+    except GraphQLError:  # the stream reports the error
         return None
-    if given.get("user"):  # whose streams those are is known to the stream itself
+    if given.get("user"):  # only its own stream can resolve the user
         return None
     variables = dict(asked.variables or {})
     if name := _only_after(opened.book, node):
@@ -276,11 +276,11 @@ def sharing(opened: Opened, asked: Question) -> Sharing | None:
 
 def _standing(declared: GraphQLField) -> Standing | None:
     definition = declared.extensions.get("strawberry-definition")
-    return getattr(definition, "metadata", {}).get("standing")
+    return getattr(definition, "metadata", {}).get("load_positions")
 
 
 def _only_after(book: Book, node: FieldNode) -> str | None:
-    """The variable that says where to go on, if it says nothing else."""
+    """Return the variable of the argument `after`, if it has no other use."""
     for argument in node.arguments or ():
         if argument.name.value == AFTER and isinstance(argument.value, VariableNode):
             name = argument.value.name.value

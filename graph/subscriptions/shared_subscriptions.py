@@ -1,8 +1,8 @@
-"""Subscriptions that are shared: one reader of the journal, one execution and one text for all.
+"""Shared subscriptions: one journal reader, one execution and one JSON text for a group.
 
-Shared are those of the same document, operation and variables by viewers of the same account
-with the same rights. What they are shown is made for the account and its rights alone: nothing
-of the single credential, session or address is in their context, also while they read alone.
+The subscribers of a group have the same document, operation and variables, and their viewers are
+the same user with the same rights. Results only depend on the user and the rights: the context
+has no credential, session or address, even while a subscriber reads alone.
 """
 
 import asyncio
@@ -29,24 +29,24 @@ from resolvers.context import Context, Trail
 
 log = logging.getLogger(__name__)
 
-TURN = 50  # members that are told before others have their turn
-SHORT = 1.0  # seconds: a newcomer may wait for the end of such a window
-SLOW = 1.0  # seconds: who took a batch no faster looks again how far it is behind
-ADDRESSED = "host", "x-forwarded-proto"  # the headers that answers depend on
+TURN = 50  # then other tasks run
+SHORT = 1.0  # seconds: a new subscriber can wait for the end of such a batch window
+SLOW = 1.0  # after a slower delivery the subscriber reads again from its position
+ADDRESSED = "host", "x-forwarded-proto"  # URLs in results depend on them
 
 
 class Sink(Protocol):
-    """Where the results of one subscription go."""
+    """The destination of the results of one subscription."""
 
     async def send(self, told: Told | None) -> None:
-        """Hand on a result, None for the end; returns once it was taken.
+        """Send a result, None for the end; returns when the client has accepted it.
 
-        Raises WebSocketDisconnected where nobody is there any more.
+        Raises WebSocketDisconnected if the client is gone.
         """
 
 
 class Groups:
-    """The groups of one endpoint, whose `watch` knows whose credential has ended."""
+    """The subscription groups of one endpoint, and the tasks that read for them."""
 
     def __init__(self, schema: Runner, watch: Watch) -> None:
         self.schema = schema
@@ -55,21 +55,24 @@ class Groups:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def begin(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
-        """Read for somebody, in a task of its own."""
+        """Start a task that `cancel_tasks` can end."""
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
 
     async def end(self) -> None:
-        """End what still reads, and wait for it: no event is under way any more."""
+        """Cancel all reading tasks and wait until they have ended."""
         if tasks := list(self._tasks):
             for task in tasks:
                 task.cancel()
             await asyncio.wait(tasks)
 
     def meet(self, seat: "Seat", at: Position) -> bool:
-        """Sit down in the group of one's kind, if it stands where the seat does; make one."""
+        """Join the subscriber's group if the group is at its positions; create a missing group.
+
+        Returns False if the subscriber must read alone until it has caught up.
+        """
         key = seat.key
         if key is None:
             return False
@@ -83,7 +86,7 @@ class Groups:
         return True
 
     async def find(self, seat: "Seat") -> bool:
-        """Find out with whom the seat may share; says whether it sits in a group already."""
+        """Check and prepare a subscription; return True if the subscriber joined a group."""
         how = self._known(seat)
         if how is None:
             return False
@@ -97,7 +100,7 @@ class Groups:
             return self.meet(seat, group.position if after is None else after)
         try:
             now = await how.standing(seat.context)
-        except Exception:  # noqa: BLE001 - the stream itself will say what is wrong
+        except Exception:  # noqa: BLE001 - the subscriber's own stream reports the error
             return False
         if after is None:
             seat.at = now
@@ -105,13 +108,16 @@ class Groups:
         if after not in (None, now):
             return False
         group = self.groups.get(seat.key)
-        if group and how.window > SHORT:  # its window may run for long yet: ours has not begun
+        if group and how.window > SHORT:  # the group's window can take long: don't wait for it
             group.waiting.add(seat)
             return False
         return self.meet(seat, now)
 
     def _known(self, seat: "Seat") -> Sharing | None:
-        """How a seat may share, and with whom; None where it may not, or will be refused."""
+        """Return how a subscription can be shared, and set the subscriber's sharing key.
+
+        Returns None if it can't be shared or will be refused.
+        """
         known = result_stream.subscribed(self.schema, seat.asked, seat.context)
         if known is None:
             return None
@@ -138,9 +144,9 @@ class Groups:
 
 
 def neutral(context: Context) -> Context:
-    """The context of all who share: the same for every credential of an account and its rights.
+    """Return the context of a group: without credential, session and address of the viewer.
 
-    Addresses that are signed in it end with what ends all of these: a new password, say.
+    URLs that are signed with it end with an event that ends all credentials, as a new password.
     """
     viewer = replace(context.viewer, token_id=None, api_key_id=None, ends_at=None)
     made = replace(
@@ -165,7 +171,7 @@ def neutral(context: Context) -> Context:
 
 
 def _from(context: Context, at: Position) -> Context:
-    """The same context for a stream that goes on from there, whatever it was asked for."""
+    """Return the same context for a stream that starts after these positions."""
     return replace(context, trail=Trail(lambda _position: None, at))
 
 
@@ -175,7 +181,7 @@ def _headers(context: Context) -> dict[str, str]:
 
 
 class Group:
-    """The members, what all of them have been told, and the one who reads for them."""
+    """The members of one group, their common position and the task that reads for them."""
 
     def __init__(
         self, groups: Groups, key: Hashable, asked: Question, context: Context, at: Position
@@ -186,19 +192,20 @@ class Group:
         self.context = context
         self.position = at
         self.members: set[Seat] = set()
-        self.waiting: set[Seat] = set()  # they read alone, and sit down where we meet
+        self.waiting: set[Seat] = set()  # they read alone until they reach the group's position
         guarded = replace(_from(context, at), vigil=self._judge)
         self._task = groups.begin(self._run(guarded))
 
     def add(self, seat: "Seat") -> None:
-        """Let somebody sit down who has been told what we have."""
+        """Add a subscriber that has received the same results as the group."""
         self.waiting.discard(seat)
         self.members.add(seat)
         seat.group, seat.at = self, self.position
-        seat.key, seat.asked, seat.context = self.key, self.asked, self.context  # one of each
+        # shared objects save memory
+        seat.key, seat.asked, seat.context = self.key, self.asked, self.context
 
     def remove(self, seat: "Seat") -> None:
-        """Let somebody go. Without members there is no group."""
+        """Remove a subscriber. A group without members ends."""
         self.waiting.discard(seat)
         self.members.discard(seat)
         if not self.members:
@@ -220,7 +227,7 @@ class Group:
                 async for told in results:
                     await self._tell(told)
             await self._tell(None)
-        except Exception:  # the edge of a task: each of its members tries alone
+        except Exception:  # the edge of a task: each member reads alone
             log.exception("a group broke")
             for seat in list(self.members):
                 seat.key = None
@@ -233,7 +240,7 @@ class Group:
             self.position = told.cursor
         ended = False
         for turn, seat in enumerate(list(self.members)):
-            if seat not in self.members:  # it left while others were told
+            if seat not in self.members:  # it left in the meantime
                 continue
             if self.groups.watch.expired(seat.viewer):
                 ended = True
@@ -250,10 +257,10 @@ class Group:
 
 
 class Seat:
-    """One subscription of one connection: alone while it catches up, then in a group.
+    """One subscription of one connection. It reads alone while it catches up, then in a group.
 
-    `at` is the position after the last result that was taken; whatever was dropped later is
-    read again from there.
+    `delivered_positions` are the positions after the last delivered result. Results that were
+    dropped later are read again from there.
     """
 
     __slots__ = (
@@ -272,48 +279,48 @@ class Seat:
         self.observed: Observed | None = None
         self.outbox = outbox
         self.sink = sink
-        self.key: Hashable = None  # of those with whom it may share
+        self.key: Hashable = None  # of its group; None if it can't be shared
         self.group: Group | None = None
-        self.since: Position | None = None  # what the peer heard last, beside the document
+        self.since: Position | None = None  # from Last-Event-ID
         self.at: Position | None = None
-        self.busy = False  # a result is on its way
+        self.busy = False
         self.left = False
         self.task: asyncio.Task[None] | None = None
 
     def observe(self, known: Known) -> None:
-        """Tell of the subscription as of other operations, until it ends."""
+        """Start to measure and log the subscription."""
         self.observed = observed = Observed(self.context, self.asked.query)
         observed.judged(known)
         observed.cost = known.cost(self.asked.variables)
         observed.begin()
 
     def tell_beginning(self, position: Position) -> None:
-        """Tell where it begins, where nobody said so: who is cut off soon misses nothing."""
+        """Report the start position, so that a client without results can resume there."""
         if self.trail:
             self.trail.begun(position)
 
     def start(self) -> None:
-        """Begin."""
+        """Start the subscription in a task."""
         self.task = self.groups.begin(self._begin())
 
     def resume(self) -> None:
-        """Read alone, behind what was taken last."""
+        """Read alone from the position after the last delivered result."""
         self._leave_group()
         if not self.left:
             self.task = self.groups.begin(self._read())
 
     def fall(self) -> None:
-        """Leave the group: the connection is slower than it."""
+        """Leave the group, since the connection is slower than the group."""
         self._leave_group()
 
     def stop(self) -> None:
-        """Read no more alone."""
+        """Cancel the task in which the subscriber reads alone."""
         if self.task:
             self.task.cancel()
             self.task = None
 
     def leave(self) -> None:
-        """Hear no more."""
+        """End the subscription."""
         self.left = True
         self.stop()
         self._leave_group()
@@ -334,7 +341,7 @@ class Seat:
             group.remove(self)
 
     async def deliver(self, told: Told | None) -> None:
-        """Hand a result on; nothing of it comes where the seat was left meanwhile."""
+        """Send a result to the client, unless the subscription has ended."""
         if self.left:
             return
         await self.sink.send(told)
@@ -373,14 +380,14 @@ class Seat:
         await self.groups.watch.judge({self.viewer})
 
     async def _alone(self) -> bool:
-        """Read until the end, or until we sit in a group; False where it is to begin anew."""
+        """Read until the end or until a group is joined; False if reading must start again."""
         at = self.since if self.at is None else self.at
         context = self.context if at is None else _from(self.context, at)
         context = replace(context, vigil=self._judge)
         try:
             return await self._read_from(context)
         except StoreUnavailable as failure:
-            if self.at is None and self.since is None:  # what it would miss is unknown
+            if self.at is None and self.since is None:  # it has no position to resume from
                 await self.deliver(result_stream.farewell(self.groups.schema, failure, context))
             else:
                 pause = failure.retry_after.total_seconds()
@@ -391,7 +398,7 @@ class Seat:
         return True
 
     async def _read_from(self, context: Context) -> bool:
-        """Read with this context, as `_alone` does."""
+        """Read results with a context; return True at the end or when a group is joined."""
         clock = asyncio.get_running_loop().time
         async with aclosing(
             result_stream.stream(self.groups.schema, self.asked, context)
@@ -402,7 +409,7 @@ class Seat:
                     return True
                 began, self.busy = clock(), True
                 await self.deliver(told)
-                await asyncio.sleep(0)  # a source that is never idle would let nobody else run
+                await asyncio.sleep(0)  # a source that never waits would block other tasks
                 self.busy = False
                 if (
                     told.cursor is not None
@@ -419,16 +426,16 @@ class Seat:
 
 
 class Handing(asyncio.Queue[Told | None]):
-    """A sink for somebody who pulls."""
+    """A sink for a reader that pulls results one by one."""
 
     async def send(self, told: Told | None) -> None:
-        """Wait until the next is asked for."""
+        """Pass a result to the reader; returns when the reader asks for the next one."""
         await self.put(told)
         await self.join()
 
 
 async def pulled(groups: Groups, asked: Question, context: Context) -> AsyncGenerator[Told]:
-    """The results of an operation, for a reader who asks for each of them."""
+    """Yield the results of an operation; the next is read when the reader asks for it."""
     outbox, sink = Outbox[Seat](), Handing(1)
     seat = Seat(groups, asked, context, outbox, sink)
     seat.start()

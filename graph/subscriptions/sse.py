@@ -1,4 +1,4 @@
-"""Subscriptions that last: server-sent events, and the end of those whose credential has ended."""
+"""Server-sent events, and the disconnection of clients after their credential has ended."""
 
 import asyncio
 import logging
@@ -37,35 +37,35 @@ KICKED = "the connection was ended: sign in again"
 HEADERS = {
     "Content-Type": f"{EVENTS}; charset=utf-8",
     "Cache-Control": "no-store, no-transform",
-    "X-Accel-Buffering": "no",  # nginx would keep small events back
+    "X-Accel-Buffering": "no",  # nginx would buffer small events
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Farewell:
-    """What is said to those who are sent away, and whether what they run is cut short."""
+    """The reason of a disconnection; `cancels_operations` if running operations are cancelled."""
 
     text: str = ENDED
     force: bool = True
 
     @property
     def said(self) -> str:
-        """As the reason of a closing frame."""
+        """The reason text of the WebSocket close frame."""
         return "Forbidden" if self.text == ENDED else self.text
 
     @property
     def error(self) -> dict[str, Any]:
-        """As an error of GraphQL: clients sign in again."""
+        """The GraphQL error. Its code tells clients to sign in again."""
         return {"message": self.text, "extensions": {"code": "UNAUTHENTICATED"}}
 
 
 FAREWELL = Farewell()
-GATHER = 0.1  # seconds in which recalls are looked at together
+GATHER = 0.1  # changed credentials of this time are checked together
 NEVER = datetime.min.replace(tzinfo=UTC)
 
 
 class Follower(Protocol):
-    """Somebody who stays: a socket, or one stream of events."""
+    """An open WebSocket or event stream."""
 
     since: datetime
 
@@ -73,14 +73,14 @@ class Follower(Protocol):
     def viewer(self) -> Viewer: ...
 
     async def end(self, farewell: Farewell) -> None:
-        """Say why, and hang up. Takes a few seconds at most."""
+        """Send the reason and close the connection, within a few seconds."""
 
     def break_off(self) -> None:
-        """The server stops: say nothing that keeps the peer from coming back."""
+        """Close because the server stops, so that the client connects again."""
 
 
 class Watch:
-    """Those who stay, and the one sweep that sends away whose credential has ended."""
+    """The open connections, and the task that disconnects them when their credential has ended."""
 
     def __init__(
         self,
@@ -96,13 +96,13 @@ class Watch:
         self.followers: set[Follower] = set()
         self._sweeping: asyncio.Task[None] | None = None
         self._ending = set[asyncio.Task[None]]()
-        self._gone = set[Viewer]()  # who is being sent away
-        self._parting = WeakSet[Follower]()  # they are being sent away
+        self._gone = set[Viewer]()  # until they are disconnected
+        self._parting = WeakSet[Follower]()
         self._recalled = set[int | None]()
         self._broken_off = False
 
     def add(self, follower: Follower) -> None:
-        """Begin to watch. The sweep runs as long as there is somebody."""
+        """Add a connection. The periodic check runs while there are connections."""
         self.followers.add(follower)
         if self._broken_off:
             follower.break_off()
@@ -110,20 +110,20 @@ class Watch:
             self._sweeping = asyncio.create_task(self._run())
 
     def remove(self, follower: Follower) -> None:
-        """Stop watching."""
+        """Remove a connection."""
         self.followers.discard(follower)
         if not self.followers and self._sweeping:
             self._sweeping.cancel()
             self._sweeping = None
 
     def expired(self, viewer: Viewer) -> bool:
-        """Say whether the viewer's credential is over, as far as that is known here."""
+        """True if the viewer's credential has expired, or is known to have ended."""
         if self._gone and viewer in self._gone:
             return True
         return viewer.ends_at is not None and viewer.ends_at <= self.now()
 
     async def end(self, which: Callable[[Viewer], bool]) -> None:
-        """Send away at once whoever is meant: a credential was revoked, a user disabled."""
+        """Disconnect all connections with a viewer that meets the condition."""
         await self._end([one for one in self.followers if which(one.viewer)])
 
     async def _end(self, gone: Iterable[Follower], farewell: Farewell = FAREWELL) -> None:
@@ -132,26 +132,26 @@ class Watch:
         await asyncio.gather(*(follower.end(farewell) for follower in gone))
 
     def break_off(self) -> None:
-        """Let all go who would stay: the server stops, and they come back to the next one."""
+        """Close all connections because the server stops. Clients connect again later."""
         self._broken_off = True
         for follower in self.followers:
             follower.break_off()
 
     def dismiss(self) -> None:
-        """Send away, soon, whose credential's time is over."""
+        """Disconnect the viewers with expired credentials in the background."""
         self._soon(self.end(self.expired))
 
     def of(self, user_ids: Collection[int]) -> Sequence[Viewer]:
-        """Who is here of these users, once for each connection."""
+        """Return the viewers of these users, one for each connection."""
         return [one.viewer for one in self.followers if _whose(one.viewer) in user_ids]
 
     def kick(self, user_ids: Collection[int], reason: str | None, *, force: bool) -> None:
-        """Begin to send away all connections of these users."""
+        """Disconnect all connections of these users in the background."""
         gone = [one for one in self.followers if _whose(one.viewer) in user_ids]
         self._soon(self._end(gone, Farewell(reason or KICKED, force)))
 
     async def judge(self, viewers: Collection[Viewer]) -> None:
-        """Find out whose of these credentials has ended: they are `expired`, and sent away soon."""
+        """Check these viewers' credentials and disconnect, in the background, those that ended."""
         gone = {viewer for viewer in viewers if await self._has_ended(viewer)}
         if gone:
             self._gone |= gone
@@ -167,7 +167,7 @@ class Watch:
         ending.add_done_callback(self._ending.discard)
 
     def recall(self, account: int | None) -> None:
-        """Look, soon, at credentials of an account; 0: at those of none, None: at all."""
+        """Check the credentials of a user soon; None checks all, 0 those without a user."""
         if not self.followers:
             return
         if not self._recalled:
@@ -179,13 +179,13 @@ class Watch:
         recalled, self._recalled = self._recalled, set()
         try:
             await self.sweep(None if None in recalled else recalled)
-        except Exception:  # the store may be away for a while: the next sweep sees again
+        except Exception:  # in a database outage: the next check repeats it
             log.exception("recalled credentials were not looked at")
 
     async def sweep(self, accounts: set[int | None] | None = None) -> None:
-        """Send away whose credential has ended, and whom another process kicked.
+        """Disconnect connections with an ended credential or closed by an administrator.
 
-        Asks once for each viewer, of these accounts or of all, and once for all kicks.
+        Checks each viewer once, of these users or of all, and reads all kick times at once.
         """
         viewers = {
             one.viewer
@@ -218,7 +218,7 @@ class Watch:
 
 
 def _recallable(viewer: Viewer) -> set[int]:
-    """The accounts with which this viewer's credential may end."""
+    """Return the IDs of the users that this viewer's credential depends on."""
     return {_whose(viewer), *filter(None, [viewer.actor_id])}
 
 
@@ -229,9 +229,9 @@ def _whose(viewer: Viewer) -> int:
 class EventStream:
     """One subscription as server-sent events.
 
-    What comes of the journal has the cursor behind it as `id`, whether or not the document asks
-    for one. A client that connects again says in `Last-Event-ID` what it got last, and goes on
-    from there (HTML standard, section 9.2). Raises Rejected where that is no cursor.
+    Each result from the journal has the cursor after it as `id`, even if the document doesn't
+    select the cursor. A client that connects again sends the last `id` as `Last-Event-ID` and gets
+    the events after it (HTML standard, section 9.2). Raises Rejected if that is no cursor.
     """
 
     def __init__(self, context: Operation, *, heartbeat: float) -> None:
@@ -245,19 +245,19 @@ class EventStream:
         self._source: asyncio.Task[None] | None = None
 
     async def end(self, farewell: Farewell) -> None:
-        """Say why, and complete."""
+        """Send the reason and complete the stream."""
         self._over = farewell
         if self._source:
             self._source.cancel()
 
     def break_off(self) -> None:
-        """Stop in the middle: a client that hears of no end connects again."""
+        """End the stream without `complete`, so that the client connects again."""
         self._broken_off = True
         if self._source:
             self._source.cancel()
 
     async def text(self, results: AsyncGenerator[Told], watch: Watch) -> AsyncGenerator[str]:
-        """The events, and a comment where none came for a while."""
+        """Yield the events of all results, and a comment after each silent heartbeat interval."""
         self._source = source = asyncio.create_task(self._drain(results))
         watch.add(self)
         try:
@@ -273,27 +273,27 @@ class EventStream:
                 await asyncio.wait({source})
 
     def written(self, told: Told) -> str:
-        """A result, as events."""
+        """Return the text of the events for a result."""
         place = "" if told.cursor is None else _id(told.cursor)
         return place + _event("next", told.text)
 
     def ending(self, farewell: Farewell | None) -> str:
-        """The end, and why it is one where somebody is sent away."""
+        """Return the text of the last events, with the error of a disconnection."""
         why = _event("next", _json({"errors": [farewell.error]})) if farewell else ""
         return why + _event("complete", "")
 
     def _begin(self, place: Position) -> None:
-        """Tell where the stream begins: who is cut off before the first event misses none."""
+        """Send the start position, so that a client without events can resume there."""
         self._queue.put_nowait(f"{_id(place)}\n")
 
     async def _drain(self, results: AsyncGenerator[Told]) -> None:
-        """Ask for results in one task: generators may hold what belongs to a task."""
+        """Read all results in one task, since generators can depend on their task."""
         async with aclosing(results):
             async for told in results:
                 await self._queue.put(self.written(told))
 
     async def _events(self, source: asyncio.Task[None]) -> AsyncGenerator[str]:
-        """The events, and a comment for each heartbeat."""
+        """Yield the queued events, and a comment for each heartbeat interval without one."""
         getting = asyncio.create_task(self._queue.get())
         try:
             while not self._over:
@@ -313,7 +313,7 @@ class EventStream:
         finally:
             getting.cancel()
         if not source.cancelled() and (error := source.exception()):
-            raise error  # Strawberry turns those of resolvers into results: this is another bug
+            raise error  # not of a resolver: Strawberry turns those into results
 
 
 def _last_event(headers: Mapping[str, str]) -> Position | None:
@@ -331,12 +331,12 @@ def _id(place: Position) -> str:
 
 
 def one_event(kind: str | None, payload: object) -> str:
-    """One event with this as its data; of no kind it is a "message"."""
+    """Return the text of one event with JSON data. Without a type it is a "message"."""
     return _event(kind, _json(payload)) if kind else f"data: {_json(payload)}\n\n"
 
 
 def _event(kind: str, data: str) -> str:
-    """One event. Its lines end as urql needs them: it looks for no other ends than these."""
+    """Return the text of one event, with the line ends that the client urql requires."""
     return f"event: {kind}\ndata: {data}\n\n"
 
 
@@ -345,5 +345,5 @@ def _json(payload: object) -> str:
 
 
 def one_result(payload: object) -> str:
-    """A stream of one result, which is complete."""
+    """Return the text of a complete stream with one result."""
     return _event("next", _json(payload)) + _event("complete", "")

@@ -1,4 +1,4 @@
-"""Changes of an account as plain server-sent events: for scripts that know no GraphQL."""
+"""Changes of an account as plain server-sent events, for scripts without GraphQL."""
 
 from typing import Any, Protocol
 
@@ -36,7 +36,7 @@ OTHERS = f"subscription Updates($user: ID!) {{ changes(user: {{id: $user}}) {FIE
 
 
 class Live(Protocol):
-    """What is needed of whoever serves subscriptions."""
+    """The parts of the GraphQL endpoint that serve subscriptions."""
 
     guards: Guards
     groups: Groups
@@ -44,36 +44,36 @@ class Live(Protocol):
 
     @property
     def heartbeat(self) -> float:
-        """Seconds of silence until a comment."""
+        """Seconds without an event until a comment is sent."""
 
 
 class Updates(EventStream):
-    """Each change is an event of its own, whose id is the cursor behind it."""
+    """A stream with one event per change. The `id` of an event is the cursor after it."""
 
     def written(self, told: Told) -> str:
-        """A batch as its events, and the cursor behind all of them."""
+        """Return the text of the events of a batch and of the cursor after them."""
         payload: Any = decode(told.text)
         said = [one_event("error", error) for error in payload.get("errors") or ()]
         if batch := (payload.get("data") or {}).get("changes"):
             for event in batch["events"]:
-                if "folder" in event:  # it may be null in a MessageChange, so its alias differs
+                if "folder" in event:  # nullable in MessageChange, so it has another alias
                     event["mailboxId"] = event.pop("folder")
                 said.append(f"id: {event['cursor']}\n{one_event(None, event)}")
             said.append(f"id: {batch['cursor']}\n\n")
         return "".join(said)
 
     def ending(self, farewell: Farewell | None) -> str:
-        """Nothing, or why the viewer is sent away."""
+        """Return the error event of a disconnection; an empty text at the normal end."""
         return one_event("error", farewell.error) if farewell else ""
 
 
 class Response(StreamingResponse):
-    """Has a seat as long as it lasts."""
+    """A streaming response that releases its concurrency slot at its end."""
 
     seat: Seat
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send it, to its end."""
+        """Send the response, then release the slot."""
         try:
             await super().__call__(scope, receive, send)
         finally:
@@ -81,7 +81,11 @@ class Response(StreamingResponse):
 
 
 async def answer(live: Live, desk: Desk, request: Request) -> Response:
-    """Follow the account in the path: the own, or one that the viewer may act as."""
+    """Answer GET with the changes of the user in the path.
+
+    The user is the viewer or a user that the viewer manages. Raises Rejected for another method,
+    too many open streams or a bad Last-Event-ID, NotFound or Forbidden if the user is not visible.
+    """
     if request.method != "GET":
         raise Rejected(405, "BAD_USER_INPUT", "Only GET is answered here.", {"Allow": "GET"})
     key = global_ids.named("User", request.path_params["id"])
@@ -101,7 +105,7 @@ async def answer(live: Live, desk: Desk, request: Request) -> Response:
     )
     if not own:
         await user_loaders.reached(context, key)
-        await managed_streams.account(key)(context)  # what is refused is so by its status
+        await managed_streams.account(key)(context)  # an error becomes the status
     stream = Updates(context, heartbeat=live.heartbeat)
     followers = live.guards.followers
     seat = followers.enter(payer(context), live.guards.each(viewer, followers))

@@ -1,4 +1,4 @@
-"""graphql-transport-ws: the frames of one WebSocket."""
+"""The protocol graphql-transport-ws on one WebSocket."""
 
 import asyncio
 import logging
@@ -33,17 +33,17 @@ from resolvers.context import Viewer
 
 log = logging.getLogger(__name__)
 
-REASON_MAX = 123  # bytes of a close reason: RFC 6455, section 5.5
-ID_MAX = 256  # characters of an operation's id
-SOON = 0.05  # seconds between two looks
-PARTING = 5.0  # seconds to say goodbye to a peer who may not read
+REASON_MAX = 123  # RFC 6455, section 5.5
+ID_MAX = 256
+SOON = 0.05
+PARTING = 5.0  # to a client that may not read
 BROKEN = 1011
-AGAIN_LATER = 1013  # clients try again, after a while: 4429 would tell them not to
+AGAIN_LATER = 1013  # clients connect again later; after 4429 they would not
 UNGREETED = 4401
 FORBIDDEN = 4403
 TAKEN = 4409
 
-Shape = Mapping[str, tuple[type | None, ...]]  # of the members of an object; None: may be missing
+Shape = Mapping[str, tuple[type | None, ...]]  # by member; None: it can be missing
 FRAMES: Mapping[str, Shape] = {
     "connection_init": {"payload": (dict, None)},
     "ping": {"payload": (dict, None)},
@@ -61,9 +61,9 @@ SUBSCRIBE: Shape = {
 
 
 class Adapter(ASGIWebSocketAdapter):
-    """Sends nothing after the end, and closes once."""
+    """A WebSocket adapter that sends nothing after the close and closes once."""
 
-    unread = 0  # messages that wait for the peer to read
+    unread = 0  # messages that the client has not read
 
     async def send_json(self, message: Mapping[str, object]) -> None:
         if self._closed():
@@ -73,10 +73,10 @@ class Adapter(ASGIWebSocketAdapter):
             await super().send_json(message)
         finally:
             self.unread -= 1
-        await asyncio.sleep(0)  # a peer that is never idle would let nobody else run
+        await asyncio.sleep(0)  # a client that always sends would block other tasks
 
     async def send_text(self, text: str) -> None:
-        """Send a frame that is JSON already."""
+        """Send a text frame. Raises WebSocketDisconnected if the client is gone."""
         if self._closed():
             raise WebSocketDisconnected
         self.unread += 1
@@ -91,7 +91,7 @@ class Adapter(ASGIWebSocketAdapter):
         if self._closed():
             return
         short = reason.encode()[:REASON_MAX].decode(errors="ignore")
-        with suppress(WebSocketDisconnect):  # the peer was faster
+        with suppress(WebSocketDisconnect):  # the client closed first
             await super().close(code, short)
 
     def _closed(self) -> bool:
@@ -100,11 +100,11 @@ class Adapter(ASGIWebSocketAdapter):
 
 
 class Crowded(Exception):
-    """Whoever signs in has too many sockets and streams already."""
+    """The signed-in user has too many WebSockets and streams."""
 
 
 class Desk(Protocol):
-    """What a socket needs of the endpoint."""
+    """The parts of the endpoint that a WebSocket uses."""
 
     watch: Watch
     groups: Groups
@@ -112,7 +112,7 @@ class Desk(Protocol):
 
 
 class Running:
-    """One operation of a socket: where its results go."""
+    """One operation of a WebSocket, to which its results are sent."""
 
     __slots__ = ("handler", "id", "seat")
 
@@ -122,7 +122,7 @@ class Running:
         self.seat = Seat(handler.desk.groups, asked, handler.context, handler.outbox, self)
 
     async def send(self, told: Told | None) -> None:
-        """Send a result; its end takes the operation from the socket."""
+        """Send a result; at the end (None) remove the operation from the WebSocket."""
         if told is None:
             if self.handler.forget(self):
                 await self.handler.send_message({"id": self.id, "type": "complete"})
@@ -135,13 +135,13 @@ class Running:
             await self.handler.adapter.send_text(text)
 
     async def refuse(self, errors: Sequence[object]) -> None:
-        """Say why there will be no more results."""
+        """Send an `error` message, which ends the operation."""
         payload = cast("Any", errors)
         await self.handler.send_message({"id": self.id, "type": "error", "payload": payload})
 
 
 class Handler(BaseGraphQLTransportWSHandler[Operation, None]):
-    """Strawberry's handler, made strict about frames, with operations of our own."""
+    """Strawberry's handler with strict checks of frames and shared subscriptions."""
 
     operations: dict[str, Running]  # type: ignore[assignment]  # ty: ignore[incompatible-attribute-override]
 
@@ -152,21 +152,21 @@ class Handler(BaseGraphQLTransportWSHandler[Operation, None]):
 
     @property
     def viewer(self) -> Viewer:
-        """Who signed in by this socket."""
+        """The viewer that signed in on this WebSocket."""
         return self.context.viewer
 
     @property
     def desk(self) -> Desk:
-        """The endpoint."""
+        """The endpoint of this WebSocket."""
         return cast("Desk", self.view)
 
     @property
     def adapter(self) -> Adapter:
-        """Our end of the socket."""
+        """The adapter of this WebSocket."""
         return cast("Adapter", self.websocket)
 
     async def handle_message(self, message: Message) -> None:
-        """Answer one frame."""
+        """Handle one frame. An invalid frame or an error closes the WebSocket."""
         if fault := frame_fault(message):
             await self.handle_invalid_message(fault)
             return
@@ -182,7 +182,7 @@ class Handler(BaseGraphQLTransportWSHandler[Operation, None]):
                 await self.websocket.close(BROKEN, "Internal error")
 
     async def handle_connection_init(self, message: ConnectionInitMessage) -> None:
-        """Sign in. Nobody is watched before that."""
+        """Sign in, and add the connection to the watch of credentials."""
         if message.get("payload") is None:
             message = {"type": "connection_init", "payload": {}}
         self.context.reader = cast("Adapter", self.websocket)
@@ -195,14 +195,14 @@ class Handler(BaseGraphQLTransportWSHandler[Operation, None]):
             self.desk.watch.add(self)
 
     async def handle_ping(self, message: PingMessage) -> None:
-        """Send back what came."""
+        """Answer with a pong and the payload of the ping."""
         pong: PongMessage = {"type": "pong"}
         if payload := message.get("payload"):
             pong["payload"] = payload
         await self.send_message(pong)
 
     async def handle_subscribe(self, message: SubscribeMessage) -> None:
-        """Begin an operation."""
+        """Start an operation, or refuse it with an error or a close code."""
         id_ = message["id"]
         if not self.connection_acknowledged:
             await self.websocket.close(UNGREETED, "Unauthorized")
@@ -235,19 +235,19 @@ class Handler(BaseGraphQLTransportWSHandler[Operation, None]):
         return most is not None and len(self.operations) >= most
 
     def forget(self, running: Running) -> bool:
-        """Make the id of an operation free; says whether it was still that one's."""
+        """Free the ID of an operation; return False if another operation has the ID."""
         if self.operations.get(running.id) is not running:
             return False
         del self.operations[running.id]
         return True
 
     async def cleanup_operation(self, operation_id: str) -> None:
-        """End what the peer wants to hear no more of."""
+        """End an operation that the client has completed."""
         if running := self.operations.pop(operation_id, None):
             running.seat.leave()
 
     async def shutdown(self) -> None:
-        """End what runs."""
+        """End all operations and wait for their tasks."""
         self.desk.watch.remove(self)
         tasks = self._stop()
         await super().shutdown()
@@ -255,7 +255,7 @@ class Handler(BaseGraphQLTransportWSHandler[Operation, None]):
             await asyncio.wait(tasks)
 
     def _stop(self) -> list[asyncio.Task[None]]:
-        """End all operations; what of them is still ending."""
+        """End all operations; return their tasks that are still ending."""
         seats = [running.seat for running in self.operations.values()]
         tasks = [seat.task for seat in seats if seat.task]
         self.operations.clear()
@@ -265,17 +265,20 @@ class Handler(BaseGraphQLTransportWSHandler[Operation, None]):
         return tasks
 
     async def _settled(self) -> None:
-        """Wait, for a few seconds at most, until only subscriptions run."""
+        """Wait until only subscriptions run, at most a few seconds."""
         for _ in range(int(PARTING / SOON)):
             if all(one.seat.observed for one in self.operations.values()):
                 break
             await asyncio.sleep(SOON)
 
     def break_off(self) -> None:
-        """Nothing: with the server the socket is closed, and said to come back (RFC 6455, 1012)."""
+        """Do nothing: the HTTP server closes the WebSocket with code 1012 (RFC 6455)."""
 
     async def end(self, farewell: Farewell) -> None:
-        """Tell each operation why, then close. Without force what is being answered is let end."""
+        """Send the reason to each operation, then close.
+
+        If the reason doesn't cancel operations, queries and mutations can end first.
+        """
         if not farewell.force:
             await self._settled()
         operations = list(self.operations.values())
@@ -290,7 +293,7 @@ class Handler(BaseGraphQLTransportWSHandler[Operation, None]):
 
 
 def frame_fault(frame: object) -> str | None:
-    """What is wrong with the shape of a frame, in words; None where nothing is."""
+    """Return the error text of a malformed frame; None if the frame is well-formed."""
     if not isinstance(frame, dict):
         return "A frame must be a JSON object"
     kind = frame.get("type")

@@ -1,4 +1,4 @@
-"""Accounts as files, there and back, as the API shows them."""
+"""GraphQL types and mutations of account exports and imports."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -118,7 +118,10 @@ class AccountImportInput(Options):
     )
 
     def new(self, user_id: int | None) -> NewImport:
-        """The import as the floors below know it."""
+        """Convert the input to the import to create.
+
+        Raises Invalid if the upload has no valid ID or the content is not in its encoding.
+        """
         upload, content = None, None
         if self.archive and self.archive.upload:
             upload = global_ids.decode("Upload", self.archive.upload.value, path="archive")

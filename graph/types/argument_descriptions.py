@@ -1,4 +1,4 @@
-"""What arguments are, in words: those that say the same wherever they stand."""
+"""Descriptions of arguments and root types that are the same for all fields."""
 
 from collections.abc import Iterable
 
@@ -90,7 +90,7 @@ DIRECTIVES = {
 
 
 def describe(schema: GraphQLSchema) -> None:
-    """Give their words to all arguments, enum values and root types that have none yet."""
+    """Set the descriptions of all arguments, enum values and root types without one."""
     for kind in schema.type_map.values():
         if kind.name.startswith("__"):
             continue
@@ -107,7 +107,7 @@ def describe(schema: GraphQLSchema) -> None:
 
 
 def describe_directives(directives: Iterable[GraphQLDirective]) -> None:
-    """Give their words to the arguments of our directives."""
+    """Set the descriptions of directive arguments without one."""
     for directive in directives:
         for name, argument in directive.args.items():
             argument.description = argument.description or DIRECTIVES.get(directive.name, {}).get(

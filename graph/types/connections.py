@@ -1,4 +1,4 @@
-"""Pages as Relay connections."""
+"""Relay connections of keyset pages."""
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,12 +18,15 @@ Place = Callable[[Any], Cursor]
 
 
 def page_asked(ordering: str, *arguments: Any) -> Ask:
-    """The page that first, after, last and before ask for; each may be left out."""
+    """Return the page request of the arguments first, after, last and before.
+
+    Raises InvalidInput if they are inconsistent or a cursor is malformed.
+    """
     return Ask.of(ordering, *(None if value is strawberry.UNSET else value for value in arguments))
 
 
 class Placed(NamedTuple):
-    """An item of a page, and how its place is told."""
+    """An item of a page with its row and the function that returns its cursor."""
 
     place: Place
     row: Any
@@ -32,23 +35,23 @@ class Placed(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Paged:
-    """A page, its items, and how many there are in the whole list."""
+    """The source of a connection: a page, its items and the total count of the list."""
 
     page: Page[Any]
     nodes: Sequence[Any]
     place: Place
     count: Callable[[], Awaitable[int]]
-    problems: Sequence[Any] = ()  # of the text of a search
+    problems: Sequence[Any] = ()  # of a search query
 
     def edges(self) -> list[Placed]:
-        """The items with their places."""
+        """Return the sources of the edges."""
         return [
             Placed(self.place, row, node)
             for row, node in zip(self.page.rows, self.nodes, strict=True)
         ]
 
     def cursor(self, nth: int) -> str | None:
-        """The place of an item; None on a page without any."""
+        """Return the cursor of an item by its index; None if the page is empty."""
         rows = self.page.rows
         return str(self.place(rows[nth])) if rows else None
 
@@ -108,5 +111,5 @@ async def connected(
     place: Place,
     count: Callable[[], Awaitable[int]],
 ) -> Connection[Item]:
-    """The connection of a page of rows, read with `columns(info, shape)`."""
+    """Return the connection of a page of rows that were read with `selected_columns`."""
     return Connection.of(Paged(page, await listed(info, shape, page.rows), place, count))

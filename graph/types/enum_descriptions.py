@@ -1,4 +1,4 @@
-"""What the values of enums are, in words: those that say the same wherever they stand."""
+"""Descriptions of enum values."""
 
 from resolvers.connectors.options import MEANT
 

@@ -1,4 +1,4 @@
-"""What a client named an object by, for errors: the store's keys are none of its business."""
+"""References in NotFound errors: the client's own reference in place of a row key."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,14 +11,14 @@ from models.errors import NotFound, Refused
 
 
 def public(refusal: Refused, given: Any) -> Refused:
-    """The refusal of an input; a NotFound that names a key names what the input has there.
+    """Return the error, with a row key in NotFound replaced by the reference in the input.
 
-    `ref` is "" if the input does not name the object.
+    The reference is "" if the input doesn't name the object.
     """
     if not isinstance(refusal, NotFound):
         return refusal
     ref, whose = refusal.ref, ""
-    if ref.endswith(": "):  # the account of an object that was named by id
+    if ref.endswith(": "):  # the user of an object that was named by ID
         ref, whose = "", ref
     if ref.isdecimal() or not ref:
         made = NotFound(
@@ -41,7 +41,7 @@ def _at(given: Any, path: Sequence[str], index: int | None) -> str:
 
 
 def _member(value: Any, part: str) -> Any:
-    """A field of an input by its name in the schema, or an item of a list."""
+    """Return a field of an input by its name in the schema, or an item of a list."""
     if isinstance(value, list):
         nth = int(part) if part.isdecimal() else len(value)
         return _plain(value[nth]) if nth < len(value) else None
@@ -65,7 +65,7 @@ def _plain(value: Any) -> Any:
 
 
 def _text(value: Any) -> str:
-    """A name, or the one that an input has that names one object."""
+    """Return a string, or the only string field of an input; "" if there is none."""
     if isinstance(value, str):
         return str(value)
     names = [one for one in _fields(value).values() if isinstance(one, str)]

@@ -1,4 +1,4 @@
-"""Refusals as data: one GraphQL type for each class in models/errors.py."""
+"""Typed errors and payloads: one GraphQL type for each error class in models/errors.py."""
 
 from typing import Any, ClassVar
 
@@ -12,7 +12,7 @@ from resolvers.auth.second_factors.second_factor_check import TwoFactorMethod
 
 
 def leaf(description: str, **more: Any) -> Any:
-    """A plain field: no resolver, no check, no argument. Lists are made of these."""
+    """Declare a field that is read from an attribute, without resolver, guard and arguments."""
     return strawberry.field(description=description, **more)
 
 
@@ -116,7 +116,7 @@ class UnavailableError(MutationError, of=errors.Unavailable):
 
 
 @strawberry.type(description="Succeeded, but worth knowing.")
-class Warning:  # noqa: A001 - the outline's word
+class Warning:  # noqa: A001 - the name in the schema
     code: str = leaf("Stable code, such as NOT_SAVED_TO_SENT.")
     message: str = leaf("For people, in English.")
     path: list[str] = leaf("Input path it is about.")
@@ -178,7 +178,7 @@ class MutationOptions:
 
 @strawberry.input
 class Options:
-    """What every mutation's input begins with."""
+    """Base of the inputs of all mutations."""
 
     options: MutationOptions | None = leaf(
         "Dry run, repeatability, and facts for the logs.", default=strawberry.UNSET

@@ -1,4 +1,4 @@
-"""How fields are declared: what they ask of the viewer, and how refusals reach the client."""
+"""Declaration of fields with guards: computed fields, root queries and subscriptions."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import asdict
@@ -23,14 +23,14 @@ Resolver = TypeVar("Resolver", bound=Callable[..., Any])
 
 
 class Declare(Protocol):
-    """Makes a field of a resolver; to the type checker it stays a method."""
+    """A decorator that turns a resolver into a field. For type checkers it stays a method."""
 
     def __call__(self, resolver: Resolver, /) -> Resolver: ...
 
 
 @strawberry.schema_directive(
-    # In the order of the alphabet, and the fields too: strawberry prints a directive once more
-    # where the sorted schema says it in other words, and the SDL would hold it twice.
+    # Locations and fields are in alphabetical order: else strawberry's text differs from the
+    # sorted schema, and the SDL would contain the directive twice.
     locations=[Location.FIELD_DEFINITION, Location.INPUT_FIELD_DEFINITION, Location.OBJECT],
     name="auth",
     description="Least role, token scope and delegated permission needed.",
@@ -46,7 +46,7 @@ PRINTED = frozenset(Auth.__annotations__)
 
 
 class Guard(FieldExtension):
-    """Judge the viewer before anything else runs, and print the rule in the schema."""
+    """A field extension that checks the guard rule first and adds `@auth` to the schema."""
 
     def __init__(self, needs: Needs) -> None:
         self.needs = needs
@@ -56,14 +56,14 @@ class Guard(FieldExtension):
         for name, value in asdict(self.needs).items():
             if value and name in PRINTED:
                 setattr(rule, name, value)
-        if rule not in field.directives:  # another schema may have been made of these types
+        if rule not in field.directives:  # another schema may use the same types
             field.directives = [*field.directives, rule]
 
     def refuse(self, raw: Any) -> Any:
-        """Refuse the viewer if the rule says so, before arguments are converted or checked.
+        """Check the rule before arguments are converted.
 
-        Raises Unauthenticated or Forbidden; returns the field's value if that tells the refusal,
-        and None if the viewer is let in.
+        Returns None if the viewer is allowed. Otherwise raises Unauthenticated or Forbidden, or
+        returns the field's value if that value contains the error.
         """
         raw.context.viewer.require(self.needs)
 
@@ -75,7 +75,7 @@ class Guard(FieldExtension):
 
 
 class GuardStream(Guard):
-    """The same for subscriptions, whose resolvers yield."""
+    """A guard of subscriptions, which also checks the rule before each event."""
 
     async def resolve_async(  # type: ignore[override]  # ty: ignore[incompatible-method-override]
         self, next_: Callable[..., Any], source: Any, info: Info, **kwargs: Any
@@ -84,15 +84,15 @@ class GuardStream(Guard):
         for name, value in kwargs.items():
             check_conditions(value, (to_camel_case(name),))
         async for item in next_(source, info, **kwargs):
-            info.context.viewer.require(self.needs)  # a token may have ended since
+            info.context.viewer.require(self.needs)  # the token may have expired
             yield item
 
 
 def field(description: str, *columns: str, cost: int = 0, **needs: Any) -> Declare:
-    """A computed field of an object the viewer has reached, made from these columns of its row.
+    """Declare a computed field of an object, with the columns of the row that it needs.
 
-    `cost` is what it is priced at, where that is more than the usual: a point is about ten
-    microseconds of work.
+    `cost` is its cost in points, if it is higher than usual. A point is about ten microseconds of
+    work. `rule` are the arguments of GuardRule.
     """
     guards: list[FieldExtension] = [Guard(Needs(**needs))] if needs else []
 
@@ -109,15 +109,15 @@ def field(description: str, *columns: str, cost: int = 0, **needs: Any) -> Decla
 
 
 def _checked(resolver: Callable[..., Any], guards: list[FieldExtension]) -> list[FieldExtension]:
-    """Return the guards, and the check of filters and selections if there are some.
+    """Return the guards, and the check of conditions if an argument is a filter or selection.
 
-    The last extension is asked first: the guard.
+    The last extension runs first: the guard.
     """
     return [CheckConditions(), *guards] if has_conditions(resolver) else guards
 
 
 def query(description: str, **needs: Any) -> Declare:
-    """A root field; `needs` are the arguments of `Needs`, and of `@auth`."""
+    """Declare a root query field. `rule` are the arguments of GuardRule; default: role USER."""
     asked: dict[str, Any] = {"role": Role.USER, **needs}
     guards: list[FieldExtension] = [Guard(Needs(**asked))]
 
@@ -130,15 +130,15 @@ def query(description: str, **needs: Any) -> Declare:
 
 
 def subscription(description: str, *, standing: Standing | None = None, **needs: Any) -> Declare:
-    """A stream; the viewer is judged before each event.
+    """Declare a subscription. The guard rule is checked before each event.
 
-    With `standing`, which says where the viewer's streams of the journal stand, it is shared
-    by all that ask the same with the same rights: its argument `after` is a position, its
-    items have a `cursor` and say whether they `has_more`, and it goes on from its `trail`.
+    With `load_positions`, which loads the current positions of the viewer's streams, equal
+    subscriptions share one execution. Such a field has an argument `after` with positions, its
+    items have `cursor` and `has_more`, and it starts at the context's `subscription_start`.
     """
     declare: Declare = strawberry.subscription(
         description=description,
         extensions=[GuardStream(Needs(**needs))],
-        metadata={"standing": standing},
+        metadata={"load_positions": standing},
     )
     return declare

@@ -1,4 +1,4 @@
-"""Global ids: opaque to clients, typed for us."""
+"""Global IDs: opaque for clients, with a prefix for the type."""
 
 from binascii import a2b_base64, b2a_base64
 from collections.abc import Callable, Sequence
@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 from models.errors import Invalid, NotFound
 
 if TYPE_CHECKING:
-    from strawberry import ID  # which the command line would wait for
+    from strawberry import ID  # a slow import for the command line
 
-# kept when a type is renamed
+# a prefix stays when its type is renamed
 PREFIXES = {
     "AccessToken": "tok",
     "Address": "adr",
@@ -69,19 +69,19 @@ PREFIXES = {
 }
 KINDS = {prefix: kind for kind, prefix in PREFIXES.items()}
 LONGEST = 256
-SIGNS = 11  # of the eight bytes of a key, without the padding
-_LAST = "A"  # six bits of nothing
-_PLAIN = str.maketrans("-_+/", "+/  ")  # what no id holds is nothing of base64 either
+SIGNS = 11  # base64 of 8 bytes without padding
+_LAST = "A"  # six zero bits
+_PLAIN = str.maketrans("-_+/", "+/  ")  # "+" and "/" are invalid in global IDs
 
 
 def encode(kind: str, key: int) -> "ID":
-    """The id a client sees for the row `key` of `kind`."""
+    """Return the global ID of the row `key` of a type."""
     return encoder(kind)(key)
 
 
 @cache
 def encoder(kind: str) -> "Callable[[int], ID]":
-    """What makes the ids of a kind, for those who make many."""
+    """Return the function that encodes row keys of a type as global IDs."""
     prefix = f"{PREFIXES[kind]}_"
 
     def encoded(key: int) -> Any:
@@ -92,14 +92,17 @@ def encoder(kind: str) -> "Callable[[int], ID]":
 
 
 def kind_of(id: str) -> str:
-    """The kind an id names. Raises Invalid where it names none."""
+    """Return the type name of a global ID. Raises InvalidInput for an unknown prefix."""
     if kind := KINDS.get(id[:LONGEST].partition("_")[0]):
         return kind
     raise Invalid("not an id of ours", constraint="id", path=["id"])
 
 
 def decode(kind: str, id: str, *, path: str = "id", index: int | None = None) -> int:
-    """The row's key. Raises Invalid when `id` is of another kind or none of ours."""
+    """Return the row key of a global ID.
+
+    Raises InvalidInput if it is malformed or of another type.
+    """
     prefix, _, text = id[:LONGEST].partition("_")
     try:
         plain = text.replace("-", "+").replace("_", "/")
@@ -112,14 +115,17 @@ def decode(kind: str, id: str, *, path: str = "id", index: int | None = None) ->
 
 
 def decode_each(kind: str, texts: Sequence[str], *, path: str) -> list[int]:
-    """The keys of many rows, in this order. Raises Invalid as `decode` does, with the index."""
+    """Return the row keys of many global IDs in order.
+
+    Raises InvalidInput with the index of the first malformed ID.
+    """
     prefix = f"{PREFIXES[kind]}_"
     named, whole = len(prefix), len(prefix) + SIGNS
     signs = [text[named:] for text in texts if len(text) == whole and text.startswith(prefix)]
     joined = _LAST.join([*signs, ""])
     with suppress(ValueError):
         found = a2b_base64(joined.translate(_PLAIN))
-        # nine bytes each: the key, and one that is nothing where it was written as we write it
+        # nine bytes each: the key, and a byte that is zero in canonical base64
         if len(found) == 9 * len(texts) and found[8::9].count(0) == len(texts):
             keys = [key for (key,) in iter_unpack(">qx", found)]
             if not keys or min(keys) > 0:
@@ -128,7 +134,7 @@ def decode_each(kind: str, texts: Sequence[str], *, path: str) -> list[int]:
 
 
 def named(kind: str, id: str) -> int:
-    """The key of the row at an address; NotFound where no id stands in it."""
+    """Return the row key of a global ID in a URL path. Raises NotFound if it is malformed."""
     try:
         return decode(kind, id)
     except Invalid:

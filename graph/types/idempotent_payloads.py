@@ -1,6 +1,6 @@
-"""Payloads as they are kept for an idempotency key, and made again.
+"""Storage of payloads for an idempotency key.
 
-Objects with a row are kept by their keys, and loaded anew as they are then; all else by value.
+Objects with a row are stored by type and ID and loaded again; all other values are stored.
 """
 
 from collections import defaultdict
@@ -22,7 +22,7 @@ MARK = "$"
 
 
 def stored(payload: MutationPayload) -> dict[str, Any]:
-    """What to store of a payload that succeeded; secrets are told once, and not kept."""
+    """Return the JSON value to store for a successful payload, without secrets."""
     secret = {
         field.python_name
         for field in get_object_definition(type(payload), strict=True).fields
@@ -36,7 +36,7 @@ def _stored(value: Any) -> Any:  # noqa: PLR0911 - a table, in words
     match value:
         case list():
             return [_stored(item) for item in value]
-        case dict():  # a position: JSON knows no number as a name
+        case dict():  # positions by stream: JSON names are strings
             return {str(name): _stored(item) for name, item in value.items()}
         case Shape():
             return {MARK: "row", "of": _name(value), "id": value.row.id}
@@ -60,7 +60,7 @@ def _name(value: Any) -> str:
 async def restored(
     info: Info, kind: type[MutationPayload], answer: dict[str, Any]
 ) -> MutationPayload:
-    """The payload once more, its objects as they are now; those that are gone are left out."""
+    """Rebuild a stored payload with the current rows of its objects, without deleted objects."""
     wanted: defaultdict[str, set[int]] = defaultdict(set)
     _collect(answer, wanted)
     rows: dict[tuple[str, int], Any] = {}

@@ -1,8 +1,8 @@
 """The rule of filters and selections: an input without conditions is refused.
 
-An empty list is a condition that nothing meets, so that a client which sends what its user ticked
-changes nothing if nothing was ticked. Below `not` it would select everything, so it is refused
-there. All is selected only where the client says `all: true`.
+An empty list is a condition that nothing meets. A client that sends the items which its user has
+ticked changes nothing if no item is ticked. Below `not` an empty list would select everything, so
+it is refused. Only `all: true` selects everything.
 """
 
 from collections.abc import Iterator
@@ -26,20 +26,20 @@ class Conditions:
 
 
 class Restrictions:
-    """Base of the inputs with lists that restrict something, where no list restricts nothing.
+    """Base of inputs with lists that restrict something; a missing list restricts nothing.
 
-    An empty list is refused there: a client that sends what its user ticked must not grant
-    everything if nothing was ticked.
+    An empty list is refused: a client that sends the items which its user has ticked must not
+    grant everything if no item is ticked.
     """
 
     restrictions: ClassVar[frozenset[str]] = frozenset()
 
 
 def check_conditions(given: Any, path: tuple[str, ...] = (), *, negated: bool = False) -> None:
-    """Check an input and all inputs in it, as a resolver gets them.
+    """Check the conditions of an input and of all nested inputs.
 
-    Raises Invalid with the path of the field if a filter or selection has no condition, or an
-    empty text, or an empty list below `not` (`negated`); or if a restriction is an empty list.
+    Raises InvalidInput with the path of the field if a filter or selection has no condition, an
+    empty text, or an empty list below `not` (`is_negated`), or if a restriction is an empty list.
     """
     if isinstance(given, Some):
         given = given.value

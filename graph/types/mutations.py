@@ -1,4 +1,4 @@
-"""How mutations are declared, how their payloads are made, and how many become one unit."""
+"""Declaration of mutations, their payloads, idempotency keys, dry runs and `@atomic` requests."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -31,8 +31,8 @@ from resolvers.context import Context, Needs
 from resolvers.idempotency import Asked
 
 LONGEST = 128  # characters of an idempotency key
-WORDS = 255  # characters of a session id, and of a reason
-FIELDS = 25  # of an `@atomic` request: others wait for its end
+WORDS = 255  # characters of a session ID or a reason
+FIELDS = 25  # other requests wait for the end of an `@atomic` request
 ABORTED = "given up with the other fields of this @atomic request"
 # Fields of payloads whose values are valid only if the mutation is stored.
 UNSTORED = {
@@ -44,11 +44,11 @@ BUSY = "others changed the same at the same time, twice: send it once more"
 
 @dataclass(frozen=True, slots=True)
 class Alone:
-    """What takes no part in `@atomic`, and of which inputs that holds.
+    """A rule that excludes a mutation, or some of its inputs, from `@atomic`.
 
-    It asks outside, or counts a failure whatever becomes of the rest: a unit around it would be
-    held as long, or be waited for by itself. Where it is told `once`, no key repeats it either:
-    the answer that is kept would tell whoever sends the key again.
+    Such a mutation waits for another server, or counts a failure even if the request is rolled
+    back. With `forbids_idempotency_key` it accepts no key, since the stored payload would show a
+    secret again.
     """
 
     what: str
@@ -56,7 +56,7 @@ class Alone:
     once: bool = False
 
     def check(self, given: Options) -> None:
-        """Raise Invalid for a key that nothing may be repeated under."""
+        """Raise InvalidInput for an idempotency key if this mutation accepts none."""
         if self.once and given.options and given.options.idempotency_key and self.when(given):
             raise Invalid(
                 f"{self.what} is not repeated under a key",
@@ -66,7 +66,7 @@ class Alone:
 
 
 def mutation(description: str, *, alone: Alone | None = None, **needs: Any) -> Declare:
-    """Declare a mutation with one `input`, made of `Options`.
+    """Declare a mutation with one `input`, a subclass of `Options`.
 
     Its payload extends MutationPayload. The field is nullable: an error of one field must not
     remove the payloads of the other fields of the request.
@@ -84,20 +84,20 @@ def mutation(description: str, *, alone: Alone | None = None, **needs: Any) -> D
     f"other field answers ABORTED. At most {FIELDS} fields.",
 )
 def atomic() -> None:
-    """Say that a request is one unit. What it means is done by `together`."""
+    """Declare the directive. `execute_atomically` implements it."""
 
 
 class Answer(Guard):
-    """Judge the viewer and make the payload: refusals as `errors`; tried, kept, or repeated."""
+    """The extension of a mutation: guard, conversion of errors, dry run and idempotency key."""
 
     def __init__(self, needs: Needs, alone: Alone | None = None) -> None:
         super().__init__(needs)
         self.alone = alone
 
     def refuse(self, raw: Any) -> Any:
-        """Return the payload of a refusal. Raises Unauthenticated: the client signs in first.
+        """Return the payload with the error if the viewer may not run the mutation, else None.
 
-        Of an `@atomic` request, the error comes from the stage that runs the fields.
+        Raises Unauthenticated, in an `@atomic` request only at the stage that runs the fields.
         """
         batch: Batch | None = getattr(raw.context, "batch", None)
         try:
@@ -115,7 +115,7 @@ class Answer(Guard):
 
     def apply(self, field: StrawberryField) -> None:
         super().apply(field)
-        # A second schema of the same fields applies it to fields that are nullable already.
+        # a second schema applies it to the same fields, which are nullable already
         kind = field.type.of_type if isinstance(field.type, StrawberryOptional) else field.type
         self.name, self.payload = field.python_name, cast(type[MutationPayload], kind)
         field.type = StrawberryOptional(self.payload)
@@ -124,7 +124,7 @@ class Answer(Guard):
         self, next_: Callable[..., Any], source: Any, info: Info, **kwargs: Any
     ) -> MutationPayload:
         given = kwargs["input"]
-        if (refusal := self.refuse(info)) is not None:  # where the resolver has not asked
+        if (refusal := self.refuse(info)) is not None:  # for resolvers that are not bound
             return cast(MutationPayload, refusal)
 
         async def work() -> MutationPayload:
@@ -148,7 +148,10 @@ class Answer(Guard):
         return batch.refused.get(key) or self._refused(Unavailable(ABORTED, aborted=True))
 
     def _looked(self, batch: "Batch", key: str, given: Any) -> MutationPayload:
-        """What can be said of a field before any of them runs."""
+        """Count a field of an `@atomic` request and record why it can't run.
+
+        Raises InvalidInput if the request has too many fields.
+        """
         batch.fields += 1
         if batch.fields > FIELDS:
             text = f"an @atomic request has at most {FIELDS} fields"
@@ -166,13 +169,13 @@ class Answer(Guard):
 
         async def told() -> MutationPayload:
             shared = ctx.viewer.user_id and ctx.viewer.reach.shared
-            before = await stream_reader.standing(ctx) if shared else {}  # what is heard besides
+            before = await stream_reader.standing(ctx) if shared else {}  # of shared streams
             payload = await work()
             payload.warnings += [
                 Warning(code=one.code, message=one.message, path=one.path) for one in ctx.warnings
             ]
             reached = {**before, **ctx.reached} if ctx.reached else {}
-            few = 0 < len(reached) <= STREAMS  # longer ones nobody could go on from
+            few = 0 < len(reached) <= STREAMS  # a longer cursor would be refused
             payload.journal_cursor = Cursor(reached) if few else None
             return _remove_unstored(payload) if ctx.trial else payload
 
@@ -188,13 +191,13 @@ class Answer(Guard):
             for left in reversed(range(TRIES)):
                 try:
                     return await (self._once(info, asked, told) if asked.key else told())
-                except KeyCollision:  # of an `@atomic` request all fields run again
+                except KeyCollision:  # an `@atomic` request runs all fields again
                     if ctx.joined or not left:
                         raise
                     _note(ctx, options)
             raise AssertionError("the last try returns or raises")
         except Unauthenticated:
-            raise  # of the whole request: the client signs in and tries again
+            raise  # for the whole request: the client signs in and tries again
         except Refused as refusal:
             return self._refused(refusal, given)
         except Corrupt as damage:
@@ -208,7 +211,10 @@ class Answer(Guard):
     async def _once(
         self, info: Info, asked: Asked, work: Callable[[], Awaitable[MutationPayload]]
     ) -> MutationPayload:
-        """Do the work and keep its answer in the same unit, or give the one kept before."""
+        """Run the mutation and store its payload in one transaction, or restore a stored payload.
+
+        Raises the mutation's typed error, or ConcurrentDuplicate inside an `@atomic` request.
+        """
         ctx = info.context
         earlier = await idempotency.find(ctx, asked)
         if earlier is None:
@@ -218,14 +224,14 @@ class Answer(Guard):
                     payload = await work()
                     await idempotency.keep(ctx, asked, stored(payload))
                 if not joined:
-                    ctx.world.fault("answer")  # it is stored, and not told yet
+                    ctx.world.fault("answer")
                 return payload
             except Refused:
-                async with ctx.write():  # behind whoever makes the same call at this moment
+                async with ctx.write():  # wait for a concurrent request with the same key
                     earlier = await idempotency.find(ctx, asked)
                 if earlier is None:
                     raise
-                if joined:  # what was done for it is a part of the unit around us
+                if joined:  # the changes are part of the `@atomic` request
                     raise Crossed from None
         return await restored(info, self.payload, earlier)
 
@@ -260,53 +266,54 @@ def _remove_unstored(payload: MutationPayload) -> MutationPayload:
 
 
 class Stage(Enum):
-    """How far an `@atomic` request is."""
+    """The stage of an `@atomic` request."""
 
-    LOOK = auto()  # nothing runs before all of it was looked at
+    LOOK = auto()  # all fields are checked before the first one runs
     RUN = auto()
-    TELL = auto()  # what is said of fields that are not kept
+    TELL = auto()  # payloads of the fields that are rolled back
 
 
 class Crossed(Exception):
-    """Somebody else did the same at the same time: the request is to run once more."""
+    """A concurrent request with the same idempotency key was stored: run this one again."""
 
 
 class Request(Protocol):
-    """What an `@atomic` request is run by: the context, which has the `batch`, and the executor."""
+    """An `@atomic` request that can be executed several times."""
 
     @property
     def context(self) -> Any: ...
 
     async def execute(self) -> ExecutionResult:
-        """Go through all of its fields."""
+        """Execute all fields once and return the result."""
 
 
 @dataclass
 class Batch:
-    """The fields of an `@atomic` request, and what became of them.
+    """The state of an `@atomic` request.
 
-    The executor goes through them twice, and a third time where they are not kept: so each
-    answer is made of what its field asks for, by whatever alias, fragment or condition.
+    The request is executed twice, and a third time if it is rolled back, so that each payload has
+    the selected fields under any alias, fragment or condition.
     """
 
     stage: Stage = Stage.LOOK
     fields: int = 0
-    trial: bool = False  # one of them is only tried: so all are
-    refused: dict[str, MutationPayload] = field(default_factory=dict)  # by the name in the answer
-    broken: bool = False  # what was asked of a payload could not be told
-    result: ExecutionResult | None = None  # of the run whose changes are to be committed
+    trial: bool = False  # if one field is a dry run, all are
+    refused: dict[str, MutationPayload] = field(default_factory=dict)  # by response name
+    broken: bool = False  # a field of a payload raised an error
+    result: ExecutionResult | None = None  # of the execution that is being committed
 
     @staticmethod
     def check() -> None:
-        """Go no further where nobody waits any more."""
+        """Raise CancelledError if the task is cancelled."""
         if cancel_safety.called_off():
             raise asyncio.CancelledError
 
 
 async def together(request: Request) -> ExecutionResult:
-    """Run an `@atomic` request: all fields in one unit, each a savepoint in it.
+    """Run an `@atomic` request: all fields in one transaction, each in its own savepoint.
 
-    Where it crossed with somebody else's it runs once more.
+    It runs a second time after a conflict with a concurrent request. A second conflict gives a
+    result with the error UNAVAILABLE.
     """
     result = await _tried(request)
     if _has_crossed(result):
@@ -339,18 +346,22 @@ async def _tried(request: Request) -> ExecutionResult:
 
 
 def _has_crossed(result: ExecutionResult) -> bool:
-    """Whether a unit was given up for another one's sake."""
+    """True if the transaction was rolled back because of a concurrent one."""
     causes = [error.original_error for error in result.errors or ()]
     return any(isinstance(cause, Crossed) or crossed(cause) for cause in causes)
 
 
 def _words(given: Any) -> str:
-    """The input in words, without the options: they may differ when a call is repeated."""
+    """Return the input as text, without the options, which may differ in a repeated call."""
     return repr({name: value for name, value in vars(given).items() if name != "options"})
 
 
 def _note(ctx: Context, options: MutationOptions) -> None:
-    """Take over what the caller says of itself; for the logs only where it is trusted."""
+    """Set origin, reason and session of the context from the options.
+
+    IP address and session for the logs are only taken from a trusted front end. Raises
+    InvalidInput if a text is too long.
+    """
     for name, text, most in (
         ("idempotencyKey", options.idempotency_key, LONGEST),
         ("sessionId", options.session_id, WORDS),

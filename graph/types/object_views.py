@@ -1,4 +1,4 @@
-"""Objects that are views of something: of a row, of a pair, of a page."""
+"""View objects: GraphQL objects with fields that are read from a row, a pair or a page."""
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
@@ -10,22 +10,22 @@ from typing import Any, ClassVar, NamedTuple, Self
 from models.store.prepared_statements import Rows
 from resolvers.context import Batch
 
-KEY_FIELDS = frozenset({"id", "__typename"})  # what the key of an object alone answers
+KEY_FIELDS = frozenset({"id", "__typename"})  # fields that only need an object's key
 
 
 @dataclass(frozen=True, slots=True)
 class Link:
     """A field that leads to another object.
 
-    With `exists` the object of a key is always there: where only KEY_FIELDS are asked of it,
-    it is made of the key, and nothing is loaded.
+    With `exists` the object of a key always exists: if only KEY_FIELDS are selected, it is created
+    from the key and nothing is loaded.
 
-    With `own_key` the link leads to a row of the same kind, which has this key. A list then
-    looks among its own rows first, and `item` says that the field is the object of that row.
+    With `key_in_own_list` the link leads to a row of the same type with this key. A list then looks
+    among its own rows first. `is_item` is True if the field is the object of that row.
     """
 
     columns: tuple[str, ...]
-    key: Callable[[Any], Any]  # of a row; None: the field is null
+    key: Callable[[Any], Any]  # of a row; if it returns None, the field is null
     batch: Batch[Any, Any]
     of: Callable[[Any], Any]
     exists: bool = False
@@ -34,16 +34,15 @@ class Link:
 
 
 class KeyRow(NamedTuple):
-    """A row of which only the key is known."""
+    """A row with nothing but its key."""
 
     id: int
 
 
 class Made:
-    """A field that is not the attribute of its name, but made of the values of `columns`.
+    """A field that is derived from the values of `columns`, or from the source without columns.
 
-    Without columns it is made of the source itself. It may be made twice: nothing else may
-    depend on it.
+    The function may run twice, so it must have no side effects.
     """
 
     def __init__(self, columns: tuple[str, ...], of: Callable[..., Any]) -> None:
@@ -53,7 +52,7 @@ class Made:
 
 
 class Whole(Made):
-    """A field made of the whole source, of which it reads these columns."""
+    """A field that is derived from the whole source and reads these columns of it."""
 
     def __init__(self, columns: tuple[str, ...], of: Callable[[Any], Any]) -> None:
         super().__init__((), of)
@@ -61,9 +60,10 @@ class Whole(Made):
 
 
 class MaybeThreaded(Whole):
-    """A field made of the whole source: a task with a worker thread if the source is large.
+    """A field that is derived from the whole source, in a worker thread if the source is large.
 
-    Generated code leaves large sources to graphql-core, which awaits the task.
+    For a large source the value is a task. Generated code leaves it to graphql-core, which awaits
+    the task.
     """
 
     def __init__(
@@ -83,18 +83,19 @@ class MaybeThreaded(Whole):
 
 
 class Expressed(Made):
-    """A field that is an expression of its source, `{0}`: generated code holds it as it is."""
+    """A field that is a Python expression of its source `{0}`, which generated code contains."""
 
     def __init__(self, expression: str) -> None:
         source = f"lambda source: {expression.format('source')}"
-        super().__init__((), eval(source))  # noqa: S307 - our own words, at import
+        super().__init__((), eval(source))  # noqa: S307 - constant text of this project
         self.expression = expression
 
 
 class Viewed(Made):
-    """A field whose value is a view, or a list of views where there are `many`.
+    """A field with a view as its value, or with `many` a list of views.
 
-    `source` says what of. No objects are made where an answer is made of their fields alone.
+    `sources_from_columns` returns the source of the view, or of each view. Generated code reads
+    the fields from it without creating view objects.
     """
 
     def __init__(
@@ -111,12 +112,12 @@ class Viewed(Made):
 
 
 def same(value: Any) -> Any:
-    """What a column holds, as it is."""
+    """Return the value of a column unchanged."""
     return value
 
 
 def _reader(columns: tuple[str, ...], of: Callable[..., Any]) -> Callable[[Any], Any]:
-    """What reads the columns of a source, and hands them on."""
+    """Return a function of a source that calls `function` with the values of the columns."""
     if not columns:
         return of
     read = attrgetter(*columns)
@@ -133,7 +134,7 @@ def _objects(source: Callable[..., Any], view: "type[View]", many: bool, *values
 
 
 class Listed(Sequence[Any]):
-    """Views of rows as a driver gave them: an answer is made of those, and no object, if it can."""
+    """A list of views of unconverted rows. Generated code reads the rows without creating views."""
 
     __slots__ = ("_items", "rows", "view")
 
@@ -144,7 +145,7 @@ class Listed(Sequence[Any]):
 
     @property
     def items(self) -> "list[View]":
-        """The views."""
+        """The views, created at the first access."""
         if self._items is None:
             self._items = [self.view.of(row) for row in self.rows]
         return self._items
@@ -157,9 +158,9 @@ class Listed(Sequence[Any]):
 
 
 class View:
-    """An object over `row`: each plain field is the attribute of its name, or in `made`.
+    """An object over `row`: a field is the row's attribute of its name or a derived field.
 
-    What nobody reads is not made.
+    Derived fields are computed at their first access.
     """
 
     row: Any
@@ -167,14 +168,14 @@ class View:
 
     @classmethod
     def of(cls, row: Any) -> Self:
-        """The view of this."""
+        """Create the view of a row or another source."""
         one = cls.__new__(cls)
         one.row = row
         return one
 
     @classmethod
     def maybe(cls, row: Any) -> Self | None:
-        """The view of this; None stays None."""
+        """Create the view of a row; return None for None."""
         return None if row is None else cls.of(row)
 
     def __getattr__(self, name: str) -> Any:

@@ -1,4 +1,4 @@
-"""How inputs name one user, folder or message, and what they mean for us."""
+"""Inputs that name users, domains, mailboxes or messages, and their resolution."""
 
 from collections.abc import Sequence
 from typing import Any, TypeVar
@@ -20,7 +20,7 @@ from resolvers.domains import loaders as domain_loaders
 from resolvers.domains.loaders import Named as Domain
 from resolvers.mailboxes.loaders import Named, find_seen
 from resolvers.messages import loaders as message_loaders
-from resolvers.submission.reply_references import ReferenceAction as ReferenceAction  # noqa: PLC0414 - known here
+from resolvers.submission.reply_references import ReferenceAction as ReferenceAction  # noqa: PLC0414 - re-exported
 from resolvers.users import loaders as user_loaders
 from resolvers.users.selection import Users
 
@@ -70,7 +70,10 @@ class UserSelection(Conditions):
 
 
 def users_named(selection: UserSelection | None, *, path: str = "users") -> Users:
-    """The selection as the floors below know it."""
+    """Return the resolvers' selector of the users in a selection.
+
+    Raises InvalidInput if an ID is malformed.
+    """
     if not selection:
         return Users()
     return Users(
@@ -88,7 +91,7 @@ def users_named(selection: UserSelection | None, *, path: str = "users") -> User
 
 
 def user_named(ref: UserRef, *, path: str) -> Users:
-    """The one account that is named, as the floors below name many."""
+    """Return the resolvers' selector of one named user. Raises InvalidInput for a bad ID."""
     if ref.id:
         return Users(ids=(global_ids.decode("User", ref.id.value, path=path),))
     return Users(usernames=(given(ref.username) or given(ref.address) or "",))
@@ -116,27 +119,27 @@ class MessageRef:
 
 
 def given(maybe: Any) -> Any:
-    """The value of an optional field, None where it is absent."""
+    """Return the value of a `Maybe` field; None if the client omitted it."""
     return None if maybe is None or maybe is strawberry.UNSET else maybe.value
 
 
 def is_given(value: Any) -> bool:
-    """True if the client gave a value: an empty list is one."""
+    """True if the client sent a value that is not null. An empty list is a value."""
     return value is not None and value is not strawberry.UNSET
 
 
 def items_of(value: Sequence[Item] | None) -> tuple[Item, ...] | None:
-    """The items of an optional list; None if no list is given. An empty list selects nothing."""
+    """Return the items of an optional list; None without a list. An empty list selects nothing."""
     return tuple(value or ()) if is_given(value) else None
 
 
 def plain(value: Any) -> Any:
-    """The value of a field; None where it is absent."""
+    """Return the value of a field; None if the client omitted it."""
     return None if value is strawberry.UNSET else value
 
 
 async def user_of(info: Info, ref: UserRef | None) -> Picked | None:
-    """The account that is named, or the viewer's own; None where the viewer sees none."""
+    """Load the named user, or the viewer; None if no such user is visible to the viewer."""
     ctx = info.context
     if ref is None or ref is strawberry.UNSET:
         return await ctx.load(user_loaders.by_ids, own(ctx))
@@ -150,7 +153,10 @@ async def user_of(info: Info, ref: UserRef | None) -> Picked | None:
 async def domains_of(
     info: Info, refs: Sequence[DomainRef] | None, *, path: str = "domains"
 ) -> list[int]:
-    """The keys of the domains that are named; NotFound where the viewer administers one not."""
+    """Load the IDs of the named domains.
+
+    Raises NotFound if the viewer doesn't administer one of them.
+    """
     if not refs:
         return []
     named = [domain_named(ref, path=path, index=nth) for nth, ref in enumerate(refs or ())]
@@ -158,7 +164,7 @@ async def domains_of(
 
 
 async def owner_of(info: Info, ref: UserRef | None) -> int | None:
-    """The key of the account that is named, or the viewer's own; None as `user_of` says."""
+    """Return the ID of the named user, or of the viewer; None if the user is not visible."""
     if ref is None or ref is strawberry.UNSET:
         return own(info.context)
     row = await user_of(info, ref)
@@ -166,33 +172,39 @@ async def owner_of(info: Info, ref: UserRef | None) -> int | None:
 
 
 async def owner_named(info: Info, ref: UserRef | None) -> int | None:
-    """The key of the account that is named, None where none is; NotFound where none is seen."""
+    """Return the ID of the named user; None without a reference.
+
+    Raises NotFound if the user is not visible.
+    """
     return int(found(await user_of(info, ref), path=["user"]).id) if ref else None
 
 
 def keys_of(info: Info, kind: str, texts: Sequence[str]) -> list[int]:
-    """The keys of these ids of one kind. Invalid where one is none, or there are too many."""
+    """Return the row IDs of global IDs of one type.
+
+    Raises InvalidInput if one is malformed, LimitReached if there are too many.
+    """
     most = info.context.world.options.bulk
     check_limit(len(texts), most, f"at most {most} at once", path=["ids"])
     return [global_ids.decode(kind, text, path="ids", index=nth) for nth, text in enumerate(texts)]
 
 
 def address_named(ref: AddressRef, *, path: str, index: int | None = None) -> Address:
-    """The address that is named, as the floors below name it."""
+    """Return the resolvers' selector of an address. Raises InvalidInput for a bad ID."""
     if ref.id:
         return Address(id=global_ids.decode("Address", ref.id.value, path=path, index=index))
     return Address(address=given(ref.address) or "")
 
 
 def domain_named(ref: DomainRef, *, path: str, index: int | None = None) -> Domain:
-    """The domain that is named, as the floors below name it."""
+    """Return the resolvers' selector of a domain. Raises InvalidInput for a bad ID."""
     if ref.id:
         return Domain(id=global_ids.decode("Domain", ref.id.value, path=path, index=index))
     return Domain(name=given(ref.name))
 
 
 def named(ref: MailboxRef, *, path: str = "mailbox", index: int | None = None) -> Named:
-    """The folder that is named, as the floors below name it."""
+    """Return the resolvers' selector of a mailbox. Raises InvalidInput for a bad ID."""
     if ref.id:
         return Named(id=global_ids.decode("Mailbox", ref.id.value, path=path, index=index))
     path_ = given(ref.path)
@@ -203,9 +215,10 @@ def named(ref: MailboxRef, *, path: str = "mailbox", index: int | None = None) -
 async def message_of(
     info: Info, ref: MessageRef, *, path: str = "by", user_id: int | None = None
 ) -> int | None:
-    """The key of the message that is named; it may yet be nobody's.
+    """Return the ID of the named message, which need not exist or be visible.
 
-    A folder that is named otherwise than by its id is that of `user_id`, by default the viewer.
+    A mailbox that is not named by ID belongs to the user `user_id`, by default the viewer. Returns
+    None if the mailbox or UID doesn't exist. Raises InvalidInput for a malformed ID or GUID.
     """
     if ref.id:
         return global_ids.decode("Message", ref.id.value, path=path)

@@ -1,4 +1,4 @@
-"""From a selection to the columns it needs, and from rows to objects."""
+"""Columns that a selection set needs, and conversion of rows to objects."""
 
 import re
 import sys
@@ -30,12 +30,12 @@ from resolvers.context import Batch
 Item = TypeVar("Item", bound=View)
 Value = TypeVar("Value")
 
-SHADOWED = {"list"}  # names of fields that Python needs for itself
+SHADOWED = {"list"}  # schema names that are Python builtins
 
 
 @strawberry.interface(name="Node", description="Anything with a global id.")
 class Shape(View):
-    """A type over one table: each plain field is the column of its name, or in `made`."""
+    """Base of node types over one table: a field is the column of its name or derived."""
 
     id: strawberry.ID = leaf("Global id.")
 
@@ -43,7 +43,7 @@ class Shape(View):
 
     @classmethod
     def columns(cls, asked: Iterable[str]) -> frozenset[str]:
-        """The columns to select for these fields; the key is always among them."""
+        """Return the columns to select for these fields, always including the ID."""
         fields = _fields(cls)
         columns = {"id"}
         for name in asked:
@@ -57,7 +57,7 @@ class Shape(View):
 
 
 def identified(kind: str) -> Made:
-    """How a type's `id` is made."""
+    """Return the derived field of a type's global ID."""
     return Made(("id",), global_ids.encoder(kind))
 
 
@@ -69,16 +69,16 @@ def link(
     description: str,
     exists: bool = False,
 ) -> Any:
-    """A field that leads to the object `batch` finds by our `column`; `exists` as in Link.
+    """Declare a field that leads to the object with the key in `column`; `exists` as in Link.
 
-    A list fills it for all its items (`fill`); where nobody did, it is loaded. Both ways
-    use the same batch function, and the same loader.
+    A list loads the objects of all its items at once (`list_objects`). Otherwise the field loads
+    its object with the same batch function.
     """
     return _linked(Link((column,), attrgetter(column), batch, of, exists), description)
 
 
 def _linked(to: Link, description: str) -> Any:
-    # no return type here: strawberry would take it for the field's
+    # without a return type, which strawberry would use as the field's type
     def resolve(self: Any, info: Info):  # type: ignore[no-untyped-def] # noqa: ANN202
         if to.exists and asked(info) <= KEY_FIELDS:
             return to.of(KeyRow(to.key(self.row)))
@@ -94,12 +94,15 @@ def _linked(to: Link, description: str) -> Any:
 
 
 def row_link(to: Link, *, description: str) -> Any:
-    """A field that leads to a row of the same kind, which the same list may have."""
+    """Declare a field that leads to a row of the same type, which may be in the same list."""
     return _linked(to, description)
 
 
 def shaped(module: str, name: str) -> Callable[[Any], Any]:
-    """How a row becomes an object of a type in a module that imports ours; None stays None."""
+    """Return a function that creates a view of a type from a module that imports this one.
+
+    The function returns None for None.
+    """
 
     def of(row: Any) -> Any:
         return getattr(sys.modules[module], name).maybe(row)
@@ -108,7 +111,7 @@ def shaped(module: str, name: str) -> Callable[[Any], Any]:
 
 
 async def listed(info: Info, shape: type[Item], rows: Sequence[Any]) -> list[Item]:
-    """The objects of a list's rows, with the links that were asked for filled in."""
+    """Return the objects of a list's rows and load the links that are selected."""
     links = _fields(shape).links
     wanted = {
         name
@@ -116,7 +119,7 @@ async def listed(info: Info, shape: type[Item], rows: Sequence[Any]) -> list[Ite
         if not (links[name].exists and asked_below(info, name) <= KEY_FIELDS)
     }
     if isinstance(rows, Rows) and not wanted:
-        return cast("list[Item]", Listed(shape, rows))  # of which none may be made
+        return cast("list[Item]", Listed(shape, rows))  # views are created on demand
     items = [shape.of(row) for row in rows]
     own = {name: to for name, to in links.items() if to.own_key}
     for name in wanted - own.keys() if items else ():
@@ -134,9 +137,9 @@ async def listed(info: Info, shape: type[Item], rows: Sequence[Any]) -> list[Ite
 async def _fill_own(
     info: Info, shape: type[Item], links: Mapping[str, Link], items: Sequence[Item]
 ) -> None:
-    """Set links that lead to the same row of the same kind, as deep as they are asked for.
+    """Set the links of items to rows of their own type, to the selected depth.
 
-    What is not among the items is loaded, level by level, and its links are set as well.
+    Rows that are not among the items are loaded level by level, and their links are set too.
     """
     to = next(iter(links.values()))
     own_key: Any = to.own_key
@@ -159,13 +162,13 @@ async def _fill_own(
 def _below_own(
     info: Info, fields: Iterable[FieldNode], links: Mapping[str, Link]
 ) -> list[FieldNode]:
-    """The fields asked of what these links lead to."""
+    """Return the fields that are selected below links to the same type."""
     nodes = [node for node in fields if (to := links.get(_python(node.name.value))) and to.own_key]
     return list(_below(info, nodes))
 
 
 def columns(info: Info, shape: type[Shape]) -> frozenset[str]:
-    """What to select for the list, or the connection, that is being resolved."""
+    """Return the columns to select for the list or connection that is being resolved."""
 
     def make() -> frozenset[str]:
         fields, links = _item_fields(info), _fields(shape).links
@@ -178,15 +181,18 @@ def columns(info: Info, shape: type[Shape]) -> frozenset[str]:
 
 
 def asked(info: Info) -> frozenset[str]:
-    """Names, as in Python, of the fields asked of the items of a list or a connection.
+    """Return the Python names of the fields that are selected on items of a list or connection.
 
-    A superset where @skip or type conditions stand.
+    It is a superset if the selection has @skip, @include or type conditions.
     """
     return _kept(info, None, lambda: _names(_item_fields(info)))
 
 
 def asked_below(info: Info, name: str) -> frozenset[str]:
-    """Names, as in Python, of the fields asked of one field of the items. A superset likewise."""
+    """Return the Python names of the subfields selected on one field of the items.
+
+    It is a superset if the selection has @skip, @include or type conditions.
+    """
 
     def names() -> frozenset[str]:
         nodes = [node for node in _item_fields(info) if _python(node.name.value) == name]
@@ -196,7 +202,7 @@ def asked_below(info: Info, name: str) -> frozenset[str]:
 
 
 def _item_fields(info: Info) -> list[FieldNode]:
-    """The fields asked of the items of a list or a connection."""
+    """Return the nodes of the fields selected on the items of a list or connection."""
     level = list(_below(info, info._raw_info.field_nodes))  # noqa: SLF001 - no other way in
     if get_named_type(info._raw_info.return_type).name.endswith("Connection"):  # noqa: SLF001
         edges = [node for node in level if node.name.value == "edges"]
@@ -211,7 +217,7 @@ def _names(nodes: Iterable[FieldNode]) -> frozenset[str]:
 
 
 def _kept(info: Info, what: object, make: Callable[[], Value]) -> Value:
-    """What `make` says of the selection under execution, kept as long as its document is."""
+    """Return the computed value for the current selection, cached with its document."""
     key = what, *map(id, info._raw_info.field_nodes)  # noqa: SLF001 - strawberry's is slower
     memo = info.context.memo
     if key not in memo:
@@ -244,11 +250,11 @@ def _python(name: str) -> str:
 
 
 class Fields(NamedTuple):
-    """The fields of a type, sorted out."""
+    """The fields of a type, by the way they are computed."""
 
     plain: frozenset[str]
     links: dict[str, Link]
-    computed: dict[str, tuple[str, ...]]  # with the columns each needs
+    computed: dict[str, tuple[str, ...]]  # columns by field
 
 
 def _fields(kind: type) -> Fields:

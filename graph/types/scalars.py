@@ -1,4 +1,4 @@
-"""Scalars of our own, and DateTime as we write it."""
+"""Custom scalars and their conversion."""
 
 import ipaddress
 import re
@@ -26,14 +26,14 @@ IPAddress = NewType("IPAddress", str)
 URL = NewType("URL", str)
 Upload = NewType("Upload", str)
 
-STREAMS = 100  # that a position tells of at most
-# the form, stream, number, …
+STREAMS = 100
+# format version, then stream and position of each stream
 POSITION = re.compile(rf"1(\.[0-9]{{1,19}}\.[0-9]{{1,19}}){{1,{STREAMS}}}")
 RFC_3339 = "https://www.rfc-editor.org/rfc/rfc3339"
 
 
 def _said(read: Callable[[object], Any]) -> Callable[[object], Any]:
-    """What reads a value; a ValueError becomes an error of the document."""
+    """Return a parser that raises GraphQLError instead of ValueError."""
 
     def heard(value: object) -> Any:
         try:
@@ -67,17 +67,17 @@ def _moment(text: object) -> datetime:
 
 
 def free_data(value: object, path: str) -> dict[str, Any] | None:
-    """Free data of an application. Invalid where it is none."""
+    """Return the custom data of an input; None if omitted. Raises InvalidInput if malformed."""
     return None if value is strawberry.UNSET else custom_data.checked(value, [path])
 
 
 def cursor(position: Position) -> str:
-    """The text of a cursor of the journal."""
+    """Return the cursor text of journal positions."""
     return "1" + "".join(f".{stream}.{number}" for stream, number in sorted(position.items()))
 
 
 def position(text: object) -> Position:
-    """What a cursor says. Raises GraphQLError, with the code BAD_CURSOR."""
+    """Return the journal positions of a cursor. Raises GraphQLError with the code BAD_CURSOR."""
     if isinstance(text, str) and POSITION.fullmatch(text):
         numbers = [int(number) for number in text.split(".")[1:]]
         if max(numbers) < 1 << 63:

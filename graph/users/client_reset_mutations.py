@@ -1,4 +1,4 @@
-"""Making clients start afresh, as the API shows it."""
+"""Mutation that makes clients read all their data again."""
 
 import strawberry
 from strawberry import UNSET
@@ -33,10 +33,10 @@ class ClientResetMutation:
     async def client_state_reset(
         self, info: Info, input: ClientStateResetInput
     ) -> ClientStateResetPayload:
-        selected = users_named(input.users or None)
+        selector = users_named(input.users or None)
         ctx, live = info.context, getattr(info.context, "live", None)
-        rows = await client_reset.reset(ctx, selected)
-        if live:  # other processes see it at their next look
-            names = [row.id for row in rows]
-            ctx.afterwards(lambda: live.kick(names, "client state reset", force=False))
+        rows = await client_reset.reset(ctx, selector)
+        if live:  # other processes notice the reset at their next check
+            user_ids = [row.id for row in rows]
+            ctx.afterwards(lambda: live.kick(user_ids, "client state reset", force=False))
         return ClientStateResetPayload(users=[User.of(row) for row in rows])

@@ -1,4 +1,4 @@
-"""Making accounts, as the API does it."""
+"""Mutations that create users."""
 
 import strawberry
 from strawberry import UNSET
@@ -119,7 +119,7 @@ class NewUserInput(Restrictions):
     )
 
     def new(self, administers: list[int]) -> NewUser:
-        """The account, in charge of these domains, as the floors below make it."""
+        """Convert the input to the user to create, who administers the given domains."""
         names = vars(self.mailboxes) if self.mailboxes else {}
         return NewUser(
             username=self.username or None,
@@ -160,7 +160,9 @@ class NewUserInput(Restrictions):
             webmail_access=self.webmail_access,
             meta_data=plain(self.meta_data),
             internal_data=plain(self.internal_data),
-            mailboxes={SpecialUse[use.upper()]: name for use, name in names.items() if name},
+            mailboxes={
+                SpecialUse[special_use.upper()]: name for special_use, name in names.items() if name
+            },
         )
 
 
@@ -208,10 +210,10 @@ class UserCreateMutation:
         alone=Alone("a look at the list of known passwords", lambda given: not given.allow_unsafe),
     )
     async def user_create(self, info: Info, input: UserCreateInput) -> UserCreatePayload:
-        problems, charge = Problems(), list[int]()
+        problems, domain_ids = Problems(), list[int]()
         with problems.caught():
-            charge = await domains_of(info, input.administers or (), path="administers")
-        user = await creation_create.create(info.context, input.new(charge), problems)
+            domain_ids = await domains_of(info, input.administers or (), path="administers")
+        user = await creation_create.create(info.context, input.new(domain_ids), problems)
         return UserCreatePayload(user=User.of(user))
 
     @mutation(
@@ -226,16 +228,18 @@ class UserCreateMutation:
     )
     async def users_create(self, info: Info, input: UsersCreateInput) -> UsersCreatePayload:
         bulk_create.check_count(input.users)
-        refused, news = dict[int, Refused](), list[NewUser]()
-        for nth, one in enumerate(input.users):
-            charge = list[int]()
+        refused, new_users = dict[int, Refused](), list[NewUser]()
+        for index, user_input in enumerate(input.users):
+            domain_ids = list[int]()
             try:
-                charge = await domains_of(info, one.administers or (), path="administers")
+                domain_ids = await domains_of(
+                    info, user_input.administers or (), path="administers"
+                )
             except Refused as refusal:
-                refused[nth] = refusal
-            news.append(one.new(charge))
-        made = await bulk_create.create(info.context, news, refused)
-        return UsersCreatePayload(users=[User.of(user) for user in made])
+                refused[index] = refusal
+            new_users.append(user_input.new(domain_ids))
+        users = await bulk_create.create(info.context, new_users, refused)
+        return UsersCreatePayload(users=[User.of(user) for user in users])
 
     @mutation(
         "Creates accounts from a file by a task, as many as can be created, in the order of the "

@@ -1,4 +1,4 @@
-"""The end of accounts, and their way back, as the API shows them."""
+"""GraphQL types, query and mutations that delete, restore and purge users."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -40,11 +40,15 @@ class DeletedUser(View):
 
     @field("Not taken by others, in domains that are there.")
     async def recoverable_addresses(self, info: Info) -> list[EmailAddress]:
-        kept = await user_restore.recoverable(info.context, self.row.addresses)
-        return [EmailAddress(address["shown"]) for address in kept]
+        addresses = await user_restore.recoverable(info.context, self.row.addresses)
+        return [EmailAddress(address["shown"]) for address in addresses]
 
 
 def _named(by: UserRef) -> Named:
+    """Return the reference to a deleted user by id, username or address.
+
+    Raises Invalid if the ID is not one of a user.
+    """
     if by.id:
         return Named(global_ids.decode("User", by.id.value, path="by"))
     return Named(name=given(by.username) or given(by.address) or "")
@@ -98,6 +102,7 @@ class UserPurgePayload(UserSelectionPayload):
 
 
 def _ids(deletion: Deletion) -> list[strawberry.ID]:
+    """Return the global IDs of the deleted users."""
     return [global_ids.encode("User", key) for key in deletion.ids]
 
 
@@ -120,20 +125,22 @@ class UserDeleteMutation:
         scope=Scope.MASTER,
     )
     async def user_delete(self, info: Info, input: UserDeleteInput) -> UserDeletePayload:
-        selected = users_named(input.users)
-        done = await user_delete.delete(info.context, selected, input.delete_after or None)
-        tasks = [Task.of(row) for row in done.tasks]
-        return UserDeletePayload(deleted_ids=_ids(done), task=next(iter(tasks), None), tasks=tasks)
+        selector = users_named(input.users)
+        deletion = await user_delete.delete(info.context, selector, input.delete_after or None)
+        tasks = [Task.of(row) for row in deletion.tasks]
+        return UserDeletePayload(
+            deleted_ids=_ids(deletion), task=next(iter(tasks), None), tasks=tasks
+        )
 
     @mutation(
         "Brings an account back while its data waits.", role=Role.DOMAIN_ADMIN, scope=Scope.MASTER
     )
     async def user_restore(self, info: Info, input: UserRestoreInput) -> UserRestorePayload:
-        done = await user_restore.restore(info.context, _named(input.by))
+        result = await user_restore.restore(info.context, _named(input.by))
         return UserRestorePayload(
-            user=User.of(done.user),
-            recovered_addresses=[EmailAddress(text) for text in done.recovered],
-            lost_addresses=[EmailAddress(text) for text in done.lost],
+            user=User.of(result.user),
+            recovered_addresses=[EmailAddress(text) for text in result.recovered],
+            lost_addresses=[EmailAddress(text) for text in result.lost],
         )
 
     @mutation(
@@ -145,9 +152,9 @@ class UserDeleteMutation:
     async def user_purge(self, info: Info, input: UserPurgeInput) -> UserPurgePayload:
         ctx, live = info.context, getattr(info.context, "live", None)
         async with ctx.together():
-            done = await user_delete.delete(ctx, users_named(input.users), mutation="userPurge")
-            if live and (there := live.of(done.ids)):
+            deletion = await user_delete.delete(ctx, users_named(input.users), mutation="userPurge")
+            if live and (connections := live.of(deletion.ids)):
                 text = "connections are open: end them by sessionKick first"
-                raise InUse(text, sessions=len(there), path=["users"])
-        tasks = [Task.of(row) for row in done.tasks]
-        return UserPurgePayload(purged=_ids(done), task=next(iter(tasks), None), tasks=tasks)
+                raise InUse(text, sessions=len(connections), path=["users"])
+        tasks = [Task.of(row) for row in deletion.tasks]
+        return UserPurgePayload(purged=_ids(deletion), task=next(iter(tasks), None), tasks=tasks)

@@ -1,4 +1,4 @@
-"""What accounts may use and have used, as the API shows it."""
+"""GraphQL types of the limits of users and their usage."""
 
 from datetime import datetime
 
@@ -25,6 +25,7 @@ class Usage:
 
     @classmethod
     def of(cls, window: Window) -> "Usage":
+        """Return the GraphQL object of the usage in a time window."""
         return cls(
             allowed=BigInt(window.allowed),
             used=BigInt(window.used),
@@ -47,12 +48,12 @@ class QuotaUsage:
 class UserLimits(View):
     @field("Storage.")
     async def quota(self, info: Info) -> QuotaUsage:
-        found = await quota_limits.storage(info.context, self.row)
+        usage = await quota_limits.storage(info.context, self.row)
         return QuotaUsage(
-            allowed=ByteSize(found.allowed),
-            used=ByteSize(found.used),
-            source=found.source,
-            level=found.level,
+            allowed=ByteSize(usage.allowed),
+            used=ByteSize(usage.used),
+            source=usage.source,
+            level=usage.level,
         )
 
     @field("Recipients written to per 24 h.")

@@ -1,4 +1,4 @@
-"""Parts of accounts that are objects of their own."""
+"""GraphQL types of parts of a user."""
 
 from datetime import datetime
 from typing import Any
@@ -26,7 +26,7 @@ class KeyInfo:
 
 
 def info_of(said: dict[str, Any] | None) -> KeyInfo | None:
-    """What the account's key says; None where there is none."""
+    """Return the stored facts about the user's OpenPGP key; None if the user has none."""
     if said is None:
         return None
     expires = said["expires_at"]
@@ -39,7 +39,7 @@ def info_of(said: dict[str, Any] | None) -> KeyInfo | None:
 
 
 def policy_of(level: int, junk: float | None, reject: float | None) -> SpamPolicy:
-    """The thresholds of an account; those that are None are the usual ones."""
+    """Return the spam policy of a user. Scores that are None become the default ones."""
     return SpamPolicy(
         level=level,
         junk_score=JUNK if junk is None else junk,

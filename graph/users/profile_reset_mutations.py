@@ -1,4 +1,4 @@
-"""Forgetting what browser clients keep, as the API shows it."""
+"""Mutation that deletes the data that browser clients store for a user."""
 
 import strawberry
 from strawberry import UNSET

@@ -1,4 +1,4 @@
-"""Queries for accounts, one or many."""
+"""Queries of users."""
 
 from datetime import datetime
 
@@ -38,7 +38,7 @@ class UserFilter(Conditions):
     created_after: datetime | None = leaf("Made later than this.", default=UNSET)
 
     def where(self) -> UserWhere:
-        """The filter as the floors below know it."""
+        """Convert the filter to conditions of the resolvers."""
         return UserWhere(
             query=self.query or None,
             forward=self.forward or None,
@@ -59,9 +59,11 @@ class UserQuery:
     async def user(self, info: Info, by: UserRef | None = UNSET) -> User | None:
         row = await user_of(info, by)
         user = User.maybe(row)
-        if user and "cursor" in asked(info):  # read before the state that goes with it
-            at = await info.context.load(stream_reader.by_streams, user.row.id)
-            vars(user)["cursor"] = ChangeCursor(at) if at else None
+        if user and "cursor" in asked(
+            info
+        ):  # The cursor must not be later than the fields that are read after it.
+            position = await info.context.load(stream_reader.by_streams, user.row.id)
+            vars(user)["cursor"] = ChangeCursor(position) if position else None
         return user
 
     @query("Listing.", role=Role.DOMAIN_ADMIN, scope=Scope.READ)
@@ -76,13 +78,15 @@ class UserQuery:
         before: str | None = UNSET,
     ) -> Connection[User]:
         where = filter.where() if filter else UserWhere()
-        kind = ordering(f"users-{order_by}", None if where == UserWhere() else where)
-        ask = page_asked(kind, first, after, last, before)
-        wanted = columns(info, User)
+        list_ordering = ordering(f"users-{order_by}", None if where == UserWhere() else where)
+        requested_page = page_asked(list_ordering, first, after, last, before)
+        column_names = columns(info, User)
         return await connected(
             info,
             User,
-            await user_listing.pages(info.context, where, ask, wanted, order_by),
-            lambda row: Cursor(ask.ordering, user_listing.place_of(order_by, row), row.id),
+            await user_listing.pages(info.context, where, requested_page, column_names, order_by),
+            lambda row: Cursor(
+                requested_page.ordering, user_listing.place_of(order_by, row), row.id
+            ),
             lambda: user_listing.count(info.context, where),
         )

@@ -1,4 +1,4 @@
-"""Storage counted afresh, as the API shows it."""
+"""Mutation that recalculates the used storage of users."""
 
 import strawberry
 
@@ -40,15 +40,17 @@ class UserQuotaMutation:
     async def quota_recalculate(
         self, info: Info, input: QuotaRecalculateInput
     ) -> QuotaRecalculatePayload:
-        done = await quota_recalculation.recalculate(info.context, users_named(input.users))
-        rows = await info.context.load_all(user_loaders.by_ids, [key for key, _, _ in done.counts])
+        result = await quota_recalculation.recalculate(info.context, users_named(input.users))
+        rows = await info.context.load_all(
+            user_loaders.by_ids, [key for key, _, _ in result.counts]
+        )
         results = [
             QuotaResult(
                 user=User.of(row),
                 storage_used=ByteSize(now),
                 previous_storage_used=ByteSize(max(before, 0)),
             )
-            for row, (_, before, now) in zip(rows, done.counts, strict=True)
+            for row, (_, before, now) in zip(rows, result.counts, strict=True)
             if row
         ]
-        return QuotaRecalculatePayload(results=results, task=Task.maybe(done.task))
+        return QuotaRecalculatePayload(results=results, task=Task.maybe(result.task))

@@ -1,4 +1,4 @@
-"""Accounts, as the API shows them."""
+"""GraphQL type of users."""
 
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
@@ -80,10 +80,12 @@ if TYPE_CHECKING:
 
 
 def _masks(masks: list[str] | None) -> tuple[str, ...] | None:
+    """Return the path masks as a tuple; None if they are absent."""
     return tuple(masks) if isinstance(masks, list) else None
 
 
 def _listed(enum: Any) -> Callable[[list[str]], list[Any]]:
+    """Return a function that converts stored values to members of an enum."""
     return lambda values: [enum(value) for value in values]
 
 
@@ -190,8 +192,8 @@ class User(Shape):
 
     @field("Free data hidden from the user.", "internal_data", role=Role.DOMAIN_ADMIN)
     async def internal_data(self) -> JSON | None:
-        kept: JSON | None = self.row.internal_data
-        return kept
+        internal_data: JSON | None = self.row.internal_data
+        return internal_data
 
     @field("Limits with what is used of them.", *user_limits.COLUMNS)
     async def limits(self) -> user_limits.UserLimits:
@@ -209,8 +211,8 @@ class User(Shape):
         role=Role.DOMAIN_ADMIN,
     )
     async def max_new_quota(self, info: Info) -> ByteSize | None:
-        most = await quota_limits.most(info.context, self.row)
-        return None if most is None else ByteSize(most)
+        max_quota = await quota_limits.most(info.context, self.row)
+        return None if max_quota is None else ByteSize(max_quota)
 
     @field("What a password must have to be set here.", "id")
     async def password_policy(self, info: Info) -> PasswordPolicy:
@@ -239,11 +241,11 @@ class User(Shape):
         userdb_only: bool = False,
         expand: str | None = UNSET,
     ) -> list[EffectiveSetting]:
-        asked = effective_settings.Asked(
+        request = effective_settings.Asked(
             service or None, items_of(fields), userdb_only, expand or None
         )
-        found = await effective_settings.settings(info.context, self.row, asked)
-        return [EffectiveSetting(key=key, value=value) for key, value in found]
+        settings = await effective_settings.settings(info.context, self.row, request)
+        return [EffectiveSetting(key=key, value=value) for key, value in settings]
 
     @field("How many temporary addresses have not ended.")
     async def temporary_address_count(self, info: Info) -> int:
@@ -253,9 +255,9 @@ class User(Shape):
     async def temporary_addresses(
         self, info: Info, first: int | None = UNSET, after: str | None = UNSET
     ) -> Connection[Address]:
-        ask = page_asked("temporary", first, after, None, None)
-        listing = OfUser(self.row.id, ask, columns(info, Address), temporary=True)
-        return await address_page(info, listing)
+        requested_page = page_asked("temporary", first, after, None, None)
+        page_key = OfUser(self.row.id, requested_page, columns(info, Address), temporary=True)
+        return await address_page(info, page_key)
 
     @field("All that deliver here.")
     async def addresses(
@@ -265,9 +267,9 @@ class User(Shape):
         after: str | None = UNSET,
         query: str | None = UNSET,
     ) -> Connection[Address]:
-        ask = page_asked(ordering("address", query or None), first, after, None, None)
-        listing = OfUser(self.row.id, ask, columns(info, Address), query or None)
-        return await address_page(info, listing)
+        requested_page = page_asked(ordering("address", query or None), first, after, None, None)
+        page_key = OfUser(self.row.id, requested_page, columns(info, Address), query or None)
+        return await address_page(info, page_key)
 
     @field(
         "Correspondents whose address or name begins so, most recent first, then colleagues where "
@@ -391,14 +393,14 @@ class User(Shape):
         show_hidden: bool = False,
         subscribed: bool | None = UNSET,
     ) -> list[Mailbox]:
-        only = Only(
+        conditions = Only(
             _masks(masks),
             special_use=special_use,
             hidden=show_hidden,
             subscribed=subscribed if isinstance(subscribed, bool) else None,
         )
-        asked = columns(info, Mailbox)
-        rows = await mailbox_listing.of_user(info.context, self.row.id, asked, only)
+        column_names = columns(info, Mailbox)
+        rows = await mailbox_listing.of_user(info.context, self.row.id, column_names, conditions)
         return await listed(info, Mailbox, rows)
 
     @field("Folders that others share with the user, owner by owner.", scope=Scope.MAIL_READ)
@@ -414,8 +416,8 @@ class User(Shape):
 
     @field("Sums over folders, hidden ones too.", scope=Scope.MAIL_READ)
     async def mailbox_totals(self, info: Info, masks: list[str] | None = UNSET) -> MailboxTotals:
-        only = Only(_masks(masks), hidden=True)
-        sums = await mailbox_listing.totals(info.context, self.row.id, only)
+        conditions = Only(_masks(masks), hidden=True)
+        sums = await mailbox_listing.totals(info.context, self.row.id, conditions)
         return MailboxTotals(
             total=BigInt(sums.total), unseen=BigInt(sums.unseen), size=ByteSize(sums.size)
         )
@@ -440,8 +442,8 @@ class User(Shape):
         last: int | None = UNSET,
         before: str | None = UNSET,
     ) -> MessageConnection:
-        listing = Wanted(filter, order_by, (first, after, last, before))
-        return await message_page(info, listing, users=[self.row.id])
+        request = Wanted(filter, order_by, (first, after, last, before))
+        return await message_page(info, request, users=[self.row.id])
 
     @field("Deleted, and recoverable still.", scope=Scope.MAIL_READ)
     async def archived_messages(

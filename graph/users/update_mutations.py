@@ -1,4 +1,4 @@
-"""Changing accounts, as the API does it."""
+"""Mutations that change users."""
 
 from datetime import datetime
 
@@ -127,13 +127,13 @@ class UserPatch(Restrictions):
     webmail_access: strawberry.Maybe[bool] = leaf("May use browser clients.")
 
     def patch(self) -> Patch:
-        """The patch as the floors below know it."""
-        facts = {name: maybe.value for name in FACTS if (maybe := getattr(self, name))}
+        """Convert the input to changes of users. Absent fields are left out."""
+        values = {name: change.value for name in FACTS if (change := getattr(self, name))}
         password = None
         if self.password:
             password = NewPassword(self.password.value, self.hashed_password, self.allow_unsafe)
         return Patch(
-            facts,
+            values,
             username=given(self.username),
             targets=(self.targets.value or []) if self.targets else None,
             pub_key=(self.pub_key.value or "") if self.pub_key else None,
@@ -197,13 +197,16 @@ class PasswordResetPayload(MutationPayload):
 
 
 async def payload_of(info: Info, keys: list[int]) -> UsersPayload:
-    """The accounts that were changed, as they are now."""
+    """Load users that were changed and return the payload with them."""
     rows = await info.context.load_all(user_loaders.by_ids, keys)
     return UsersPayload(users=[User.of(row) for row in rows if row])
 
 
 def _checks(given: UserUpdateInput) -> bool:
-    """Whether it asks the list of known passwords, or counts whoever does not know the own."""
+    """True if the mutation must not run within another transaction.
+
+    It then asks the list of known passwords, or counts a wrong existing password.
+    """
     return not given.set.allow_unsafe or isinstance(given.existing_password, str)
 
 
@@ -226,16 +229,18 @@ class UserUpdateMutation:
 
     @mutation("Role, domains and delegated permissions.", role=Role.ADMIN, scope=Scope.MASTER)
     async def user_role_set(self, info: Info, input: UserRoleSetInput) -> UsersPayload:
-        charge, permissions = input.administers, input.admin_permissions
-        standing = Standing(
+        domain_ids, permissions = input.administers, input.admin_permissions
+        role_change = Standing(
             input.role or None,
-            await domains_of(info, charge, path="administers")
-            if isinstance(charge, list)
+            await domains_of(info, domain_ids, path="administers")
+            if isinstance(domain_ids, list)
             else None,
             permissions if isinstance(permissions, list) else None,
         )
-        chosen = users_named(input.users)
-        return await payload_of(info, await user_roles.set_role(info.context, chosen, standing))
+        selector = users_named(input.users)
+        return await payload_of(
+            info, await user_roles.set_role(info.context, selector, role_change)
+        )
 
     @mutation(
         "What users may change themselves: replaces the list.",
@@ -245,8 +250,8 @@ class UserUpdateMutation:
     async def user_permissions_set(
         self, info: Info, input: UserPermissionsSetInput
     ) -> UsersPayload:
-        chosen = users_named(input.users)
-        keys = await user_roles.set_permissions(info.context, chosen, input.permissions)
+        selector = users_named(input.users)
+        keys = await user_roles.set_permissions(info.context, selector, input.permissions)
         return await payload_of(info, keys)
 
     @mutation(
@@ -256,15 +261,15 @@ class UserUpdateMutation:
         admin_permission=AdminPermission.SPAM_POLICY,
     )
     async def spam_policy_set(self, info: Info, input: SpamPolicySetInput) -> UsersPayload:
-        said = {
+        fields = {
             "spam_level": input.level,
             "junk_score": input.junk_score,
             "reject_score": input.reject_score,
         }
-        facts = {name: maybe.value for name, maybe in said.items() if maybe}
-        chosen = users_named(input.users)
+        values = {name: change.value for name, change in fields.items() if change}
+        selector = users_named(input.users)
         return await payload_of(
-            info, await spam_policy.set_spam_policy(info.context, chosen, facts)
+            info, await spam_policy.set_spam_policy(info.context, selector, values)
         )
 
     @mutation(
@@ -275,6 +280,6 @@ class UserUpdateMutation:
     )
     async def password_reset(self, info: Info, input: PasswordResetInput) -> PasswordResetPayload:
         user = found(await user_of(info, input.user), path=["user"])
-        begin = input.valid_after or None
-        password = await password_reset.reset_password(info.context, user.id, begin)
+        valid_after = input.valid_after or None
+        password = await password_reset.reset_password(info.context, user.id, valid_after)
         return PasswordResetPayload(password=password)

@@ -1,4 +1,4 @@
-"""Counters that begin anew, as the API shows it."""
+"""Mutation that resets usage counters."""
 
 import strawberry
 from strawberry import UNSET

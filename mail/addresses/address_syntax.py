@@ -21,33 +21,36 @@ _LABEL = re.compile(r"(?!-)[^\W_]([\w-]*[^\W_])?", re.UNICODE)
 
 
 class Normal(NamedTuple):
-    """The form in which addresses are compared, and in which they are stored for it."""
+    """The form in which addresses are stored and compared."""
 
     local: str  # without label and dots
     domain: str  # in Unicode
 
 
 def normal(address: str) -> Normal:
-    """`A.da+news@XN--BCHER-KVA.example` is `ada` at `bücher.example`, here and everywhere."""
+    """Return the normalized address.
+
+    `A.da+news@XN--BCHER-KVA.example` is `ada` at `bücher.example`.
+    """
     local, domain = _folded(address)
     return Normal(local.partition("+")[0].replace(".", ""), domain)
 
 
 def _folded(address: str) -> tuple[str, str]:
-    """The address in lower case, with label and dots, and its domain in normal form."""
+    """Return the local part in lower case, with label and dots, and the normalized domain."""
     local, _, domain = unicodedata.normalize("NFC", address.strip().lower()).rpartition("@")
     return local, normal_domain(domain)
 
 
 def normal_domain(name: str) -> str:
-    """The domain in lower case, each of its labels in Unicode (IDNA 2008)."""
+    """Return the domain in lower case, each label in Unicode (IDNA 2008)."""
     name = unicodedata.normalize("NFC", name.strip().lower())
     name = (name if name.isascii() else _mapped(name)).rstrip(".")
     return ".".join(_decoded(label) for label in name.split("."))
 
 
 def _mapped(name: str) -> str:
-    """The name as the wire will know it: without this, "ﬁ" and "fi" were two domains of one."""
+    """Return the name after UTS 46 mapping, so that "ﬁ" and "fi" are one domain."""
     try:
         return idna.uts46_remap(name, std3_rules=False)
     except idna.IDNAError:
@@ -62,9 +65,10 @@ def _decoded(label: str) -> str:
 
 
 def username_key(name: str) -> str:
-    """A user name as compared: lower case, without the dots left of any "@".
+    """Return the form in which usernames are compared: lower case, without dots before an "@".
 
-    One that looks like an address is compared like one: without label, the domain in Unicode.
+    A username that looks like an address is compared as an address: without label, the domain in
+    Unicode.
     """
     name = unicodedata.normalize("NFC", name.strip().lower())
     if "@" in name:
@@ -73,7 +77,7 @@ def username_key(name: str) -> str:
 
 
 def checked_username(name: str, *, path: Sequence[str] = ("username",)) -> str:
-    """The user name in lower case; Invalid where it is none."""
+    """Return the username in lower case. Raises InvalidInput if it is not a username."""
     name = unicodedata.normalize("NFC", name.strip().lower())
     if len(name) > 128 or not _USERNAME.fullmatch(name):  # noqa: PLR2004 - as documented
         raise Invalid(
@@ -85,7 +89,10 @@ def checked_username(name: str, *, path: Sequence[str] = ("username",)) -> str:
 
 
 def checked(address: str, *, path: str = "address") -> str:
-    """The address as its owner writes it, NFC, the domain in Unicode; Invalid where it is none."""
+    """Return the address in NFC with the domain in Unicode.
+
+    Raises InvalidInput if it is not an address.
+    """
     local, at, domain = unicodedata.normalize("NFC", address.strip()).rpartition("@")
     fits = (
         at
@@ -101,7 +108,7 @@ def checked(address: str, *, path: str = "address") -> str:
 
 
 def checked_domain(name: str, *, path: str = "domain") -> str:
-    """The domain in normal form; Invalid where it cannot be one."""
+    """Return the normalized domain. Raises InvalidInput if it is not a domain name."""
     domain = _fitting(name) if len(name) <= _LONGEST_DOMAIN else None
     if domain is None:
         raise Invalid("not a domain name", constraint="domain", path=[path])
@@ -124,7 +131,7 @@ def _fitting(name: str) -> str | None:
 
 
 def ascii_domain(domain: str) -> str:
-    """The domain as the wire has it; raises idna.IDNAError where there is no such form."""
+    """Return the domain in ASCII. Raises idna.IDNAError if it has no such form."""
     if domain.isascii():
         if any(len(label) > 63 for label in domain.split(".")):  # noqa: PLR2004 - RFC 1035
             raise idna.IDNAError("label too long")
@@ -133,9 +140,9 @@ def ascii_domain(domain: str) -> str:
 
 
 def forms(local: str, delimiters: str) -> list[str]:
-    """Local parts, without dots, that mail for this one may be for: the whole first.
+    """Return the local parts without dots that a mail can be for: the whole one first.
 
-    No address holds a +: behind it there is always a label, where it begins one.
+    Addresses never contain a +, so with + as delimiter the label is always removed.
     """
     local = local.replace(".", "")
     if "+" in delimiters:
@@ -145,7 +152,10 @@ def forms(local: str, delimiters: str) -> list[str]:
 
 
 def patterns(*locals_: str) -> list[str]:
-    """What matches these, best first: themselves, then the longer fixed part, prefix first."""
+    """Return all patterns that match the local parts, best first.
+
+    The local parts themselves are first, then patterns by length of the fixed part, prefix first.
+    """
     found = list(locals_)
     for fixed in range(min(max(map(len, locals_)), STATIC), 0, -1):
         for local in locals_:

@@ -1,9 +1,10 @@
-"""Envelope senders of what is sent on, so that bounces find back (the Sender Rewriting Scheme).
+"""Rewriting of envelope senders of redirected messages (Sender Rewriting Scheme, SRS).
 
-A receiver asks the domain of the envelope sender whether we may send for it (SPF, RFC 7208). So
-what is sent on has a sender of ours, in which the first one is written down, with the day and a
-proof that we wrote it: `SRS0=proof=day=domain=local@ours`. Who sends that on again writes
-`SRS1=proof=first==rest@theirs`: it comes back over the first, and is not written down twice.
+Receivers check by SPF (RFC 7208) whether this server can send for the sender's domain. So a
+redirected message gets a sender here that contains the original sender, the day and a signature:
+`SRS0=signature=day=domain=local@here`. A server that redirects it again writes
+`SRS1=signature=first==rest@there`: a bounce returns over the first server, and no address is nested
+twice.
 """
 
 import hmac
@@ -14,10 +15,12 @@ from datetime import timedelta
 from models.errors import Invalid
 from models.runtime.environment import World
 
-VALID = timedelta(days=21)  # a bounce that comes later is nobody's
-DAYS = 1024  # after so many the two letters of the day begin anew
-LETTERS = "abcdefghijklmnopqrstuvwxyz234567"  # of base32, in lower case: some relays fold it
-PROOF = 8  # letters, which are 40 bits
+VALID = timedelta(days=21)  # later bounces are refused
+DAYS = 1024  # days until the two letters of the day repeat
+LETTERS = (
+    "abcdefghijklmnopqrstuvwxyz234567"  # base32 in lower case, since some relays change the case
+)
+PROOF = 8  # letters of 5 bits
 
 _FIRST = re.compile(r"srs0[=+-]([a-z2-7]{8})=([a-z2-7]{2})=([^=@]+)=(.+)", re.IGNORECASE)
 _AGAIN = re.compile(r"srs1[=+-]([a-z2-7]{8})=([^=@]+)=(.+)", re.IGNORECASE)
@@ -25,9 +28,9 @@ _THEIRS = re.compile(r"srs([01])[=+-](.+)", re.IGNORECASE)
 
 
 def rewritten(world: World, sender: str, domain: str) -> str:
-    """The envelope sender with which a domain of ours sends on what came from `sender`.
+    """Return the SRS sender at a local domain for a redirected message.
 
-    Nobody ("") stays nobody.
+    The empty sender of bounces stays empty.
     """
     local, _, home = sender.rpartition("@")
     if not local:
@@ -37,24 +40,25 @@ def rewritten(world: World, sender: str, domain: str) -> str:
         first, rest = (home, f"={rest}") if again == "0" else _beyond(rest)
         return f"SRS1={_proof(world, first, rest)}={first}={rest}@{domain}"
     day = _day(world)
-    return f"SRS0={_proof(world, day, home, local)}={day}={home}={local}@{domain}"
+    proof = _proof(world, day, home, local)
+    return f"SRS0={proof}={day}={home}={local}@{domain}"
 
 
 def _beyond(rest: str) -> tuple[str, str]:
-    """The first who sent it on, and what he is to be told, behind the proof of the last."""
+    """Return the first domain and the rest of an SRS1 local part, after its signature."""
     first, _, told = rest.partition("=")[2].partition("=")
     return first, told
 
 
 def is_ours(local: str) -> bool:
-    """Whether this looks like the local part of such a sender."""
+    """True if a local part has the form of an SRS sender."""
     return bool(_THEIRS.fullmatch(local))
 
 
 def origin(world: World, local: str) -> str:
-    """To whom a bounce to the local part of such a sender goes.
+    """Return the original sender that a bounce to an SRS local part goes to.
 
-    Invalid where we have not written it, or too long ago.
+    Raises Invalid if the signature is not ours or the day is more than 21 days ago.
     """
     if found := _FIRST.fullmatch(local):
         proof, day, home, name = found.groups()
@@ -72,7 +76,10 @@ def _same(given: str, proof: str) -> bool:
 
 
 def _proof(world: World, *what: str) -> str:
-    """What only we can write; letters count alike in both cases, as relays may fold them."""
+    """Return the signature of the parts in lower case.
+
+    Upper and lower case get the same signature, since relays may change the case.
+    """
     told = "\0".join(["srs", *what]).lower().encode()
     return b32encode(hmac.digest(world.secret, told, "sha256")).decode()[:PROOF].lower()
 

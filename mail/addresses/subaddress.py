@@ -1,13 +1,14 @@
-"""The label of an address: what stands behind the name in `ada+news@`."""
+"""Labels of subaddresses: `news` in `ada+news@` (RFC 5233)."""
 
 import unicodedata
 from collections.abc import Collection
 
 
 def label_of(address: str, local: str, delimiters: Collection[str]) -> str:
-    """The label in an address whose mail an address with this local part takes; "": none.
+    """Return the label of an address that is delivered to an account, "" if it has none.
 
-    `local` is in normal form, or a pattern. Its own signs are no delimiters.
+    `account_local_part` is normalized, or a pattern with `*`. Delimiters that are part of it don't
+    count.
     """
     written = unicodedata.normalize("NFC", address).rpartition("@")[0]
     for at, sign in enumerate(written):

@@ -1,1 +1,1 @@
-"""Accounts as files: mbox, ZIP of .eml, tar of a Maildir, lines of JSON."""
+"""Mail of an account in files: mbox, ZIP of .eml files, tar of a Maildir, JSON lines."""

@@ -1,7 +1,7 @@
-"""Messages out of archives: ZIP, tar and lines of JSON, ours and those of others.
+"""Messages in ZIP, tar and JSON lines archives, of this server or of others.
 
-Names in an archive are never those of files here: they are read, and nothing is unpacked to
-disk. Where an archive of ours tells of a message, that counts, and not its name.
+Entry names are never used as paths on this machine, and nothing is unpacked to disk. In an archive
+of this server the record of a message counts, and not the entry name.
 """
 
 import base64
@@ -27,26 +27,26 @@ from mail.archives.source_message import (
 )
 from mail.archives.zip_format import Broken
 
-RATIO = 100  # bytes that come out for one in the archive, on average,
-SPARE = 64 << 20  # beyond these
-LARGER = 4096  # bytes of a line beside those of a message in base64
-NAME = 4096  # characters of a name that are looked at
+RATIO = 100  # unpacked bytes per byte of the archive, on average,
+SPARE = 64 << 20  # beyond this number of bytes
+LARGER = 4096  # bytes of a line besides the message in base64
+NAME = 4096  # characters of an entry name that are read
 
 
 @dataclass(frozen=True, slots=True)
 class Packed:
-    """An archive: where it lies, and of which kind it is."""
+    """An archive on disk with its format."""
 
     path: Path
     kind: str  # zip, tar or json
-    most: int  # bytes of a message
+    most: int  # larger messages are skipped
 
 
 _Entry = tar_format.Entry | zip_format.Entry
 
 
 def kind_of(head: bytes) -> str | None:
-    """Which kind of archive begins so; None where none does."""
+    """Return the archive format (zip, tar or json) of a file's first bytes, else None."""
     if head.startswith((zip_format.LOCAL, zip_format.END)):
         return "zip"
     if tar_format.known(head):
@@ -55,7 +55,10 @@ def kind_of(head: bytes) -> str | None:
 
 
 def account_of(origin: Packed) -> Account | None:
-    """What an archive of ours says of the account; None where it says nothing."""
+    """Return the account record of an archive, None if it has none.
+
+    Raises DamagedArchiveError if the archive can't be read.
+    """
     with origin.path.open("rb") as file:
         if origin.kind == "json":
             record = _record(file.readline(json_lines.MOST + 1))
@@ -71,6 +74,7 @@ def account_of(origin: Packed) -> Account | None:
 
 
 def _checked(record: Mapping[str, Any]) -> Account:
+    """Raises DamagedArchiveError if a field of the record is invalid."""
     try:
         return json_lines.account(record)
     except Wrong as problem:
@@ -78,6 +82,7 @@ def _checked(record: Mapping[str, Any]) -> Account:
 
 
 def _record(text: bytes) -> dict[str, Any]:
+    """Parse the JSON of a record. Raises DamagedArchiveError if it is too large or invalid."""
     try:
         if len(text) > json_lines.MOST:
             raise Broken("a record larger than any of ours")
@@ -87,7 +92,10 @@ def _record(text: bytes) -> dict[str, Any]:
 
 
 def messages(origin: Packed, after: str | None) -> Iterator[Found]:
-    """All messages behind a place. Broken where the archive is damaged or was cut off."""
+    """Yield the messages after a checkpoint, and the entries that have to be skipped.
+
+    Raises DamagedArchiveError if the archive is damaged or cut off.
+    """
     with origin.path.open("rb") as file:
         if origin.kind == "json":
             yield from _lines(origin, file, int(after or 0))
@@ -97,13 +105,13 @@ def messages(origin: Packed, after: str | None) -> Iterator[Found]:
 
 @dataclass(slots=True)
 class _Walk:
-    """One way through a ZIP or tar."""
+    """Reads the entries of a ZIP or tar, and limits the unpacked bytes."""
 
     origin: Packed
     file: IO[bytes]
     size: int = field(init=False)
     within: zip_format.Directory | None = field(init=False, default=None)
-    out: int = field(init=False, default=0)  # bytes that have come out
+    out: int = field(init=False, default=0)  # of all entries read so far
 
     def __post_init__(self) -> None:
         self.size = self.file.seek(0, 2)
@@ -111,14 +119,18 @@ class _Walk:
             self.within = zip_format.directory(self.file)
 
     def entries(self, at: int) -> Iterator[_Entry]:
-        """The entries from a place on, which 0 is the first of."""
+        """Yield the entries from an offset on; 0 is the first entry."""
         if self.within is None:
             yield from tar_format.entries(self.file, at)
         else:
             yield from zip_format.entries(self.file, self.within, at or self.within.start)
 
     def content(self, entry: _Entry, most: int) -> bytes:
-        """The bytes of an entry. Unusable where there are more, or it is damaged."""
+        """Return the bytes of an entry.
+
+        Raises UnusableMessageError if the entry is too large or damaged, and DamagedArchiveError if
+        the archive unpacks to too many bytes.
+        """
         if entry.odd:
             raise Unusable(entry.odd)
         if entry.size > most:
@@ -137,9 +149,10 @@ class _Walk:
 
 
 def _files(walk: _Walk, after: str | None) -> Iterator[Found]:
-    """The messages of a ZIP or tar.
+    """Yield the messages of a ZIP or tar.
 
-    A place is that of the next entry, that of its manifest, and how many it has had of those.
+    A checkpoint has three numbers: the offset of the next entry, the offset of its manifest (-1:
+    none), and the number of its records that were used.
     """
     at, told_at, had = (int(part) for part in (after or "0 -1 0").split())
     told: dict[str, Mapping[str, Any]] = {}
@@ -167,13 +180,16 @@ def _files(walk: _Walk, after: str | None) -> Iterator[Found]:
 
 
 def _lacking(told: Mapping[str, Any], after: str, at: int) -> Iterator[Found]:
-    """What a manifest tells of, and is not there."""
+    """Yield a skipped message for each record of a manifest without an entry."""
     for name in told:
         yield Found(name[:NAME], INBOX, after, at, reason="told of in the archive, but not there")
 
 
 def _told(walk: _Walk, entry: _Entry) -> dict[str, Mapping[str, Any]]:
-    """What a manifest says, by the names of files."""
+    """Return the records of a manifest by file name.
+
+    Raises DamagedArchiveError if it can't be read.
+    """
     try:
         text = walk.content(entry, json_lines.MOST)
         lines = [json_lines.parsed(line) for line in text.splitlines()]
@@ -183,6 +199,10 @@ def _told(walk: _Walk, entry: _Entry) -> dict[str, Mapping[str, Any]]:
 
 
 def _message(walk: _Walk, entry: _Entry, bare: Found, record: Mapping[str, Any] | None) -> Found:
+    """Read the message of an entry, with its record or with what the entry name says.
+
+    Raises UnusableMessageError if the entry is no message.
+    """
     if record is not None:
         raw = walk.content(entry, walk.origin.most)
         return _known(bare, raw, record)
@@ -197,7 +217,7 @@ def _message(walk: _Walk, entry: _Entry, bare: Found, record: Mapping[str, Any] 
     raw = wired(walk.content(entry, walk.origin.most))
     if not raw:
         raise Unusable("empty")
-    at = getattr(entry, "at", None)
+    at = entry.at if isinstance(entry, tar_format.Entry) else None
     received = _instant(at) if in_maildir else dated(raw[: 1 << 16]) or _instant(at)
     levels = parts[:-2] if in_maildir else parts[:-1]
     if in_maildir and levels[:1] == ["Maildir"]:
@@ -208,6 +228,7 @@ def _message(walk: _Walk, entry: _Entry, bare: Found, record: Mapping[str, Any] 
 
 
 def _instant(seconds: float | None) -> datetime | None:
+    """Return the UTC time of seconds since 1970, None if missing or out of range."""
     try:
         return None if not seconds else datetime.fromtimestamp(seconds, UTC)
     except (ValueError, OverflowError, OSError):
@@ -215,16 +236,22 @@ def _instant(seconds: float | None) -> datetime | None:
 
 
 def _known(bare: Found, raw: bytes, record: Mapping[str, Any]) -> Found:
-    """A message of which a record tells. Unusable where they do not fit."""
+    """Return a message with the facts of its record.
+
+    Raises UnusableMessageError if the record is invalid or has another digest.
+    """
     try:
         told: Told = json_lines.told(record)
     except Wrong as problem:
         raise Unusable(str(problem)) from problem
     if told.digest is not None and hashlib.sha256(raw).hexdigest() != told.digest:
         raise Unusable("damaged: it has another digest than is told")
-    return bare.with_message(
+    return Found(
+        bare.name,
+        told.mailbox,
+        bare.after,
+        bare.at,
         raw,
-        folder=told.mailbox,
         received_at=told.received_at,
         flags=told.flags,
         sender=told.sender,
@@ -233,7 +260,7 @@ def _known(bare: Found, raw: bytes, record: Mapping[str, Any]) -> Found:
 
 
 def _lines(origin: Packed, file: IO[bytes], at: int) -> Iterator[Found]:
-    """The messages of lines of JSON; a place is a number of bytes."""
+    """Yield the messages of JSON lines from an offset on. A checkpoint is an offset in bytes."""
     longest = json_lines.MOST + LARGER + origin.most // 3 * 4
     file.seek(at)
     number = 0
@@ -263,6 +290,10 @@ def _parsed(line: bytes) -> dict[str, Any]:
 
 
 def _source(record: Mapping[str, Any], most: int) -> bytes:
+    """Return the message bytes of a record.
+
+    Raises UnusableMessageError if they are not base64 or too large.
+    """
     source = record.get("source")
     try:
         raw = base64.b64decode(source if isinstance(source, str) else "?", validate=True)

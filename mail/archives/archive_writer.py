@@ -1,4 +1,4 @@
-"""Archives, written a chunk at a time: what came before is known by a few numbers."""
+"""Archives that are written in chunks. A few numbers keep the state between two chunks."""
 
 import base64
 import io
@@ -13,7 +13,7 @@ from mail.archives.json_lines import ACCOUNT, MANIFEST, Outgoing
 
 
 class ExportFormat(StrEnum):
-    """How an account is written into a file."""
+    """The file format of an export."""
 
     MBOX = "MBOX"
     EML_ZIP = "EML_ZIP"
@@ -30,35 +30,35 @@ ENDINGS = {
 
 
 def kind_of(kind: ExportFormat) -> str:
-    """The media type of such a file."""
+    """Return the media type of an export format."""
     return ENDINGS[kind][1]
 
 
 @dataclass(slots=True)
 class State:
-    """How far an archive is written."""
+    """How much of an archive is written."""
 
     offset: int = 0  # bytes
-    directory: int = 0  # bytes of its directory, which comes behind all else
+    directory: int = 0  # bytes of the ZIP directory, which follows all entries
     entries: int = 0
     messages: int = 0
     chunks: int = 0
 
     def plain(self) -> dict[str, int]:
-        """The same for a checkpoint."""
+        """Return the state as a dict for a checkpoint."""
         return asdict(self)
 
 
 @dataclass(slots=True)
 class Chunk:
-    """The next bytes of an archive, and of its directory."""
+    """The next bytes of an archive, and of its ZIP directory."""
 
     data: bytes
     directory: bytes = b""
 
 
 def begun(kind: ExportFormat, state: State, account: Mapping[str, Any], at: datetime) -> Chunk:
-    """What stands first: the account."""
+    """Return the first chunk of an archive, with the account record."""
     record = {"format": json_lines.FORMAT, "version": json_lines.VERSION, **account}
     if kind is ExportFormat.MBOX:
         return Chunk(b"")
@@ -68,7 +68,7 @@ def begun(kind: ExportFormat, state: State, account: Mapping[str, Any], at: date
 
 
 def put(kind: ExportFormat, state: State, messages: Sequence[Outgoing], at: datetime) -> Chunk:
-    """The next messages. For a thread: it packs them."""
+    """Return the chunk of the next messages. Run it in a thread, since it compresses."""
     state.messages += len(messages)
     state.chunks += 1
     if kind is ExportFormat.MBOX:
@@ -84,7 +84,7 @@ def put(kind: ExportFormat, state: State, messages: Sequence[Outgoing], at: date
 
 
 def ended(kind: ExportFormat, state: State) -> tuple[bytes, bytes]:
-    """What closes the archive: behind the messages, and behind the directory."""
+    """Return the last bytes of the archive, and the last bytes of its directory."""
     if kind is ExportFormat.MAILDIR_TAR:
         return tar_format.END, b""
     if kind is ExportFormat.JSON:
@@ -95,6 +95,7 @@ def ended(kind: ExportFormat, state: State) -> tuple[bytes, bytes]:
 
 
 def _counted(state: State, chunk: Chunk) -> Chunk:
+    """Add the length of a chunk to the state, and return the chunk."""
     state.offset += len(chunk.data)
     state.directory += len(chunk.directory)
     return chunk
@@ -111,12 +112,14 @@ def _name(kind: ExportFormat, message: Outgoing) -> str:
         return f"{json_lines.folder(told.mailbox, message.mailbox_id)}/{number:07}.eml"
     place = json_lines.maildir(told.mailbox, message.mailbox_id)
     stamp = int(told.received_at.timestamp())
-    return f"Maildir/{place}cur/{stamp}.{number:07}.merganser:2,{json_lines.letters(told.flags)}"
+    flags = json_lines.letters(told.flags)
+    return f"Maildir/{place}cur/{stamp}.{number:07}.merganser:2,{flags}"
 
 
 def _entries(
     kind: ExportFormat, state: State, files: Sequence[tuple[str, bytes, datetime]]
 ) -> Chunk:
+    """Return the chunk of files, given as name, content and modification time."""
     data, directory = io.BytesIO(), io.BytesIO()
     for name, content, at in files:
         if kind is ExportFormat.MAILDIR_TAR:

@@ -1,4 +1,4 @@
-"""What our own archives say beside the bytes of messages: one JSON object a line."""
+"""The records in archives of this server: one JSON object per line."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -11,26 +11,26 @@ import orjson
 from mail.mailboxes import paths
 
 FORMAT, VERSION = "merganser", 1
-FOLDER = "merganser/"  # of the files that are ours in an archive
+FOLDER = "merganser/"  # with the records of the archive
 ACCOUNT = f"{FOLDER}account.json"
-MANIFEST = f"{FOLDER}messages-"  # each tells of the messages behind it
-MOST = 16 << 20  # bytes of an account's record, and of a manifest
-ITEMS = 10_000  # folders of an account, and key-values
-FLAGS = 100  # of a message that are looked at
+MANIFEST = f"{FOLDER}messages-"  # each has the records of the messages after it
+MOST = 16 << 20  # of the account record, and of a manifest
+ITEMS = 10_000  # mailboxes of an account, and other lists
+FLAGS = 100  # of a message, and recipients
 LONGEST = 1000  # characters of an address
-PLAIN = 120  # bytes of a path that is a folder's name in an archive as it is
+PLAIN = 120  # longer paths get a generated folder name
 LETTERS = {"\\Draft": "D", "\\Flagged": "F", "$Forwarded": "P", "\\Answered": "R",
            "\\Seen": "S", "\\Deleted": "T"}  # fmt: skip
 _ODD = re.compile(r'[\x00-\x1f\x7f\\:*?"<>|]')
 
 
 class Wrong(Exception):
-    """A record that is none, with what is wrong about it."""
+    """A record that is invalid; the text says why."""
 
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """What a record says of a message."""
+    """The facts of a message in an archive."""
 
     mailbox: str
     received_at: datetime
@@ -44,7 +44,7 @@ class Told:
 
 @dataclass(frozen=True, slots=True)
 class Outgoing:
-    """A message to be written, and what there is to say of it."""
+    """A message to be written to an archive, with its record."""
 
     raw: bytes
     told: Told
@@ -54,7 +54,7 @@ class Outgoing:
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """What an archive says of the account it was made of."""
+    """The account that an archive was made of."""
 
     mailboxes: Sequence[Mapping[str, Any]] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -67,11 +67,13 @@ class Account:
     filters: Sequence[Mapping[str, Any]] = ()
     scripts: Sequence[Mapping[str, Any]] = ()
     connectors: Sequence[Mapping[str, Any]] = ()
-    lock: Mapping[str, Any] = field(default_factory=dict)  # what their passwords are locked with
+    lock: Mapping[str, Any] = field(
+        default_factory=dict
+    )  # the key derivation that their passwords are encrypted with
 
 
 def written(told: Told, **more: Any) -> dict[str, Any]:
-    """The record of a message."""
+    """Return the JSON object of a message record. Empty values are left out."""
     facts = {
         **more,
         "mailbox": told.mailbox,
@@ -87,12 +89,12 @@ def written(told: Told, **more: Any) -> dict[str, Any]:
 
 
 def line(record: Mapping[str, Any]) -> bytes:
-    """A record as it is written."""
+    """Return a record as a line of JSON."""
     return orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE)
 
 
 def parsed(text: bytes) -> dict[str, Any]:
-    """The object of a line. Wrong where there is none."""
+    """Parse the JSON object of a line. Raises InvalidRecordError if it is none."""
     try:
         found = orjson.loads(text)
     except orjson.JSONDecodeError as problem:
@@ -103,7 +105,7 @@ def parsed(text: bytes) -> dict[str, Any]:
 
 
 def told(record: Mapping[str, Any]) -> Told:
-    """What a record says. Wrong where it cannot be."""
+    """Return the message record of a JSON object. Raises InvalidRecordError."""
     flags, recipients = record.get("flags", []), record.get("envelopeTo", [])
     meta, received = record.get("metaData"), moment(record.get("receivedAt"))
     if not isinstance(record.get("mailbox"), str) or received is None:
@@ -130,7 +132,7 @@ def told(record: Mapping[str, Any]) -> Told:
 
 
 def account(record: Mapping[str, Any]) -> Account:
-    """What the record of an account says. Wrong where it cannot be."""
+    """Return the account record of a JSON object. Raises InvalidRecordError."""
     if record.get("format") != FORMAT or record.get("version") != VERSION:
         raise Wrong(f"an archive of another format than {FORMAT} {VERSION}")
     boxes, settings = record.get("mailboxes", []), record.get("settings") or {}
@@ -161,7 +163,7 @@ def _objects(value: Any) -> bool:
 
 
 def moment(text: Any) -> datetime | None:
-    """The instant that is written; None where none is. Wrong where it is none."""
+    """Return the UTC time of an ISO 8601 text, None for None. Raises InvalidRecordError."""
     if text is None:
         return None
     try:
@@ -172,7 +174,10 @@ def moment(text: Any) -> datetime | None:
 
 
 def folder(path: str, key: int) -> str:
-    """The folder in an archive for a mailbox: its path, where every file system takes it."""
+    """Return the folder of a mailbox in an archive.
+
+    It is the path if every file system accepts that, else a name with the mailbox ID.
+    """
     levels = path.split("/")
     plain = (
         len(path.encode(errors="replace")) <= PLAIN
@@ -184,7 +189,7 @@ def folder(path: str, key: int) -> str:
 
 
 def maildir(path: str, key: int) -> str:
-    """The folder in a Maildir++ for a mailbox, with a slash behind it; "" is INBOX."""
+    """Return the Maildir++ folder of a mailbox with a slash at its end; "" for INBOX."""
     if path == paths.INBOX:
         return ""
     name = ".".join(paths.utf7(level).replace(".", "&AC4-") for level in path.split("/"))
@@ -192,5 +197,5 @@ def maildir(path: str, key: int) -> str:
 
 
 def letters(flags: Sequence[str]) -> str:
-    """The flags as the name of a file in a Maildir has them."""
+    """Return the flags as letters of a file name in a Maildir."""
     return "".join(letter for flag, letter in LETTERS.items() if flag in flags)

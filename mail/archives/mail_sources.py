@@ -1,4 +1,4 @@
-"""Mail in files: an mbox, a Maildir, a folder of .eml files, or an archive of any of these."""
+"""Mail in files: an mbox, a Maildir, a folder of .eml files, or an archive of them."""
 
 import os
 import re
@@ -31,31 +31,42 @@ _WHEN = re.compile(
 _STATUS = re.compile(rb"^(?:X-)?Status:[ \t]*([A-Za-z]*)[ \t]*\r?$", re.IGNORECASE | re.MULTILINE)
 _MBOX = {"R": "\\Seen", "F": "\\Flagged", "A": "\\Answered", "T": "\\Draft", "D": "\\Deleted"}
 _MONTHS = b"Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split()
-_STEP = 1 << 20  # bytes of a line that are read together
+_STEP = 1 << 20  # bytes of a line that are read at once
 _PACKED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")  # gzip, bzip2, xz, zstd
-HEAD = 4096  # bytes by which a file is known
-_NOT_MAIL = ("dovecot", "maildirfolder", "courier", "subscriptions")  # what servers keep beside it
+HEAD = 4096  # first bytes that show the format of a file
+_NOT_MAIL = (
+    "dovecot",
+    "maildirfolder",
+    "courier",
+    "subscriptions",
+)  # files of mail servers in a Maildir
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where mail is read from. `total` counts bytes of one file, else files."""
+    """A file or folder that messages are read from.
+
+    `total` counts bytes of a single file, else files.
+    """
 
     path: Path
     kind: str  # mbox, maildir, eml, zip, tar or json
     total: int
-    stamp: str  # changes when a place in it may have become another
-    most: int = field(default=1 << 26)  # bytes of a message; larger ones are skipped
-    account: Account | None = None  # where an archive of ours tells of one
+    stamp: str  # changes when checkpoints of it may be invalid
+    most: int = field(default=1 << 26)  # larger messages are skipped
+    account: Account | None = None  # if the archive has an account record
 
     @property
     def whole(self) -> bool:
-        """Whether it is one file, and places in it are numbers of bytes."""
+        """True if it is one file, so that checkpoints in it are offsets in bytes."""
         return self.kind not in ("maildir", "eml")
 
 
 def source(path: Path, most: int) -> Source:
-    """What lies at this path. Unusable where it is no mail, OSError where it cannot be read."""
+    """Return the mail source at a path.
+
+    Raises UnusableMessageError if it has no mail, and OSError if it can't be read.
+    """
     if path.is_dir():
         if _is_maildir(path) or any(_is_maildir(each) for each in path.iterdir() if each.is_dir()):
             return Source(path, "maildir", sum(1 for _ in _maildir_files(path, None)), "", most)
@@ -77,7 +88,7 @@ def source(path: Path, most: int) -> Source:
 
 
 def known(head: bytes) -> str:
-    """Which kind of source a file is that begins so. Unusable where it is none."""
+    """Return the source format of a file's first bytes. Raises UnusableMessageError."""
     first = head.partition(b"\n")[0][:1000]
     if _FROM.match(first.rstrip()):
         return "mbox"
@@ -91,7 +102,7 @@ def known(head: bytes) -> str:
 
 
 def messages(origin: Source, after: str | None) -> Iterator[Found]:
-    """All messages, behind the place `after` where one is given; one in memory at a time."""
+    """Yield all messages after a checkpoint, with one in memory at a time."""
     if origin.kind == "mbox":
         yield from _mbox(origin, int(after or 0))
     elif origin.kind in ("zip", "tar", "json"):
@@ -122,9 +133,9 @@ def _mbox(origin: Source, start: int) -> Iterator[Found]:
 
 
 def _until_next(file: IO[bytes], most: int) -> tuple[list[bytes], int, bytes]:
-    """The unquoted lines up to the next From line, their size, and that line.
+    """Return the unquoted lines up to the next From line, their size, and that line.
 
-    A line too long for one step comes in several, of which only the first begins a line.
+    A line longer than one read comes in several pieces; only the first one begins a line.
     """
     lines: list[bytes] = []
     size, blank, begins = 0, True, True
@@ -144,6 +155,7 @@ def _until_next(file: IO[bytes], most: int) -> tuple[list[bytes], int, bytes]:
 
 
 def _from_mbox(found: Found, head: bytes, raw: bytes) -> Found:
+    """Return a message with the sender, time and flags of its From line and header."""
     known = _FROM.match(head.rstrip())
     sender = known[1].decode("utf-8", "replace") if known else ""
     header = raw[: raw.find(b"\r\n\r\n") + 2] if b"\r\n\r\n" in raw else raw[: 1 << 16]
@@ -157,6 +169,7 @@ def _from_mbox(found: Found, head: bytes, raw: bytes) -> Found:
 
 
 def _asctime(line: bytes) -> datetime | None:
+    """Return the UTC time of a From line, None if it can't be read."""
     found = _WHEN.search(line)
     if found is None or found["month"] not in _MONTHS:
         return None
@@ -173,13 +186,16 @@ def _asctime(line: bytes) -> datetime | None:
 
 @dataclass(frozen=True, slots=True)
 class _File:
+    """A message file of a Maildir or folder."""
+
     path: Path
     folder: str
-    key: str  # its place in the order, whatever its flags become
+    key: str  # does not change when flags in the file name change
     reason: str = ""
 
 
 def _files(origin: Source, files: Iterator[_File]) -> Iterator[Found]:
+    """Yield the message of each file, or the reason why it is skipped."""
     for number, file in enumerate(files, 1):
         name = str(file.path.relative_to(origin.path) if file.path != origin.path else file.path)
         bare = Found(name, file.folder, file.key, number)
@@ -193,6 +209,7 @@ def _files(origin: Source, files: Iterator[_File]) -> Iterator[Found]:
 
 
 def _from_file(origin: Source, found: Found, file: _File) -> Found:
+    """Raises UnusableMessageError or OSError if the file is no message."""
     if file.reason:
         raise Unusable(file.reason)
     facts = file.path.stat()
@@ -217,7 +234,7 @@ def _is_maildir(path: Path) -> bool:
 
 
 def _maildir_files(path: Path, after: str | None) -> Iterator[_File]:
-    """The messages of a Maildir and its folders, in an order that renaming files leaves."""
+    """Yield the messages of a Maildir and its folders in an order that renaming keeps."""
     for folder, place in sorted(_maildirs(path)):
         names: list[tuple[str, str, Path]] = []
         for part in ("cur", "new"):
@@ -233,7 +250,7 @@ def _maildir_files(path: Path, after: str | None) -> Iterator[_File]:
 
 
 def _maildirs(path: Path) -> Iterator[tuple[str, Path]]:
-    """The path of a mailbox and its place, for each folder: Maildir++ and nested ones."""
+    """Yield mailbox path and directory of each Maildir: Maildir++ and nested ones."""
     for place, folders, _ in os.walk(path):
         folders[:] = [each for each in folders if each not in ("cur", "new", "tmp")]
         here = Path(place)
@@ -242,7 +259,7 @@ def _maildirs(path: Path) -> Iterator[tuple[str, Path]]:
 
 
 def _eml_files(path: Path, after: str | None) -> Iterator[_File]:
-    """The .eml files of a folder and those below it, by path; what is none has a reason."""
+    """Yield the .eml files below a folder by path; other files get a skip reason."""
     if path.is_file():
         if after is None:
             yield _File(path, INBOX, path.name)

@@ -1,8 +1,8 @@
-"""The mailbox file (RFC 4155), quoted as mboxrd: what we write is read back byte for byte.
+"""The mbox format (RFC 4155) with mboxrd quoting, so that messages are restored exactly.
 
-A line that begins with From, behind any number of `>`, has one more. Where the ordinary way of
-reading would change a message, the words behind the date of its From line say so: `asis`, no
-line end is to be changed; `noeol`, its last line has none.
+A line that begins with any number of `>` and From gets one more `>`. If reading would change a
+message, words after the date of its From line say so: `asis` keeps the line ends, `noeol` means
+that the last line has no line end.
 """
 
 import re
@@ -16,7 +16,7 @@ _MONTHS = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct",
 
 
 def entry(raw: bytes, sender: str | None, at: datetime) -> bytes:
-    """A message as an entry of a mailbox file."""
+    """Return a message as an entry of an mbox file."""
     whole = raw.endswith(b"\n")
     words = [] if b"\r\n" in raw or b"\n" not in raw else [AS_IS]
     words += [] if whole else [NO_EOL]
@@ -25,7 +25,7 @@ def entry(raw: bytes, sender: str | None, at: datetime) -> bytes:
 
 
 def line(sender: str | None, at: datetime) -> bytes:
-    """A From line, without its end."""
+    """Return a From line without line end."""
     name = "".join((sender or "").split()) or "MAILER-DAEMON"
     at = at.astimezone(UTC)
     day, month = _DAYS[at.weekday()], _MONTHS[at.month - 1]
@@ -34,13 +34,13 @@ def line(sender: str | None, at: datetime) -> bytes:
 
 
 def words(head: bytes) -> list[bytes]:
-    """What a From line of ours says of the bytes behind it."""
+    """Return the words after the date of a From line that this server wrote."""
     found = _WORDS.search(head)
     return found[1].split() if found else []
 
 
 def exact(lines: list[bytes], head: bytes) -> bytes | None:
-    """The message of an entry of ours, without the quotes; None where it is another's."""
+    """Return the exact message of an entry that this server wrote, else None."""
     known = words(head)
     if not known:
         return None

@@ -1,4 +1,7 @@
-"""Secrets in an archive: sealed with a key that a passphrase makes, each for what it belongs to."""
+"""Encryption of secrets in an archive with a key derived from a passphrase.
+
+Each secret is bound to the object that it belongs to.
+"""
 
 import base64
 import binascii
@@ -19,27 +22,31 @@ NONCE = 12  # bytes (NIST SP 800-38D, section 8.2.2)
 
 
 class Locked(Exception):
-    """It cannot be opened: another passphrase, sealed for something else, or damaged."""
+    """A secret can't be decrypted: another passphrase, another object, or damaged."""
 
 
 @dataclass(frozen=True, slots=True)
 class Lock:
-    """Seals the secrets of an archive, or opens them. What is made takes 32 MiB, and a while."""
+    """Encrypts and decrypts the secrets of an archive.
+
+    Deriving the key takes 32 MiB of memory and CPU time.
+    """
 
     salt: bytes
     key: bytes = field(repr=False)
 
     @classmethod
     def fresh(cls, passphrase: str) -> "Lock":
-        """A lock for another archive."""
+        """Return the cipher of a new archive with a random salt."""
         salt = secrets.token_bytes(SALT)
         return cls(salt, _key(salt, passphrase))
 
     @classmethod
     def told(cls, record: Mapping[str, Any], passphrase: str) -> "Lock":
-        """The lock that an archive tells of; Locked where it is none of ours.
+        """Return the cipher of an archive's record. Raises ArchiveDecryptionError.
 
-        An archive may be anybody's: it does not say how much memory a key takes.
+        Only our own parameters are accepted: an archive of a stranger must not decide how much
+        memory the key derivation takes.
         """
         if {name: record.get(name) for name in MADE_BY} != MADE_BY:
             raise Locked("made in a way that we do not know")
@@ -49,17 +56,17 @@ class Lock:
         return cls(salt, _key(salt, passphrase))
 
     def record(self) -> dict[str, Any]:
-        """What the archive tells of it."""
+        """Return the parameters and salt for the account record."""
         return {**MADE_BY, "salt": base64.b64encode(self.salt).decode()}
 
     def seal(self, text: str, place: bytes) -> str:
-        """The text, for this place alone."""
+        """Encrypt a text for one context, in base64."""
         nonce = secrets.token_bytes(NONCE)
         sealed = AESGCM(self.key).encrypt(nonce, text.encode(), place)
         return base64.b64encode(nonce + sealed).decode()
 
     def open(self, sealed: Any, place: bytes) -> str:
-        """The text that was sealed for this place; Locked."""
+        """Decrypt a text that was encrypted for a context. Raises ArchiveDecryptionError."""
         raw = _bytes(sealed)
         try:
             return AESGCM(self.key).decrypt(raw[:NONCE], raw[NONCE:], place).decode()

@@ -1,4 +1,4 @@
-"""A message in a source of mail, and how those who keep mail write what is known of it."""
+"""A message of a mail source, and the conventions of Maildir and header fields."""
 
 import base64
 import re
@@ -17,35 +17,35 @@ _SHIFTED = re.compile(r"&([A-Za-z0-9+,]*)-")
 
 
 class Unusable(Exception):
-    """A piece of the source that is no message, or cannot be read: skipped, and told of."""
+    """An item of the source that is no message or can't be read. It is skipped."""
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A message, or, where `raw` is None, what had to be skipped and why."""
+    """A message of a source. If `raw` is None, it is skipped for a reason."""
 
     name: str  # for people: file, or mbox and number
     folder: str  # path of a mailbox
-    after: str  # what a checkpoint says once this is done
-    at: int  # bytes, or files, of the source up to here
+    after: str  # the checkpoint after this message
+    at: int  # bytes or files of the source up to here
     raw: bytes | None = None
     reason: str = ""
     received_at: datetime | None = None
     sender: str | None = None
     flags: Sequence[str] = ()
-    told: Told | None = None  # where an archive of ours tells of it
+    told: Told | None = None  # of an archive of this server
 
     def refused(self, reason: str) -> "Found":
-        """The same, which cannot be brought in."""
+        """Return the item with the reason why it is skipped."""
         return replace(self, reason=reason)
 
     def with_message(self, raw: bytes, **facts: Any) -> "Found":
-        """The same, read; what is known of it by field."""
+        """Return the item with its message and the given fields."""
         return replace(self, raw=raw, **facts)
 
 
 def dated(header: bytes) -> datetime | None:
-    """When the Date field says a message was written; None where it does not."""
+    """Return the UTC time of the Date field, None if it is missing or invalid."""
     found = re.search(rb"^Date:[ \t]*(.*?)\r?$", header, re.IGNORECASE | re.MULTILINE)
     if found is None:
         return None
@@ -58,12 +58,12 @@ def dated(header: bytes) -> datetime | None:
 
 
 def wired(raw: bytes) -> bytes:
-    """The message with CRLF at its lines' ends, as mail has them, if the file has none at all."""
+    """Return a message with CRLF line ends, unless it has a CRLF already."""
     return raw if b"\r\n" in raw else raw.replace(b"\n", b"\r\n")
 
 
 def folder_of(parts: Sequence[str]) -> str:
-    """The path of a mailbox, of its folders in a Maildir: Maildir++, nested or both."""
+    """Return the mailbox path of directories in a Maildir: Maildir++, nested or both."""
     levels: list[str] = []
     for part in parts:
         names = part[1:].split(".") if part.startswith(".") else [part]
@@ -72,7 +72,7 @@ def folder_of(parts: Sequence[str]) -> str:
 
 
 def _decoded(name: str) -> str:
-    """The name of a folder, written in modified UTF-7 (RFC 3501, section 5.1.3)."""
+    """Decode modified UTF-7 (RFC 3501, section 5.1.3). An invalid name is not changed."""
 
     def letters(found: re.Match[str]) -> str:
         if not found[1]:
@@ -87,6 +87,6 @@ def _decoded(name: str) -> str:
 
 
 def maildir_flags(name: str) -> list[str]:
-    """The flags that the name of a file in a Maildir tells of."""
+    """Return the flags of a file name in a Maildir."""
     letters = name.rpartition(":2,")[2] if ":2," in name else ""
     return [flag for letter, flag in _MAILDIR.items() if letter in letters]

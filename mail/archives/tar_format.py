@@ -1,4 +1,4 @@
-"""tar, written and read piece by piece (POSIX.1-2001, pax): an entry in memory at a time."""
+"""tar archives (POSIX.1-2001, pax), with one entry in memory at a time."""
 
 import tarfile
 from collections.abc import Iterator
@@ -10,32 +10,32 @@ from mail.archives.zip_format import Broken
 
 BLOCK = 512
 END = bytes(2 * BLOCK)
-WORDS = 1 << 20  # bytes of a header that tells of another, at most
-NUMBER = 0o200  # the bit of a number that is not written in digits
+WORDS = 1 << 20  # of an extension header
+NUMBER = 0o200  # marks a number that is not written in digits
 LARGEST = 1 << 62
-_WORDS = (b"x", b"g", b"L", b"K")  # headers that tell of what is behind them
+_WORDS = (b"x", b"g", b"L", b"K")  # headers about the entry after them
 _FILES = (b"0", b"\0", b"5", b"7")
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A file in the archive; `next` is where the one behind it begins."""
+    """A file in the archive; `next_offset` is where the entry after it begins."""
 
     name: str
-    offset: int  # of its bytes
+    offset: int  # of its content
     size: int
-    at: float  # seconds, when it was changed
+    at: float  # seconds since 1970
     next: int
-    odd: str = ""  # why it is no file
+    odd: str = ""  # "" for a file
 
     @property
     def end(self) -> int:
-        """Where it ends in the archive."""
+        """The offset where the entry ends in the archive."""
         return self.next
 
 
 def entry(name: str, content: bytes, at: datetime) -> bytes:
-    """A file as it lies in the archive."""
+    """Return a file as an entry of a tar."""
     info = tarfile.TarInfo(name)
     info.size, info.mode = len(content), 0o600
     info.mtime = int(at.timestamp())
@@ -44,14 +44,17 @@ def entry(name: str, content: bytes, at: datetime) -> bytes:
 
 
 def known(head: bytes) -> bool:
-    """Whether a file that begins so is a tar."""
+    """True if the first bytes of a file are a tar header with a valid checksum."""
     return len(head) >= BLOCK and any(head[:BLOCK]) and _sum(head[:BLOCK]) == _checksum(head)
 
 
 def entries(file: IO[bytes], at: int) -> Iterator[Entry]:
-    """The entries from this place on. Broken where the archive is damaged or cut off."""
+    """Yield the entries from an offset on.
+
+    Raises DamagedArchiveError if the archive is damaged or cut off.
+    """
     length = file.seek(0, 2)
-    name: str | None = None  # what headers before have said
+    name: str | None = None  # of the extension headers before the entry
     size: int | None = None
     while (head := _head(file, at)) is not None:
         kind, here = head[156:157], _number(head[124:136]) if size is None else size
@@ -70,7 +73,10 @@ def entries(file: IO[bytes], at: int) -> Iterator[Entry]:
 
 
 def _head(file: IO[bytes], at: int) -> bytes | None:
-    """The header at this place; None at the end."""
+    """Return the header block at an offset, None at the end of the archive.
+
+    Raises DamagedArchiveError if it is cut off or has another checksum.
+    """
     file.seek(at)
     head = file.read(BLOCK)
     if len(head) < BLOCK:
@@ -83,20 +89,21 @@ def _head(file: IO[bytes], at: int) -> bytes | None:
 
 
 def _few(size: int) -> int:
+    """Return the size of an extension header. Raises DamagedArchiveError beyond 1 MiB."""
     if size > WORDS:
         raise Broken(f"a tar with a header of more than {WORDS} bytes")
     return size
 
 
 def _said(kind: bytes, words: bytes, name: str | None) -> tuple[str | None, int | None]:
-    """The name and the size of the file behind it, where this header tells of them."""
+    """Return name and size of the next entry, as far as an extension header has them."""
     if kind == b"L":
         return words.rstrip(b"\0").decode("utf-8", "replace"), None
     return _pax(words, name) if kind == b"x" else (name, None)
 
 
 def content(file: IO[bytes], known: Entry) -> bytes:
-    """The bytes of an entry."""
+    """Return the bytes of an entry."""
     file.seek(known.offset)
     return file.read(known.size)
 
@@ -113,6 +120,7 @@ def _checksum(head: bytes) -> int:
 
 
 def _number(field: bytes) -> int:
+    """Parse an octal or binary number. Raises DamagedArchiveError if it is invalid."""
     if field[0] & NUMBER:
         found = int.from_bytes(bytes([field[0] & 0x7F]) + field[1:], "big")
     else:
@@ -133,7 +141,7 @@ def _name(head: bytes) -> str:
 
 
 def _pax(words: bytes, name: str | None) -> tuple[str | None, int | None]:
-    """Name and size, where this header tells of them."""
+    """Return name and size of the next entry, as far as a pax header has them."""
     size: int | None = None
     while words:
         digits, _, _ = words.partition(b" ")

@@ -1,7 +1,7 @@
-"""ZIP, written and read piece by piece: no more of one in memory than an entry.
+"""ZIP archives, with one entry in memory at a time.
 
-Written are entries whose sizes stand before them; behind 4 GiB or 65,535 entries the fields of
-ZIP64 follow. Read is what the central directory names, entry by entry.
+Entries are written with their sizes in the local header; ZIP64 fields follow from 4 GiB or 65,535
+entries on. Entries are read in the order of the central directory.
 """
 
 import stat
@@ -16,24 +16,24 @@ LOCAL, CENTRAL, END = b"PK\x03\x04", b"PK\x01\x02", b"PK\x05\x06"
 END64, LOCATOR = b"PK\x06\x06", b"PK\x06\x07"
 STORED, DEFLATED = 0, 8
 UTF8, ENCRYPTED = 0x800, 0x1
-SHORT, WIDE = 0xFFFF, 0xFFFFFFFF  # say that the number stands in a field of ZIP64
-TAIL = 22 + 0xFFFF  # the end and its comment
+SHORT, WIDE = 0xFFFF, 0xFFFFFFFF  # the number is in a ZIP64 field
+TAIL = 22 + 0xFFFF  # end record with the longest comment
 COMMENT = 0xFFFF
 _LOCAL = struct.Struct("<4s5H3I2H")
 _CENTRAL = struct.Struct("<4s6H3I5H2I")
 _END = struct.Struct("<4s4H2IH")
 _END64 = struct.Struct("<4sQ2H2I4Q")
 _LOCATOR = struct.Struct("<4sIQI")
-_SMALLEST = 1980  # the first year there is
+_SMALLEST = 1980  # the first year of a DOS date
 
 
 class Broken(Exception):
-    """No archive of this kind, or one that was cut off or damaged."""
+    """The file is no archive of its format, or it is damaged or cut off."""
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What the directory says of a file. `next` is where the directory goes on."""
+    """A file in the central directory. `next_offset` is where the next entry begins there."""
 
     name: str
     offset: int
@@ -42,16 +42,16 @@ class Entry:
     method: int
     crc: int
     next: int
-    odd: str = ""  # why it cannot be read
+    odd: str = ""  # "" for a readable file
 
     @property
     def end(self) -> int:
-        """Where it ends in the archive, about."""
+        """The approximate offset where the entry ends in the archive."""
         return self.offset + self.packed
 
 
 def entry(name: str, content: bytes, at: datetime, offset: int) -> tuple[bytes, bytes]:
-    """A file as it lies in the archive at `offset`, and as its directory tells of it."""
+    """Return a file as a local entry for an offset, and its entry of the central directory."""
     deflate = zlib.compressobj(6, zlib.DEFLATED, -15)
     packed = deflate.compress(content) + deflate.flush()
     method = DEFLATED if len(packed) < len(content) else STORED
@@ -69,7 +69,7 @@ def entry(name: str, content: bytes, at: datetime, offset: int) -> tuple[bytes, 
 
 
 def end(entries: int, size: int, offset: int) -> bytes:
-    """What comes behind a directory of so many entries and bytes that begins at `offset`."""
+    """Return the end records of a ZIP, with ZIP64 records if they are needed."""
     more = b""
     if entries >= SHORT or size >= WIDE or offset >= WIDE:
         facts = (45, 45, 0, 0, entries, entries, size, offset)
@@ -88,7 +88,7 @@ def _dos(at: datetime) -> tuple[int, int]:
 
 @dataclass(frozen=True, slots=True)
 class Directory:
-    """Where the central directory lies, and how many entries it claims to have."""
+    """The range of the central directory, and the entry count of the end record."""
 
     start: int
     end: int
@@ -96,7 +96,7 @@ class Directory:
 
 
 def directory(file: IO[bytes]) -> Directory:
-    """Find the directory. Broken where there is none, or it is not in the file."""
+    """Find the central directory. Raises DamagedArchiveError if there is none in the file."""
     length = file.seek(0, 2)
     tail_at = max(0, length - TAIL)
     file.seek(tail_at)
@@ -121,10 +121,11 @@ def directory(file: IO[bytes]) -> Directory:
 
 
 def entries(file: IO[bytes], within: Directory, at: int, behind: int = 0) -> Iterator[Entry]:
-    """The entries that the directory has from `at` on. Broken where it makes no sense.
+    """Yield the entries of the central directory from `start` on.
 
-    Each lies behind the one before, the first of them at `behind` or later: so none is there
-    twice, and what comes out is in a proportion to what lies there.
+    Each entry must begin after the end of the one before, the first at `min_offset` or later. So no
+    entry appears twice, and the unpacked size is in proportion to the file. Raises
+    DamagedArchiveError if the directory is invalid.
     """
     while at < within.end:
         file.seek(at)
@@ -146,7 +147,7 @@ def entries(file: IO[bytes], within: Directory, at: int, behind: int = 0) -> Ite
 
 
 def _wide(extra: bytes, *given: int) -> list[int]:
-    """Size, packed size and offset, with those of ZIP64 where they stand in for them."""
+    """Return size, packed size and offset, from the ZIP64 fields if present."""
     values, at = list(given), 0
     while at + 4 <= len(extra):
         kind, length = struct.unpack_from("<HH", extra, at)
@@ -162,6 +163,7 @@ def _wide(extra: bytes, *given: int) -> list[int]:
 
 
 def _odd(bits: int, method: int, mode: int) -> str:
+    """Return why an entry can't be read, "" if it can."""
     if bits & ENCRYPTED:
         return "encrypted"
     if method not in (STORED, DEFLATED):
@@ -171,7 +173,10 @@ def _odd(bits: int, method: int, mode: int) -> str:
 
 
 def content(file: IO[bytes], known: Entry) -> bytes:
-    """The bytes of an entry: as many as the directory claims, and no more. Broken otherwise."""
+    """Return the bytes of an entry.
+
+    Raises DamagedArchiveError if size or checksum differ from the central directory.
+    """
     file.seek(known.offset)
     head = file.read(_LOCAL.size)
     if len(head) < _LOCAL.size or not head.startswith(LOCAL):

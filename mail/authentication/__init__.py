@@ -1,7 +1,7 @@
-"""Who sent a message: SPF, DKIM, DMARC and ARC, checked by ourselves.
+"""Authentication of the sender of a message by SPF, DKIM, DMARC and ARC.
 
-What was found is kept with the message, and written on top of it; a message that is sent on is
-sealed (`sealing`). No check refuses mail because DNS does not answer.
+The results are stored with the message and written into its header. A message that is sent on is
+sealed (`arc_seal`). No check refuses mail because DNS does not answer.
 """
 
 import asyncio
@@ -34,7 +34,7 @@ from models.runtime.environment import World
 
 __all__ = ["Findings", "authors", "checked", "sealed", "stamped", "without_own_results"]
 
-_NAMED = re.compile(r"@([^\s@<>()\[\]\",:;\\]+)")  # domains in text that is no address
+_NAMED = re.compile(r"@([^\s@<>()\[\]\",:;\\]+)")  # domains in text that is not an address
 CHECKS = metrics.counter(
     "merganser_authentication",
     "Checks of who sent a message, by what they came to.",
@@ -46,17 +46,17 @@ CHECKS = metrics.counter(
 async def checked(
     world: World, source: bytes | Path, client: Client | None, sender: str
 ) -> Findings:
-    """What SPF, DKIM, DMARC and ARC say of a message, at most some seconds later.
+    """Check a message with SPF, DKIM, DMARC and ARC, within some seconds. It never raises for DNS.
 
-    `sender` is that of the envelope. Where the client is not known, SPF is what our own
-    servers say that have taken it in, if they are believed.
+    If the client is unknown, the SPF result is taken from an Authentication-Results field of a
+    trusted server.
     """
     options = world.options
     near = isinstance(source, bytes) and len(source) < SMALL
     message, own, authors = _opened(source) if near else await asyncio.to_thread(_opened, source)
     names = Names(options.dns_resolver)
     now = int(world.now().timestamp())
-    # first of all: a sender who makes us ask too much shall not keep us from asking this
+    # DMARC first, so that a sender can't use up the DNS limit before it is looked up
     policies = [await dmarc.published(names, each) for each in authors]
     first = next(iter(authors), "")
     signatures, sender_may, chain = await asyncio.gather(
@@ -78,7 +78,7 @@ async def checked(
 
 
 def _opened(source: bytes | Path) -> tuple[Message, list[Field], list[str]]:
-    """What signatures are made over; the fields as readers see them; and the domains in From."""
+    """Read the message for its signatures, its header fields, and the domains in From."""
     if isinstance(source, Path):
         message, (head, _) = Message.filed(source), beginning(source)
     else:
@@ -90,6 +90,10 @@ def _opened(source: bytes | Path) -> tuple[Message, list[Field], list[str]]:
 async def _spf(
     world: World, names: Names, client: Client | None, said: tuple[str, Sequence[Field]]
 ) -> Spf | None:
+    """The SPF result of the client, or of the trusted server before this one; None if unknown.
+
+    `sender_and_fields` are the envelope sender and the header fields.
+    """
     sender, own = said
     if client is not None:
         here = client.ip is not None
@@ -103,12 +107,12 @@ async def _spf(
 
 
 def authors(head: bytes) -> list[str]:
-    """The domains that a reader sees in From of a header, in ASCII, the first ones."""
+    """The first domains in From of a header, as A-labels."""
     return _authors(listed(head))
 
 
 def _authors(own: Sequence[Field]) -> list[str]:
-    """The domains that a reader sees in From, in ASCII."""
+    """The first domains in From, as A-labels."""
     found: dict[str, None] = {}
     for name, value in own:
         if name == "from" and len(found) < AUTHORS:
@@ -119,7 +123,7 @@ def _authors(own: Sequence[Field]) -> list[str]:
 
 
 def _domains(author: MailAddress) -> Iterator[str]:
-    """Yield the domains of an author: of text that is no address, all that it names."""
+    """Yield the domains of an author; of text that is not an address, all domains in it."""
     names = (
         [author.address.rpartition("@")[2]] if author.address else _NAMED.findall(author.name or "")
     )
@@ -130,7 +134,7 @@ def _domains(author: MailAddress) -> Iterator[str]:
 
 
 def _passed(chain: arc.Chain) -> dict[int, bool]:
-    """Of which links the results say that DMARC has passed."""
+    """For each link of the ARC chain, whether its results contain dmarc=pass."""
     found = {}
     for at, link in enumerate(chain.links):
         _, _, results = link.results.value.decode("latin-1").partition(";")
@@ -146,6 +150,7 @@ def _count(found: Findings) -> None:
 
 
 def _ranked(found: Findings) -> list[str]:
+    """The DKIM results for the metric: only "pass" if one signature has passed."""
     results = [each.result.value for each in found.dkim]
     return ["pass"] if "pass" in results else results
 
@@ -153,7 +158,7 @@ def _ranked(found: Findings) -> list[str]:
 async def stamped(
     source: bytes | Path, found: Findings, host: str, ids: Collection[str]
 ) -> tuple[bytes | Path, str]:
-    """Put the results on top of a message; also return the SHA-256 (hex) of what came.
+    """Put Authentication-Results before a message; also return the SHA-256 (hex) of the original.
 
     Removes results in the name of this host and of these authserv-ids. A file is rewritten in
     place.

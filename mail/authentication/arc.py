@@ -1,7 +1,7 @@
-"""What servers on the way have sealed (ARC, RFC 8617): the chain of a message, and its next link.
+"""ARC (RFC 8617): the check of the chain of a message, and the bytes that its seals sign.
 
-Each server that sends a message on adds three fields with its number: what it found out, a
-signature over the message, and a seal over all such fields so far.
+Each server that sends a message on adds an ARC set of three fields with its number: the results
+that it found, a signature of the message, and a seal of all sets up to its own.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ from mail.authentication.dns_queries import Names, Spent, Unanswered
 from mail.authentication.header_fields import Field, Malformed, ascii_tag, tags, unproven
 from mail.authentication.public_keys import NoKey, Weak, is_domain, published
 
-MOST = 50  # links of a chain (RFC 8617, section 4.2.1)
+MOST = 50  # ARC sets of a message (RFC 8617, section 4.2.1)
 RESULTS, SIGNATURE, SEAL = NAMES = (
     "arc-authentication-results",
     "arc-message-signature",
@@ -28,7 +28,7 @@ _INSTANCE = re.compile(rb"[ \t\r\n]*i[ \t\r\n]*=[ \t\r\n]*([0-9]{1,3})[ \t\r\n]*
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """The three fields of one server."""
+    """The three ARC fields of one server."""
 
     results: Field
     signature: Field
@@ -37,28 +37,28 @@ class Link:
 
 @dataclass(frozen=True, slots=True)
 class Chain:
-    """What a chain came to: none, pass or fail; temperror where DNS did not answer."""
+    """The result of an ARC chain: none, pass or fail; temperror if DNS did not answer."""
 
     result: Result = Result.NONE
     links: Sequence[Link] = ()  # the oldest first
-    sealers: Sequence[str] = ()  # their domains; only of a chain that has passed
+    sealers: Sequence[str] = ()  # only of a chain that has passed
     why: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class _Seal:
-    """A seal as it says of itself."""
+    """The tags of an ARC-Seal field."""
 
     field: Field
     domain: str
     selector: str
     algorithm: str
     proof: bytes
-    chain: str  # cv=: what the chain before it came to
+    chain: str  # cv=: the result of the chain before this seal
 
 
 def links(message: Message) -> list[Link]:
-    """The links of a message, the oldest first; Malformed where they make no chain."""
+    """The ARC sets of a message, the oldest first. Raises MalformedInput if they form no chain."""
     found: dict[str, dict[int, Field]] = {name: {} for name in NAMES}
     for each in message.fields:
         if each.name in found:
@@ -78,7 +78,7 @@ def links(message: Message) -> list[Link]:
 
 
 def _numbered(of: Field) -> int:
-    """The number of a field in which it does not come first, as in seals of some servers."""
+    """The instance number of a field in which i= is not the first tag. Raises MalformedInput."""
     number = tags(of.value).get("i", "")
     if not number.isdecimal() or not number.isascii() or len(number) > len(str(MOST)):
         raise Malformed("a link without a number")
@@ -86,7 +86,7 @@ def _numbered(of: Field) -> int:
 
 
 async def chain(names: Names, message: Message, now: int) -> Chain:
-    """Check the chain of a message, as RFC 8617, section 5.2 says. It never raises."""
+    """Check the ARC chain of a message (RFC 8617, section 5.2). It never raises."""
     if not message.sound:
         return Chain(Result.FAIL, why="no sound header")
     if not any(each.name in NAMES for each in message.fields):
@@ -131,7 +131,7 @@ def _seal(of: Field) -> _Seal:
 
 
 async def _judged(names: Names, there: Sequence[Link], at: int, seal: _Seal) -> dkim.Verdict:
-    """What came of the seal of a link."""
+    """Check the seal of the ARC set at `index`. It never raises."""
 
     def came(result: Result, why: str = "") -> dkim.Verdict:
         return dkim.Verdict(result, seal.domain, seal.selector, why=why)
@@ -148,7 +148,7 @@ async def _judged(names: Names, there: Sequence[Link], at: int, seal: _Seal) -> 
 
 
 def sealed_bytes(there: Sequence[Link]) -> bytes:
-    """What the last of these links seals (RFC 8617, section 5.1.1)."""
+    """The bytes that the seal of the last ARC set signs (RFC 8617, section 5.1.1)."""
     older = [of.relaxed for link in there[:-1] for of in (link.results, link.signature, link.seal)]
     last = there[-1]
     own = unproven(last.seal).relaxed.removesuffix(b"\r\n")
@@ -156,10 +156,10 @@ def sealed_bytes(there: Sequence[Link]) -> bytes:
 
 
 def vouched(found: Chain, trusted: Sequence[str], passed: Mapping[int, bool]) -> str | None:
-    """The trusted server that has seen DMARC pass; None where none has.
+    """The trusted server that has seen DMARC pass, or None.
 
-    All who have sealed the message after it are trusted, too. `passed` says of which links the
-    results have DMARC passed, counted from 0.
+    All servers that have sealed the message after it must be trusted too. `dmarc_passed` tells
+    by index, counted from 0, whether the results of an ARC set contain dmarc=pass.
     """
     if found.result is not Result.PASS:
         return None

@@ -1,4 +1,4 @@
-"""The seal of ARC on what is sent on, by the key of the domain in whose name it is (RFC 8617)."""
+"""ARC seals of messages that are sent on, with the key of the domain that sends them (RFC 8617)."""
 
 import asyncio
 import base64
@@ -34,11 +34,11 @@ SEALS = metrics.counter(
     "with is broken; dns, it could not be checked; key, the key cannot be used.",
     "outcome",
 )
-BITS = 2048  # of a key that is made
+BITS = 2048  # of a new key
 PEM_MAX = 16 << 10  # bytes of a file with a key
-OTHERS = 0o077  # rights of anybody else
+OTHERS = 0o077  # file permissions of group and others
 BETWEEN = "._domainkey."
-SIGNED = (  # fields that are signed where they are, all of them
+SIGNED = (  # all fields with these names are signed
     *("from", "reply-to", "sender", "subject", "date", "to", "cc", "message-id"),
     *("in-reply-to", "references", "mime-version", "content-type", "content-transfer-encoding"),
     *("content-id", "content-description", "list-id", "list-unsubscribe", "list-post"),
@@ -47,27 +47,27 @@ SIGNED = (  # fields that are signed where they are, all of them
 
 
 class Unusable(Exception):
-    """A key that nothing can be sealed with; says why, and nothing of the key."""
+    """A key that can't seal. The text gives the reason and nothing of the key."""
 
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """A key, and where DNS has its other half."""
+    """An RSA key with the selector and domain of its DNS record."""
 
     selector: str
     domain: str
     key: RSAPrivateKey
 
     def sign(self, digest: bytes) -> bytes:
-        """The proof over a SHA-256 digest."""
+        """Sign a SHA-256 digest."""
         return self.key.sign(digest, PKCS1v15(), Prehashed(SHA256()))
 
 
 async def sealed(world: World, source: bytes | Path, domain: str, results: str | None) -> bytes:
-    """The fields to put before a message that is sent on for a domain; none where it has no key.
+    """The ARC fields to put before a message that a domain sends on; empty without a key.
 
-    `results` is what was found out about it, as in Authentication-Results. Nor is one sealed whose
-    chain is broken, or cannot be checked now. It never raises.
+    `authentication_results` are the results of the message, as in Authentication-Results. A
+    message is not sealed if its chain is broken or can't be checked now. It never raises.
     """
     try:
         key = await _key(world, domain)
@@ -90,7 +90,7 @@ async def sealed(world: World, source: bytes | Path, domain: str, results: str |
 
 
 async def _key(world: World, domain: str) -> Key | None:
-    """The key of a domain in the folder, where there is one, else that which signs its mail."""
+    """The key of a domain in the key folder, else its DKIM key; None if it has no RSA key."""
     folder = world.options.arc_keys
     if folder is not None:
         found = await asyncio.to_thread(key_of, folder, on_wire(domain))
@@ -103,20 +103,21 @@ async def _key(world: World, domain: str) -> Key | None:
 
 
 def _said(results: str | None) -> list[str]:
-    """The results of several lines as those of one: a name, and what was found."""
+    """Merge results of several lines into one list: a server name, then the results."""
     parts = [" ".join(line.split()).split("; ") for line in (results or "").splitlines()]
     return [*parts[0], *(one for line in parts[1:] for one in line[1:])] if parts else []
 
 
 def on_wire(domain: str) -> str:
-    """The domain as signatures name it; ValueError where it has no such form."""
+    """The domain as A-labels in lower case. Raises ValueError if it has no such form."""
     return ascii_domain(domain).lower()
 
 
 def key_of(folder: Path, domain: str) -> Key | None:
-    """The key of a domain: the file `selector._domainkey.domain.pem` in the folder.
+    """Load the key of a domain from the file `selector._domainkey.domain.pem` in the folder.
 
-    Of several that whose name comes last. None where there is none; Unusable; OSError.
+    Of several files the last by name is used. Returns None without a file; raises
+    UnusableSealKey or OSError.
     """
     ends = f"{BETWEEN}{domain}.pem"
     there = sorted(each for each in folder.iterdir() if each.name.endswith(ends))
@@ -126,7 +127,7 @@ def key_of(folder: Path, domain: str) -> Key | None:
 
 
 def loaded(path: Path) -> RSAPrivateKey:
-    """The key in a file; Unusable, OSError."""
+    """Load the key in a file. Raises UnusableSealKey or OSError."""
     status = path.stat()
     if stat.S_IMODE(status.st_mode) & OTHERS:
         raise Unusable(f"others may read {path.name}")
@@ -149,7 +150,7 @@ def _loaded(path: Path, _changed: int) -> RSAPrivateKey:
 
 
 def new_key() -> str:
-    """A key as PEM."""
+    """Generate an RSA key and return it as PEM."""
     from cryptography.hazmat.primitives import serialization as forms  # noqa: PLC0415
 
     key = generate_private_key(65537, BITS)
@@ -158,7 +159,7 @@ def new_key() -> str:
 
 
 def record(key: RSAPrivateKey) -> str:
-    """The TXT record by which others check what the key has signed."""
+    """The TXT record with the public key."""
     from cryptography.hazmat.primitives import serialization as forms  # noqa: PLC0415
 
     how = forms.Encoding.DER, forms.PublicFormat.SubjectPublicKeyInfo
@@ -167,7 +168,10 @@ def record(key: RSAPrivateKey) -> str:
 
 
 def _made(key: Key, message: Message, found: Chain, said: tuple[list[str], int]) -> bytes:
-    """The three fields of the next link, the seal on top."""
+    """Make the three fields of the next ARC set, the seal first.
+
+    `results_and_time` are the authentication results and the time in seconds since 1970.
+    """
     results, now = said
     number = len(found.links) + 1
     first = field_of(arc.RESULTS, [f"i={number}", *results])

@@ -1,6 +1,7 @@
-"""Bodies of messages in the forms that signatures are made over (RFC 6376, section 3.4).
+"""Canonical forms of message bodies for signatures (RFC 6376, section 3.4).
 
-Small ones at once; those that lie in files step by step, so that they are never whole in memory.
+Small bodies are converted at once; those in files in chunks, so that they are never whole in
+memory.
 """
 
 import hashlib
@@ -9,7 +10,7 @@ from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
-STEP = 256 << 10  # bytes of a file that are read at once
+STEP = 256 << 10  # bytes of one read of a file
 
 _CRLF = b"\r\n"
 _TO_SPACE = bytes.maketrans(b"\t", b" ")
@@ -17,13 +18,13 @@ _TO_SPACE = bytes.maketrans(b"\t", b" ")
 
 @dataclass(frozen=True, slots=True)
 class Rest:
-    """What stands in a file from a place on."""
+    """The body of a message in a file, from an offset to the end."""
 
     path: Path
-    start: int  # bytes before it
+    start: int  # offset of the body
 
     def steps(self) -> Iterator[bytes]:
-        """The bytes, in pieces; OSError."""
+        """Yield the bytes in chunks. Raises OSError."""
         with self.path.open("rb", buffering=0) as file:
             file.seek(self.start)
             while step := file.read(STEP):
@@ -31,26 +32,26 @@ class Rest:
 
 
 def wired(text: bytes) -> bytes:
-    """The text with CRLF where a line ends in LF alone."""
+    """The text with CRLF in the place of a single LF."""
     if text.count(b"\n") == text.count(_CRLF):
         return text
     return text.replace(_CRLF, b"\n").replace(b"\n", _CRLF)
 
 
 def relaxed_body(body: bytes) -> bytes:
-    """A body, wired, in the relaxed form. It is made by few passes, none of them byte by byte."""
+    """The relaxed form of a body with CRLF line ends. It needs few passes over the body."""
     body = _spaced(body).replace(b" \r\n", _CRLF)
     bare = _unended(body.removesuffix(b" "))
     return bare + _CRLF if bare else b""
 
 
 def simple_body(body: bytes) -> bytes:
-    """A body, wired, in the simple form."""
+    """The simple form of a body with CRLF line ends."""
     return _unended(body) + _CRLF
 
 
 def relaxed(steps: Iterable[bytes]) -> Iterator[bytes]:
-    """The relaxed form of a body that comes in pieces cut anywhere, wired or not."""
+    """Yield the relaxed form of a body that comes in chunks, with CRLF line ends or not."""
     made = Relaxed()
     for step in steps:
         yield from made.more(step)
@@ -58,21 +59,21 @@ def relaxed(steps: Iterable[bytes]) -> Iterator[bytes]:
 
 
 class Relaxed:
-    """The relaxed form, for those who are handed a body piece by piece."""
+    """An incremental converter of a body into the relaxed form."""
 
     def __init__(self) -> None:
-        self._held, self._any = b"", False  # what may be a part of a line's end, or of a blank
+        self._held, self._any = b"", False  # bytes of a possible line end or blank run
         self._ends = _Ends()
 
     def more(self, step: bytes) -> Iterator[bytes]:
-        """What is certain with another piece."""
+        """Yield the bytes that are final after another chunk."""
         text = _spaced(self._held + step)
         kept = text.removesuffix(b"\r").removesuffix(b" ")
         self._held = text[len(kept) :]
         yield from self._told(wired(kept).replace(b" \r\n", _CRLF))
 
     def end(self) -> Iterator[bytes]:
-        """What is left."""
+        """Yield the remaining bytes."""
         yield from self._told(self._held.removesuffix(b" "))
         if self._any:
             yield _CRLF
@@ -84,7 +85,7 @@ class Relaxed:
 
 
 def simple(steps: Iterable[bytes]) -> Iterator[bytes]:
-    """The simple form, likewise."""
+    """Yield the simple form of a body that comes in chunks."""
     held, ends = b"", _Ends()
     for step in steps:
         text = held + step
@@ -98,7 +99,10 @@ FORMS = {"relaxed": relaxed, "simple": simple}
 
 
 def digests(path: Path | bytes, start: int, forms: Collection[str]) -> dict[str, bytes]:
-    """SHA-256 of the body that begins there, by form. Work for a process, or a thread."""
+    """The SHA-256 of the body from `body_start` on, by form.
+
+    Belongs into a thread or helper process.
+    """
     steps = Rest(path, start).steps if isinstance(path, Path) else lambda: iter((path[start:],))
     found = {}
     for form in forms:
@@ -110,13 +114,13 @@ def digests(path: Path | bytes, start: int, forms: Collection[str]) -> dict[str,
 
 
 class _Ends:
-    """Ends of lines that are kept back, as they may be the last: so many, and no bytes."""
+    """A counter of line ends that are held back, since they can be the last of the body."""
 
     def __init__(self) -> None:
         self._many = 0
 
     def before(self, text: bytes) -> Iterator[bytes]:
-        """What is certain with this text, which is wired: what was kept back, and its beginning."""
+        """Yield the bytes that are final with this text: held line ends, and its beginning."""
         bare = _unended(text)
         more = (len(text) - len(bare)) // len(_CRLF)
         if not bare:
@@ -131,7 +135,7 @@ class _Ends:
 
 
 def _spaced(text: bytes) -> bytes:
-    """The text with one space for each run of blanks."""
+    """The text with one space in the place of each run of blanks."""
     text = text.translate(_TO_SPACE)
     while b"  " in text:
         text = text.replace(b"  ", b" ")

@@ -1,4 +1,4 @@
-"""Signatures of domains over messages (DKIM, RFC 6376, with RFC 8301 and RFC 8463)."""
+"""Verification of DKIM signatures (RFC 6376, with RFC 8301 and RFC 8463)."""
 
 import asyncio
 import base64
@@ -29,17 +29,17 @@ from mail.authentication.header_fields import (
 from mail.authentication.public_keys import NoKey, Weak, is_domain, published
 from mail.mime.reader_threads import worked
 
-MOST = 10  # signatures of a message that are looked at
+MOST = 10  # signatures of a message that are checked
 ALGORITHMS = ("rsa-sha256", "ed25519-sha256")  # rsa-sha1 proves nothing (RFC 8301)
-SMALL = 64 << 10  # bytes of a body that is hashed at once
-SIGNED = 300  # names that one signature lists
-SHOWN = 8  # characters of a signature that tell it from others (RFC 6008)
+SMALL = 64 << 10  # bytes; a larger body is hashed in a thread
+SIGNED = 300  # field names that one signature can list
+SHOWN = 8  # characters of header.b, which identify a signature (RFC 6008)
 
 _NUMBER = re.compile(r"[0-9]{1,12}")
 
 
 class Result(StrEnum):
-    """What a check came to, in the words of RFC 8601."""
+    """The result of an authentication check in the terms of RFC 8601."""
 
     NONE = "none"
     PASS = "pass"  # noqa: S105 - no password
@@ -51,7 +51,7 @@ class Result(StrEnum):
     PERMERROR = "permerror"
 
 
-FAILED: dict[type[Exception], Result] = {  # where there is no key to check with
+FAILED: dict[type[Exception], Result] = {  # the result if there is no usable key
     NoKey: Result.PERMERROR,
     Spent: Result.PERMERROR,
     Unanswered: Result.TEMPERROR,
@@ -61,7 +61,7 @@ FAILED: dict[type[Exception], Result] = {  # where there is no key to check with
 
 @dataclass(frozen=True, slots=True)
 class Signature:
-    """A signature as it says of itself."""
+    """The tags of a DKIM-Signature or ARC-Message-Signature field."""
 
     field: Field
     domain: str
@@ -73,17 +73,17 @@ class Signature:
     header_form: str  # relaxed or simple
     body_form: str
     expires: int | None  # seconds since 1970
-    agent: str  # the domain of i=, for whom it was made
+    agent: str  # the domain of i=
 
     @property
     def shown(self) -> str:
-        """The beginning of the signature, which tells it from others."""
+        """The beginning of the signature, which identifies it in header.b (RFC 6008)."""
         return base64.b64encode(self.proof).decode()[:SHOWN]
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What came of one signature. Domain and selector are "" where it does not say them."""
+    """The result of one signature. Domain and selector are "" if the signature has none."""
 
     result: Result
     domain: str = ""
@@ -95,7 +95,7 @@ class Verdict:
 
 @dataclass
 class Message:
-    """The parts of a message that signatures are made over."""
+    """The header fields and the body of a message, for the check and making of signatures."""
 
     fields: Sequence[Field]
     body: bytes | Rest
@@ -112,7 +112,7 @@ class Message:
 
     @classmethod
     def of(cls, raw: bytes) -> "Message":
-        """The message in these bytes."""
+        """Read the message in these bytes."""
         try:
             return cls(*divided(raw))
         except Malformed:
@@ -120,7 +120,7 @@ class Message:
 
     @classmethod
     def hashed(cls, head: bytes, body: bytes) -> "Message":
-        """One with this header, of whose body only the digest of the relaxed form is there."""
+        """A message with this header, and only the digest of the relaxed body."""
         try:
             return cls(listed(head), b"", _hashes={"relaxed": body})
         except Malformed:
@@ -128,7 +128,7 @@ class Message:
 
     @classmethod
     def filed(cls, path: Path) -> "Message":
-        """The message in this file, of which the header is read."""
+        """The message in a file, of which only the header is read."""
         head, start = beginning(path)
         try:
             return cls(listed(head), Rest(path, start))
@@ -137,22 +137,23 @@ class Message:
 
     @classmethod
     async def whole(cls, source: bytes | Path) -> "Message":
-        """The message in bytes, or in a file; large ones are read in a thread."""
+        """Read a message from bytes or a file; a large one in a thread."""
         if isinstance(source, Path):
             return await asyncio.to_thread(cls.filed, source)
         return cls.of(source) if len(source) < SMALL else await asyncio.to_thread(cls.of, source)
 
     def body_hash(self, form: str) -> bytes:
-        """SHA-256 of the whole body in a form: an l= that would leave out its end is not heard.
+        """The SHA-256 of the whole body in a form. The tag l= is ignored.
 
-        That of a body in a file `make_hashes` makes; here it would be made on the spot.
+        Computes it if `make_hashes` has not; for a body in a file call `make_hashes`
+        before.
         """
         if form not in self._hashes:
             self._hashes[form] = _hash(self.body, form)
         return self._hashes[form]
 
     async def make_hashes(self, forms: Iterable[str]) -> None:
-        """Make hashes of the body: of a large one in a thread, of a file in a process."""
+        """Compute body hashes: of a large body in a thread, of a file in a helper process."""
         body = self.body
         if isinstance(body, Rest):
             if wanted := sorted(set(forms) - self._hashes.keys()):
@@ -175,7 +176,7 @@ def _hash(body: bytes | Rest, form: str) -> bytes:
 
 
 def decoded(text: str) -> bytes:
-    """Base64 with white space in it; Malformed."""
+    """Decode base64 that can contain white space. Raises MalformedInput."""
     try:
         return base64.b64decode(squeezed(text), validate=True)
     except (ValueError, binascii.Error) as problem:
@@ -183,7 +184,7 @@ def decoded(text: str) -> bytes:
 
 
 def read(of: Field, given: Mapping[str, str]) -> Signature:
-    """A signature over fields and body, DKIM's or that of ARC over the message; Malformed."""
+    """Parse a DKIM-Signature or ARC-Message-Signature field. Raises MalformedInput."""
     header_form, _, body_form = given.get("c", "simple/simple").lower().partition("/")
     body_form = body_form or "simple"
     if not {header_form, body_form} <= {"relaxed", "simple"}:
@@ -212,6 +213,7 @@ def read(of: Field, given: Mapping[str, str]) -> Signature:
 
 
 def _expiry(given: Mapping[str, str]) -> int | None:
+    """The time of x= in seconds since 1970, or None. Raises MalformedInput."""
     times = [given[name] for name in ("t", "x") if name in given]
     if any(not _NUMBER.fullmatch(each) for each in times):
         raise Malformed("no time")
@@ -223,7 +225,7 @@ def _expiry(given: Mapping[str, str]) -> int | None:
 
 
 def _own(of: Field) -> Signature:
-    """A signature of DKIM; Malformed."""
+    """Parse a DKIM-Signature field. Raises MalformedInput."""
     given = tags(of.value)
     if given.get("v") != "1":
         raise Malformed("no version 1")
@@ -234,7 +236,7 @@ def _own(of: Field) -> Signature:
 
 
 async def verified(names: Names, message: Message, now: int, author: str) -> list[Verdict]:
-    """What came of the signatures of a message; those that fit the author's domain come first.
+    """Verify the DKIM signatures of a message; those of the author's domain come first.
 
     It never raises. `now` is in seconds since 1970.
     """
@@ -260,7 +262,7 @@ def _fits(domain: str, author: str) -> bool:
 
 
 async def judged(names: Names, message: Message, of: Signature, now: int) -> Verdict:
-    """What came of one signature, of DKIM or of ARC over the message. It never raises."""
+    """Verify one signature of DKIM, or of ARC over the message. It never raises."""
 
     def came(result: Result, why: str = "") -> Verdict:
         return Verdict(result, of.domain, of.selector, of.algorithm, of.shown, why)
@@ -282,12 +284,12 @@ async def judged(names: Names, message: Message, of: Signature, now: int) -> Ver
 
 
 def header_digest(message: Message, of: Signature) -> bytes:
-    """SHA-256 of the fields that are signed, and of the signature itself without its proof."""
+    """The SHA-256 of the signed fields, and of the signature field with an empty b=."""
 
     def form(each: Field) -> bytes:
         return each.relaxed if of.header_form == "relaxed" else each.raw
 
-    # From once more than it says: one that was added below the signed one counts, too
+    # From once more than h= names it, so that an added From field breaks the signature
     signed = chosen(message.named, [*of.signed, "from"])
     made = b"".join(map(form, signed)) + form(unproven(of.field)).removesuffix(b"\r\n")
     return hashlib.sha256(made).digest()

@@ -1,4 +1,4 @@
-"""Signatures of our own domains over what they send (DKIM, RFC 6376, RFC 8463)."""
+"""DKIM signatures of local domains over the messages they send (RFC 6376, RFC 8463)."""
 
 import asyncio
 import base64
@@ -19,10 +19,10 @@ ONCE_MORE = frozenset({"from", "subject", "date", "to", "cc", "reply-to", "messa
 async def signatures(
     signers: Sequence[Signer], source: bytes | Path, now: int, life: int | None = None
 ) -> bytes:
-    """The fields to put before a message, those of RSA on top; none where its header is broken.
+    """Sign a message and return the DKIM-Signature fields, RSA first; empty for a broken header.
 
-    Fields that must not be added are named once more than they are there, so that nobody can
-    (RFC 6376, section 5.4.2). `life` is in seconds.
+    Fields in OVERSIGNED_FIELDS are named once more than they occur, so that none can be added
+    (RFC 6376, section 5.4.2). `lifetime` is in seconds.
     """
     return await over(await Message.whole(source), signers, now, life)
 
@@ -30,7 +30,10 @@ async def signatures(
 async def over(
     message: Message, signers: Sequence[Signer], now: int, life: int | None = None
 ) -> bytes:
-    """The same of a message that was read, and whose body may have been hashed."""
+    """Sign a message that was already read and perhaps hashed.
+
+    See `sign_message`.
+    """
     if not signers or not message.sound or "from" not in message.named:
         return b""
     await message.make_hashes(["relaxed"])
@@ -44,7 +47,7 @@ def _made(signers: Sequence[Signer], message: Message, now: int, life: int | Non
 
 def _one(signer: Signer, message: Message, now: int, life: int | None) -> bytes:
     there = Counter(each.name for each in message.fields if each.name in SIGNED)
-    there.pop(NAME, None)  # those of others are theirs
+    there.pop(NAME, None)  # signatures of other servers are not signed
     names = [name for name, many in there.items() for _ in range(many + (name in ONCE_MORE))]
     names += sorted(ONCE_MORE - there.keys())
     times = [f"t={now}", *([f"x={now + life}"] if life else [])]

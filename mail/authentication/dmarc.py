@@ -1,4 +1,4 @@
-"""What the domain of From wants of mail that it has not sent (DMARC, RFC 7489)."""
+"""DMARC (RFC 7489): the policy of the domain in From, and its evaluation."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from mail.authentication.dkim import Result, Verdict
 from mail.authentication.dns_queries import Names, Unanswered
 from mail.authentication.spf import Spf
 
-AUTHORS = 3  # domains in From that are judged; there should be one
+AUTHORS = 3  # domains in From that are checked; there should be one
 POLICIES = ("none", "quarantine", "reject")  # the strictest last
 _MILDER = {"reject": "quarantine", "quarantine": "none"}
 _ORDER = (Result.PASS, Result.NONE, Result.PERMERROR, Result.TEMPERROR, Result.FAIL)
@@ -18,7 +18,7 @@ _ORDER = (Result.PASS, Result.NONE, Result.PERMERROR, Result.TEMPERROR, Result.F
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """What a domain has published."""
+    """The DMARC policy that a domain has published."""
 
     wanted: str  # of POLICIES
     strict_dkim: bool = False
@@ -27,7 +27,7 @@ class Policy:
 
 @dataclass(frozen=True, slots=True)
 class Dmarc:
-    """What came of it; `policy` is what the domain wants to be done with what fails."""
+    """The DMARC result of a domain; `policy` is what the domain requests for failing messages."""
 
     result: Result
     domain: str = ""  # of From
@@ -37,17 +37,17 @@ class Dmarc:
 
 @lru_cache(maxsize=1)
 def _suffixes() -> PublicSuffixList:
-    return PublicSuffixList()  # reads a file of 300 KB: when it is needed first
+    return PublicSuffixList()  # reads a file of 300 KB at first use
 
 
 def organization(domain: str) -> str:
-    """The domain that somebody has registered, above this one or itself; in ASCII."""
+    """The registered domain above this one, or the domain itself; as A-labels."""
     found: str | None = _suffixes().privatesuffix(domain)
     return found or domain
 
 
 async def published(names: Names, author: str) -> Policy | Dmarc | None:
-    """The policy for mail from a domain; None where there is none, Dmarc where DNS fails."""
+    """Look up the policy for a domain; None without a policy, a DmarcResult if DNS fails."""
     try:
         if found := _parsed(await names.texts(f"_dmarc.{author}"), below=False):
             return found
@@ -60,7 +60,7 @@ async def published(names: Names, author: str) -> Policy | Dmarc | None:
 
 
 def _parsed(texts: Sequence[str], *, below: bool) -> Policy | None:
-    """The policy of the one record there is, for the domain or for those below it."""
+    """Parse the policy of the only DMARC record, for the domain or for its subdomains."""
     found = [_tags(text) for text in texts]
     records = [given for given in found if next(iter(given.items())) == _FIRST]
     if len(records) != 1:
@@ -84,7 +84,7 @@ _FIRST = ("v", "DMARC1")
 
 
 def _tags(text: str) -> dict[str, str]:
-    """Tags, names in lower case; of one that is there twice the first."""
+    """The tags of a record by lower-case name; of a repeated tag the first."""
     found: dict[str, str] = {}
     for part in text.split(";"):
         name, _, value = part.partition("=")
@@ -95,7 +95,7 @@ def _tags(text: str) -> dict[str, str]:
 def judged(
     author: str, policy: Policy | Dmarc | None, spf: Spf | None, dkim: Sequence[Verdict]
 ) -> Dmarc:
-    """What came of it for a domain of From. `spf` is None where that could not be checked."""
+    """Evaluate DMARC for a domain in From. `spf_result` is None if SPF could not be checked."""
     if isinstance(policy, Dmarc):
         return policy
     if policy is None:
@@ -121,7 +121,7 @@ def _aligned(domain: str, author: str, *, strict: bool) -> bool:
 
 
 def worst(found: Sequence[Dmarc]) -> Dmarc:
-    """That of the domains of From which speaks most against a message."""
+    """The most severe result of the domains in From; permerror without a domain."""
     if not found:
         return Dmarc(Result.PERMERROR, why="no domain in From")
     return max(found, key=lambda each: (_ORDER.index(each.result), POLICIES.index(each.policy)))

@@ -1,4 +1,4 @@
-"""What DNS says, for one message: a few questions, within a few seconds."""
+"""DNS queries for the authentication of one message, limited in number and time."""
 
 import asyncio
 from functools import lru_cache
@@ -13,23 +13,23 @@ from dns.asyncresolver import Resolver
 from mail.addresses.address_syntax import ascii_domain
 from mail.network.dns_resolver import resolver
 
-MOST = 20  # questions
-SECONDS = 5.0  # for all of them
-TRY = 1.5  # seconds until a server is asked once more
-KEPT = 1000  # answers that a process keeps, as long as they hold
-RECORDS = 100  # of one answer that are read
+MOST = 20  # queries for one message
+SECONDS = 5.0  # for all queries
+TRY = 1.5  # seconds until a query is sent again
+KEPT = 1000  # responses that a process caches for their TTL
+RECORDS = 100  # of one response that are read
 
 
 class Unanswered(Exception):
-    """DNS does not answer now: it may be another time."""
+    """DNS does not answer now; a later query can succeed."""
 
 
 class Spent(Exception):
-    """The message has asked as much as it may."""
+    """The message has used up its number of DNS queries."""
 
 
 class Names:
-    """The questions of one message. Each is asked once; answers are shared with other messages."""
+    """The DNS queries of one message. Each is sent once; responses are shared between messages."""
 
     def __init__(self, place: str | None, *, most: int = MOST, seconds: float = SECONDS) -> None:
         self.asked = 0
@@ -39,7 +39,10 @@ class Names:
         self._known: dict[tuple[dns.name.Name, str], list[Any] | Unanswered] = {}
 
     async def ask(self, name: str, kind: str) -> list[Any]:
-        """The records of a name; none where there are none. Unanswered; Spent."""
+        """The records of a name; empty if it has none.
+
+        Raises DnsUnavailable, or DnsLimitExceeded after too many queries.
+        """
         try:
             absolute = _absolute(name)
         except ValueError:
@@ -59,7 +62,7 @@ class Names:
         return found
 
     async def texts(self, name: str) -> list[str]:
-        """The TXT records of a name, each the sum of its parts."""
+        """The TXT records of a name, each joined from its strings. Raises as `query`."""
         records = await self.ask(name, "TXT")
         return [b"".join(each.strings).decode(errors="surrogateescape") for each in records]
 
@@ -78,7 +81,7 @@ class Names:
 
 
 def _absolute(name: str) -> dns.name.Name:
-    """The name as DNS has it; ValueError where it can have none."""
+    """The absolute DNS name. Raises ValueError if the text is no DNS name."""
     try:
         labels = ascii_domain(name.removesuffix(".")).encode("ascii").split(b".")
         return dns.name.Name([*labels, b""])
@@ -88,7 +91,7 @@ def _absolute(name: str) -> dns.name.Name:
 
 @lru_cache(maxsize=4)
 def shared(place: str | None) -> Resolver:
-    """The resolver of this process that asks at a place, and keeps answers."""
+    """The caching resolver of this process for a name server."""
     made = resolver(place)
     made.cache = dns.resolver.LRUCache(KEPT)
     made.timeout = TRY

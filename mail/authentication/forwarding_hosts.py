@@ -1,8 +1,7 @@
-"""Who forwards mail to us: it fails SPF, and often DMARC, through no fault of its sender.
+"""Hosts that forward mail to this server. Such mail fails SPF, and often DMARC, without fault.
 
-Mail from such an address is refused and put off for neither, nor by greylisting; and where its
-spam is not to be filtered no filter is asked about it: viruses, and the recipient's own rules,
-count all the same.
+Mail from such a host is never refused or deferred because of SPF, DMARC or greylisting. If its spam
+is not filtered, the spam scanner is skipped; virus scanner and rules of the recipient still apply.
 """
 
 import ipaddress
@@ -21,9 +20,9 @@ from models.store.prepared_statements import among, prepared
 
 @dataclass(frozen=True, slots=True)
 class Forwarder:
-    """What holds for mail from a forwarding host."""
+    """The configured forwarding host that a client belongs to."""
 
-    host: str  # the address or network that was named
+    host: str  # the configured address or network
     filter_spam: bool
 
 
@@ -36,10 +35,10 @@ def _named(dialect: str) -> Select[*tuple[Any, ...]]:
 
 
 async def forwarder_of(world: World, ip: str | None) -> Forwarder | None:
-    """The forwarding host of this address, of several the narrowest; None where it is none.
+    """Find the forwarding host of an address, the narrowest of several; None if there is none.
 
-    Nothing is kept from one message to the next: what an administrator takes back holds at once
-    in all processes. It is one look-up in an index.
+    Nothing is cached, so that a removal takes effect at once in all processes. This is one
+    index look-up.
     """
     places = _places(ip)
     if not places:
@@ -51,7 +50,7 @@ async def forwarder_of(world: World, ip: str | None) -> Forwarder | None:
 
 @lru_cache(maxsize=1024)
 def _places(ip: str | None) -> tuple[str, ...]:
-    """All that may be stored and holds an address, the narrowest first."""
+    """All networks that contain an address, in their stored form, the narrowest first."""
     try:
         address = ipaddress.ip_address((ip or "").partition("%")[0])
     except ValueError:

@@ -1,4 +1,4 @@
-"""The bytes of a message as signatures see them: fields, tags, canonical forms (RFC 6376)."""
+"""Raw header fields, tag lists and canonical header forms for signatures (RFC 6376)."""
 
 import re
 from collections import Counter
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from mail.authentication.body_canonicalization import wired
 
-HEAD_MAX = 1 << 20  # bytes of a header in which signatures are looked for
+HEAD_MAX = 1 << 20  # bytes of a header; signatures of a larger one are not checked
 LINES = 10_000  # of such a header
 TAGS = 50  # of one field or record
 BLANK = " \t\r\n"
@@ -20,43 +20,44 @@ _BLANKS = re.compile(rb"[ \t]+")
 _NAME = re.compile(rb"([!-9;-~]+)[ \t]*:")
 _TAG = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 _SPACE = re.compile(r"[ \t\r\n]+")
-_ENVELOPES = (b"From ", b">From ")  # lines that some programs put before a header
+_ENVELOPES = (b"From ", b">From ")  # first lines that some programs put before a header
 
 
 class Malformed(Exception):
-    """No form that a signature could have been made over, or read from."""
+    """A header, signature field or DNS record with a syntax error."""
 
 
 @dataclass(frozen=True)
 class Field:
-    """A header field."""
+    """A header field with its raw bytes."""
 
     name: str  # in lower case
     raw: bytes  # with its folds and its CRLF
 
     @property
     def value(self) -> bytes:
-        """What stands behind the colon, with folds."""
+        """The bytes after the colon, with folds."""
         return self.raw.partition(b":")[2]
 
     @cached_property
     def relaxed(self) -> bytes:
-        """The field in the relaxed form, with CRLF; made once, however often it is signed."""
+        """The field in the relaxed form, with CRLF; computed once."""
         value = _BLANKS.sub(b" ", _FOLD.sub(b"", self.value)).strip(b" \r\n")
         return self.name.encode() + b":" + value + _CRLF
 
 
 def divided(raw: bytes) -> tuple[list[Field], bytes]:
-    """The fields of a message, topmost first, and its body; line ends are CRLF in both.
+    """Split a message into its fields, topmost first, and its body; both with CRLF line ends.
 
-    Malformed where a line of the header is part of no field: others may see another header.
+    Raises MalformedInput if a line of the header belongs to no field, since other programs
+    could see another header.
     """
     head, body = halves(raw)
     return listed(head), wired(body)
 
 
 def listed(head: bytes) -> list[Field]:
-    """The fields of a header, as `divided` has them."""
+    """The fields of a header, topmost first. Raises MalformedInput; see `split_message`."""
     if len(head) > HEAD_MAX or head.count(b"\n") > LINES:
         raise Malformed("a header that is too large")
     lines = _FOLD.sub(b"\n", wired(head)).removesuffix(_CRLF).split(_CRLF)  # LF is a fold
@@ -72,9 +73,10 @@ def listed(head: bytes) -> list[Field]:
 
 
 def beginning(path: Path) -> tuple[bytes, int]:
-    """The header of the message in a file, and where its body begins.
+    """Read the header of the message in a file; also return the offset of its body.
 
-    One of more than HEAD_MAX bytes is cut, behind so many: it is too large for `listed`.
+    A header over MAX_HEADER_SIZE bytes is cut a few bytes later, so that `parse_fields` refuses
+    it.
     """
     with path.open("rb", buffering=0) as file:
         first = file.read(HEAD_MAX + len(b"\r\n") + 1)
@@ -83,7 +85,7 @@ def beginning(path: Path) -> tuple[bytes, int]:
 
 
 def halves(raw: bytes) -> tuple[bytes, bytes]:
-    """The header with the ends of its lines, and what stands behind the empty line."""
+    """Split a message into its header with line ends, and the bytes after the empty line."""
     if raw.startswith((_CRLF, b"\n")):
         return b"", raw[raw.index(b"\n") + 1 :]
     ends = [(raw.find(mark), len(mark)) for mark in (b"\n\r\n", b"\n\n")]
@@ -94,7 +96,10 @@ def halves(raw: bytes) -> tuple[bytes, bytes]:
 
 
 def tags(text: bytes) -> dict[str, str]:
-    """The tags of a list such as `v=1; a=rsa-sha256`, in order; Malformed (RFC 6376, 3.2)."""
+    """The tags of a list such as `v=1; a=rsa-sha256`, in order (RFC 6376, section 3.2).
+
+    Raises MalformedInput.
+    """
     found: dict[str, str] = {}
     parts = text.decode(errors="surrogateescape").split(";", TAGS)
     if not parts[-1].strip():
@@ -111,12 +116,12 @@ def tags(text: bytes) -> dict[str, str]:
 
 
 def squeezed(text: str) -> str:
-    """The text without any white space, as Base64 is read."""
+    """The text without white space, as base64 is decoded."""
     return _SPACE.sub("", text)
 
 
 def unproven(field: Field) -> Field:
-    """The field with an empty b=, as the signature in it was made."""
+    """The field with an empty b=, as its signature was made."""
     name, mark, value = field.raw.partition(b":")
     parts = value.removesuffix(_CRLF).split(b";")
     for at, part in enumerate(parts):
@@ -127,10 +132,7 @@ def unproven(field: Field) -> Field:
 
 
 def chosen(fields: Mapping[str, Sequence[Field]], names: Sequence[str]) -> list[Field]:
-    """The fields that a list of names signs: of equal names the last first (RFC 6376, 5.4.2).
-
-    `fields` are by name, in their order.
-    """
+    """The fields that a list of names signs; of equal names the last first (RFC 6376, 5.4.2)."""
     found, taken = [], Counter[str]()
     for name in names:
         there = fields.get(name, ())
@@ -141,7 +143,7 @@ def chosen(fields: Mapping[str, Sequence[Field]], names: Sequence[str]) -> list[
 
 
 def ascii_tag(given: Mapping[str, str], name: str) -> str:
-    """A tag that must be there, in ASCII; Malformed."""
+    """The value of a required tag. Raises MalformedInput if it is missing or not ASCII."""
     value = given.get(name, "")
     if not value or not value.isascii():
         raise Malformed(f"no {name}=")

@@ -1,4 +1,4 @@
-"""Private keys that domains sign with: made, read as others write them, and their public halves."""
+"""Private DKIM keys: generation, parsing, signing, and their DNS records."""
 
 import base64
 import binascii
@@ -29,65 +29,68 @@ from cryptography.hazmat.primitives.serialization import (
 from mail.authentication.public_keys import EXPONENT, LONGEST, SHORTEST, NoKey, Weak, parsed
 from models.domains.dkim_keys import DkimAlgorithm
 
-SIZES = (1024, 2048, 3072, 4096)  # bits of RSA keys that are made
-TEXT = 16 << 10  # characters of a key that is brought along
-RAW = 32  # bytes of a key of Ed25519
+SIZES = (1024, 2048, 3072, 4096)  # bits of new RSA keys
+TEXT = 16 << 10  # characters of an imported key
+RAW = 32  # bytes of an Ed25519 key
 
 Algorithm = DkimAlgorithm
 
 
 class Unusable(Exception):
-    """A key that nothing can be signed with; says why, and nothing of the key."""
+    """A key that can't sign. The text gives the reason and nothing of the key."""
 
 
 @dataclass(frozen=True, slots=True)
 class PrivateKey:
-    """A key that signs."""
+    """A private key that signs messages."""
 
     key: RSAPrivateKey | Ed25519PrivateKey = field(repr=False)
 
     @property
     def algorithm(self) -> Algorithm:
-        """What it signs with."""
+        """The algorithm of the key."""
         return Algorithm.RSA if isinstance(self.key, RSAPrivateKey) else Algorithm.ED25519
 
     @property
     def bits(self) -> int | None:
-        """Of an RSA key; None of others."""
+        """The bits of an RSA key; None for Ed25519."""
         return self.key.key_size if isinstance(self.key, RSAPrivateKey) else None
 
     @property
     def name(self) -> str:
-        """As a signature names it in a=."""
+        """The value of a= in a signature."""
         return f"{self.algorithm.lower()}-sha256"
 
     def sign(self, digest: bytes) -> bytes:
-        """The proof over a SHA-256 digest."""
+        """Sign a SHA-256 digest."""
         if isinstance(self.key, RSAPrivateKey):
             return self.key.sign(digest, PKCS1v15(), Prehashed(SHA256()))
         return self.key.sign(digest)
 
     def public(self) -> str:
-        """The public half as DNS has it in p=: SPKI of RSA, the bare 32 bytes of Ed25519."""
+        """The public key for p= of the DNS record, in base64.
+
+        This is the SPKI of an RSA key, and the 32 bytes of an Ed25519 key.
+        """
         return half(self.key.public_key())
 
     def pem(self) -> str:
-        """The key as it is stored, sealed by others."""
+        """The key as PEM. The caller encrypts it before it is stored."""
         how = Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()
         return self.key.private_bytes(*how).decode()
 
 
 @dataclass(frozen=True, slots=True)
 class Signer:
-    """A key of a domain, and where DNS has its other half."""
+    """A signing key with the domain and selector of its DNS record."""
 
-    domain: str  # as the wire has it
+    domain: str  # as A-labels
     selector: str
     key: PrivateKey
 
 
 def half(key: RSAPublicKey | Ed25519PublicKey) -> str:
-    """A public half as DNS has it in p=."""
+    """The public key for p= of a DNS record, in base64."""
     how = (
         (Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
         if isinstance(key, RSAPublicKey)
@@ -97,16 +100,17 @@ def half(key: RSAPublicKey | Ed25519PublicKey) -> str:
 
 
 def made(algorithm: Algorithm, bits: int = 2048) -> PrivateKey:
-    """Another key. One of RSA takes a while, in a thread that holds nobody up."""
+    """Generate a key. RSA takes a while and belongs into a thread."""
     if algorithm is Algorithm.ED25519:
         return PrivateKey(Ed25519PrivateKey.generate())
     return PrivateKey(generate_private_key(65537, bits))
 
 
 def read(text: str, *, ours: bool = False) -> PrivateKey:
-    """A key as PEM (PKCS #1, PKCS #8), or the bare bytes of Ed25519 as Base64; Unusable.
+    """Parse a key in PEM (PKCS #1, PKCS #8), or the bytes of an Ed25519 key in base64.
 
-    One of `ours` was checked before: of an RSA key that takes longest by far.
+    Raises UnusableKey. With `is_trusted`, the slow validation of an RSA key is skipped, since
+    it was done before.
     """
     text = text.strip()
     if len(text) > TEXT:
@@ -138,12 +142,12 @@ def _bare(text: str) -> Ed25519PrivateKey:
 
 
 def record(algorithm: Algorithm, public: str) -> str:
-    """The TXT record of a public half (RFC 6376, section 3.6.1; RFC 8463, section 3)."""
+    """The TXT record of a public key (RFC 6376, section 3.6.1; RFC 8463, section 3)."""
     return f"v=DKIM1; k={algorithm.lower()}; p={public}"
 
 
 def is_record(text: str, public: str) -> bool:
-    """Whether a record has this public half, and lets mail be signed with it."""
+    """True if a TXT record has this public key and allows signatures of mail."""
     try:
         return half(parsed(text).key) == public
     except (NoKey, Weak):
@@ -151,6 +155,6 @@ def is_record(text: str, public: str) -> bool:
 
 
 def fingerprint(public: str, kind: str = "sha256") -> str:
-    """SHA-256 of the public half, or another digest, as pairs of hex digits."""
+    """The SHA-256 or another digest of the public key, as pairs of hex digits."""
     digest = hashlib.new(kind, base64.b64decode(public), usedforsecurity=False).digest()
     return ":".join(f"{byte:02x}" for byte in digest)

@@ -1,4 +1,4 @@
-"""Public keys of signatures, as DNS has them (RFC 6376, section 3.6.1; RFC 8463)."""
+"""Public DKIM keys in DNS records (RFC 6376, section 3.6.1; RFC 8463)."""
 
 import base64
 import binascii
@@ -17,29 +17,29 @@ from mail.authentication.header_fields import Malformed, squeezed, tags
 
 SHORTEST, LONGEST = 1024, 4096  # bits of an RSA key (RFC 8301)
 NAME_MAX = 253  # characters of a name in DNS
-EXPONENT = 33  # bits of its exponent: a longer one only takes time
+EXPONENT = 33  # bits of the RSA exponent: a longer one only costs time
 
 _WORD = re.compile(r"[A-Za-z0-9*_-]+")
 _LABELS = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?(\.[A-Za-z0-9_-]+)*")
 
 
 class NoKey(Exception):
-    """There is no key that this signature could be checked with."""
+    """No usable public key was found for a signature."""
 
 
 class Weak(Exception):
-    """There is one, and it proves nothing."""
+    """The public key is too weak to be accepted."""
 
 
 @dataclass(frozen=True, slots=True)
 class PublicKey:
-    """A key, and what it may be used for."""
+    """A public key and the restriction of its use."""
 
     key: RSAPublicKey | Ed25519PublicKey
     strict: bool = False  # i= must be of the domain itself
 
     def proves(self, algorithm: str, signature: bytes, digest: bytes) -> bool:
-        """Whether this signs a SHA-256 digest."""
+        """True if this is the signature of a SHA-256 digest with this key."""
         try:
             if isinstance(self.key, RSAPublicKey):
                 if algorithm != "rsa-sha256":
@@ -55,12 +55,15 @@ class PublicKey:
 
 
 def is_domain(text: str) -> bool:
-    """Whether the text can be the domain or the selector of a signature."""
+    """True if the text can be the domain or the selector of a signature."""
     return len(text) <= NAME_MAX and bool(_LABELS.fullmatch(text))
 
 
 async def published(names: Names, selector: str, domain: str) -> PublicKey:
-    """The key that a domain has published. NoKey; Weak; Unanswered; Spent."""
+    """Look up the public key of a selector.
+
+    Raises KeyNotFound, WeakKey, DnsUnavailable or DnsLimitExceeded.
+    """
     records = await names.texts(f"{selector}._domainkey.{domain}")
     if not records:
         raise NoKey("no key")
@@ -68,7 +71,7 @@ async def published(names: Names, selector: str, domain: str) -> PublicKey:
 
 
 def parsed(record: str) -> PublicKey:
-    """The key of a record. NoKey; Weak."""
+    """Parse the public key of a TXT record. Raises KeyNotFound or WeakKey."""
     try:
         given = tags(record.encode(errors="surrogateescape"))
     except Malformed as problem:

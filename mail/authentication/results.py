@@ -1,4 +1,4 @@
-"""What was found out about a message, and how that is said (RFC 8601)."""
+"""Authentication results of a message and their text (RFC 8601)."""
 
 import re
 from collections.abc import Sequence
@@ -12,27 +12,27 @@ from mail.authentication.spf import Spf
 
 FIELD = "Authentication-Results"
 _DOMAIN = re.compile(r"[A-Za-z0-9_.-]{1,255}")
-_SAID = (Result.PASS, Result.FAIL, Result.NONE)  # of DMARC and ARC, to clients
+_SAID = (Result.PASS, Result.FAIL, Result.NONE)  # results of DMARC and ARC that clients see
 
 
 @dataclass(frozen=True, slots=True)
 class Findings:
-    """What the checks came to."""
+    """The results of SPF, DKIM, DMARC and ARC for one message."""
 
-    spf: Spf | None  # None: the client is not known
+    spf: Spf | None  # None: the client is unknown
     dkim: Sequence[Verdict]
     dmarc: Dmarc
     arc: Chain
-    sealer: str | None = None  # whose seal overrules DMARC
+    sealer: str | None = None  # the domain of the ARC seal that overrules DMARC
 
     @property
     def wanted(self) -> str:
-        """What is to be done by the policy of the domain of From: none, quarantine, reject."""
+        """The policy to apply for the domain in From: none, quarantine or reject."""
         failed = self.dmarc.result is Result.FAIL and self.sealer is None
         return self.dmarc.policy if failed else "none"
 
     def lines(self) -> list[str]:
-        """The results, one each."""
+        """The results as texts, one for each method and signature."""
         found = []
         if self.spf:
             name = "smtp.helo" if self.spf.helo else "smtp.mailfrom"
@@ -57,11 +57,11 @@ class Findings:
         return _line("dmarc", self.dmarc.result, why, {"header.from": self.dmarc.domain})
 
     def header(self, host: str) -> bytes:
-        """The field that tells it, in the name of this host."""
+        """The Authentication-Results field in the name of this host."""
         return (f"{FIELD}: " + ";\r\n ".join([host, *self.lines()]) + "\r\n").encode()
 
     def verification(self, host: str) -> dict[str, Any]:
-        """The same as it is kept with the message."""
+        """The results in the form that is stored with the message."""
         passed = [each.domain for each in self.dkim if each.result is Result.PASS]
         spf = self.spf
         return {

@@ -1,4 +1,4 @@
-"""Remove Authentication-Results that claim to be written by this server (RFC 8601, section 5)."""
+"""Removal of Authentication-Results in the name of this server (RFC 8601, section 5)."""
 
 import asyncio
 import hashlib
@@ -21,22 +21,22 @@ _RECEIVED = re.compile(rb"^received[ \t]*:", re.IGNORECASE | re.MULTILINE)
 
 
 def comparable(names: Iterable[str]) -> frozenset[str]:
-    """Return authserv-ids in the form in which they are compared."""
+    """The authserv-ids in the form in which they are compared."""
     return frozenset(map(_comparable, names))
 
 
 def own_names(options: Options) -> frozenset[str]:
-    """Return the authserv-ids of this server, in the form in which they are compared."""
+    """The authserv-ids of this server, in the form in which they are compared."""
     return comparable((options.hostname, *options.authserv_ids))
 
 
 async def without_own_results(
     options: Options, source: bytes | Path, *, from_trusted_server: bool = False
 ) -> bytes | Path:
-    """Return the message without Authentication-Results in the name of this server.
+    """Remove Authentication-Results in the name of this server from a message.
 
-    If it comes `from_trusted_server`, the results stay that `mail.mime.believed` accepts: those
-    of `authserv_ids` above Received field number `authserv_hops`. A file is rewritten in place.
+    With `from_trusted_server`, results that `mail.mime.believed` accepts stay: those of
+    `authserv_ids` above Received field number `authserv_hops`. A file is rewritten in place.
     """
     if isinstance(source, Path):
         return await asyncio.to_thread(_cleaned_file, options, source, from_trusted_server)
@@ -58,7 +58,7 @@ def _believed(options: Options) -> frozenset[str]:
 
 
 def _trusted_hops(options: Options, head: bytes) -> int:
-    """The number of the Received field above which results are believed; 0 if it is missing."""
+    """The number of the Received field above which results are trusted; 0 if it is missing."""
     count = len(_RECEIVED.findall(head))
     return options.authserv_hops if count >= options.authserv_hops else 0
 
@@ -66,9 +66,9 @@ def _trusted_hops(options: Options, head: bytes) -> int:
 def stripped(
     raw: bytes, names: Collection[str], *, believed: Collection[str] = (), hops: int = 0
 ) -> bytes:
-    """Return the message without results of servers with these comparable names.
+    """The message without results of servers with these comparable names.
 
-    Keeps results of `believed` servers above Received field number `hops`.
+    Results of `trusted_names` above Received field number `hops` stay.
     """
     head, _ = halves(raw)
     if _NAME not in head.lower():
@@ -86,8 +86,11 @@ def rewritten(
     believed: Collection[str] = (),
     hops: int = 0,
 ) -> str:
-    """Rewrite a file as `stripped` does, with `top` before it; the SHA-256 (hex) of what it was."""
-    new = path.with_name(f"{path.name}.stamped")  # its name begins alike: a crash leaves nothing
+    """Rewrite a file as `remove_results` does, with `prefix` before it.
+
+    Returns the SHA-256 (hex) of the original.
+    """
+    new = path.with_name(f"{path.name}.stamped")  # a crash leaves nothing: the prefix is known
     try:
         with path.open("rb") as file, new.open("wb") as made:
             came = hashlib.file_digest(file, "sha256").hexdigest()
@@ -102,27 +105,27 @@ def rewritten(
 
 
 def _lines(file: IO[bytes]) -> Iterator[bytes]:
-    """Read the lines of a header, up to the empty one, which is read next."""
+    """Yield the lines of the header in a file. The empty line is the next to be read."""
     while (line := file.readline()) not in {b"", b"\n", b"\r\n"}:
         yield from line.splitlines(keepends=True)
     file.seek(-len(line), os.SEEK_CUR)
 
 
 class _Cleaning:
-    """One pass over the lines of a header."""
+    """A pass over the lines of a header that removes results."""
 
     def __init__(self, names: Collection[str], believed: Collection[str], hops: int) -> None:
         self._names = names
         self._believed = believed
         self._hops = hops
-        self._above = 0  # Received fields so far
+        self._above = 0  # Received fields above the current line
 
     def kept(self, lines: Iterable[bytes]) -> Iterator[bytes]:
-        """Yield the lines without those of results that claim to be of the named servers.
+        """Yield the lines except results that claim to be of the named servers.
 
-        Results of more than HEAD_MAX bytes are removed, too.
+        Results of more than MAX_HEADER_SIZE bytes are removed, too.
         """
-        of, size = list[bytes](), 0  # results that have not ended
+        of, size = list[bytes](), 0  # lines of the current results field
         for line in lines:
             if of and line.startswith((b" ", b"\t")):
                 size += len(line)

@@ -1,7 +1,7 @@
-"""From which addresses a domain sends its mail, as far as DNS tells.
+"""Look-up of the networks that a domain sends mail from, as far as DNS tells.
 
-SPF says it; where it says nothing the domain's servers for incoming mail are asked for, and where
-there are none its own addresses. Macros, `exists` and `ptr` name no networks, and are passed over.
+They are taken from SPF; without SPF from the MX hosts, and without these from the addresses of the
+domain. Macros, `exists` and `ptr` name no networks and are skipped.
 """
 
 from collections.abc import Iterable
@@ -13,19 +13,19 @@ from mail.authentication.dns_queries import Names, Spent, Unanswered
 from mail.authentication.spf_record import Record, Term, Wrong, is_record, parsed
 from models.errors import Invalid, Unavailable
 
-QUESTIONS = 60  # for one name
+QUESTIONS = 60  # DNS queries for one name
 SECONDS = 8.0
-LOOKUPS = 20  # terms that ask: many domains have more than RFC 7208 allows
-EACH = 10  # servers and addresses of one term
-MOST = 200  # networks of one name
-WIDEST = {4: 8, 6: 16}  # bits: wider ones are half of the world
+LOOKUPS = 20  # SPF terms that query DNS: many domains have more than RFC 7208 allows
+EACH = 10  # MX hosts and addresses of one term
+MOST = 200  # networks of one domain
+WIDEST = {4: 8, 6: 16}  # bits, by IP version: a wider network is refused
 
 Network = IPv4Network | IPv6Network
 
 
 @dataclass
 class _Walk:
-    """What was found, and what has been asked."""
+    """The networks that were found, and the names that were looked up."""
 
     names: Names
     found: dict[Network, None] = field(default_factory=dict)
@@ -33,6 +33,7 @@ class _Walk:
     lookups: int = 0
 
     def add(self, networks: Iterable[Network]) -> None:
+        """Add networks. Raises Invalid if one is too wide or there are too many."""
         for one in networks:
             if one.prefixlen < WIDEST[one.version]:
                 text = f"{one} is too wide: name the hosts themselves"
@@ -43,15 +44,16 @@ class _Walk:
             raise Invalid(text, constraint="max", path=["hostname"])
 
     def count(self) -> None:
+        """Count a term that queries DNS. Raises SpfPermError if there are too many."""
         self.lookups += 1
         if self.lookups > LOOKUPS:
             raise Wrong("too many terms that ask")
 
 
 async def networks(place: str | None, name: str) -> list[str]:
-    """The networks of a name, each in normal form, an address without a length.
+    """Find the networks of a domain, each in normal form, a single address without a length.
 
-    Invalid where there are none, or too many; Unavailable where DNS does not answer.
+    Raises Invalid if there are none or too many, and Unavailable if DNS does not answer.
     """
     names = Names(place, most=QUESTIONS, seconds=SECONDS)
     walk = _Walk(names)
@@ -74,13 +76,13 @@ async def networks(place: str | None, name: str) -> list[str]:
 
 
 def shown(network: Network) -> str:
-    """A network as it is kept: a single address has no length."""
+    """The stored form of a network: a single address has no length."""
     single = network.prefixlen == network.max_prefixlen
     return str(network.network_address) if single else str(network)
 
 
 async def _record(walk: _Walk, name: str) -> None:
-    """Take what the SPF record of a name lets pass; nothing where it has none."""
+    """Add the networks that the SPF record of a domain lets pass; none without a record."""
     if name in walk.seen:
         return
     walk.seen.add(name)

@@ -1,4 +1,4 @@
-"""Header fields that prove something: made of their parts, with the proof at the end."""
+"""Construction of header fields that end with a signature."""
 
 import base64
 import re
@@ -8,12 +8,12 @@ from mail.authentication.header_fields import Field
 
 CAPITALS = frozenset({"arc", "dkim"})
 
-_LINE = 72  # characters of Base64 in one line
-_FOLDS = re.compile(r"(\S{40,60}:)(?=\S)")  # where a long list of names is cut
+_LINE = 72  # characters of base64 in one line
+_FOLDS = re.compile(r"(\S{40,60}:)(?=\S)")  # places where a long list of names is folded
 
 
 def field_of(name: str, parts: Sequence[str]) -> Field:
-    """A field of these parts, as many in a line as fit."""
+    """A field of these parts, with as many in a line as fit."""
     words = (w.upper() if w in CAPITALS else w.capitalize() for w in name.split("-"))
     lines = ["-".join(words) + ":"]
     for part in ";\n".join(parts).split("\n"):
@@ -24,12 +24,12 @@ def field_of(name: str, parts: Sequence[str]) -> Field:
 
 
 def folded(names: Sequence[str]) -> str:
-    """Names of fields as `h=` has them, cut into lines."""
+    """The field names for `h=`, folded into lines."""
     return _FOLDS.sub("\\1\n", ":".join(names))
 
 
 def proven(bare: Field, sign: Callable[[bytes], bytes], digest: bytes) -> Field:
-    """The field with the proof at its end."""
+    """The field with the signature of a digest in base64 at its end."""
     proof = base64.b64encode(sign(digest)).decode()
     lines = "".join(f"\r\n {proof[at : at + _LINE]}" for at in range(0, len(proof), _LINE))
     return Field(bare.name, bare.raw.removesuffix(b"\r\n") + lines.encode() + b"\r\n")

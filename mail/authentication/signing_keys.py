@@ -1,4 +1,4 @@
-"""The keys that sign for a domain: read from the store each time, so that none is used too long."""
+"""DKIM keys of domains, read from the database for each message so that no key is used too long."""
 
 import asyncio
 import logging
@@ -24,10 +24,10 @@ from models.store.prepared_statements import Prepared
 
 log = logging.getLogger(__name__)
 
-KEPT = 500  # opened keys
-LOOK = 3.0  # seconds for the record of a key that is for all domains
-SEEN, UNSEEN = timedelta(hours=1), timedelta(minutes=5)  # until it is looked for again
-ROOM = 300  # bytes of that
+KEPT = 500  # decrypted and parsed keys
+LOOK = 3.0  # seconds for the DNS record of a key for all domains
+SEEN, UNSEEN = timedelta(hours=1), timedelta(minutes=5)  # until the record is queried again
+ROOM = 300  # bytes of that in the cache
 
 CLOSED = metrics.counter("merganser_dkim_unusable", "Keys that could not be opened to sign.")
 
@@ -48,14 +48,15 @@ _ACTIVE = Prepared(
 
 
 def place_of(key: int) -> str:
-    """What a key is sealed for."""
+    """The name that the secret of a key is encrypted for."""
     return f"dkim:{key}"
 
 
 async def signers(world: World, domain: str) -> list[Signer]:
-    """The active keys of a domain, else those for all where it has published them.
+    """Load the active keys of a domain, else the keys for all domains.
 
-    None of a name that signatures cannot have.
+    A key for all domains is used only if the domain has published its record. Returns no keys
+    for a name that can't have signatures.
     """
     try:
         name, wire = normal_domain(domain), ascii_domain(domain).lower()
@@ -69,7 +70,7 @@ async def signers(world: World, domain: str) -> list[Signer]:
 
 
 async def of_host(world: World) -> list[Signer]:
-    """The keys of the domain that this machine is in, its own name or the next one above."""
+    """Load the keys of the domain of this host: of its own name, or of the next domain above."""
     labels = world.options.hostname.split(".")
     for at in range(len(labels) - 1):
         name = ".".join(labels[at:])
@@ -98,7 +99,7 @@ def _read(pem: str) -> PrivateKey:
 
 
 async def _published(world: World, signer: Signer) -> bool:
-    """Whether a domain has the record of a key for all; where DNS does not say, it may have."""
+    """True if the domain has published the record of a key for all; also if DNS does not answer."""
     name, now = f"{signer.selector}._domainkey.{signer.domain}", world.now()
     known = world.shelf.get(("dkim record", name))
     if known is not None and is_ahead(known[1], now, SEEN):
@@ -112,7 +113,7 @@ async def _published(world: World, signer: Signer) -> bool:
 
 
 async def _there(world: World, name: str, public: str) -> bool | None:
-    """Whether DNS has this key at a name; None where it does not answer."""
+    """True if DNS has this key at a name; None if DNS does not answer."""
     answer = await records(world.options.dns_resolver, name, "TXT", LOOK)
     if answer is None:
         return None

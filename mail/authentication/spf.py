@@ -1,4 +1,4 @@
-"""Whether a domain lets a client send for it (SPF, RFC 7208)."""
+"""SPF (RFC 7208): the check whether a domain allows a client to send for it."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -19,9 +19,9 @@ from mail.authentication.spf_record import (
     parsed,
 )
 
-LOOKUPS = 10  # terms that ask DNS
-VOIDS = 2  # of their questions, that may have no answer
-EACH = 10  # servers and names of one term
+LOOKUPS = 10  # terms that query DNS
+VOIDS = 2  # queries without a record
+EACH = 10  # MX hosts and PTR names of one term
 
 QUALIFIERS = {
     "+": Result.PASS,
@@ -33,7 +33,7 @@ QUALIFIERS = {
 
 @dataclass(frozen=True, slots=True)
 class Spf:
-    """What came of it, for a domain, which MAIL FROM named, or HELO where that was empty."""
+    """The SPF result for the domain of MAIL FROM, or of HELO if MAIL FROM is empty."""
 
     result: Result
     domain: str = ""
@@ -44,15 +44,12 @@ class Spf:
 @dataclass(frozen=True, slots=True)
 class _Sender:
     ip: Ip
-    address: str  # with a local part always
+    address: str  # always with a local part
     helo: str
 
 
 async def checked(names: Names, ip: str, helo: str, sender: str) -> Spf:
-    """Check the sender of an envelope, or the name of the client where it is empty.
-
-    It never raises.
-    """
+    """Check the envelope sender, or the HELO name if it is empty. It never raises."""
     local, _, domain = sender.rpartition("@")
     domain = (domain if sender else helo).lower().rstrip(".")
     try:
@@ -77,7 +74,7 @@ def _is_name(domain: str) -> bool:
 
 
 class _Check:
-    """One check, and what it has asked so far."""
+    """One SPF check with its counters of DNS queries."""
 
     def __init__(self, names: Names, sender: _Sender) -> None:
         self.names = names
@@ -86,7 +83,10 @@ class _Check:
         self._lookups = self._voids = 0
 
     async def host(self, domain: str) -> Result:
-        """What a domain says of the sender. Wrong; Spent; Unanswered."""
+        """The result of the SPF record of a domain.
+
+        Raises SpfPermError, DnsLimitExceeded or DnsUnavailable.
+        """
         found = [text for text in await self.names.texts(domain) if is_record(text)]
         if not found:
             return Result.NONE
@@ -122,7 +122,7 @@ class _Check:
         return await self._asked(term, name)
 
     async def _asked(self, term: Term, name: str) -> bool:
-        """Whether a term other than include matches, by what DNS says of the name."""
+        """True if a term other than include matches the DNS records of the name."""
         if term.name == "exists":
             return bool(await self._ask(name, "A"))
         if term.name == "ptr":
@@ -158,7 +158,7 @@ class _Check:
         return found
 
     async def _own_names(self) -> list[str]:
-        """The names of the client that lead back to it; none where DNS does not say."""
+        """The PTR names of the client that resolve to its address; none if DNS does not answer."""
         found = []
         try:
             records = await self.names.ask(self.sender.ip.reverse_pointer, "PTR")
@@ -174,7 +174,7 @@ class _Check:
         return found
 
     async def _name(self, text: str, domain: str) -> str:
-        """The name that a text with macros means for the sender."""
+        """The domain name that a text with macros expands to."""
         ip, address = self.sender.ip, self.sender.address
         local, _, home = address.rpartition("@")
         known = {

@@ -1,4 +1,4 @@
-"""What a domain says of who sends for it, taken apart (RFC 7208, sections 5 to 7)."""
+"""Parser of SPF records (RFC 7208, sections 5 to 7)."""
 
 import re
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 Ip = IPv4Address | IPv6Address
 
-LONGEST = 253  # characters of a name
+LONGEST = 253  # characters of a domain name
 TERMS = 500  # of one record
 WORD = 500  # characters of a term
 
@@ -24,36 +24,36 @@ _PLAIN = {"%": "%", "_": " ", "-": "%20"}
 
 
 class Wrong(Exception):
-    """Not a record that holds: permerror."""
+    """The SPF record has an error: permerror."""
 
 
 @dataclass(frozen=True, slots=True)
 class Term:
-    """A mechanism."""
+    """A mechanism of an SPF record."""
 
     qualifier: str
     name: str  # in lower case
     target: str | None = None  # with macros in it; None: the domain itself
-    v4: int = 32  # bits that count
+    v4: int = 32  # bits
     v6: int = 128
     network: IPv4Network | IPv6Network | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """The mechanisms in their order, and where it goes on behind them."""
+    """The mechanisms of an SPF record in their order, and its redirect."""
 
     terms: list[Term] = field(default_factory=list)
     redirect: str | None = None
 
 
 def is_record(text: str) -> bool:
-    """Whether a TXT record is one of SPF."""
+    """True if a TXT record is an SPF record."""
     return text.lower() == "v=spf1" or text.lower().startswith("v=spf1 ")
 
 
 def parsed(text: str) -> Record:
-    """The record, all of it right; Wrong."""
+    """Parse an SPF record. Raises SpfPermError for any syntax error."""
     words = [word for word in text.split(" ")[1:] if word]
     if not text.isascii() or len(words) > TERMS or any(len(word) > WORD for word in words):
         raise Wrong("no text of SPF")
@@ -109,19 +109,22 @@ def _network(qualifier: str, name: str, text: str) -> Term:
 
 
 def _target(text: str) -> str:
-    """The text, where it is a name with macros; Wrong."""
+    """Return the domain name with macros. Raises SpfPermError if it is none."""
     if not (_TEXT.fullmatch(text) and _END.search(text)):
         raise Wrong("no name")
     return text
 
 
 def needs_name(text: str) -> bool:
-    """Whether the name of the client stands in it, which takes questions to find."""
+    """True if the text contains the macro p, the validated name of the client."""
     return "%{p" in text.lower()
 
 
 def expanded(text: str, known: Mapping[str, str]) -> str:
-    """The text with its macros replaced by what is known, by letter; Wrong. At most a name long."""
+    """Expand the macros of a text; the result is at most as long as a DNS name.
+
+    Raises SpfPermError for a wrong macro.
+    """
 
     def replaced(found: re.Match[str]) -> str:
         letter, digits, backwards, delimiters, plain = found.groups()
@@ -145,7 +148,7 @@ def expanded(text: str, known: Mapping[str, str]) -> str:
 
 
 def dotted(ip: Ip) -> str:
-    """The address as the macro i has it."""
+    """The address as the macro i expands to it."""
     if ip.version == 4:  # noqa: PLR2004 - of IP
         return str(ip)
     return ".".join(ip.exploded.replace(":", ""))

@@ -1,4 +1,4 @@
-"""Automatic answers (RFC 3834, RFC 5230): what is answered, once to each, and by the queue."""
+"""Automatic replies (RFC 3834, RFC 5230): when they are sent, once per sender, by the queue."""
 
 from mail.autoreply.decision import (
     Came,

@@ -1,4 +1,7 @@
-"""Whether a message is answered by itself, and by what: a pure matter (RFC 3834, RFC 5230)."""
+"""Decide whether a message gets an automatic reply and with what text (RFC 3834, RFC 5230).
+
+Pure functions without I/O.
+"""
 
 import re
 from collections.abc import Sequence
@@ -11,24 +14,24 @@ from mail.addresses.address_syntax import checked, normal_domain
 from mail.mime import Facts, Header
 from models.errors import Invalid
 
-SUBJECT = 512  # bytes of a subject that is taken over
+SUBJECT = 512  # bytes of the original subject
 _AUTOMATIC = re.compile(
     r"mailer-daemon|listserv|majordomo|mailman|sympa|nobody|owner-.*"
     r"|.*-(owner|request|bounces?|errors)|bounces?([._=-].*)?"
     r"|(.*[._-])?(no|do-?not|dont)[._-]?reply([._-].*)?|auto[._-]?(reply|respond(er)?)"
 )
-_BATV = re.compile(r"prvs=[0-9a-z]+=")  # a tag that changes from day to day
+_BATV = re.compile(r"prvs=[0-9a-z]+=")  # changes daily
 _RE = re.compile(r"^(re\s*:\s*)+", re.IGNORECASE)
 _ODD = re.compile("[\x00-\x1f\x7f\ud800-\udfff]+")
 _WORD = re.compile(r"[\s;,(]")
 PRECEDENCE = {"bulk", "junk", "list", "auto_reply"}
 SUPPRESSING = {"all", "oof", "autoreply"}
 ANSWERS = {"x-autoreply", "x-auto-reply", "x-autorespond", "x-autoresponse", "x-autoresponder"}
-SPAM = {"x-spam", "x-spam-flag", "x-spam-status"}  # of filters before us; "yes" first
+SPAM = {"x-spam", "x-spam-flag", "x-spam-status"}  # of other servers; the value begins with "yes"
 
 
 class Silence(StrEnum):
-    """Why a message is not answered."""
+    """The reason why a message gets no automatic reply."""
 
     OFF = "OFF"
     NOT_NOW = "NOT_NOW"
@@ -48,33 +51,33 @@ class Silence(StrEnum):
 
     @property
     def outcome(self) -> str:
-        """What came of the message, as metrics have it, where `answered` is another thing."""
+        """The label of the metric. It differs from `answered`, which counts replies."""
         return "answered_before" if self is Silence.ANSWERED else self.lower()
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """What an account has answered, to whom and when."""
+    """The automatic reply of an account or address, with its period."""
 
     enabled: bool = False
     name: str | None = None
-    subject: str = ""  # "": that of what is answered
+    subject: str = ""  # "": made from the original subject
     text: str = ""
     html: str = ""
-    internal_subject: str | None = None  # None: as to all
+    internal_subject: str | None = None  # None: the same as for all senders
     internal_text: str | None = None
     internal_html: str | None = None
     starts_at: datetime | None = None
     ends_at: datetime | None = None
-    addresses: Sequence[int] = ()  # their keys; none: any
+    addresses: Sequence[int] = ()  # IDs; empty: all addresses
 
     @classmethod
     def of(cls, row: Any) -> Self:
-        """The rule of a row with columns of these names."""
+        """Return the rule of a row with columns of the same names."""
         return cls(**{name: getattr(row, name) for name in cls.__slots__})
 
     def words(self, *, internal: bool) -> tuple[str, str, str]:
-        """Subject, text and HTML. Neither half is taken from what others are told."""
+        """Return subject, text and HTML; the internal ones for internal senders, if set."""
         subject, text, html = self.subject, self.text, self.html
         if internal and self.internal_subject is not None:
             subject = self.internal_subject
@@ -83,7 +86,7 @@ class Rule:
         return subject, text, html
 
     def silent(self, now: datetime) -> Silence | None:
-        """Why nobody is answered now, if nobody is."""
+        """Return why the rule sends no replies at this time, None if it sends them."""
         if not self.enabled:
             return Silence.OFF
         begun = self.starts_at is None or self.starts_at <= now
@@ -93,24 +96,24 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class Came:
-    """A message that came, and what is known of sender and recipient."""
+    """A received message with the facts about its sender and recipient."""
 
-    sender: str  # of the envelope
-    to: str  # likewise, as given
+    sender: str
+    to: str  # envelope recipient as given
     subject: str = ""
-    message_id: str | None = None  # in angle brackets, as those that follow
+    message_id: str | None = None  # in angle brackets, like the references
     references: Sequence[str] = ()  # the oldest first
-    report: bool = False  # on the fate of another (RFC 6522)
+    report: bool = False  # multipart/report (RFC 6522)
     header: Sequence[Header] = ()
-    address_id: int | None = None  # of the address that takes the mail for `to`
-    addressed: bool = True  # the account stands in To or Cc
-    own: bool = False  # the sender is the account itself
-    internal: bool = False  # the sender's domain is the account's
+    address_id: int | None = None  # of the address that receives the mail
+    addressed: bool = True  # the account is in To or Cc
+    own: bool = False  # the sender is the account
+    internal: bool = False  # sender and account have the same domain
     spam: bool = False
 
     @classmethod
     def of(cls, facts: Facts, sender: str, to: str, header: Sequence[Header]) -> Self:
-        """A message as it was read, with nothing known of the two yet."""
+        """Return the trigger of a parsed message, without facts about sender and recipient."""
         before = [facts.in_reply_to] if facts.in_reply_to else []
         return cls(
             sender,
@@ -125,7 +128,7 @@ class Came:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What is answered; the text is made of the HTML where it is ""."""
+    """The content of an automatic reply. If `text` is empty, it is made from the HTML."""
 
     subject: str
     text: str
@@ -135,13 +138,16 @@ class Reply:
 
 
 def answer(rule: Rule, came: Came, now: datetime) -> Reply | Silence:
-    """What a rule answers to a message, or why nothing; who was answered before is not asked."""
+    """Return the reply of a rule to a message, or the reason for none.
+
+    Earlier replies to the sender are not considered.
+    """
     silence = rule.silent(now) or quiet(came) or _unmeant(rule, came)
     return silence or written(rule, came)
 
 
 def written(rule: Rule, came: Came) -> Reply | Silence:
-    """What a rule says to a sender, whether or not it answers now."""
+    """Return the reply text of a rule, whether or not the rule is enabled."""
     subject, text, html = rule.words(internal=came.internal)
     if not (text.strip() or html.strip()):
         return Silence.EMPTY
@@ -151,7 +157,7 @@ def written(rule: Rule, came: Came) -> Reply | Silence:
 
 
 def quiet(came: Came) -> Silence | None:
-    """Why such a message is never answered, by whomsoever; None where it may be."""
+    """Return why a message must never get an automatic reply, None if it can get one."""
     if sender_key(came.sender) is None:
         return Silence.NO_SENDER
     local = came.sender.rpartition("@")[0].partition("+")[0].lower()
@@ -164,6 +170,8 @@ def quiet(came: Came) -> Silence | None:
 
 
 def _of_header(said: dict[str, list[str]], came: Came) -> Silence | None:
+    """Return the reason in the header fields, None if there is none."""
+
     def begins(name: str) -> set[str]:
         return {_first(value) for value in said.get(name, ())}
 
@@ -181,11 +189,12 @@ def _of_header(said: dict[str, list[str]], came: Came) -> Silence | None:
 
 
 def _first(value: str) -> str:
+    """Return the first word of a header value."""
     return _WORD.split(value, maxsplit=1)[0]
 
 
 def _unmeant(rule: Rule, came: Came) -> Silence | None:
-    """Why this account does not answer it, whatever it says."""
+    """Return why the rule of this account does not reply to the message."""
     if came.own:
         return Silence.OWN
     if not came.addressed:
@@ -195,7 +204,7 @@ def _unmeant(rule: Rule, came: Came) -> Silence | None:
 
 
 def sender_key(sender: str) -> str | None:
-    """A sender as remembered: without label and what changes daily; None where it is none."""
+    """Return the sender without label and BATV tag; None if it is not an address."""
     try:
         local, _, domain = checked(sender).rpartition("@")
     except Invalid:
@@ -205,7 +214,7 @@ def sender_key(sender: str) -> str | None:
 
 
 def _subject(own: str, original: str) -> str:
-    """The own subject, or what the other one is made (RFC 3834, section 3.1.5)."""
+    """Return the subject of the rule, or one from the message (RFC 3834, section 3.1.5)."""
     if own:
         return own
     found = _RE.sub("", plain(original, SUBJECT), count=1)
@@ -213,5 +222,5 @@ def _subject(own: str, original: str) -> str:
 
 
 def plain(text: str, most: int) -> str:
-    """What can be written of a text in one line, of at most so many bytes."""
+    """Return the text in one line of at most this number of bytes."""
     return _ODD.sub(" ", text).encode()[:most].decode(errors="ignore").strip()

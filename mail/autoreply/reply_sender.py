@@ -1,4 +1,4 @@
-"""Answering what has come in: remembered and queued in one unit, so that it is done once."""
+"""Send automatic replies. The reply and its record are one transaction, so it is sent once."""
 
 import asyncio
 import logging
@@ -57,11 +57,11 @@ from models.users.tables import Usage, UsageKind, User
 
 log = logging.getLogger(__name__)
 
-MOST = 2000  # answers of an account, or an address, in
+MOST = 2000  # replies per account or address
 DAY = timedelta(days=1)
-LOOKED = 50  # addresses in To and Cc that may be the account's
-HEADER = 256 << 10  # bytes that are looked at
-TRIES = 3  # where the rule is changed while we answer
+LOOKED = 50  # addresses in To and Cc that are resolved
+HEADER = 256 << 10  # bytes of the header that are read
+TRIES = 3  # if the rule is changed meanwhile
 
 ANSWERS = metrics.counter(
     "merganser_autoreplies",
@@ -74,7 +74,7 @@ _NOW = bindparam("now", type_=Instant)
 
 
 def internal(home: Any) -> ColumnElement[bool]:
-    """SQL: whether `domain` is the one whose id is in `home`, or an alias of it."""
+    """SQL: true if `domain` is the name or an alias of the domain with this ID."""
     named = bindparam("domain", type_=String)
     own = exists().where(col(Domain.id) == home, col(Domain.name) == named)
     alias = exists().where(
@@ -86,7 +86,7 @@ def internal(home: Any) -> ColumnElement[bool]:
 
 
 def answered(owner: Any) -> ColumnElement[bool]:
-    """SQL: whether the account, or address, has no other answer for `sender` at `now`."""
+    """SQL: true if `sender` gets no further reply of this account or address at `now`."""
     return exists().where(
         col(AutoreplySender.autoreply_id) == owner,
         col(AutoreplySender.sender) == bindparam("sender", type_=String),
@@ -95,7 +95,7 @@ def answered(owner: Any) -> ColumnElement[bool]:
 
 
 def spent() -> ColumnElement[bool]:
-    """SQL: whether the account has answered as many at `now` as it may."""
+    """SQL: true if the account has reached its daily limit of replies at `now`."""
     return exists().where(
         col(Usage.user_id) == col(User.id),
         col(Usage.kind) == UsageKind.AUTOREPLIES,
@@ -105,14 +105,14 @@ def spent() -> ColumnElement[bool]:
 
 
 def spent_by_address() -> ColumnElement[bool]:
-    """SQL: whether the address has answered as many at `now` as it may."""
+    """SQL: true if the address has reached its daily limit of replies at `now`."""
     running = and_(col(Address.replied_until).is_not(None), col(Address.replied_until) > _NOW)
     return and_(running, col(Address.replied) >= MOST)
 
 
 _main = aliased(Address)
-# All there is to know, in one statement: of the account, of the address that was written to,
-# and of the sender.
+# One statement selects the facts about the account, the recipient address
+# and the sender.
 _RULE = Prepared(
     select(
         *picked(Autoreply),
@@ -129,7 +129,7 @@ _RULE = Prepared(
     .outerjoin(_main, and_(col(_main.user_id) == col(User.id), col(_main.main)))
     .where(col(Autoreply.id) == number("user"))
 )
-# The same of an address that forwards: it answers as itself, whether or not others send as it.
+# The same for a forwarding address. It replies as itself, even if nobody may send as it.
 _OF_ADDRESS = Prepared(
     select(
         *picked(Autoreply),
@@ -148,6 +148,7 @@ _OF_ADDRESS = Prepared(
 
 @prepared
 def _remembered(dialect: str) -> Any:
+    """Upsert the sender that got a reply."""
     new = insert_or(dialect, AutoreplySender)
     return new.on_conflict_do_update(
         index_elements=["autoreply_id", "sender"], set_={"until": new.excluded.until}
@@ -156,7 +157,7 @@ def _remembered(dialect: str) -> Any:
 
 @prepared
 def counted(dialect: str) -> Any:
-    """To send: one more answer of a `user_id`, in the time `until` then."""
+    """Upsert that increments the reply count of `user_id` in the day that ends at `until`."""
     new, running = insert_or(dialect, Usage), col(Usage.until) > _NOW
     again = {
         "used": case((running, Usage.used + 1), else_=1),
@@ -167,7 +168,7 @@ def counted(dialect: str) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class _Incoming:
-    """What came, for whom, and by what the rule of the account or address is found."""
+    """A message that may get a reply, with the parameters that select the rule."""
 
     letter: Letter
     to: Recipient | Answering
@@ -176,7 +177,7 @@ class _Incoming:
 
     @property
     def rule(self) -> Prepared:
-        """The statement that finds it."""
+        """The statement that selects the rule of the account or address."""
         return _OF_ADDRESS if self.to.user_id is None else _RULE
 
 
@@ -188,13 +189,11 @@ async def after(
     *,
     spam: bool = False,
 ) -> str | None:
-    """Answer a letter that is stored, or sent on, and what it was read from, where that is wanted.
+    """Send an automatic reply to a delivered message if the account or address has one.
 
-    Returns `answered`, `failed` or why not; None where the account does not answer.
-
-    `sender` is that of the envelope. It is done behind the delivery and before it is
-    acknowledged: what a crash prevents, the repeat of the delivery brings. What goes wrong here
-    is logged, and does not undo the delivery.
+    Returns `answered`, `failed` or the reason for no reply; None if automatic replies are off. Runs
+    after the delivery and before its acknowledgement: after a crash the repeated delivery sends the
+    reply. Errors are logged and don't affect the delivery.
     """
     if isinstance(to, Recipient) and not to.answers:
         return None
@@ -205,9 +204,9 @@ async def after(
         came = Came.of(mail[1].facts, sender, to.address, header)
         came = replace(came, spam=spam or forged)
         silence = await _answered(world, mail[1], to, came)
-    except Exception as error:  # the message is stored: it must not come again for this
+    except Exception as error:  # the message is stored; the client must not send it again
         if isinstance(error, StatementError):
-            error.hide_parameters = True  # they are mail
+            error.hide_parameters = True  # they contain mail
         log.exception("not answered", extra=whose)
         ANSWERS.add("failed")
         return "failed"
@@ -220,7 +219,7 @@ async def after(
 async def _answered(
     world: World, letter: Letter, to: Recipient | Answering, came: Came
 ) -> Silence | None:
-    """Answer; None, or why nothing was answered."""
+    """Send the reply. Returns None, or the reason for no reply."""
     if silence := quiet(came):
         return silence
     sender = checked(came.sender)
@@ -246,11 +245,11 @@ async def _answered(
 
 
 class _Changed(Exception):
-    """The rule is another than the one that was followed."""
+    """The rule was changed after the reply was built."""
 
 
 async def _decided(world: World, incoming: _Incoming, row: Picked, came: Came) -> Reply | Silence:
-    """What the rule of a row answers, its memory included."""
+    """Return the reply of a rule, or the reason for none, with earlier replies considered."""
     if row.suspended:
         return Silence.SUSPENDED
     if row.answered or row.spent:
@@ -271,7 +270,7 @@ async def _decided(world: World, incoming: _Incoming, row: Picked, came: Came) -
 
 
 def is_of(row: Picked, user_id: int | None, address_id: int) -> bool:
-    """Whether an address is the account's, or is itself the one that is of no account."""
+    """Return True if an address belongs to the account or, without an account, is the address."""
     mine: bool = row.id == address_id if user_id is None else row.user_id == user_id
     return mine
 
@@ -279,10 +278,10 @@ def is_of(row: Picked, user_id: int | None, address_id: int) -> bool:
 async def stands(
     world: World, whose: tuple[int | None, int], to: str, named: Sequence[str]
 ) -> bool:
-    """Whether an account stands among those to whom a message is: blind copies do not count.
+    """Return True if the account is in the To or Cc addresses. Blind copies don't count.
 
-    `whose` are its id and that of the address; without an account the address counts alone. `to`
-    is the recipient of the envelope; a message that names him takes no statement.
+    The pair is the account ID and the address ID; without an account only the address counts. No
+    SQL statement if the envelope recipient is in the header.
     """
     distinct = {normal(address): address for address in named}
     if normal(to) in distinct:
@@ -292,7 +291,7 @@ async def stands(
 
 
 async def taker(world: World, address: str) -> Picked | None:
-    """The row of the address that takes its mail; None where it is nobody's here."""
+    """Return the row of the address that receives mail for it; None if it is not local."""
     try:
         return await address_resolution.resolve(world, address)
     except NotFound:
@@ -300,15 +299,18 @@ async def taker(world: World, address: str) -> Picked | None:
 
 
 def writer(send_as: bool | None, address: str, main: str | None) -> str | None:
-    """The address that answers: the one written to, or the main one where it is not to send."""
+    """Return the From address of a reply: the recipient address, or the main address.
+
+    The main address is used if the account must not send as the recipient address.
+    """
     if send_as:
-        with suppress(Invalid):  # it is taken in all the same
+        with suppress(Invalid):  # the recipient address is not valid as From
             return checked(address)
     return main
 
 
 async def header_of(source: bytes | Path, letter: Letter) -> list[Header]:
-    """The fields of a letter, of its first part where there are very many."""
+    """Return the header fields of a message, from at most MAX_HEADER bytes."""
     most = min(letter.facts.header_size, HEADER)
     head = (
         source[:most]
@@ -319,18 +321,19 @@ async def header_of(source: bytes | Path, letter: Letter) -> list[Header]:
 
 
 def _beginning(source: Path, most: int) -> bytes:
+    """Read the first bytes of a file."""
     with source.open("rb") as file:
         return file.read(most)
 
 
 async def _sent(world: World, incoming: _Incoming, row: Picked, reply: Reply) -> Silence | None:
-    """Queue an answer and remember its sender; None, or why not."""
+    """Enqueue the reply and record its sender. Returns None, or the reason for no reply."""
     draft = _draft(world, incoming, row, reply)
     letter = await read(await asyncio.to_thread(message_builder.build, draft))
     owner, tenant = incoming.to.user_id, incoming.to.tenant_id
 
     def unit(turn: Turn, kept: Kept) -> Silence | None:
-        """It is held whose rule it is: nobody else answers, or changes the rule, meanwhile."""
+        """Recheck the rule under the lock: no other process can reply or change it."""
         given = incoming.given | {"now": world.now()}
         found = next(iter(turn.fetched(incoming.rule, **given)), None)
         if found is not None and (found.answered or found.spent):
@@ -338,7 +341,7 @@ async def _sent(world: World, incoming: _Incoming, row: Picked, reply: Reply) ->
         if found != row:
             raise _Changed
         _note(turn, row, given)
-        # under the null sender: nothing is ever sent back to it
+        # null sender: no DSN is sent for a reply
         answer = handed(turn, letter, kept, "", [incoming.sender], ours=True)
         if owner is None:
             hand_in(turn, Sender(None, tenant), answer)
@@ -351,6 +354,7 @@ async def _sent(world: World, incoming: _Incoming, row: Picked, reply: Reply) ->
 
 
 def _draft(world: World, incoming: _Incoming, row: Picked, reply: Reply) -> Draft:
+    """Return the draft of a reply."""
     sender, facts = incoming.sender, incoming.letter.facts
     address = writer(row.send_as, incoming.to.address, row.main) or ""
     names = (each.name for each in facts.from_ if normal(each.address) == normal(sender))
@@ -373,7 +377,7 @@ def _draft(world: World, incoming: _Incoming, row: Picked, reply: Reply) -> Draf
 
 
 def _note(turn: Turn, row: Picked, given: dict[str, Any]) -> None:
-    """Remember who is answered, and count it."""
+    """Record the sender that got the reply, and count it."""
     dialect, now = turn.connection.dialect.name, given["now"]
     usual = turn.world.options.autoreply_interval
     interval = usual if row.interval is None else timedelta(seconds=row.interval)
@@ -388,6 +392,7 @@ def _note(turn: Turn, row: Picked, given: dict[str, Any]) -> None:
 
 
 def _one_more(address_id: int, now: datetime) -> Update:
+    """Return the statement that increments the replies of an address."""
     running = col(Address.replied_until) > now
     until = case((running, col(Address.replied_until)), else_=now + DAY)
     many = case((running, Address.replied + 1), else_=1)

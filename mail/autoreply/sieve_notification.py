@@ -1,4 +1,4 @@
-"""Telling by mail of a message that has come, as a script wants it (RFC 5436)."""
+"""Send the mail notifications of scripts (RFC 5436)."""
 
 import asyncio
 from dataclasses import replace
@@ -22,9 +22,9 @@ _AUTOMATIC = frozenset({"auto-submitted"})
 
 
 async def tell(world: World, incoming: Incoming, notice: Notify, boxes: Boxes) -> Silence | None:
-    """Queue a notification; None, or why none goes.
+    """Enqueue a notification. Returns None, or the reason for none.
 
-    None goes of spam, and of what a machine has sent by itself: that could go in circles.
+    Spam and automatic mail cause no notification, to avoid mail loops.
     """
     to, came = incoming.to, await came_of(incoming)
     if came.spam or _automatic(came):
@@ -37,7 +37,7 @@ async def tell(world: World, incoming: Incoming, notice: Notify, boxes: Boxes) -
         return Silence.OTHER_ADDRESS
     raw = await asyncio.to_thread(_built, world, came, notice, from_)
     onward = Onward(to.address, None, to.tenant_id, notice.to, user_id=to.user_id)
-    # what it is made of tells it from a repeat; the message itself is sent on under its digest
+    # a key of its own: redirects of the message itself use its digest
     made_of = f"{incoming.letter.digest}\0{notice.method}"
     letter = replace(await received_messages.read(raw), ours=True)
     await send_on(world, raw, (made_of, ""), onward, letter=letter)
@@ -50,11 +50,13 @@ async def tell(world: World, incoming: Incoming, notice: Notify, boxes: Boxes) -
 
 
 def _automatic(came: Came) -> bool:
+    """Return True if Auto-Submitted says that a program sent the message."""
     said = [one.value for one in came.header if one.key.lower() in _AUTOMATIC]
     return any(value.strip().lower().partition(";")[0].strip() != "no" for value in said)
 
 
 def _built(world: World, came: Came, notice: Notify, from_: Named) -> bytes:
+    """Build the notification message."""
     fields = dict(notice.fields)
     subject = notice.message or fields.pop("subject", "") or came.subject
     fields.pop("subject", None)
@@ -75,6 +77,6 @@ def _built(world: World, came: Came, notice: Notify, from_: Named) -> bytes:
 
 
 def _free(name: str) -> bool:
-    """Whether a field that a script names is its to write."""
+    """Return True if a script may set this header field."""
     own = name in message_builder.OURS or name.startswith(message_builder.OURS_BY_PREFIX)
     return not own and name != "auto-submitted"

@@ -1,4 +1,4 @@
-"""Answers that a script gives (RFC 5230): under the guards of all automatic answers."""
+"""Send the vacation replies of scripts (RFC 5230), under the rules of all automatic replies."""
 
 import asyncio
 from dataclasses import dataclass, replace
@@ -37,12 +37,12 @@ from models.users.tables import UsageKind, User
 
 @dataclass(frozen=True, slots=True)
 class Incoming:
-    """What came, for whom, and whether it is spam for him."""
+    """A received message and its recipient, as automatic replies of scripts need them."""
 
     source: bytes | Path
     letter: Letter
     to: Recipient
-    sender: str  # of the envelope
+    sender: str
     spam: bool = False
 
 
@@ -63,13 +63,13 @@ _ACCOUNT = Prepared(
 
 
 async def after(world: World, incoming: Incoming, action: Vacation, boxes: Boxes) -> None:
-    """Answer a letter as a script says, once to each sender in the time it names."""
+    """Send the reply of a script, once per sender in the interval of the action."""
     silence = await _answered(world, incoming, action, boxes)
     ANSWERS.add(silence.outcome if silence else "answered")
 
 
 async def came_of(incoming: Incoming) -> Came:
-    """What is known of a letter, for the guards of automatic answers."""
+    """Return what the rules of automatic replies check of a message."""
     letter = incoming.letter
     header = await header_of(incoming.source, letter)
     came = Came.of(letter.facts, incoming.sender, incoming.to.address, header)
@@ -78,13 +78,16 @@ async def came_of(incoming: Incoming) -> Came:
 
 
 async def account_of(world: World, to: Recipient) -> Picked | None:
-    """The account in whose name something is sent; None where that is gone."""
+    """Return the row of the replying account; None if it does not exist."""
     given = {"user": to.user_id, "address": to.address_id, "now": world.now()}
     return next(iter(await world.database.find(_ACCOUNT, given)), None)
 
 
 async def author(world: World, to: Recipient, row: Picked, wanted: str | None) -> Named | None:
-    """Who sends: as a script wants it, if the account may, else who was written to; or nobody."""
+    """Return the From address: as the script requests if allowed, else the recipient address.
+
+    Returns None if the account must not send as either.
+    """
     found = mime.addresses(wanted) if wanted else []
     if found and await address_resolution.owner_of(world, found[0].address) == to.user_id:
         return Named(found[0].address, plain(found[0].name or "", NAME) or None)
@@ -95,7 +98,7 @@ async def author(world: World, to: Recipient, row: Picked, wanted: str | None) -
 async def _answered(
     world: World, incoming: Incoming, action: Vacation, boxes: Boxes
 ) -> Silence | None:
-    """Answer; None, or why nothing was answered."""
+    """Send the reply. Returns None, or the reason for no reply."""
     to, came = incoming.to, await came_of(incoming)
     sender = sender_key(came.sender)
     if silence := quiet(came):
@@ -119,7 +122,7 @@ async def _answered(
 
 @dataclass(frozen=True, slots=True)
 class _Sending:
-    """An answer: whose, to whom, and by what it is remembered, for how long."""
+    """A reply with the key and the time that its sender is remembered for."""
 
     to: Recipient
     sender: str
@@ -130,10 +133,15 @@ class _Sending:
 async def _sent(
     world: World, sending: _Sending, letter: Letter, copy: tuple[Letter, Place] | None
 ) -> Silence | None:
+    """Enqueue the reply, store the FCC copy and record the sender.
+
+    Returns None, or the reason for no reply. If the copy can't be stored, the reply is sent without
+    it.
+    """
     owner = sending.to.user_id
 
     def unit(turn: Turn, kept: Any) -> Silence | None:
-        """The account is held: nobody else answers meanwhile."""
+        """Recheck the limits under the lock of the account: no other process can reply."""
         if known(turn, owner, MemoryKind.VACATION, sending.key):
             return Silence.ANSWERED
         row = turn.fetched(_ACCOUNT, user=owner, address=sending.to.address_id, now=world.now())[0]
@@ -144,7 +152,7 @@ async def _sent(
         used = {"user_id": owner, "kind": UsageKind.AUTOREPLIES, "used": 1}
         dialect = turn.connection.dialect.name
         turn.send([(counted(dialect), {**used, "until": now + DAY, "now": now})])
-        # under the null sender: nothing is ever sent back to it
+        # null sender: no DSN is sent for a reply
         answer = handed(turn, letter, kept[0], "", [sending.sender], ours=True)
         unkept(turn, (owner, hand_in(turn, Sender(owner), answer)), letter, answer)
         if copy is not None:
@@ -155,7 +163,7 @@ async def _sent(
     tenant = sending.to.tenant_id
     try:
         return await received_messages.with_all(world, tenant, letters, unit, owner)
-    except Refused:  # there is no room for the copy, or no folder any more: the answer counts
+    except Refused:  # the mailbox is full or deleted; the reply is more important
         if copy is None:
             raise
         return await _sent(world, sending, letter, None)
@@ -164,9 +172,10 @@ async def _sent(
 async def copied(
     world: World, to: Recipient, sent: tuple[bytes, Letter], fcc: Copy | None, boxes: Boxes
 ) -> tuple[Letter, Place] | None:
-    """Where a copy of what a script sends is stored (RFC 8580), and the letter as it lies there.
+    """Return the FCC copy of a sent message (RFC 8580) and its placement.
 
-    None where none is wanted, or it cannot be encrypted as the folder asks.
+    Returns None if no copy is requested, the mailbox does not exist, or the copy can't be
+    encrypted.
     """
     if fcc is None:
         return None
@@ -186,6 +195,7 @@ async def copied(
 
 
 def _built(world: World, came: Came, action: Vacation, from_: Named) -> bytes:
+    """Build the reply message."""
     draft = Draft(
         from_=from_,
         date=world.now(),
@@ -204,7 +214,7 @@ def _built(world: World, came: Came, action: Vacation, from_: Named) -> bytes:
 
 
 def entity(text: str) -> bytes:
-    """A MIME entity as a script gives it: of its header what is about the body."""
+    """Return the MIME entity of a script with only its Content-* header fields."""
     raw = "\r\n".join(text.splitlines()).encode(errors="replace")
     head, _, body = (
         raw.partition(b"\r\n\r\n") if not raw.startswith(b"\r\n") else (b"", b"", raw[2:])

@@ -1,4 +1,4 @@
-"""Messages inside of messages, byte for byte where that may be (RFC 2046, section 5.2.1)."""
+"""Messages attached as message/rfc822, byte for byte if possible (RFC 2046, section 5.2.1)."""
 
 import base64
 import re
@@ -17,9 +17,9 @@ _POLICY = compat32.clone(linesep="\r\n", max_line_length=0)
 
 
 def plain(raw: bytes) -> bytes | None:
-    """The message in ASCII and lines any server takes; None where it cannot be had so.
+    """Return a message in ASCII with CRLF and short lines, None if that is impossible.
 
-    One that is so already stays as it is, but for the ends of its lines.
+    A message that is so already keeps its bytes, except for the line ends.
     """
     raw = _LINE_END.sub(b"\r\n", raw)
     if _fits(raw):
@@ -30,12 +30,12 @@ def plain(raw: bytes) -> bytes | None:
             _encode(part)
         made = message.as_bytes(policy=_POLICY)
     except (MessageError, ValueError, LookupError, AttributeError, TypeError, RecursionError):
-        return None  # what is no proper mail goes along as a file
+        return None  # a damaged message is attached as a file
     return made if _fits(made) else None
 
 
 def _encode(part: Message) -> None:
-    """Write a part in base64, where it has bytes or lines that not every server takes."""
+    """Encode a part in base64 if it has 8-bit bytes or long lines."""
     content = part.get_payload(decode=True)
     if part.is_multipart() or not isinstance(content, bytes):
         return
@@ -51,10 +51,13 @@ def _fits(raw: bytes) -> bool:
 
 
 def filled(raw: bytes, wholes: Sequence[tuple[bytes, bytes]]) -> bytes:
-    """A message we wrote, with messages in the places of these texts, each a part of its own."""
+    """Replace each text part with a marker by a message/rfc822 part with the message.
+
+    `messages_by_marker` has pairs of marker and message; `raw` must be a message of our own.
+    """
     for mark, whole in wholes:
         at = raw.index(mark)
-        start = raw.rindex(b"\r\n--", 0, at)  # of the part: a boundary goes before it
+        start = raw.rindex(b"\r\n--", 0, at)  # the boundary before the part
         head = re.sub(
             rb"content-type: text/plain[^\r\n]*(?:\r\n[ \t][^\r\n]*)*",
             b"Content-Type: message/rfc822",

@@ -1,8 +1,8 @@
-"""Lines that are longer than mail may have them (RFC 5321, section 4.5.3.1.6), made to fit.
+"""Re-encoding of lines that are longer than SMTP allows (RFC 5321, section 4.5.3.1.6).
 
-Servers cut such lines, or refuse the message, and either breaks its signature. So a part that has
-some is encoded anew before it is signed: the same bytes once decoded. What others have signed is
-left as it is.
+Servers cut such lines or refuse the message, which breaks signatures. So a part with long lines is
+encoded again before the message is signed; its decoded bytes stay the same. Parts that others
+signed are not changed.
 """
 
 import base64
@@ -26,16 +26,17 @@ _SIGNED = ("multipart/signed", "multipart/encrypted")
 
 
 def too_long(data: bytes) -> bool:
-    """Whether a line of it is; lines end in CRLF."""
+    """True if a line has more than 998 bytes; lines end in CRLF."""
     return longer(data, b"\r\n", LONGEST)
 
 
 def mended(data: bytes) -> bytes:
-    """The message, whose lines end in CRLF, with none that is too long, as far as can be."""
+    """Return a message with CRLF line ends without long lines, as far as possible."""
     return _part(data, DEEPEST) if too_long(data) else data
 
 
 def _part(data: bytes, depth: int) -> bytes:
+    """Return a MIME entity without long lines."""
     found = _BLANK.search(data)
     end = found.end() if found else len(data)
     head, body = data[:end], data[end:]  # the body begins with the empty line
@@ -57,7 +58,7 @@ def _part(data: bytes, depth: int) -> bytes:
 
 
 def _parts(body: bytes, boundary: str, depth: int) -> bytes:
-    """A multipart with each of its parts mended; what is between the delimiters and them stays."""
+    """Return a multipart with each of its parts shortened; the delimiters stay."""
     mark = re.escape(boundary.encode("utf-8", "surrogateescape"))
     line = re.compile(rb"(?:\A|\r\n)--" + mark + rb"(--)?[ \t]*(?=\r\n|\Z)")
     pieces, at, inside = list[bytes](), 0, False
@@ -74,11 +75,12 @@ def _parts(body: bytes, boundary: str, depth: int) -> bytes:
 
 
 def _child(between: bytes, depth: int) -> bytes:
-    """A part, which begins behind the end of the line of its delimiter."""
+    """Return a part, which begins after the line end of its delimiter, without long lines."""
     return between[:2] + _part(between[2:], depth - 1)
 
 
 def _leaf(head: bytes, body: bytes, encoding: str, *, text: bool) -> bytes:
+    """Return a leaf part in base64 or quoted-printable."""
     if encoding == "base64":
         packed = b"".join(body.split())
         lines = [packed[at : at + WRAPPED] for at in range(0, len(packed), WRAPPED)]
@@ -94,7 +96,7 @@ def _leaf(head: bytes, body: bytes, encoding: str, *, text: bool) -> bytes:
 
 
 def _quoted(body: bytes) -> bytes:
-    """Quoted-printable; the ends of lines are what they were, in each of its lines."""
+    """Encode a body as quoted-printable and keep its line ends."""
     return b"\r\n".join(
         binascii.b2a_qp(line, istext=False).replace(b"=\n", b"=\r\n")
         for line in body.split(b"\r\n")
@@ -102,7 +104,7 @@ def _quoted(body: bytes) -> bytes:
 
 
 def _folded(line: bytes) -> bytes:
-    """A line of a header in several, as far as it has spaces to be cut at."""
+    """Fold a header line at spaces, as far as it has some."""
     pieces = []
     while len(line) > LONGEST:
         at = max(line.rfind(b" ", 1, LONGEST), line.rfind(b"\t", 1, LONGEST))

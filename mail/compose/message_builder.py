@@ -1,4 +1,4 @@
-"""Messages made of fields: what a client hands in becomes MIME (RFC 5322, 2045)."""
+"""Building of MIME messages from the fields of a draft (RFC 5322, RFC 2045)."""
 
 import base64
 import binascii
@@ -21,16 +21,16 @@ from mail.mime.header_encoding import Named, needs_utf8
 from models.errors import Invalid, Problems, check_limit
 
 KIB, MIB = 1 << 10, 1 << 20
-SUBJECT = 2 * KIB  # bytes, as all limits here
+SUBJECT = 2 * KIB  # bytes, as all limits of sizes here
 TEXT = MIB
-HTML_WITH_IMAGES = 12 * MIB  # before images given as data: URLs are taken out
+HTML_WITH_IMAGES = 12 * MIB  # before images with data: URLs are extracted
 NAME = 255
 HEADER = 100 * KIB
-HEADERS = 100  # fields of the client's own
+HEADERS = 100  # header fields that the client adds
 REFERENCES = 50  # ids
 FILES = 250
 
-# What we write ourselves, and what only servers may write.
+# Fields that this module writes, and fields that only servers write.
 OURS = frozenset(
     (
         *("from", "sender", "reply-to", "to", "cc", "bcc", "subject", "date", "message-id"),
@@ -41,7 +41,7 @@ OURS = frozenset(
 )
 OURS_BY_PREFIX = ("content-", "resent-", "arc-")
 
-_POLICY = SMTP.clone(cte_type="7bit")  # any server takes what we build
+_POLICY = SMTP.clone(cte_type="7bit")  # so that any server accepts the message
 _FTEXT = re.compile(r"[!-9;-~]+")
 _CONTROLS = re.compile("[\x00-\x08\x0a-\x1f\x7f]")
 _TYPE = re.compile(r"[A-Za-z0-9!#$&^_.+-]{1,127}/[A-Za-z0-9!#$&^_.+-]{1,127}")
@@ -61,7 +61,7 @@ _HEADER_END = re.compile(rb"^\r?\n", re.MULTILINE)
 
 
 class Priority(StrEnum):
-    """How much its sender hurries."""
+    """The priority that the sender gives a message."""
 
     HIGH = "HIGH"
     NORMAL = "NORMAL"
@@ -69,7 +69,7 @@ class Priority(StrEnum):
 
 
 class Disposition(StrEnum):
-    """How an attachment wants to be shown."""
+    """The Content-Disposition of an attachment (RFC 2183)."""
 
     ATTACHMENT = "attachment"
     INLINE = "inline"
@@ -77,20 +77,20 @@ class Disposition(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Attachment:
-    """A file. One with a `cid` is an image of the HTML, unless there is none."""
+    """A file to attach. With a `cid` it is an image of the HTML, if there is HTML."""
 
     content: bytes
     filename: str | None = None
     content_type: str | None = None
     cid: str | None = None  # without angle brackets
     disposition: Disposition | None = None
-    charset: str | None = None  # of a text that is copied
-    whole: bool = False  # a message as it is: message/rfc822
+    charset: str | None = None  # of a text file
+    whole: bool = False  # attach unchanged as message/rfc822
 
 
 @dataclass(frozen=True, slots=True)
 class HeaderLine:
-    """A header field of the client's own."""
+    """A header field that the client adds."""
 
     key: str
     value: str
@@ -98,7 +98,7 @@ class HeaderLine:
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """What a message is to be made of. `text` is made of `html` where it is missing."""
+    """The fields of a message to build. If `text` is missing, it is made of `html`."""
 
     from_: Named
     date: datetime
@@ -121,7 +121,7 @@ class Draft:
 
 @dataclass(slots=True)
 class _Body:
-    """Text, HTML and files, images of the HTML apart."""
+    """Text, HTML, images of the HTML, and other files."""
 
     text: str
     html: str | None
@@ -130,21 +130,20 @@ class _Body:
 
 
 def is_id(text: str | None) -> bool:
-    """Whether it is a Message-ID that can be written."""
+    """True if the text is a valid Message-ID with angle brackets."""
     return bool(text and _ID.fullmatch(text))
 
 
 def message_id(random: bytes, domain: str) -> str:
-    """A new Message-ID of these random bytes."""
+    """Return a new Message-ID of random bytes and a domain."""
     return f"<{random.hex()}@{header_encoding.on_wire(f'@{domain}')[1:]}>"
 
 
 def build(draft: Draft, entity: bytes | None = None) -> bytes:
-    """The message, Bcc and all, in ASCII unless an address has a local part that is none.
+    """Build a message with its Bcc field.
 
-    An `entity` of MIME, with its header, stands instead of text, HTML and files.
-
-    CPU work: for a thread where there is much of it. Invalid says which fields are wrong.
+    It is ASCII, unless a local part is not ASCII. A `mime_entity` with its own header replaces
+    text, HTML and files. Run large messages in a thread. Raises Invalid for all invalid fields.
     """
     problems = Problems()
     people = _checked_people(draft, problems)
@@ -171,14 +170,14 @@ def build(draft: Draft, entity: bytes | None = None) -> bytes:
 
 
 def without_bcc(raw: bytes) -> bytes:
-    """The message as others may see it: without Bcc and Resent-Bcc, however they are folded."""
+    """Return a message without its Bcc and Resent-Bcc fields, folded or not."""
     end = _HEADER_END.search(raw)
     at = end.start() if end else len(raw)
     return _BCC.sub(b"", raw[:at]) + raw[at:]
 
 
 def _checked_people(draft: Draft, problems: Problems) -> dict[str, list[Named]]:
-    """Who stands in which field."""
+    """Return the valid addresses of each address field; problems are collected."""
     given = {
         "From": [draft.from_],
         "Sender": [draft.sender] if draft.sender else [],
@@ -204,7 +203,10 @@ def _person(person: Named, path: str, index: int | None = None) -> Named:
 
 
 def address(text: str, path: str, index: int | None = None) -> str:
-    """The address as it is written; Invalid, naming path and index, where it is none."""
+    """Return the address unchanged, if it is valid.
+
+    Raises Invalid with `path` and `index` if the address is invalid.
+    """
     try:
         return checked(text, path=path)
     except Invalid as wrong:
@@ -214,7 +216,10 @@ def address(text: str, path: str, index: int | None = None) -> str:
 
 
 def text_of(text: str, path: Sequence[str], most: int) -> str:
-    """Text that can be written, of at most so many bytes."""
+    """Return the text, unless it is invalid.
+
+    Raises Invalid if it has more than `max_bytes` bytes, a NUL or a lone surrogate.
+    """
     try:
         size = len(text.encode())
     except UnicodeEncodeError as half:
@@ -227,18 +232,22 @@ def text_of(text: str, path: Sequence[str], most: int) -> str:
 
 
 def line_of(text: str, path: Sequence[str], most: int) -> str:
-    """The same, and it stays one line."""
+    """Return the text, unless it is invalid or has more than one line.
+
+    Raises Invalid as `validate_text` does, and for control characters.
+    """
     if _CONTROLS.search(text):
         raise Invalid("a line has no control characters", constraint="pattern", path=path)
     return text_of(text, path, most)
 
 
 def _ours(draft: Draft) -> list[bytes]:
+    """Return the In-Reply-To, References and priority fields."""
     lines = []
     if draft.in_reply_to and is_id(draft.in_reply_to):
         lines.append(header_encoding.listed("In-Reply-To", [draft.in_reply_to]))
     if known := [each for each in draft.references if is_id(each)]:
-        # The first began the conversation, the last ones are nearest (RFC 5322, section 3.6.4).
+        # Keep the first message of the thread and the latest ones (RFC 5322, section 3.6.4).
         known = known if len(known) <= REFERENCES else [known[0], *known[1 - REFERENCES :]]
         lines.append(header_encoding.listed("References", known))
     if draft.priority is not Priority.NORMAL:
@@ -249,7 +258,7 @@ def _ours(draft: Draft) -> list[bytes]:
 
 
 def _check_own(headers: Sequence[HeaderLine], problems: Problems) -> None:
-    """Look for fields of the client's own that may not be."""
+    """Collect the problems of the header fields that the client adds."""
     with problems.caught():
         if len(headers) > HEADERS:
             raise Invalid(f"more than {HEADERS} fields", constraint="max", path=["headers"])
@@ -261,6 +270,7 @@ def _check_own(headers: Sequence[HeaderLine], problems: Problems) -> None:
 
 
 def _check_key(key: str, path: Sequence[str]) -> None:
+    """Raises Invalid if a header field name is invalid or reserved."""
     if len(key) > NAME or not _FTEXT.fullmatch(key):
         raise Invalid("not the name of a header field", constraint="pattern", path=path)
     if key.lower() in OURS or key.lower().startswith(OURS_BY_PREFIX):
@@ -272,6 +282,7 @@ def _at(nth: int, name: str) -> list[str]:
 
 
 def _body(draft: Draft, problems: Problems) -> _Body:
+    """Validate text, HTML and files, and return them. Problems are collected."""
     body = _Body("", None)
     with problems.caught():
         body.text = text_of(draft.text or "", ["text"], TEXT)
@@ -314,7 +325,7 @@ def _check(attachment: Attachment, nth: int, problems: Problems) -> None:
 
 
 def fitting(attachment: Attachment) -> Attachment:
-    """A file of somebody else's message with what can be written of its name, type and id."""
+    """Return an attachment of a received message with only valid name, type, id and charset."""
     kind, cid, charset = attachment.content_type or "", attachment.cid, attachment.charset
     return replace(
         attachment,
@@ -326,7 +337,7 @@ def fitting(attachment: Attachment) -> Attachment:
 
 
 def _images_out(html: str, seed: str) -> tuple[str, list[Attachment]]:
-    """The HTML with images given as data: URLs taken out, and those images."""
+    """Replace the data: URLs of images by cid: URLs, and return HTML and images."""
     found: dict[str, Attachment] = {}
     host = seed.rpartition("@")[2].rstrip(">")
 
@@ -338,7 +349,7 @@ def _images_out(html: str, seed: str) -> tuple[str, list[Attachment]]:
         try:
             content = base64.b64decode("".join(text.split()), validate=True)
         except binascii.Error:
-            return tag.group()  # no browser shows it either
+            return tag.group()  # invalid base64, which no browser shows
         digest = hashlib.sha256(seed.encode() + content).hexdigest()[:32]
         cid = f"{digest}@{host}"
         found.setdefault(cid, Attachment(content, _named(tag.group()), kind.lower(), cid))
@@ -349,16 +360,18 @@ def _images_out(html: str, seed: str) -> tuple[str, list[Attachment]]:
 
 
 def _named(tag: str) -> str | None:
+    """Return the data-filename attribute of an image tag, None if it has none."""
     found = _DATA_FILENAME.search(tag)
     return _plain_name(entities.unescape(found.group(1) or found.group(2) or "") if found else "")
 
 
 def _plain_name(name: str) -> str | None:
+    """Remove control characters from a file name and cut it to 255 characters."""
     return _CONTROLS.sub("", name).replace("\t", " ")[:NAME] or None
 
 
 def _mime(body: _Body, seed: str) -> bytes:
-    """The MIME tree, with no other header fields than those of MIME."""
+    """Build the MIME tree with its MIME header fields."""
     if body.html is None and not body.files:
         return text_parts.entity(body.text)
     message, wholes = text_parts.part(body.text, "plain", _POLICY), list[tuple[bytes, bytes]]()
@@ -380,14 +393,16 @@ def _mime(body: _Body, seed: str) -> bytes:
 
 
 def _typed(attachment: Attachment) -> tuple[bytes, str, str]:
+    """Return the content, main type and subtype for `EmailMessage.add_attachment`."""
     kind = (attachment.content_type or "application/octet-stream").lower()
     main, _, sub = kind.partition("/")
     if main in ("multipart", "message"):
-        main, sub = "application", "octet-stream"  # base64 is not for them (RFC 2045, section 6.4)
+        main, sub = "application", "octet-stream"  # they can't be base64 (RFC 2045, section 6.4)
     return attachment.content, main, sub
 
 
 def _described(attachment: Attachment, usual: Disposition) -> dict[str, Any]:
+    """Return the keyword arguments for `EmailMessage.add_attachment`."""
     return {
         "cte": "base64",
         "params": {"charset": attachment.charset} if attachment.charset else None,

@@ -1,4 +1,4 @@
-"""What an answer quotes, and what stands above a forwarded message, as text and as HTML."""
+"""Quotes of the original message in replies and forwarded messages, as text and HTML."""
 
 import re
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from mail.mime import html_to_text, text_to_html
 from mail.mime.header_encoding import Named
 
 WIDE = 76  # characters of a quoted line (RFC 3676, section 4.2: at most 78)
-LONG = 256 << 10  # characters of an original; of a longer one the beginning is quoted
+LONG = 256 << 10  # characters; of a longer original only the beginning is quoted
 CUT = "[...]"
 
 _DEPTH = re.compile(r"(?:>[ ]?)*")
@@ -21,7 +21,7 @@ _SIGNATURE = re.compile(r"^-- $", re.MULTILINE)  # RFC 3676, section 4.3
 
 @dataclass(frozen=True, slots=True)
 class Original:
-    """A message that is quoted. `html` is safe, with images as cid: of their attachments."""
+    """The message that is quoted. `html` is sanitized; its images have cid: URLs."""
 
     text: str
     html: str | None
@@ -34,25 +34,25 @@ class Original:
 
 @dataclass(frozen=True, slots=True)
 class Quote:
-    """An original as another message has it; `html` stands for itself."""
+    """The quote as text and as HTML. The HTML is complete without the text."""
 
     text: str
     html: str
 
 
 def reply(original: Original) -> Quote:
-    """What an answer quotes: who said it and when, and every line behind a `>`."""
+    """Return the quote for a reply: the attribution, and each line after a `>`."""
     said = _attribution(original)
     text = "\n".join([said, *_quoted(_unsigned(_short(original.text)))])
     inner = original.html or text_to_html(_short(original.text))
-    # a blockquote of this type is what mail programs fold away
+    # mail programs can hide a blockquote of this type
     block = '<blockquote type="cite" style="margin:0 0 0 .8ex;border-left:1px solid #ccc;'
     block += f'padding-left:1ex">{inner}</blockquote>'
     return Quote(text, f"<div>{escape(said)}</div>{block}")
 
 
 def forward(original: Original) -> Quote:
-    """A message that is sent on in the text: who wrote it to whom, and the message as it was."""
+    """Return the quote for a forwarded message: its header fields and its unchanged body."""
     lines = [
         ("From", _people(original.from_)),
         ("Date", _moment(original.date)),
@@ -71,9 +71,9 @@ def forward(original: Original) -> Quote:
 def joined(
     text: str | None, html: str | None, quote: Quote, *, above: bool
 ) -> tuple[str, str | None]:
-    """Text and HTML with the quote below what was written, or above it.
+    """Return text and HTML of a message together with the quote below or above.
 
-    Of HTML without text the text is made here: that of the quote is better than its HTML's.
+    If only HTML is given, the text is made of it and of the quote's text.
     """
     own = text if text is not None else html_to_text(html) if html is not None else ""
     parts = [quote.text, own] if above else [own, quote.text]
@@ -85,12 +85,13 @@ def joined(
 
 
 def _inside(html: str, more: str) -> str:
-    """The HTML with more at the end of its body."""
+    """Insert HTML at the end of the body element."""
     at = html.lower().rfind("</body")
     return html + more if at < 0 else html[:at] + more + html[at:]
 
 
 def _attribution(original: Original) -> str:
+    """Return the line that says who wrote the original and when."""
     who = _people(original.from_[:1]) or "somebody"
     when = f"On {_moment(original.date)}, " if original.date else ""
     return f"{when}{who} wrote:"
@@ -108,23 +109,24 @@ def _people(people: Sequence[Named]) -> str:
 
 
 def _line(text: str) -> str:
-    """On one line, whatever the original had."""
+    """Replace line ends and runs of white space by one space."""
     return " ".join(text.split())
 
 
 def _short(text: str) -> str:
+    """Normalize the line ends and cut a long original."""
     text = text.replace("\r\n", "\n").replace("\r", "\n").replace("\0", "")
     return text if len(text) <= LONG else f"{text[:LONG]}\n{CUT}"
 
 
 def _unsigned(text: str) -> str:
-    """Without the signature of whoever wrote it."""
+    """Remove the signature of the original (RFC 3676, section 4.3)."""
     found = list(_SIGNATURE.finditer(text))
     return text[: found[-1].start()] if found else text
 
 
 def _quoted(text: str) -> list[str]:
-    """Each line one level deeper; long ones are broken, and stay as deep as they were."""
+    """Return the lines one quote level deeper. Long lines are wrapped at their level."""
     found = []
     for line in text.rstrip().split("\n"):
         marks = _DEPTH.match(line)

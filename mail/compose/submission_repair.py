@@ -1,4 +1,4 @@
-"""What is put right in a message that a program hands in to be sent (RFC 6409, section 8)."""
+"""Repair of messages that a client submits: line ends, Date, Message-ID (RFC 6409, section 8)."""
 
 import re
 from dataclasses import dataclass, replace
@@ -23,19 +23,19 @@ _ENDS = re.compile(r"[,;]|(?<=[\w\s]):")
 
 @dataclass(frozen=True, slots=True)
 class Mended:
-    """A message as it can be sent, and whom it names as its writers."""
+    """A message that can be sent, with the addresses of its writers."""
 
     raw: bytes
     writers: list[str]  # addresses of From and Sender
-    facts: Facts  # of the header as it was
+    facts: Facts  # of the original header
 
 
 def mended(raw: bytes, date: datetime, message_id: str, *, redate: bool = False) -> Mended:
-    """The message with CRLF at the end of each line, a Date, a new one to `redate`, and an id.
+    """Return the message with CRLF line ends, a Date and a Message-ID.
 
-    Invalid where its header is none, or does not say in one field From who wrote it: others
-    could read there what we have not seen. So they could where there is a NUL, which some
-    servers end a line or a message at (RFC 5321, section 4.5.2 has none).
+    `replace_date` sets a new Date. Raises Invalid if the header is invalid or has not exactly one
+    From field: other readers could see another sender than this server checked. Raises Invalid for
+    a NUL too, since some servers end a line or message there (RFC 5321, section 4.5.2).
     """
     if b"\0" in raw:
         raise Invalid("a message has no NUL bytes", constraint="pattern")
@@ -56,7 +56,10 @@ def mended(raw: bytes, date: datetime, message_id: str, *, redate: bool = False)
 
 
 def _fields(head: bytes) -> list[tuple[bytes, bytes]]:
-    """The names of the fields in lower case, and the fields."""
+    """Return the fields of a header, each with its name in lower case.
+
+    Raises Invalid if the header has no fields, invalid lines or more than 256 KiB.
+    """
     found, at = [], 0
     while at < len(head) and len(head) <= HEAD_MAX:
         field = _FIELD.match(head, at)
@@ -72,7 +75,7 @@ def _fields(head: bytes) -> list[tuple[bytes, bytes]]:
 def _completed(
     found: list[tuple[bytes, bytes]], facts: Facts, date: datetime, message_id: str
 ) -> bytes:
-    """The header with a Date and a Message-ID, in place of any that nobody can read."""
+    """Return the header with a Date and Message-ID in place of unreadable ones."""
     new, out = list[bytes](), set[bytes]()
     if facts.date is None:
         out.add(b"date")
@@ -84,9 +87,9 @@ def _completed(
 
 
 def half_written(raw: bytes) -> str | None:
-    """Of the header's people the first that reads in two ways, or is no address: text, or None.
+    """Return the first ambiguous or invalid recipient of the header, None if there is none.
 
-    Whoever sorts mail may guess what is meant; whoever sends it does not.
+    A reader of received mail may guess what is meant; a server that sends mail must not.
     """
     head = raw.partition(b"\r\n\r\n")[0] + b"\r\n"
     for name, line in _fields(head):

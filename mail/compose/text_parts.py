@@ -17,10 +17,10 @@ _HEAD = (
 
 
 def entity(text: str) -> bytes:
-    """Build a text/plain entity, with its header, for the end of a message.
+    """Build a text/plain entity with its header for the end of a message.
 
     The entity ends with a line break, as SMTP requires of a message. If the text does not, a soft
-    line break of quoted-printable ends the entity, which is no part of the text.
+    line break of quoted-printable ends the entity; it is not part of the text.
     """
     whole = _LINE_END.sub("\n", text)
     encoding, lines = _encode(whole, is_last=True)

@@ -1,4 +1,4 @@
-"""Texts with {{name}} in them: mail merge."""
+"""Texts with placeholders such as {{name}}, for mail merge."""
 
 import html
 import re
@@ -7,21 +7,25 @@ from typing import Any
 
 from models.errors import Invalid
 
-NAMES = 1000  # values of a message
-VALUE = 64 << 10  # characters of one
+NAMES = 1000  # of one message
+VALUE = 64 << 10  # characters
 
 _NAME = re.compile(r"[^{}\x00-\x1f\x7f]{1,128}")
 _PLACE = re.compile(r"\{\{([^{}]{0,256})\}\}")
 
 
 def checked(given: Mapping[str, Any], path: Sequence[str]) -> dict[str, str]:
-    """The values as they are written; Invalid where one is no text, number or truth value."""
+    """Return the values as strings.
+
+    Raises Invalid if a value is no string, number, boolean or null, or if a limit is exceeded.
+    """
     if len(given) > NAMES:
         raise Invalid(f"at most {NAMES} values", constraint="max", path=path)
     return {name.strip(): _written(name, value, path) for name, value in given.items()}
 
 
 def _written(name: str, value: Any, path: Sequence[str]) -> str:
+    """Return the text that replaces a placeholder. Raises Invalid."""
     if not _NAME.fullmatch(name) or not name.strip():
         raise Invalid("a name has 1 to 128 characters, no braces", constraint="pattern", path=path)
     path = [*path, name]
@@ -40,10 +44,10 @@ def _written(name: str, value: Any, path: Sequence[str]) -> str:
 def filled(
     text: str | None, values: Mapping[str, str], path: str, *, most: int, of_html: bool = False
 ) -> str | None:
-    """The text with values in the places of names, once: a value is no template.
+    """Replace the placeholders of a text once; values are not templates.
 
-    In HTML they are escaped. Invalid for a name there is no value of, and where it becomes
-    longer than so many characters.
+    With `escape_html` values are escaped. Raises Invalid for a placeholder without a value, and if
+    the text becomes longer than `max_length` characters.
     """
     if not text or "{{" not in text:
         return text

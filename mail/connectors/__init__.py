@@ -1,1 +1,1 @@
-"""Mail fetched from accounts elsewhere: what is said to their servers, and what comes of it."""
+"""Clients of remote IMAP and POP3 servers, from which connectors fetch mail."""

@@ -1,4 +1,4 @@
-"""What IMAP is asked for, in a thread (RFC 3501, 4315, 6154, 7162, 2177)."""
+"""IMAP client of connectors; belongs into a thread (RFC 3501, 4315, 6154, 7162, 2177)."""
 
 import re
 from base64 import b64decode
@@ -25,26 +25,26 @@ from models.connectors import Security
 
 Result = TypeVar("Result")
 FOLDERS = 10_000  # of an account, at most
-HEADS = 1_000  # messages asked for at once
-BODIES = 200  # fetched at once
-WEIGHT = 4 << 20  # bytes fetched at once, unless one message alone has more
-SEARCHED = 1 << 24  # bytes of the line that names all messages
-DENIED = 10  # messages that the server does not give, after which it is asked for no more
+HEADS = 1_000  # messages of one request for metadata
+BODIES = 200  # messages of one FETCH
+WEIGHT = 4 << 20  # bytes of one FETCH, unless a single message has more
+SEARCHED = 1 << 24  # bytes of the SEARCH response with all UIDs
+DENIED = 10  # refused messages after which the run fails
 TOO_MANY = f"more than {MESSAGES} messages in a folder"
 FLAGS = 100  # of a message
-PARTING = 2.0  # seconds that a goodbye is waited for
+PARTING = 2.0  # seconds to wait for the response to LOGOUT
 USES = ("\\all", "\\archive", "\\drafts", "\\flagged", "\\junk", "\\sent", "\\trash")
 CANNOT_BE_OPENED = frozenset({b"\\noselect", b"\\nonexistent"})
 RENEWED = 25 * 60.0  # seconds: servers end an IDLE after 29 minutes (RFC 2177)
 UID = 1 << 32
 MODSEQ = 1 << 63
-# what may stand in a flag: no blanks, on which others divide them, and no parentheses
+# no blanks, at which flags are split, and no parentheses
 FLAG = re.compile(r"\\?[!#$&'+,\-./0-9:;<=>?@A-Z\[\]^_`a-z|}~]{1,100}")
 SHIFTED = re.compile(rb"&([A-Za-z0-9+,]*)-|(&)")
 
 
 class Imap:
-    """A session. Each method waits, and raises Failure."""
+    """An IMAP session with a remote server. Each method blocks, and raises RemoteFailure."""
 
     def __init__(self, line: Line, largest: int) -> None:
         self.line = line
@@ -59,10 +59,8 @@ class Imap:
             raise Failure(self.line.stage, "there is no connection")
         return self._made
 
-    # ------------------------------------------------------------ coming and going
-
     def sign_in(self) -> None:
-        """Connect, with TLS where that is asked for, and sign in."""
+        """Connect, with TLS if it is configured, and sign in."""
         self._made = self._do(Stage.CONNECT, lambda: Wire(self.line, self.largest))
         if self._wire.state == "AUTH":
             raise Failure(Stage.GREETING, "the server lets anybody in, and so cannot be trusted")
@@ -75,7 +73,7 @@ class Imap:
         self.capabilities = self._do(Stage.LOGIN, lambda: self._wire.learn(told=True))
         wanted = [each for each in ("CONDSTORE", "QRESYNC") if each in self.capabilities]
         if wanted and "ENABLE" in self.capabilities:
-            with suppress(Denied):  # it does not have what it says: then it is not used
+            with suppress(Denied):  # the server offers more than it accepts
                 names = " ".join(wanted).encode()
                 self._do(Stage.LOGIN, lambda: self._wire.ask("ENABLE", names))
 
@@ -91,20 +89,18 @@ class Imap:
             wire.log_in(server.username, server.secret)
 
     def leave(self) -> None:
-        """Say goodbye; what the server says to it is not waited for long."""
+        """Send LOGOUT and wait for the response for at most LOGOUT_TIMEOUT."""
         if self._made is not None:
             with suppress(*BROKEN, Failure):
                 self._made.sock.settimeout(PARTING)
                 self._made.logout()
 
     def close(self) -> None:
-        """Give the connection back, in whatever state it is."""
+        """Close the connection in any state."""
         self.line.close()
 
-    # ------------------------------------------------------------ folders
-
     def folders(self) -> list[Listed]:
-        """The folders that can be opened, in the server's order."""
+        """List the mailboxes that can be opened, in the order of the server."""
         found: dict[bytes, Listed] = {}
         for known, delimiter, raw in self._names("LIST"):
             if known & CANNOT_BE_OPENED or not raw:
@@ -114,11 +110,11 @@ class Imap:
         return list(found.values())
 
     def subscribed(self) -> frozenset[bytes]:
-        """The raw names of the folders that are subscribed to; they need not exist."""
+        """List the raw names of the subscribed mailboxes; they need not exist."""
         return frozenset(raw for _, _, raw in self._names("LSUB"))
 
     def _names(self, command: str) -> list[tuple[frozenset[bytes], Any, bytes]]:
-        """Flags, delimiter and name of each."""
+        """List the flags, the delimiter and the name of each mailbox."""
 
         def ask() -> list[tuple[frozenset[bytes], Any, bytes]]:
             found = []
@@ -136,7 +132,7 @@ class Imap:
         return self._do(Stage.LIST, ask)
 
     def open(self, folder: Listed, *, write: bool) -> Opened:
-        """Open a folder, to be changed or only read."""
+        """Open a mailbox for reading, or for changes too."""
         answer = self._do(Stage.FETCH, lambda: self._wire.select_(folder.raw, write=write))
         if write and "READ-ONLY" in answer:
             raise Failure(Stage.FETCH, "the folder can only be read, and nothing deleted in it")
@@ -149,13 +145,11 @@ class Imap:
         self._wire.validity, self._exists = validity, exists
         return Opened(validity, _number(answer.get("HIGHESTMODSEQ"), MODSEQ) or 0, exists)
 
-    # ------------------------------------------------------------ messages
-
     def marks(self) -> list[str]:
-        """The UIDs of the folder that is open, in order."""
+        """The UIDs of the open mailbox, in ascending order."""
         found = self._search(b"ALL")
         if not found and self._exists and not self._wire.vanished:
-            # those who mirror what is deleted would delete them all
+            # a connector that mirrors deletions would delete all of them
             raise Failure(Stage.FETCH, f"the server names none of its {self._exists} messages")
         return [str(uid) for uid in sorted(found)]
 
@@ -176,7 +170,7 @@ class Imap:
         return self._do(Stage.FETCH, ask)
 
     def heads(self, marks: Sequence[str]) -> list[Head]:
-        """Size, flags and date of these; those that are gone are left out."""
+        """Fetch size, flags and date of messages by UID; deleted messages are omitted."""
         found: list[Head] = []
         for some in _parts(marks, HEADS):
             told = self._told(some, b"(UID FLAGS INTERNALDATE RFC822.SIZE)")
@@ -189,20 +183,20 @@ class Imap:
         return found
 
     def bodies(self, heads: Sequence[Head]) -> Iterator[tuple[Head, bytes]]:
-        """These messages, as they come.
+        """Yield the messages with their content, as they arrive.
 
-        Those that are gone are left out, and what is none, or larger than any may be.
+        Deleted messages, and those over the size limit, are omitted.
         """
         denied = 0
         for some in _loads(heads):
             left = yield from self._bodies(some)
-            for one in left:  # one that cannot be read does not hold up the others
+            for one in left:  # one unreadable message must not stop the others
                 denied += len((yield from self._bodies([one])))
                 if denied > DENIED:
                     raise Failure(Stage.FETCH, "the server gives none of these messages")
 
     def _bodies(self, some: Sequence[Head]) -> Generator[tuple[Head, bytes], None, list[Head]]:
-        """These at once; returns those that the server would not give."""
+        """Fetch the messages of one batch; return those that the server has refused."""
         wanted = {int(one.mark): one for one in some}
         coming = self._fetch(spans(wanted).encode(), b"(UID BODY.PEEK[])", messages=True)
         try:
@@ -216,7 +210,10 @@ class Imap:
         return []
 
     def changed(self, modseq: int) -> dict[str, frozenset[str]]:
-        """The flags of what has changed since then, or of all where the server cannot tell."""
+        """Fetch the flags of messages that were changed since a MODSEQ, by UID.
+
+        Fetches the flags of all messages if the server refuses CHANGEDSINCE.
+        """
         try:
             told = self._told((), b"(UID FLAGS)", b"(CHANGEDSINCE %d)" % modseq)
         except Denied:
@@ -224,7 +221,7 @@ class Imap:
         return {str(uid): _flags(one[b"FLAGS"]) for uid, one in told.items() if b"FLAGS" in one}
 
     def flags(self, marks: Sequence[str]) -> dict[str, frozenset[str]]:
-        """The flags of these."""
+        """Fetch the flags of messages by UID."""
         found: dict[str, frozenset[str]] = {}
         for some in _parts(marks, HEADS):
             told = self._told(some, b"(UID FLAGS)")
@@ -234,7 +231,7 @@ class Imap:
         return found
 
     def _told(self, marks: Sequence[str], *what: bytes) -> dict[int, dict[bytes, Any]]:
-        """What is told of these, or of all, by UID."""
+        """Fetch items of these messages, or of all, by UID."""
         asked = {int(mark) for mark in marks}
         ids = spans(asked).encode() if asked else b"1:*"
 
@@ -255,7 +252,7 @@ class Imap:
     def _fetch(
         self, ids: bytes, *what: bytes, messages: bool = False
     ) -> Iterator[tuple[int, dict[bytes, Any]]]:
-        """What is told of single messages, as it comes."""
+        """Yield the UID and the items of each message, as they arrive."""
         wire = self._wire
         wire.messages = messages
         try:
@@ -268,7 +265,10 @@ class Imap:
             wire.messages = False
 
     def delete(self, marks: Sequence[str]) -> None:
-        """Delete these of the folder that is open, and nothing that others have marked."""
+        """Delete messages of the open mailbox.
+
+        Messages that other clients have marked as deleted stay.
+        """
         for some in _parts(marks, HEADS):
             ids = spans(int(mark) for mark in some).encode()
             self._tell("UID", b"STORE", ids, b"+FLAGS.SILENT", b"(\\Deleted)")
@@ -283,7 +283,11 @@ class Imap:
         self._do(Stage.DELETE, lambda: self._wire.ask(name, *arguments))
 
     def wait(self, seconds: float) -> bool:
-        """Wait until messages come or go in the folder that is open, by IDLE."""
+        """Wait with IDLE until messages of the open mailbox arrive or go.
+
+        Returns false after the timeout. Raises RemoteFailure if the server offers no
+        IDLE.
+        """
         if "IDLE" not in self.capabilities:
             raise Failure(Stage.LISTEN, "the server offers no IDLE")
         kinds = self._do(Stage.LISTEN, lambda: self._wire.idle(min(seconds, RENEWED)))
@@ -298,13 +302,13 @@ class Imap:
 
 
 def levels(raw: bytes, delimiter: Any) -> list[str]:
-    """The name of a folder, level by level."""
+    """The name of a mailbox, split into decoded levels."""
     sign = delimiter if isinstance(delimiter, bytes) and delimiter else None
     return [_text(level) for level in (raw.split(sign) if sign else [raw]) if level]
 
 
 def _text(raw: bytes) -> str:
-    """A level in modified UTF-7 (RFC 3501, section 5.1.3), or as some send it, in any other."""
+    """Decode a level of a name: modified UTF-7 (RFC 3501, section 5.1.3), UTF-8 or Latin-1."""
     try:
         if raw.isascii():
             return SHIFTED.sub(_unshifted, raw).decode()
@@ -323,7 +327,7 @@ def _unshifted(found: re.Match[bytes]) -> bytes:
 
 
 def _number(parts: Parts | None, below: int) -> int | None:
-    """The last that was said; None where it is no number, or too large for one of its kind."""
+    """The last value of a response as a number; None if it is no number below the limit."""
     said_last = parts[-1] if parts else None
     if not isinstance(said_last, bytes) or not said_last.isdigit() or len(said_last) > 19:  # noqa: PLR2004
         return None
@@ -339,7 +343,7 @@ def _uids(numbers: bytes) -> Iterator[int]:
 
 
 def _flags(told: Any) -> frozenset[str]:
-    """Those that any server could have; system flags as RFC 3501 spells them."""
+    """The valid flags of a response; system flags in the spelling of RFC 3501."""
     found: set[str] = set()
     for one in told if isinstance(told, tuple) else ():
         text = said(one) if isinstance(one, bytes | int) else ""
@@ -353,7 +357,7 @@ def _parts(marks: Sequence[str], most: int) -> Iterable[Sequence[str]]:
 
 
 def _loads(heads: Sequence[Head]) -> Iterator[list[Head]]:
-    """As many as are fetched at once."""
+    """Yield batches of messages for one FETCH each."""
     some: list[Head] = []
     weight = 0
     for one in heads:
@@ -367,7 +371,7 @@ def _loads(heads: Sequence[Head]) -> Iterator[list[Head]]:
 
 
 def spans(uids: Iterable[int]) -> str:
-    """A set of messages as IMAP writes it: `1:3,5`."""
+    """The UIDs as an IMAP sequence set: `1:3,5`."""
     found: list[list[int]] = []
     for uid in sorted(uids):
         if found and found[-1][1] == uid - 1:

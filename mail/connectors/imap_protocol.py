@@ -1,4 +1,4 @@
-"""imaplib over our line: no answer is larger than was asked for, and each is seen as it comes."""
+"""IMAP protocol on top of imaplib, with limits on the size of every response."""
 
 import imaplib
 from base64 import b64decode, b64encode
@@ -16,23 +16,26 @@ from mail.connectors.sasl import CHALLENGES
 from mail.connectors.socket_stream import HUNG_UP, NO_REASON, Line, Reader
 from models.connectors import Security
 
-LITERAL = 1 << 16  # bytes, where it is no message
+LITERAL = 1 << 16  # bytes of a literal that is no message
 LONGEST = 1 << 20  # bytes of a line
-BUDGET = 4 << 20  # bytes of what nobody asked for, in one answer
+BUDGET = 4 << 20  # bytes of unrequested data in one response
 EXTENSIONS = 200
 TEMPORARY = ("[UNAVAILABLE]", "[INUSE]", "[LIMIT]", "[SERVERBUG]", "[CONTACTADMIN]")  # RFC 5530
 NEWS = frozenset({"EXISTS", "EXPUNGE", "VANISHED"})
 BROKEN = (OSError, EOFError, imaplib.IMAP4.error, IMAPClientError, ValueError, TypeError,
           LookupError, AttributeError, ArithmeticError, AssertionError, RuntimeError)  # fmt: skip
 
-Parts = list[Any]  # of an untagged answer: bytes, and pairs of bytes and a literal
+Parts = list[Any]  # of an untagged response: bytes, and pairs of bytes and a literal
 
 
 class Wire(imaplib.IMAP4):
-    """A session as imaplib has it. Whoever asks is told what comes, and Denied."""
+    """An IMAP session of imaplib that yields responses as they arrive.
+
+    Raises RequestRefused for NO.
+    """
 
     sock: socket
-    # what imaplib has, and its types keep to themselves
+    # attributes of imaplib that its type stubs omit
     state: str
     literal: Any
     untagged_responses: dict[str, Parts]
@@ -46,21 +49,19 @@ class Wire(imaplib.IMAP4):
     def __init__(self, line: Line, largest: int) -> None:
         self.line, self.largest = line, largest  # bytes of a message
         self.longest = LONGEST
-        self.messages = False  # whether a literal may be one
-        self.skipped = False  # whether one was too large
-        self.vanished = False  # whether messages of the open folder have been deleted
+        self.messages = False  # true if a literal can be a message
+        self.skipped = False  # true if a literal was too large
+        self.vanished = False  # true if messages of the open mailbox were deleted
         self.validity = 0
         self._left = BUDGET
         try:
             super().__init__(line.server.host, line.server.port)
         except imaplib.IMAP4.error:
-            self._look()  # whether it said goodbye
+            self._look()  # raises for BYE
             raise
 
-    # ------------------------------------------------------------ what imaplib calls
-
     def open(self, host: str = "", port: int = 0, timeout: float | None = None) -> None:
-        """Connect."""
+        """Connect, with TLS if it is configured. imaplib calls this."""
         del timeout
         self.host, self.port = host, port
         found = self.line.open()
@@ -70,7 +71,10 @@ class Wire(imaplib.IMAP4):
         self.sock, self.reader = found, Reader(self.line, found)
 
     def read(self, size: int) -> bytes:
-        """A literal, if it is no larger than it may be."""
+        """Read a literal. A message that is somewhat too large is skipped.
+
+        Raises RemoteFailure if the literal is larger than that.
+        """
         most = self.largest if self.messages else LITERAL
         if self.messages and most < size <= 2 * most:
             self.skipped = True
@@ -84,7 +88,7 @@ class Wire(imaplib.IMAP4):
         return self.reader.exactly(size)
 
     def readline(self) -> bytes:
-        """A line, if it is no longer than it may be."""
+        """Read a line. Raises RemoteFailure if it is too long."""
         found = self.reader.line(self.longest)
         self._spend(len(found))
         return found
@@ -95,34 +99,35 @@ class Wire(imaplib.IMAP4):
             raise Failure(self.line.stage, "a line that ends unlike lines of IMAP")
         if found.startswith(b"*") or found.count(b" ") != 1:
             return found[:-2]
-        return found[:-2] + b" "  # imaplib wants words behind an OK, which some do not say
+        return found[:-2] + b" "  # imaplib requires text after OK, which some servers omit
 
     def send(self, data: Any) -> None:
-        """Send."""
+        """Send bytes. Raises RemoteFailure."""
         try:
             self.sock.sendall(data)
         except OSError as problem:
             raise self.line.failure(problem) from None
 
     def shutdown(self) -> None:
-        """Nothing: the socket is the line's."""
+        """Do nothing: the connection closes its socket."""
 
     def _check_bye(self) -> None:
         self._look()
 
     def _log(self, line: str) -> None:
-        """Keep nothing: what is sent may be secret, what comes may be long."""
-
-    # ------------------------------------------------------------ asking
+        """Log nothing: requests can contain secrets, responses can be long."""
 
     def ask(self, name: str, *arguments: bytes) -> dict[str, Parts]:
-        """All that comes for a command, by its kind."""
+        """Send a command and return all untagged responses by kind. Raises RequestRefused."""
         for _ in self.answers("", name, *arguments):
-            pass  # nothing is of no kind
+            pass  # no response has an empty kind
         return self.untagged_responses
 
     def answers(self, kind: str, name: str, *arguments: bytes) -> Iterator[Parts]:
-        """The answers of a kind, one by one. With "" they are all kept instead."""
+        """Send a command and yield its untagged responses of a kind.
+
+        With "" all are collected instead.
+        """
         self._begin()
         tag = self._command(name, *arguments)
         while self.tagged_commands[tag] is None:
@@ -140,7 +145,7 @@ class Wire(imaplib.IMAP4):
         self.renew()
 
     def renew(self) -> None:
-        """Let as much come again: what came was asked for."""
+        """Reset the byte limit, since the received data was requested."""
         self._left = BUDGET + self.longest + (self.largest if self.messages else 0)
 
     def _end(self, tag: bytes) -> None:
@@ -150,7 +155,10 @@ class Wire(imaplib.IMAP4):
             raise Denied(self.line.stage, words or NO_REASON)
 
     def _look(self) -> None:
-        """What may come at any time."""
+        """Handle responses that can come at any time.
+
+        Raises RemoteFailure for BYE or a new UIDVALIDITY.
+        """
         there = self.untagged_responses
         if (last := there.get("BYE")) is not None:
             words = self.line.told(last[-1]) if isinstance(last[-1], bytes) else ""
@@ -165,24 +173,25 @@ class Wire(imaplib.IMAP4):
         if self._left < 0:
             raise Failure(self.line.stage, "the server says far more than was asked for")
 
-    # ------------------------------------------------------------ commands of their own
-
     def learn(self, *, told: bool = False) -> frozenset[str]:
-        """Which extensions there are, where `told` as it was just said."""
+        """The capabilities of the server.
+
+        With `use_announced`, those of the last response are used if it has them.
+        """
         found = self.untagged_responses.get("CAPABILITY") if told else None
         found = found or self.ask("CAPABILITY").get("CAPABILITY", [])
         words = b" ".join(one for one in found if isinstance(one, bytes))
         return frozenset(said(word).upper() for word in words.split()[:EXTENSIONS])
 
     def start_tls(self) -> None:
-        """Switch to TLS; what came before under no protection is forgotten."""
+        """Switch to TLS. Responses that came unencrypted are discarded."""
         self.ask("STARTTLS")
         self.sock = self.line.secured(self.sock)
         self.reader = Reader(self.line, self.sock)
         self.untagged_responses.clear()
 
     def log_in(self, name: str, secret: str) -> None:
-        """Sign in with a command of IMAP itself."""
+        """Sign in with LOGIN. Raises RemoteFailure."""
         self._begin()
         tag = self._new_tag()
         self.send(tag + b" LOGIN")
@@ -191,7 +200,7 @@ class Wire(imaplib.IMAP4):
         self._entered(tag)
 
     def _argument(self, tag: bytes, word: bytes) -> bool:
-        """Send it quoted, or as a literal; whether the server wants it."""
+        """Send an argument quoted or as a literal; false if the server has refused the literal."""
         if (written := quoted(word)) is not None:
             self.send(b" " + written)
             return True
@@ -204,7 +213,10 @@ class Wire(imaplib.IMAP4):
         return True
 
     def authenticate_by(self, mechanism: str, answer: Callable[[bytes], bytes]) -> None:
-        """Sign in by SASL, with one answer; to what is asked after it nothing is said."""
+        """Sign in with SASL and one response; later challenges get an empty response.
+
+        Raises RemoteFailure.
+        """
         self._begin()
         tag = self._new_tag()
         self.send(tag + b" AUTHENTICATE " + mechanism.encode() + b"\r\n")
@@ -233,7 +245,7 @@ class Wire(imaplib.IMAP4):
         self.state = "AUTH"
 
     def select_(self, name: bytes, *, write: bool) -> dict[str, Parts]:
-        """Open a folder."""
+        """Open a mailbox with SELECT or EXAMINE and return the responses by kind."""
         self.validity, self.vanished, self.is_readonly = 0, False, True
         written = quoted(name)
         self.literal = name if written is None else None
@@ -242,7 +254,7 @@ class Wire(imaplib.IMAP4):
         return told
 
     def idle(self, seconds: float) -> set[str]:
-        """The kinds of what comes until anything does."""
+        """Wait with IDLE for a response, and return the kinds of the responses."""
         self._begin()
         tag = self._new_tag()
         self.send(tag + b" IDLE\r\n")
@@ -263,14 +275,14 @@ class Wire(imaplib.IMAP4):
 
 
 def quoted(word: bytes) -> bytes | None:
-    """A quoted string; None where only a literal can have it."""
+    """The text as an IMAP quoted string; None if it needs a literal."""
     if not word.isascii() or any(sign in word for sign in b"\r\n\0"):
         return None
     return b'"' + word.replace(b"\\", b"\\\\").replace(b'"', b'\\"') + b'"'
 
 
 def fetched(parts: Parts) -> tuple[int, dict[bytes, Any]] | None:
-    """A UID and what is told of it; None where it is of none, as what comes unasked may be."""
+    """The UID and the items of a FETCH response; None if it has no UID, as an unsolicited one."""
     found: Any = parse_response(parts)
     if len(found) != 2 or not isinstance(found[1], tuple) or len(found[1]) % 2:  # noqa: PLR2004
         raise ValueError(found)
@@ -281,7 +293,7 @@ def fetched(parts: Parts) -> tuple[int, dict[bytes, Any]] | None:
 
 
 def moment(told: Any) -> datetime | None:
-    """An INTERNALDATE; None where it is none."""
+    """The time of an INTERNALDATE; None if it is invalid."""
     try:
         found: datetime = parse_to_datetime(told, normalise=False)
         return (found if found.tzinfo else found.replace(tzinfo=UTC)).astimezone(UTC)

@@ -1,4 +1,4 @@
-"""Where the mail of each folder elsewhere goes here: pure, so that it can be shown beforehand."""
+"""Mapping of remote mailboxes to local paths, without I/O, so that a preview can use it."""
 
 import re
 import unicodedata
@@ -16,16 +16,16 @@ from mail.text.bounded_regex import TEXT, Expression
 from models.errors import Invalid
 from models.mailboxes.tables import SpecialUse
 
-LONGEST = 255  # characters of a level that is made
-ROLES = {  # of RFC 6154
+LONGEST = 255  # characters of a level of a new path
+ROLES = {  # RFC 6154
     "\\archive": SpecialUse.ARCHIVE,
     "\\drafts": SpecialUse.DRAFTS,
     "\\junk": SpecialUse.JUNK,
     "\\sent": SpecialUse.SENT,
     "\\trash": SpecialUse.TRASH,
 }
-VIRTUAL = frozenset({"\\all", "\\flagged"})  # what is in them is in others, too
-CALLED = {  # by what programs call such folders, in lower case
+VIRTUAL = frozenset({"\\all", "\\flagged"})  # their messages are also in other mailboxes
+CALLED = {  # by the names that mail programs use, in lower case
     "archive": SpecialUse.ARCHIVE, "archives": SpecialUse.ARCHIVE,
     "sent items": SpecialUse.SENT, "sent messages": SpecialUse.SENT, "sent mail": SpecialUse.SENT,
     "deleted items": SpecialUse.TRASH, "deleted messages": SpecialUse.TRASH,
@@ -39,7 +39,7 @@ for _names in NAMES.values():
 
 @dataclass(frozen=True, slots=True)
 class Mapped:
-    """A folder elsewhere, and the path of that here where its mail goes."""
+    """A remote mailbox and the local path for its messages."""
 
     listed: Listed
     path: str
@@ -47,21 +47,21 @@ class Mapped:
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """How folders are mapped."""
+    """The rules that select remote mailboxes and map them to local paths."""
 
     exclude: Expression | None = None
     include: Expression | None = None
-    masks_in: Sequence[str] = ()  # of whole paths, in any case; * is anything, ? one character
+    masks_in: Sequence[str] = ()  # of whole paths, ignoring case; * is any text, ? one character
     masks_out: Sequence[str] = ()
     rewrites: Sequence[tuple[Regex, str]] = ()  # $1 to $9 are groups, $$ is a dollar sign
-    roles: bool = True  # a folder with a role goes to that with the role here
-    below: str | None = None  # the folder here in which all of them are made
+    roles: bool = True  # map a mailbox with a special use to the local one with it
+    below: str | None = None  # the local mailbox that contains all of them
 
 
 def mapped(listed: Sequence[Listed], how: Rules, here: Mapping[SpecialUse, str]) -> list[Mapped]:
-    """Which folders are fetched, INBOX first, and where to; `here` has those with a role here.
+    """Select the remote mailboxes to fetch, INBOX first, and map them to local paths.
 
-    Two may go to one.
+    Several remote mailboxes can map to one path.
     """
     found = [
         Mapped(each, _path(each, how, here))
@@ -72,7 +72,7 @@ def mapped(listed: Sequence[Listed], how: Rules, here: Mapping[SpecialUse, str])
 
 
 def remote(listed: Listed) -> str:
-    """The path of a folder elsewhere, as people read it."""
+    """The path of a remote mailbox as people read it."""
     return "/".join(listed.levels)
 
 
@@ -94,10 +94,10 @@ def _fits(masks: Sequence[str], name: str) -> bool:
 
 @lru_cache(256)
 def _mask(mask: str) -> re.Pattern[str]:
-    """What a whole path has to fit.
+    """Compile a mask for whole paths.
 
-    Where the first place fits, a later one fits no better: so nothing is tried twice, and no
-    mask takes long.
+    Atomic groups prevent backtracking: if the first match of a part fits, a later one fits no
+    better, so no mask takes long.
     """
     first, *others = (
         "".join("." if sign == "?" else re.escape(sign) for sign in part)
@@ -124,7 +124,7 @@ def _path(listed: Listed, how: Rules, here: Mapping[SpecialUse, str]) -> str:
 
 
 def _rewritten(name: str, pattern: Regex, replacement: str) -> str:
-    """The name with the first place that fits replaced; where it is too long, as it is."""
+    """The path with the first match replaced; unchanged if it is too long."""
     at = places(pattern, name, lambda _: None) if len(name) <= TEXT else None
     if at is None:
         return name
@@ -139,7 +139,7 @@ def _rewritten(name: str, pattern: Regex, replacement: str) -> str:
 
 
 def _level(level: str) -> str:
-    """A level as it may be here."""
+    """A level in a form that is valid here."""
     clean = unicodedata.normalize("NFC", level).replace("/", "_")
     signs = (" " if unicodedata.category(sign) in ("Cc", "Cs", "Zl", "Zp") else sign
              for sign in clean)  # fmt: skip
@@ -149,10 +149,10 @@ def _level(level: str) -> str:
 
 
 def _fitting(name: str, below: str | None) -> str:
-    """The path in our spelling, with what is too deep in the deepest there may be."""
+    """A valid local path; levels that are too deep are cut off."""
     levels = [_level(level) for level in name.split("/") if level.strip()]
     above = below.split("/") if below else []
     try:
         return paths.checked_path("/".join([*above, *levels][: paths.LEVELS]))
-    except Invalid:  # nothing is left of it
+    except Invalid:  # no valid level remains
         return below or INBOX

@@ -1,4 +1,4 @@
-"""What POP3 is asked for, in a thread (RFC 1939, 2449, 2595, 5034)."""
+"""POP3 client of connectors; belongs into a thread (RFC 1939, 2449, 2595, 5034)."""
 
 import hashlib
 import re
@@ -26,17 +26,17 @@ Result = TypeVar("Result")
 INBOX = Listed(b"INBOX", ["INBOX"], None)
 LONGEST = 1 << 20  # bytes of a line
 LISTED = 1 << 27  # bytes of a list of all messages
-DENIED = 10  # messages that the server does not give, after which it is asked for no more
-PARTING = 2.0  # seconds that a goodbye is waited for
-LINES = 200  # of what the server says it has
+DENIED = 10  # refused messages after which the run fails
+PARTING = 2.0  # seconds to wait for the response to QUIT
+LINES = 200  # lines of the response to CAPA
 DIGITS = 18
-MARK = re.compile(r"[!-9;-~]{1,70}")  # of RFC 1939; a colon divides other things
+MARK = re.compile(r"[!-9;-~]{1,70}")  # RFC 1939, without the colon, which is a separator elsewhere
 TEMPORARY = ("[IN-USE]", "[LOGIN-DELAY]", "[SYS/TEMP]")  # RFC 2449, 3206
 BROKEN = (OSError, EOFError, ValueError, LookupError, AttributeError)
 
 
 class _Wire:
-    """What is said and heard. What is refused is Denied."""
+    """The commands of POP3. Raises RequestRefused for -ERR."""
 
     def __init__(self, line: Line, largest: int) -> None:
         self.line, self.largest = line, largest
@@ -63,14 +63,14 @@ class _Wire:
         return line
 
     def say(self, command: str) -> bytes:
-        """Send a command, and return its answer."""
+        """Send a command and return its one-line response."""
         if any(sign in command for sign in "\r\n\0"):
             raise Failure(self.line.stage, "POP3 takes no names and passwords of several lines")
         self.sock.sendall(f"{command}\r\n".encode())
         return self._answer()
 
     def listed(self, command: str) -> list[bytes]:
-        """Send a command, and return the lines of its answer."""
+        """Send a command and return the lines of its response."""
         self.say(command)
         lines, size = list[bytes](), 0
         while (line := self._line()) != b".":
@@ -81,13 +81,13 @@ class _Wire:
         return lines
 
     def secure(self) -> None:
-        """Switch to TLS by STLS; what came before under no protection is forgotten."""
+        """Switch to TLS with STLS. Data that came unencrypted is discarded."""
         self.say("STLS")
         self.sock = self.line.secured(self.sock)
         self.reader = Reader(self.line, self.sock)
 
     def authenticate(self, mechanism: str, answer: Callable[[bytes], bytes]) -> None:
-        """Sign in by SASL, with one answer; to what is asked after it nothing is said."""
+        """Sign in with SASL and one response; later challenges get an empty response."""
         line, asked = self.say(f"AUTH {mechanism}"), 0
         while not line.startswith(b"+OK"):
             asked += 1
@@ -99,9 +99,9 @@ class _Wire:
             self.line.hide(packed)
 
     def message(self, number: int) -> bytes | None:
-        """A message; None where it is larger than any may be.
+        """Retrieve a message; None if it exceeds the size limit.
 
-        It ends where a dot is alone on a line of POP3, not on one of another kind within it.
+        It ends at a dot alone on a line with CRLF, not on a line with another ending.
         """
         self.say(f"RETR {number}")
         found, size, begins = bytearray(), 0, True
@@ -118,13 +118,13 @@ class _Wire:
 
 
 class Pop:
-    """A session, which has one folder. Each method waits, and raises Failure."""
+    """A POP3 session, which has one mailbox. Each method blocks, and raises RemoteFailure."""
 
     def __init__(self, line: Line, largest: int) -> None:
         self.line, self.largest = line, largest
         self.capabilities: frozenset[str] = frozenset()
         self._made: _Wire | None = None
-        self._numbers: dict[str, int] = {}  # of messages, by their marks
+        self._numbers: dict[str, int] = {}  # message numbers by message id
         self._sizes: dict[int, int] = {}
         self._deletes = False
 
@@ -135,11 +135,11 @@ class Pop:
         return self._made
 
     def sign_in(self) -> None:
-        """Connect, with TLS where that is asked for, and sign in."""
+        """Connect, with TLS if it is configured, and sign in."""
         self._made = self._do(Stage.CONNECT, lambda: _Wire(self.line, self.largest))
         if self.line.server.security is Security.STARTTLS:
             self._do(Stage.TLS, self._wire.secure)
-        with suppress(Denied):  # those that are old have none
+        with suppress(Denied):  # old servers have no CAPA
             found = self._do(Stage.GREETING, lambda: self._wire.listed("CAPA"))
             self.capabilities = frozenset(said(line).upper() for line in found[:LINES])
         self._do(Stage.LOGIN, self._authenticate)
@@ -159,13 +159,16 @@ class Pop:
             raise Failure(Stage.LOGIN, problem.message, refused=for_good) from None
 
     def _by_sasl(self) -> bool:
-        """Whether the server takes the password that way only."""
+        """True if the server accepts the password only by SASL."""
         offered = {word for line in self.capabilities if line.startswith("SASL ")
                    for word in line.split()}  # fmt: skip
         return "PLAIN" in offered and "USER" not in self.capabilities
 
     def leave(self) -> None:
-        """Say goodbye. Only then is deleted what was to be: so where that fails, Failure."""
+        """Send QUIT.
+
+        The server deletes messages only then, so its failure is raised after deletions.
+        """
         if self._made is None:
             return
         if self._deletes:
@@ -176,19 +179,19 @@ class Pop:
             self._made.say("QUIT")
 
     def close(self) -> None:
-        """Give the connection back, in whatever state it is."""
+        """Close the connection in any state."""
         self.line.close()
 
     def folders(self) -> list[Listed]:
-        """The one there is."""
+        """The only mailbox, INBOX."""
         return [INBOX]
 
     def subscribed(self) -> frozenset[bytes]:
-        """The one there is."""
+        """The raw name of the only mailbox."""
         return frozenset({INBOX.raw})
 
     def open(self, folder: Listed, *, write: bool) -> Opened:
-        """List what there is."""
+        """Read the list of messages."""
         del folder, write
         self._sizes = {}
         for line in self._do(Stage.LIST, lambda: self._wire.listed("LIST")):
@@ -199,7 +202,7 @@ class Pop:
         return Opened(0, 0, len(self._sizes))
 
     def marks(self) -> list[str]:
-        """A mark for each message, after its UIDL, in order."""
+        """The ids of all messages from UIDL, in order."""
         try:
             lines = self._do(Stage.LIST, lambda: self._wire.listed("UIDL"))
         except Denied as problem:
@@ -216,7 +219,7 @@ class Pop:
         return list(self._numbers)
 
     def _fresh(self, mark: bytes) -> str:
-        """The mark of one more message: some servers give the same to several."""
+        """A unique id for a message: some servers give several messages one UIDL."""
         found, copies = _mark(mark), 1
         while found in self._numbers:
             copies += 1
@@ -224,19 +227,22 @@ class Pop:
         return found
 
     def heads(self, marks: Sequence[str]) -> list[Head]:
-        """Their sizes; POP3 knows neither flags nor dates."""
+        """The sizes of messages; POP3 has neither flags nor dates."""
         known = [(mark, self._numbers[mark]) for mark in marks if mark in self._numbers]
         return [Head(mark, self._sizes.get(number, 0), frozenset(), None) for mark, number in known]
 
     def bodies(self, heads: Sequence[Head]) -> Iterator[tuple[Head, bytes]]:
-        """These messages, one by one; left out is what is not given, or larger than any may be."""
+        """Yield the messages with their content.
+
+        Refused messages, and those over the size limit, are omitted.
+        """
         denied = 0
         for one in heads:
             if (number := self._numbers.get(one.mark)) is None:
                 continue
             try:
                 raw = self._do(Stage.FETCH, partial(self._wire.message, number))
-            except Denied:  # one that cannot be read does not hold up the others
+            except Denied:  # one unreadable message must not stop the others
                 denied += 1
                 if denied > DENIED:
                     raise
@@ -245,7 +251,7 @@ class Pop:
                 yield one, raw
 
     def delete(self, marks: Sequence[str]) -> None:
-        """Have these deleted at the end of the session."""
+        """Mark messages as deleted; the server deletes them at the end of the session."""
         for mark in marks:
             if (number := self._numbers.get(mark)) is not None:
                 self._deletes = True
@@ -264,7 +270,7 @@ def _number(word: bytes) -> int | None:
 
 
 def _mark(told: bytes) -> str:
-    """What RFC 1939 allows is taken as it is, all else by its digest."""
+    """The id of a message: a UIDL that RFC 1939 allows, else its digest."""
     text = told.decode("latin-1")
     return text if MARK.fullmatch(text) else _digest(told)
 

@@ -1,4 +1,4 @@
-"""An account elsewhere: where it is, how one signs in, and at which stage that failed."""
+"""A remote server of a connector: its address, credentials, mailboxes and failures."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -16,12 +16,12 @@ PORTS = {
     (Protocol.POP3, Security.STARTTLS): 110,
     (Protocol.POP3, Security.PLAIN): 110,
 }
-MESSAGES = 1_000_000  # of a folder, at most
-SAID = 300  # characters of what a server says that are passed on
+MESSAGES = 1_000_000  # of a mailbox
+SAID = 300  # characters of a text of the server that are shown
 
 
 class Stage(StrEnum):
-    """Where a run is, or was when it failed."""
+    """The stage that a connector run is at, or at which it failed."""
 
     RESOLVE = "RESOLVE"
     CONNECT = "CONNECT"
@@ -36,21 +36,21 @@ class Stage(StrEnum):
 
 
 class Failure(Exception):
-    """The server elsewhere does not do what it should. The text is fit to be shown."""
+    """The remote server doesn't work as it should. The text can be shown to the user."""
 
     def __init__(self, stage: Stage, message: str, *, refused: bool = False) -> None:
         self.stage, self.message = stage, message
-        self.refused = refused  # by whoever asked for a password: trying again is no use
+        self.refused = refused  # the credentials are refused: a retry is useless
         super().__init__(message)
 
 
 class Denied(Failure):
-    """The server says no; the session can go on."""
+    """The remote server has refused a request; the session can continue."""
 
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """How an account elsewhere is reached; what is secret is never shown."""
+    """The address and credentials of an account on another server. The secret is never shown."""
 
     protocol: Protocol
     host: str
@@ -58,9 +58,9 @@ class Server:
     security: Security
     mechanism: str  # one of MECHANISMS
     username: str
-    secret: str = field(repr=False)  # a password, or the access token of OAuth 2.0
+    secret: str = field(repr=False)  # a password, or an OAuth 2.0 access token
     timeout: float = 600.0  # seconds of silence
-    rate: int = 0  # bytes a second, 0: as fast as it can
+    rate: int = 0  # 0: unlimited
 
 
 MECHANISMS = ("PLAIN", "LOGIN", "CRAM-MD5", "XOAUTH2", "OAUTHBEARER")
@@ -68,7 +68,7 @@ BY_TOKEN = frozenset({"XOAUTH2", "OAUTHBEARER"})
 
 
 class Listed(NamedTuple):
-    """A folder of the account: the name as the server spells it, and as people read it."""
+    """A remote mailbox: its raw name, and its decoded levels."""
 
     raw: bytes
     levels: Sequence[str]
@@ -76,24 +76,24 @@ class Listed(NamedTuple):
 
 
 class Opened(NamedTuple):
-    """A folder, as it was when it was opened."""
+    """The state of a remote mailbox when it was opened."""
 
-    validity: int  # UIDVALIDITY; 0: the protocol has none
+    validity: int  # 0: the protocol has none
     modseq: int  # HIGHESTMODSEQ of RFC 7162; 0: the server has none
     exists: int
 
 
 class Head(NamedTuple):
-    """What is known of a message before it is fetched."""
+    """The metadata of a remote message before it is fetched."""
 
-    mark: str  # its UID, or its UIDL of POP3
+    mark: str  # UID of IMAP, or UIDL of POP3
     size: int
     flags: frozenset[str]
     received_at: datetime | None
 
 
 def said(text: object) -> str:
-    """What a server says, or what is wrong with it, fit to be shown."""
+    """The text of a server or an error in one printable line of limited length."""
     words = text.decode("utf-8", "replace") if isinstance(text, bytes) else str(text)
     shown = "".join(sign if sign.isprintable() else " " for sign in words)
     return " ".join(shown.split())[:SAID]

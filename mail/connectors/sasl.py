@@ -1,15 +1,18 @@
-"""What is said to sign in (RFC 4616, 2195, 7628; Google's XOAUTH2)."""
+"""SASL responses for sign-in on a remote server (RFC 4616, 2195, 7628; Google's XOAUTH2)."""
 
 import hmac
 from collections.abc import Callable
 
 from mail.connectors.remote_server import Server
 
-CHALLENGES = 5  # of one attempt to sign in
+CHALLENGES = 5  # of one sign-in
 
 
 def answer_of(server: Server, mechanism: str) -> Callable[[bytes], bytes]:
-    """What is said to the first challenge. To what is asked after it there is nothing to say."""
+    """The function that returns the response to the first challenge of a mechanism.
+
+    Later challenges get an empty response.
+    """
     name, secret = server.username, server.secret
     if mechanism == "CRAM-MD5":
         return lambda asked: f"{name} {hmac.digest(secret.encode(), asked, 'md5').hex()}".encode()

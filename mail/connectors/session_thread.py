@@ -1,4 +1,4 @@
-"""A session with a server elsewhere, in a thread of its own, which can be ended from outside."""
+"""A session with a remote server in a thread of its own, which can be ended from outside."""
 
 import asyncio
 import ssl
@@ -15,21 +15,24 @@ from mail.network.outbound_http import Gate, Unsent
 from models.connectors import Protocol
 
 Result = TypeVar("Result")
-READY = 4 << 20  # bytes that are handed over at once
+READY = 4 << 20  # bytes of messages that are handed over together
 
 
 class Session:
-    """Whoever waits for it goes on with other things meanwhile."""
+    """A blocking session that the event loop uses through its thread."""
 
     def __init__(self, remote: Imap | Pop, line: Line, thread: ThreadPoolExecutor) -> None:
         self.remote, self.line, self._thread = remote, line, thread
 
     async def do(self, work: Callable[..., Result], *given: Any) -> Result:
-        """Have the thread do this; Failure."""
+        """Run a function in the thread of the session. Raises RemoteFailure."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, work, *given)
 
     async def bodies(self, heads: Sequence[Head]) -> AsyncGenerator[list[tuple[Head, bytes]]]:
-        """Messages as they come; the next are on their way while these are looked at."""
+        """Yield groups of messages; the next group is fetched while the caller handles one.
+
+        Raises RemoteFailure after the messages that came before it.
+        """
         source = self.remote.bodies(heads)
         coming = asyncio.ensure_future(self.do(_some, source))
         ended = False
@@ -44,13 +47,13 @@ class Session:
                 if failure is not None:
                     raise failure
         finally:
-            if not ended:  # an answer is on its way that nobody waits for
+            if not ended:  # the caller has stopped while a response is coming
                 self.line.cut()
             await asyncio.wait([coming])
 
 
 def _some(source: Iterator[tuple[Head, bytes]]) -> tuple[list[tuple[Head, bytes]], Failure | None]:
-    """The next messages, and what went wrong behind them."""
+    """The next messages up to CHUNK_SIZE bytes, and the failure after them."""
     found: list[tuple[Head, bytes]] = []
     weight = 0
     try:
@@ -68,7 +71,10 @@ def _some(source: Iterator[tuple[Head, bytes]]) -> tuple[list[tuple[Head, bytes]
 async def session(
     server: Server, gate: Gate, largest: int, trust: ssl.SSLContext | None = None
 ) -> AsyncGenerator[Session]:
-    """Sign in; Failure. The address that is connected to is the one that was checked."""
+    """Sign in to a remote server, and log out at the end. Raises RemoteFailure.
+
+    Connects only to the addresses that `gate` has checked.
+    """
     try:
         addresses = await gate.allowed(server.host, server.port)
     except Unsent as problem:

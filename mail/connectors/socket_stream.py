@@ -1,6 +1,6 @@
-"""A connection to an address that was checked, with TLS, at the pace that is allowed.
+"""A connection to a checked address, with TLS and a rate limit.
 
-All of this waits, and so belongs to a thread; `cut` ends it from outside.
+All methods block, and so belong into a thread; `abort` ends the connection from any thread.
 """
 
 import re
@@ -18,7 +18,7 @@ from mail.connectors.remote_server import Failure, Server, Stage, said
 
 CONNECTING = 10.0  # seconds for one address
 TRIED = 3  # addresses of a host
-PIECE = 1 << 16  # bytes that are read at once
+PIECE = 1 << 16  # bytes of one read
 ENDED = "the run was ended"
 HUNG_UP = "the server has ended the connection"
 NO_REASON = "the server says no, without a reason"
@@ -38,22 +38,22 @@ def _usual_trust() -> ssl.SSLContext:
 
 @dataclass(slots=True)
 class Line:
-    """The way to a server."""
+    """A connection to a remote server, which can be aborted from another thread."""
 
     server: Server
-    addresses: Sequence[str]  # that may be connected to: the name is not looked up again
-    trust: ssl.SSLContext | None = None  # instead of the system's
+    addresses: Sequence[str]  # checked addresses: the name is not resolved again
+    trust: ssl.SSLContext | None = None  # instead of the system's trust store
     stage: Stage = Stage.CONNECT
     _socket: socket.socket | None = field(default=None, repr=False)
     _cut: Event = field(default_factory=Event, repr=False)
-    _owed: float = 0.0  # when what was read so far may have been read
+    _owed: float = 0.0  # monotonic time until which the rate limit makes reads wait
     _hidden: set[str] = field(default_factory=set, repr=False)
 
     def __post_init__(self) -> None:
         self.hide(self.server.secret)
 
     def open(self) -> socket.socket:
-        """Connect to the first address that answers; Failure where none does."""
+        """Connect to the first address that answers. Raises RemoteFailure if none does."""
         last = OSError("no address")
         for address in self.addresses[:TRIED]:
             family = socket.AF_INET6 if ":" in address else socket.AF_INET
@@ -73,19 +73,19 @@ class Line:
         raise self.failure(last)
 
     def secured(self, plain: socket.socket) -> socket.socket:
-        """The connection within TLS, whose certificate is for the name of the host."""
+        """Wrap the socket in TLS; the certificate must be valid for the host name."""
         self.stage = Stage.TLS
         context = self.trust or _usual_trust()
         found = context.wrap_socket(
             plain, server_hostname=self.server.host, do_handshake_on_connect=False
         )
-        self._socket = found  # before anything is waited for: it may be cut then
+        self._socket = found  # set before the handshake, so that `abort` can end it
         self.check()
         found.do_handshake()
         return found
 
     def pace(self, many: int) -> None:
-        """Wait until so many bytes more may have been read."""
+        """Wait as long as the rate limit requires after these bytes."""
         if self.server.rate:
             now = time.monotonic()
             self._owed = max(self._owed, now) + many / self.server.rate
@@ -93,32 +93,35 @@ class Line:
             self.check()
 
     def cut(self) -> None:
-        """End the connection, whoever is waiting for it. For any thread."""
+        """End the connection, also while another thread waits for it.
+
+        Can be called from any thread.
+        """
         self._cut.set()
         if (found := self._socket) is not None:
-            with suppress(OSError):  # it has ended by itself
-                # not that of TLS, behind which what is encrypted would be read as if it were not
+            with suppress(OSError):  # already closed
+                # not the shutdown of TLS, after which encrypted bytes would be read as plain ones
                 socket.socket.shutdown(found, socket.SHUT_RDWR)
 
     def close(self) -> None:
-        """Give the connection back. For the thread that has used it."""
+        """Close the socket. Only for the thread that uses it."""
         if self._socket is not None:
             self._socket.close()
 
     def check(self) -> None:
-        """Failure where the line was cut."""
+        """Raise RemoteFailure if the connection was aborted."""
         if self._cut.is_set():
             raise Failure(self.stage, ENDED)
 
     def hide(self, secret: str) -> None:
-        """Never show this, however the server repeats it."""
+        """Remove a secret from all texts of the server that are shown later."""
         if secret:
             escaped = secret.replace("\\", "\\\\").replace('"', '\\"')
             packed = b64encode(secret.encode()).decode()
             self._hidden |= {secret, escaped, packed} - {""}
 
     def told(self, words: object) -> str:
-        """What the server says, fit to be shown, without what is secret."""
+        """A text of the server in printable form, without secrets."""
         text = words.decode("utf-8", "replace") if isinstance(words, bytes) else str(words)
         for secret in sorted(self._hidden, key=len, reverse=True):
             spaced = r"\s+".join(map(re.escape, re.split(r"\s+", secret)))
@@ -126,7 +129,7 @@ class Line:
         return said(text)
 
     def failure(self, problem: BaseException) -> Failure:
-        """What went wrong, in words for whoever set up the account."""
+        """The RemoteFailure for an exception, with a text for the owner of the connector."""
         if self._cut.is_set():
             return Failure(self.stage, ENDED)
         if isinstance(problem, Failure):
@@ -141,21 +144,21 @@ class Line:
             text = f"no answer within {self.server.timeout:g} seconds"
         elif isinstance(problem, OSError):
             text = next((words for kind, words in FAILED if isinstance(problem, kind)), OTHERWISE)
-        else:  # libraries pass on bytes of the server
+        else:  # some libraries put bytes of the server into the exception
             words = problem.args[0] if problem.args else None
             text = (self.told(words) if isinstance(words, bytes) else "") or NONSENSE
         return Failure(stage, text)
 
 
 class Reader:
-    """What comes over a line, with no more of it in memory than was asked for."""
+    """A reader of a connection with limits on the bytes in memory."""
 
     def __init__(self, line: Line, source: socket.socket) -> None:
         self._line, self._source = line, source
         self._kept = bytearray()
 
     def line(self, longest: int) -> bytes:
-        """To the end of the line, with it; Failure where there is none so far on."""
+        """Read a line with its end. Raises RemoteFailure if it is longer than `max_size`."""
         seen = 0
         while (end := self._kept.find(b"\n", seen)) < 0 and len(self._kept) <= longest:
             seen = len(self._kept)
@@ -165,20 +168,20 @@ class Reader:
         return self._taken(end + 1)
 
     def exactly(self, size: int) -> bytes:
-        """So many bytes."""
+        """Read exactly `size` bytes."""
         while len(self._kept) < size:
             self._more()
         return self._taken(size)
 
     def skip(self, size: int) -> None:
-        """Throw so many bytes away."""
+        """Read and discard `size` bytes."""
         while size:
             if not self._kept:
                 self._more()
             size -= len(self._taken(min(size, len(self._kept))))
 
     def waiting(self, seconds: float) -> bool:
-        """Whether there is a line, or the beginning of a long one, within so many seconds."""
+        """True if a line, or the beginning of a long one, arrives within the timeout."""
         until = time.monotonic() + seconds
         try:
             while b"\n" not in self._kept and len(self._kept) < PIECE:
@@ -193,7 +196,7 @@ class Reader:
         return True
 
     def close(self) -> None:
-        """For libraries that close what they read from: the socket is the line's."""
+        """Do nothing, for libraries that close their source: the connection closes its socket."""
 
     def _more(self) -> None:
         try:

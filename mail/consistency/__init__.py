@@ -1,4 +1,4 @@
-"""The verifier: what the store claims about itself, computed again and compared."""
+"""Consistency check: counters and references of the database are computed again and compared."""
 
 from mail.consistency.all_checks import verify
 from mail.consistency.report import Finding, Progress, Report

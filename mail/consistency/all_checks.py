@@ -1,4 +1,4 @@
-"""All checks in their order."""
+"""The consistency check: all checks in their order."""
 
 from mail.consistency import (
     audits,
@@ -27,13 +27,13 @@ async def verify(
     read_blobs: bool = True,
     progress: Progress | None = None,
 ) -> Report:
-    """Compute again what the store says of itself, with SQL of its own, and compare.
+    """Compute the counters and references of the database with separate SQL, and compare them.
 
-    Each statement sees one moment, so a store may be in use meanwhile; but for `repair` let
-    nobody else write. Without `read_blobs` skeletons are opened, yet no piece is read: an
-    object counts when its last byte is there. A damaged blob is repaired if another copy of its
-    bytes is stored. What has no copy and cannot be computed, such as a number of the journal, is
-    found but not repaired.
+    Each statement sees one snapshot, so the database can be in use; but for `repair` no other
+    process must write. Without `reads_blobs` message layouts are parsed, but no content is
+    read: an object counts if its last byte exists. A damaged blob is repaired if another copy
+    of its bytes is stored. Values that can't be computed, such as a position of the journal,
+    are reported but not repaired.
     """
     look = Look(world, progress)
     hits: list[Hit] = []
@@ -50,7 +50,7 @@ async def verify(
 
 
 def checks(world: World) -> list[Check]:
-    """All checks that are a select."""
+    """All checks that are a SELECT statement."""
     dialect = world.database.dialect
     return [
         *mailbox_counters.checks(),

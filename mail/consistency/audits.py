@@ -1,4 +1,4 @@
-"""Audits: copies that were not tampered with, and all there."""
+"""Check of the hash chains of audits."""
 
 from sqlalchemy import select
 from sqlmodel import col
@@ -13,7 +13,7 @@ SUBJECT = "audits"
 
 
 async def chains(look: Look) -> list[Finding]:
-    """Compute the chain of each audit again."""
+    """Compute the hash chain of each audit again."""
     asked = select(*picked(Audit)).where(col(Audit.ended_at).is_(None)).order_by(col(Audit.id))
     findings = []
     for done, row in enumerate(await look.world.database.read(asked), 1):

@@ -1,4 +1,4 @@
-"""Reading stored pieces: one at a time, so that memory holds one however large the store is."""
+"""Reading of stored blobs, a few at a time, so that memory use is bounded."""
 
 import asyncio
 from typing import Any
@@ -12,8 +12,8 @@ from models.files.blobs import Blob
 from models.runtime.environment import World
 from models.store.columns import Picked
 
-AT_ONCE = 16  # rows read together, each with at most 256 KiB of compressed bytes
-LARGE = 64 * 1024  # bytes; from here on a thread works on them
+AT_ONCE = 16  # rows of one statement, each with at most 256 KiB of compressed bytes
+LARGE = 64 * 1024  # bytes; from this size on a thread works on them
 ABOUT: tuple[SQLColumnExpression[Any], ...] = (
     col(Blob.id),
     col(Blob.tenant_id),
@@ -26,7 +26,7 @@ ABOUT: tuple[SQLColumnExpression[Any], ...] = (
 
 
 async def packed(world: World, row: Picked) -> bytes:
-    """The bytes of a blob as they are stored; KeyError where they are not."""
+    """Read the stored bytes of a blob. Raises KeyError if they are missing."""
     if row.name is not None:
         return await world.blobs.get(row.name)
     if row.data is None:
@@ -35,7 +35,10 @@ async def packed(world: World, row: Picked) -> bytes:
 
 
 async def content(world: World, row: Picked) -> bytes:
-    """The bytes that a blob stands for, whatever their digest. KeyError, Corrupt."""
+    """Read and decompress a blob without comparing its digest.
+
+    Raises KeyError if its bytes are missing, and CorruptBlob if they can't be decompressed.
+    """
     data = await packed(world, row)
     if len(data) != row.stored_size:
         raise Corrupt(f"{len(data)} bytes are stored instead of {row.stored_size}")
@@ -45,5 +48,5 @@ async def content(world: World, row: Picked) -> bytes:
 
 
 async def digest(data: bytes) -> str:
-    """The SHA-256 of a content."""
+    """The SHA-256 of a content; of a large one in a thread."""
     return digest_of(data) if len(data) < LARGE else await asyncio.to_thread(digest_of, data)

@@ -1,4 +1,4 @@
-"""Reference rows: what needs a blob says so, and the blob is there."""
+"""Checks of reference rows: each owner of a blob has one, and the blob exists."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ SUBJECT = "blobs"
 
 
 def checks() -> list[Check]:
-    """All checks of reference rows. What was lost with them cannot be told from SQL alone."""
+    """All checks of reference rows. They have no repair: SQL cannot tell the lost references."""
     return [
         _of(Message, MessageBlob, col(MessageBlob.message_id)),
         _of(Submission, SubmissionBlob, col(SubmissionBlob.submission_id), under_way()),
@@ -28,13 +28,13 @@ def checks() -> list[Check]:
 
 
 def under_way() -> ColumnElement[bool]:
-    """That a submission has a recipient to whom it is not yet delivered."""
+    """SQL: true if a submission has a recipient that is not yet delivered."""
     mine = col(Delivery.submission_id) == col(Submission.id)
     return exists().where(mine, col(Delivery.state).in_(OPEN))
 
 
 def _of(table: Any, blobs: Any, key: Any, *where: ColumnElement[bool]) -> Check:
-    """The check of one table and its reference rows, in which `key` says what they are of."""
+    """The check of an owner table and its reference rows, which name the owner in `owner_id`."""
     mine = key == col(table.id)
     lost = select(func.count()).where(mine, ~_exists(blobs))
     known = exists().where(mine, col(blobs.blob_id) == col(table.blob_id))

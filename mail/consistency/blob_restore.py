@@ -1,4 +1,4 @@
-"""Restore damaged blobs from other stored copies of the same bytes."""
+"""Restoring of damaged blobs from other stored copies of the same bytes."""
 
 import asyncio
 from collections import defaultdict
@@ -39,7 +39,7 @@ async def restore(world: World, keys: Sequence[int]) -> set[int]:
 
 
 async def clear_marks(world: World, damaged: Collection[int]) -> None:
-    """Remove the marks of all blobs but these."""
+    """Clear the damage mark of all blobs but these."""
     asked = select(col(Blob.id)).where(col(Blob.damaged_at).is_not(None))
     marked = [row.id for row in await world.database.read(asked)]
     await _mark(world, [key for key in marked if key not in damaged], damaged=False)
@@ -66,6 +66,7 @@ async def _objects_by_digest(world: World, keys: Sequence[int]) -> Mapping[str, 
 
 
 async def _find_copy(world: World, row: Picked, objects: Sequence[str]) -> bytes | None:
+    """The bytes of an intact copy of a blob, or None."""
     same = select(*COLUMNS).where(col(Blob.digest) == row.digest, col(Blob.id) != row.id)
     for other in await world.database.read(same):
         with suppress(KeyError, Corrupt):
@@ -78,7 +79,7 @@ async def _find_copy(world: World, row: Picked, objects: Sequence[str]) -> bytes
 
 
 def _verified(row: Picked, packed: bytes) -> bytes:
-    """Expand an object by any codec; Raises Corrupt if it does not have the digest."""
+    """Decompress an object with any codec. Raises CorruptBlob if it does not have the digest."""
     with suppress(Corrupt):
         return verify(row.digest, expand("zstd", packed, row.size))
     return verify(row.digest, expand("raw", packed, row.size))

@@ -1,4 +1,4 @@
-"""Stored bytes: each piece there, readable, and what its row says; and what lies about."""
+"""Checks of stored bytes: each blob exists, is readable and has its digest; and garbage figures."""
 
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
@@ -21,13 +21,13 @@ from models.store.columns import Picked
 from models.store.object_store import Stored
 
 SUBJECT = "blobs"
-NAMES = 1000  # of objects, looked up together
+NAMES = 1000  # object names of one look-up
 
 Problem = tuple[str, Value, Value]  # rule, expected, found
 
 
 async def pieces(look: Look, *, read: bool, repair: bool = False) -> list[Finding]:
-    """Check every blob; with `read` all of its bytes, otherwise its last byte.
+    """Check every blob; with `reads_content` all of its bytes, otherwise its last byte.
 
     With `repair`, damaged blobs are restored from other copies of their bytes.
     """
@@ -83,7 +83,7 @@ async def _touch(world: World, row: Picked) -> Problem | None:
 
 
 async def _ends(world: World, name: str, size: int) -> Problem | None:
-    """Whether the object has a byte where its last one shall be."""
+    """Check that the object has a byte at the position of its last one; the problem, or None."""
     try:
         await world.blobs.get_range(name, max(size - 1, 0), size)
     except KeyError:
@@ -96,7 +96,7 @@ async def _ends(world: World, name: str, size: int) -> Problem | None:
 async def _standing(
     world: World, table: type[SQLModel], problems: dict[int, Problem]
 ) -> list[Finding]:
-    """The problems of rows that are still there: the collector may have come by."""
+    """The findings for rows that still exist: the garbage collector can have removed others."""
     if not problems:
         return []
     key, keys, left = identity(table), list(problems), set[int]()
@@ -111,7 +111,7 @@ async def _standing(
 
 
 async def _objects_of(look: Look, table: type[SQLModel], name: Any, size: Any) -> list[Finding]:
-    """Check the object that each row names for itself; rows without a name have none yet."""
+    """Check the object that each row of a table names; rows without a name have none yet."""
     world, findings, key = look.world, list[Finding](), identity(table)
     asked = select(key.label("id"), name.label("name"), size.label("size"))
     async for low, high in ranges(look, SUBJECT, table):
@@ -124,7 +124,10 @@ async def _objects_of(look: Look, table: type[SQLModel], name: Any, size: Any) -
 
 
 async def figures(look: Look, grace: timedelta = GRACE) -> dict[str, int]:
-    """What the collector will remove: rows nothing refers to, objects no row names."""
+    """Count the blobs without references and the objects without a row.
+
+    The garbage collector will remove them.
+    """
     world = look.world
     before = world.now() - grace
     unused = [~exists().where(reference == col(Blob.id)) for reference in REFERENCES]

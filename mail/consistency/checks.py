@@ -1,4 +1,4 @@
-"""A check: a select that finds all objects of a table for which a rule does not hold."""
+"""The form of a check: a SELECT that finds all rows for which a rule is broken."""
 
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -31,15 +31,15 @@ from models.runtime.environment import Turn, World
 Expression = SQLColumnExpression[Any]
 Condition = SQLColumnExpression[bool]
 
-STEP = 5000  # objects that one statement looks at
-# Keys above the one and up to the other.
+STEP = 5000  # keys that one statement checks
+# Keys above LOW_KEY up to HIGH_KEY.
 LOW: BindParameter[int] = bindparam("low")
 HIGH: BindParameter[int] = bindparam("high")
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """Two things that shall be equal. `cured`: the check's cure makes them so."""
+    """Two values that must be equal. With `is_repairable` the repair of the check makes them so."""
 
     expected: Expression
     found: Expression
@@ -48,29 +48,30 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """Rules on the rows of `source`, looked at by ranges of the keys of `table`.
+    """Rules for the rows of `source`, checked by ranges of the keys of `table`.
 
-    Each range is one statement, so it sees one moment of a store that is in use.
+    Each range is one statement, so it sees one snapshot of a database in use.
     """
 
     subject: str
     table: type[SQLModel]
     rules: Mapping[str, Rule]
     source: FromClause
-    stream: Expression  # whose lock a repair needs
+    stream: Expression  # the stream that a repair locks
     where: Sequence[Condition] = ()
-    key: Expression | None = None  # of the object, where that is not a row of `table`
-    kind: str | None = None  # the object's table, likewise
+    key: Expression | None = None  # of the object, if it is not a row of `table`
+    kind: str | None = None  # the table of the object, if it is not `table`
     cure: "Cure | None" = None
     step: int = STEP
 
 
-Cure = Callable[[Turn, Check, Sequence[int], int], None]  # repairs the keys, in a unit on a stream
+# Repairs rows by key, in a transaction that locks the stream.
+Cure = Callable[[Turn, Check, Sequence[int], int], None]
 
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """A row for which rules of `check` do not hold."""
+    """A row for which rules of `check` are broken."""
 
     check: Check
     key: int
@@ -80,32 +81,32 @@ class Hit:
 
 @dataclass(slots=True)
 class Look:
-    """A run of the verifier: the world it looks at, and how far it has come."""
+    """A run of the consistency check with its environment and progress."""
 
     world: World
     progress: Progress | None
     looked: Counter[str] = field(default_factory=Counter)
 
     def tell(self, subject: str, done: int, total: int | None = None) -> None:
-        """Report progress to whoever wants it."""
+        """Report progress if the caller has asked for it."""
         if self.progress:
             self.progress(subject, done, total)
 
 
 def identity(table: type[SQLModel]) -> ColumnElement[Any]:
-    """The key of a table whose rows are numbered."""
+    """The id column of a table."""
     column: ColumnElement[Any] = inspect(table).local_table.c.id
     return column
 
 
 def within(column: Any) -> ColumnElement[bool]:
-    """That a key lies in the range that a statement is given."""
+    """SQL: true if a key is in the range of the statement."""
     condition: ColumnElement[bool] = (column > LOW) & (column <= HIGH)
     return condition
 
 
 def total(what: Any) -> ColumnElement[int]:
-    """A sum as a whole number, which PostgreSQL does not make of its own."""
+    """SQL: a sum as BIGINT, since PostgreSQL sums to NUMERIC; 0 without rows."""
     return cast(func.coalesce(func.sum(what), 0), BigInteger)
 
 
@@ -116,7 +117,7 @@ async def ranges(
     step: int = STEP,
     only: Sequence[Condition] = (),
 ) -> AsyncIterator[tuple[int, int]]:
-    """Ranges of keys with at most `step` rows each, as lower bound and last key."""
+    """Yield key ranges of at most `keys_per_range` rows each, as lower bound and last key."""
     key, low, done = identity(table), -1, 0
     counting = select(func.count()).select_from(table).where(*only)
     counted = await look.world.database.read(counting)
@@ -133,7 +134,7 @@ async def ranges(
 
 
 def statement(check: Check) -> Select[*tuple[Any, ...]]:
-    """To read the rows in a range that break a rule."""
+    """The SELECT of the rows in a key range that break a rule."""
     key = identity(check.table) if check.key is None else check.key
     columns: list[Any] = [key.label("key"), check.stream.label("stream")]
     for name, rule in check.rules.items():
@@ -146,7 +147,10 @@ def statement(check: Check) -> Select[*tuple[Any, ...]]:
 async def run(
     look: Look, check: Check, only: Sequence[Condition] = (), *, step: int | None = None
 ) -> list[Hit]:
-    """All rows that break rules of this check, in the order of their keys; `only` some rows."""
+    """Find all rows that break rules of a check, in the order of their keys.
+
+    `conditions` select some of the rows.
+    """
     asked, hits = statement(check).where(*only), list[Hit]()
     async for low, high in ranges(look, check.subject, check.table, step or check.step, only):
         rows = await look.world.database.read(asked.params(low=low, high=high))
@@ -156,7 +160,7 @@ async def run(
 
 
 def broken(turn: Turn, check: Check, keys: Sequence[int]) -> list[Row[*tuple[Any, ...]]]:
-    """Of the rows with these keys those that break a rule, as this unit sees them."""
+    """Read those of the rows that still break a rule, inside a transaction."""
     asked, rows = statement(check), list[Row[*tuple[Any, ...]]]()
     for key in keys:
         rows += turn.connection.execute(asked, {"low": key - 1, "high": key}).all()
@@ -164,7 +168,7 @@ def broken(turn: Turn, check: Check, keys: Sequence[int]) -> list[Row[*tuple[Any
 
 
 def differences(check: Check, row: Row[*tuple[Any, ...]]) -> dict[str, tuple[Value, Value]]:
-    """Expected and found, by the rules that do not hold."""
+    """The expected and found value of each broken rule, by its name."""
     named = row._mapping  # noqa: SLF001 - SQLAlchemy's public name for it
     pairs = {
         name: (_plain(named[f"{name}_expected"]), _plain(named[f"{name}_found"]))
@@ -174,7 +178,7 @@ def differences(check: Check, row: Row[*tuple[Any, ...]]) -> dict[str, tuple[Val
 
 
 def write(turn: Turn, check: Check, keys: Sequence[int]) -> list[int]:
-    """Set the columns that have the names of broken rules to what is expected; whose, returned."""
+    """Set the columns of broken repairable rules to their expected values; return the keys."""
     written: list[int] = []
     for row in broken(turn, check, keys):
         values = {

@@ -1,4 +1,4 @@
-"""Figures of what housekeeping will remove: none of it is a difference."""
+"""Counts of rows that housekeeping will remove: they are no findings."""
 
 from sqlalchemy import Select, func, select
 from sqlmodel import col
@@ -14,7 +14,7 @@ from models.users.tables import Usage
 
 
 async def figures(look: Look) -> dict[str, int]:
-    """How many rows have outlived their use, by what they are."""
+    """Count the rows that have expired, by kind."""
     return {
         name: int((await look.world.database.read(asked))[0][0])
         for name, asked in _old(look.world).items()

@@ -1,4 +1,4 @@
-"""The journal: numbers without gaps, and messages that are what its last word on them says."""
+"""Checks of the journal: positions without gaps, and messages that agree with their last entry."""
 
 from typing import Any
 
@@ -24,13 +24,13 @@ from models.store.columns import Big, table_of
 from models.users.tables import User
 
 SUBJECT = "journal"
-STREAMS = 100  # at once: each may have as many events as the options allow
+STREAMS = 100  # each can have as many entries as the options allow
 HERE = (ChangeKind.MESSAGE_ADDED, ChangeKind.MESSAGE_MOVED, ChangeKind.MESSAGE_RESTORED)
 AWAY = (ChangeKind.MESSAGE_ARCHIVED, ChangeKind.MESSAGE_DELETED)
 
 
 def checks(dialect: str) -> list[Check]:
-    """All checks of the journal. Numbers that are lost cannot be made again."""
+    """All checks of the journal. Lost positions can't be repaired."""
     return [_gaps(dialect), _ends(), _events(dialect), _modseqs(dialect)]
 
 
@@ -40,7 +40,7 @@ def _length(dialect: str) -> ColumnElement[int]:
 
 
 def _each(dialect: str) -> TableValuedAlias:
-    """The ids of a change, as rows."""
+    """The ids of a journal entry, as rows."""
     ids = col(Change.ids)
     if dialect == "sqlite":
         return func.json_each(ids).table_valued(column("value", Big), name="each")
@@ -49,7 +49,10 @@ def _each(dialect: str) -> TableValuedAlias:
 
 
 def _gaps(dialect: str) -> Check:
-    """Each change begins where the one before it ends, the oldest where the lost ones do."""
+    """The check that each journal entry begins at the end of the one before.
+
+    The oldest entry must begin at the end of the entries that are no longer kept.
+    """
     before = func.lag(col(Change.last)).over(
         partition_by=col(Change.stream_id), order_by=col(Change.last)
     )
@@ -85,7 +88,7 @@ def _ends() -> Check:
 
 
 def _events(dialect: str) -> Check:
-    """The last kept event that brought a message or took it away tells whether it is there."""
+    """The check that the last entry that added or removed a message agrees with its mailbox."""
     each = _each(dialect)
     touched = (
         select(
@@ -124,7 +127,10 @@ def _events(dialect: str) -> Check:
 
 
 def _modseqs(dialect: str) -> Check:
-    """A message's number is that of a kept change to it, unless that is no longer kept."""
+    """The check that the MODSEQ of a message is the position of an entry that names it.
+
+    Entries that are no longer kept are not compared.
+    """
     modseq = col(Message.modseq)
     named: ColumnElement[bool]
     if dialect == "sqlite":

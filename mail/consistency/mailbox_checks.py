@@ -1,4 +1,4 @@
-"""The same checks of a few folders, and of the account they are in."""
+"""Consistency checks of some mailboxes, and of their user."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -17,12 +17,12 @@ from models.messages.tables import Message, Thread
 from models.runtime.environment import Turn, World
 from models.users.tables import User
 
-CLOSE = (Mailbox, User, Stream)  # looked at one by one: what is between them is of others
+CLOSE = (Mailbox, User, Stream)  # checked key by key, since the keys between belong to other users
 
 
 @dataclass(frozen=True, slots=True)
 class Examined:
-    """What was found, with nothing mended yet."""
+    """The problems that were found in mailboxes; none of them is repaired yet."""
 
     hits: Sequence[Hit] = ()
     troubles: Sequence[Trouble] = ()
@@ -31,7 +31,10 @@ class Examined:
 async def examine(
     world: World, user_id: int, mailboxes: Sequence[int], *, account: bool, read: bool
 ) -> Examined:
-    """Look at these folders of an account, and at the `account`; with `read` at every byte."""
+    """Check mailboxes of a user.
+
+    With `checks_user` the user is checked too; with `reads_messages` every byte is read.
+    """
     only: dict[type[SQLModel], Condition] = {
         Mailbox: col(Mailbox.id).in_(mailboxes),
         Message: col(Message.mailbox_id).in_(mailboxes),
@@ -52,7 +55,7 @@ async def examine(
 
 
 def mend(turn: Turn, examined: Examined) -> list[Finding]:
-    """Cure what can be cured, in a unit that holds the account; all findings."""
+    """Repair what can be repaired, in a transaction that locks the user; return all findings."""
     findings: list[Finding] = []
     groups: defaultdict[tuple[int, int], list[Hit]] = defaultdict(list)
     for hit in examined.hits:

@@ -1,4 +1,4 @@
-"""Folders: what they count, and the numbers of their messages."""
+"""Checks of mailboxes: their counters, and the UIDs of their messages."""
 
 from collections.abc import Sequence
 
@@ -16,7 +16,7 @@ SUBJECT = "counters"
 
 
 def checks() -> list[Check]:
-    """All checks of folders."""
+    """All checks of mailboxes."""
     return [_folders(), _uids(), _places()]
 
 
@@ -37,7 +37,7 @@ def _folders() -> Check:
     uid, modseq = func.coalesce(counted.c.uid, 0), func.coalesce(counted.c.modseq, 0)
     next_uid, known = col(Mailbox.uid_next), col(Mailbox.modseq)
     newest = func.coalesce(col(Stream.last), known)
-    # A message beyond the journal's end is a finding of its own, not its folder's.
+    # A message beyond the end of the journal is a finding of its own, not of its mailbox.
     end = case((newest < modseq, modseq), else_=newest)
     highest = case((known < modseq, modseq), (known > end, end), else_=known)
     rules = {
@@ -84,7 +84,7 @@ def _uids() -> Check:
 
 
 def _places() -> Check:
-    """A message is its folder's owner's; in no folder, and only there, it is in the archive."""
+    """The check that a message is in a mailbox of its user, or in the archive and in no mailbox."""
     table = table_of(Message)
     archived = case((col(Message.archived_at).is_not(None), "archive"), else_="folder")
     lies = case((col(Message.mailbox_id).is_(None), "archive"), else_="folder")

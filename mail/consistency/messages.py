@@ -1,4 +1,4 @@
-"""Whole messages: put together from their pieces, and compared with what their rows say."""
+"""Checks of whole messages: rebuilt from their blobs, and compared with their rows."""
 
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -27,25 +27,25 @@ SUBJECT = "blobs"
 
 @dataclass(frozen=True, slots=True)
 class Whole:
-    """What a skeleton and its pieces make."""
+    """A message rebuilt from its layout and blobs, or the error."""
 
     tenant_id: int
     size: int = 0
-    digest: str | None = None  # None: it was not put together
+    digest: str | None = None  # None: the message was not rebuilt
     holes: frozenset[str] = frozenset()
     trouble: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """A table whose rows need pieces, and the table that says which."""
+    """A table with rows that own blobs, and its table of reference rows."""
 
     table: type[SQLModel]
     reference: type[SQLModel]
-    owner: str  # column of `reference`
+    owner: str  # column of `reference_table`
     columns: Sequence[Expression]
     where: Sequence[Condition] = ()
-    only: Sequence[Condition] = ()  # of all rows these
+    only: Sequence[Condition] = ()  # restricts the run to some rows
 
 
 def _holders() -> list[Holder]:
@@ -64,7 +64,7 @@ def _holders() -> list[Holder]:
 
 @dataclass(frozen=True, slots=True)
 class Trouble:
-    """What is wrong with a message, and what would mend it in a unit on the stream."""
+    """A problem of a message, and its repair in a transaction that locks the stream."""
 
     finding: Finding
     stream: int
@@ -72,9 +72,10 @@ class Trouble:
 
 
 async def letters(look: Look, *, read: bool, repair: bool) -> list[Finding]:
-    """Open the skeletons of all messages, sent ones too; with `read` put them together.
+    """Parse the layouts of all messages, also of submissions and quarantine.
 
-    With `repair` a piece that is there gets the reference row that it lacks.
+    With `rebuilds_messages` the messages are rebuilt and hashed. With `repair` a missing
+    reference row is inserted if the blob exists.
     """
     findings: list[Finding] = []
     for holder in _holders():
@@ -86,7 +87,7 @@ async def letters(look: Look, *, read: bool, repair: bool) -> list[Finding]:
 
 
 async def troubles(look: Look, only: Sequence[Condition], *, read: bool) -> list[Trouble]:
-    """The same of some messages, with nothing mended yet."""
+    """Find the problems of some messages, without repair."""
     holder = replace(_holders()[0], only=only)
     return [trouble async for trouble in _troubles(look, holder, read=read)]
 
@@ -102,7 +103,7 @@ async def _troubles(look: Look, holder: Holder, *, read: bool) -> AsyncIterator[
         }
         if not any(found.values()):
             continue
-        for row in await _rows(look.world, holder, low, high):  # some may have gone meanwhile
+        for row in await _rows(look.world, holder, low, high):  # messages can be deleted in between
             for finding in found.get(row.id, []):
                 mend = None
                 if finding.repairable:
@@ -119,7 +120,7 @@ async def _rows(world: World, holder: Holder, low: int, high: int) -> Sequence[P
 async def _references(
     world: World, holder: Holder, low: int, high: int
 ) -> defaultdict[int, set[str]]:
-    """The digests of the pieces that each row refers to."""
+    """The digests of the blobs that each row refers to."""
     table = table_of(holder.reference)
     owner = table.c[holder.owner]
     asked = select(owner.label("owner"), col(Blob.digest))
@@ -133,7 +134,7 @@ async def _references(
 
 
 async def _wholes(world: World, keys: Sequence[int], *, read: bool) -> dict[int, Whole]:
-    """What these roots make; what several messages share is made once."""
+    """Rebuild messages by the ids of their layout blobs; shared ones once."""
     wholes: dict[int, Whole] = {}
     for start in range(0, len(keys), AT_ONCE):
         part = col(Blob.id).in_(keys[start : start + AT_ONCE])
@@ -172,7 +173,7 @@ async def _whole(world: World, root: Picked, *, read: bool) -> Whole:
 def _differences(
     holder: Holder, row: Picked, whole: Whole | None, known: set[str]
 ) -> list[Finding]:
-    """What is wrong with a row. That a root has no row is told by SQL."""
+    """The findings of one row. A missing layout blob is found by `reference_checks`."""
     name = f"{holder.table.__tablename__}/{row.id}"
     if whole is None:
         return []
@@ -192,7 +193,7 @@ def _differences(
 
 
 def _referring(holder: Holder, row: Picked, whole: Whole) -> Callable[[Turn], bool]:
-    """What writes the reference rows of all its pieces that are there, and says if all were."""
+    """The function that inserts missing reference rows; it returns true if all blobs exist."""
     pieces = select(col(Blob.id)).where(
         col(Blob.tenant_id) == whole.tenant_id, col(Blob.digest).in_(whole.holes)
     )

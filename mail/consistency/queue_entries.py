@@ -1,4 +1,4 @@
-"""Mail on its way out: its state, and that it is still looked at."""
+"""Checks of the queue: the state of submissions, and that open entries are retried."""
 
 from typing import Any
 
@@ -63,7 +63,10 @@ def _many(*states: DeliveryState) -> ColumnElement[int]:
 
 
 def _summed(counted: Subquery) -> ColumnElement[Any]:
-    """The state that deliveries add up to. As long as one is open, several are possible."""
+    """SQL: the state that follows from the queue entries.
+
+    While an entry is open, several states are possible.
+    """
     state = col(Submission.state)
 
     def named(value: SubmissionState) -> ColumnElement[Any]:
@@ -85,7 +88,7 @@ def _summed(counted: Subquery) -> ColumnElement[Any]:
 
 
 def _dates() -> Check:
-    """What is not at its end has a time at which it is tried, or it would never be."""
+    """The check that each open queue entry has a time of its next attempt."""
     planned = case((col(Delivery.next_at).is_not(None), "planned"), else_="never")
     return Check(
         SUBJECT,

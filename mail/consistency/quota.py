@@ -1,4 +1,4 @@
-"""Accounts and domains: what they use, and what every account has."""
+"""Checks of users and domains: their usage, and the rows that each of them needs."""
 
 from sqlalchemy import case, func, literal, select
 from sqlmodel import col
@@ -18,7 +18,7 @@ SUBJECT = "quota"
 
 
 def checks(options: Options) -> list[Check]:
-    """All checks of accounts and domains."""
+    """All checks of users and domains."""
     return [_use(), _belongings(), _validities(), _domains(options)]
 
 
@@ -67,7 +67,7 @@ def _belongings() -> Check:
 
 
 def _validities() -> Check:
-    """No folder to come has a UIDVALIDITY that one has; no two have the same."""
+    """The check that no two mailboxes share a UIDVALIDITY, and the next one is unused."""
     mine = col(Mailbox.user_id) == col(User.id)
     number = col(Mailbox.uid_validity)
     highest = select(func.coalesce(func.max(number), 0)).where(mine).scalar_subquery()
@@ -81,7 +81,7 @@ def _validities() -> Check:
 
 
 def _domains(options: Options) -> Check:
-    """What a domain has given away: each account's own quota, or the one it has by default."""
+    """The check of the counters of a domain; its allocated quota includes default quotas."""
     given = func.coalesce(col(User.quota), col(Domain.default_user_quota), options.default_quota)
     users = (
         select(

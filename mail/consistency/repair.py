@@ -1,4 +1,4 @@
-"""Repairs of what can be computed again, account by account or domain by domain, in its lock."""
+"""Repairs of values that can be computed again, one user or domain at a time, under its lock."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from models.runtime.environment import Turn, World
 
 
 async def repair(world: World, hits: Sequence[Hit]) -> list[Finding]:
-    """Cure what can be cured; all findings, with `repaired` where the rule holds now."""
+    """Repair what can be repaired; return all findings, with `repaired` if the rule holds now."""
     findings: list[Finding] = []
     groups: defaultdict[tuple[int, int], list[Hit]] = defaultdict(list)
     for nth, hit in enumerate(hits):
@@ -26,19 +26,19 @@ async def repair(world: World, hits: Sequence[Hit]) -> list[Finding]:
 
 
 def untouched(hits: Sequence[Hit]) -> list[Finding]:
-    """All findings, as they are."""
+    """All findings of the rows, without repair."""
     return [finding for hit in hits for finding in hit.findings]
 
 
 async def _cured(world: World, hits: Sequence[Hit], stream: int) -> list[Finding]:
     try:
-        return await world.apply(lambda turn: cured(turn, hits, stream), stream)
-    except NotFound:  # the stream itself is missing, which is a finding of its own
+        return await world.apply(lambda transaction: cured(transaction, hits, stream), stream)
+    except NotFound:  # the stream is missing, which is a finding of its own
         return untouched(hits)
 
 
 def cured(turn: Turn, hits: Sequence[Hit], stream: int) -> list[Finding]:
-    """Cure what is of one check and one stream, which is held; the findings."""
+    """Repair rows of one check and one locked stream; return the findings."""
     check, keys = hits[0].check, [hit.key for hit in hits]
     if check.cure:
         check.cure(turn, check, keys, stream)
@@ -52,7 +52,7 @@ def cured(turn: Turn, hits: Sequence[Hit], stream: int) -> list[Finding]:
 
 
 def rewriting(kind: ChangeKind | None = None) -> Cure:
-    """A cure that sets columns to what is expected, and tells the stream's followers."""
+    """A repair that sets columns to their expected values, and writes a journal entry."""
 
     def cure(turn: Turn, check: Check, keys: Sequence[int], stream: int) -> None:
         written = write(turn, check, keys)

@@ -1,4 +1,4 @@
-"""What the verifier has found."""
+"""The report of the consistency check."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -6,39 +6,42 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 Value = int | str | None
-Progress = Callable[[str, int, int | None], None]  # subject, objects looked at, of how many
+Progress = Callable[[str, int, int | None], None]  # subject, checked, total
 
-EXACT = 2**53  # from here on a JSON reader may round a number
+EXACT = 2**53  # JSON readers can round numbers from here on
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """A rule that does not hold for an object, such as "mailboxes/7"."""
+    """A rule that is broken for an object such as "mailboxes/7"."""
 
     subject: str
     rule: str
     object: str
     expected: Value
     found: Value
-    repairable: bool = False  # from what is left, without a guess
+    repairable: bool = False  # the expected value is known without a guess
     repaired: bool = False
 
 
 @dataclass(slots=True)
 class Report:
-    """All differences, how many objects were looked at, and figures that are no differences."""
+    """All findings, the number of checked objects, and figures that are no findings.
+
+    In `checked_counts`, "objects" counts the object store.
+    """
 
     findings: list[Finding] = field(default_factory=list)
-    looked: Counter[str] = field(default_factory=Counter)  # by table; "objects": in the store
+    looked: Counter[str] = field(default_factory=Counter)  # by table
     figures: dict[str, int] = field(default_factory=dict)
 
     @property
     def left(self) -> list[Finding]:
-        """The differences that were not repaired."""
+        """The findings that were not repaired."""
         return [finding for finding in self.findings if not finding.repaired]
 
     def as_json(self) -> dict[str, Any]:
-        """The report in plain values; numbers that JSON readers would round are texts."""
+        """The report in JSON values; integers that JSON readers could round are strings."""
         return {
             "whole": not self.left,
             "findings": [

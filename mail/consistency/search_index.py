@@ -1,4 +1,4 @@
-"""The text index: a row for each message that is said to be in it."""
+"""Check of the text index: each message that is marked as indexed has a row in it."""
 
 from sqlalchemy import case, exists, false, func, select, true
 from sqlmodel import col
@@ -13,7 +13,7 @@ SUBJECT = "search"
 
 
 def checks(dialect: str) -> list[Check]:
-    """All checks of the index. What is not in it is marked, so that it will be put into it."""
+    """All checks of the index. A message without a row is marked, so that it is indexed again."""
     (key,) = words(dialect).c
     there = exists().where(key == col(Message.id))
     rule = Rule(case((there, true()), else_=false()), col(Message.indexed), cured=True)
@@ -26,7 +26,7 @@ def checks(dialect: str) -> list[Check]:
 
 
 async def figures(look: Look) -> dict[str, int]:
-    """How many rows the index has, and how many of them are of messages that have gone."""
+    """Count the rows of the index, and those of deleted messages."""
     index = words(look.world.database.dialect)
     (key,) = index.c
     gone = ~exists().where(col(Message.id) == key)

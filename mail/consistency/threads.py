@@ -1,4 +1,4 @@
-"""Conversations: whose they are, and that each has a message."""
+"""Checks of threads: they have the user of their messages, and at least one message."""
 
 from collections.abc import Sequence
 
@@ -15,7 +15,7 @@ SUBJECT = "threads"
 
 
 def checks() -> list[Check]:
-    """All checks of conversations."""
+    """All checks of threads."""
     return [_owners(), _empty(), _refs()]
 
 
@@ -43,7 +43,7 @@ def _let_go(turn: Turn, _check: Check, keys: Sequence[int], _stream: int) -> Non
 
 
 def _refs() -> Check:
-    """What leads an answer into a conversation leads into one of the same account."""
+    """The check that a thread key refers to a thread of the same user."""
     own = exists().where(
         col(Thread.id) == col(ThreadRef.thread_id), col(Thread.user_id) == col(ThreadRef.user_id)
     )

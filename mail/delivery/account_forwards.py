@@ -1,7 +1,7 @@
-"""Sending on what comes for accounts that have targets, once it is stored; and spam, which is not.
+"""Forward stored messages to the targets of their account.
 
-It counts against a limit of the account, whose owner is told when it is used up. Nothing is lost
-then: it is stored all the same.
+Spam is not forwarded. Each forward counts against the daily limit of the account; its owner is
+notified when the limit is reached. The message is stored in any case.
 """
 
 import logging
@@ -39,14 +39,14 @@ log = logging.getLogger(__name__)
 
 
 class Outcome(StrEnum):
-    """What came of a message to an account that forwards."""
+    """The result of forwarding a message to the targets of its account."""
 
     SENT = "SENT"
     SPAM = "SPAM"
-    LIMIT = "LIMIT"  # as much was forwarded as may be in a day
+    LIMIT = "LIMIT"  # the daily limit of forwards is reached
     LOOP = "LOOP"
-    NOBODY = "NOBODY"  # all targets are the account itself, or have had it
-    UNENCRYPTED = "UNENCRYPTED"  # it cannot be encrypted, and is to be
+    NOBODY = "NOBODY"  # each target is the account itself or already has the message
+    UNENCRYPTED = "UNENCRYPTED"  # encryption is required, but not possible
 
 
 FORWARDS = metrics.counter(
@@ -66,11 +66,14 @@ _ACCOUNT = Prepared(
 
 
 class Held(Refused):
-    """It is spam, and goes to nobody else."""
+    """The message is spam and is not forwarded to other addresses."""
 
 
 def is_spam(world: World, letter: Letter, sender: str, *, handed: bool) -> bool:
-    """Whether the filters of a neighbour who has handed it over say so much against it."""
+    """Return True if spam header fields of a trusted server reach the score limit for forwards.
+
+    Header fields count only if a trusted server handed the message over.
+    """
     opinions, believed = letter.facts.opinions if handed else (), world.options.spam_headers
     found = verdict.known(opinions, believed, sender, letter.verification)
     return found.score.value >= world.options.spam_forward_max
@@ -79,10 +82,11 @@ def is_spam(world: World, letter: Letter, sender: str, *, handed: bool) -> bool:
 async def after(
     world: World, mail: "Mail", judged: Judged, placed: Placed | None = None
 ) -> Outcome | None:
-    """Queue a message that is stored for the targets of its account; None where it has none.
+    """Enqueue a stored message for the forwarding targets of its account.
 
-    Where it is `placed`, that copy remembers them. On return it is durable; what goes wrong lets
-    the message come again, and it is stored once.
+    Returns None if the account has no targets or does not exist. The stored copy, if there is one,
+    remembers the forward. On return the queue entries are durable. Other errors are raised, so that
+    the client sends the message again; it is stored only once.
     """
     if not judged.to.forwards:
         return None
@@ -95,7 +99,7 @@ async def after(
     except TooMany as refusal:
         await user_limits.refused(world, judged.to.user_id, refusal.reached)
         outcome = Outcome.LIMIT
-    except NotFound:  # the account has gone meanwhile
+    except NotFound:  # the account was deleted in the meantime
         return None
     FORWARDS.add(outcome.lower())
     if outcome is not Outcome.SENT:
@@ -104,6 +108,7 @@ async def after(
 
 
 async def _sent(world: World, mail: "Mail", judged: Judged, placed: Placed | None) -> Outcome:
+    """Enqueue the forward and return SENT, or the reason why nothing is forwarded."""
     found = await wanted(world, mail, judged)
     if isinstance(found, Outcome):
         return found
@@ -117,10 +122,10 @@ async def _sent(world: World, mail: "Mail", judged: Judged, placed: Placed | Non
 async def wanted(
     world: World, mail: "Mail", judged: Judged
 ) -> tuple[bytes | Path, Letter | None, Onward] | Outcome:
-    """What is sent on for an account that forwards, and to whom; or why nothing is.
+    """Return the bytes, the parsed message and the forward, or the reason not to forward.
 
-    With the message is what was read of it, unless it is another that was encrypted. NotFound
-    where the account has gone, Unavailable where it cannot be encrypted.
+    The parsed message is None if the bytes were encrypted for the forward. Raises NotFound if the
+    account does not exist, Unavailable if the message can't be encrypted.
     """
     to, source, letter = judged.to, mail.source, mail.letter
     if judged.verdict.is_spam or judged.verdict.score >= world.options.spam_forward_max:
@@ -141,13 +146,13 @@ async def wanted(
 
 
 async def _been(source: bytes | Path, letter: Letter) -> list[str]:
-    """Where the message has been delivered to, as its header says."""
+    """Return the values of the Delivered-To header fields."""
     header = await autoreply.header_of(source, letter)
     return [field.value.strip() for field in header if field.key.casefold() == "delivered-to"]
 
 
 async def _onward(world: World, to: Recipient, row: Picked, been: Sequence[str]) -> Onward:
-    """The targets that are neither the account itself nor have had the message."""
+    """Return the targets without the account itself and without addresses in Delivered-To."""
     pairs = list(zip(row.targets, forward_targets.whole(world, row), strict=True))
     named = [shown for shown, _ in pairs if "://" not in shown]
     own = {

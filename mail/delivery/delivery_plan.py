@@ -1,18 +1,17 @@
-"""What the rules of accounts want done with a message: filters first, then the script that runs.
+"""Plan what the filters and the Sieve script of each recipient do with a message.
 
-What filters say (mail/filters/filter_result.py) is the default: where it goes if the script keeps
-it, and no
-script says otherwise. What a script stores, sends on or throws away itself takes its place. So
+The filter result (mail/filters/filter_result.py) is the default. It applies if the script keeps the
+message. Stores, redirects and discards of the script replace it:
 
-- a message that is spam goes to Junk where it is kept, unless a filter says that it is none; a
-  script that puts it into a folder has its way,
-- one that is deleted by a filter is stored nowhere where it is kept, and what filters copy or send
-  on is so all the same, whatever the script says, but copies of what is deleted,
-- a folder that is not there, and is not to be made, is INBOX,
-- a script that fails has done nothing, and shows why.
+- A spam message goes to Junk if it is kept, unless a filter says that it is not spam. A
+  `fileinto` of the script overrides this.
+- A message that a filter deletes is not stored if the script keeps it. Redirects of filters
+  happen in any case; copies of a deleted message are not made.
+- If a mailbox does not exist and must not be created, INBOX is used.
+- A script that fails has no effect, and its error is shown to the user.
 
-Deciding asks the store as often for many recipients as for one, and not at all where no account
-has rules. What is decided is done by mail/delivery/plan_execution.py.
+The number of SQL statements does not depend on the number of recipients. There is none if no
+recipient has rules. mail/delivery/plan_execution.py executes the plan.
 """
 
 import logging
@@ -52,26 +51,26 @@ from models.runtime.environment import World
 
 log = logging.getLogger(__name__)
 
-VIRUS = 5  # there is one for certain
+VIRUS = 5  # RFC 5235: a virus is certain
 
 
 @dataclass(frozen=True, slots=True)
 class Spot:
-    """Where a message is stored, and how it lies there."""
+    """The mailbox a message is stored in, with its flags and encryption key."""
 
     mailbox_id: int
-    key: str | None = None  # OpenPGP, to which it is encrypted; None: it is not
-    path: str | None = None  # goes before: a folder to be made, `mailbox_id` where that cannot be
+    key: str | None = None  # OpenPGP; None: not encrypted
+    path: str | None = None  # mailbox to create; `mailbox_id` is used if it can't be created
     seen: bool = False
     flagged: bool = False
     answered: bool = False
     keywords: Sequence[str] = ()
-    edits: int = 0  # how many of the edits of the header it has
+    edits: int = 0  # the first header edits of the plan that apply
 
 
 @dataclass(frozen=True, slots=True)
 class Sending:
-    """To whom a message is sent on, and how many of the edits of its header it has."""
+    """The address a message is redirected to, with the number of header edits to apply."""
 
     address: str
     edits: int = 0
@@ -79,44 +78,44 @@ class Sending:
 
 @dataclass(frozen=True, slots=True)
 class Ruled:
-    """What is to be done with a message for one recipient."""
+    """The delivery plan of one recipient."""
 
-    judged: Judged  # with what filters say of it
-    spots: Sequence[Spot]  # the first is where it went; none: it is not stored
-    kept: Spot  # where it goes if what is done instead cannot be done
+    judged: Judged  # verdict after filters
+    spots: Sequence[Spot]  # main placement first; empty: not stored
+    kept: Spot  # used if a redirect fails
     sendings: Sequence[Sending] = ()
-    rejection: str | None = None  # why it is refused; then nothing else is done
+    rejection: str | None = None  # reason of the refusal; excludes all other actions
     vacation: Vacation | None = None
     notices: Sequence[Notify] = ()
     edits: Sequence[Edit] = ()
     remembered: Sequence[Remembered] = ()
-    asked: frozenset[str] = frozenset()  # ids that it hung on
-    seen: frozenset[str] = frozenset()  # those of them that were remembered
-    decision: Decision = NOTHING  # targets, replies and webhooks are those of filters
+    asked: frozenset[str] = frozenset()  # IDs of `duplicate` tests
+    seen: frozenset[str] = frozenset()  # IDs of these tests that were known
+    decision: Decision = NOTHING  # its targets, replies and webhooks are still to be done
     boxes: Boxes = NONE
     script_id: int | None = None
-    error: str | None = None  # what the script is shown to have failed with
+    error: str | None = None  # error text that the user sees
 
     @property
     def stored(self) -> bool:
-        """Whether it is stored at all."""
+        """True if the message is stored in at least one mailbox."""
         return bool(self.spots)
 
 
 @dataclass(frozen=True, slots=True)
 class Letter:
-    """A message as rules look at it."""
+    """A message as filters and scripts see it."""
 
     message: sieve.Message
-    sender: str  # of the envelope
-    looked: bool = False  # a spam filter has, so the score of a verdict says something
-    virus: int | None = None  # as RFC 5235 counts, section 3.3
-    near: bool = False  # at hand, and small
+    sender: str
+    looked: bool = False  # a spam filter has scored the message
+    virus: int | None = None  # RFC 5235, section 3.3
+    near: bool = False  # small enough to run rules on the event loop
 
 
 @dataclass(frozen=True, slots=True)
 class _Case:
-    """A script that is to run for a recipient."""
+    """A script that will run for a recipient."""
 
     judged: Judged
     script: Script
@@ -131,7 +130,10 @@ async def ruled(
     judged: Sequence[Judged],
     decisions: Sequence[Decision] = (),
 ) -> list[Ruled]:
-    """What is to be done for each recipient, in their order; what filters say likewise."""
+    """Return the delivery plan of each recipient, in the same order.
+
+    Filter results are in the order of the recipients, or empty.
+    """
     said = list(decisions) or [NOTHING] * len(judged)
     scripted = [each.to.user_id for each in judged if each.to.scripted]
     scripts = await script_environment.scripts(world, scripted) if scripted else {}
@@ -153,13 +155,13 @@ async def ruled(
 
 
 def _moves(said: Decision) -> bool:
-    """Whether the folders of the account have to be known for what filters say."""
+    """Return True if the filter result can only be applied with the mailboxes of the account."""
     places = said.mailbox_id is not None or said.copies or said.spam is not None
     return bool(places or said.replies)
 
 
 def letter_of(world: World, mail: "Mail") -> Letter:
-    """A message that has come, as rules look at it."""
+    """Return an incoming message as input of filters and scripts."""
     letter, scan = mail.letter, mail.letter.scan
     looked = scan is not None and scan.score is not None
     if mail.handed:
@@ -169,12 +171,9 @@ def letter_of(world: World, mail: "Mail") -> Letter:
     return Letter(mail.read, mail.sender, looked, virus, mail.near)
 
 
-# ---------------------------------------------------------------- running
-
-
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What came of a script: a plan, or why there is none."""
+    """The plan of a script, or the error of a script that failed."""
 
     script_id: int | None
     plan: Plan | None = None
@@ -183,9 +182,9 @@ class Outcome:
 
 
 async def planned(world: World, letter: Letter, cases: Sequence[_Case]) -> dict[int, Outcome]:
-    """What the scripts of these accounts want, by account.
+    """Run the scripts of several accounts and return their outcomes by account ID.
 
-    Those that ask whether something has come before are run again, where it has.
+    A script that tests `duplicate` runs a second time if one of its IDs is known.
     """
     plans = await _run_all(world, letter, cases)
     asked = {
@@ -204,6 +203,7 @@ async def planned(world: World, letter: Letter, cases: Sequence[_Case]) -> dict[
 
 
 async def _run_all(world: World, letter: Letter, cases: Sequence[_Case]) -> dict[int, Outcome]:
+    """Run each script once and return the outcomes by account ID."""
     works = {
         ("script", case.judged.to.user_id): partial(_run, world, letter, case) for case in cases
     }
@@ -212,7 +212,7 @@ async def _run_all(world: World, letter: Letter, cases: Sequence[_Case]) -> dict
 
 
 def _run(world: World, letter: Letter, case: _Case) -> Outcome:
-    """Run a script; whatever goes wrong with it is its own trouble."""
+    """Run one script. Errors become the outcome; they don't stop the delivery."""
     script, to = case.script, case.judged.to
     envelope = Envelope(letter.sender, to.address)
     around = case.account.circumstances(
@@ -229,22 +229,19 @@ def _run(world: World, letter: Letter, case: _Case) -> Outcome:
         return Outcome(script.id, error=told(error))
     except SieveError as error:
         return Outcome(script.id, error=str(error))
-    except Exception:  # the message is kept: it must not wait for the end of a bug
+    except Exception:  # a bug in the interpreter must not block the message
         log.exception("a script could not be run", extra={"user": to.user_id})
         return Outcome(script.id, error="it could not be run; the server's log has more")
     return Outcome(script.id, plan, seen=case.seen)
 
 
 def told(error: RunError) -> str:
-    """What went wrong in a script, and where, in a line."""
+    """Return the error of a script in one line, after the name of the included script."""
     return f"{error.script}: {error}" if error.script else str(error)
 
 
-# ---------------------------------------------------------------- deciding
-
-
 def decided(judged: Judged, said: Decision, boxes: Boxes, outcome: Outcome | None = None) -> Ruled:
-    """What is done for a recipient: a pure matter."""
+    """Return the delivery plan from the verdict, the filter result and the script outcome."""
     judged = _verdict(judged, said, boxes)
     default = _default(judged, said, boxes)
     kept = default or Spot(judged.to.mailbox_id, judged.to.key)
@@ -258,7 +255,7 @@ def decided(judged: Judged, said: Decision, boxes: Boxes, outcome: Outcome | Non
 
 
 def _verdict(judged: Judged, said: Decision, boxes: Boxes) -> Judged:
-    """The verdict behind the filters, and the folder that goes with it."""
+    """Return the verdict after filters, with the mailbox that belongs to it."""
     verdict: Spam = spam_verdict.filtered(judged.verdict, said.spam)
     if verdict.is_spam == judged.verdict.is_spam:
         return replace(judged, verdict=verdict)
@@ -268,7 +265,7 @@ def _verdict(judged: Judged, said: Decision, boxes: Boxes) -> Judged:
 
 
 def _default(judged: Judged, said: Decision, boxes: Boxes) -> Spot | None:
-    """Where a message goes that is kept; None: a filter has it deleted."""
+    """Return the placement of a kept message. Returns None if a filter deletes it."""
     if said.delete:
         return None
     spot = Spot(judged.to.mailbox_id, judged.to.key)
@@ -278,12 +275,13 @@ def _default(judged: Judged, said: Decision, boxes: Boxes) -> Spot | None:
 
 
 def _copies(said: Decision, boxes: Boxes) -> Sequence[Spot]:
+    """Return the placements of the copies that filters make."""
     found = [box for key in said.copies if (box := boxes.by_id(key))]
     return [_marked(Spot(box.id, box.key), said) for box in found]
 
 
 def _marked(spot: Spot, said: Decision) -> Spot:
-    """A place with the flags and keywords that filters give and take."""
+    """Return the placement with the flags and keywords that filters add and remove."""
     taken = {word.casefold() for word in said.removed}
     words = {word.casefold(): word for word in (*spot.keywords, *said.labels)}
     keywords = [word for folded, word in words.items() if folded not in taken][:KEYWORDS]
@@ -292,7 +290,10 @@ def _marked(spot: Spot, said: Decision) -> Spot:
 
 
 def _followed(done: Ruled, plan: Plan, default: Spot | None, copies: Sequence[Spot]) -> Ruled:
-    """What is done by the plan of a script, where `default` is what keeping means."""
+    """Return the delivery plan with the actions of a script applied.
+
+    The placement for `keep` is the default placement of the filters.
+    """
     spots, errors = list[Spot](), list[str]()
     more: dict[str, Any] = {}
     notices, sendings = list[Notify](), list[Sending]()
@@ -309,7 +310,9 @@ def _followed(done: Ruled, plan: Plan, default: Spot | None, copies: Sequence[Sp
             more["vacation"] = action
         elif isinstance(action, Notify):
             notices.append(action)
-    if done.judged.verdict.is_spam and sendings:  # spam is not sent on: it would be ours
+    if (
+        done.judged.verdict.is_spam and sendings
+    ):  # redirected spam would count against our reputation
         sendings = []
         spots = spots or [done.kept]
     return replace(
@@ -326,6 +329,7 @@ def _followed(done: Ruled, plan: Plan, default: Spot | None, copies: Sequence[Sp
 
 
 def _filed(done: Ruled, action: FileInto, errors: list[str]) -> Spot:
+    """Return the placement of a `fileinto` action; report a missing mailbox in the errors."""
     boxes, to = done.boxes, done.judged.to
     inbox = boxes.by_use(SpecialUse.INBOX) or Box(to.mailbox_id, "INBOX", None, to.key)
     box = boxes.find(action.mailbox, action.special_use)
@@ -340,14 +344,14 @@ def _filed(done: Ruled, action: FileInto, errors: list[str]) -> Spot:
 
 
 def _flagged(spot: Spot, action: Keep | FileInto, said: Decision) -> Spot:
-    """A place with the flags of an action, and its edits."""
+    """Return the placement with the flags and header edits of an action."""
     marks = flags_of(action.flags)
     keywords = [*spot.keywords, *marks.pop("keywords")]
     return _marked(replace(spot, **marks, keywords=keywords, edits=action.edits), said)
 
 
 def _each_once(spots: Sequence[Spot]) -> list[Spot]:
-    """One place for each folder: where it stood first, and as it was said last."""
+    """Return one placement per mailbox: the position of the first, the flags of the last."""
     found: dict[tuple[int, str | None], Spot] = {}
     for spot in spots:
         found[spot.mailbox_id if spot.path is None else 0, spot.path] = spot

@@ -1,9 +1,9 @@
-"""Tying a report of another server to what an account has sent, in the unit that stores it.
+"""Apply a DSN of another server to the submission it reports, in the transaction that stores it.
 
-It is about a submission of the account that it comes to, was sent to the envelope sender of that,
-and names a recipient of it that another server has taken. It is proven where it shows the id that
-only this server was given (mail/queue/dsn_requests.py): else whoever knows the Message-ID may have
-written it, and it is kept as that. Nothing is sent again for it.
+The DSN must be addressed to the envelope sender of a submission of the receiving account, and name
+a recipient that another server has accepted. It is proven if its envelope ID has the proof that
+only that server received (mail/queue/dsn_requests.py). Without proof anyone who knows the Message-
+ID can have written it; it is then stored as unproven. A DSN never causes a retry.
 """
 
 from collections.abc import Iterable, Sequence
@@ -41,13 +41,13 @@ REPORTS = metrics.counter(
 
 @dataclass
 class _Sought:
-    """Recipients, by what they may be called."""
+    """The reported recipients by the spellings of their address and by ORCPT."""
 
     addresses: dict[str, Fate] = field(default_factory=dict)
     first: dict[str, Fate] = field(default_factory=dict)
 
     def of(self, row: Picked) -> Fate | None:
-        """What is said of a delivery."""
+        """Return the reported result of a delivery, None if the report doesn't name it."""
         fate = self.first.get((row.orcpt or "").lower())
         return fate or next(
             (self.addresses[name] for name in names(row.recipient) if name in self.addresses), None
@@ -55,9 +55,9 @@ class _Sought:
 
 
 def note(turn: Turn, to: Recipient, report: Report, *, doubtful: bool = False) -> None:
-    """Write down what a report says of what the account has sent; what is no such says nothing.
+    """Update the deliveries that a report is about. A report about no submission has no effect.
 
-    What is `doubtful` counts only with its proof.
+    With `require_proof`, results without proof are ignored.
     """
     shown = dsn_requests.apart(report.envid or "")
     rows = [row for row in _about(turn, to, report, shown) if _came_to(to, row.envelope_from)]
@@ -74,6 +74,7 @@ def note(turn: Turn, to: Recipient, report: Report, *, doubtful: bool = False) -
 
 
 def _proven(turn: Turn, row: Picked, each: Picked, shown: tuple[str, str] | None) -> bool:
+    """Return True if the report has the proof for this delivery."""
     if shown is None or shown[0] != row.queue_id:
         return False
     return dsn_requests.proven(turn.world, row.queue_id, each.domain, shown[1])
@@ -82,7 +83,10 @@ def _proven(turn: Turn, row: Picked, each: Picked, shown: tuple[str, str] | None
 def _about(
     turn: Turn, to: Recipient, report: Report, shown: tuple[str, str] | None
 ) -> Sequence[Picked]:
-    """Submissions of the account that it may be about."""
+    """Return the submissions of the account that the report can be about, the newest first.
+
+    Columns: id, queue_id, envelope_from.
+    """
     theirs = (
         select(col(Submission.id), col(Submission.queue_id), col(Submission.envelope_from))
         .where(col(Submission.user_id) == to.user_id)
@@ -101,11 +105,13 @@ def _about(
 
 
 def _came_to(to: Recipient, sender: str) -> bool:
+    """Return True if the report was sent to the envelope sender of the submission."""
     asked = {normal(each) for each in (to.address, to.original, to.instead) if each}
     return normal(sender) in asked
 
 
 def _sought(fates: Iterable[Fate]) -> _Sought:
+    """Index the reported results by address and ORCPT."""
     sought = _Sought()
     for fate in fates:
         if fate.orcpt:
@@ -117,15 +123,16 @@ def _sought(fates: Iterable[Fate]) -> _Sought:
 
 
 def names(address: str) -> set[str]:
-    """How an address may be written, in lower case."""
+    """Return the spellings of an address in lower case: as given, normalized, in ASCII."""
     local, _, domain = address.lower().rpartition("@")
     made = {f"{local}@{domain}", f"{local}@{normal(address).domain}"}
-    with suppress(UnicodeError):  # no host: it is compared as it stands
+    with suppress(UnicodeError):  # not a valid host name: only the given spelling is compared
         made.add(on_wire(f"{local}@{domain}"))
     return made
 
 
 def _deliveries(turn: Turn, key: int, sought: _Sought) -> Sequence[Picked]:
+    """Return the rows of the submission's deliveries that the report names, by ID."""
     asked = (
         select(
             col(Delivery.id),
@@ -149,7 +156,10 @@ def _deliveries(turn: Turn, key: int, sought: _Sought) -> Sequence[Picked]:
 
 
 def _write(turn: Turn, row: Picked, fate: Fate, by: str, proven: bool) -> bool:
-    """Write it, where it says something new; what was proven is not undone by what is not."""
+    """Update a delivery from a report and return True if it changed.
+
+    An unproven report doesn't change a delivery with a proven one.
+    """
     state = _state(row, fate.action, proven=proven)
     text = storable(fate.text)
     if state is None or (row.report_proven and not proven):
@@ -171,9 +181,9 @@ def _write(turn: Turn, row: Picked, fate: Fate, by: str, proven: bool) -> bool:
 
 
 def _state(row: Picked, action: Action, *, proven: bool) -> DeliveryState | None:
-    """The state of a delivery after a report; None: it is not for the report to say.
+    """Return the state of a delivery after a report, None if the report must not change it.
 
-    What waits here, or has failed here, is known better.
+    Deliveries that wait in the queue or failed here keep their state.
     """
     doubted = row.state is DeliveryState.BOUNCED and row.report_proven is False and proven
     if row.state not in dsn_requests.THERE and not doubted:

@@ -1,8 +1,8 @@
-"""Filters at delivery: loaded and asked for all recipients of a message at once.
+"""Run filters at delivery, for all recipients of a message together.
 
-What they say is the default of rules (mail/delivery/delivery_plan.py). Beside that they are
-counted, and posted to
-webhooks, in the unit that stores the message, and answer behind it.
+The filter result is the default of the delivery plan (mail/delivery/delivery_plan.py). Match counts
+and webhook deliveries are written in the transaction that stores the message. Replies are sent
+after it.
 """
 
 import logging
@@ -39,11 +39,12 @@ from models.users.tables import User
 
 log = logging.getLogger(__name__)
 
-MATCHED = "filter.matched"  # the type of what a webhook is told
+MATCHED = "filter.matched"  # event type of the webhook
 
 
 @prepared
 def _active(dialect: str) -> Select[*tuple[Any, ...]]:
+    """Select the active filters of `users` in their order."""
     return (
         select(*picked(Filter, {"id", "user_id", "query", "action", "targets", "relays"}))
         .where(among(dialect, col(Filter.user_id), "users"), col(Filter.active))
@@ -59,9 +60,9 @@ _COUNTED = Prepared(
 
 
 async def decisions(world: World, mail: "Mail", judged: Sequence[Judged]) -> list[Decision]:
-    """What the filters of each recipient say, in their order.
+    """Return the filter result of each recipient, in the same order.
 
-    One statement for all of them; none, and nothing, where no account has filters.
+    Runs one SQL statement. Returns an empty list, without a statement, if no account has filters.
     """
     users = [each.to.user_id for each in judged if each.to.filtered]
     if not users:
@@ -77,7 +78,7 @@ async def decisions(world: World, mail: "Mail", judged: Sequence[Judged]) -> lis
 
 
 def _decided(user: int, rules: Sequence[Rule], looked: Looked) -> Decision:
-    """What the filters of an account say; a bug of ours keeps no mail from being stored."""
+    """Return the filter result of an account. On an unexpected error the filters have no effect."""
     try:
         return filter_compiler.decided(rules, looked)
     except Exception:
@@ -86,33 +87,30 @@ def _decided(user: int, rules: Sequence[Rule], looked: Looked) -> Decision:
 
 
 def rule_of(world: World, row: Picked) -> Rule:
-    """A filter as it is run, its targets with their passwords."""
+    """Return a compiled filter from its row, with the secret URLs of its targets."""
     try:
         known = forward_targets.opened(world, row.id, row.relays)
-    except Sealed:  # the relay refuses it, and the queue reports that
+    except Sealed:  # the relay refuses the sign-in, and the queue reports it
         log.warning("a relay's password cannot be opened", extra={"filter": row.id})
         known = {}
     to = [Target(row.id, shown, known.get(shown, shown)) for shown in row.targets]
     return Rule(row.id, row.query, row.action, to)
 
 
-# ---------------------------------------------------------------- in the unit that stores it
-
-
 def noted(turn: Turn, user_id: int, said: Decision, letter: Letter, placed: Placed | None) -> None:
-    """Count the filters that acted, and hand the message to their webhooks."""
+    """Count the filters that matched and insert the deliveries of their webhooks."""
     turn.send([(_COUNTED, {"id": key, "user": user_id}) for key in said.matched])
     if said.webhooks:
         _post(turn, user_id, said, _facts(said, letter, placed))
 
 
 def done(said: Decision) -> Decision:
-    """The decision, behind the unit that has noted it."""
+    """Return the filter result without matches and webhooks that are already recorded."""
     return replace(said, matched=(), webhooks=())
 
 
 def _post(turn: Turn, user_id: int, said: Decision, body: dict[str, Any]) -> None:
-    """Put it before those of the webhooks that are the account's still, and switched on."""
+    """Insert webhook deliveries for the active webhooks of the account."""
     hooks = (
         select(col(Webhook.id), col(User.username))
         .join(User, col(User.id) == col(Webhook.user_id))
@@ -145,19 +143,16 @@ def _post(turn: Turn, user_id: int, said: Decision, body: dict[str, Any]) -> Non
 
 
 def _facts(said: Decision, letter: Letter, placed: Placed | None) -> dict[str, Any]:
-    """What is told of a message: who may read it asks for it by its id."""
+    """Return the event body. The message is named only by ID."""
     told = {"message": placed.message_id if placed else None, "size": letter.size}
     objects = [{"id": key, **told} for key in said.matched]
     return {"kind": "FILTER_MATCHED", "domain": None, "objects": objects, "origin": None}
 
 
-# ---------------------------------------------------------------- behind it
-
-
 async def answer(
     world: World, incoming: sieve_vacation.Incoming, said: Decision, boxes: Boxes
 ) -> None:
-    """Answer as the first filter says that does, under the guards of all automatic answers."""
+    """Send the reply of the first matching filter, under the rules of all automatic replies."""
     reply, to, letter = said.replies[0], incoming.to, incoming.letter
     named = [each.address for each in (*letter.facts.to, *letter.facts.cc)]
     if not await stands(world, (to.user_id, to.address_id), to.address, named):

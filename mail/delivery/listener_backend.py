@@ -1,4 +1,4 @@
-"""Who takes mail that has come in: the accounts of our own store."""
+"""The interface between listeners and the delivery of received messages."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,17 +15,17 @@ from models.runtime.environment import World
 
 @dataclass(frozen=True, slots=True)
 class Arrived:
-    """How a message came by SMTP: by whom, and as what."""
+    """The client that sent a message by SMTP, and the digest of the message."""
 
     client: Client
-    digest: str  # SHA-256, hex, without what we have written on top
+    digest: str  # SHA-256 in hex, without the header fields we added
 
 
 class Post(Protocol):
-    """Who knows the recipients, and takes their mail."""
+    """The backend of a listener: it accepts recipients and delivers messages."""
 
     async def accept(self, address: str, sender: str) -> Taken:
-        """Where mail from this envelope sender to the address goes, or a refusal."""
+        """Return where a message to the address goes. Raises Refused if it is not accepted."""
 
     async def deliver(
         self,
@@ -34,20 +34,20 @@ class Post(Protocol):
         sender: str,
         arrived: Arrived | None = None,
     ) -> Sequence[object]:
-        """What came of each, in order; an exception is an answer too. Then all is durable.
+        """Deliver a message; return one result per recipient, an exception for a refused one.
 
-        What has not `arrived` by SMTP was handed over by a neighbour, who is believed.
+        On return all is durable. A message without `arrival` came from a trusted server by LMTP.
         """
 
 
 @dataclass(frozen=True, slots=True)
 class Household:
-    """The post of the users in our own store."""
+    """The backend that delivers to the accounts and forwards of this server."""
 
     world: World
 
     async def accept(self, address: str, sender: str) -> Taken:
-        """Find out where mail for the address goes."""
+        """Return where a message to the address goes. Raises Refused if it is not accepted."""
         return await recipient_routes.accept(self.world, address, sender)
 
     async def deliver(
@@ -57,7 +57,7 @@ class Household:
         sender: str,
         arrived: Arrived | None = None,
     ) -> Sequence[object]:
-        """Deliver at once to all of them; whoever is named twice receives it once."""
+        """Deliver a message to all recipients. An account that is named twice stores it once."""
         how = (arrived.client, arrived.digest) if arrived else (None, None)
         mail = await pipeline.receive(self.world, source, sender, *how)
         outcomes = await pipeline.deliver(self.world, mail, taken)
@@ -67,5 +67,5 @@ class Household:
     async def later(
         self, source: bytes | Path, taken: Sequence[Taken], sender: str, arrived: Arrived
     ) -> None:
-        """Queue it for these, in the name of the platform."""
+        """Enqueue a message for recipients that could not be delivered to at once."""
         await redirect.put_off(self.world, source, (arrived.digest, sender), taken)

@@ -1,4 +1,4 @@
-"""Recipients who are here: no SMTP between us and ourselves."""
+"""Delivery of queue entries to recipients on this server, without SMTP."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -27,9 +27,10 @@ REFUSALS: tuple[tuple[type[Exception], int, str], ...] = (
 
 
 async def deliver(world: World, job: Job, raw: bytes) -> dict[int, Result]:
-    """Put the message where each address leads; one that was put there before is known.
+    """Deliver a message of the queue to its local recipients; return results by delivery ID.
 
-    Those that go on to other servers have no result: `left` has them.
+    Recipients of other servers have no result; pass the job to `job_without_delivered` for them. A
+    repeated delivery is recognized and stores nothing.
     """
     source = without_bcc(raw)
     mail = Mail(
@@ -45,11 +46,12 @@ async def deliver(world: World, job: Job, raw: bytes) -> dict[int, Result]:
 
 
 def left(job: Job, results: Mapping[int, Result]) -> Job:
-    """The job without those who have a result: what is left leaves by SMTP."""
+    """Return the job with only the recipients that have no result."""
     return replace(job, recipients=[to for to in job.recipients if to.delivery_id not in results])
 
 
 async def _one(world: World, mail: Mail, job: Job, to: To) -> Result | None:
+    """Deliver to one recipient. Returns None if the message must go to another server."""
     host = world.options.hostname
     outcome: object
     try:

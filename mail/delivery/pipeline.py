@@ -1,31 +1,35 @@
-"""What happens to a message that has come in, step by step.
+"""Deliver an incoming message, step by step.
 
-1. It is read, and who sent it is checked, or our own servers are believed that have checked it
-   (mail/inbound/sender_verification.py). What we find out is written on top of it.
-2. Scanners look at it, where there are any (mail/scanners).
-3. Whoever is to have it twice has it once.
-4. It is judged for each account, and goes to Junk where it is spam (mail/spam/verdict.py), or is
-   refused, or held (mail/delivery/quarantine.py): then it is neither answered nor copied. A label
-   of the
-   address may name another folder (mail/delivery/subaddress_mailbox.py).
-5. Filters of each account, then its script, say where it goes, and what else is done with it
-   (mail/delivery/filter_execution.py, mail/delivery/delivery_plan.py).
-6. It is stored for each account, behind fields that say how it came
-(mail/storage/delivery_headers.py) unless it
-   was fetched, encrypted where that is asked for; one that has no room holds up nobody else. Then
-   it is sent on for the account, and answered (mail/delivery/plan_execution.py,
-   mail/delivery/account_forwards.py).
-7. Rules of domains have it copied (mail/delivery/recipient_rewrites.py).
-8. It is sent on for the addresses that forward, and for those accounts that an address forwards
-   to and that could not take it: the queue tries again, and reports to the sender. Spam is not.
-   The spam filter learns it for the addresses that are for that. Those of the first that answer
-   by themselves do so then, where nothing was refused.
-9. What it went through is written down (mail/delivery/trace_steps.py), and each address is
-answered for by
-   itself: with a refusal where a part of it is not durable.
+1. Read the message and check its sender, or use the results of a trusted server
+(mail/inbound/sender_verification.py). Our results are added to the header.
 
-The steps before a message is there, whose mail it is and whether it may come, are those of
-mail/recipients/recipient_routes.py. When all is done, what was not refused is durable.
+2. Scan it (mail/scanners).
+
+3. Merge recipients that lead to the same account.
+
+4. Compute the spam verdict of each account (mail/spam/verdict.py). Spam goes to Junk, is refused or
+is quarantined (mail/delivery/quarantine.py). A quarantined message causes no reply and no copy. The
+label of a subaddress can select another mailbox (mail/delivery/subaddress_mailbox.py).
+
+5. Run the filters and then the script of each account (mail/delivery/filter_execution.py,
+mail/delivery/delivery_plan.py).
+
+6. Store it in each account, with delivery header fields (mail/storage/delivery_headers.py) unless
+it was fetched, and encrypted if the account requires it. A full mailbox does not affect other
+accounts. Then forward it and reply (mail/delivery/plan_execution.py,
+mail/delivery/account_forwards.py).
+
+7. Enqueue the copies of BCC rules (mail/delivery/recipient_rewrites.py).
+
+8. Enqueue forwards of addresses, and retries for accounts that could not take a forwarded message.
+Spam is not forwarded. Train the spam filter for training addresses. Send the automatic replies of
+forwarding addresses.
+
+9. Write the delivery trace (mail/delivery/trace_steps.py) and return one result per recipient: an
+exception if any part of it is not durable.
+
+Recipients are accepted before, in mail/recipients/recipient_routes.py. On return everything that
+was not refused is durable.
 """
 
 import asyncio
@@ -69,9 +73,10 @@ async def receive(
     client: Client | None = None,
     came: str | None = None,
 ) -> Mail:
-    """A message that came from outside, read; by SMTP from a client, or from a neighbour.
+    """Read a message from an SMTP client, or from a trusted server if there is no client.
 
-    `came` is as that of a letter. What stands in the message is believed of a neighbour alone.
+    The header fields about spam and authentication are used only from a trusted server.
+    `content_digest` is the SHA-256 of the message as received. Raises as sender_verification.
     """
     forwarder = await forwarder_of(world, client.ip) if client else None
     forwarded = forwarder is not None
@@ -84,7 +89,7 @@ async def receive(
 
 
 async def deliver(world: World, mail: Mail, taken: Sequence[Taken]) -> list[object]:
-    """Take a message for these addresses; what came of each, an exception where it was refused."""
+    """Deliver a message to accepted recipients; return one result each, an exception if refused."""
     trace_steps.began(world, mail.way, mail.sender, taken)
     await trace_steps.turned_away(world, mail.way, taken)
     await look(world, mail, taken)
@@ -111,7 +116,8 @@ def _key(to: Recipient) -> Key:
 
 
 async def _store(world: World, mail: Mail, people: Sequence[Person]) -> None:
-    alone = asyncio.Semaphore()  # who has bytes of his own has them one at a time
+    """Deliver the message to each account and note the results in `incoming.results`."""
+    alone = asyncio.Semaphore()  # bounds memory: one copy with its own bytes at a time
 
     async def perform(each: Ruled) -> Placed | None:
         to, verdict = each.judged.to, each.judged.verdict
@@ -136,7 +142,7 @@ async def _store(world: World, mail: Mail, people: Sequence[Person]) -> None:
 
 
 async def _copy(world: World, mail: Mail, taken: Sequence[Taken], people: Sequence[Person]) -> None:
-    """Queue what rules have copied; where that fails, the whole message comes again."""
+    """Enqueue the copies of BCC rules. An error fails the delivery, so that it is repeated."""
     if not mail.copied:
         return
     reached = [person.to for person in people if isinstance(mail.placed[_key(person.to)], Placed)]
@@ -146,7 +152,7 @@ async def _copy(world: World, mail: Mail, taken: Sequence[Taken], people: Sequen
 
 
 async def _settle(world: World, mail: Mail, taken: Taken) -> object:
-    """Send on what is to be sent on for this address; what came of it."""
+    """Enqueue the forwards of one recipient and return its result."""
     outcomes: list[object] = []
     wish = success_dsn.passed_on(taken)
     onward = list(taken.onward)
@@ -169,6 +175,7 @@ async def _settle(world: World, mail: Mail, taken: Taken) -> object:
 
 
 async def _answer(world: World, mail: Mail, to: Answering) -> None:
+    """Send the automatic reply of a forwarding address."""
     whole, letter = (mail.source, mail.letter), (mail.letter, mail.sender)
     spam = await spam_check.unwanted(world, letter, to, handed=mail.handed)
     outcome = await autoreply.after(world, whole, to, mail.sender, spam=spam)
@@ -176,6 +183,7 @@ async def _answer(world: World, mail: Mail, to: Answering) -> None:
 
 
 async def _sent_on(world: World, mail: Mail, onward: Onward) -> object:
+    """Enqueue a forward. Returns it, or the error."""
     spam = account_forwards.is_spam(world, mail.letter, mail.sender, handed=mail.handed)
     try:
         check_onward(mail)
@@ -183,7 +191,7 @@ async def _sent_on(world: World, mail: Mail, onward: Onward) -> object:
             raise account_forwards.Held("spam is not sent on")
         came = mail.came, mail.sender
         await send_on(world, mail.source, came, onward, mail.results, mail.letter)
-    except Exception as error:  # noqa: BLE001 - it is what came of this address
+    except Exception as error:  # noqa: BLE001 - the error is the result of this recipient
         return error
     trace_steps.sent_on(world, mail.way, onward)
     return onward

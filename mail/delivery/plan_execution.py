@@ -1,9 +1,8 @@
-"""Doing for a recipient what rules have decided: storing, sending on, refusing, answering.
+"""Execute the delivery plan of a recipient: store, redirect, refuse and reply.
 
-All places are stored in one unit, with what scripts remember of the message. Then it is sent on,
-and answered. Each of these is done once, also where a crash in between has the message come again:
-what is stored and sent is known by receipts. Nothing is lost: what cannot be sent on, and was not
-stored, is kept.
+All placements are stored in one transaction, with the state of the script. Redirects and replies
+follow. Receipts keep a repeated delivery after a crash from doing a step twice. A message that was
+neither stored nor redirected is kept in the fallback mailbox, so that none is lost.
 """
 
 import asyncio
@@ -45,36 +44,37 @@ from models.runtime.environment import Turn, World
 
 log = logging.getLogger(__name__)
 
-WORDS = 400  # of a refusal; a line of a reply has 512 bytes (RFC 5321, section 4.5.3.1.5)
-TRIES = 3  # where other mail has changed what a script remembers
-SHOWN_AGAIN = timedelta(hours=1)  # the same error of a script, at most
+WORDS = 400  # characters; a reply line has 512 bytes (RFC 5321, section 4.5.3.1.5)
+TRIES = 3  # if other deliveries change the state of the script
+SHOWN_AGAIN = timedelta(hours=1)  # between two records of the same script error
 SCRIPTS = metrics.counter(
     "merganser_sieve_runs", "Scripts that mail was run through: done, or failed.", "outcome"
 )
 
 
 class Rejected(Refused):
-    """A script has refused the message, with words for its sender (RFC 5429)."""
+    """A script refused the message with a text for its sender (RFC 5429)."""
 
     @property
     def words(self) -> str:
-        """The words as a reply has them: one line, in ASCII."""
+        """The text for an SMTP reply: one line, in ASCII."""
         text = " ".join(self.message.split()).encode("ascii", "replace").decode()
         plain = "".join(sign for sign in text if sign.isprintable())
         return plain[:WORDS].strip() or "Refused by the recipient"
 
 
 class _Changed(Exception):
-    """Something that the script hung on has come meanwhile."""
+    """An ID that the script tested for duplicates was stored in the meantime."""
 
 
 async def performed(
     world: World, mail: "Mail", todo: Ruled, alone: asyncio.Semaphore
 ) -> Placed | None:
-    """Do what is decided for a recipient; on return it is durable. None: it is not stored.
+    """Execute the plan of a recipient. Returns None if the message is not stored.
 
-    Raises as `delivery.receive`, Unavailable where it cannot be encrypted, and Rejected. `alone`
-    is held while a letter is made of his own, whose bytes nobody shares.
+    On return all is durable. Raises RejectedByScript, Unavailable if the message can't be
+    encrypted, and the errors of `received_messages.store_copies`. Holds `encryption_slot` while a
+    copy with its own bytes is in memory.
     """
     if todo.script_id is not None:
         SCRIPTS.add("failed" if todo.error else "done")
@@ -103,12 +103,10 @@ async def performed(
     return placed
 
 
-# ---------------------------------------------------------------- storing
-
-
 async def _stored(
     world: World, mail: "Mail", todo: Ruled, alone: asyncio.Semaphore
 ) -> Placed | None:
+    """Store all placements with the script state. Uses INBOX in place of a deleted mailbox."""
     receipt = receipt_of(mail.letter, todo.judged.to, mail.sender)
     remarks = todo.remembered or todo.error or todo.decision.matched
     if not (todo.spots or remarks or mail.report):
@@ -128,7 +126,7 @@ async def _stored(
         spot = Spot(inbox.id, inbox.key) if inbox else None
         if gone.path != ["mailbox"] or spot is None or list(todo.spots) == [spot]:
             raise
-        rest = replace(todo, spots=[spot])  # a folder was deleted meanwhile
+        rest = replace(todo, spots=[spot])  # a mailbox was deleted in the meantime
         return await _into(world, mail, (rest, receipt), alone, beside)
 
 
@@ -139,6 +137,7 @@ async def _into(
     alone: asyncio.Semaphore,
     beside: Callable[[Turn, Placed | None], None],
 ) -> Placed | None:
+    """Store the placements of a plan in one transaction."""
     todo, receipt = what
     to = todo.judged.to
     with ExitStack() as made:
@@ -154,14 +153,14 @@ async def _into(
 
 
 def _way(mail: "Mail") -> Way:
-    """What a message counts as. A fetched message counts as received only if it is new mail."""
+    """Return how a message is counted. A fetched message is received mail only if it is new."""
     if mail.fetched is None:
         return Way.RECEIVED
     return Way.FETCHED if mail.fetched.news else Way.PUT_IN
 
 
 def place_of(world: World, mail: "Mail", todo: Ruled, spot: Spot) -> Place:
-    """Where a message goes, and how it lies there; what was fetched as it lay elsewhere."""
+    """Return where and with which flags to store a message. A fetched message keeps its flags."""
     there = replace(
         received_messages.usual(world, todo.judged.to, mail.sender),
         mailbox_id=spot.mailbox_id,
@@ -177,7 +176,7 @@ def place_of(world: World, mail: "Mail", todo: Ruled, spot: Spot) -> Place:
     return replace(
         there,
         at=lay.at,
-        envelope_from=None,  # nobody knows it
+        envelope_from=None,  # unknown for a fetched message
         draft=lay.draft,
         seen=there.seen or lay.seen,
         flagged=there.flagged or lay.flagged,
@@ -187,7 +186,7 @@ def place_of(world: World, mail: "Mail", todo: Ruled, spot: Spot) -> Place:
 
 
 async def letters(world: World, mail: "Mail", todo: Ruled, files: ExitStack) -> list[Letter]:
-    """The message as it lies in each place: its header edited, the whole encrypted, and stamped."""
+    """Return the message for each placement: with header edits, encryption and delivery headers."""
     made: dict[tuple[int, str | None], Letter] = {}
     for spot in todo.spots:
         if (spot.edits, spot.key) not in made:
@@ -196,6 +195,7 @@ async def letters(world: World, mail: "Mail", todo: Ruled, files: ExitStack) -> 
 
 
 async def _letter(world: World, mail: "Mail", what: tuple[Ruled, Spot], files: ExitStack) -> Letter:
+    """Return the message for one placement."""
     source, letter, (todo, spot) = mail.source, mail.letter, what
     to = todo.judged.to
 
@@ -216,26 +216,23 @@ async def _letter(world: World, mail: "Mail", what: tuple[Ruled, Spot], files: E
 async def _stamped(
     mail: "Mail", source: bytes | Path, letter: Letter, to: Recipient, files: ExitStack
 ) -> Letter:
-    """The letter as it is stored: what was fetched was delivered elsewhere, and says so."""
+    """Return the message with our delivery headers. A fetched message gets none."""
     if mail.fetched is not None:
         return letter
     return await delivery_headers.stamped(source, letter, to, mail.sender, files)
 
 
 async def _edited(mail: "Mail", edits: Sequence[Edit], files: ExitStack) -> bytes | Path:
-    """The message with the edits of its header; a file goes with `files`."""
+    """Return the message with header edits. A temporary file is closed with `temporary_files`."""
     end = mail.letter.facts.structure.body_start
     head = await first(mail.source, end)
     return await remade(mail.source, await asyncio.to_thread(sieve.edited, head, edits), end, files)
 
 
-# ---------------------------------------------------------------- remembering
-
-
 def note(turn: Turn, todo: Ruled, of: tuple[Letter, str], placed: Placed | None) -> None:
-    """Note what scripts remember and have failed with, and what filters did, of a message.
+    """Record the script state, the script error and the filter matches of a message.
 
-    In the unit that stores it; its receipt stands beside it.
+    Runs in the transaction that stores the message.
     """
     letter, receipt = of
     _remember(turn, todo, receipt)
@@ -244,7 +241,7 @@ def note(turn: Turn, todo: Ruled, of: tuple[Letter, str], placed: Placed | None)
 
 
 def _check(turn: Turn, todo: Ruled, receipt: str) -> None:
-    """The account is held: what the script hung on is still so, or is told."""
+    """Raise _DuplicateIdsChanged if the state of the IDs that the script tested has changed."""
     if not todo.asked:
         return
     user = todo.judged.to.user_id
@@ -253,6 +250,7 @@ def _check(turn: Turn, todo: Ruled, receipt: str) -> None:
 
 
 def _remember(turn: Turn, todo: Ruled, receipt: str) -> None:
+    """Store the IDs of `duplicate` tests until they expire."""
     now = turn.world.now()
     for one in todo.remembered:
         until = now + timedelta(seconds=one.seconds)
@@ -260,7 +258,7 @@ def _remember(turn: Turn, todo: Ruled, receipt: str) -> None:
 
 
 def _show(turn: Turn, todo: Ruled) -> None:
-    """Show on a script what it has failed with; the same not again and again."""
+    """Store the error of a script for its user. The same error is stored at most once an hour."""
     if todo.error is None or todo.script_id is None:
         return
     now, text = turn.world.now(), storable(todo.error)
@@ -279,11 +277,8 @@ def _show(turn: Turn, todo: Ruled) -> None:
         turn.record(todo.judged.to.user_id, entry, at=now)
 
 
-# ---------------------------------------------------------------- sending on, and answering
-
-
 async def _sent_on(world: World, mail: "Mail", todo: Ruled, placed: Placed | None) -> str | None:
-    """Send on; None, or why one of them could not be."""
+    """Enqueue the redirects of a plan. Returns the text of the last error, or None."""
     failed, key = None, placed.message_id if placed else None
     for edits, onward in onward_of(todo):
         shown = ", ".join([*onward.targets, *(via.shown for via in onward.via)])
@@ -296,7 +291,7 @@ async def _sent_on(world: World, mail: "Mail", todo: Ruled, placed: Placed | Non
                 await send_on(world, source, came, whole, mail.results, letter)
         except Refused as refusal:
             failed = f"not sent on to {shown}: {refusal.message}"
-        except Exception as error:  # the message is kept: it must not come again for this
+        except Exception as error:  # the message is kept; the client must not send it again
             hide(error)
             log.exception("not sent on", extra={"user": todo.judged.to.user_id})
             failed = f"not sent on to {shown}: the server's log has more"
@@ -304,7 +299,7 @@ async def _sent_on(world: World, mail: "Mail", todo: Ruled, placed: Placed | Non
 
 
 def onward_of(todo: Ruled) -> list[tuple[int, Onward]]:
-    """What is sent on, each with how many edits of its header: by scripts, then by filters."""
+    """Return (edit count, forward) pairs: redirects of the script, then targets of filters."""
     to = todo.judged.to
     mine = Onward(to.address, None, to.tenant_id, user_id=to.user_id)
     found = [(one.edits, replace(mine, targets=[one.address])) for one in todo.sendings]
@@ -323,17 +318,19 @@ def onward_of(todo: Ruled) -> list[tuple[int, Onward]]:
 async def as_sent(
     mail: "Mail", todo: Ruled, edits: int, files: ExitStack
 ) -> tuple[bytes | Path, Letter | None]:
-    """The message as it is sent on, with so many of the edits of its header, and if it was read."""
+    """Return the message with the first header edits applied, and its parsed form.
+
+    The parsed form is None if the header was edited.
+    """
     if not edits:
         return mail.source, mail.letter
     return await _edited(mail, todo.edits[:edits], files), None
 
 
 async def _answer(world: World, mail: "Mail", todo: Ruled) -> None:
-    """Answer, and tell whom scripts want told. What goes wrong here does not undo the delivery.
+    """Send the automatic reply and the notifications. Errors don't affect the delivery.
 
-    Of a script that answers, a filter, and an account that does so by itself the first has its
-    way: there is one answer.
+    Only one reply is sent: of the script, else of a filter, else of the account.
     """
     to, spam = todo.judged.to, todo.judged.verdict.is_spam
     incoming = sieve_vacation.Incoming(mail.source, mail.letter, to, mail.sender, spam)
@@ -351,14 +348,15 @@ async def _answer(world: World, mail: "Mail", todo: Ruled) -> None:
 
 
 async def _tried(work: Any, to: Recipient) -> None:
+    """Run a coroutine and log its errors: the message is already stored."""
     try:
         await work
-    except Exception as error:  # the message is stored: it must not come again for this
+    except Exception as error:  # the message is stored; the client must not send it again
         hide(error)
         log.exception("not answered", extra={"user": to.user_id})
 
 
 def hide(error: Exception) -> None:
-    """Keep out of the log what is mail."""
+    """Remove the parameters of an SQL error, since they contain mail."""
     if isinstance(error, StatementError):
         error.hide_parameters = True

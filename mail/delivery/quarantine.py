@@ -1,7 +1,7 @@
-"""Holding mail: it is kept apart for its recipient, who is written to, and lets it in or not.
+"""Hold suspicious messages in the quarantine of their recipient, who releases or deletes them.
 
-What is held counts against no quota. For each account so many messages, and so many bytes, are
-kept: of more the oldest go, and so does what nobody let in for long.
+Quarantined messages don't count against the quota. Each account has a limit of messages and bytes;
+the oldest are deleted beyond it, and all expire after a time.
 """
 
 import math
@@ -38,13 +38,13 @@ from models.spam.quarantine import QuarantineBlob, QuarantineItem
 from models.store.prepared_statements import Prepared, number
 from models.users.tables import Frequency, User
 
-LETTER = "QUARANTINE_LETTER"  # kind of the task that tells the account: resolvers/quarantineletter
+LETTER = "QUARANTINE_LETTER"  # kind of the task that mails the notification
 KIND = ChangeKind.QUARANTINE_CHANGED
-SYMBOLS = 200  # of a message that are kept
-NAME, WORDS = 128, 512  # characters of a name, and of a description
-MOST = 1e9  # points
-ROUND = 500  # rows that one unit changes
-WAITS = {  # until a letter tells of what is held
+SYMBOLS = 200  # stored per message
+NAME, WORDS = 128, 512  # characters
+MOST = 1e9
+ROUND = 500  # accounts per page
+WAITS = {  # between two notifications
     Frequency.HOURLY: timedelta(hours=1),
     Frequency.DAILY: timedelta(days=1),
     Frequency.WEEKLY: timedelta(days=7),
@@ -56,7 +56,7 @@ HELD = metrics.counter(
 
 @dataclass(frozen=True, slots=True)
 class Why:
-    """Why a message is held. `virus` is what was found; None: none was."""
+    """The reason to quarantine a message. `virus` is the name of the virus found."""
 
     score: float
     symbols: Sequence[Symbol] = ()
@@ -75,14 +75,14 @@ _COUNTED = Prepared(
 
 
 def fits(world: World, letter: Letter) -> bool:
-    """Whether a message is small enough to be held."""
+    """Return True if a message is small enough for the quarantine."""
     return letter.size <= world.options.quarantine_max
 
 
 def reason(world: World, letter: Letter, verdict: Spam) -> Why | None:
-    """Why a message is held for somebody for whom this is the verdict; None: it is not.
+    """Return why a message with this verdict is quarantined, None if it is not.
 
-    Spam that is too large to be held goes where all other spam goes, and a virus is refused.
+    Spam that is too large goes to Junk; a virus that is too large is refused.
     """
     options, scan = world.options, letter.scan
     least = options.spam_quarantine
@@ -97,11 +97,11 @@ def reason(world: World, letter: Letter, verdict: Spam) -> Why | None:
 
 
 async def hold(world: World, mail: "Mail", to: Recipient, why: Why) -> None:
-    """Hold a message for one recipient; on return it is durable.
+    """Quarantine a message for one recipient. On return it is durable.
 
-    A repeat after a lost reply is known, as by `delivery.receive`. It is encrypted where what
-    arrives is. LimitReached where it is too large, NotFound where the account has gone,
-    Unavailable where it cannot be encrypted.
+    A repeated delivery is recognized by its receipt. The message is encrypted if the mailbox
+    requires it. Raises LimitReached if it is too large, NotFound if the account does not exist,
+    Unavailable if it can't be encrypted, UserLimitExceeded at the hourly limit.
     """
     letter, most = mail.letter, world.options.quarantine_max
     if not fits(world, letter):
@@ -117,6 +117,7 @@ async def hold(world: World, mail: "Mail", to: Recipient, why: Why) -> None:
 
 
 async def _hold(world: World, letter: Letter, route: tuple["Mail", Recipient], why: Why) -> None:
+    """Store the message and insert its quarantine item, unless its receipt is known."""
     mail, to = route
     known = received_messages.receipt_of(letter, to, mail.sender)
     since = world.now() - world.options.receipts_for
@@ -144,9 +145,10 @@ async def _hold(world: World, letter: Letter, route: tuple["Mail", Recipient], w
 
 
 def _count(turn: Turn, user_id: int) -> None:
-    """Count it among the messages of the hour: else a flood that is held would have no limit.
+    """Count the message against the hourly limit of received messages.
 
-    Raises TooMany if the account has received its limit of the hour, NotFound if it has gone.
+    Without it a flood of quarantined messages would have no limit. Raises UserLimitExceeded if the
+    account has reached its limit, NotFound if it does not exist.
     """
     now, hourly = turn.world.now(), turn.world.options.received_hourly
     given = {"many": 1, "now": now, "until": now + HOUR, "hourly": hourly}
@@ -158,6 +160,7 @@ def _count(turn: Turn, user_id: int) -> None:
 
 
 def _envelope(turn: Turn, mail: "Mail", to: Recipient) -> dict[str, Any]:
+    """Return the columns of the envelope and the time of expiry."""
     now = turn.world.now()
     return {
         "user_id": to.user_id,
@@ -173,7 +176,7 @@ def _envelope(turn: Turn, mail: "Mail", to: Recipient) -> dict[str, Any]:
 
 
 def _wish(world: World, mail: "Mail", to: Recipient) -> dict[str, str | None] | None:
-    """What its sender wants to be told of; of success only if nobody else may be the sender."""
+    """Return the stored DSN request. SUCCESS is removed if the sender is not verified."""
     wish = mail.wish_of(to)
     if success_dsn.unsure(world, mail):
         wish = wish.without(On.SUCCESS)
@@ -181,7 +184,7 @@ def _wish(world: World, mail: "Mail", to: Recipient) -> dict[str, str | None] | 
 
 
 def _shown(letter: Letter) -> dict[str, Any]:
-    """What is shown of a message, by column."""
+    """Return the columns that show the message in lists."""
     columns = message_insert.columns(letter)
     names = ("subject", "from_name", "from_address", "size", "digest", "structure", "attachments")
     shown = {name: columns[name] for name in names}
@@ -189,7 +192,7 @@ def _shown(letter: Letter) -> dict[str, Any]:
 
 
 def _said(why: Why) -> dict[str, Any]:
-    """What is said of a message, by column."""
+    """Return the columns of the score, the symbols and the virus."""
     symbols = [
         {
             "name": symbol.name[:NAME],
@@ -208,11 +211,12 @@ def _said(why: Why) -> dict[str, Any]:
 
 
 def _finite(points: float) -> float:
-    """Points that every reader can take."""
+    """Return the score within the range that all readers support; NaN becomes 0."""
     return 0.0 if math.isnan(points) else min(max(points, -MOST), MOST)
 
 
 def _put(turn: Turn, row: Mapping[str, Any], blobs: Sequence[int]) -> None:
+    """Insert the quarantine item with its blob references, its receipt and its journal entry."""
     key, user_id = row["id"], row["user_id"]
     turn.connection.execute(insert(QuarantineItem).values(row))
     needs = [{"item_id": key, "blob_id": blob} for blob in sorted(set(blobs))]
@@ -226,7 +230,7 @@ def _put(turn: Turn, row: Mapping[str, Any], blobs: Sequence[int]) -> None:
 
 
 def _audit(turn: Turn, letter: Letter, row: Mapping[str, Any], blobs: Sequence[int]) -> None:
-    """Let audits of the account have it: it may never come into a folder."""
+    """Give audits of the account a copy: the message may never reach a mailbox."""
     facts = {
         **message_insert.columns(letter),
         "blob_id": row["blob_id"],
@@ -238,7 +242,7 @@ def _audit(turn: Turn, letter: Letter, row: Mapping[str, Any], blobs: Sequence[i
 
 
 def _make_room(turn: Turn, user_id: int, newest: int) -> None:
-    """Let the oldest go where there are too many, or too much; never the one that came."""
+    """Delete the oldest items beyond the limits of messages and bytes, never the new one."""
     options, many, size = turn.world.options, 0, 0
     asked = select(col(QuarantineItem.id), col(QuarantineItem.size)).where(
         col(QuarantineItem.user_id) == user_id
@@ -255,7 +259,7 @@ def _make_room(turn: Turn, user_id: int, newest: int) -> None:
 
 
 def drop(turn: Turn, user_id: int, ids: Sequence[int], *, did: str) -> int:
-    """Remove what is held of an account, and tell it; how many were there."""
+    """Delete quarantine items of an account with a journal entry. Returns the number deleted."""
     these = col(QuarantineItem.id).in_(ids), col(QuarantineItem.user_id) == user_id
     removal = delete(QuarantineItem).where(*these).returning(col(QuarantineItem.id))
     gone = sorted(turn.connection.execute(removal).scalars())
@@ -265,10 +269,10 @@ def drop(turn: Turn, user_id: int, ids: Sequence[int], *, did: str) -> int:
 
 
 async def announce(world: World) -> int:
-    """Have those accounts written to who have waited long enough; how many.
+    """Create notification tasks for accounts with due quarantine items; return their number.
 
-    An account waits from the first message on that no letter has told of, and no longer than
-    half the time for which it is kept.
+    The interval begins with the first item that no notification has listed. It is at most half of
+    the retention of the quarantine.
     """
     now, longest, reached, many = world.now(), world.options.quarantine_for / 2, 0, 0
     chosen = col(User.quarantine_notification)
@@ -298,6 +302,7 @@ async def announce(world: World) -> int:
 
 
 def _write_to(turn: Turn, user_id: int) -> None:
+    """Insert the task that notifies one account."""
     now = turn.world.now()
     task = Task(id=turn.world.key(), kind=LETTER, user_id=user_id, created_at=now)
     turn.connection.execute(insert(Task).values(task.model_dump()))

@@ -1,8 +1,8 @@
-"""Letting in what was held: where filters and the script of its account want it, as what has come.
+"""Release quarantined messages: deliver them as the filters and the script of the account plan.
 
-The verdict is not asked for again, nor may a filter call it spam: who lets it in has decided. So
-what rules would refuse or throw away is kept. What is let in may have come days ago: it is neither
-answered, nor is anybody notified. A virus is not sent on to anybody.
+The spam verdict is not computed again, and filters can't mark the message as spam: the release has
+decided. A message that rules would refuse or discard is kept. It can be days old, so there is no
+automatic reply and no notification. A message with a virus is not redirected.
 """
 
 import logging
@@ -42,37 +42,38 @@ from models.store.columns import Picked
 
 log = logging.getLogger(__name__)
 
-PAST = Spam(is_spam=False, score=0, reason=Reason.LEVEL)  # which no filter overrules
+PAST = Spam(is_spam=False, score=0, reason=Reason.LEVEL)  # a verdict that filters can't change
 EMPTY = Piece("", b"")
 
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """A message that can be let in: what is to be done, with all bytes of it safe."""
+    """A release that is ready for its transaction: the plan, with all bytes stored."""
 
     todo: Ruled
-    letter: Letter  # as it was held
+    letter: Letter  # as it was quarantined
     queue_id: str
     receipt: str
     places: Sequence[tuple[Letter, Place]]
-    kept: Sequence[Kept]  # of those
+    kept: Sequence[Kept]  # of the placements
     leaving: Sequence[tuple[Outgoing, Kept]]
     came: Came
     copies: Sequence[tuple[Copied, Kept]]
-    report: tuple[Success, Kept] | None = None  # to its sender, that it has come
+    report: tuple[Success, Kept] | None = None  # DSN of the delivery
 
     @property
     def goes_out(self) -> bool:
-        """Whether anything of it goes into the queue."""
+        """True if the release adds queue entries."""
         return bool(self.leaving or self.copies or self.report)
 
 
 async def ready(
     world: World, item: Picked, raw: bytes, to: Recipient, *, again: bool = False
 ) -> Ready:
-    """Decide what becomes of a held message, and make its bytes safe; once more, if `again`.
+    """Plan the release of a quarantined message and store all bytes it needs.
 
-    Unavailable where it cannot be encrypted.
+    With `rewrite_blobs`, blobs are written even if they exist. Raises Unavailable if the message
+    can't be encrypted.
     """
     with ExitStack() as files:
         return await _ready(world, item, raw, (to, again), files)
@@ -81,6 +82,7 @@ async def ready(
 async def _ready(
     world: World, item: Picked, raw: bytes, how: tuple[Recipient, bool], files: ExitStack
 ) -> Ready:
+    """Plan the release and store the bytes of all copies."""
     to, again = how
     letter = replace(await read(raw), verification=item.verification)
     wishes = {(to.user_id, to.mailbox_id): restored(item.wish)}
@@ -121,7 +123,7 @@ async def _ready(
 
 
 async def _ruled(world: World, mail: Mail, to: Recipient) -> Ruled:
-    """What rules want; a refusal takes nothing else along."""
+    """Return the delivery plan. A rejection by rules is replaced by keeping the message."""
     judged = [Judged(to, PAST)]
     said = await filter_execution.decisions(world, mail, judged)
     (todo,) = await delivery_plan.ruled(world, mail, judged, said)
@@ -135,7 +137,7 @@ async def _ruled(world: World, mail: Mail, to: Recipient) -> Ruled:
 async def _sent_on(
     world: World, mail: Mail, todo: Ruled, files: ExitStack
 ) -> tuple[list[Outgoing], bool]:
-    """What rules have sent on, and whether some of it cannot be."""
+    """Prepare the redirects of rules. Also returns True if one failed because of a mail loop."""
     made, failed = list[Outgoing](), False
     wish = mail.passed_on(todo.judged.to)
     for edits, wanted in plan_execution.onward_of(todo):
@@ -150,7 +152,7 @@ async def _sent_on(
 
 
 async def _forwarded(world: World, mail: Mail, todo: Ruled, files: ExitStack) -> list[Outgoing]:
-    """What is sent on for an account that forwards; it is stored all the same."""
+    """Prepare the forward of an account with targets. Returns [] if it is not forwarded."""
     if not todo.judged.to.forwards:
         return []
     try:
@@ -167,24 +169,27 @@ async def _forwarded(world: World, mail: Mail, todo: Ruled, files: ExitStack) ->
 
 
 async def _stored(world: World, copy: Copied, *, again: bool) -> Kept:
+    """Store the bytes of a BCC copy."""
     return await stored(world, copy.of.tenant_id, copy.letter, again=again)
 
 
 async def _safe(world: World, report: Success, *, again: bool) -> tuple[Success, Kept]:
+    """Store the bytes of the DSN and return it without its bytes."""
     kept = await stored(world, report.tenant_id, report.letter, again=again)
     return replace(report, letter=_emptied(report.letter)), kept
 
 
 def _emptied(letter: Letter) -> Letter:
-    """The letter without its bytes, which are safe: many may wait for one unit."""
+    """Return the message without its stored bytes, to save memory until the transaction."""
     return replace(letter, root=EMPTY, pieces=(), keeping={}, cut={})
 
 
 def enter(turn: Turn, one: Ready, by: str) -> Placed | None:
-    """Let it in, in the unit of its account, and of the platform where anything goes out.
+    """Release the message in a transaction of its account, and of PLATFORM if mail is queued.
 
-    None where rules have it sent on, and not stored. Raises as `delivery.place` and
-    `onward.enter`. `by` says whom the steps of the message name.
+    Returns None if rules redirect the message and don't store it. `released_by` is the name in the
+    delivery trace. Raises the errors of `received_messages.insert_copies_in_mailboxes` and
+    `redirect.enqueue_prepared`.
     """
     copies = Copies(one.receipt, one.places, Way.RELEASED)
     placed = received_messages.place_all(turn, copies, one.kept)

@@ -1,8 +1,8 @@
-"""Mail on its way: recipients that are replaced, and copies that nobody else is told of.
+"""Recipient rewrites and BCC rules.
 
-A recipient is replaced once, before it is looked for: by the rewrite of the address, else by
-that of its domain. Copies are made then: each rule for the address, and each for its domain,
-makes one. Of a copy no copy is made.
+A recipient is rewritten once, before it is resolved: by the rewrite of its address, else by that of
+its domain. BCC rules then make copies: each rule of the address and each rule of its domain makes
+one. A copy is not copied again.
 """
 
 import hmac
@@ -39,26 +39,26 @@ from models.users.tables import User
 
 log = logging.getLogger(__name__)
 
-Accounts = Mapping[str, Sequence[Account]]  # the accounts behind each address
+Accounts = Mapping[str, Sequence[Account]]  # the accounts that own each address
 
-HEAD = 1 << 20  # bytes of a large message that are searched for marks
-COPIED = b"X-Merganser-Copy"  # header field of a copy: of whose mail, in a form none can forge
+HEAD = 1 << 20  # bytes of a large message that are searched for COPY_FIELD
+COPIED = b"X-Merganser-Copy"  # header field of a copy: HMAC of the original address
 _HEADER_END = re.compile(rb"\r?\n\r?\n")
 _COPIED = re.compile(rb"(?im)^X-Merganser-Copy:[ \t]*([0-9a-f]{64})[ \t]*\r?$")
 
 
 @dataclass(frozen=True, slots=True)
 class Rewritten:
-    """What became of an address, and by which record."""
+    """The replacement of an address and the rewrite that made it."""
 
     address: str
     id: int
-    outside: bool  # it may lead to others
+    outside: bool  # the target can be on another server
 
 
 @dataclass(frozen=True, slots=True)
 class Copy:
-    """To whom a copy goes, by which record, and of which of the addresses it is the mail."""
+    """The target of a copy, with its rule and the address that the mail was for."""
 
     address: str
     id: int
@@ -66,7 +66,7 @@ class Copy:
 
 
 def matched(text: str, *, path: str) -> Normal:
-    """What a rule is for: an address, or with an empty local part a domain. Invalid."""
+    """Return the address of a rule; the local part of a domain rule is empty. Raises Invalid."""
     text = text.strip()
     if text.startswith("@"):
         return Normal("", checked_domain(text[1:], path=path))
@@ -77,7 +77,7 @@ def matched(text: str, *, path: str) -> Normal:
 
 
 def replacement(text: str, of: Normal, *, path: str = "to") -> str:
-    """What recipients are replaced by: an address, or for a domain also `@domain`. Invalid."""
+    """Return a rewrite target: an address, or `@domain` for a domain rule. Raises Invalid."""
     text = text.strip()
     if not text.startswith("@"):
         if "*" in text or text.startswith("+"):
@@ -90,10 +90,9 @@ def replacement(text: str, of: Normal, *, path: str = "to") -> str:
 
 
 def circular(rules: Mapping[Normal, str]) -> bool:
-    """Whether rewrites, followed on and on, ever come back to an address by way of another.
+    """Return True if rewrites that are followed repeatedly form a loop.
 
-    Without those of single addresses all local parts of a domain go the same way: "" stands
-    for them.
+    An empty local part means all addresses of a domain.
     """
     ended = set[Normal]()
     for start in rules:
@@ -109,7 +108,7 @@ def circular(rules: Mapping[Normal, str]) -> bool:
 
 
 def _after(rules: Mapping[Normal, str], at: Normal) -> Normal | None:
-    """What an address becomes; None where it stays what it is."""
+    """Return the address after one rewrite, None if it does not change."""
     target = rules.get(at) or rules.get(Normal("", at.domain))
     if target is None:
         return None
@@ -120,6 +119,7 @@ def _after(rules: Mapping[Normal, str], at: Normal) -> Normal | None:
 
 @prepared
 def _rewrites(dialect: str) -> Select[*tuple[Any, ...]]:
+    """Select the active rewrites of `locals` in `domains`."""
     table = RecipientRewrite
     return select(*picked(table, ("id", "local", "domain", "target", "outside"))).where(
         among(dialect, col(table.domain), "domains", String),
@@ -129,7 +129,7 @@ def _rewrites(dialect: str) -> Select[*tuple[Any, ...]]:
 
 
 async def rewritten(world: World, addresses: Collection[str]) -> dict[str, Rewritten]:
-    """What these addresses are replaced by, those that are: one statement for all."""
+    """Return the rewrites of these addresses by address, in one SQL statement."""
     if not addresses:
         return {}
     names = {address: normal(address) for address in addresses}
@@ -149,7 +149,7 @@ async def rewritten(world: World, addresses: Collection[str]) -> dict[str, Rewri
 
 @prepared
 def _copies(dialect: str) -> Select[*tuple[Any, ...]]:
-    """Rules of one direction for addresses, by the name of the domain that they were found by."""
+    """Select the rules of one direction for addresses, with the domain name that matched."""
     own: Select[*tuple[Any, ...]] = select(
         col(Domain.id).label("domain_id"), col(Domain.name).label("named")
     ).where(among(dialect, col(Domain.name), "domains", String))
@@ -177,6 +177,7 @@ def _copies(dialect: str) -> Select[*tuple[Any, ...]]:
 
 
 def _asked(direction: BccDirection, addresses: Iterable[str]) -> dict[str, Any]:
+    """Return the parameters of the statement of BCC rules."""
     names = {normal(address) for address in addresses}
     return {
         "direction": direction,
@@ -186,9 +187,9 @@ def _asked(direction: BccDirection, addresses: Iterable[str]) -> dict[str, Any]:
 
 
 def _chosen(rows: Sequence[Picked], of: Accounts, known: Collection[str]) -> list[Copy]:
-    """The copies of these addresses' mail, each to another address, and to none that is known.
+    """Return the copies that rules make of the mail of these addresses, each target once.
 
-    A rule makes none for an account that its maker may not administer.
+    A rule applies only to accounts that its maker can administer.
     """
     names = {address: normal(address) for address in of}
     taken, found = {_same(address) for address in known}, []
@@ -204,7 +205,8 @@ def _chosen(rows: Sequence[Picked], of: Accounts, known: Collection[str]) -> lis
 
 
 def _same(address: str) -> str:
-    # not the normal form: at other servers what we drop from it may make a difference
+    """Return the address in the form that duplicates are found by."""
+    # not the normalized form: other servers can distinguish what it drops
     local, _, domain = address.rpartition("@")
     return f"{local.casefold()}@{normal_domain(domain)}"
 
@@ -212,9 +214,9 @@ def _same(address: str) -> str:
 async def copies(
     world: World, direction: BccDirection, of: Accounts, known: Collection[str] = ()
 ) -> list[Copy]:
-    """Find who gets a copy of the mail from, or to, these addresses, except who is `known`.
+    """Return who gets a copy of mail from or to these addresses, except the excluded ones.
 
-    Each address once; one statement, however many there are.
+    Each target is returned once. One SQL statement for any number of addresses.
     """
     return _chosen(await _rules(world, direction, of), of, known)
 
@@ -222,10 +224,10 @@ async def copies(
 async def copies_of_sent(
     world: World, account_id: int, envelopes: Sequence[tuple[str, Collection[str]]]
 ) -> list[list[str]]:
-    """Find who gets a copy of each message that an account sends, by sender and recipients.
+    """Return who gets a copy of each message that an account sends.
 
-    A rule must cover the account, and the account whose address the sender is. One statement if
-    no rule fits.
+    Envelopes are (sender, recipients) pairs. A rule must cover the sending account and the account
+    that owns the sender address. One SQL statement if no rule applies.
     """
     senders = list(dict.fromkeys(sender for sender, _ in envelopes))
     rows = await _rules(world, BccDirection.SENDER, senders) if senders else ()
@@ -239,7 +241,7 @@ async def copies_of_sent(
 async def _senders(
     world: World, account_id: int, senders: Collection[str]
 ) -> dict[str, list[Account]]:
-    """The accounts behind each sender: the one that sends, and the owner of the address."""
+    """Return the accounts of each sender: the sending account and the owner of the address."""
     owners = {sender: {account_id, await owner_of(world, sender)} for sender in senders}
     ids = {owner for both in owners.values() for owner in both if owner}
     asked = select(col(User.id), col(User.role)).where(col(User.id).in_(ids))
@@ -251,24 +253,24 @@ async def _senders(
 
 
 async def _rules(world: World, direction: BccDirection, of: Iterable[str]) -> Sequence[Picked]:
-    """Those that any of these addresses may be meant by."""
+    """Return the BCC rules that can apply to one of these addresses."""
     return await world.database.find(_copies(world.database.dialect), _asked(direction, of))
 
 
 @dataclass(frozen=True, slots=True)
 class Came:
-    """A message that came in: its bytes, what was read of them, and its envelope."""
+    """A received message that BCC rules copy, with its envelope."""
 
     source: bytes | Path
     letter: Letter
-    sender: str  # may be empty
-    recipients: Sequence[str]  # all that are known
-    submission_id: int = ARRIVED  # by which one of our users sent it
+    sender: str  # empty for the null path
+    recipients: Sequence[str]  # envelope recipients; they get no copy
+    submission_id: int = ARRIVED  # the submission of a local user
 
 
 @dataclass(frozen=True, slots=True)
 class Copied:
-    """A copy that is to be queued: what it is, to whom it goes, and of whose mail it is."""
+    """A copy of a message that can be queued."""
 
     letter: Letter
     to: Sequence[str]
@@ -276,7 +278,7 @@ class Copied:
 
 
 async def copies_of_received(world: World, came: Came, delivered: Sequence[Recipient]) -> None:
-    """Queue the copies of a message that was delivered to these; on return they are durable."""
+    """Enqueue the BCC copies of a delivered message. On return they are durable."""
     with ExitStack() as files:
         for copy in await copies_wanted(world, came, delivered, files):
 
@@ -289,11 +291,11 @@ async def copies_of_received(world: World, came: Came, delivered: Sequence[Recip
 async def copies_wanted(
     world: World, came: Came, delivered: Sequence[Recipient], files: ExitStack
 ) -> list[Copied]:
-    """The copies of a message that is delivered to these.
+    """Return the BCC copies of a message that is delivered to these recipients.
 
-    They keep the sender of its envelope. One that is a copy of the same mail already, though it
-    went out and came back, is not copied again. Nothing is asked where no rules are. Files go
-    with `files`.
+    Copies keep the envelope sender. A message that is itself a copy of the same mail is not copied
+    again, even after a detour through another server. No SQL statement if no recipient has rules.
+    Temporary files are closed with `temporary_files`.
     """
     theirs = {to.instead or to.address: to for to in delivered if to.copied}
     if not theirs:
@@ -321,7 +323,7 @@ async def copies_wanted(
 
 
 def enter(turn: Turn, kept: Kept, came: Came, copy: Copied) -> None:
-    """Queue a copy whose bytes are safe, in the unit that delivers what it is a copy of."""
+    """Enqueue a BCC copy in the current transaction. Its bytes must be stored."""
     given = handed(turn, copy.letter, kept, came.sender, copy.to, copy_of=came.submission_id)
     hand_in(turn, Sender(None, copy.of.tenant_id), given)
 
@@ -337,6 +339,6 @@ _KNOWN = Prepared(
 
 
 def _mark(world: World, address: str, letter: Letter) -> bytes:
-    """What a copy of a message that came for an address is known by."""
+    """Return the HMAC that identifies a copy of a message for an address."""
     text = f"copy\n{'@'.join(normal(address))}\n{letter.facts.message_id or ''}"
     return hmac.digest(world.secret, text.encode(errors="surrogatepass"), "sha256").hex().encode()

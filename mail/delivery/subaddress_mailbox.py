@@ -1,7 +1,7 @@
-"""What the label of an address does: `ada+news@` into the folder `INBOX/news`, where she wants.
+"""Deliver mail of a subaddress to a mailbox: `ada+news@` to `INBOX/news`, if enabled.
 
-Strangers choose labels. So folders are made for so many only, and lie all in one place; mail with
-any other stays where it is. `mail/storage/delivery_headers.py` puts labels before subjects.
+Senders choose labels, so the number of mailboxes is limited and they are all below INBOX. At the
+limit the message stays in INBOX. Labels in subjects: mail/storage/delivery_headers.py.
 """
 
 from dataclasses import replace
@@ -21,11 +21,11 @@ from models.runtime.environment import Turn, World
 from models.store.prepared_statements import Prepared, number
 from models.users.tables import DelimiterAction, User
 
-MOST = 100  # folders that are made for labels
+MOST = 100  # children of INBOX, at which no more are created
 
 
 async def filed(world: World, judged: Judged) -> Judged:
-    """The recipient with the folder that the label asks for; spam stays in Junk."""
+    """Return the verdict with the mailbox of the label. Spam stays in Junk."""
     to = judged.to
     asked = to.label and to.delimiter_action is DelimiterAction.SUBFOLDER
     if not asked or judged.verdict.is_spam:
@@ -38,7 +38,7 @@ async def filed(world: World, judged: Judged) -> Judged:
 
 
 def folder_of(label: str) -> str | None:
-    """The path of the folder for a label; None where there can be none."""
+    """Return the mailbox path of a label, None if the label is not a valid mailbox name."""
     try:
         path = checked_path(f"{INBOX}/{label.lower()}")
     except Invalid:
@@ -47,7 +47,7 @@ def folder_of(label: str) -> str | None:
 
 
 async def _folder(world: World, to: Recipient, path: str) -> Any:
-    """The row of the folder, which is made if there is room for it."""
+    """Return id and encryption key of the mailbox. Creates it if there are not too many."""
     given = {"user": to.user_id, "path": path}
     found = await world.database.find(_THERE, given)
     if not found:
@@ -67,7 +67,7 @@ _THERE = Prepared(
 
 
 def _make(turn: Turn, user_id: int, path: str) -> None:
-    """Make the folder, whose account is held, unless there are too many such."""
+    """Create the mailbox unless INBOX has MAX_MAILBOXES children. The account must be locked."""
     below = col(Mailbox.path).startswith(f"{INBOX}/", autoescape=True)
     asked = select(func.count()).where(col(Mailbox.user_id) == user_id, below)
     if turn.connection.execute(asked).scalar_one() < MOST:

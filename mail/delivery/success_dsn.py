@@ -1,8 +1,8 @@
-"""Telling senders elsewhere that their mail has come, where they ask for it (NOTIFY=SUCCESS).
+"""Send success DSNs to remote senders that request them (NOTIFY=SUCCESS, RFC 3461).
 
-Where SPF and DMARC are checked and do not show who the sender is, nobody is told: anybody can name
-a sender. What is sent on to one place
-is told of by the server there, or by our queue where that sends no reports.
+If SPF and DMARC are checked and don't verify the sender, no DSN is sent, since sender addresses are
+easily forged. For a message that is forwarded to one target, the next server sends the DSN, or our
+queue if that server does not support DSN.
 """
 
 import logging
@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 
 def ends(taken: Taken) -> Action | None:
-    """What becomes of an address here; None where it goes on to one place, and is told of there."""
+    """Return what a DSN says of a recipient; None if the server of its single target reports."""
     beyond = _beyond(taken)
     if not beyond:
         return Action.DELIVERED
@@ -40,9 +40,9 @@ def ends(taken: Taken) -> Action | None:
 
 
 def passed_on(taken: Taken) -> Wish:
-    """What is wanted of those to whom an address sends on.
+    """Return the DSN request for the targets of a recipient.
 
-    Of several each is no more what the sender knows: that it came to the first is told of here.
+    With several targets none reports success: the DSN for the first address is sent here.
     """
     wish = taken.wish
     if ends(taken) is None:
@@ -51,27 +51,28 @@ def passed_on(taken: Taken) -> Wish:
 
 
 def _beyond(taken: Taken) -> int:
+    """Return the number of targets a recipient is forwarded to."""
     return sum(len(each.targets) + len(each.via) for each in taken.onward)
 
 
 async def after(
     world: World, mail: "Mail", taken: Sequence[Taken], outcomes: Sequence[object]
 ) -> None:
-    """Report to the sender what has come, where he wants it. What goes wrong undoes no delivery."""
+    """Send a DSN for the delivered recipients that request it. Errors don't affect the delivery."""
     told = [
         Told(each.address, action, _RESULT, each.wish.orcpt)
         for each, outcome in zip(taken, outcomes, strict=True)
         if each.wish.on is not None
         and each.wish.wants(On.SUCCESS)
         and not isinstance(outcome, BaseException)
-        and not (outcome is None and each.people)  # it is held
+        and not (outcome is None and each.people)  # it is in quarantine
         and (action := ends(each)) is not None
     ]
     if not told or not mail.sender or _doubtful(world, mail):
         return
     try:
         await _send(world, mail, taken[0], told)
-    except Exception:  # the message is stored: it must not come again for this
+    except Exception:  # the message is stored; the client must not send it again
         log.exception("a report was not sent", extra={"id": mail.way.queue_id})
 
 
@@ -79,7 +80,7 @@ _RESULT = Result(DeliveryState.DELIVERED, 250, "2.0.0 Delivered here", here=Acti
 
 
 def _doubtful(world: World, mail: "Mail") -> bool:
-    """Whether it is spam, or, where that is checked, its sender may be somebody else."""
+    """Return True if the message is spam or its sender was checked and is not verified."""
     found = _known(world, mail)
     scan = mail.letter.scan or Scan()
     score = max(found.score.value, verdict.scored_by(scan, verdict.Limits()))
@@ -87,17 +88,19 @@ def _doubtful(world: World, mail: "Mail") -> bool:
 
 
 def _known(world: World, mail: "Mail") -> verdict.Known:
+    """Return the facts about the sender and the spam score."""
     letter, believed = mail.letter, world.options.spam_headers
     opinions = letter.facts.opinions if mail.handed else ()
     return verdict.known(opinions, believed, mail.sender, letter.verification, letter.scan)
 
 
 def unsure(world: World, mail: "Mail") -> bool:
-    """Whether its sender may be somebody else, where that is checked."""
+    """Return True if the sender was checked and is not verified."""
     return _unsure(mail, _known(world, mail))
 
 
 def _unsure(mail: "Mail", found: verdict.Known) -> bool:
+    """Return True if the sender is forged, or was checked and is not verified."""
     if found.forged:
         return True
     sure = found.vouched or (mail.letter.verification or {}).get("dmarc") == "pass"
@@ -105,6 +108,7 @@ def _unsure(mail: "Mail", found: verdict.Known) -> bool:
 
 
 async def _send(world: World, mail: "Mail", of: Taken, told: Sequence[Told]) -> None:
+    """Build the DSN and enqueue it under the tenant of the first recipient."""
     tenants = [person.to.tenant_id for person in of.people]
     tenants += [onward.tenant_id for onward in of.onward]
     tenant = next(iter(tenants), of.domain_id or 0)
@@ -117,17 +121,18 @@ async def _send(world: World, mail: "Mail", of: Taken, told: Sequence[Told]) -> 
 
 @dataclass(frozen=True, slots=True)
 class Success:
-    """A report that can be queued."""
+    """A DSN that can be queued."""
 
     letter: Letter
     to: str
     tenant_id: int
-    known: str  # by which a repeat is known
+    known: str  # identifies a repeated delivery
 
 
 async def _written(
     world: World, mail: "Mail", what: tuple[About, Sequence[Told]], tenant_id: int
 ) -> Success:
+    """Build the DSN and the key that identifies a repeat."""
     about, told = what
     head = await first(mail.source, min(mail.letter.facts.structure.body_start, HEAD))
     letter = await read(written(world, about, told, head))
@@ -137,18 +142,17 @@ async def _written(
 
 
 def enter(turn: Turn, report: Success, kept: Kept) -> None:
-    """Queue a report whose bytes are safe, in a unit that holds PLATFORM; a repeat once."""
+    """Enqueue a DSN once, in a transaction that locks PLATFORM. Its bytes must be stored."""
     if new(turn, report.known):
         given = handed(turn, report.letter, kept, "", [report.to])
         hand_in(turn, Sender(None, report.tenant_id), given)
 
 
 async def of_released(world: World, mail: "Mail", item: Picked, to: Recipient) -> Success | None:
-    """The report that a message has come which was held, where its sender wants it.
+    """Return the DSN for a released message, None if its sender did not request one.
 
-    That it was taken for spam does not matter: who lets it in has decided. Whether its sender is
-    who he says was asked as it was held: else `mail.delivery.quarantine` has not kept that he
-    wants it.
+    The spam verdict is ignored, since the release has decided. The sender was verified when the
+    message was quarantined; otherwise the stored request has no SUCCESS.
     """
     wish = restored(item.wish)
     if wish.on is None or On.SUCCESS not in wish.on or not mail.sender:

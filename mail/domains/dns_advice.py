@@ -1,8 +1,8 @@
-"""What DNS should say of a domain, and whether what it says will do.
+"""The DNS records that a domain should have, and the check of the published ones.
 
-MX (RFC 5321), SPF (RFC 7208), DMARC (RFC 7489) and TLS-RPT (RFC 8460) can be said of every
-domain; DKIM (RFC 6376), MTA-STS (RFC 8461), TLSA (RFC 7672) and the services that programs look
-for (RFC 6186) only where there is a key, a policy, a certificate or a server.
+MX (RFC 5321), SPF (RFC 7208), DMARC (RFC 7489) and TLS-RPT (RFC 8460) apply to every domain. DKIM
+(RFC 6376), MTA-STS (RFC 8461), TLSA (RFC 7672) and service records (RFC 6186) need a key, a policy,
+a certificate or a server.
 """
 
 import re
@@ -17,15 +17,15 @@ from mail.domains import mta_sts_policy
 from mail.domains.mta_sts_policy import BEFORE, OFF
 from models.domains.dkim_keys import ALL, DkimAlgorithm
 
-UNSET = "not configured: "  # begins the value of what there is nothing for yet
-FOUND = 10  # records shown of one name
-SHOWN = 1000  # characters of a record
+UNSET = "not configured: "  # prefix of a value that needs configuration first
+FOUND = 10  # of one name
+SHOWN = 1000  # of one record
 STRICT = ("quarantine", "reject")
-PASSES = ("+", "")  # qualifiers of a mechanism that lets mail in
+PASSES = ("+", "")  # of SPF mechanisms
 
 
 class DnsState(StrEnum):
-    """How what DNS says compares with what it should."""
+    """The result of comparing published DNS records with the advice."""
 
     OK = "OK"
     MISSING = "MISSING"
@@ -35,61 +35,62 @@ class DnsState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Advice:
-    """A record that should be there."""
+    """A DNS record that a domain should have."""
 
     type: str
     name: str  # in ASCII, without the last dot
     value: str
     purpose: str
-    judge: Callable[[Sequence[str]], "Judged"] | None = None  # None: there is nothing to ask for
+    judge: Callable[[Sequence[str]], "Judged"] | None = None  # None: it is not checked
 
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """What was found of a record, and what that is worth."""
+    """The result of checking published records."""
 
     state: DnsState
     found: tuple[str, ...] = ()
-    problem: str | None = None  # why it is not known
+    problem: str | None = None  # reason for UNKNOWN
 
 
 @dataclass(frozen=True, slots=True)
 class SigningKey:
-    """A key that signs, or waits for its record to be seen."""
+    """A DKIM key with a record that should be published."""
 
     selector: str
     algorithm: DkimAlgorithm
-    public: str  # as p= has it
+    public: str  # the value of p=
     waits: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Ours:
-    """What of a domain decides about its records."""
+    """The facts of a domain that decide which records it needs."""
 
     domain: str
-    hostname: str  # of this machine
-    backup: bool = False  # only relays
+    hostname: str  # of this server
+    backup: bool = False  # this server is only a backup MX
     keys: tuple[SigningKey, ...] = ()
     mta_sts: str = OFF
-    spki: str | None = None  # SHA-256 of the public key that its server of mail shows, in hex
+    spki: str | None = None  # SHA-256 of the SMTP server's public key, in hexadecimal
 
 
 def advise(ours: Ours) -> list[Advice]:
-    """All records that should be there, in the order in which one sets them up."""
+    """All records that a domain should have, in the order of setting them up."""
     domain, host = ascii_domain(ours.domain), ours.hostname.lower()
     return [*_sending(ours, domain, host), *_services(ours.spki, domain, host)]
 
 
 def _sending(ours: Ours, domain: str, host: str) -> list[Advice]:
+    """The records for receiving and sending mail."""
     postmaster = f"rua=mailto:postmaster@{domain}"
     named = "." in host
     nameless = f"{UNSET}this machine has no name, set MERGANSER_HOSTNAME"
 
-    def mx(found: Sequence[str]) -> Judged:
+    def check_mx_records(found: Sequence[str]) -> Judged:
         return judged_mx(found, host, backup=ours.backup)
 
-    def spf(found: Sequence[str]) -> Judged:
+    def check_spf_records(found: Sequence[str]) -> Judged:
         return judged_spf(found, domain, host)
 
     return [
@@ -98,14 +99,14 @@ def _sending(ours: Ours, domain: str, host: str) -> list[Advice]:
             domain,
             f"{20 if ours.backup else 10} {host}." if named else nameless,
             "Mail for the domain comes here",
-            mx if named else None,
+            check_mx_records if named else None,
         ),
         Advice(
             "TXT",
             domain,
             f"v=spf1 mx a:{host} ~all" if named else nameless,
             "SPF: which servers send mail of the domain",
-            spf if named else None,
+            check_spf_records if named else None,
         ),
         *_dkim(ours, domain),
         Advice(
@@ -142,7 +143,7 @@ def _mta_sts(ours: Ours, domain: str, host: str) -> list[Advice]:
     nothing = f"{UNSET}there is no policy yet"
     record = mta_sts_policy.record(host, ours.mta_sts)
 
-    def served(found: Sequence[str]) -> Judged:
+    def check_cname(found: Sequence[str]) -> Judged:
         return _judged(found, right=[text.rstrip(".").lower() for text in found] == [host])
 
     return [
@@ -158,19 +159,19 @@ def _mta_sts(ours: Ours, domain: str, host: str) -> list[Advice]:
             f"{BEFORE}{domain}",
             f"{host}." if there else nothing,
             "MTA-STS: the host that serves the policy",
-            served if there else None,
+            check_cname if there else None,
         ),
     ]
 
 
 def judged_sts(found: Sequence[str], record: str) -> Judged:
-    """One record of the policy there is: with another id the old one is remembered."""
+    """Check the MTA-STS record: exactly one, with the id of the current policy."""
     records = [tags for text in found if (tags := _tags(text)).get("v") == "STSv1"]
     return _judged(found, right=[tags.get("id") for tags in records] == [_tags(record)["id"]])
 
 
 def dkim_advice(domain: str, key: SigningKey) -> Advice:
-    """The record of a key; one for all domains stands in each, so its name has none."""
+    """The advice for the record of a DKIM key. For a key of all domains the name is relative."""
     name = f"{key.selector}._domainkey"
     signed = "will be signed" if key.waits else "is signed"
     return Advice(
@@ -183,8 +184,9 @@ def dkim_advice(domain: str, key: SigningKey) -> Advice:
 
 
 def _services(spki: str | None, domain: str, host: str) -> list[Advice]:
+    """The TLSA record, and the records that mail programs look up."""
     nothing = f"{UNSET}this server does not offer it yet"
-    dane = spki if "." in host else None  # who has no name is looked up by none
+    dane = spki if "." in host else None  # without a host name there is no TLSA name
     return [
         Advice(
             "TLSA",
@@ -201,7 +203,10 @@ def _services(spki: str | None, domain: str, host: str) -> list[Advice]:
 
 
 def judged_mx(found: Sequence[str], host: str, *, backup: bool) -> Judged:
-    """Servers as "10 mx.example.org.": ours must be among the best, for a backup among them."""
+    """Check MX records like "10 mx.example.org.".
+
+    This server must have the best preference. For a backup MX, any preference is right.
+    """
     servers = []
     for text in found:
         preference, _, name = text.partition(" ")
@@ -213,7 +218,7 @@ def judged_mx(found: Sequence[str], host: str, *, backup: bool) -> Judged:
 
 
 def judged_spf(found: Sequence[str], domain: str, host: str) -> Judged:
-    """One record, with a mechanism that lets our mail in. Other texts of the name are not ours."""
+    """Check the SPF record: exactly one, with a mechanism that passes mail of this server."""
     records = [text for text in found if re.match(r"v=spf1( |$)", text, re.IGNORECASE)]
     ours = {"mx", f"mx:{domain}", f"a:{host}"}
     terms = [term.lower().rstrip(".") for text in records for term in text.split()[1:]]
@@ -224,28 +229,28 @@ def judged_spf(found: Sequence[str], domain: str, host: str) -> Judged:
 
 
 def judged_dmarc(found: Sequence[str]) -> Judged:
-    """One record, whose policy is as strict as ours or stricter, for all mail."""
+    """Check the DMARC record: exactly one, with quarantine or reject for all mail."""
     records = [tags for text in found if (tags := _tags(text)).get("v") == "DMARC1"]
     right = len(records) == 1 and records[0].get("p", "").lower() in STRICT
     return _judged(found, right=right and records[0].get("pct", "100") == "100")
 
 
 def judged_dkim(found: Sequence[str], public: str) -> Judged:
-    """One record, with this key, that lets mail be signed; an empty p= has revoked it."""
+    """Check the DKIM record: exactly one, with this key. An empty p= means that it is revoked."""
     right = len(found) == 1 and private_keys.is_record(found[0], public)
     return _judged(found, right=right)
 
 
 def judged_tlsrpt(found: Sequence[str]) -> Judged:
-    """One record that names somebody who reads the reports."""
+    """Check the TLS-RPT record: exactly one, with an address for reports."""
     records = [tags for text in found if (tags := _tags(text)).get("v") == "TLSRPTv1"]
     return _judged(found, right=len(records) == 1 and bool(records[0].get("rua")))
 
 
 def judged_tlsa(found: Sequence[str], *, spki: str) -> Judged:
-    """One of them names the public key that is shown (RFC 7672, section 3.1).
+    """Check the TLSA records: one must match the public key (RFC 7672, section 3.1).
 
-    What names an authority may be right, too: its certificate is not looked into.
+    The result for records of an authority only is UNKNOWN, since its certificate is not checked.
     """
     records = [text.lower().split() for text in found]
     if any(record[:3] == ["3", "1", "1"] and "".join(record[3:]) == spki for record in records):
@@ -257,12 +262,13 @@ def judged_tlsa(found: Sequence[str], *, spki: str) -> Judged:
 
 
 def _tags(text: str) -> dict[str, str]:
-    """The tags of a record such as "v=DMARC1; p=none", names in lower case."""
+    """The tags of a record such as "v=DMARC1; p=none", with names in lower case."""
     pairs = (part.partition("=") for part in text.split(";"))
     return {name.strip().lower(): value.strip() for name, _, value in pairs}
 
 
 def _judged(found: Sequence[str], *, right: bool) -> Judged:
+    """The check result: MISSING without records, else OK or DIFFERENT."""
     if not found:
         return Judged(DnsState.MISSING)
     state = DnsState.OK if right else DnsState.DIFFERENT

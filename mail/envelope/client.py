@@ -1,13 +1,13 @@
-"""Who handed a message in by SMTP."""
+"""The SMTP client that submitted a message."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
 class Client:
-    """A server that connected, and what it said and did before it sent mail."""
+    """The address, HELO name, TLS connection and login of an SMTP client."""
 
     ip: str | None
     helo: str
-    tls: str | None = None  # version and cipher
-    authenticated: str | None = None  # as whom
+    tls: str | None = None  # protocol version and cipher
+    authenticated: str | None = None  # of SMTP AUTH

@@ -1,4 +1,4 @@
-"""What is handed from one part of the queue to the next."""
+"""Data classes that the parts of the queue exchange."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -9,12 +9,12 @@ from mail.envelope.dsn_parameters import USUAL, Wish
 from models.events.journal import PLATFORM
 from models.queue.tables import MIDDLE, DeliveryState
 
-TOGETHER = 100  # recipients of a transaction: what every server takes (RFC 5321, 4.5.3.1.8)
-PERMANENT = 500  # SMTP codes from here on do not change by waiting
+TOGETHER = 100  # every server accepts this number (RFC 5321, section 4.5.3.1.8)
+PERMANENT = 500  # reply codes from here on are permanent failures
 
 
 class Action(StrEnum):
-    """What became of a recipient (RFC 3464, section 2.3.3)."""
+    """The Action field of a DSN (RFC 3464, section 2.3.3)."""
 
     FAILED = "failed"
     DELAYED = "delayed"
@@ -25,15 +25,15 @@ class Action(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class To:
-    """One recipient of a job."""
+    """One recipient of a delivery job."""
 
     delivery_id: int
     address: str
-    attempts: int  # this one included
+    attempts: int  # including the current one
     expires_at: datetime
-    secret: str | None = field(default=None, repr=False)  # as `Delivery` has it
+    secret: str | None = field(default=None, repr=False)  # `Delivery.secret`
     wish: Wish = USUAL
-    delay_told: bool = False  # the sender knows that it takes long
+    delay_told: bool = False  # the sender has got a delay report
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,47 +43,47 @@ class Job:
     lease: int
     submission_id: int
     queue_id: str
-    user_id: int | None  # None: it is the platform's own doing
+    user_id: int | None  # None: the platform sends it
     tenant_id: int
     blob_id: int
-    sender: str  # envelope; empty for reports
+    sender: str  # envelope sender; empty for DSNs
     domain: str
     created_at: datetime
     recipients: Sequence[To]
-    via: str | None = None  # the relay or page they go to; `domain` is the same
-    copy: bool = False  # by a rule: nobody is told of it
-    rank: int = MIDDLE  # of the line it was taken from
-    tls: bool = False  # its sender wants TLS, or nothing is sent
+    via: str | None = None  # relay or webhook of a forward; `domain` has the same value
+    copy: bool = False  # made by a BCC rule; no DSNs are sent for it
+    rank: int = MIDDLE  # of the line it was taken from (mail/queue/destination_order.py)
+    tls: bool = False  # the sender requires TLS
     header_id: str | None = None
-    begun_at: datetime | None = None  # when it was to be sent first; None: as it was created
-    hurried_at: datetime | None = None  # it is to be tried as soon as may be, somebody said then
-    ours: bool = False  # written here: it is signed
+    begun_at: datetime | None = None  # time of the first attempt; None: `created_at`
+    hurried_at: datetime | None = None  # time of the last flush by an operator
+    ours: bool = False  # submitted on this server, so it gets DKIM signatures
 
     @property
     def stream(self) -> int:
-        """Whose journal tells of it."""
+        """The journal stream of the submission."""
         return PLATFORM if self.user_id is None else self.user_id
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What became of one recipient in one attempt."""
+    """The result of one attempt for one recipient."""
 
     state: DeliveryState
     code: int
-    text: str  # of the last answer
+    text: str  # of the last SMTP reply
     mx: str | None = None
     tls: str | None = None  # protocol version and cipher
-    after_dot: bool = False  # the other side may have it in spite of all
-    told_there: bool = False  # the other side reports of it, where that is wanted
-    here: Action | None = None  # it has come to its end with us, and how
-    alone: timedelta | None = None  # it was not tried: its place is down, and left alone for this
+    after_dot: bool = False  # the final dot was sent, so the server may have the message
+    told_there: bool = False  # the server offers DSN and sends the success report
+    here: Action | None = None  # the delivery ended on this server, with this action
+    alone: timedelta | None = None  # no attempt was made, since the destination is paused
 
     @classmethod
     def refused(
         cls, code: int, text: str, mx: str | None = None, tls: str | None = None
     ) -> "Result":
-        """A failure: for good with 5xx, else until the next attempt."""
+        """A failure: permanent if the code is 500 or higher, otherwise temporary."""
         final = code >= PERMANENT
         state = DeliveryState.BOUNCED if final else DeliveryState.DEFERRED
         return cls(state, code, text, mx, tls)
@@ -91,17 +91,17 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """How hard the queue works."""
+    """Concurrency limits and timeouts of a queue worker. Times are in seconds."""
 
-    owed: float = 40.0  # seconds between two looks for reports that nobody has made
-    at_once: int = 20  # destinations
-    per_domain: int | None = None  # connections, where it is not the setting that says so
-    claim: int = 25  # recipients taken at once, and what belongs to the same transaction
-    look: float = 15.0  # seconds between two looks for what no bell told of
-    connect: float = 30.0  # seconds
-    greeting: float = 120.0  # seconds until all that comes before the first message is done
-    envelope: float = 900.0  # seconds that naming sender and recipients may take
-    data: float = 3600.0  # seconds that a message may take to go
-    answer: float = 300.0  # seconds a command may take (RFC 5321, section 4.5.3.2)
-    final: float = 600.0  # seconds the answer to the dot may take
-    stall: float = 180.0  # seconds without progress while a message is sent
+    owed: float = 40.0  # between two polls for success reports that are still owed
+    at_once: int = 20
+    per_domain: int | None = None  # None: the setting decides
+    claim: int = 25  # recipients taken at once; can be exceeded by one SMTP transaction
+    look: float = 15.0  # between two polls without a wake-up
+    connect: float = 30.0
+    greeting: float = 120.0  # for connecting, TLS, EHLO and login together
+    envelope: float = 900.0  # for MAIL and all RCPT commands
+    data: float = 3600.0  # for sending the message
+    answer: float = 300.0  # for the reply to a command (RFC 5321, section 4.5.3.2)
+    final: float = 600.0  # for the reply to the final dot
+    stall: float = 180.0  # without progress while the message is sent

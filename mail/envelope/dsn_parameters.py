@@ -1,4 +1,4 @@
-"""What a sender wants to be told of, as parameters of MAIL and RCPT (RFC 3461, RFC 6533)."""
+"""DSN parameters of MAIL and RCPT (RFC 3461, RFC 6533)."""
 
 import re
 from collections.abc import Iterable, Mapping, MutableMapping
@@ -9,7 +9,7 @@ import idna
 
 from mail.mime.header_encoding import needs_utf8, on_wire
 
-ENVID_MAX = 100  # characters as they come (RFC 3461, section 5.4)
+ENVID_MAX = 100  # encoded characters (RFC 3461, section 5.4)
 ORCPT_MAX = 500
 NEVER = "NEVER"
 FULL, HDRS = "FULL", "HDRS"
@@ -23,7 +23,7 @@ _PRINTABLE_UTF8 = re.compile(r"[\x20-\x7e\xa0-\U0010ffff]+")
 
 
 class On(StrEnum):
-    """What may become of a message, for a recipient."""
+    """A condition of the NOTIFY parameter."""
 
     SUCCESS = "SUCCESS"
     FAILURE = "FAILURE"
@@ -31,29 +31,29 @@ class On(StrEnum):
 
 
 class Unfit(ValueError):
-    """A parameter has a value that it cannot have."""
+    """A DSN parameter has an invalid value."""
 
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """What is wanted for a recipient, and how its message is called."""
+    """The DSN request of a recipient (NOTIFY, ORCPT) and its message (ENVID, RET)."""
 
-    on: frozenset[On] | None = None  # nothing: never; None: it was not said
-    orcpt: str | None = None  # the first recipient: type;address
+    on: frozenset[On] | None = None  # empty: NOTIFY=NEVER; None: no NOTIFY
+    orcpt: str | None = None  # original recipient as type;address
     envid: str | None = None
     ret: str | None = None
 
     def wants(self, what: On) -> bool:
-        """Whether this is to be told of: of failures and delays also where nothing was said."""
+        """True if this condition is reported. Without NOTIFY, these are failures and delays."""
         return what is not On.SUCCESS if self.on is None else what in self.on
 
     @property
     def notify(self) -> str | None:
-        """NOTIFY, as it is kept and as it goes over the wire."""
+        """The value of NOTIFY for storage and SMTP. None without NOTIFY."""
         return None if self.on is None else ",".join(sorted(self.on)) or NEVER
 
     def without(self, what: On) -> "Wish":
-        """The same, but of this nothing is to be told."""
+        """A copy of the request without this condition."""
         return self if self.on is None else replace(self, on=self.on - {what})
 
 
@@ -63,17 +63,17 @@ USUAL = Wish()
 
 
 def kept(notify: str | None) -> frozenset[On] | None:
-    """What `Wish.notify` has made, read again."""
-    return None if notify is None else frozenset(On(each) for each in words(notify))
+    """Parse a stored value of NOTIFY. Raises ValueError if a condition is unknown."""
+    return None if notify is None else frozenset(On(condition) for condition in words(notify))
 
 
 def words(notify: str) -> list[str]:
-    """What is between the commas; nothing for NEVER."""
+    """The conditions of a NOTIFY value. Empty for NEVER."""
     return [] if notify == NEVER else notify.split(",")
 
 
 def stored(wish: Wish, address: str) -> dict[str, str | None] | None:
-    """A wish about an address, as it is kept beside a message; None where nothing was said."""
+    """A JSON record of an address and its DSN request. None for the default request."""
     if wish == USUAL:
         return None
     said = {"notify": wish.notify, "orcpt": wish.orcpt, "envid": wish.envid, "ret": wish.ret}
@@ -81,17 +81,17 @@ def stored(wish: Wish, address: str) -> dict[str, str | None] | None:
 
 
 def restored(kept_: Mapping[str, str | None] | None) -> Wish:
-    """What `stored` has made, read again."""
+    """The DSN request of a record that `record_from_request` made."""
     if kept_ is None:
         return USUAL
     return Wish(kept(kept_["notify"]), kept_["orcpt"], kept_["envid"], kept_["ret"])
 
 
-# ---------------------------------------------------------------- what comes
-
-
 def of_message(parameters: MutableMapping[str, str]) -> Wish:
-    """Take ENVID and RET out of the parameters of MAIL; Unfit."""
+    """Remove ENVID and RET from the parameters of MAIL and return them as a request.
+
+    Raises InvalidDsnParameter.
+    """
     ret = parameters.pop("RET", None)
     if ret is not None and (ret := ret.upper()) not in {FULL, HDRS}:
         raise Unfit("RET is FULL or HDRS")
@@ -107,19 +107,23 @@ def of_message(parameters: MutableMapping[str, str]) -> Wish:
 
 
 def of_recipient(parameters: MutableMapping[str, str], of: Wish, *, utf8: bool) -> Wish:
-    """Take NOTIFY and ORCPT out of the parameters of RCPT; with `of` the message. Unfit."""
+    """Remove NOTIFY and ORCPT from the parameters of RCPT and add them to a request.
+
+    `message_request` has ENVID and RET of the message. Raises InvalidDsnParameter.
+    """
     on, orcpt = None, None
     if (given := parameters.pop("NOTIFY", None)) is not None:
         said = words(given.upper())
         if not set(said) <= set(On) or len(set(said)) < len(said):
             raise Unfit("NOTIFY is NEVER, or some of SUCCESS, FAILURE and DELAY")
-        on = frozenset(On(each) for each in said)
+        on = frozenset(On(condition) for condition in said)
     if (given := parameters.pop("ORCPT", None)) is not None:
         orcpt = _first(given, utf8=utf8)
     return replace(of, on=on, orcpt=orcpt)
 
 
 def _first(given: str, *, utf8: bool) -> str:
+    """Decode the value of ORCPT. Raises InvalidDsnParameter."""
     kind, mark, address = given.partition(";")
     wide = utf8 and kind.lower() == "utf-8"
     form, shown = (_XTEXT_UTF8, _PRINTABLE_UTF8) if wide else (_XTEXT, _PRINTABLE)
@@ -132,29 +136,27 @@ def _first(given: str, *, utf8: bool) -> str:
 
 
 def plain(xtext: str) -> str:
-    """The text that was made xtext (RFC 3461, section 4)."""
+    """Decode xtext (RFC 3461, section 4)."""
     return _ESCAPED.sub(lambda found: chr(int(found[1], 16)), xtext)
 
 
-# ---------------------------------------------------------------- what goes on
-
-
 def xtext(text: str) -> str:
-    """A text as a parameter has it; what is not ASCII as RFC 6533, section 3, writes it."""
+    """Encode a text as xtext, with non-ASCII characters as in RFC 6533, section 3."""
     return "".join(map(_sign, escaped(text)))
 
 
 def _sign(sign: str) -> str:
+    """One ASCII character as xtext."""
     return sign if "!" <= sign <= "~" and sign not in "+=" else f"+{ord(sign):02X}"
 
 
 def escaped(text: str) -> str:
-    """The text with numbers for what is not ASCII."""
+    """The text with each non-ASCII character as a hexadecimal escape (RFC 6533, section 3)."""
     return "".join(c if c.isascii() else f"\\x{{{ord(c):X}}}" for c in text)
 
 
 def typed(address: str) -> str:
-    """An address with its type, as ORCPT and the fields of reports have it."""
+    """An address with its address type, as in ORCPT and Final-Recipient."""
     if needs_utf8(address):
         return f"utf-8;{address}"
     try:
@@ -164,7 +166,7 @@ def typed(address: str) -> str:
 
 
 def mail_parameters(wish: Wish) -> list[str]:
-    """ENVID and RET for a server that offers DSN."""
+    """The ENVID and RET parameters of MAIL, for a server that offers DSN."""
     given = [] if wish.ret is None else [f"RET={wish.ret}"]
     if wish.envid and len(made := xtext(wish.envid)) <= ENVID_MAX:
         given.append(f"ENVID={made}")
@@ -172,7 +174,7 @@ def mail_parameters(wish: Wish) -> list[str]:
 
 
 def rcpt_parameters(wish: Wish) -> list[str]:
-    """NOTIFY and ORCPT, likewise."""
+    """The NOTIFY and ORCPT parameters of RCPT, for a server that offers DSN."""
     given = [] if wish.notify is None else [f"NOTIFY={wish.notify}"]
     if wish.orcpt:
         kind, _, address = wish.orcpt.partition(";")
@@ -182,5 +184,5 @@ def rcpt_parameters(wish: Wish) -> list[str]:
 
 
 def some(wishes: Iterable[Wish]) -> Wish:
-    """What was said of the message, by the wishes of its recipients."""
-    return next((each for each in wishes if each.envid or each.ret), USUAL)
+    """The first request that has ENVID or RET, or the default request."""
+    return next((request for request in wishes if request.envid or request.ret), USUAL)

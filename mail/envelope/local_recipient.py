@@ -9,7 +9,7 @@ from models.users.tables import DelimiterAction
 
 @dataclass(frozen=True, slots=True)
 class Recipient:
-    """Whose mail it is, and where it goes."""
+    """The account that receives a message, and how the message is delivered to it."""
 
     user_id: int
     tenant_id: int

@@ -1,4 +1,4 @@
-"""Files that arrive in pieces, over breaks of the line and restarts of ours."""
+"""Files of unfinished uploads, which survive broken connections and restarts."""
 
 import fcntl
 import hashlib
@@ -9,24 +9,24 @@ from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
-MARK = "upload-"  # names of our files begin with it, their key follows in hex
-CHUNK = 1024 * 1024  # bytes that are hashed at once
+MARK = "upload-"  # of file names; the key follows in hex
+CHUNK = 1024 * 1024  # bytes
 BLOCK = 512  # bytes in the unit of `st_blocks`
 
 
 class Busy(Exception):
-    """Somebody else appends to the file, here or in another process of the machine."""
+    """Another request appends to the file, here or in another process of the machine."""
 
 
 class Lost(Exception):
-    """Bytes that were promised are neither in the file nor in the object store."""
+    """Acknowledged bytes are neither in the file nor in the object store."""
 
 
 class Arriving:
-    """A file that grows, and the lock on it: one writer at a time.
+    """A file that grows, with its lock: one writer at a time.
 
-    What it does waits for the disk, so it is for threads; one that was given up may still be
-    at it when the next comes, or when the file is closed.
+    The methods wait for the disk, so call them in threads. A canceled call may still run in its
+    thread when the next call begins or the file is closed.
     """
 
     def __init__(self, folder: Path, key: int) -> None:
@@ -34,10 +34,13 @@ class Arriving:
         self.size = 0
         self._handle = -1
         self._lock = threading.Lock()
-        self._named = False  # its name is known to be on the disk
+        self._named = False  # the name of the file is on the disk
 
     def __enter__(self) -> "Arriving":
-        """Open the file, which is made where it is not there. Busy where it is being written."""
+        """Open the file, and create it if it is missing.
+
+        Raises FileInUseError if another writer has it open.
+        """
         self._handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -53,11 +56,14 @@ class Arriving:
         trace: TracebackType | None,
     ) -> None:
         with self._lock:
-            os.close(self._handle)  # and so the lock of the file is gone
+            os.close(self._handle)  # releases the lock too
             self._handle = -1
 
     def go_on(self, size: int) -> None:
-        """Append behind these bytes: what came later was promised to nobody. Lost."""
+        """Append after `size` bytes. Later bytes were never acknowledged and are removed.
+
+        Raises UploadBytesLostError if the file is shorter.
+        """
         with self._lock:
             if (found := os.fstat(self._handle).st_size) < size:
                 raise Lost(f"the file ends at {found}")
@@ -65,13 +71,13 @@ class Arriving:
             self.size, self._named = size, size > 0
 
     def go_on_without(self, size: int) -> None:
-        """Append behind these bytes, which need not be in the file: they can be written later."""
+        """Append after `size` bytes that may be missing and can be written later."""
         with self._lock:
             os.ftruncate(self._handle, size)
             self.size = size
 
     def append(self, piece: bytes | bytearray) -> None:
-        """Add these bytes, all of them or, where the disk is full, as many as go in."""
+        """Append bytes. If the disk is full, as many as fit are written before the OSError."""
         with self._lock, memoryview(piece) as rest:
             done = 0
             while done < len(rest):
@@ -80,7 +86,10 @@ class Arriving:
                 done += written
 
     def read(self, start: int, end: int) -> bytes:
-        """Return the bytes from `start` up to, not with, `end`. Lost where the file is shorter."""
+        """Return the bytes from `start` to before `end`.
+
+        Raises UploadBytesLostError if the file is shorter.
+        """
         parts = list[bytes]()
         with self._lock:
             while start < end:
@@ -92,21 +101,24 @@ class Arriving:
         return b"".join(parts)
 
     def write(self, start: int, piece: bytes) -> None:
-        """Replace the bytes from `start` on."""
+        """Overwrite the bytes from `start` on."""
         with self._lock, memoryview(piece) as rest:
             done = 0
             while done < len(rest):
                 done += os.pwrite(self._handle, rest[done:], start + done)
 
     def hash(self, start: int, end: int, *hashes: "hashlib._Hash") -> None:
-        """Add these bytes to each of the hashes. Lost where the file is shorter."""
+        """Add the bytes from `start` to before `end` to each of the hashes.
+
+        Raises UploadBytesLostError if the file is shorter.
+        """
         for at in range(start, end, CHUNK):
             chunk = self.read(at, min(at + CHUNK, end))
             for each in hashes:
                 each.update(chunk)
 
     def sync(self) -> None:
-        """Wait until the bytes, and the name of the file, are on the disk."""
+        """Wait until the bytes and the name of the file are on the disk."""
         with self._lock:
             os.fsync(self._handle)
             if not self._named:
@@ -115,12 +127,12 @@ class Arriving:
 
 
 def path_of(folder: Path, key: int) -> Path:
-    """Where the bytes with this key arrive."""
+    """Return the path of the file with a key."""
     return folder / f"{MARK}{key:x}"
 
 
 def size_of(folder: Path, key: int) -> int:
-    """How many bytes of it are there; 0 where there is no file."""
+    """Return the number of bytes of the file, 0 if there is no file."""
     try:
         return path_of(folder, key).stat().st_size
     except FileNotFoundError:
@@ -136,12 +148,12 @@ def disk_use(folder: Path, key: int) -> int:
 
 
 def remove(folder: Path, key: int) -> None:
-    """Forget what has arrived."""
+    """Remove the file with a key, if it exists."""
     path_of(folder, key).unlink(missing_ok=True)
 
 
 def arrived(folder: Path) -> list[int]:
-    """The keys of all files of ours that are there."""
+    """Return the keys of all files of uploads in the folder."""
     found = []
     for path in folder.glob(f"{MARK}*"):
         with suppress(ValueError):
@@ -150,7 +162,7 @@ def arrived(folder: Path) -> list[int]:
 
 
 def sweep(folder: Path, keys: Collection[int]) -> int:
-    """Remove the files with these keys; how many."""
+    """Remove the files with these keys, and return the number of keys."""
     for key in keys:
         remove(folder, key)
     return len(keys)

@@ -2,8 +2,7 @@
 
 On PostgreSQL any server can receive the next bytes of an upload. So bytes are only acknowledged
 when they are an object and `Upload.received` was moved in the transaction that added the part.
-The file of mail/files/resumable_file.py only saves a download: it need not have the bytes of
-earlier
+The file of mail/files/resumable_file.py only saves a download: it can lack the bytes of earlier
 requests, and the digest of each part shows whether it has them.
 """
 
@@ -26,7 +25,7 @@ from models.store.columns import Picked, picked
 
 @dataclass(frozen=True, slots=True)
 class StoredPart:
-    """An object with bytes of an upload, which no row names yet."""
+    """An object with bytes of an upload. No row refers to it yet."""
 
     start: int
     size: int
@@ -35,11 +34,11 @@ class StoredPart:
 
     @property
     def end(self) -> int:
-        """The offset behind its last byte."""
+        """The offset after its last byte."""
         return self.start + self.size
 
     def row(self, key: int, upload_id: int) -> dict[str, object]:
-        """The values of its row."""
+        """Return the column values of its row."""
         return {
             "id": key,
             "upload_id": upload_id,
@@ -56,7 +55,10 @@ def is_shared(world: World) -> bool:
 
 
 async def store(world: World, file: Arriving, start: int, end: int) -> StoredPart:
-    """Store these bytes of the file as an object. They are in memory meanwhile."""
+    """Store the bytes of the file from `start` to before `end` as an object.
+
+    The bytes are held in memory.
+    """
     content, digest = await asyncio.to_thread(_read, file, start, end)
     name = object_name(digest, world.key())
     await world.blobs.put(name, content)
@@ -69,7 +71,7 @@ def _read(file: Arriving, start: int, end: int) -> tuple[bytes, str]:
 
 
 def delete_parts(turn: Turn, upload_ids: Sequence[int]) -> list[str]:
-    """Delete the parts of these uploads; returns the names of their objects.
+    """Delete the parts of uploads and return the names of their objects.
 
     Lock or change the rows of the uploads first: then no other request adds a part.
     """
@@ -81,10 +83,11 @@ def delete_parts(turn: Turn, upload_ids: Sequence[int]) -> list[str]:
 async def complete_file(
     world: World, file: Arriving, upload_id: int, *, size: int, own_from: int
 ) -> str:
-    """Write to the file what it lacks of the whole upload; returns the SHA-256 of the whole.
+    """Write missing bytes of the upload to the file, and return the SHA-256 of the upload.
 
-    Bytes from `own_from` on were received by this request. On PostgreSQL the bytes before are
-    compared with the parts, and fetched if they differ. Raises Lost if a part cannot be read.
+    Bytes from `request_start` on were received by this request. On PostgreSQL the bytes before are
+    compared with the parts, and fetched if they differ. Raises UploadBytesLostError if a part can't
+    be read.
     """
     whole, at = hashlib.sha256(), 0
     if own_from and is_shared(world):
@@ -109,7 +112,10 @@ async def _earlier_parts(world: World, upload_id: int, before: int) -> Sequence[
 async def _add_part(
     world: World, file: Arriving, part: Picked, whole: "hashlib._Hash"
 ) -> "hashlib._Hash":
-    """Return the hash of all bytes up to the end of this part, which is in the file then."""
+    """Return the hash of the upload up to the end of a part.
+
+    If the file has other bytes there, the part is fetched into it. Raises UploadBytesLostError.
+    """
     end = part.start + part.size
     found, extended = hashlib.sha256(), whole.copy()
     await asyncio.to_thread(file.hash, part.start, end, found, extended)
@@ -124,6 +130,7 @@ async def _add_part(
 
 
 async def _fetch(world: World, file: Arriving, part: Picked) -> None:
+    """Write the object of a part to the file. Raises UploadBytesLostError."""
     at = part.start
     try:
         async with aclosing(world.blobs.stream(part.name, 0, part.size)) as chunks:

@@ -11,12 +11,12 @@ from mail.storage.blobs.garbage_collector import drop_objects
 from models.files.blobs import Blob, Upload
 from models.runtime.environment import Turn, World
 
-ROUND = 1000  # rows that one unit deletes
+ROUND = 1000  # rows that one transaction deletes
 
 
 @dataclass(frozen=True, slots=True)
 class RemovedUploads:
-    """How many uploads were deleted, and the objects that their rows named."""
+    """The number of deleted uploads, and the objects that their rows named."""
 
     count: int = 0
     objects: list[str] = field(default_factory=list)
@@ -25,9 +25,10 @@ class RemovedUploads:
 def delete_uploads(
     turn: Turn, condition: ColumnElement[bool], *, skip_locked: bool = False
 ) -> RemovedUploads:
-    """Delete at most 1,000 uploads with their parts. After the commit, `forget_objects`.
+    """Delete at most 1,000 uploads with their parts.
 
-    The rows are locked first, in the order of their ids: then no request adds a part.
+    Call `drop_unreferenced_objects` after the commit. The rows are locked first, in the order of
+    their ids: then no request adds a part.
     """
     chosen = select(col(Upload.id), col(Upload.blob_name)).where(condition)
     chosen = chosen.order_by(col(Upload.id)).limit(ROUND).with_for_update(skip_locked=skip_locked)
@@ -41,7 +42,7 @@ def delete_uploads(
 
 
 async def delete_expired(world: World) -> int:
-    """Delete uploads that nobody used in time; returns how many."""
+    """Delete the expired uploads, and return their number."""
     expired, count = col(Upload.expires_at) <= world.now(), 0
     while True:
         gone = await world.apply(lambda turn: delete_uploads(turn, expired, skip_locked=True))
@@ -52,7 +53,7 @@ async def delete_expired(world: World) -> int:
 
 
 async def forget_objects(world: World, names: Sequence[str]) -> None:
-    """Remove the objects of uploads whose rows are gone, but for those that are blobs since."""
+    """Delete the objects of deleted uploads, except objects that became blobs."""
     if not names:
         return
     taken = select(col(Blob.name)).where(col(Blob.name).in_(names))

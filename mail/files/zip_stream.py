@@ -1,4 +1,4 @@
-"""Files as one zip, written while it is read: none of them is ever held whole."""
+"""Files as one ZIP that is streamed. No file is held in memory as a whole."""
 
 import asyncio
 import zipfile
@@ -10,22 +10,22 @@ from typing import IO, cast
 
 from mail.storage.message_content import Content
 
-LARGE = 32 * 1024  # bytes; from here on a thread packs them
-OLDEST = 1980  # years that a zip can tell
+LARGE = 32 * 1024  # larger chunks are compressed in a thread
+OLDEST = 1980  # range of years of a ZIP
 NEWEST = 2107
-_MODE = 0o600 << 16  # of a file, in the upper half
+_MODE = 0o600 << 16  # file mode, in the upper 16 bits
 
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """What it is called in the zip, and what opens it when its turn comes."""
+    """The name of a file in the ZIP, and a function that opens its content."""
 
     name: str
     opened: Callable[[], Awaitable[Content]]
 
 
 class _Sink:
-    """Takes what is written, until somebody fetches it. One cannot go back in it."""
+    """A file object that keeps written bytes until they are taken. It can't seek."""
 
     def __init__(self) -> None:
         self._pieces: list[bytes] = []
@@ -35,17 +35,17 @@ class _Sink:
         return len(piece)
 
     def flush(self) -> None:
-        """Nothing waits."""
+        """Do nothing."""
 
     def taken(self) -> bytes:
-        """All that came since the last time."""
+        """Return and remove all bytes that were written."""
         found = b"".join(self._pieces)
         self._pieces.clear()
         return found
 
 
 async def zipped(files: Sequence[File], at: datetime) -> AsyncGenerator[bytes]:
-    """Yield a zip of these files, all of the same time."""
+    """Yield a ZIP of these files, all with the same modification time."""
     sink = _Sink()
     year = min(max(at.year, OLDEST), NEWEST)
     moment = (year, at.month, at.day, at.hour, at.minute, at.second)
@@ -54,7 +54,7 @@ async def zipped(files: Sequence[File], at: datetime) -> AsyncGenerator[bytes]:
             content = await file.opened()
             info = zipfile.ZipInfo(file.name, moment)
             info.compress_type, info.external_attr = zipfile.ZIP_DEFLATED, _MODE
-            info.file_size = content.size  # whether it needs the large form
+            info.file_size = content.size  # decides on ZIP64
             with archive.open(info, "w") as entry:
                 async with aclosing(content.stream(0, content.size)) as chunks:
                     async for chunk in chunks:

@@ -1,18 +1,18 @@
-"""Filters: forms that become Sieve, and what those of an account say of a message together.
+"""Compile filters to Sieve and compute what the filters of an account do with a message.
 
-A query is a mapping of what must hold, all of it; an action one of what is done. Both have the
-names of the API and hold only what is said:
+A query is a mapping of conditions that must all hold; an action is a mapping of effects. Both
+use the names of the API and hold only the fields that are set:
 
     {"from": "ada", "any": [{"subject": "a"}, {"size": 1000}], "not": [{"header": {"key": "X"}}]}
     {"mailbox": 7, "labels": ["news"], "seen": True}
 
-A search text, which is one more test, is stored with the query that it stands for:
+A search text is one more condition. It is stored with the query it was parsed to:
 
     {"query": {"text": "subject:a OR larger:1k", "tests": {"any": [{"subject": "a"}, …]}}}
 
-Filters run in their order. Of `seen`, `flag`, `delete`, `spam` and `mailbox` the first filter
-that fits and names it decides, also where it says False; of all else each adds its own, and what
-one of them removes is not set. One that says `stop` is the last.
+Filters run in order. For `seen`, `flag`, `delete`, `spam` and `mailbox` the first matching filter
+that sets the field decides, even with False. For all other fields the values of all filters are
+combined, and keywords that one of them removes are not set. A filter with `stop` is the last one.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -31,34 +31,38 @@ from mail.sieve.syntax.syntax_tree import Argument, Command, Number, Tag, Test, 
 
 Form = Mapping[str, Any]
 
-DECIDED = ("delete", "spam", "mailbox", "seen", "flag")  # by the first that names it
+DECIDED = (
+    "delete",
+    "spam",
+    "mailbox",
+    "seen",
+    "flag",
+)  # the first filter that sets the field decides
 ACTIONS = (
     *DECIDED, "copyTo", "labels", "removeLabels", "targets", "reply", "webhook", "stop",
 )  # fmt: skip
 GROUPS = ("all", "any", "not")
-NESTED = 5  # queries in queries
-STEPS = 40_000  # of the interpreter, for all filters of an account and one message
-PLACES = 32  # mailboxes of one message, and keywords that it gets by filters
-PROGRAMS = 1024  # that are kept,
-SMALL = 2048  # of queries with so many bytes
-PER_STEP = 8  # bytes of a longer one, which is read anew each time
-VACATION = 90 * 86_400  # seconds, the longest that Sieve remembers whom it has answered
+NESTED = 5  # levels of nested queries
+STEPS = 40_000  # interpreter steps for all filters of an account and one message
+PLACES = 32  # mailboxes, and keywords, that filters give a message
+PROGRAMS = 1024  # in the cache
+SMALL = 2048  # bytes of a query whose program is cached
+PER_STEP = 8  # a larger query is compiled each time, at this cost
+VACATION = 90 * 86_400  # longest time that Sieve remembers a sender
 _ATTACHMENTS = "vnd.merganser.attachments"
 FIELDS = {"from": ("from", "sender"), "to": ("to", "cc"), "subject": ("subject",)}
 FIELDS["listId"] = ("list-id",)
-_NEVER = datetime(1970, 1, 1, tzinfo=UTC)  # filters do not ask what time it is
-_NOBODY = Envelope("", "")  # nor about the envelope
-
-
-# ---------------------------------------------------------------- what is asked
+_NEVER = datetime(1970, 1, 1, tzinfo=UTC)  # filters don't use the current time
+_NOBODY = Envelope("", "")  # filters don't use the envelope
 
 
 def condition(query: Form) -> Test:
-    """The query as a test of Sieve."""
+    """Return the query as a Sieve test."""
     return _all(list(_tests(query)))
 
 
 def _tests(query: Form) -> Iterator[Test]:
+    """Yield a Sieve test for each condition of a query."""
     for name, fields in FIELDS.items():
         if name in query:
             yield _contains(Test("header"), texts(*fields), query[name])
@@ -81,6 +85,7 @@ def _tests(query: Form) -> Iterator[Test]:
 
 
 def _groups(query: Form) -> Iterator[Test]:
+    """Yield a Sieve test for each nested query."""
     for one in required_of(query):
         yield condition(one)
     if some := query.get("any"):
@@ -90,12 +95,14 @@ def _groups(query: Form) -> Iterator[Test]:
 
 
 def _contains(test: Test, where: Argument | None, value: str) -> Test:
+    """Return a `:contains` test that ignores case."""
     how = (Tag("contains"), Tag("comparator"), Text(PLAIN))
     which = (where,) if where is not None else ()
     return Test(test.name, (*test.arguments, *how, *which, Text(value)))
 
 
 def _expressed(regex: Form) -> Test:
+    """Return a `:regex` test of a header field or of the text."""
     how, pattern = Tag("regex"), Text(regex["pattern"])
     if regex.get("key") is None:
         return Test("body", (Tag("text"), how, pattern))
@@ -113,39 +120,36 @@ def _one_of(tests: Sequence[Test]) -> Test:
 
 
 def required_of(query: Form) -> list[Form]:
-    """The queries in a query that must hold, too: that of its search text, and `all`."""
+    """Return the nested queries that must hold: the parsed search text and `all`."""
     text = query.get("query")
     return [*([text["tests"]] if text else []), *query.get("all", ())]
 
 
 def inner_of(query: Form) -> list[Form]:
-    """The queries that stand in a query."""
+    """Return all nested queries of a query."""
     return [*required_of(query), *query.get("any", ()), *query.get("not", ())]
 
 
 def depth(query: Form) -> int:
-    """How many queries stand in each other, beyond the first."""
+    """Return the levels of nested queries in a query; 0 if there are none."""
     return max((1 + depth(one) for one in inner_of(query)), default=0)
 
 
 def size_of(query: Form) -> int:
-    """How many tests and queries it is made of."""
+    """Return the number of conditions and queries in a query."""
     return 1 + len(query) + sum(map(size_of, inner_of(query)))
-
-
-# ---------------------------------------------------------------- as a script
 
 
 @dataclass(frozen=True, slots=True)
 class Names:
-    """What a script calls things by."""
+    """The mailbox paths and the reply interval that a script is written with."""
 
-    mailboxes: Mapping[int, str]  # paths; of one that is not there mail goes to INBOX
-    interval: int = 86_400  # seconds between two answers to a sender
+    mailboxes: Mapping[int, str]  # paths by ID; INBOX replaces a missing mailbox
+    interval: int = 86_400  # seconds between two replies to a sender
 
 
 def tree(key: int, query: Form, action: Form, names: Names) -> Tree:
-    """The whole filter as a script. What Sieve has no words for is not in it: `beyond`."""
+    """Return a filter as a script. See `actions_without_sieve` for what it can't express."""
     test, commands = condition(query), tuple(_commands(key, action, names))
     needed = sorted({*_needed_by_test(test), *(one for each in commands for one in _needs(each))})
     inner = commands if test.name == "true" else (Command("if", (), (test,), commands),)
@@ -153,13 +157,14 @@ def tree(key: int, query: Form, action: Form, names: Names) -> Tree:
 
 
 def beyond(action: Form) -> dict[str, Sequence[Any]]:
-    """What of an action no script says: targets that are no addresses, and the webhook."""
+    """Return the parts of an action that Sieve can't express: URL targets and the webhook."""
     elsewhere = [one for one in action.get("targets", ()) if "://" in one]
     hooks = [action["webhook"]] if "webhook" in action else []
     return {"targets": elsewhere, "webhook": hooks}
 
 
 def _commands(key: int, action: Form, names: Names) -> Iterator[Command]:
+    """Yield the commands of an action."""
     flags = {"\\Seen": action.get("seen"), "\\Flagged": action.get("flag")}
     labels, removed = list(action.get("labels", ())), list(action.get("removeLabels", ()))
     on = [*(flag for flag, said in flags.items() if said), *labels]
@@ -181,6 +186,7 @@ def _commands(key: int, action: Form, names: Names) -> Iterator[Command]:
 
 
 def _place(action: Form, names: Names) -> Iterator[Command]:
+    """Yield the command that stores or discards the message."""
     if action.get("delete"):
         yield Command("discard")
     elif action.get("spam"):
@@ -192,6 +198,7 @@ def _place(action: Form, names: Names) -> Iterator[Command]:
 
 
 def _answer(key: int, reply: Form, names: Names) -> Command:
+    """Return the `vacation` command of a reply."""
     seconds = min(names.interval, VACATION)
     said: list[Argument] = [Tag("seconds"), Number(seconds), Tag("handle"), Text(handle(key))]
     if reply["subject"]:
@@ -202,12 +209,12 @@ def _answer(key: int, reply: Form, names: Names) -> Command:
 
 
 def handle(key: int) -> str:
-    """By what is remembered whom a filter has answered."""
+    """Return the `:handle` under which the senders that a filter replied to are remembered."""
     return f"filter:{key}"
 
 
 def entity(text: str, html: str) -> str:
-    """What is answered: the text, or where there is HTML a MIME entity."""
+    """Return the body of a reply: the text, or a MIME entity if there is HTML."""
     if not html:
         return text
     if not text:
@@ -224,6 +231,7 @@ def entity(text: str, html: str) -> str:
 
 
 def _headed(kind: str) -> str:
+    """Return the MIME header of a text part."""
     encoding = "Content-Transfer-Encoding: 8bit"
     return f"Content-Type: text/{kind}; charset=utf-8\r\n{encoding}\r\n\r\n"
 
@@ -239,7 +247,7 @@ _OF_TEST = {"body": "body", "hasattachment": _ATTACHMENTS}
 
 
 def _needs(command: Command) -> Iterator[str]:
-    """The extensions of a command."""
+    """Yield the Sieve extensions of a command."""
     if command.name in _OF_COMMAND:
         yield _OF_COMMAND[command.name]
     for one in command.arguments:
@@ -248,6 +256,7 @@ def _needs(command: Command) -> Iterator[str]:
 
 
 def _needed_by_test(test: Test) -> Iterator[str]:
+    """Yield the Sieve extensions of a test and the tests in it."""
     if test.name in _OF_TEST:
         yield _OF_TEST[test.name]
     tags = {one.name for one in test.arguments if isinstance(one, Tag)}
@@ -261,40 +270,38 @@ def _needed_by_test(test: Test) -> Iterator[str]:
 
 @lru_cache(PROGRAMS)
 def _kept(written: bytes) -> Program:
+    """Return the program of a query from the cache."""
     return _program(written)
 
 
 def _ready(written: bytes) -> tuple[Program, int]:
-    """The program of a query, and what it took to have it."""
+    """Return the program of a query and the steps that compiling it counts as."""
     if len(written) <= SMALL:
         return _kept(written), 0
     return _program(written), len(written) // PER_STEP
 
 
 def _program(written: bytes) -> Program:
-    """The query alone, as a program that discards what fits."""
+    """Compile a query to a program that discards matching messages."""
     test = condition(orjson.loads(written))
     needed = sorted(set(_needed_by_test(test)))
     first = (Command("require", (texts(*needed),)),) if needed else ()
     return sieve.checked((*first, Command("if", (), (test,), (Command("discard"),))))
 
 
-# ---------------------------------------------------------------- what fits
-
-
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """A filter, as it is run."""
+    """A filter in the form that is run."""
 
     id: int
     query: Form
     action: Form
-    targets: Sequence[Target] = ()  # those of the action, with their passwords
+    targets: Sequence[Target] = ()  # targets of the action, with secret URLs
 
 
 @dataclass
 class Looked:
-    """A message that filters look at: what is decoded of it is so once, for all of them."""
+    """A message that filters test. Its decoded parts are shared by all filters."""
 
     message: sieve.Message
     _tests: sieve.Tests = field(init=False)
@@ -303,7 +310,7 @@ class Looked:
         self._tests = sieve.Tests(self.message, _NOBODY, Circumstances(_NEVER, traced=False))
 
     def fits(self, query: Form) -> tuple[bool, int]:
-        """Whether the query holds, and how many steps that took; what takes too long does not."""
+        """Return (query matches, steps used). A query beyond the step limit does not match."""
         written = orjson.dumps(query, option=orjson.OPT_SORT_KEYS)
         program, steps = _ready(written)
         try:
@@ -315,15 +322,15 @@ class Looked:
 
 @dataclass(frozen=True, slots=True)
 class Followed:
-    """A filter, and what came of it."""
+    """A filter with the result of its query."""
 
     rule: Rule
     fits: bool
-    acts: tuple[str, ...] = ()  # those parts of its action that count, in the order of ACTIONS
+    acts: tuple[str, ...] = ()  # action fields with an effect, in the order of ACTION_NAMES
 
 
 def followed(rules: Sequence[Rule], looked: Looked, *, throughout: bool = False) -> list[Followed]:
-    """What each of these filters does, in their order; `throughout`: also those behind a stop."""
+    """Evaluate filters in order; with `after_stop`, also those after a filter with `stop`."""
     found: list[Followed] = []
     said: dict[str, Any] = {}
     ended, spent = False, 0
@@ -343,21 +350,22 @@ def followed(rules: Sequence[Rule], looked: Looked, *, throughout: bool = False)
 
 
 def _hidden(said: Form) -> frozenset[str]:
-    """What has no effect beside that which comes before it."""
+    """Return the actions that have no effect because of an earlier decision."""
     if said.get("delete"):
         return frozenset({"spam", "mailbox", "copyTo"})
     return frozenset({"mailbox"}) if said.get("spam") else frozenset()
 
 
 def _without(one: Followed, hidden: frozenset[str]) -> Followed:
+    """Return the evaluated filter without some of its actions."""
     return Followed(one.rule, one.fits, tuple(name for name in one.acts if name not in hidden))
 
 
 def decided(rules: Sequence[Rule], looked: Looked) -> Decision:
-    """What these filters, in their order, say of a message.
+    """Return what these filters do with a message.
 
-    A mailbox stands beside `delete` and `spam`, which come before it: where the account wants
-    nothing in Junk, it is there that the message goes.
+    `mailbox_id` is set beside `delete` and `spam`, which have precedence. It is used if the account
+    keeps no spam in Junk.
     """
     fit = [one for one in followed(rules, looked) if one.fits]
     said: dict[str, Any] = {}
@@ -388,14 +396,16 @@ def decided(rules: Sequence[Rule], looked: Looked) -> Decision:
 
 
 def _alike(to: Target) -> str:
+    """Return the target in the form that duplicates are found by."""
     return to.whole if "://" in to.whole else to.whole.casefold()
 
 
 def _each(fit: Sequence[Followed], name: str) -> list[Any]:
-    """What these filters name, each once."""
+    """Return the values that filters set for an action, each once."""
     return list(dict.fromkeys(it for one in fit for it in one.rule.action.get(name, ())))
 
 
 def _reply(rule: Rule) -> Reply:
+    """Return the reply of a filter."""
     said = rule.action["reply"]
     return Reply(rule.id, said["subject"], said["text"], said["html"])

@@ -1,4 +1,4 @@
-"""What the filters of an account say of a message: the default that its script goes out from."""
+"""The result of the filters of an account, the default for its script."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -6,39 +6,39 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where a filter sends a message on to: an address, a relay or a page."""
+    """An address, relay or webhook that a filter sends a message to."""
 
     filter_id: int
-    shown: str  # without a password
+    shown: str  # without the password; an address for mail targets
     whole: str = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What a filter answers to the sender."""
+    """The automatic reply of a filter."""
 
     filter_id: int
-    subject: str  # "": that of what is answered
+    subject: str  # "": made from the original subject
     text: str
     html: str
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What is to be done with a message; without a filter that fits it is as usual."""
+    """What filters do with a message. The default is what happens without filters."""
 
-    delete: bool = False  # it is not stored; the rest is done all the same
-    spam: bool | None = None  # None: no filter says so, or not
-    mailbox_id: int | None = None  # where it goes; None: where it would go without filters
-    copies: Sequence[int] = ()  # mailboxes where it goes as well
+    delete: bool = False  # not stored; the other actions still apply
+    spam: bool | None = None  # None: no filter decides
+    mailbox_id: int | None = None  # None: the mailbox used without filters
+    copies: Sequence[int] = ()  # mailboxes that get a copy
     seen: bool = False
     flagged: bool = False
-    labels: Sequence[str] = ()  # keywords
-    removed: Sequence[str] = ()  # keywords that it does not have, whoever says so
-    targets: Sequence[Target] = ()  # each once
+    labels: Sequence[str] = ()
+    removed: Sequence[str] = ()  # keywords that are not set
+    targets: Sequence[Target] = ()  # without duplicates
     replies: Sequence[Reply] = ()
     webhooks: Sequence[int] = ()
-    matched: Sequence[int] = ()  # filters, in their order
+    matched: Sequence[int] = ()  # filters that matched, in order
 
 
 NOTHING = Decision()

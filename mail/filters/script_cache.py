@@ -1,4 +1,4 @@
-"""Scripts that were compiled, kept by their text: most mail runs the same ones."""
+"""An LRU cache of compiled scripts by their text."""
 
 import threading
 from collections import OrderedDict
@@ -8,14 +8,14 @@ from mail import sieve
 from mail.sieve import Program, SieveError
 
 ANYBODY = "*"
-MOST = 256  # programs that are kept
+MOST = 256  # programs in the cache
 
 _kept: OrderedDict[bytes, Program] = OrderedDict()
 _lock = threading.Lock()  # scripts run in threads
 
 
 def program_of(text: str) -> Program:
-    """The program of a script; SieveError where it does not compile. Work for a thread."""
+    """Return the compiled script. Raises SieveError. CPU-bound: call it in a thread."""
     digest = sha256(text.encode(errors="surrogatepass")).digest()
     with _lock:
         if digest in _kept:
@@ -30,7 +30,7 @@ def program_of(text: str) -> Program:
 
 
 def included(text: str | None) -> Program | None:
-    """The program of a script that another includes; None where there is none that compiles."""
+    """Return the program of an included script, None if it is missing or does not compile."""
     try:
         return None if text is None else program_of(text)
     except SieveError:
@@ -38,7 +38,7 @@ def included(text: str | None) -> Program | None:
 
 
 def redirects(program: Program) -> set[str]:
-    """Where a script sends mail on to; `*` where that is only known as it runs."""
+    """Return the addresses a script redirects to; `*` for one that is computed at run time."""
     found, calls = set[str](), list(program.calls)
     while calls:
         call = calls.pop()

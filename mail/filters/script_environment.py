@@ -1,4 +1,4 @@
-"""What the scripts of accounts run on: their texts, and what they may know of the account."""
+"""Load the active scripts of accounts and the account data that scripts can read."""
 
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
@@ -19,43 +19,43 @@ from models.store.columns import Picked, picked
 from models.store.prepared_statements import among, prepared
 from models.users.tables import User
 
-PERSONAL = "personal"  # where a script is included from; there are none for all accounts
-# What is asked for only where a script uses it.
+PERSONAL = "personal"  # RFC 6609; there are no global scripts
+# Loaded only if a script uses the extension.
 _ANSWERING, _ANNOTATED = "vacation", frozenset({"mboxmetadata", "servermetadata"})
 
 
 @dataclass(frozen=True, slots=True)
 class Box:
-    """A folder, as far as mail that comes has to know it."""
+    """A mailbox that received mail can be stored in."""
 
     id: int
     path: str
     use: SpecialUse | None
-    key: str | None  # OpenPGP, to which what arrives there is encrypted; None: it is not
+    key: str | None  # OpenPGP; None: not encrypted
 
 
 @dataclass(frozen=True, slots=True)
 class Boxes:
-    """The folders of an account into which mail may go."""
+    """The mailboxes of an account that received mail can be stored in."""
 
     all: Sequence[Box] = ()
-    key: str | None = None  # to which what arrives in a new folder is encrypted
+    key: str | None = None  # encryption key of a new mailbox
 
     def by_path(self, path: str) -> Box | None:
-        """The folder of this path."""
+        """Return the mailbox with this path, or None."""
         return next((box for box in self.all if box.path == path), None)
 
     def by_id(self, key: int | None) -> Box | None:
-        """The folder of this id."""
+        """Return the mailbox with this ID, or None."""
         return next((box for box in self.all if box.id == key), None)
 
     def find(self, path: str, use: str | None) -> Box | None:
-        """The folder of this role, as IMAP writes it, or else of this path."""
+        """Return the mailbox with this special use as IMAP writes it, else with this path."""
         known = {f"\\{each.value}".lower(): each for each in SpecialUse}
         return self.by_use(known.get(use.lower()) if use else None) or self.by_path(path)
 
     def by_use(self, use: SpecialUse | None) -> Box | None:
-        """The folder of this role."""
+        """Return the mailbox with this special use, or None."""
         return next((box for box in self.all if use and box.use is use), None)
 
 
@@ -64,28 +64,28 @@ NONE = Boxes()
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """The script that runs, and what it may include."""
+    """A script with the scripts it can include."""
 
-    id: int | None  # None: one that is only tried
+    id: int | None  # None: a test run
     text: str
-    others: Mapping[str, str] = field(default_factory=dict)  # texts by name
-    requires: Collection[str] = ()  # extensions that it asks for, or one of those
+    others: Mapping[str, str] = field(default_factory=dict)  # scripts of the account, texts by name
+    requires: Collection[str] = ()  # extensions of the script and of those it can include
 
     def find(self, location: str, name: str) -> Program | None:
-        """The script of this name that it includes."""
+        """Return the program of an included script, or None."""
         return included(self.others.get(name)) if location == PERSONAL else None
 
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """What a script may know of its account."""
+    """What scripts can read of their account."""
 
     boxes: Boxes = NONE
     addresses: Sequence[str] = ()
     metadata: Mapping[tuple[str, str], str] = field(default_factory=dict)
 
     def circumstances(self, script: Script, world: World, **more: Any) -> Circumstances:
-        """The same, as the interpreter takes it."""
+        """Return the environment of the Sieve interpreter."""
         options = world.options
         return Circumstances(
             now=world.now(),
@@ -110,7 +110,7 @@ class Account:
 
 
 def uses(script: Script) -> frozenset[str]:
-    """The extensions a script may use, with those it includes. Work for a thread."""
+    """Return the extensions of a script and the scripts it includes. Call it in a thread."""
     try:
         found = program_of(script.text).extensions
     except SieveError:
@@ -128,7 +128,7 @@ def _scripts(dialect: str, *, active: bool) -> Select[*tuple[Any, ...]]:
 
 
 async def scripts(world: World, users: Collection[int]) -> dict[int, Script]:
-    """The scripts of these accounts that run; one statement, or two where one includes."""
+    """Return the active scripts by account ID: one SQL statement, two if one uses `include`."""
     asked, find = {"users": list(users)}, world.database.find
     rows = await find(_scripts(world.database.dialect, active=True), asked)
     others: defaultdict[int, dict[str, str]] = defaultdict(dict)
@@ -145,9 +145,10 @@ async def scripts(world: World, users: Collection[int]) -> dict[int, Script]:
 
 
 async def accounts(world: World, used: Mapping[int, Collection[str]]) -> dict[int, Account]:
-    """What the scripts of these accounts, with the extensions they use, may know.
+    """Return the data that the scripts of these accounts can read, by account ID.
 
-    As many statements for many accounts as for one.
+    Loads only what the extensions need. The number of SQL statements does not depend on the number
+    of accounts.
     """
     boxes = await boxes_of(world, used)
     answering = [user for user, names in used.items() if _ANSWERING in names]
@@ -175,7 +176,7 @@ def _boxes(dialect: str) -> Select[*tuple[Any, ...]]:
 
 
 async def boxes_of(world: World, users: Collection[int]) -> dict[int, Boxes]:
-    """The folders of these accounts; not that of what is snoozed, which is for nothing else."""
+    """Return the mailboxes by account ID, without the one for snoozed messages."""
     asked = _boxes(world.database.dialect)
     found: defaultdict[int, list[Picked]] = defaultdict(list)
     for row in await world.database.find(asked, {"users": list(users)}):
@@ -188,6 +189,7 @@ async def boxes_of(world: World, users: Collection[int]) -> dict[int, Boxes]:
 
 
 async def _addresses(world: World, users: Sequence[int]) -> dict[int, list[str]]:
+    """Return the addresses in lower case by account ID."""
     asked = select(col(Address.user_id), col(Address.shown)).where(
         col(Address.user_id).in_(users),
         col(Address.kind) == AddressKind.MAILBOX,
@@ -201,6 +203,7 @@ async def _addresses(world: World, users: Sequence[int]) -> dict[int, list[str]]
 
 
 async def _metadata(world: World, users: Sequence[int]) -> dict[int, dict[tuple[str, str], str]]:
+    """Return the mailbox annotations by account ID; keys are (mailbox path, entry name)."""
     asked = (
         select(
             col(Mailbox.user_id), col(Mailbox.path), col(MailboxEntry.key), col(MailboxEntry.value)
@@ -217,10 +220,10 @@ async def _metadata(world: World, users: Sequence[int]) -> dict[int, dict[tuple[
 async def seen(
     world: World, asked: Mapping[tuple[int, str], Collection[str]]
 ) -> dict[int, set[str]]:
-    """Which of these ids are remembered, by account.
+    """Return the known IDs of `duplicate` tests by account ID.
 
-    Asked for are they by account and the receipt of the delivery: what a delivery has left
-    itself, before it was repeated, does not count.
+    The mapping is by account ID and receipt: IDs that an earlier attempt of the same delivery has
+    stored don't count.
     """
     keys = {key for wanted in asked.values() for key in wanted}
     rows = select(*picked(SieveMemory, {"user_id", "key", "receipt"})).where(

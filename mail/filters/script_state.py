@@ -1,4 +1,4 @@
-"""What scripts remember of mail that came before: whom they have answered, and what has come."""
+"""The memory of scripts: senders that got a reply, and IDs of `duplicate` tests."""
 
 from collections.abc import Collection
 from datetime import datetime
@@ -14,14 +14,14 @@ from models.store.prepared_statements import prepared
 
 
 def known(turn: Turn, user_id: int, kind: MemoryKind, key: str) -> bool:
-    """Whether this is remembered."""
+    """Return True if the key is remembered."""
     return bool(among(turn, user_id, kind, [key]))
 
 
 def among(
     turn: Turn, user_id: int, kind: MemoryKind, keys: Collection[str], but: str = ""
 ) -> frozenset[str]:
-    """Which of these are remembered, without what the delivery of the receipt `but` has left."""
+    """Return the remembered keys, without those that the delivery `except_receipt` has stored."""
     asked = select(col(SieveMemory.key)).where(
         col(SieveMemory.user_id) == user_id,
         col(SieveMemory.kind) == kind,
@@ -44,7 +44,7 @@ def _remembered(dialect: str) -> Any:
 def noted(
     turn: Turn, user_id: int, what: tuple[MemoryKind, str], until: datetime, receipt: str = ""
 ) -> None:
-    """Remember this until then; it was left by the delivery of this receipt."""
+    """Remember a key until it expires, with the receipt of the delivery that stores it."""
     kind, key = what
     row = {"user_id": user_id, "kind": kind, "key": key, "receipt": receipt, "until": until}
     turn.send([(_remembered(turn.connection.dialect.name), row)])

@@ -1,10 +1,10 @@
-"""Scripts in Sieve as filters: what `mail.filters.tree` writes, and what people's scripts have.
+"""Import Sieve scripts as filters.
 
-Each branch of an `if` becomes a filter, and so does what stands outside of all. A branch behind
-others holds where those do not: their tests stand in its `not`, unless they end in `stop`. An
-`if` in another asks for what that asks for, too. What can never happen is left out.
+Each branch of an `if` becomes a filter, and so do the commands outside of it. A later branch holds
+only if the earlier ones don't: their conditions are in its `not`, unless they end in `stop`. A
+nested `if` also has the conditions of the outer one. Branches that can never run are omitted.
 
-A comment above is the name. What the filters do otherwise than the script is a warning.
+The comment above a branch becomes the name. Differences between filters and script are warnings.
 """
 
 import re
@@ -20,16 +20,16 @@ from mail.sieve.execution.signatures import Call
 from mail.sieve.source_position import Place
 
 NAME = 255  # characters
-COMMENTS = 20  # lines of one, at most
-_RULE = re.compile(r"rule:\[(.*)\]")  # as Roundcube names them
-_OURS = "Sieve does not say:"  # what Filter.sieve says of targets and webhooks
+COMMENTS = 20  # lines above a branch that are searched
+_RULE = re.compile(r"rule:\[(.*)\]")  # format of Roundcube
+_OURS = "Sieve does not say:"  # begins the comment of Filter.sieve about targets and webhooks
 
-Branches = Mapping[Place, int]  # of which `if`, and which of it
+Branches = Mapping[Place, int]  # branch number by the position of the `if`
 
 
 @dataclass(frozen=True, slots=True)
 class Read:
-    """A filter that was read. `sieve_to_actions` defines the mailboxes in its action."""
+    """A filter imported from a script. Its action has a MailboxName for each mailbox."""
 
     name: str
     query: Query
@@ -39,17 +39,17 @@ class Read:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What became of a script; filters count only where there are no faults."""
+    """The filters of a script. They are complete only if there are no errors."""
 
     filters: Sequence[Read]
-    faults: Sequence[Problem]  # in the order of the text, at most 20
-    warnings: Sequence[Problem]  # as well
+    faults: Sequence[Problem]  # in the order of the script, at most 20
+    warnings: Sequence[Problem]  # in the order of the script, at most 20
 
 
 def read(script: str, *, interval: int, most: int) -> Reading:
-    """Read a script; SieveError where it does not compile. Work for a thread.
+    """Import a script. Raises SieveError if it does not compile. Call it in a thread.
 
-    `interval` is the seconds between two answers to a sender, `most` how many filters it may be.
+    `reply_interval` is the seconds between two replies to a sender.
     """
     program, told = sieve.compiled(script), Told()
     reader = _Reader(script, interval, most, told)
@@ -62,18 +62,20 @@ def read(script: str, *, interval: int, most: int) -> Reading:
 
 @dataclass(frozen=True, slots=True)
 class _Found:
+    """An imported filter with its effect and its branch."""
+
     read: Read
     deed: Deed
     branches: Branches
 
     def both(self, other: "_Found") -> bool:
-        """Whether a message may come to both: they are not two branches of one `if`."""
+        """Return True if one message can run both blocks: not two branches of the same `if`."""
         mine = self.branches
         return all(mine.get(which, nth) == nth for which, nth in other.branches.items())
 
 
 class _Reader:
-    """Goes through a script in its order."""
+    """The import of one script, in its order."""
 
     def __init__(self, script: str, interval: int, most: int, told: Told) -> None:
         self.lines = script.split("\n")
@@ -83,7 +85,7 @@ class _Reader:
     def block(
         self, calls: Sequence[Call], asked: Sequence[Query], branches: Branches, place: Place | None
     ) -> None:
-        """Read commands that run where all is true that is asked."""
+        """Import commands that run if all conditions hold."""
         plain: list[Call] = []
         for nth, call in enumerate(calls):
             if call.name == "require":
@@ -100,7 +102,7 @@ class _Reader:
         self.flush(plain, asked, branches, place)
 
     def branch(self, call: Call, asked: Sequence[Query], branches: Branches) -> None:
-        """Read an `if` with all its branches."""
+        """Import an `if` with all its branches."""
         before: list[Query] = []
         for nth, block in enumerate(call.blocks):
             test = call.tests[nth] if nth < len(call.tests) else None
@@ -121,7 +123,7 @@ class _Reader:
     def flush(
         self, plain: Sequence[Call], asked: Sequence[Query], branches: Branches, place: Place | None
     ) -> None:
-        """Make a filter of these commands, if there are any."""
+        """Add a filter for these commands, if there are any."""
         if not plain:
             return
         if len(self.found) == self.most:
@@ -134,7 +136,7 @@ class _Reader:
         self.found.append(_Found(made, deed, branches))
 
     def named(self, place: Place) -> str:
-        """What the comments right above a line say; of Roundcube's lines the name of the rule."""
+        """Return the name from the comments above a line; Roundcube writes `rule:[name]`."""
         name = ""
         for line in reversed(self.lines[max(place.line - 1 - COMMENTS, 0) : place.line - 1]):
             comment = _comment(line)
@@ -149,15 +151,15 @@ class _Reader:
         return shown[:NAME].strip()
 
     def remind(self) -> None:
-        """Tell what `Filter.sieve` could only say in comments."""
+        """Warn about actions that an exported script only has as comments."""
         for nth, line in enumerate(self.lines):
             if (_comment(line) or "").startswith(_OURS):
                 self.told.warn(Place(nth + 1, 1), "what no script says is left out")
 
     def settled(self) -> list[Read]:
-        """The filters, such that none overrules what in the script stands beside it.
+        """Return the filters, adjusted so that none overrides the result of the script.
 
-        What is stored somewhere stays so where a later one throws away.
+        A message that one filter stores is not deleted by a later filter.
         """
         kept: list[Read] = []
         for nth, one in enumerate(self.found):
@@ -176,7 +178,7 @@ class _Reader:
         return kept
 
     def lose_nothing(self, one: _Found, later: Sequence[_Found]) -> None:
-        """Refuse to throw away what the script may still store."""
+        """Report an error if a filter would delete what the script can still store."""
         storing = next((other for other in later if other.deed.stores), None)
         if "delete" in one.deed.action and storing:
             line = storing.read.place.line
@@ -184,7 +186,7 @@ class _Reader:
             self.told.faults.append(Problem(*one.read.place, words))
 
     def compare(self, one: _Found, later: Sequence[_Found]) -> None:
-        """Tell where filters do something else than the script does."""
+        """Warn about differences between the filters and the script."""
         line = one.read.place.line
         for other in later:
             place, deed = other.read.place, other.deed
@@ -200,22 +202,23 @@ class _Reader:
 
 
 def _against(one: Deed, other: Deed) -> bool:
-    """Whether one sets a flag that the other takes away."""
+    """Return True if one effect sets a flag that the other one removes."""
     return bool(one.on & other.off or one.off & other.on)
 
 
 def _place(one: _Found) -> tuple[bool, Any, Any]:
-    """Where it says that the message goes, besides copies: as without a filter, or to a folder."""
+    """Return where a block stores the message, without copies: keep, mailbox, spam."""
     action = one.deed.action
     return one.deed.keeps, action.get("mailbox"), action.get("spam")
 
 
 def _places(one: _Found) -> bool:
+    """Return True if a block stores the message somewhere."""
     return any(_place(one))
 
 
 def _comment(line: str) -> str | None:
-    """What a line says that is a comment."""
+    """Return the text of a comment line, None for other lines."""
     line = line.strip()
     if line.startswith("#"):
         return line.lstrip("#").strip()

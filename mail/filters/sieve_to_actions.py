@@ -1,4 +1,4 @@
-"""Commands of Sieve as actions of filters: the way back from `mail.filters.tree`."""
+"""Convert Sieve commands to filter actions, the reverse of filter_compiler.script_from_filter."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -23,7 +23,7 @@ _FLAGS = {"\\seen": "seen", "\\flagged": "flag"}
 
 @dataclass(frozen=True, slots=True)
 class Folder:
-    """A folder as a script names it: by its use, and if there is none such by its path."""
+    """A mailbox as a script names it: by special use, else by path."""
 
     path: str
     use: str | None = None  # in lower case: "\\junk"
@@ -32,24 +32,24 @@ class Folder:
 
 @dataclass(frozen=True, slots=True)
 class Deed:
-    """What some commands do, one behind the other.
+    """The combined effect of a sequence of commands.
 
-    The action has the names of the API, and Folder for each mailbox; it is {} where all stays as
-    it is without a filter.
+    The action uses the names of the API, with MailboxName for mailboxes. It is {} if the message is
+    handled as without a filter.
     """
 
     action: dict[str, Any]
-    stores: bool  # whether it says where
-    keeps: bool  # whether a `keep` does
-    on: frozenset[str]  # flags, in lower case
+    stores: bool  # a command stores the message
+    keeps: bool  # one of them is `keep`
+    on: frozenset[str]  # in lower case
     off: frozenset[str]
-    resets: bool  # whether flags are taken away that were set before, by `setflag`
+    resets: bool  # `setflag` removed earlier flags
 
 
 def deed_of(calls: Sequence[Call], interval: int, told: Told) -> Deed:
-    """What these commands do, in which there is no `if`; what no filter can do is told.
+    """Return the effect of commands without `if`. What filters can't do is added to the problems.
 
-    `interval` is the seconds between two answers.
+    `reply_interval` is the seconds between two replies to a sender.
     """
     work = _Work(interval, told)
     for call in calls:
@@ -61,20 +61,21 @@ def deed_of(calls: Sequence[Call], interval: int, told: Told) -> Deed:
 
 
 class _Work:
-    """What was done so far."""
+    """The accumulated effect of the commands."""
 
     def __init__(self, interval: int, told: Told) -> None:
         self.interval, self.told = min(interval, VACATION), told
-        self.on: dict[str, str] = {}  # flags, by their lower case
+        self.on: dict[str, str] = {}  # as written, by lower case
         self.off: dict[str, str] = {}
         self.stored: list[Folder] = []
         self.copied: list[Folder] = []
         self.kept = self.cancelled = self.stopped = self.reset = False
-        self.flagged: list[tuple[Place, frozenset[str]]] = []  # of each that is stored
+        self.flagged: list[tuple[Place, frozenset[str]]] = []  # flags at each command that stores
         self.targets: list[str] = []
         self.reply: dict[str, str] | None = None
 
     def do(self, call: Call) -> None:
+        """Add the effect of a command. Raises NoFilterEquivalent."""
         if call.name in ("addflag", "setflag", "removeflag"):
             self.flag(call)
         elif call.name == "keep":
@@ -95,6 +96,7 @@ class _Work:
             raise Unsaid(call.place, f"filters have no {call.name}")
 
     def flag(self, call: Call) -> None:
+        """Add the effect of `addflag`, `setflag` or `removeflag`."""
         if call.has("variable"):
             raise Unsaid(call.place, "filters have no variables")
         names = _flags(call, "list")
@@ -108,6 +110,7 @@ class _Work:
         self.off = {low: name for low, name in self.off.items() if low not in names}
 
     def file(self, call: Call) -> None:
+        """Add the effect of `fileinto`."""
         known(call, _FILED)
         (path,) = strings(call, "mailbox")
         use = "".join(strings(call, "specialuse")).lower() or None
@@ -116,12 +119,13 @@ class _Work:
         self.marked(call)
 
     def marked(self, call: Call) -> None:
-        """Note which flags it is stored with."""
+        """Record the flags that a command stores the message with."""
         own = _flags(call, "flags") if call.has("flags") else self.on
         self.flagged.append((call.place, frozenset(own)))
         self.on = {**self.on, **own}
 
     def answer(self, call: Call) -> None:
+        """Set the reply from a `vacation` command."""
         known(call, (*_ANSWERED, "reason"))
         if self.reply is not None:
             raise Unsaid(call.place, "a filter answers once")
@@ -137,6 +141,7 @@ class _Work:
             self.told.warn(call.place, words)
 
     def deed(self) -> Deed:
+        """Return the combined effect and warn about flags that differ between stores."""
         stays = self.kept or not (self.stored or self.cancelled)
         for place, flags in self.flagged:
             if flags != frozenset(self.on):
@@ -153,7 +158,7 @@ class _Work:
         return Deed(action, stores, self.kept, frozenset(self.on), frozenset(self.off), self.reset)
 
     def _placed(self, *, stays: bool) -> dict[str, Any]:
-        """Where it goes, if not where it would."""
+        """Return the action fields that store, copy or delete the message."""
         folders = [*self.stored, *self.copied]
         if stays:
             return {"copyTo": list(dict.fromkeys([*self.copied, *self.stored]))}
@@ -167,12 +172,12 @@ class _Work:
 
 
 def _flags(call: Call, name: str) -> dict[str, str]:
-    """The flags of an argument, as they are written, by their lower case."""
+    """Return the flags of an argument as written, by lower case."""
     return {word.lower(): word for text in strings(call, name) for word in text.split()}
 
 
 def _seconds(call: Call) -> int:
-    """How long a sender is not answered again; as `mail.filters` writes it, too."""
+    """Return the seconds in which a sender gets no second reply."""
     day = 86_400
     if call.has("seconds"):
         return call.number("seconds")
@@ -180,7 +185,7 @@ def _seconds(call: Call) -> int:
 
 
 def _read(entity: str, place: Place) -> dict[str, str]:
-    """The text and the HTML of a MIME entity; Unsaid where it is made of something else."""
+    """Return text and HTML of a MIME entity. Raises NoFilterEquivalent for other content."""
     raw = entity.encode()
     whole = split(raw)
     parts: tuple[Part, ...] = whole.parts if whole.content_type == _ALTERNATIVE else (whole,)

@@ -1,7 +1,7 @@
-"""Tests of Sieve as queries of filters: the way back from `mail.filters.condition`.
+"""Convert Sieve tests to filter queries, the reverse of filter_compiler.test_from_query.
 
-What a query cannot say is a fault. Where it says nearly the same there is a warning: queries know
-no case, and look for a part of an address in the whole field.
+A test that a query can't express is an error. A query that is only similar gives a warning: queries
+ignore case, and search the whole header field for a part of an address.
 """
 
 import re
@@ -21,13 +21,19 @@ NEVER: Query = {"not": [{}]}
 _COMPARED = {"match", "is", "contains", "matches", "regex", "comparator", "names", "keys"}
 _BODY = _COMPARED | {"transform", "text"}
 _ADDRESS = _COMPARED | {"part", "all", "localpart", "domain"}
-_ALONE = {"from", "resent-from", "resent-sender", "return-path", "sender"}  # hold one address
+_ALONE = {
+    "from",
+    "resent-from",
+    "resent-sender",
+    "return-path",
+    "sender",
+}  # fields with one address
 _SPECIAL = re.compile(r"([\\^$.|?*+()\[\]{}])")
-_ANY, _LOCAL = r"[^<>,;\s]", r"[^<>,;\s@]"  # signs of an address, and of half of one
+_ANY, _LOCAL = r"[^<>,;\s]", r"[^<>,;\s@]"  # one character of an address, of a local part or domain
 
 
 class Unsaid(Exception):
-    """No filter can say this, which stands at this place."""
+    """Filters have no equivalent of a command or test at this position."""
 
     def __init__(self, place: Place, message: str) -> None:
         self.problem = Problem(*place, message)
@@ -36,18 +42,18 @@ class Unsaid(Exception):
 
 @dataclass
 class Told:
-    """What is wrong with a script for filters, and what is worth knowing of it."""
+    """The errors and warnings of an import."""
 
     faults: list[Problem] = field(default_factory=list)
     warned: dict[tuple[Place, str], Problem] = field(default_factory=dict)
 
     def warn(self, place: Place, message: str, about: str = "") -> None:
-        """Tell of a difference, at a place once of each kind."""
+        """Add a warning, once per position and kind."""
         self.warned.setdefault((place, about or message), Problem(*place, message))
 
 
 def strings(call: Call, name: str) -> list[str]:
-    """The strings of an argument; Unsaid where there are variables in them."""
+    """Return the strings of an argument. Raises NoFilterEquivalent if it has variables."""
     value = call.values.get(name, ())
     listed = value if isinstance(value, tuple) else (value,)
     found = [one for one in listed if isinstance(one, str)]
@@ -57,14 +63,14 @@ def strings(call: Call, name: str) -> list[str]:
 
 
 def known(call: Call, tags: Iterable[str]) -> None:
-    """Refuse tags that filters have no word for."""
+    """Raise NoFilterEquivalent if a call has arguments that filters don't have."""
     for name in call.values:
         if name not in tags:
             raise Unsaid(call.place, f"filters have no {call.name} with :{name}")
 
 
 def query_of(test: Call, told: Told) -> Query:
-    """The test as a query; of what cannot be one a fault is told, and it is {}."""
+    """Return the test as a query. Returns {} and adds an error if there is no equivalent."""
     try:
         return _TESTS.get(test.name, _unknown)(test, told)
     except Unsaid as fault:
@@ -73,9 +79,9 @@ def query_of(test: Call, told: Told) -> Query:
 
 
 def merged(queries: Iterable[Query]) -> Query:
-    """One query that holds where all of these do.
+    """Return one query that holds if all of these hold.
 
-    What it has twice stands in its `all`, in the order in which `mail.filters` writes it.
+    A field that occurs twice moves into `all`, in the order that filter_compiler writes.
     """
     found: Query = {}
     for one in queries:
@@ -91,10 +97,12 @@ def merged(queries: Iterable[Query]) -> Query:
 
 
 def _one_of(queries: Sequence[Query]) -> Query:
+    """Return a query that holds if one of these holds."""
     return queries[0] if len(queries) == 1 else {"any": list(queries)}
 
 
 def _unknown(test: Call, _told: Told) -> Query:
+    """Raise NoFilterEquivalent for a test without equivalent."""
     raise Unsaid(test.place, f"filters have no test {test.name}")
 
 
@@ -138,10 +146,8 @@ def _exists(test: Call, _told: Told) -> Query:
 
 
 def _there(name: str) -> Query:
+    """Return the query for an existing header field."""
     return {"header": {"key": name, "value": None}}
-
-
-# ---------------------------------------------------------------- texts
 
 
 def _header(test: Call, told: Told) -> Query:
@@ -152,7 +158,7 @@ def _header(test: Call, told: Told) -> Query:
 
 
 def _in_fields(names: Sequence[str], kind: str, key: str) -> list[Query]:
-    """A key in one of these fields: one of these queries holds."""
+    """Return queries of which one holds if one of the header fields matches the key."""
     part = _part_of(kind, key)
     if part is None:
         return [_expressed(name, _pattern(kind, key)) for name in names]
@@ -175,6 +181,7 @@ def _body(test: Call, told: Told) -> Query:
 
 
 def _in_body(test: Call, kind: str, key: str) -> Query:
+    """Return the query for a key in the text."""
     part = _part_of(kind, key)
     if part is None:
         return _expressed(None, _pattern(kind, key))
@@ -184,7 +191,7 @@ def _in_body(test: Call, kind: str, key: str) -> Query:
 
 
 def _compared(test: Call, told: Told) -> tuple[str, list[str]]:
-    """In which way a test compares, and its keys."""
+    """Return the match type and the keys of a test."""
     if test.chosen("comparator", "") == NUMERIC:
         raise Unsaid(test.place, "filters compare no numbers")
     if test.chosen("comparator", "") == OCTET:
@@ -193,11 +200,12 @@ def _compared(test: Call, told: Told) -> tuple[str, list[str]]:
 
 
 def _expressed(name: str | None, pattern: str) -> Query:
+    """Return the query for a regular expression in a header field, or in the text."""
     return {"regex": {"key": name, "pattern": pattern}}
 
 
 def _part_of(kind: str, key: str) -> str | None:
-    """What is looked for as a part, "" for anything; None where that is not all of it."""
+    """Return the substring that a key searches for: "" for anything, None for other keys."""
     if kind == "contains":
         return key
     if kind != "matches":
@@ -213,7 +221,7 @@ def _part_of(kind: str, key: str) -> str | None:
 
 
 def _wild(key: str) -> list[str]:
-    """A pattern of :matches, sign by sign: wildcards alone, others behind a mark."""
+    """Split a `:matches` pattern into tokens: wildcards alone, other characters after `=`."""
     found: list[str] = []
     signs = iter(key)
     for sign in signs:
@@ -225,11 +233,12 @@ def _wild(key: str) -> list[str]:
 
 
 def _escaped(text: str) -> str:
+    """Escape a text for a regular expression."""
     return _SPECIAL.sub(r"\\\1", text)
 
 
 def _pattern(kind: str, key: str) -> str:
-    """What fits a whole value, as an expression."""
+    """Return the regular expression that a key matches a whole value with."""
     if kind == "regex":
         return key
     pattern = f"^{_inner(kind, key, '.')}$"
@@ -237,15 +246,12 @@ def _pattern(kind: str, key: str) -> str:
 
 
 def _inner(kind: str, key: str, sign: str) -> str:
-    """What fits a key, where wildcards stand for such signs."""
+    """Return the regular expression of a key; a wildcard matches the character class."""
     if kind == "matches":
         meant = {"*": f"{sign}*", "?": sign}
         return "".join(meant.get(one) or _escaped(one[1:]) for one in _wild(key))
     around = f"{sign}*" if kind == "contains" else ""
     return f"{around}{_escaped(key)}{around}"
-
-
-# ---------------------------------------------------------------- addresses
 
 
 def _address(test: Call, told: Told) -> Query:
@@ -264,7 +270,7 @@ def _address(test: Call, told: Told) -> Query:
 
 
 def _of_address(part: str, kind: str, key: str) -> str:
-    """An expression for an address of which this part fits."""
+    """Return the regular expression of an address of which this part matches."""
     if part == "all":
         return _inner(kind, key, _ANY)
     half = _inner(kind, key, _LOCAL)
@@ -272,7 +278,7 @@ def _of_address(part: str, kind: str, key: str) -> str:
 
 
 def _in_field(name: str, address: str) -> str:
-    """An expression for a field with such an address; what is but a name beside one is none."""
+    """Return the regular expression of a header field with such an address, not as a name."""
     if name.lower() in _ALONE:
         return rf"(^|<)\s*{address}\s*>?$"
     return rf"(^|[<,:]\s*){address}\s*(>|,|;|$)"

@@ -1,6 +1,7 @@
-"""Reading reports that come back from other servers (RFC 3464 in RFC 6522, RFC 6533).
+"""Parse DSNs of other servers (RFC 3464 in RFC 6522, RFC 6533).
 
-Anybody may write them: what is read is bounded, and what cannot be read is mail like any other.
+Anyone can send a DSN, so all sizes are limited. A message that can't be parsed as a DSN is handled
+as ordinary mail.
 """
 
 import asyncio
@@ -16,13 +17,13 @@ from mail.mime.byte_source import cut
 from mail.mime.header_fields import fields as header_fields
 from mail.storage.message_insert import Letter
 
-LARGEST = 1 << 20  # bytes of a status that is read
-HEAD = 256 << 10  # bytes of the message it is about in which its header is looked for
-PARTS = 10  # of the report that are looked at
+LARGEST = 1 << 20  # bytes of the status part
+HEAD = 256 << 10  # bytes of the returned message that are searched for its header
+PARTS = 10  # of a DSN that are read
 RECIPIENTS = 1000
 VALUE = 2000  # characters of a field
-SHOWN = 500  # characters of what is kept of one
-NAME = 255  # characters of the name of a server
+SHOWN = 500  # characters of a stored text
+NAME = 255  # characters
 
 STATUS = frozenset({"message/delivery-status", "message/global-delivery-status"})
 HEADERS = frozenset({"text/rfc822-headers", "message/global-headers"})
@@ -41,29 +42,30 @@ _TYPES = frozenset({"rfc822", "utf-8"})
 
 @dataclass(frozen=True, slots=True)
 class Fate:
-    """What a report says of a recipient."""
+    """What a DSN reports about one recipient."""
 
     action: Action
-    addresses: tuple[str, ...]  # as it was first, as it is now
-    orcpt: str | None  # the first one with its type, in lower case
-    code: int  # of SMTP
+    addresses: tuple[str, ...]  # original recipient, final recipient
+    orcpt: str | None  # with its address type, in lower case
+    code: int  # SMTP reply code
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """A report of another server."""
+    """A DSN of another server."""
 
     by: str
     envid: str | None
-    message_id: str | None  # of what it is about
+    message_id: str | None  # Message-ID of the returned message
     fates: Sequence[Fate]
 
 
 async def found(source: bytes | Path, letter: Letter, sender: str) -> Report | None:
-    """The report that a message is; None where it is none.
+    """Return the DSN that a message is, None if it is not one.
 
-    A report has no sender, and is the message itself: one that is attached is passed on by people.
+    A DSN has an empty envelope sender and is the top-level part; an attached DSN was forwarded by a
+    person.
     """
     kind = letter.facts.content_params.get("report-type", "delivery-status")
     if sender or letter.facts.content_type != "multipart/report":
@@ -75,7 +77,7 @@ async def found(source: bytes | Path, letter: Letter, sender: str) -> Report | N
 
 
 def read(raw: bytes | Source, structure: Part) -> Report | None:
-    """The report; None where nothing is said of anybody."""
+    """Parse a DSN. Returns None if it reports no recipient."""
     parts = structure.parts[:PARTS]
     status = next((part for part in parts if part.content_type in STATUS), None)
     if status is None or status.size > LARGEST:
@@ -95,7 +97,7 @@ def read(raw: bytes | Source, structure: Part) -> Report | None:
 
 
 def _groups(body: bytes) -> Iterator[dict[str, str]]:
-    """The fields of each group, by their name in lower case, the first of each name."""
+    """Yield the fields of each group by lower-case name. The first field of a name counts."""
     group: dict[str, str] = {}
     name, seen = "", 0
     for line in _LINE_END.split(body.replace(b"\0", b"").decode("utf-8", "replace")):
@@ -120,6 +122,7 @@ def _groups(body: bytes) -> Iterator[dict[str, str]]:
 
 
 def _fate(group: dict[str, str]) -> Fate | None:
+    """Return the result that a group of fields reports, None if it has no action or address."""
     word = _WORD.match(group.get("action", ""))
     action = ACTIONS.get(word[1].lower()) if word else None
     given = [group.get(name, "") for name in ("original-recipient", "final-recipient")]
@@ -132,6 +135,7 @@ def _fate(group: dict[str, str]) -> Fate | None:
 
 
 def _address(given: str) -> str | None:
+    """Return the address of a typed field value (`rfc822; user@host`), None if it is not valid."""
     kind, mark, text = given.partition(";")
     if not mark or kind.strip().lower() not in _TYPES:
         return None
@@ -141,12 +145,13 @@ def _address(given: str) -> str | None:
 
 
 def _numbered(found: re.Match[str]) -> str:
+    """Return the character of an RFC 6533 escape, "" if the number is out of range."""
     number = int(found[1], 16)
     return chr(number) if number <= 0x10FFFF else ""  # noqa: PLR2004 - the last of Unicode
 
 
 def _said(action: Action, group: dict[str, str]) -> tuple[int, str]:
-    """Code and text of what the last server has said, as far as the report tells."""
+    """Return reply code and text of the last server."""
     status = _STATUS.match(group.get("status", ""))
     text = " ".join(_ODD.sub(" ", _after(group.get("diagnostic-code", ""))).split())
     code = _CODE.match(text)
@@ -160,25 +165,25 @@ def _said(action: Action, group: dict[str, str]) -> tuple[int, str]:
 
 
 def _usual(action: Action, status: str) -> int:
-    """A code for what has none."""
+    """Return a reply code for a report without one."""
     if action is Action.FAILED:
         return 450 if status.startswith("4") else 550
     return 450 if action is Action.DELAYED else 250
 
 
 def _after(typed: str) -> str:
-    """What stands behind the type."""
+    """Return a field value without its type, in one line."""
     kind, mark, text = typed.partition(";")
     return " ".join(_ODD.sub(" ", text if mark else kind).split())
 
 
 def _message_id(raw: bytes | Source, parts: Sequence[Part]) -> str | None:
-    """The Message-ID of what is returned."""
+    """Return the Message-ID of the message that the DSN returns."""
     for part in parts:
         if part.content_type in HEADERS and part.size <= HEAD:
             head = content(raw, part)
         elif part.content_type in WHOLE:
-            small = part.size <= HEAD  # some encode it, which none should
+            small = part.size <= HEAD  # some servers encode it, against RFC 3464
             end = min(part.body_end, part.body_start + HEAD)
             whole = content(raw, part) if small else cut(raw, part.body_start, end)
             head = _BLANK_LINE.split(whole.lstrip(b"\r\n"), maxsplit=1)[0]

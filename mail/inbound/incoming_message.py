@@ -22,7 +22,7 @@ SMALL = 8 * 1024  # bytes of a message that may be looked through on the spot
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """How a message lay in the account elsewhere from which it was fetched."""
+    """The state that a message had on the server it was fetched from."""
 
     at: datetime  # of its arrival there
     scanners: frozenset[str]  # that are to look at it, of those there are
@@ -36,7 +36,7 @@ class Fetched:
 
 @dataclass
 class Mail:
-    """A message on its way through the steps."""
+    """A message while it passes the delivery steps."""
 
     source: bytes | Path
     letter: Letter
@@ -55,32 +55,35 @@ class Mail:
 
     @cached_property
     def read(self) -> sieve.Message:
-        """The message as rules read it: what is decoded for one of them is so for all."""
+        """The message as filters and scripts read it. All recipients share decoded parts."""
         source = self.source
         raw = OnDisk(source, self.letter.size) if isinstance(source, Path) else source
         return sieve.Letter(raw, self.letter.facts.structure)
 
     def wish_of(self, to: Recipient) -> Wish:
-        """What the sender wants to be told of an account, in whichever folder the mail ends."""
+        """Return the DSN request for an account, in any of its mailboxes."""
         theirs = (wish for (user, _), wish in self.wishes.items() if user == to.user_id)
         return next(theirs, USUAL)
 
     def passed_on(self, to: Recipient) -> Wish:
-        """What is wanted of those to whom an account sends on: to itself it has come."""
+        """Return the DSN request for the targets of an account.
+
+        Success is not reported: the message has reached the account.
+        """
         wish = self.wish_of(to)
         return Wish(wish.without(On.SUCCESS).on, ret=wish.ret)
 
     @property
     def near(self) -> bool:
-        """Whether it is at hand, and small."""
+        """True if the message is in memory and at most MAX_INLINE_SIZE bytes long."""
         return isinstance(self.source, bytes) and self.letter.size <= SMALL
 
     @property
     def came(self) -> str:
-        """The digest of what came, by which a repeat is known."""
+        """The digest of the message as it was received. It identifies a repeated delivery."""
         return self.letter.came or self.letter.digest
 
     @property
     def results(self) -> str | None:
-        """What we have found out about its sender, as a seal of ARC tells it."""
+        """The Authentication-Results of the message for an ARC seal, None if it was not checked."""
         return (self.letter.verification or {}).get("results")

@@ -1,4 +1,4 @@
-"""Mail that scanners have found to be worse than its recipient takes."""
+"""Refuse messages because of their spam verdict or scan result."""
 
 from mail.inbound.incoming_message import Mail
 from mail.inbound.spam_check import Judged
@@ -9,17 +9,17 @@ from models.runtime.environment import World
 
 
 class Unwanted(Conflict):
-    """It is spam beyond what its recipient takes; to come again does not help."""
+    """The message is refused as spam. A retry does not help."""
 
 
 class Infected(Unwanted):
-    """There is a virus in it."""
+    """The message is refused because of a virus."""
 
 
 async def turn_away(_world: World, mail: "Mail", judged: Judged) -> None:
-    """Unwanted where the verdict for a recipient is that the message is refused.
+    """Raise SpamRefused or VirusRefused if the verdict refuses the message.
 
-    What is held instead does not come here.
+    Quarantined messages don't reach this check.
     """
     if not judged.verdict.refused:
         return
@@ -29,12 +29,12 @@ async def turn_away(_world: World, mail: "Mail", judged: Judged) -> None:
 
 
 def check_onward(mail: "Mail") -> None:
-    """Unwanted where a message is not to be sent on to others in our name."""
+    """Raise SpamRefused or VirusRefused if a message must not be forwarded."""
     check(mail.letter.scan)
 
 
 def check(scan: Scan | None) -> None:
-    """Unwanted where a message in which this was found is not to leave in our name."""
+    """Raise SpamRefused or VirusRefused if a message with this scan result must not leave."""
     if scan is None:
         return
     if scan.virus:

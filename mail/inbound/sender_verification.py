@@ -1,4 +1,4 @@
-"""Who sent a message: what we have found out, or the server that hands it over to us."""
+"""Verify the sender of an incoming message, or use the results of a trusted server."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +14,7 @@ from models.runtime.options import Options
 
 
 class Forged(Refused):
-    """The domain of From wants what it has not sent to be refused, and so do we."""
+    """The DMARC policy of the From domain refuses the message."""
 
 
 async def received(
@@ -25,11 +25,11 @@ async def received(
     *,
     forwarded: bool = False,
 ) -> tuple[bytes | Path, Letter]:
-    """A message that came from outside, read, with what is known of its sender.
+    """Read a message, verify its sender and add our Authentication-Results.
 
-    `client` handed it in by SMTP; None: a neighbour did by LMTP. Where we check it ourselves the
-    message has the results on top. Forged where its domain and we refuse it, unless a forwarding
-    host has `forwarded` it: then nothing is made of what was found.
+    Returns the bytes with the new header field, and the parsed message. `client` is the SMTP
+    client; None means a trusted server sent it by LMTP. Raises RejectedByDmarc if DMARC refuses it,
+    unless it comes from a forwarding host: then the result has no effect.
     """
     options = world.options
     if not _checks(options, client):
@@ -55,7 +55,7 @@ async def received(
 
 
 def _checks(options: Options, client: Client | None) -> bool:
-    """Whether it is our part to check what came this way."""
+    """Return True if this server must verify messages of the client."""
     if client is not None and client.authenticated is not None:
         return False
     return options.authentication_check == "all" or (
@@ -64,9 +64,9 @@ def _checks(options: Options, client: Client | None) -> bool:
 
 
 def verified(world: World, letter: Letter) -> Letter:
-    """A letter that came from outside, with what our own mail server found out about it.
+    """Return the message with the authentication results that our own mail server added.
 
-    For no other: whoever sends from here writes the header of the message.
+    Use it only for mail from outside: a local sender can write any header.
     """
     options, facts = world.options, letter.facts
     domain = facts.from_[0].address.rpartition("@")[2] if facts.from_ else ""

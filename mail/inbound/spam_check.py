@@ -1,4 +1,4 @@
-"""Spam verdicts of one message for all its recipients (mail/spam/verdict.py)."""
+"""Compute the spam verdicts of a message for all its recipients (mail/spam/verdict.py)."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,12 +19,12 @@ from models.runtime.environment import World
 from models.users.roles import Role
 from models.users.tables import User, UserTag
 
-LEVEL = 50  # of accounts that have said nothing
+LEVEL = 50  # 0 to 100
 
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """A recipient, whose folder is that where the message goes, and why."""
+    """A recipient with the spam verdict. The recipient's mailbox is Junk for spam."""
 
     to: Recipient
     verdict: Spam
@@ -33,14 +33,14 @@ class Judged:
 async def judged(
     world: World, letter: Letter, sender: str, recipients: Sequence[Recipient], *, handed: bool
 ) -> list[Judged]:
-    """Decide for each recipient, in their order.
+    """Return the verdict of each recipient, in the same order.
 
-    `handed` says that a neighbour of ours has handed the message over, whose filters are
-    believed. No statement where no rules are, and nothing is spam.
+    Spam header fields are trusted if a trusted server handed the message over. No SQL statement if
+    there are no sender rules and the message is not spam.
     """
     known = _known(world, letter, sender, handed=handed)
     rules = await _rules(world, letter, sender, recipients)
-    viruses = world.options.virus != "tag"  # what is held instead is so before
+    viruses = world.options.virus != "tag"  # quarantined viruses don't reach this point
     verdicts = [
         verdict.decided(
             known, rules.get(to.user_id, ()), to.spam_level, limits_of(to, viruses=viruses)
@@ -56,10 +56,9 @@ async def judged(
 
 
 async def unwanted(world: World, mail: tuple[Letter, str], to: Answering, *, handed: bool) -> bool:
-    """Whether a letter, from this sender of the envelope, is spam for an address of no account.
+    """Return True if a message is spam for an address without an account.
 
-    It is judged as for an account that has said nothing, by the rules of its tags, its domain and
-    the platform.
+    Uses the default level and the sender rules of its tags, its domain and the platform.
     """
     letter, sender = mail
     known = _known(world, letter, sender, handed=handed)
@@ -69,12 +68,13 @@ async def unwanted(world: World, mail: tuple[Letter, str], to: Answering, *, han
 
 
 def _known(world: World, letter: Letter, sender: str, *, handed: bool) -> verdict.Known:
+    """Return the facts about spam that are the same for all recipients."""
     opinions, believed = letter.facts.opinions if handed else (), world.options.spam_headers
     return verdict.known(opinions, believed, sender, letter.verification, letter.scan)
 
 
 class _Nobody(NamedTuple):
-    """Who receives what comes for no account."""
+    """An address without an account, as the receiver of sender rules."""
 
     user_id: int = 0
     domain_id: int | None = None
@@ -83,20 +83,21 @@ class _Nobody(NamedTuple):
 
 
 def limits_of(to: Recipient, *, viruses: bool) -> Limits:
-    """How strict a recipient is; what he has not said is as usual, and fits what he has."""
+    """Return the spam thresholds of a recipient. Defaults are adjusted to stay in order."""
     reject = max(REJECT, to.junk_score or 0.0) if to.reject_score is None else to.reject_score
     junk = min(JUNK, reject) if to.junk_score is None else to.junk_score
     return Limits(junk, reject, viruses)
 
 
 def _moved(to: Recipient, junk: tuple[int, str | None] | None) -> Recipient:
-    """The recipient with the folder Junk, where there is one, and the key of what arrives there."""
+    """Return the recipient with the Junk mailbox and its encryption key, if there is one."""
     return replace(to, mailbox_id=junk[0], key=junk[1]) if junk else to
 
 
 async def _rules(
     world: World, letter: Letter, sender: str, recipients: Sequence[Recipient]
 ) -> Mapping[int, Sequence[Match]]:
+    """Return the matching sender rules by account ID."""
     ruled = [to for to in recipients if to.ruled]
     if not ruled:
         return {}
@@ -112,10 +113,12 @@ async def _rules(
 
 
 def _author(letter: Letter) -> str:
+    """Return the first From address, "" if there is none."""
     return letter.facts.from_[0].address if letter.facts.from_ else ""
 
 
 async def _junk(world: World, users: Sequence[int]) -> dict[int, tuple[int, str | None]]:
+    """Return id and encryption key of the Junk mailbox by account ID."""
     asked = (
         select(col(Mailbox.user_id), col(Mailbox.id), KEY.label("key"))
         .join(User, col(User.id) == col(Mailbox.user_id))

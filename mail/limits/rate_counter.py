@@ -1,17 +1,17 @@
-"""How often something came lately, counted in memory."""
+"""Counts of events per key and hour, in memory."""
 
 from collections.abc import Callable
 from datetime import datetime, timedelta
 
 from models.runtime.clock_steps import is_ahead
 
-KEPT = 50_000  # counts at most; the oldest is forgotten then
+KEPT = 50_000  # the oldest count is dropped
 
 HOUR = timedelta(hours=1)
 
 
 class Rates:
-    """Counts in windows of an hour: the first one of a key opens its window. 0: any number."""
+    """Counts per key in windows of an hour, which begin with the first event. Limit 0: no limit."""
 
     def __init__(self, most: int, now: Callable[[], datetime], kept: int = KEPT) -> None:
         self._most = most
@@ -20,7 +20,7 @@ class Rates:
         self._counts: dict[object, tuple[int, datetime]] = {}  # by age of their windows
 
     def full(self, key: object) -> bool:
-        """Whether as many of this have come as may."""
+        """True if the key has reached the limit in its current window."""
         if not self._most:
             return False
         now = self._now()
@@ -28,7 +28,7 @@ class Rates:
         return many >= self._most and is_ahead(until, now, HOUR)
 
     def add(self, key: object) -> None:
-        """Count one more."""
+        """Count one event of the key."""
         if not self._most:
             return
         now = self._now()

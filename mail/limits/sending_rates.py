@@ -1,7 +1,7 @@
-"""How many messages may be sent in a time: counted in the unit that queues one.
+"""Sending limits: messages per time, counted in the transaction that queues a message.
 
-A message is counted once, whoever it goes to: for the account, for its domain, and for the
-platform. Each has a window that begins with the first message in it.
+A message counts once, independent of its recipients: for the user, the domain and the platform.
+Each has a window that begins with its first message.
 """
 
 from collections.abc import Sequence
@@ -35,8 +35,12 @@ from models.store.prepared_statements import Made, Prepared, number, prepared
 from models.users.tables import LimitKind, LimitSource, User
 
 FRAME = table_of(RateLimit).c.frame.type
-SOURCES = (LimitSource.USER, LimitSource.DOMAIN, LimitSource.PLATFORM)  # and their order
-QUIET = timedelta(minutes=1)  # an account is not told more often that it was turned away
+SOURCES = (
+    LimitSource.USER,
+    LimitSource.DOMAIN,
+    LimitSource.PLATFORM,
+)  # in the order of their locks
+QUIET = timedelta(minutes=1)  # between two reports of refusals to a user
 WORDS = {
     LimitSource.USER: "this account",
     LimitSource.DOMAIN: "all accounts of the domain together",
@@ -46,7 +50,7 @@ WORDS = {
 
 @dataclass(frozen=True, slots=True)
 class Full:
-    """A window in which no message has room any more."""
+    """A window with a reached limit."""
 
     window_id: int
     source: LimitSource
@@ -55,7 +59,7 @@ class Full:
     until: datetime
 
     def refusal(self, now: datetime) -> RateLimited:
-        """What is said to who would send one."""
+        """The error for a message that exceeds the limit."""
         a = "an" if self.frame is RateFrame.HOUR else "a"
         messages = "message" if self.allowed == 1 else "messages"
         many = f"{self.allowed} {messages} {a} {self.frame.lower()}"
@@ -64,9 +68,9 @@ class Full:
 
 
 def count(turn: Turn, user_id: int, many: int = 1) -> Full | None:
-    """Count messages of an account; what has no room for them: then the unit must not be kept.
+    """Count messages of a user. Returns the window that they exceed, if any.
 
-    Last in its unit: who sends in the same domain waits until it ends.
+    Then the caller must roll back. Call it last: it locks the window of the domain.
     """
     now = turn.world.now()
     statement = _counting(turn.connection.dialect.name)
@@ -77,12 +81,12 @@ def count(turn: Turn, user_id: int, many: int = 1) -> Full | None:
 
 
 def asking(world: World, user_id: int) -> tuple[Prepared, dict[str, Any]]:
-    """The select of the windows in which this account has no room now, and its parameters."""
+    """The statement for the full windows of a user, and its parameters."""
     return _asking(), _given(world.options, user_id, world.now())
 
 
 def longest(rows: Sequence[Any], user_id: int) -> Full:
-    """The one that keeps the account waiting longest."""
+    """The full window that ends last, as a row of `full_windows_query` or `count_messages`."""
     row = max(rows, key=lambda row: row.until)
     source = LimitSource.PLATFORM if row.id == PLATFORM else LimitSource.DOMAIN
     if row.id == user_id:
@@ -91,9 +95,9 @@ def longest(rows: Sequence[Any], user_id: int) -> Full:
 
 
 async def held_up(world: World, user_id: int, full: Full) -> None:
-    """Note that an account was turned away, and tell it, once in the time that is running.
+    """Store that a message of a user was refused, and report it once per window.
 
-    Where that is less than a minute, once in a minute.
+    Windows that are shorter than a minute are reported once a minute.
     """
     asked = select(col(RateHold.until), col(RateHold.told_until)).where(col(RateHold.id) == user_id)
 
@@ -134,11 +138,12 @@ def _given(options: Options, user_id: int, now: datetime) -> dict[str, Any]:
 
 
 def _usual(options: Options) -> tuple[str, str, str]:
+    """The rates of the options for user, domain and platform."""
     return options.rate_user, options.rate_domain, options.rate_platform
 
 
 def _bounds() -> Select[*tuple[Any, ...]]:
-    """The windows that a message of this account must pass, in the order they are locked."""
+    """Select the limits that apply to a user, in the order their windows are locked."""
     mine = col(User.id) == number("user")
     home = col(User.domain_id)
     parts = [
@@ -156,6 +161,7 @@ def _bounds() -> Select[*tuple[Any, ...]]:
 
 
 def _bound(nth: int, key: Any) -> Select[*tuple[Any, ...]]:
+    """Select the limit of the user or the domain, or the default."""
     source = SOURCES[nth]
     joined = col(RateLimit.id) == key
     return (
@@ -184,7 +190,7 @@ def _at(name: str) -> ColumnElement[datetime]:
 
 @prepared
 def _asking() -> Made:
-    """The bounds of an account that leave no room."""
+    """Prepared select of the full windows of a user."""
     bounds = _bounds().subquery("held")
     window = RateWindow
     running = (col(window.until) > _at("now")) & (col(window.frame) == bounds.c.frame)
@@ -197,13 +203,13 @@ def _asking() -> Made:
 
 @prepared
 def _counting(dialect: str) -> Made:
-    """Count messages in all windows of an account: what each holds with them."""
+    """Statement that counts messages in all windows of a user and returns the new counts."""
     bounds = _bounds().subquery("counted")
     ends = [(bounds.c.frame == frame, _at(f"until_{frame}")) for frame in list(RateFrame)[:-1]]
     until = case(*ends, else_=_at(f"until_{RateFrame.DAY}"))
     rows = (
         select(bounds.c.id, bounds.c.frame, bounds.c.allowed, number("many"), until)
-        .where(true())  # else SQLite takes what follows for the condition of a join
+        .where(true())  # without it, SQLite parses ON CONFLICT as a join condition
         .order_by(bounds.c.nth)
     )
     new = insert_or(dialect, RateWindow)

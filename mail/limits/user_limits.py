@@ -1,4 +1,4 @@
-"""How far the limits of accounts are used up, and who hears of it: the journal, and by letter."""
+"""The limits of users: usage levels, and reports to the journal and by message."""
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -18,9 +18,9 @@ from models.store.columns import Big, Picked, insert_or, table_of
 from models.users.tables import LimitKind, Usage, UsageKind, UsageLevel, User
 
 LETTER = "LIMIT_LETTER"  # kind of the task of resolvers/users/quota/quota_warnings.py
-DAY = timedelta(days=1)  # in which one refusal for want of room is told
+DAY = timedelta(days=1)  # also the interval between two reports of a full mailbox
 
-ALLOWED = func.coalesce(  # bytes an account may have, 0: any number
+ALLOWED = func.coalesce(  # bytes; 0: no limit
     col(User.quota),
     select(col(Domain.default_user_quota))
     .where(col(Domain.id) == col(User.domain_id))
@@ -35,17 +35,17 @@ RECEIVED = select(col(User.received), col(User.received_max), col(User.received_
 
 @dataclass(frozen=True, slots=True)
 class Reached:
-    """A limit of an account, and what of it is used."""
+    """A limit of a user with its current usage."""
 
     kind: LimitKind
     used: int
     allowed: int
-    resets_at: datetime | None = None  # None: it does not begin anew by itself
-    refused: bool = False  # something was turned away
+    resets_at: datetime | None = None  # None: the limit has no period
+    refused: bool = False  # a message or recipient was refused
 
 
 class TooMany(RateLimited):
-    """A unit of work was refused because the limit `reached` of an account is used up."""
+    """An operation was refused because a limit of the user is used up."""
 
     def __init__(self, message: str, reached: Reached, now: datetime) -> None:
         wait = reached.resets_at - now if reached.resets_at else DAY
@@ -54,7 +54,7 @@ class TooMany(RateLimited):
 
 
 def level(options: Options, used: int, allowed: int) -> UsageLevel:
-    """How far a limit is used up; one of 0, which is none, never is."""
+    """The usage level of a limit. NORMAL if there is no limit (0)."""
     if not allowed:
         return UsageLevel.NORMAL
     if used >= allowed:
@@ -68,7 +68,7 @@ def level(options: Options, used: int, allowed: int) -> UsageLevel:
 
 
 def tell(turn: Turn, user_id: int, reached: Reached) -> None:
-    """Write into the account's journal that a limit is reached."""
+    """Write LIMIT_REACHED to the user's journal stream."""
     until = reached.resets_at
     facts = {
         "limit": reached.kind.value,
@@ -83,10 +83,10 @@ def tell(turn: Turn, user_id: int, reached: Reached) -> None:
 
 
 def stored(turn: Turn, user_id: int, taken: Picked, more: int, *, letter: bool = True) -> None:
-    """Tell that storage has passed a mark, where it has by so many bytes more.
+    """Report if `added_bytes` raised the storage usage to a higher level.
 
-    `taken` has `used` with these, and `allowed`. Whoever falls below a mark and passes it again
-    is told again. With `letter` the account hears of it in its INBOX too.
+    `usage` has `used`, which includes `added_bytes`, and `allowed`. With `send_message`, the user
+    also gets a message in INBOX.
     """
     options = turn.world.options
     at = level(options, taken.used, taken.allowed)
@@ -94,7 +94,7 @@ def stored(turn: Turn, user_id: int, taken: Picked, more: int, *, letter: bool =
         return
     tell(turn, user_id, Reached(LimitKind.STORAGE, taken.used, taken.allowed))
     if letter:
-        # the letter that tells of a full mailbox tells of what is turned away as well
+        # the message about a full mailbox also covers later refusals
         until = turn.world.now() if at is UsageLevel.FULL else None
         this = update(User).where(col(User.id) == user_id)
         turn.connection.execute(this.values(storage_told_until=until))
@@ -102,7 +102,7 @@ def stored(turn: Turn, user_id: int, taken: Picked, more: int, *, letter: bool =
 
 
 def received(turn: Turn, user_id: int, taken: Picked, many: int = 1) -> None:
-    """Tell that as many messages came as may in an hour, where the last was among these."""
+    """Report if these messages reached the hourly limit of received messages."""
     own, options = taken.received_max, turn.world.options
     most = options.received_hourly if own is None else own
     if most and taken.received - many < most <= taken.received:
@@ -111,7 +111,7 @@ def received(turn: Turn, user_id: int, taken: Picked, many: int = 1) -> None:
 
 
 def too_many_received(turn: Turn, user_id: int) -> TooMany | None:
-    """The refusal if this account has received as many messages as it may in the current hour."""
+    """The error if the user has reached the hourly limit of received messages, else None."""
     options, now = turn.world.options, turn.world.now()
     row = turn.connection.execute(RECEIVED, {"user": user_id}).first()
     if row is None or row.received_until is None or row.received_until <= now:
@@ -124,7 +124,7 @@ def too_many_received(turn: Turn, user_id: int) -> TooMany | None:
 
 
 def _write_to(turn: Turn, user_id: int, at: UsageLevel, *, refused: bool = False) -> None:
-    """Have a letter written to the account, behind this unit."""
+    """Create the task that writes a message about the limit to the user."""
     if not turn.world.options.limit_letters:
         return
     now = turn.world.now()
@@ -136,10 +136,10 @@ def _write_to(turn: Turn, user_id: int, at: UsageLevel, *, refused: bool = False
 
 
 def count_forwards(turn: Turn, user_id: int, many: int) -> None:
-    """Count what is sent on to targets, in the unit that queues it; RateLimited, NotFound.
+    """Count forwards of a user against the daily limit.
 
-    Refused is who has used up the limit before: one message may go beyond it. The one that does
-    so, or just reaches it, is told of.
+    One message may exceed the limit; the next is refused. Reports when the limit is reached. Raises
+    RateLimited if it was reached before, and NotFound if the user does not exist.
     """
     now, connection = turn.world.now(), turn.connection
     own = connection.execute(select(col(User.forwards)).where(col(User.id) == user_id)).first()
@@ -166,11 +166,10 @@ def count_forwards(turn: Turn, user_id: int, many: int) -> None:
 
 
 async def refused(world: World, user_id: int, reached: Reached) -> None:
-    """Tell the account that something was turned away, once in the time that is running.
+    """Report a refusal to the user, once per period of the limit.
 
-    For want of room that is a day, or until storage passes a mark, and only the first of all
-    since then leads to a letter. Of a flood all others cost a look, or nothing where who asks
-    knows of `…told_until`.
+    For storage the period is a day, or until the usage level changes; only the first refusal sends
+    a message. Further refusals cost one select.
     """
     column, mine = _told(user_id, reached.kind)
     asked = select(column).where(mine)
@@ -193,12 +192,12 @@ async def refused(world: World, user_id: int, reached: Reached) -> None:
 
 
 def still(world: World, told_until: datetime | None) -> bool:
-    """Whether a refusal is not told again yet."""
+    """True if refusals are not reported again before `told_until`."""
     return told_until is not None and told_until > world.now()
 
 
 def _told(user_id: int, kind: LimitKind) -> tuple[Column[Any], ColumnElement[bool]]:
-    """Where it stands until when refusals are told of."""
+    """The column with the end of the report interval, and the condition for its row."""
     users, usages = table_of(User).c, table_of(Usage).c
     if kind in (LimitKind.RECIPIENTS, LimitKind.FORWARDS):
         mine = (usages.user_id == user_id) & (usages.kind == UsageKind(kind.value))

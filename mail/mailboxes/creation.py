@@ -1,4 +1,4 @@
-"""Making folders where mail is to go that comes in."""
+"""Creation of mailboxes that incoming mail is delivered to."""
 
 from hashlib import sha256
 from typing import Any
@@ -15,9 +15,10 @@ from models.users.tables import User
 
 
 def made(turn: Turn, user_id: int, path: str) -> int | None:
-    """The folder of this path, which is made, with those above it, where it is not there.
+    """Return the ID of the mailbox with a path. It is created with its parents if missing.
 
-    In a unit that holds the account. None where the account may have no more folders.
+    The transaction must hold the lock of the user. Returns None if the user has the maximum number
+    of mailboxes.
     """
     asked = select(*picked(Mailbox, {"id", "path"})).where(col(Mailbox.user_id) == user_id)
     there = {row.path: row.id for row in turn.connection.execute(asked)}
@@ -28,7 +29,9 @@ def made(turn: Turn, user_id: int, path: str) -> int | None:
         return None
     rows = _rows(turn, user_id, missing)
     turn.connection.execute(insert(Mailbox), rows)
-    waited = [sha256(each.encode()).hexdigest() for each in missing]  # they say so themselves now
+    waited = [
+        sha256(each.encode()).hexdigest() for each in missing
+    ]  # subscriptions of missing mailboxes; the new ones are subscribed themselves
     turn.connection.execute(
         delete(Subscription).where(
             col(Subscription.user_id) == user_id, col(Subscription.digest).in_(waited)
@@ -40,7 +43,7 @@ def made(turn: Turn, user_id: int, path: str) -> int | None:
 
 
 def _rows(turn: Turn, user_id: int, missing: list[str]) -> list[dict[str, Any]]:
-    """Folders whose UIDVALIDITY was never given before."""
+    """Return the rows of new mailboxes, each with a UIDVALIDITY that was never used."""
     now, many = turn.world.now(), len(missing)
     least = int(now.timestamp())
     next_ = col(User.uid_validity) + 1

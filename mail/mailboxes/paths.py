@@ -1,4 +1,4 @@
-"""Paths of folders: their one spelling, their limits, how IMAP writes them, and masks of them."""
+"""Mailbox paths: canonical form, limits, modified UTF-7 of IMAP, and masks."""
 
 import re
 import unicodedata
@@ -16,17 +16,18 @@ LEVELS = 128
 LONGEST = 512  # characters of a level
 MASKS = 20  # of one list
 LONGEST_MASK = 1000  # characters
-COMPILED = 500  # masks that a process keeps as expressions
+COMPILED = 500  # compiled masks that a process caches
 
 SPECIAL = (INBOX, "Archive", *dict.fromkeys(name for names in NAMES.values() for name in names))
-# controls, halves of pairs, and what ends a line
+# controls, surrogates, and line and paragraph separators
 _ODD = frozenset({"Cc", "Cs", "Zl", "Zp"})
 
 
 def checked_path(path: str, *, path_in: Sequence[str] = ("path",), index: int | None = None) -> str:
-    """The path as it is stored: one slash at either end goes, the first level `inbox` is INBOX.
+    """Return the canonical form of a path.
 
-    Invalid where it is none, or has a level that would pass for one with a role.
+    Raises Invalid if the path is invalid, or has a level that can be confused with the name of a
+    special-use mailbox.
     """
     clean = spelled(path)
     levels = clean.split("/")
@@ -46,14 +47,17 @@ def checked_path(path: str, *, path_in: Sequence[str] = ("path",), index: int | 
 
 
 def spelled(path: str) -> str:
-    """The path in the one spelling that is stored; it may yet be none."""
+    """Return a path without outer slashes, in NFC, with INBOX in capitals.
+
+    The result may still be an invalid path.
+    """
     clean = unicodedata.normalize("NFC", path).removeprefix("/").removesuffix("/")
     first, slash, rest = clean.partition("/")
     return f"{INBOX}{slash}{rest}" if first.lower() == "inbox" else clean
 
 
 def with_parents(paths: Iterable[str], there: Collection[str] = ()) -> list[str]:
-    """These paths and those above them, each once, as far as they are not there."""
+    """Return the paths and their parents without repeats, except existing ones."""
     found: dict[str, None] = {}
     for path in paths:
         levels = path.split("/")
@@ -63,13 +67,13 @@ def with_parents(paths: Iterable[str], there: Collection[str] = ()) -> list[str]
 
 @lru_cache(4096)
 def in_tree(path: str) -> tuple[bool, list[str]]:
-    """The sort key of a tree: INBOX and what is below it first, then level by level."""
+    """Return the sort key of the mailbox tree: INBOX and its children first, then by level."""
     levels = path.split("/")
     return levels[0] != INBOX, levels
 
 
 def utf7(path: str) -> str:
-    """The path as IMAP4rev1 writes it (RFC 3501, section 5.1.3)."""
+    """Return a path in modified UTF-7 of IMAP4rev1 (RFC 3501, section 5.1.3)."""
     return re.sub(r"&|[^ -~]+", _shifted, path)
 
 
@@ -82,16 +86,20 @@ def _shifted(found: re.Match[str]) -> str:
 
 @lru_cache(maxsize=COMPILED)
 def compiled(mask: str) -> re.Pattern[str]:
-    """What a whole path, folded, has to fit; the mask has at most LONGEST_MASK characters."""
+    """Return the pattern of a mask for whole, folded paths.
+
+    The mask has at most MAX_MASK_LENGTH characters.
+    """
     return re.compile(_mask(fold_text(mask)), re.DOTALL)
 
 
 def pattern(masks: Sequence[str]) -> str:
-    """A regular expression of the whole paths that fit a mask: * is anything, % of one level.
+    """Return a regular expression for whole paths that match a mask.
 
-    Where the first place fits, a later one fits no better: so nothing is tried twice, and no
-    mask takes long. PostgreSQL never does, and knows no `(?>`: there it is `(?:`. Invalid
-    where there are too many masks, or one is too long.
+    * matches anything, % within one level. If a part matches at its first position, a later
+    position is no better. So nothing is tried twice, and no mask takes long. PostgreSQL never
+    backtracks and has no `(?>`: use `(?:` there. Raises Invalid if there are too many masks or one
+    is too long.
     """
     if len(masks) > MASKS:
         raise Invalid(f"at most {MASKS} masks", constraint="max", path=["masks"])

@@ -1,4 +1,4 @@
-"""What folders that we make are called, by language."""
+"""Names of the mailboxes that the server creates, by language."""
 
 from datetime import date
 
@@ -7,7 +7,7 @@ from models.mailboxes.tables import SpecialUse
 
 USES = (SpecialUse.SENT, SpecialUse.TRASH, SpecialUse.DRAFTS, SpecialUse.JUNK)
 ENGLISH = ("Sent", "Trash", "Drafts", "Junk")
-NAMES = {  # as they follow in USES
+NAMES = {  # in the order of NAMED_USES
     "af": ("Gestuur", "Asblik", "Konsepte", "Gemorspos"),
     "ar": ("المرسلة", "المهملات", "المسودات", "غير مرغوب فيها"),
     "az": ("Göndərilmiş", "Zibil qutusu", "Qaralamalar", "Spam"),
@@ -67,7 +67,7 @@ NAMES = {  # as they follow in USES
     "zh": ("已发送", "已删除", "草稿", "垃圾邮件"),
     "zh-hant": ("已傳送", "垃圾桶", "草稿", "垃圾郵件"),
 }
-RESTORED = {  # a folder of messages that were brought back
+RESTORED = {  # the mailbox of restored messages
     "af": "Herstel", "bg": "Възстановени", "ca": "Restaurats", "cs": "Obnovené", "da": "Gendannet",
     "de": "Wiederhergestellt", "el": "Ανακτημένα", "en": "Restored", "es": "Restaurados",
     "et": "Taastatud", "fi": "Palautetut", "fr": "Restaurés", "gl": "Restaurados",
@@ -79,7 +79,7 @@ RESTORED = {  # a folder of messages that were brought back
     "zh": "已恢复", "zh-hant": "已還原",
 }  # fmt: skip
 
-SNOOZED = {  # the folder of messages that come back later
+SNOOZED = {  # the mailbox of snoozed messages
     "ca": "Posposats", "cs": "Odložené", "da": "Udsat", "de": "Zurückgestellt", "el": "Σε αναβολή",
     "en": "Snoozed", "es": "Pospuestos", "et": "Edasi lükatud", "fi": "Lykätyt",
     "fr": "En attente", "gl": "Adiados", "hr": "Odgođeno", "hu": "Elhalasztott", "id": "Ditunda",
@@ -104,20 +104,23 @@ SCHEDULED = {  # the mailbox of messages that are sent later
 
 
 def names_in(language: str | None) -> dict[SpecialUse, str]:
-    """The names in this language, such as `de`, `pt-BR` or `zh_TW`; English where we know none."""
+    """Return the names of the special-use mailboxes in a language such as `de` or `pt-BR`.
+
+    Unknown languages get English names.
+    """
     return dict(zip(USES, closest(language, NAMES) or ENGLISH, strict=True))
 
 
 def restored_in(language: str | None, day: date) -> str:
-    """The folder of what was brought back on this day, as `names_in` has languages."""
+    """Return the name of the mailbox of messages that are restored on a day."""
     return f"{closest(language, RESTORED) or RESTORED['en']} ({day.isoformat()})"
 
 
 def snoozed_in(language: str | None) -> str:
-    """The folder of what is snoozed, as `names_in` has languages."""
+    """Return the name of the mailbox of snoozed messages."""
     return closest(language, SNOOZED) or SNOOZED["en"]
 
 
 def scheduled_in(language: str | None) -> str:
-    """The mailbox of held and scheduled messages, as `names_in` has languages."""
+    """Return the name of the mailbox of held and scheduled messages."""
     return closest(language, SCHEDULED) or SCHEDULED["en"]

@@ -1,1 +1,1 @@
-"""Work that keeps the store sound while the server runs."""
+"""Housekeeping, journal retention, snoozing and restore detection of a running server."""

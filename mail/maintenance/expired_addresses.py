@@ -1,4 +1,4 @@
-"""Removing temporary addresses that have ended."""
+"""Delete temporary addresses that have expired."""
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -14,12 +14,12 @@ from models.events.journal import PLATFORM, ChangeKind, Entry
 from models.runtime.environment import Turn, World
 from models.store.columns import Picked, table_of
 
-KEPT = timedelta(days=30)  # after its end nobody else gets an address for so long
-ROUND = 200  # addresses of one unit
+KEPT = timedelta(days=30)  # no other user can get an address for this time
+ROUND = 200  # addresses in one transaction
 
 
 async def remove(world: World) -> int:
-    """Remove addresses whose end is long past, a few at a time; how many."""
+    """Delete addresses at the end of their reservation, in batches. Returns their number."""
     due = (col(Address.expires_at) <= world.now() - KEPT, ~col(Address.main))
     columns = (col(Address.id), col(Address.user_id), col(Address.domain_id))
     gone = 0
@@ -29,19 +29,19 @@ async def remove(world: World) -> int:
         ids = [row.id for row in rows]
         removal = delete(Address).where(col(Address.id).in_(ids), *due).returning(*columns)
 
-        def unit(turn: Turn, removal: Any = removal) -> int:
+        def delete_batch(turn: Turn, removal: Any = removal) -> int:
             ended = turn.connection.execute(removal).all()
             _count_out(turn, ended)
             return len(ended)
 
-        many = await world.apply(unit, *sorted(streams)) if rows else 0
+        many = await world.apply(delete_batch, *sorted(streams)) if rows else 0
         gone += many
         if len(rows) < ROUND or not many:
             return gone
 
 
 def _count_out(turn: Turn, rows: Sequence[Picked]) -> None:
-    """Count them out of their domains, and tell of it as if somebody had deleted them."""
+    """Lower the address counts of the domains, and journal the deletions."""
     table = table_of(Domain)
     many = Counter(row.domain_id for row in rows if row.domain_id)
     lower = update(table).where(table.c.id == bindparam("key"))
@@ -54,7 +54,7 @@ def _count_out(turn: Turn, rows: Sequence[Picked]) -> None:
     for row in rows:
         told[row.user_id or row.domain_id or PLATFORM, False].append(row.id)
         if row.user_id and row.domain_id:
-            told[row.domain_id, True].append(row.id)  # the account's own stream tells it too
+            told[row.domain_id, True].append(row.id)  # the user's stream has it too
     for (stream, twice), ids in sorted(told.items()):
         facts = {"did": "deleted", **({"twice": True} if twice else {})}
         turn.record(stream, Entry(ChangeKind.ADDRESS_CHANGED, ids, facts), at=turn.world.now())

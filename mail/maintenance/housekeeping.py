@@ -1,4 +1,4 @@
-"""Removing what has had its time: archived mail, old journal, tokens, blobs nobody needs."""
+"""Housekeeping: delete expired rows, purge deleted messages, and free unused blobs."""
 
 import asyncio
 import contextlib
@@ -69,49 +69,52 @@ log = logging.getLogger(__name__)
 FIRST = 60.0  # seconds after the start
 EVERY = 900.0  # seconds between rounds
 SWEEP = 86_400.0  # seconds
-ROUND = 1000  # rows that one unit changes
-TASKS_FOR = timedelta(days=7)  # after their end
-IMPORTS_FOR = timedelta(days=30)  # likewise
-SHOWN_FOR = timedelta(hours=6)  # challenges of security keys, and seeds nobody proved
+ROUND = 1000  # rows in one transaction
+TASKS_FOR = timedelta(days=7)  # after the end of a task
+IMPORTS_FOR = timedelta(days=30)  # after the end of a single import
+SHOWN_FOR = timedelta(hours=6)  # WebAuthn challenges, and TOTP secrets that were not confirmed
 
 
 @dataclass(frozen=True, slots=True)
 class Tidied:
-    """How many rows one round has removed, or, `expired`, put into the archive."""
+    """The number of rows that one round deleted. `expired` messages became deleted messages.
+
+    The field names are the keys of the log entry.
+    """
 
     purged: int = 0
     expired: int = 0
     threads: int = 0
-    audits: int = 0  # that have come to their end
-    copies: int = 0  # of messages, for audits
-    files: int = 0  # that nobody used
-    held: int = 0  # messages that nobody let in
-    announced: int = 0  # accounts that are written to about what is held
-    shares: int = 0  # of files
-    exports: int = 0  # of accounts
-    archives: int = 0  # that nothing brings in any more
-    imports: int = 0  # single ones
+    audits: int = 0  # that ended
+    copies: int = 0  # audit copies of messages
+    files: int = 0  # unused files
+    held: int = 0  # expired quarantine items
+    announced: int = 0  # users that got a quarantine digest
+    shares: int = 0  # expired file shares
+    exports: int = 0  # expired exports of users
+    archives: int = 0  # import archives without a running task
+    imports: int = 0  # finished single imports
     receipts: int = 0
     replays: int = 0
     undos: int = 0
     tokens: int = 0
     throttles: int = 0
     credential_changes: int = 0
-    events: int = 0  # of the security log
-    steps: int = 0  # of messages on their way
-    entries: int = 0  # of the administrative log
-    settings: int = 0  # of their history
+    events: int = 0  # entries of the security log
+    steps: int = 0  # delivery trace steps
+    entries: int = 0  # entries of the admin log
+    settings: int = 0  # entries of the settings history
     usages: int = 0
-    windows: int = 0  # of messages sent in a time
-    turns: int = 0  # of places that get so many messages in a minute
-    holds: int = 0  # accounts that had sent too many
-    autoreply_senders: int = 0  # who may have another answer
-    sieve_memories: int = 0  # of what scripts have to know
-    greylisted: int = 0  # who came once, or has not come for long
-    sent: int = 0  # references to what is on its way no longer
-    compose_requests: int = 0  # that nobody opened in time
-    compose_listeners: int = 0  # clients whose server has died
-    addresses: int = 0  # temporary ones that have ended
+    windows: int = 0  # sending windows
+    turns: int = 0  # delivery slots of destinations
+    holds: int = 0  # users that had reached a sending limit
+    autoreply_senders: int = 0  # recipients of vacation replies whose interval is over
+    sieve_memories: int = 0  # stored values of Sieve scripts
+    greylisted: int = 0  # greylisting entries
+    sent: int = 0  # blob references of finished submissions
+    compose_requests: int = 0  # expired compose requests
+    compose_listeners: int = 0  # of processes that have stopped
+    addresses: int = 0  # expired temporary addresses
     uploads: int = 0
     changes: int = 0
     tasks: int = 0
@@ -121,14 +124,13 @@ class Tidied:
     key_values: int = 0
     blobs: int = 0
     objects: int = 0
-    bytes: int = 0  # stored ones, of blobs and objects
+    bytes: int = 0  # stored bytes of the deleted blobs and objects
 
 
 async def run(world: World, stop: asyncio.Event, spool: Path | None = None) -> None:
-    """Tidy now and then until told to stop; the store of large bytes is swept once a day.
+    """Run a round every `ROUND_INTERVAL` seconds until `stop` is set; once a day it sweeps.
 
-    Several processes may do so: what one has removed the others do not find. `spool` is the
-    folder of uploads that are still arriving.
+    Several processes can run it at the same time. `upload_folder` has the unfinished uploads.
     """
     at, wait = None, FIRST
     while not await _stopped(stop, wait):
@@ -138,7 +140,7 @@ async def run(world: World, stop: asyncio.Event, spool: Path | None = None) -> N
             done = await tidy(world, sweep=due)
             if spool is not None:
                 await swept(world, spool)
-        except Exception:  # whatever it was: the next round may do better, and must come
+        except Exception:  # any error: the next round must still run
             log.exception("housekeeping failed")
             continue
         at = now if due else at
@@ -146,6 +148,7 @@ async def run(world: World, stop: asyncio.Event, spool: Path | None = None) -> N
 
 
 async def _stopped(stop: asyncio.Event, seconds: float) -> bool:
+    """Wait for `stop`, at most this number of seconds. Returns True if it is set."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(seconds):
             await stop.wait()
@@ -153,15 +156,16 @@ async def _stopped(stop: asyncio.Event, seconds: float) -> bool:
 
 
 async def tidy(world: World, *, sweep: bool = True) -> Tidied:
-    """Do one round.
+    """Run one round and return its counts.
 
-    With `sweep` look also for changes of too great an age, objects no row names, and empty
-    conversations.
+    With `sweep`, it also deletes journal entries by age, objects without a row, and empty threads.
     """
     expired = await _expire(world)
     purged, threads = await _purge(world)
     ended = _ended(world)
-    removed = {name: await _remove(world, table, end) for name, (table, end) in ended.items()}
+    removed = {
+        name: await _remove(world, table, condition) for name, (table, condition) in ended.items()
+    }
     files = await _files(world)
     held, announced = await _held(world), await quarantine.announce(world)
     audits, copies = await _audits(world)
@@ -193,7 +197,7 @@ async def tidy(world: World, *, sweep: bool = True) -> Tidied:
 
 
 def _ended(world: World) -> dict[str, tuple[type[SQLModel], Any]]:
-    """The rows whose time is over, by the names that they are counted under."""
+    """The tables with expired rows, and the condition for them, by the name of the count."""
     now, options = world.now(), world.options
     return {
         "shares": (FileShare, col(FileShare.expires_at) <= now),
@@ -239,21 +243,21 @@ def _ended(world: World) -> dict[str, tuple[type[SQLModel], Any]]:
 
 
 def _working(key: Any) -> Any:
-    """SQL: whether a task, or a run of a single import, is there that has not ended."""
+    """SQL: a task or connector run with this id exists and is not finished."""
     task = exists().where(col(Task.id) == key, col(Task.finished_at).is_(None))
     run = exists().where(col(ConnectorRun.id) == key, col(ConnectorRun.finished_at).is_(None))
     return task | run
 
 
 def _to_send() -> Any:
-    """SQL: whether a message has a recipient that it is still to be sent to, or told of."""
+    """SQL: a submission has an open queue entry, or still owes a success report."""
     mine = col(Delivery.submission_id) == col(SubmissionBlob.submission_id)
     owed = exists().where(mine, col(Delivery.success_owed).is_not(None))
     return exists().where(mine, text(f"deliveries.{OPEN}")) | owed
 
 
 def _imported(before: datetime) -> Any:
-    """SQL: single imports whose runs ended before then."""
+    """SQL: a single import with a run that ended before this time."""
     ended = (col(ConnectorRun.finished_at) <= before) & (
         col(ConnectorRun.connector_id) == col(Connector.id)
     )
@@ -262,7 +266,7 @@ def _imported(before: datetime) -> Any:
 
 
 async def _expire(world: World) -> int:
-    """Put into the archive what has reached its end, as if its owner had deleted it."""
+    """Move expired messages to the deleted messages. Returns their number."""
     asked = select(col(Message.id), col(Message.user_id)).where(*_overdue(world))
     asked = asked.order_by(col(Message.expires), col(Message.id))
     return await rounds(world, asked, _archive)
@@ -273,7 +277,10 @@ async def rounds(
     asked: Select[int, int],
     work: Callable[[World, int, Sequence[int]], Awaitable[int]],
 ) -> int:
-    """Do `work` to the rows of each owner, some at a time, till there are none; how many."""
+    """Call `process` with user id and row ids, in batches, until no rows are left.
+
+    `process` returns the number of processed rows. Returns their sum.
+    """
     done = 0
     while rows := await world.database.read(asked.limit(ROUND)):
         theirs: defaultdict[int, list[int]] = defaultdict(list)
@@ -288,14 +295,16 @@ async def rounds(
 
 
 def _overdue(world: World) -> list[Any]:
+    """SQL conditions for expired messages in a mailbox."""
     return [col(Message.expires) <= world.now(), col(Message.mailbox_id).is_not(None)]
 
 
 async def _archive(world: World, user_id: int, ids: Sequence[int]) -> int:
+    """Move these expired messages of a user to the deleted messages. Returns their number."""
     columns = [getattr(Message, name) for name in ("id", "mailbox_id", "uid", "size", "seen")]
     chosen = select(*columns).where(col(Message.id).in_(ids), *_overdue(world))
 
-    def unit(turn: Turn) -> int:
+    def delete_batch(turn: Turn) -> int:
         rows = turn.connection.execute(chosen.order_by(col(Message.id))).all()
         if rows:
             facts = {"mailbox": [r.mailbox_id for r in rows], "uid": [r.uid for r in rows]}
@@ -305,10 +314,11 @@ async def _archive(world: World, user_id: int, ids: Sequence[int]) -> int:
             _count_out(turn, user_id, rows, last)
         return len(rows)
 
-    return await world.apply(unit, user_id)
+    return await world.apply(delete_batch, user_id)
 
 
 def _take_out(turn: Turn, ids: Sequence[int], last: int) -> None:
+    """Remove messages from their mailboxes and set the time of their purge."""
     now, options = turn.world.now(), turn.world.options
     path = select(col(Mailbox.path)).where(col(Mailbox.id) == col(Message.mailbox_id))
     turn.connection.execute(
@@ -323,13 +333,13 @@ def _take_out(turn: Turn, ids: Sequence[int], last: int) -> None:
             purge_at=case(
                 (col(Message.draft), now + options.undo_window), else_=now + options.archive_for
             ),
-            expires=None,  # it has come to pass: what is restored stays
+            expires=None,  # a restored message does not expire again
         )
     )
 
 
 def _count_out(turn: Turn, user_id: int, rows: Sequence[Picked], last: int) -> None:
-    """Lower the counters of folders and account by these messages."""
+    """Lower the counters of mailboxes and user by these messages."""
     counts: defaultdict[int, Counter[str]] = defaultdict(Counter)
     for row in rows:
         counts[row.mailbox_id].update(total=1, unseen=not row.seen, size=row.size)
@@ -353,8 +363,11 @@ def _count_out(turn: Turn, user_id: int, rows: Sequence[Picked], last: int) -> N
 
 
 async def _purge(world: World) -> tuple[int, int]:
-    """Remove what the archive lets go, with conversations that end so; how many of each."""
-    wanted = unfinished(col(Message.user_id))  # an audit comes first
+    """Delete messages at the end of their retention, and threads without messages.
+
+    Returns the number of messages and of threads.
+    """
+    wanted = unfinished(col(Message.user_id))  # a running audit needs them
     due = [col(Message.purge_at) <= world.now(), col(Message.mailbox_id).is_(None), ~wanted]
     asked = select(col(Message.id), col(Message.user_id)).where(*due)
     asked = asked.order_by(col(Message.purge_at), col(Message.id)).limit(ROUND)
@@ -363,13 +376,13 @@ async def _purge(world: World) -> tuple[int, int]:
         ids = [row.id for row in rows]
         removal = delete(Message).where(col(Message.id).in_(ids), *due)
 
-        def unit(turn: Turn, removal: Any = removal) -> tuple[int, int]:
+        def delete_batch(turn: Turn, removal: Any = removal) -> tuple[int, int]:
             gone = turn.connection.execute(removal.returning(col(Message.thread_id))).scalars()
             left = list(gone)
             return len(left), _end(turn, set(left))
 
-        # Their streams are held, or a delivery might just be taking up a conversation.
-        many, ended = await world.apply(unit, *sorted({row.user_id for row in rows}))
+        # The streams are locked, since a delivery could add a message to one of these threads.
+        many, ended = await world.apply(delete_batch, *sorted({row.user_id for row in rows}))
         messages, threads = messages + many, threads + ended
         if len(rows) < ROUND or not many:
             break
@@ -377,11 +390,12 @@ async def _purge(world: World) -> tuple[int, int]:
 
 
 def _end(turn: Turn, ids: Collection[int]) -> int:
+    """Delete those of these threads that have no messages. Returns their number."""
     return turn.connection.execute(ended(ids)).rowcount
 
 
 async def _empty_threads(world: World) -> int:
-    """Remove conversations whose messages were deleted for good by other ways."""
+    """Delete all threads without messages. Returns their number."""
     used = exists().where(col(Message.thread_id) == col(Thread.id))
     reached, gone = 0, 0
     while True:
@@ -395,75 +409,82 @@ async def _empty_threads(world: World) -> int:
 
 
 async def _remove(world: World, table: type[SQLModel], ended: Any) -> int:
-    """Remove the rows that have ended, some at a time: nobody shall wait long behind it."""
+    """Delete the rows that meet a condition, in short transactions. Returns their number."""
     keys = inspect(table).local_table.primary_key.columns
-    # Locked one by one: two that did this at once would wait for each other in a circle.
+    # SKIP LOCKED, since two processes that delete the same rows could deadlock.
     some = select(*keys).where(ended).limit(ROUND).with_for_update(skip_locked=True)
     removal, gone = delete(table).where(tuple_(*keys).in_(some)), 0
     while True:
-        many = await world.apply(lambda turn: turn.connection.execute(removal).rowcount)
+        many = await world.apply(
+            lambda transaction: transaction.connection.execute(removal).rowcount
+        )
         gone += many
         if many < ROUND:
             return gone
 
 
 async def _audits(world: World) -> tuple[int, int]:
-    """End audits whose time has come, and remove the copies of those that are over.
+    """End expired audits, and delete the copies of ended audits.
 
-    How many of each. The record of an audit stays, unless it was removed before its time.
+    Returns the number of audits and of copies. An audit's row is kept, unless it was removed.
     """
     now = world.now()
     due = update(Audit).where(col(Audit.ended_at).is_(None), col(Audit.expires) <= now)
     due = due.values(ended_at=now).returning(col(Audit.id))
-    ended = await world.apply(lambda turn: turn.connection.execute(due).scalars().all())
+    ended = await world.apply(
+        lambda transaction: transaction.connection.execute(due).scalars().all()
+    )
     if ended:
         log.info("audits have expired", extra={"audits": list(ended)})
     over = select(col(Audit.id)).where(col(Audit.ended_at).is_not(None))
     copies = await _remove(world, AuditCopy, col(AuditCopy.audit_id).in_(over))
     done = delete(Audit).where(col(Audit.removed), col(Audit.ended_at).is_not(None))
-    await world.apply(lambda turn: turn.connection.execute(done).rowcount)
+    await world.apply(lambda transaction: transaction.connection.execute(done).rowcount)
     return len(ended), copies
 
 
 async def _files(world: World) -> int:
-    """Remove files that nobody has fetched or shared for long; how many."""
+    """Delete files that were neither fetched nor shared for the retention time.
+
+    Returns their number.
+    """
     if not world.options.files_for:
         return 0
     shared = exists().where(col(FileShare.file_id) == col(File.id))
     unused = [col(File.used_at) <= world.now() - world.options.files_for, ~shared]
     asked = select(col(File.id), col(File.user_id)).where(*unused)
 
-    async def remove(world: World, user_id: int, ids: Sequence[int]) -> int:
+    async def delete_files(world: World, user_id: int, ids: Sequence[int]) -> int:
         removal = delete(File).where(col(File.id).in_(ids), *unused).returning(col(File.id))
 
-        def unit(turn: Turn) -> int:
+        def delete_batch(turn: Turn) -> int:
             gone = list(turn.connection.execute(removal).scalars())
             if gone:
                 turn.record(user_id, Entry(ChangeKind.FILE_CHANGED, gone), at=world.now())
             return len(gone)
 
-        return await world.apply(unit, user_id)
+        return await world.apply(delete_batch, user_id)
 
-    return await rounds(world, asked.order_by(col(File.used_at), col(File.id)), remove)
+    return await rounds(world, asked.order_by(col(File.used_at), col(File.id)), delete_files)
 
 
 async def _held(world: World) -> int:
-    """Remove what was held for so long that it is kept no more; how many."""
+    """Delete expired quarantine items. Returns their number."""
     asked = select(col(QuarantineItem.id), col(QuarantineItem.user_id))
     asked = asked.where(col(QuarantineItem.expires_at) <= world.now())
 
-    async def remove(world: World, user_id: int, ids: Sequence[int]) -> int:
+    async def delete_items(world: World, user_id: int, ids: Sequence[int]) -> int:
         work = partial(quarantine.drop, user_id=user_id, ids=ids, did="expired")
         return await world.apply(work, user_id)
 
     order = col(QuarantineItem.expires_at), col(QuarantineItem.id)
-    return await rounds(world, asked.order_by(*order), remove)
+    return await rounds(world, asked.order_by(*order), delete_items)
 
 
 async def swept(world: World, spool: Path) -> int:
-    """Remove what has arrived of uploads that are over, or whole; how many files.
+    """Delete upload files without an unfinished upload. Returns their number.
 
-    The row is made before the file, so a file without a row that waits for it is of no use.
+    The row of an upload is inserted before its file, so a file without a row is unused.
     """
     keys, gone = await asyncio.to_thread(resumable_file.arrived, spool), 0
     waiting = select(col(Upload.id)).where(

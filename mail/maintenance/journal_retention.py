@@ -1,4 +1,4 @@
-"""How long the journal is kept: by age, by length, and for whoever has yet to read it."""
+"""Delete old journal entries: by age, by number, and after webhooks and push have read them."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -27,18 +27,18 @@ from models.notifications import push_channels, webhooks
 from models.runtime.environment import Turn, World
 from models.store.columns import Picked, table_of
 
-STREAMS = 5000  # looked at together
-ROUND = 1000  # events that one unit removes
-AT_ONCE = 50  # streams that one unit holds
+STREAMS = 5000
+ROUND = 1000
+AT_ONCE = 50  # each stream is locked
 GRACE = timedelta(days=1)
 
 
 @dataclass(frozen=True, slots=True)
 class Feed:
-    """Somebody who reads streams to their end, with a place of their own in each.
+    """A reader of the journal with its own position in each stream.
 
-    `read` says in SQL which event of a stream was read last, NULL: none was; `heard`, whether
-    anybody waits for what a stream tells.
+    `select_read_position` selects the last position that was read, or NULL. `is_followed` is an SQL
+    condition: the reader waits for events of the stream.
     """
 
     name: str
@@ -46,8 +46,8 @@ class Feed:
     heard: Callable[[Mapped[int]], ColumnElement[bool]]
 
 
-# Changes wait for each of these, no longer than GRACE: by age from the end of their time on, by
-# length from when they happened. What goes unread they find by `Stream.gone`, and tell.
+# Entries that one of these has not read are kept for UNREAD_GRACE longer. A reader detects
+# deleted entries by `Stream.gone`.
 FEEDS = (
     Feed("webhooks", webhooks.read, webhooks.heard),
     Feed("push", push_channels.read, push_channels.heard),
@@ -55,10 +55,10 @@ FEEDS = (
 
 
 async def trim(world: World, *, aged: bool = True) -> int:
-    """Remove changes that are more, and with `aged` older, than the journal keeps; how many rows.
+    """Delete journal entries above the number limit, and with `by_age` old ones.
 
-    To find streams that are too long takes a look at their rows alone; for the age of their
-    oldest change each must be looked up, so that is for now and then.
+    Returns the number of rows. The check by age looks up the oldest entry of each stream, so it is
+    for rare runs.
     """
     reached, gone = -1, 0
     while True:
@@ -71,10 +71,10 @@ async def trim(world: World, *, aged: bool = True) -> int:
 
 
 def _ends(world: World, reached: int, *, aged: bool) -> Select[*tuple[Any, ...]]:
-    """To read: the next streams that are too long or too old, and where what goes of each ends.
+    """Select the next streams to shorten, with the last position to delete.
 
-    That is None where all that is there waits to be read. Only whole changes go, from the first
-    on, so that what stays has no gaps.
+    That is NULL if all entries are unread. Entries are deleted from the beginning only, so the rest
+    has no gaps.
     """
     now, options = world.now(), world.options
     old = now - timedelta(days=options.journal_days)
@@ -94,7 +94,7 @@ def _ends(world: World, reached: int, *, aged: bool) -> Select[*tuple[Any, ...]]
 
 
 def _due(old: ColumnElement[bool] | None, reached: int, most: int) -> Any:
-    """SQL: the next streams of which something may go, and how far each feed has read them."""
+    """Subquery: the next streams with entries to delete, and the position of each reader."""
     stream = col(Stream.id)
     named = []
     for feed in FEEDS:
@@ -112,14 +112,14 @@ def _read(feed: Feed) -> str:
 
 
 def _too_old(old: Any) -> ColumnElement[bool]:
-    """SQL: streams whose first change is older than this."""
+    """SQL: the first entry of the stream is older than this."""
     mine = col(Change.stream_id) == col(Stream.id)
     first = select(col(Change.at)).where(mine).order_by(col(Change.last)).limit(1)
     return and_(col(Stream.last) > col(Stream.gone), first.scalar_subquery() < old)
 
 
 def _portions(rows: Iterable[Picked]) -> Iterator[dict[int, int]]:
-    """What units remove, one after the other: up to which event of which streams."""
+    """The deletions of one transaction each: the last position to delete, by stream id."""
     some: dict[int, int] = {}
     many = 0
     for row in rows:
@@ -135,7 +135,7 @@ def _portions(rows: Iterable[Picked]) -> Iterator[dict[int, int]]:
 
 
 def _remove(turn: Turn, some: Mapping[int, int]) -> int:
-    """Remove the beginning of these streams, up to these events."""
+    """Delete the entries of these streams up to these positions. Returns the number of rows."""
     stream, last = col(Change.stream_id), col(Change.last)
     these = or_(*(and_(stream == key, last <= upto) for key, upto in some.items()))
     asked = select(stream, func.max(last).label("last"), func.max(col(Change.at)).label("at"))

@@ -1,9 +1,9 @@
-"""Detect that the database was restored, by a mark that is kept in the object store.
+"""Detection of a restored database, by a mark in the object store.
 
-The mark holds the incarnation, a beat that rises with each mark, and the newest numbers of the
-streams that grew last. It is written a few seconds after a change, never within a delivery, and at
-each clean stop. The database is written first, so a sound database is never older than the mark.
-If it is older, it was restored, and a new incarnation begins.
+The mark has the incarnation, a counter (beat) that increases with each mark, and the newest
+positions of the streams that grew last. It is written some seconds after a change and at each clean
+stop, never during a delivery. The database is written first, so an intact database is never older
+than the mark. If it is older, it was restored, and a new incarnation begins.
 """
 
 import asyncio
@@ -30,9 +30,9 @@ from models.store.outages import StoreUnavailable
 
 log = logging.getLogger(__name__)
 
-EVERY = 5.0  # seconds between two looks at the database, and between two marks
-IDLE = 60.0  # seconds until a mark is written although no stream has grown
-STREAMS = 500  # that grew last: a restore loses the newest changes, so these tell of it
+EVERY = 5.0  # seconds between two checks, and between two marks
+IDLE = 60.0  # seconds between two marks if no stream grows
+STREAMS = 500  # the last changed ones: a restore loses the newest changes
 MOVED = "the database belongs to another PostgreSQL cluster, and the server was not stopped cleanly"
 OTHER = "the mark in the object store belongs to another database"
 MISSING = "the mark in the object store is missing"
@@ -44,8 +44,8 @@ BEHIND = "the database lacks changes that this server has made or seen"
 class Cluster:
     """The system identifier of the PostgreSQL cluster; 0 if unknown or SQLite.
 
-    The timeline tells nothing: a failover to a standby that lost nothing begins one, as a recovery
-    to a point in time does. The numbers of the streams tell the two apart.
+    The timeline is not compared: a failover without loss begins a new one, as a point-in-time
+    recovery does. The positions of the streams show the difference.
     """
 
     system: int = 0
@@ -53,25 +53,25 @@ class Cluster:
 
 @dataclass(frozen=True, slots=True)
 class RestoreMark:
-    """The mark as it is stored."""
+    """The mark in the object store. The field names are its JSON keys."""
 
     store: str
     number: int
     base: int
     beat: int
     at: str = ""
-    clean: bool = False  # written at a clean stop: no change came after it
+    clean: bool = False  # written at a clean stop, so no change followed
     cluster: Cluster = Cluster()
-    streams: Mapping[int, int] = field(default_factory=dict)  # the newest number of each
+    streams: Mapping[int, int] = field(default_factory=dict)  # the newest position of each
 
     @property
     def incarnation(self) -> Incarnation:
-        """The incarnation that the mark tells of."""
+        """The incarnation of the mark."""
         return Incarnation(self.store, self.number, self.base, self.beat)
 
 
 async def read_mark(world: World) -> RestoreMark | None:
-    """Read the mark; None if there is none."""
+    """Read the mark. Returns None if it is missing or damaged."""
     try:
         found: dict[str, Any] = orjson.loads(await world.blobs.get(MARK))
     except KeyError:
@@ -85,13 +85,13 @@ async def read_mark(world: World) -> RestoreMark | None:
 
 
 async def write_mark(world: World, mark: RestoreMark) -> None:
-    """Write the mark. The beat that it tells of is in the database already."""
+    """Write the mark. Its beat must be in the database already."""
     plain = {**asdict(mark), "streams": {str(key): last for key, last in mark.streams.items()}}
     await world.blobs.put(MARK, orjson.dumps(plain))
 
 
 async def read_cluster(world: World) -> Cluster:
-    """Read the system identifier of PostgreSQL; unknown if the role may not."""
+    """Read the system identifier of PostgreSQL. It is unknown without the privilege."""
     if world.database.dialect == "sqlite":
         return Cluster()
     asked = text("SELECT system_identifier FROM pg_control_system()")
@@ -106,9 +106,9 @@ async def read_cluster(world: World) -> Cluster:
 
 
 async def lost_streams(world: World, numbers: Mapping[int, int]) -> bool:
-    """Whether a stream in the database ends below the number given here.
+    """True if a stream in the database ends before the given position.
 
-    A stream that is gone says nothing: its account may have been deleted.
+    Deleted streams are ignored, since the user may have been deleted.
     """
     if not numbers:
         return False
@@ -117,7 +117,7 @@ async def lost_streams(world: World, numbers: Mapping[int, int]) -> bool:
 
 
 async def load(world: World) -> Incarnation:
-    """Read the incarnation, and let it be in force in this process."""
+    """Read the incarnation from the database and use it in this process."""
     found = incarnation_of(next(iter(await world.database.read(READ)), None))
     world.enter(found)
     return found
@@ -126,13 +126,13 @@ async def load(world: World) -> Incarnation:
 async def begin(
     world: World, reason: str, seen: Incarnation, mark: Incarnation | None = None
 ) -> Incarnation:
-    """Begin a new incarnation, unless another process has begun one after `seen` was read.
+    """Begin a new incarnation, unless another process did so after `seen_incarnation` was read.
 
-    `mark` is the newest incarnation that is known outside the database.
+    `known_incarnation` is the newest one that is known outside the database.
     """
     now = world.now()
 
-    def unit(turn: Turn) -> Incarnation:
+    def begin_if_unchanged(turn: Turn) -> Incarnation:
         held = incarnation.lock(turn.connection)
         if held.base != seen.base:
             return held
@@ -145,7 +145,7 @@ async def begin(
         )
         return incarnation.begin(turn.connection, above, reason=reason, at=now)
 
-    begun = await world.apply(unit)
+    begun = await world.apply(begin_if_unchanged)
     facts = {"reason": reason, "incarnation": begun.number}
     log.warning("the database was restored, so clients read their state again", extra=facts)
     world.enter(begun)
@@ -153,19 +153,19 @@ async def begin(
 
 
 class RestoreGuard:
-    """Compares database and mark, at the start and while the server runs, and writes the mark."""
+    """Compares the database with the mark, at the start and regularly, and writes marks."""
 
     def __init__(self, world: World, *, writes: bool = True) -> None:
         self._world = world
-        self._writes = writes  # one process of a server writes marks, all compare
+        self._writes = writes  # one process of a server writes marks; all compare
         self._seen = Incarnation()
-        self._numbers: dict[int, int] = {}  # of streams that grew last, the newest at the end
+        self._numbers: dict[int, int] = {}  # of the streams that grew last, in this order
         self._reconnected = asyncio.Event()
         self._failing = False
-        self._started = not writes  # whether the mark was compared, and may be written
+        self._started = not writes  # the mark was compared, so it can be written
 
     async def prepare(self) -> None:
-        """Do `start`, or leave it to `run` if the object store does not answer."""
+        """Call `start`, or leave that to `run` if the object store does not answer."""
         try:
             await self.start()
         except (BaseError, OSError, StoreUnavailable) as problem:
@@ -173,10 +173,10 @@ class RestoreGuard:
             log.warning("the mark of the incarnation cannot be read yet", extra=facts)
 
     async def start(self) -> None:
-        """Compare the database with the mark, begin a new incarnation if needed, and write one."""
+        """Compare database and mark, begin a new incarnation if needed, and write a mark."""
         world = self._world
         store = secrets.token_hex(16)
-        await world.apply(lambda turn: incarnation.create(turn.connection, store))
+        await world.apply(lambda transaction: incarnation.create(transaction.connection, store))
         found, mark = await load(world), await read_mark(world)
         cluster = await read_cluster(world)
         if mark is None and found.beat == 0:
@@ -189,7 +189,7 @@ class RestoreGuard:
     async def _compare(
         self, found: Incarnation, mark: RestoreMark | None, cluster: Cluster
     ) -> str | None:
-        """Why a new incarnation must begin; None if the database has lost nothing."""
+        """The reason for a new incarnation. None if the database has lost nothing."""
         if mark is None:
             return MISSING
         if mark.store != found.store:
@@ -204,7 +204,7 @@ class RestoreGuard:
         return None
 
     async def run(self) -> None:
-        """Look at the database every few seconds, and at once after a reconnect."""
+        """Check the database every `CHECK_INTERVAL` seconds, and at once after a reconnect."""
         world = self._world
         engine = world.database.engine.sync_engine
         watched = world.database.dialect != "sqlite"
@@ -228,7 +228,7 @@ class RestoreGuard:
         self._reconnected.set()
 
     def _note(self, bell: Gathering) -> bool:
-        """Remember the numbers of the streams that have grown; whether any has."""
+        """Remember the positions of the streams that have grown. Returns True if there are any."""
         numbers = {key: last for key, last in bell.numbers().items() if key >= 0 and last > 0}
         for key, last in numbers.items():
             known = self._numbers.pop(key, 0)
@@ -238,14 +238,14 @@ class RestoreGuard:
         return bool(numbers)
 
     async def _look(self, *, beat: bool) -> bool:
-        """Compare, and write a mark if told to; whether one was written."""
+        """Check the database, and write a mark if `write` is set. True if one was written."""
         try:
             if not self._started:
                 await self.start()
             await self.compare()
             if beat and self._writes:
                 await self._beat()
-        except Exception as problem:  # noqa: BLE001 - whatever is away comes back; then we look
+        except Exception as problem:  # noqa: BLE001 - any outage: the next check runs later
             if not self._failing:
                 facts = {"problem": type(problem).__name__}
                 log.warning("the mark of the incarnation cannot be kept", extra=facts)
@@ -265,7 +265,9 @@ class RestoreGuard:
         if older or await lost_streams(world, self._numbers):
             if not found.store:
                 store = seen.store
-                await world.apply(lambda turn: incarnation.create(turn.connection, store))
+                await world.apply(
+                    lambda transaction: incarnation.create(transaction.connection, store)
+                )
             self._enter(await begin(world, BEHIND, found, seen))
             if self._writes:
                 await self._beat()
@@ -278,11 +280,11 @@ class RestoreGuard:
         self._world.enter(found)
 
     async def _beat(self, *, clean: bool = False) -> None:
-        """Raise the beat in the database, then write the mark that tells of it."""
+        """Increase the beat in the database, then write the mark with it."""
         world = self._world
-        found = await world.apply(lambda turn: incarnation.advance(turn.connection))
+        found = await world.apply(lambda transaction: incarnation.advance(transaction.connection))
         if found.beat <= self._seen.beat:
-            return  # restored since the last comparison, and the next one will say so
+            return  # restored since the last check; the next one detects it
         if found.base != world.incarnation.base:
             self._enter(found)  # another process has begun it
         self._seen = found
@@ -299,7 +301,7 @@ class RestoreGuard:
         await write_mark(world, mark)
 
     async def stop(self) -> None:
-        """Write the mark of a clean stop, unless the last one could not be compared."""
+        """Write the mark of a clean stop, if the mark was compared before."""
         if not self._started:
             return
         with suppress(Exception):  # the database may be the reason for the stop
@@ -307,9 +309,9 @@ class RestoreGuard:
 
 
 async def restored(world: World) -> Incarnation:
-    """Begin a new incarnation after database and objects were restored to the same moment."""
+    """Begin a new incarnation after database and objects were restored to the same time."""
     store = secrets.token_hex(16)
-    await world.apply(lambda turn: incarnation.create(turn.connection, store))
+    await world.apply(lambda transaction: incarnation.create(transaction.connection, store))
     found, mark = await load(world), await read_mark(world)
     await begin(world, "merganser check --restored", found, mark.incarnation if mark else None)
     await RestoreGuard(world).start()

@@ -1,4 +1,7 @@
-"""Reading mail as it comes (RFC 5322, MIME): bytes in, offsets and facts out; never raises."""
+"""Parsing of received messages (RFC 5322, MIME).
+
+Functions take bytes of any content and never raise because of them.
+"""
 
 from mail.mime.address_lists import MailAddress, addresses
 from mail.mime.authentication_results import Stamp, believed

@@ -1,4 +1,4 @@
-"""Address lists as they come (RFC 5322, section 3.4, and much that is not in it)."""
+"""Address lists of header fields (RFC 5322, section 3.4, and common deviations)."""
 
 import re
 from dataclasses import dataclass, field
@@ -39,16 +39,16 @@ _EDGES = re.compile(r"[\s<>\"'(),;:]+")
 class MailAddress:
     """A mailbox of an address header.
 
-    If RFC 5322 does not allow its address, `name` is the text of the header.
+    If RFC 5322 does not allow the address, `name` is the text of the header and `address` is "".
     """
 
     name: str | None
-    address: str  # as written, the domain in Unicode; "" if there is none
+    address: str  # as written, the domain in Unicode; "" if there is no valid one
 
 
 @dataclass(slots=True)
 class _Entry:
-    """What was read of one address so far."""
+    """The tokens of one address while it is read."""
 
     phrase: list[str] = field(default_factory=list)
     written: list[str] = field(default_factory=list)  # the phrase with its quotes
@@ -58,10 +58,14 @@ class _Entry:
 
 
 def addresses(value: str) -> list[MailAddress]:
-    """List the addresses of an unfolded value; groups are flattened, comments are names."""
+    """Return the addresses of an unfolded header value, at most 10,000.
+
+    Members of groups are listed like other addresses. A comment is the name of an address that has
+    no other. Never raises.
+    """
     found: list[MailAddress] = []
     at, end = 0, len(value)
-    for _ in range(2 * MOST_ADDRESSES):  # empty ones cost time too
+    for _ in range(2 * MOST_ADDRESSES):  # empty addresses cost time too
         nothing = _NOTHING.match(value, at)  # it always matches
         at = nothing.end() if nothing else end
         if at >= end or len(found) >= MOST_ADDRESSES:
@@ -82,7 +86,7 @@ def addresses(value: str) -> list[MailAddress]:
 
 
 def _slowly(value: str, at: int, found: list[MailAddress]) -> int:
-    """Read one address token by token and tell where the next begins."""
+    """Append one address, read token by token, and return the position after it."""
     entry = _Entry()
     start = end = at
     while token := _TOKEN.match(value, at):
@@ -107,11 +111,15 @@ def _slowly(value: str, at: int, found: list[MailAddress]) -> int:
 
 
 def _is_in_route(entry: _Entry) -> bool:
+    """True inside a source route: `<@host,@host:` (RFC 5322, section 4.4)."""
     return entry.is_in_angle and bool(entry.angle) and (entry.angle or [""])[0].startswith("@")
 
 
 def _colon(entry: _Entry) -> None:
-    """Drop the name of a group; a colon in an address is damage and stays."""
+    """Drop the name of a group.
+
+    A colon after an `@` begins no group; it stays in the address as damage.
+    """
     if any("@" in word for word in entry.phrase):
         entry.phrase.append(":")
     else:
@@ -121,6 +129,7 @@ def _colon(entry: _Entry) -> None:
 
 
 def _take(entry: _Entry, token: re.Match[str]) -> None:
+    """Append a token to the angle address or to the phrase."""
     special = token.group("special")
     if special == "<":
         entry.is_in_angle, entry.angle = True, []
@@ -135,7 +144,10 @@ def _take(entry: _Entry, token: re.Match[str]) -> None:
 
 
 def _comment(value: str, at: int, entry: _Entry) -> int:
-    """Pass over a comment that began before `at`, however deep it nests."""
+    """Add the comment that began before `position`, and return the position after it.
+
+    Comments can be nested (RFC 5322, section 3.2.2).
+    """
     depth, start = 1, at
     while depth and (edge := _COMMENT_EDGE.search(value, at)):
         at = edge.end()
@@ -150,6 +162,7 @@ def _comment(value: str, at: int, entry: _Entry) -> int:
 
 
 def _finish(entry: _Entry, found: list[MailAddress], raw: str) -> None:
+    """Build an address of the tokens and append it, unless name and address are empty."""
     phrase = "".join(entry.phrase)
     if entry.angle is not None:
         address = "".join(entry.angle).strip()
@@ -176,7 +189,7 @@ def _finish(entry: _Entry, found: list[MailAddress], raw: str) -> None:
 
 
 def _apart(text: str) -> tuple[str | None, str]:
-    """Find the address in text without angle brackets; the rest is the name."""
+    """Return the name and the address of text without angle brackets."""
     tight = text.strip()
     if text.count("@") > 1 or (" " not in tight and "<" not in tight):
         return None, tight
@@ -193,7 +206,7 @@ def _name(phrase: str) -> str | None:
 
 
 def _shown(address: str) -> str:
-    """Show a punycode domain in Unicode."""
+    """Convert a punycode domain to Unicode. A domain that can't be converted stays."""
     if "xn--" not in address and "XN--" not in address:
         return address if address.isprintable() else decode_words(address)
     local, at, domain = address.rpartition("@")

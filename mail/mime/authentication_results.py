@@ -1,8 +1,7 @@
-"""What mail servers found out about a message, as they wrote it on top (RFC 8601).
+"""Authentication-Results fields of a received message (RFC 8601).
 
-Anybody can write such a field. Ours are those above the Received field with which the border
-of our house took the message in: a sender reaches no place above that one. Below it nobody can
-tell them from forged ones, whatever name they bear.
+Anybody can write such a field. Only the fields above the Received field of our border server are
+trusted: a sender cannot insert fields there. Fields below it may be forged, with any authserv-id.
 """
 
 import re
@@ -13,8 +12,8 @@ from typing import Any
 from mail.mime.encoded_words import unfolded
 from mail.mime.header_fields import Field
 
-MOST = 10  # fields that are read
-LONGEST = 8 << 10  # characters of one
+MOST = 10  # Authentication-Results fields that are read
+LONGEST = 8 << 10  # characters that are read of one field
 VERDICTS = ("pass", "fail", "none")
 
 _NAME = "authentication-results"
@@ -24,7 +23,7 @@ _IN_QUOTES = re.compile(r"[\s;=()]")
 
 @dataclass(frozen=True, slots=True)
 class Stamp:
-    """A field Authentication-Results, and how many Received fields stand above and below it."""
+    """An Authentication-Results field with the number of Received fields above and below."""
 
     above: int
     below: int
@@ -33,7 +32,7 @@ class Stamp:
 
 @dataclass(frozen=True, slots=True)
 class _Result:
-    """What one method came to."""
+    """The result of one authentication method, with its properties."""
 
     method: str
     result: str
@@ -41,7 +40,7 @@ class _Result:
 
 
 def stamps(own: Sequence[Field]) -> list[Stamp]:
-    """The stamps of a message, of its own fields, topmost first."""
+    """Return the first 10 Authentication-Results fields of a message, topmost first."""
     total = sum(name == "received" for name, _ in own)
     found: list[Stamp] = []
     above = 0
@@ -55,11 +54,11 @@ def stamps(own: Sequence[Field]) -> list[Stamp]:
 def believed(
     found: Sequence[Stamp], ids: Collection[str], hops: int, domain: str
 ) -> dict[str, Any] | None:
-    """What the stamps say that bear one of these names and stand above the border.
+    """Return the SPF, DKIM, DMARC and ARC results that trusted servers wrote.
 
-    The border is the Received field number `hops` from the top; where a message has none,
-    nothing is believed. Of several signatures that of the sender's `domain`, or of one above
-    it, counts first. None where there is no statement.
+    A field is trusted if its authserv-id is one of `authserv_ids` and it is above the Received
+    field number `border_hop` from the top. Of several DKIM signatures, one of `sender_domain` or of
+    a parent domain counts first. Returns None if there is no trusted field.
     """
     names = {each.casefold() for each in ids}
     ours = [each for each in found if each.above < hops <= each.above + each.below]
@@ -79,18 +78,18 @@ def believed(
 
 
 def server(text: str) -> str:
-    """The name of who wrote a field, given unfolded; "" where it says none."""
+    """Return the authserv-id of an unfolded field, "" if it has none."""
     return _read(text[:LONGEST])[0]
 
 
 def says(text: str, method: str) -> str | None:
-    """What a method came to by a field, given unfolded; None where it does not say."""
+    """Return the result of a method in an unfolded field, None if it has none."""
     _, results = _read(text[:LONGEST])
     return next((each.result for each in results if each.method == method), None)
 
 
 def _read(text: str) -> tuple[str, list[_Result]]:
-    """The name of who wrote a stamp, and what it says."""
+    """Return the authserv-id and the method results of a field."""
     first, *rest = _bare(text).split(";")
     results = []
     for statement in rest:
@@ -104,7 +103,7 @@ def _read(text: str) -> tuple[str, list[_Result]]:
 
 
 def _bare(text: str) -> str:
-    """The text without comments and quotes; what was quoted divides nothing any more."""
+    """Remove comments and quotes; separators inside of quotes become "_"."""
     out: list[str] = []
     depth, quoted, at = 0, "", 0
     while at < len(text):
@@ -132,7 +131,7 @@ def _bare(text: str) -> str:
 
 
 def _passed(results: Sequence[_Result], method: str, name: str, other: str) -> Iterator[str]:
-    """The domains that a method has passed: in the property of this name, or in the other."""
+    """Yield the domain of each passed result of a method, read from the named property."""
     for each in results:
         if each.method == method and each.result == "pass":
             given = each.properties.get(name) or each.properties.get(other, "")
@@ -141,15 +140,18 @@ def _passed(results: Sequence[_Result], method: str, name: str, other: str) -> I
 
 
 def _signer(domains: Sequence[str], sender: str) -> str | None:
+    """Return the first domain that is, or is above, the sender's; else the first domain."""
     over = [domain for domain in domains if f".{sender}".endswith(f".{domain}")]
     return next(iter([*over, *domains]), None)
 
 
 def _domain(given: str) -> str | None:
+    """Return the domain of an address or domain in lower case, None if it is invalid."""
     domain = given.rpartition("@")[2].rstrip(".").lower()
     return domain if _DOMAIN.fullmatch(domain) else None
 
 
 def _verdict(results: Sequence[_Result], method: str) -> str | None:
+    """Return the first result of a method if it is pass, fail or none; else None."""
     said = next((each.result for each in results if each.method == method), None)
     return said if said in VERDICTS else None

@@ -1,4 +1,4 @@
-"""Base64 text in lines, taken apart so that it can be written again byte for byte."""
+"""Base64 text in lines that is decoded and later encoded again byte for byte."""
 
 import binascii
 import re
@@ -7,30 +7,33 @@ from dataclasses import dataclass
 
 WHITE = b" \t\r\n"
 _BLANK = re.compile(rb"[ \t\r\n]*")
-STEP = 256 * 1024  # bytes of text, about, that are decoded at once
+STEP = 256 * 1024  # approximate bytes of text that are decoded at once
 
 
 class Irregular(ValueError):
-    """The text is not what `encode` would make of its content."""
+    """The text differs from what `encode` makes of its content."""
 
 
 @dataclass(frozen=True, slots=True)
 class Wrapping:
-    """Characters of a full line, and what stands between lines. One line only: 0 and b""."""
+    """Characters of a full line and the line break. Width 0 and break b"": one line."""
 
     width: int
     eol: bytes
 
 
 def text_length(size: int, wrapping: Wrapping) -> int:
-    """The length of the text that `size` bytes of content make; its last line has no end."""
+    """Return the bytes of the text for content of a size; no line break at the end."""
     characters = -(-size // 3) * 4
     breaks = (characters - 1) // wrapping.width if wrapping.width and characters else 0
     return characters + breaks * len(wrapping.eol)
 
 
 def decode(text: bytes) -> tuple[bytes, Wrapping] | None:
-    """Content and wrapping, of which `encode` makes `text` again; None where it would not."""
+    """Decode text that `encode` can restore, and return the content with its wrapping.
+
+    Returns None if `encode` would not restore the same text.
+    """
     wrapping = wrapping_of(text, 0, len(text))
     try:
         return b"".join(decoded(text, 0, len(text), wrapping)), wrapping
@@ -39,9 +42,10 @@ def decode(text: bytes) -> tuple[bytes, Wrapping] | None:
 
 
 def decoded(raw: bytes, start: int, end: int, wrapping: Wrapping) -> Iterator[bytes]:
-    """The content of the text from `start` to `end`, in pieces, of which `encode` makes it again.
+    """Yield the content of the text from `start` to `end` in chunks.
 
-    Irregular, at the latest behind the last piece, where it would not.
+    Raises IrregularBase64, at the latest after the last chunk, if `encode` would not restore the
+    text.
     """
     stride = wrapping.width + len(wrapping.eol)
     step = max(STEP // (4 * stride), 1) * 4 * stride if wrapping.width else STEP  # whole quads
@@ -66,26 +70,29 @@ def decoded(raw: bytes, start: int, end: int, wrapping: Wrapping) -> Iterator[by
 
 
 def encode(content: bytes, wrapping: Wrapping, start: int, end: int) -> bytes:
-    """The text of `content` from offset `start` of the text to `end`; only that is made."""
+    """Encode `content` and return the bytes of the text from `start` to `end`.
+
+    Only the part of the content that this range needs is encoded.
+    """
     if not wrapping.width:
         return _characters(content, start, end)
     width, stride = wrapping.width, wrapping.width + len(wrapping.eol)
     row = start // stride
-    rows = end // stride + 2  # a line more than asked for: its presence ends the one before
+    rows = end // stride + 2  # one more line, so that the line before it gets its line break
     characters = _characters(content, row * width, rows * width)
     lines = (characters[at : at + width] for at in range(0, len(characters), width))
     return wrapping.eol.join(lines)[start - row * stride : end - row * stride]
 
 
 def _characters(content: bytes, start: int, end: int) -> bytes:
-    """Base64 characters of `content` without line ends, from `start` to `end`."""
+    """Return the Base64 characters from `start` to `end`, counted without line breaks."""
     quad, quads = start // 4, -(-end // 4)
     characters = binascii.b2a_base64(content[quad * 3 : quads * 3], newline=False)
     return characters[start - quad * 4 : end - quad * 4]
 
 
 def trimmed(raw: bytes, start: int, end: int) -> tuple[int, int]:
-    """The places without the white space at both ends."""
+    """Return start and end of the range without the white space at both ends."""
     found = _BLANK.match(raw, start, end)
     start = found.end() if found else start
     while start < end:
@@ -98,7 +105,7 @@ def trimmed(raw: bytes, start: int, end: int) -> tuple[int, int]:
 
 
 def wrapping_of(raw: bytes, start: int, end: int) -> Wrapping:
-    """How the text from `start` to `end` is broken, by its first line."""
+    """Return the wrapping of the text from `start` to `end`, by its first line."""
     at = raw.find(b"\n", start, end)
     if at < 0:
         return Wrapping(0, b"")

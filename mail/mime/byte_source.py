@@ -1,4 +1,4 @@
-"""Where the bytes of a message come from: memory, or a store that cut large attachments out."""
+"""Readable bytes of a message: in memory, in a file or in the object store."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,18 +6,18 @@ from typing import Protocol
 
 
 class Source(Protocol):
-    """A message that can be read piece by piece."""
+    """A message with readable byte ranges."""
 
     def __len__(self) -> int:
-        """Tell how many bytes the whole message has."""
+        """Return the number of bytes of the message."""
 
     def slice(self, start: int, end: int) -> bytes:
-        """Give the bytes from `start` up to, not including, `end`."""
+        """Return the bytes from `start` to before `end`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Whole:
-    """A message that lies in memory in one piece."""
+    """A message in memory."""
 
     raw: bytes
 
@@ -25,18 +25,18 @@ class Whole:
         return len(self.raw)
 
     def slice(self, start: int, end: int) -> bytes:
-        """Give the bytes from `start` up to, not including, `end`."""
+        """Return the bytes from `start` to before `end`."""
         return self.raw[start:end]
 
 
 def cut(raw: bytes | Source, start: int, end: int) -> bytes:
-    """Take a piece of a message, wherever it lies."""
+    """Return the bytes of a message from `start` to before `end`."""
     return raw[start:end] if isinstance(raw, bytes) else raw.slice(start, end)
 
 
 @dataclass(frozen=True, slots=True)
 class OnDisk:
-    """A message that lies in a file; for a thread, as reading waits for the disk."""
+    """A message in a file. Use it in a thread, because reading waits for the disk."""
 
     path: Path
     size: int  # bytes
@@ -45,7 +45,7 @@ class OnDisk:
         return self.size
 
     def slice(self, start: int, end: int) -> bytes:
-        """Give the bytes from `start` up to, not including, `end`."""
+        """Return the bytes from `start` to before `end`."""
         with self.path.open("rb") as file:
             file.seek(start)
             return file.read(max(end - start, 0))

@@ -1,4 +1,4 @@
-"""Invitations: the events of a calendar that lies in a message (RFC 5545, RFC 5546)."""
+"""Events of the calendar parts of a message (RFC 5545, RFC 5546)."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -11,13 +11,13 @@ from mail.mime.time_zones import Zone, instant
 
 KINDS = ("text/calendar", "application/ics")
 MOST_PARTS = 10
-MOST_BYTES = 512 << 10  # of all calendars; what is behind is not read
+MOST_BYTES = 512 << 10  # of all calendar parts; the rest is not read
 MOST_EVENTS = 100
 MOST_ZONES = 50
 DEEPEST = 10  # components within components
 MOST_ATTENDEES = 1000
 LONGEST = 1000  # characters of a text
-NO_METHOD = "PUBLISH"  # nobody is asked for anything
+NO_METHOD = "PUBLISH"  # asks for no reply
 
 _FOLD = re.compile(rb"(?:\r\n?|\n)[ \t]")
 _LINE_END = re.compile(r"\r\n?|\n")
@@ -41,12 +41,12 @@ _SHOWN = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class CalendarEvent:
-    """An event, and what its sender wants of whoever gets it."""
+    """An event and the iTIP method that its sender asks for."""
 
     method: str
     uid: str
     summary: str | None
-    starts_at: datetime | None  # None: not said, or in a zone that nobody knows
+    starts_at: datetime | None  # None: missing, or in an unknown time zone
     ends_at: datetime | None
     all_day: bool  # the times are midnight UTC of their dates
     location: str | None
@@ -56,7 +56,7 @@ class CalendarEvent:
 
 @dataclass(frozen=True, slots=True)
 class _Line:
-    """A property: `;`-parameters by name, and its value as it is written."""
+    """A content line (RFC 5545, section 3.1): name, parameters and unescaped value."""
 
     name: str
     parameters: dict[str, str]
@@ -65,22 +65,22 @@ class _Line:
 
 @dataclass(slots=True)
 class _Calendar:
-    """What was read so far, and where we are."""
+    """The calendar while it is read, and the position in its components."""
 
     method: str | None = None
     zones: dict[str, Zone] = field(default_factory=dict)
     events: list[list[_Line]] = field(default_factory=list)
-    inside: list[str] = field(default_factory=list)  # components that are open
-    zone: str = ""  # the name of the zone that is being read
+    inside: list[str] = field(default_factory=list)  # names, outermost first
+    zone: str = ""  # of the VTIMEZONE that is being read
     observance: dict[str, str] = field(default_factory=dict)
 
     @property
     def full(self) -> bool:
-        """Whether the rest is left alone."""
+        """True if a limit is exceeded and the rest is not read."""
         return len(self.inside) > DEEPEST or len(self.events) > MOST_EVENTS
 
     def take(self, line: _Line) -> None:
-        """Take over a line."""
+        """Apply one content line."""
         value = line.value.strip()
         if line.name == "BEGIN":
             self.inside.append(value.upper())
@@ -100,6 +100,7 @@ class _Calendar:
             self.observance.setdefault(line.name, value)
 
     def _end(self) -> None:
+        """Close the innermost component and store a complete observance."""
         within_zone = self.inside[1:2] == ["VTIMEZONE"]
         known = self.zone in self.zones or len(self.zones) < MOST_ZONES
         if within_zone and self.inside[2:] in (["STANDARD"], ["DAYLIGHT"]) and known:
@@ -108,20 +109,21 @@ class _Calendar:
 
 
 def calendars(structure: Part) -> list[Part]:
-    """The parts of a message that are calendars, as far as they are read."""
+    """Return the calendar parts of a message, at most 10."""
     found = [part for part, _ in within(structure) if part.content_type in KINDS]
     return found[:MOST_PARTS]
 
 
 def unfolded(content: bytes) -> bytes:
-    """A calendar with its long lines in one piece: a break may lie within a character."""
+    """Join the folded lines of a calendar. A fold can split a UTF-8 character."""
     return _FOLD.sub(b"", content)
 
 
 def events(text: str, method: str | None = None) -> list[CalendarEvent]:
-    """The events of an unfolded calendar; `method` is what the part says of itself. Never raises.
+    """Parse the events of an unfolded calendar, at most 100. Never raises.
 
-    Lines that are none are passed over, and so are events without a UID and a beginning.
+    `part_method` is the method parameter of the MIME part; the METHOD of the calendar goes before
+    it. Invalid lines, and events with neither UID nor start, are skipped.
     """
     calendar = _read(text)
     named = calendar.method or method or ""
@@ -140,6 +142,7 @@ def _read(text: str) -> _Calendar:
 
 
 def _lines(text: str) -> Iterator[_Line]:
+    """Yield the valid content lines of a calendar."""
     for written in _LINE_END.split(text):
         found = _LINE.fullmatch(written)
         if found:
@@ -150,6 +153,7 @@ def _lines(text: str) -> Iterator[_Line]:
 
 
 def _event(method: str, lines: list[_Line], zones: Mapping[str, Zone]) -> CalendarEvent | None:
+    """Build an event of its lines. Returns None if it has neither UID nor start."""
     first: dict[str, _Line] = {}
     for line in lines:
         first.setdefault(line.name, line)
@@ -175,6 +179,7 @@ def _event(method: str, lines: list[_Line], zones: Mapping[str, Zone]) -> Calend
 
 
 def _text(line: _Line | None) -> str | None:
+    """Return the unescaped text of a line, cut to 1,000 characters; None if empty."""
     if line is None:
         return None
     value = line.value[: 2 * LONGEST].replace("\0", "")
@@ -183,6 +188,7 @@ def _text(line: _Line | None) -> str | None:
 
 
 def _person(line: _Line) -> MailAddress | None:
+    """Return the address and name (CN) of an organizer or attendee, None if empty."""
     scheme, colon, address = line.value.strip().partition(":")
     if not colon or scheme.lower() != "mailto":
         address = line.value.strip()
@@ -196,12 +202,13 @@ def _is_date(line: _Line) -> bool:
 
 
 def _when(line: _Line | None, zones: Mapping[str, Zone]) -> datetime | None:
+    """Return the UTC time of a DATE or DATE-TIME line; None if invalid or zone unknown."""
     found = _WHEN.fullmatch(line.value.strip()) if line else None
     if line is None or found is None:
         return None
     year, month, day, hour, minute, second = (int(part or 0) for part in found.groups()[:6])
     try:
-        local = datetime(year, month, day, hour, minute, min(second, _LEAP_SECOND - 1))  # noqa: DTZ001 - in whichever zone
+        local = datetime(year, month, day, hour, minute, min(second, _LEAP_SECOND - 1))  # noqa: DTZ001 - the zone follows below
     except ValueError:
         return None
     if found[7] or _is_date(line):
@@ -210,6 +217,7 @@ def _when(line: _Line | None, zones: Mapping[str, Zone]) -> datetime | None:
 
 
 def _after(start: datetime, span: str) -> datetime | None:
+    """Add an RFC 5545 duration. Returns None if it is invalid or negative."""
     found = _SPAN.fullmatch(span.strip())
     if found is None or found[1] == "-":
         return None

@@ -1,4 +1,4 @@
-"""Decode text by its charset label, and when the label is wrong or missing."""
+"""Decoding of text by its charset label, also if the label is wrong or missing."""
 
 import codecs
 import encodings
@@ -8,9 +8,9 @@ from encodings.aliases import aliases
 from functools import lru_cache
 
 _LONGEST_NAME = 64
-_SAMPLE = 1024  # bytes in which a charset of an unlabelled text is looked for
+_SAMPLE = 1024  # bytes of HTML in which a charset declaration is searched
 
-# Labels are read as the larger sets that senders mean by them.
+# Senders label text with the smaller charset and use characters of the larger one.
 _MEANT = {
     "latin_1": "cp1252",
     "iso8859_1": "cp1252",
@@ -100,7 +100,7 @@ _CODECS = frozenset(module.name for module in pkgutil.iter_modules(encodings.__p
     "aliases"
 }
 _KNOWN = frozenset(aliases) | frozenset(aliases.values()) | _CODECS
-_PLAIN = frozenset({"ascii", "", "utf_8", "utf_8_sig"})  # these begin with UTF-8 anyway
+_PLAIN = frozenset({"ascii", "", "utf_8", "utf_8_sig"})  # decoded as UTF-8 first
 _ODD = re.compile(r"[^a-z0-9]+")
 _META = re.compile(
     rb"""<meta[^>]{0,200}?charset\s{0,9}=\s{0,9}["']?([\w.:-]{1,40})""", re.IGNORECASE
@@ -113,10 +113,10 @@ _ISO_2022 = re.compile(rb"\x1b\$[@B]|\x1b\([BJI]")
 
 @lru_cache(maxsize=512)
 def codec(label: str) -> str:
-    """Return the name of the codec for a charset label, "" for an unknown label.
+    """Return the Python codec name of a charset label, "" for an unknown label.
 
-    Accepts the label of every text codec of Python except `_NEVER`, and the labels of the WHATWG
-    Encoding Standard. Looks up known names only, since `codecs` caches every name it is asked for.
+    Accepts the labels of all text codecs of Python except refused ones, and of the WHATWG Encoding
+    Standard. Looks up known names only, since `codecs` caches every name.
     """
     name = _ODD.sub("_", label.strip().strip("\"'").lower()[:_LONGEST_NAME]).strip("_")
     if name in _ALSO:
@@ -134,7 +134,7 @@ def codec(label: str) -> str:
 
 
 def decode(body: bytes, label: str | None) -> str:
-    """Decode by the label if it fits, else as UTF-8, else as windows-1252. Never raises."""
+    """Decode by the charset label if it fits, else as UTF-8, else as windows-1252. Never raises."""
     if body.isascii() and b"\x1b" not in body and b"+" not in body and b"~" not in body:
         name = codec(label) if label else ""
         if not name or _keeps_ascii(name):
@@ -158,27 +158,29 @@ def _keeps_ascii(name: str) -> bool:
 
 
 def declared(body: bytes) -> str | None:
-    """Look for the charset that an HTML page names itself."""
+    """Return the charset label of a meta element of an HTML page, None if there is none."""
     found = _META.search(body[:_SAMPLE])
     return found.group(1).decode("ascii", "replace") if found else None
 
 
 def _strictly(body: bytes, name: str) -> str | None:
+    """Decode with a codec. Returns None if a byte is invalid."""
     try:
         text = body.decode(name)
     except (ValueError, LookupError, AssertionError):  # AssertionError: some East Asian codecs
         return None
     if name == "utf_7":
-        return _SURROGATE.sub("\ufffd", text)  # it lets halves of pairs through
+        return _SURROGATE.sub("\ufffd", text)  # the codec accepts single surrogates
     return text
 
 
 def _whatever(body: bytes, name: str) -> str:
+    """Decode as UTF-8, else by the codec with few replacements, else as windows-1252."""
     text = _strictly(body, "utf_8_sig")
     if text is not None:
         return text
     if name not in ("", "ascii") and not name.startswith("cp125"):
         text = body.decode(name, "replace")
-        if text.count("\ufffd") * 20 <= len(text):  # one broken letter spoils not the rest
+        if text.count("\ufffd") * 20 <= len(text):  # a few invalid characters are tolerated
             return text
     return body.decode("cp1252", "replace")

@@ -1,4 +1,4 @@
-"""Encoded words (RFC 2047), as they are and as they should be."""
+"""Decoding of encoded words (RFC 2047) and folded header values."""
 
 import binascii
 import re
@@ -15,7 +15,7 @@ _QUAD = 4
 
 
 def unfolded(value: str) -> str:
-    """Turn a header field's value, one character per byte, into text (RFC 5322, section 2.2.3)."""
+    """Unfold a header value, one character per byte, and decode it (RFC 5322, section 2.2.3)."""
     if "\n" in value or "\r" in value:
         value = _UNFOLD.sub("", value)
     if not value.isascii():
@@ -24,11 +24,11 @@ def unfolded(value: str) -> str:
 
 
 def decode_words(value: str) -> str:
-    """Decode the encoded words of a value; what is none of them stays as it is."""
+    """Decode the encoded words of a value and remove control characters."""
     if "=?" not in value:
         return _CONTROLS.sub("", value) if not value.isprintable() else value
     out: list[str] = []
-    run: list[bytes] = []  # neighbours of one charset: a character may be split between them
+    run: list[bytes] = []  # of one charset; a character can be split between them
     label = ""
     end = 0
     for word in _WORD.finditer(value):
@@ -49,11 +49,12 @@ def decode_words(value: str) -> str:
 
 
 def collapsed(value: str) -> str:
-    """Make every run of white space one blank."""
+    """Replace each run of white space by one space, and strip the ends."""
     return " ".join(value.split())
 
 
 def _bytes(kind: str, text: str) -> bytes:
+    """Decode the text of an encoded word; the encoding is B or Q."""
     body = text.encode("utf-8", "replace")
     if kind in "qQ":
         return binascii.a2b_qp(body, header=True)

@@ -1,4 +1,4 @@
-"""Header fields of our own messages, as lines: encoded words and folds (RFC 2047, 5322, 6532)."""
+"""Header fields of generated messages: encoded words and folding (RFC 2047, 5322, 6532)."""
 
 import base64
 import re
@@ -7,25 +7,25 @@ from typing import NamedTuple
 
 from mail.addresses.address_syntax import ascii_domain
 
-LINE = 78  # characters of a line, where a fold can keep to it
-LONGEST = 900  # characters without a blank; longer ones become encoded words, which can be folded
+LINE = 78  # characters of a line, if the value can be folded there
+LONGEST = 900  # characters; a longer word becomes encoded words, which can be folded
 WORD = 39  # bytes in an encoded word: with "Subject: " before it the line has at most 76
 
 _ATOMS = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~ -]*")
-_LOCAL = re.compile(r"[^\s()<>\[\]:;@\\,\"]+|\"(?:[^\\\"]|\\.)*\"")  # quoted, or need not be
+_LOCAL = re.compile(r"[^\s()<>\[\]:;@\\,\"]+|\"(?:[^\\\"]|\\.)*\"")  # a quoted string, or an atom
 _PIECE = re.compile(r"[ \t]*[^ \t]+")
 _BLANKS = re.compile(r"[ \t\r\n]+")
 
 
 class Named(NamedTuple):
-    """Somebody in a header: a checked address, and a display name."""
+    """A checked address with an optional display name."""
 
     address: str
     name: str | None = None
 
 
 def unstructured(key: str, value: str) -> bytes:
-    """A field of free text, such as Subject."""
+    """Encode and fold a field of free text, such as Subject, with its CRLF."""
     value = value.strip()
     pieces = _PIECE.findall(value)
     plain = value.isascii() and "=?" not in value and all(len(each) < LONGEST for each in pieces)
@@ -37,7 +37,10 @@ def unstructured(key: str, value: str) -> bytes:
 
 
 def addressed(key: str, people: Sequence[Named], *, utf8: bool = False) -> bytes:
-    """A field of addresses. Without `utf8` their domains are written in ASCII."""
+    """Encode and fold a field of addresses.
+
+    With `utf8` domains stay in Unicode, else they are written in ASCII.
+    """
     pieces: list[str] = []
     for nth, (address, name) in enumerate(people):
         comma = "," if nth + 1 < len(people) else ""
@@ -50,7 +53,7 @@ def addressed(key: str, people: Sequence[Named], *, utf8: bool = False) -> bytes
 
 
 def _quoted(address: str) -> str:
-    """The address with its local part in quotes, where it would say something else without."""
+    """Quote the local part of an address if it is not an atom."""
     local, _, domain = address.rpartition("@")
     if not local or _LOCAL.fullmatch(local):
         return address
@@ -59,12 +62,12 @@ def _quoted(address: str) -> str:
 
 
 def listed(key: str, words: Iterable[str]) -> bytes:
-    """A field of words divided by blanks, such as References."""
+    """Fold a field of words separated by spaces, such as References."""
     return _folded(key, [f" {word}" for word in words])
 
 
 def phrase(name: str) -> list[str]:
-    """A display name in pieces, each with the blank before it."""
+    """Return a display name as words that can be folded, each with a space before it."""
     name = _BLANKS.sub(" ", name).strip()
     if not name.isascii() or "=?" in name:
         return encoded(name)
@@ -75,7 +78,7 @@ def phrase(name: str) -> list[str]:
 
 
 def encoded(text: str) -> list[str]:
-    """Encoded words, each with the blank before it; none splits a character."""
+    """Return text as encoded words, each with a space before it. No character is split."""
     words: list[str] = []
     chunk = b""
     for character in text:
@@ -88,13 +91,13 @@ def encoded(text: str) -> list[str]:
 
 
 def on_wire(address: str) -> str:
-    """The address with its domain in ASCII, where that has such a form."""
+    """Return the address with its domain in ASCII, if the domain can be converted."""
     local, at, domain = address.rpartition("@")
     return f"{local}{at}{ascii_domain(domain)}"
 
 
 def needs_utf8(address: str) -> bool:
-    """Whether only servers with SMTPUTF8 can take this address (RFC 6531)."""
+    """True if only servers with SMTPUTF8 accept this address (RFC 6531)."""
     return not address.rpartition("@")[0].isascii()
 
 
@@ -103,7 +106,7 @@ def _word(chunk: bytes) -> str:
 
 
 def _folded(key: str, pieces: Iterable[str]) -> bytes:
-    """The field, broken before pieces: each begins with white space, so nothing is added."""
+    """Write a field, folded before words. Each word begins with white space."""
     lines, line, empty = list[str](), f"{key}:", True
     for piece in pieces:
         if not empty and len(line) + len(piece) > LINE:

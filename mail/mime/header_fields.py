@@ -1,4 +1,4 @@
-"""Header blocks: where they end, their fields, and values of the common kinds (RFC 5322)."""
+"""Header blocks: their end, their fields, Message-IDs and dates (RFC 5322)."""
 
 import re
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from mail.mime.mime_tree import Part
 
 MOST_HEADER_BYTES = 1 << 20
 _LONGEST_DATE = 200
-_LONGEST_ID = 998  # a line
+_LONGEST_ID = 998  # characters of a line
 
 _FIELD = re.compile(r"^([!-9;-~]++)[ \t]*+:(.*(?:\n[ \t].*)*+)", re.MULTILINE)
 _FIELD_START = re.compile(rb"[!-9;-~]++[ \t]*+:")
@@ -35,15 +35,15 @@ Field = tuple[str, str]  # name in lower case, value with its folds; one charact
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """One header field."""
+    """A decoded header field."""
 
     key: str  # as written
     value: str  # unfolded and decoded
-    raw: str  # as it stands in the message, without the line end at its end
+    raw: str  # as in the message, without the last line end
 
 
 def block_text(block: bytes) -> str:
-    """Make the lines of a header block end in LF alone, one character per byte."""
+    """Decode a header block, one character per byte, with LF as line end."""
     text = block.decode("latin-1")
     if "\r" in text:
         text = text.replace("\r\n", "\n")
@@ -53,15 +53,15 @@ def block_text(block: bytes) -> str:
 
 
 def fields(block: bytes) -> list[Field]:
-    """List the fields of a header block in order; lines that are none are passed over."""
+    """Return the fields of a header block in order. Invalid lines are skipped."""
     return [(name.lower(), value) for name, value in _FIELD.findall(block_text(block))]
 
 
 def fields_end(raw: bytes, start: int, end: int) -> int:
-    """Find where the fields of the block between two offsets end, and a body may begin.
+    """Return the offset where the fields of a header block end.
 
-    Some messages have no blank line before the body: what follows the last field and is
-    none itself is the body then. Such lines between fields are damage, and passed over.
+    Some messages have no blank line before the body: lines after the last field that are no fields
+    belong to the body. Such lines between fields are damage and are skipped.
     """
     sound = _SOUND.match(raw, start, end)
     if sound and sound.end() == end:
@@ -74,16 +74,16 @@ def fields_end(raw: bytes, start: int, end: int) -> int:
         if _FIELD_START.match(raw, at, after) or (raw[at] in b" \t" and last == at > start):
             last = after
         elif last == start:
-            break  # begins with something else: no header at all
+            break  # the first line is no field: no header at all
         at = after
     return last
 
 
 def headers(raw: bytes | Source, part: Part) -> list[Header]:
-    """List a part's header fields in order.
+    """Return the decoded header fields of a part in order.
 
-    For a message/rfc822 part these are the fields around the message; the message's own are
-    those of the part within.
+    For a message/rfc822 part these are the fields of the part itself. The fields of the attached
+    message belong to the part inside.
     """
     text = block_text(cut(raw, part.header_start, part.body_start))
     return [
@@ -97,7 +97,7 @@ def headers(raw: bytes | Source, part: Part) -> list[Header]:
 
 
 def decoded_raw(text: str) -> str:
-    """Turn text with one character per byte into UTF-8's characters, if it is UTF-8."""
+    """Decode text with one character per byte as UTF-8, if it is valid UTF-8."""
     try:
         return text if text.isascii() else text.encode("latin-1").decode()
     except UnicodeDecodeError:
@@ -105,9 +105,9 @@ def decoded_raw(text: str) -> str:
 
 
 def message_ids(value: str) -> list[str]:
-    """List the message ids of a value, in angle brackets, in order.
+    """Return the Message-IDs of a value in order, with angle brackets.
 
-    An id that was sent without its brackets gets them.
+    An id without angle brackets gets them.
     """
     if "<" not in value:
         return [f"<{word}>" for word in value.split() if "@" in word]
@@ -116,7 +116,10 @@ def message_ids(value: str) -> list[str]:
 
 
 def date_of(value: str) -> datetime | None:
-    """Read a date of RFC 5322, section 3.3, and the usual deviations; in UTC."""
+    """Return the UTC time of a date (RFC 5322, section 3.3, and common deviations).
+
+    Returns None if it can't be read.
+    """
     value = value[:_LONGEST_DATE]
     found = _DATE.match(value)
     if found is None:

@@ -1,4 +1,4 @@
-"""Content-Type and Content-Disposition: a value and its parameters (RFC 2045, 2183, 2231)."""
+"""Content-Type and Content-Disposition: value and parameters (RFC 2045, 2183, 2231)."""
 
 import re
 from urllib.parse import unquote_to_bytes
@@ -21,18 +21,18 @@ _COMMENT_EDGE = re.compile(r"[()\\]")
 _UNSEEN = re.compile(
     "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]+"
 )
-_NAMES = ("filename", "name")  # may hold blanks and brackets even without quotes
+_NAMES = ("filename", "name")  # often contain spaces and brackets without quotes
 
 
 def parameters(value: str) -> tuple[str, dict[str, str]]:
-    """Split a value, unfolded, into its word in lower case and its decoded parameters.
+    """Return the unfolded value's first word in lower case, and its decoded parameters.
 
-    `name*` wins over `name*0`, which wins over `name`; the first of several wins.
+    `name*` goes before `name*0`, which goes before `name`; the first of equal names counts.
     """
     word, semicolon, _ = value.partition(";")
     if "(" in word:
         word, semicolon, _ = without_comments(value).partition(";")
-    if "=" in word:  # a forgotten semicolon
+    if "=" in word:  # the semicolon is missing
         word, *rest = value.split(None, 1)
         value = word + ";" + "".join(rest)
         semicolon = ";"
@@ -59,7 +59,10 @@ def parameters(value: str) -> tuple[str, dict[str, str]]:
 
 
 def filename_of(*candidates: str | None) -> str | None:
-    """Decode the first file name that there is; encoded words are wrong here, but usual."""
+    """Return the first candidate that is a file name, with encoded words decoded.
+
+    Encoded words are not allowed in parameters, but common. Returns None if there is no name.
+    """
     for candidate in candidates:
         if candidate and (name := plain_filename(decode_words(candidate))):
             return name
@@ -77,7 +80,7 @@ def plain_filename(text: str) -> str | None:
 
 
 def without_comments(value: str) -> str:
-    """Take the comments out of a value, however deep they nest."""
+    """Remove the comments of a value, also nested ones."""
     out: list[str] = []
     depth = end = 0
     at = value.find("(")
@@ -98,6 +101,7 @@ def without_comments(value: str) -> str:
 
 
 def _text(found: re.Match[str]) -> str:
+    """Return the unquoted text of a matched parameter."""
     quoted, bare = found.group(2), found.group(3)
     if quoted is not None:
         return _ESCAPE.sub(r"\1", quoted) if "\\" in quoted else quoted
@@ -110,14 +114,17 @@ def _text(found: re.Match[str]) -> str:
 
 
 def _joined(segments: dict[int, tuple[str, bool]]) -> str:
-    """Join RFC 2231's segments as bytes, then decode: a character may be split between them."""
+    """Join the segments of RFC 2231 as bytes and decode them.
+
+    A character can be split between two segments.
+    """
     if -1 in segments:
         segments = {0: segments[-1]}
     label = "utf-8"
     body = b""
     for place, number in enumerate(sorted(segments)):
         if place != number:
-            break  # the rest does not follow on
+            break  # a segment is missing
         text, is_encoded = segments[number]
         if not is_encoded:
             body += text.encode()

@@ -1,4 +1,4 @@
-"""ENVELOPE, BODY and BODYSTRUCTURE of IMAP (RFC 9051, section 7.5.2), in seven bits."""
+"""ENVELOPE, BODY and BODYSTRUCTURE of IMAP (RFC 9051, section 7.5.2), in ASCII."""
 
 import binascii
 
@@ -11,11 +11,11 @@ from mail.mime.header_fields import fields
 from mail.mime.mime_tree import Part, walk
 
 _NIL = "NIL"
-_EMPTY_TEXT = '("text" "plain" NIL NIL NIL "7bit" 0 0)'  # a multipart must hold something
+_EMPTY_TEXT = '("text" "plain" NIL NIL NIL "7bit" 0 0)'  # a multipart without parts is not allowed
 
 
 def envelope_imap(raw: bytes | Source, part: Part) -> str:
-    """Write the ENVELOPE of the message whose header a part begins with."""
+    """Return the ENVELOPE of the message that begins with the header of the part."""
     own = _own_fields(raw, part)
     people = {
         name: addresses(own.get(name, ""))
@@ -31,7 +31,7 @@ def envelope_imap(raw: bytes | Source, part: Part) -> str:
 
 
 def bodystructure(raw: bytes | Source, structure: Part, *, extended: bool = True) -> str:
-    """Write the BODYSTRUCTURE of a tree, or its BODY when not `extended`."""
+    """Return the BODYSTRUCTURE of a tree, or its BODY if not `extended`."""
     written: dict[str, str] = {}
     for part in reversed(list(walk(structure))):
         inside = [written.pop(child.section) for child in part.parts]
@@ -52,7 +52,7 @@ def _single(raw: bytes | Source, part: Part, inside: list[str], *, extended: boo
     own = _own_fields(raw, part)
     kind, _, subtype = part.content_type.partition("/")
     if part.content_type in ("message/rfc822", "message/global") and not inside:
-        kind, subtype = "application", "octet-stream"  # not read: there is no envelope of it
+        kind, subtype = "application", "octet-stream"  # not parsed, so it has no envelope
     items = [
         _string(kind),
         _string(subtype),
@@ -74,7 +74,7 @@ def _single(raw: bytes | Source, part: Part, inside: list[str], *, extended: boo
 
 
 def _own_fields(raw: bytes | Source, part: Part) -> dict[str, str]:
-    """Read the fields of a header; of several of one name the last counts."""
+    """Return the decoded fields of a header; of equal names the last one counts."""
     found = fields(cut(raw, part.header_start, part.body_start))
     return {name: collapsed(unfolded(value)) for name, value in found}
 
@@ -87,7 +87,8 @@ def _person(person: MailAddress) -> str:
     local, _, domain = person.address.rpartition("@")
     if not local:
         local, domain = domain, ""
-    return f"({_string(person.name)} NIL {_string(local)} {_string(_ascii(domain))})"
+    name, host = _string(person.name), _string(_ascii(domain))
+    return f"({name} NIL {_string(local)} {host})"
 
 
 def _ascii(domain: str) -> str:
@@ -106,11 +107,12 @@ def _disposition(part: Part) -> str:
 def _parameters(params: dict[str, str]) -> str:
     if not params:
         return _NIL
-    return f"({' '.join(f'{_string(name)} {_string(value)}' for name, value in params.items())})"
+    items = (f"{_string(name)} {_string(value)}" for name, value in params.items())
+    return f"({' '.join(items)})"
 
 
 def _string(value: str | None) -> str:
-    """Quote a string; what is not ASCII becomes an encoded word, as clients expect it."""
+    """Return a quoted string or NIL. Text that is not ASCII becomes an encoded word."""
     if value is None:
         return _NIL
     if not value.isascii():

@@ -1,4 +1,7 @@
-"""All that a list, a thread or an index shows of a message, read in one pass at delivery."""
+"""The facts of a message that lists, threads and the text index need.
+
+They are read in one pass when the message is delivered.
+"""
 
 import re
 from collections.abc import Iterator
@@ -32,12 +35,12 @@ _ENVELOPED = (
     b"\x2a\x86\x48\x86\xf7\x0d\x01\x07\x03",
     b"\x2a\x86\x48\x86\xf7\x0d\x01\x09\x10\x01\x17",
 )
-_CMS_HEAD = 200  # encoded bytes in which the kind of a CMS object is named
+_CMS_HEAD = 200  # encoded bytes that contain the content type of a CMS object
 
 
 @dataclass(frozen=True, slots=True)
 class Attached:
-    """A part that is a file."""
+    """The facts of a part that is a file. Stored as JSON with these field names."""
 
     part: str  # section
     filename: str | None
@@ -52,7 +55,7 @@ class Attached:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What was read; text is decoded, and "" where there was none."""
+    """The facts of a message. Text is decoded; it is "" if the field is missing."""
 
     subject: str
     base_subject: str
@@ -63,10 +66,10 @@ class Facts:
     cc: list[MailAddress]
     bcc: list[MailAddress]
     date: datetime | None  # in UTC
-    message_id: str | None  # in angle brackets, as the two that follow
+    message_id: str | None  # in angle brackets, as in_reply_to and references
     in_reply_to: str | None
     references: list[str]
-    thread_keys: list[str]  # that of the own Message-ID first
+    thread_keys: list[str]  # the key of the Message-ID first
     list_id: str | None
     list_unsubscribe: str | None
     list_unsubscribe_url: str | None
@@ -79,27 +82,27 @@ class Facts:
     attachments: list[Attached]
     attachment_count: int  # without related ones
     structure: Part
-    header_size: int  # with the blank line behind it
+    header_size: int  # with the blank line after it
     search_text: str
-    stamps: list[Stamp]  # what servers on its way found out about it, or claim to
-    opinions: list[Opinion]  # of spam filters on its way, likewise
+    stamps: list[Stamp]  # not verified
+    opinions: list[Opinion]  # not verified
 
 
 @dataclass(frozen=True, slots=True)
 class _Top:
-    """The message's own header: lists of addresses, and the last value of each other field."""
+    """The header of the message: address lists, and the last value of each other field."""
 
     people: dict[str, list[MailAddress]]
     values: dict[str, str]
 
     def text(self, name: str) -> str:
-        """Unfold a value; "" where there is no such field."""
+        """Return the unfolded value of a field, "" if there is none."""
         value = self.values.get(name)
         return unfolded(value) if value else ""
 
 
 def facts(raw: bytes) -> Facts:
-    """Read a message. Never raises, whatever the bytes."""
+    """Return the facts of a message. Never raises, for any bytes."""
     structure, own = opened(raw)
     top = _top(own)
     subject = collapsed(decode_words(top.text("subject")))[:LONGEST_SUBJECT]
@@ -146,7 +149,7 @@ def facts(raw: bytes) -> Facts:
 
 
 def _top(own: list[Field]) -> _Top:
-    """Sort the fields: those with addresses are merged, of the others the last counts."""
+    """Group header fields: address fields are merged, of other fields the last one counts."""
     people: dict[str, list[MailAddress]] = {}
     values: dict[str, str] = {}
     for name, value in own:
@@ -163,7 +166,7 @@ def _list_id(value: str) -> str | None:
 
 
 def _is_one_click(top: _Top) -> bool:
-    """Tell whether RFC 8058 allows to unsubscribe by one request."""
+    """True if one request unsubscribes (RFC 8058)."""
     return "list-unsubscribe=one-click" in top.text("list-unsubscribe-post").lower()
 
 
@@ -186,7 +189,7 @@ def _is_encrypted(raw: bytes, structure: Part) -> bool:
 
 
 def files(structure: Part) -> Iterator[tuple[Part, tuple[Part, ...]]]:
-    """The parts of a message that are files, each with its parents, outermost first."""
+    """Yield the parts that are files, each with its parents, outermost first."""
     for part, parents in within(structure):
         is_multipart = part.content_type.startswith("multipart/")
         if not ((is_multipart and part.parts) or is_body(part) or _is_second_form(part, parents)):
@@ -194,7 +197,7 @@ def files(structure: Part) -> Iterator[tuple[Part, tuple[Part, ...]]]:
 
 
 def attached(structure: Part) -> Iterator[Part]:
-    """Those files of a message that do not belong to its HTML."""
+    """Yield the parts that are files and not in a multipart/related."""
     return (part for part, parents in files(structure) if not _is_related(parents))
 
 
@@ -223,14 +226,14 @@ def _attachments(raw: bytes | Source, structure: Part) -> list[Attached]:
 
 
 def _is_second_form(part: Part, parents: tuple[Part, ...]) -> bool:
-    """Tell whether a part is a third form of the text that nothing here shows (AMP)."""
+    """True for an AMP part of a multipart/alternative, which is never shown."""
     return part.content_type == "text/x-amp-html" and bool(
         parents and parents[-1].content_type == "multipart/alternative"
     )
 
 
 def _message_name(raw: bytes | Source, part: Part) -> str | None:
-    """Name an attached message by its subject."""
+    """Return a file name from the subject of an attached message, else None."""
     if not part.parts:
         return None
     within_it = part.parts[0]
@@ -241,7 +244,7 @@ def _message_name(raw: bytes | Source, part: Part) -> str | None:
 
 
 def _search_text(subject: str, top: _Top, text: str, attachments: list[Attached]) -> str:
-    """Gather the words of a message for the index, 256 KiB at most."""
+    """Return the text for the index: subject, addresses, file names and body, 256 KiB."""
     words = [subject]
     for people in top.people.values():
         words.extend(

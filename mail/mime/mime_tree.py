@@ -1,4 +1,4 @@
-"""The tree of a message's parts: offsets into its bytes, and what its headers say of each."""
+"""The tree of the MIME parts of a message, with their offsets and content fields."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -9,8 +9,8 @@ from typing import Any
 class Part:
     """A node of the MIME tree; offsets count bytes from the start of the message.
 
-    A multipart directly inside a message/rfc822 part has the section of its text, "2.TEXT":
-    IMAP gives it no number of its own.
+    A multipart directly inside a message/rfc822 part has the section of its text, "2.TEXT", because
+    IMAP gives it no number.
     """
 
     section: str
@@ -26,16 +26,16 @@ class Part:
     encoding: str = "7bit"
     parts: tuple["Part", ...] = ()
     lines: int | None = None  # of text and message parts
-    truncated: bool = False  # a cap was hit here; at the root: anywhere
+    truncated: bool = False  # a limit was exceeded here; at the root: anywhere
 
     @property
     def size(self) -> int:
-        """Count the bytes of the body as transferred."""
+        """The bytes of the encoded body."""
         return self.body_end - self.body_start
 
 
 def walk(part: Part) -> Iterator[Part]:
-    """Go through a tree in the order of the text, parents first."""
+    """Yield the parts of a tree in the order of the message, parents first."""
     waiting = [part]
     while waiting:
         part = waiting.pop()
@@ -44,9 +44,9 @@ def walk(part: Part) -> Iterator[Part]:
 
 
 def within(part: Part) -> Iterator[tuple[Part, tuple[Part, ...]]]:
-    """Go through one message in order, each part with its parents, outermost first.
+    """Yield the parts of a message in order, each with its parents, outermost first.
 
-    An attached message is one part: what it holds is left out.
+    An attached message is one part; its own parts are left out.
     """
     waiting: list[tuple[Part, tuple[Part, ...]]] = [(part, ())]
     while waiting:
@@ -58,12 +58,12 @@ def within(part: Part) -> Iterator[tuple[Part, tuple[Part, ...]]]:
 
 
 def find(part: Part, section: str) -> Part | None:
-    """Look a part up by its section."""
+    """Return the part with a section, None if there is none."""
     return next((each for each in walk(part) if each.section == section), None)
 
 
 def part_json(part: Part) -> list[Any]:
-    """Flatten a tree to JSON: one row per part, parents first, each with its number of children."""
+    """Return a tree as JSON rows, one per part, parents first, with the number of children."""
     return [
         [
             each.section,
@@ -86,8 +86,8 @@ def part_json(part: Part) -> list[Any]:
 
 
 def part_of(rows: list[Any]) -> Part:
-    """Build the tree that `part_json` flattened."""
-    built: list[Part] = []  # the last is the next sibling to be
+    """Return the tree of the rows that `json_from_part` made."""
+    built: list[Part] = []  # the last one is the next sibling
     for row in reversed(rows):
         count = row[13]
         children = tuple(built[: -count - 1 : -1])

@@ -1,7 +1,7 @@
-"""Splitting a message into its parts: bytes in, offsets out, an explicit stack, no recursion.
+"""Parsing of a message into MIME parts with an explicit stack, without recursion.
 
-One pass over the lines that begin with two hyphens, each looked up among the boundaries that
-are open, so that the time grows with the message and not with the depth of its parts.
+One pass over the lines that begin with two hyphens. Each is looked up among the open boundaries, so
+the time grows with the message and not with the depth of its parts.
 """
 
 import re
@@ -14,7 +14,7 @@ from mail.mime.mime_tree import Part
 
 MOST_DEPTH = 100
 MOST_PARTS = 10_000
-_WINDOW = 4096  # bytes in which the end of a header block is looked for at first
+_WINDOW = 4096  # bytes of the first search for the end of a header block
 _LONGEST_CID = 998
 _CR = 13
 
@@ -64,20 +64,20 @@ class _Node:
     cid: str | None = None
     encoding: str = "7bit"
     truncated: bool = False
-    children: list[int] = field(default_factory=list)  # by their place in the list of all
+    children: list[int] = field(default_factory=list)  # indexes into `_ParserState.nodes`
     prefix: str = ""  # of the sections of its children
     boundary: bytes = b""
 
 
 @dataclass(slots=True)
 class _Reading:
-    """What is known between two steps."""
+    """The state of the parser."""
 
     raw: bytes
     has_bare_cr: bool
     nodes: list[_Node] = field(default_factory=list)
-    stack: list[_Node] = field(default_factory=list)  # what is open, the leaf included
-    marks: dict[bytes, list[int]] = field(default_factory=dict)  # boundary: places in the stack
+    stack: list[_Node] = field(default_factory=list)  # outermost first, with the leaf
+    marks: dict[bytes, list[int]] = field(default_factory=dict)  # boundary: indexes of the stack
     root_fields: list[Field] = field(default_factory=list)
     is_full: bool = False
 
@@ -86,23 +86,23 @@ class _Reading:
 class _Delimiter:
     """A boundary line."""
 
-    start: int  # of the line end before it, which belongs to it
+    start: int  # of the line end before it, which is part of the delimiter
     end: int
-    place: int  # in the stack, of the multipart it delimits
+    place: int  # of the multipart it delimits
     closes: bool
 
 
 def split(raw: bytes) -> Part:
-    """Split a message into its parts. Never raises, whatever the bytes.
+    """Return the tree of the MIME parts of a message. Never raises, for any bytes.
 
-    Beyond a cap (depth 100, 10,000 parts, header block 1 MiB, parameter list 64 KiB) the rest is
+    Beyond a limit (depth 100, 10,000 parts, header block 1 MiB, parameter list 64 KiB) the rest is
     one opaque part; it and the root are marked as truncated.
     """
     return opened(raw)[0]
 
 
 def opened(raw: bytes) -> tuple[Part, list[Field]]:
-    """Split a message, and give its own header fields along, so that they are read once."""
+    """Return the tree of a message and its own header fields, which are read once."""
     reading = _Reading(raw, b"\r--" in raw)
     at = _enter(reading, 0)
     while reading.marks and (found := _next_delimiter(reading, at)):
@@ -111,7 +111,7 @@ def opened(raw: bytes) -> tuple[Part, list[Field]]:
         if found.closes:
             _unmark(reading, found.place)
         elif raw.startswith(b"--", at) and _delimiter_at(reading, at - 1):
-            continue  # a boundary line right behind another makes no part
+            continue  # two adjacent boundary lines enclose no part
         elif len(reading.nodes) >= MOST_PARTS:
             _swallow_rest(reading, found.end)
             break
@@ -124,7 +124,7 @@ def opened(raw: bytes) -> tuple[Part, list[Field]]:
 
 
 def _enter(reading: _Reading, start: int) -> int:
-    """Begin the part whose header starts here, and the messages it is made of, if any."""
+    """Begin the part with the header at `start`, and the messages nested in it."""
     while True:
         node = _Node(_section(reading), start)
         if reading.stack:
@@ -147,7 +147,10 @@ def _enter(reading: _Reading, start: int) -> int:
 
 
 def _section(reading: _Reading) -> str:
-    """Number the next part as if it were no multipart; `_read_header` puts the rest right."""
+    """Return the section of the next part as if it were no multipart.
+
+    `_read_header` corrects the section of a multipart.
+    """
     if not reading.stack:
         return "1"
     parent = reading.stack[-1]
@@ -155,6 +158,7 @@ def _section(reading: _Reading) -> str:
 
 
 def _read_header(reading: _Reading, node: _Node) -> None:
+    """Parse the header of a part into its builder."""
     raw, start = reading.raw, node.header_start
     block_end, node.body_start, node.truncated = _header_end(reading, start)
     last = fields_end(raw, start, block_end)
@@ -176,7 +180,7 @@ def _read_header(reading: _Reading, node: _Node) -> None:
 
 
 def _apply(node: _Node, found: list[Field]) -> None:
-    """Take over what the content fields say; of several of one name the first counts."""
+    """Apply the Content-* fields; of equal names the first one counts."""
     content: dict[str, str] = {}
     for name, value in found:
         if name.startswith("content-"):
@@ -204,7 +208,7 @@ def _apply_type(node: _Node, value: str) -> None:
     kind, node.params = parameters(value)
     if _TYPE.fullmatch(kind):
         node.content_type = kind
-    elif kind == "text":  # of the time before MIME
+    elif kind == "text":  # a value of the time before MIME
         node.content_type = "text/plain"
     if node.content_type.startswith("multipart/"):
         boundary = node.params.get("boundary", "").rstrip(" \t")
@@ -217,7 +221,7 @@ def _encoding(value: str) -> str:
 
 
 def _header_end(reading: _Reading, start: int) -> tuple[int, int, bool]:
-    """Find the end of the fields, the start of the body, and whether the cap came first.
+    """Return the end of the fields, the start of the body, and whether a limit was exceeded.
 
     A boundary line ends a header block too: parts without a blank line are common.
     """
@@ -247,7 +251,7 @@ def _header_end(reading: _Reading, start: int) -> tuple[int, int, bool]:
 
 
 def _plain_header_end(raw: bytes, start: int, limit: int) -> tuple[int, int] | None:
-    """Find the blank line of a message whose line ends are all of one sort, which is quicker."""
+    """Find the blank line quickly if all line ends are of one kind, else return None."""
     near = min(limit, start + 16 * _WINDOW)
     first = raw.find(b"\n", start, near)
     if first <= start:
@@ -262,7 +266,7 @@ def _plain_header_end(raw: bytes, start: int, limit: int) -> tuple[int, int] | N
 
 
 def _next_delimiter(reading: _Reading, at: int) -> _Delimiter | None:
-    """Find the next boundary line of any open multipart, at a line start from `at` on."""
+    """Return the next boundary line of any open multipart, None if there is none."""
     raw = reading.raw
     at = max(at - 1, 0)
     while True:
@@ -280,7 +284,7 @@ def _next_delimiter(reading: _Reading, at: int) -> _Delimiter | None:
 
 
 def _delimiter_at(reading: _Reading, at: int) -> _Delimiter | None:
-    """Read the line after the line end at `at`, which begins with two hyphens."""
+    """Return the delimiter in the line after `line_end`, which begins with two hyphens."""
     line = _REST_OF_LINE.match(reading.raw, at + 3)
     if line is None:
         return None
@@ -295,7 +299,7 @@ def _delimiter_at(reading: _Reading, at: int) -> _Delimiter | None:
 
 
 def _close_down_to(reading: _Reading, found: _Delimiter) -> None:
-    """End what is open inside the multipart that was delimited."""
+    """Close the open parts inside of the multipart of a delimiter."""
     raw, stack = reading.raw, reading.stack
     end = found.start
     if raw[end : end + 1] == b"\n" and end and raw[end - 1 : end] == b"\r":
@@ -317,7 +321,7 @@ def _unmark(reading: _Reading, place: int) -> None:
 
 
 def _swallow_rest(reading: _Reading, start: int) -> None:
-    """Make all that follows one opaque part."""
+    """Add the rest of the message as one opaque part."""
     end = len(reading.raw)
     node = _Node(_section(reading), start, start, end, "application/octet-stream", truncated=True)
     reading.stack[-1].children.append(len(reading.nodes))
@@ -325,7 +329,7 @@ def _swallow_rest(reading: _Reading, start: int) -> None:
 
 
 def _frozen(reading: _Reading) -> Part:
-    """Build the tree from its leaves up: children come after their parents in the list."""
+    """Build the tree from its leaves up. Children come after their parents in the list."""
     nodes = reading.nodes
     nodes[0].truncated = any(node.truncated for node in nodes)
     lines = _lines(reading)
@@ -352,9 +356,9 @@ def _frozen(reading: _Reading) -> Part:
 
 
 def _lines(reading: _Reading) -> dict[int, int]:
-    """Count the lines of text and message parts, going through the bytes once.
+    """Count the lines of text and message parts in one pass over the bytes.
 
-    Messages lie in messages: counting each by itself would take time by their depth.
+    Messages can be nested: counting each one alone would take time by their depth.
     """
     counted = {
         place: node

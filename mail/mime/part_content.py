@@ -1,4 +1,4 @@
-"""The content of a part: transfer encoding and charset undone (RFC 2045, RFC 3676)."""
+"""The decoded content of a part: transfer encoding and charset (RFC 2045, RFC 3676)."""
 
 import binascii
 import hashlib
@@ -18,17 +18,17 @@ _UU_BEGIN = re.compile(rb"^begin [0-7]{3,4} [^\r\n]*\r?\n", re.MULTILINE)
 _QUOTES = re.compile(r"(?:> ?)*+")
 _QUAD = 4
 STEP = 64 * 1024  # characters
-LARGE = 1024 * 1024  # bytes; what is smaller is decoded as a whole
+LARGE = 1024 * 1024  # bytes; smaller parts are decoded at once
 _UU_MASK = 63
 
 
 def content(raw: bytes | Source, part: Part) -> bytes:
-    """Give the body of a part with its transfer encoding undone. Never raises."""
+    """Return the body of a part with its transfer encoding decoded. Never raises."""
     return decoded(cut(raw, part.body_start, part.body_end), part.encoding)
 
 
 def decoded(body: bytes, encoding: str) -> bytes:
-    """Undo a transfer encoding by its normalised name; unknown ones change nothing."""
+    """Decode a body by the normalized encoding name. Unknown encodings change nothing."""
     if encoding == "base64":
         return _base64(body)
     if encoding == "quoted-printable":
@@ -39,7 +39,10 @@ def decoded(body: bytes, encoding: str) -> bytes:
 
 
 def measured(raw: bytes | Source, part: Part) -> tuple[int, str]:
-    """Size and SHA-256, in hex, of a part's content, of which little is in memory at once."""
+    """Return the size and SHA-256, in hex, of a part's content.
+
+    Large parts are decoded in chunks to save memory.
+    """
     if isinstance(raw, bytes) and part.body_end - part.body_start > LARGE:
         with suppress(base64_lines.Irregular):
             if steps := _steps(raw, part):
@@ -53,7 +56,7 @@ def measured(raw: bytes | Source, part: Part) -> tuple[int, str]:
 
 
 def _steps(raw: bytes, part: Part) -> Iterator[bytes] | None:
-    """The content in pieces; None for an encoding that is undone as a whole."""
+    """Return the content in chunks, None for an encoding that can't be decoded in chunks."""
     if part.encoding == "base64":
         start, end = base64_lines.trimmed(raw, part.body_start, part.body_end)
         return base64_lines.decoded(raw, start, end, base64_lines.wrapping_of(raw, start, end))
@@ -64,7 +67,7 @@ def _steps(raw: bytes, part: Part) -> Iterator[bytes] | None:
 
 
 def text_of(raw: bytes | Source, part: Part) -> str:
-    """Give the text of a part: charset decoded, line ends LF, format=flowed unfolded."""
+    """Return the text of a part: charset decoded, LF line ends, format=flowed unfolded."""
     body = content(raw, part)
     label = part.params.get("charset")
     if label is None and part.content_type == "text/html":
@@ -78,7 +81,7 @@ def text_of(raw: bytes | Source, part: Part) -> str:
 
 
 def _with_line_feeds(text: str) -> str:
-    """Make CRLF and CR line feeds, in steps: one call for all would hold the interpreter's lock."""
+    """Replace CRLF and CR by LF, in chunks, since one call would hold the GIL too long."""
     pieces: list[str] = []
     at, size = 0, len(text)
     while at < size:
@@ -92,7 +95,10 @@ def _with_line_feeds(text: str) -> str:
 
 
 def _base64(body: bytes) -> bytes:
-    """Decode what is in the alphabet, up to the first padding; list footers follow it often."""
+    """Decode Base64 up to the first padding, ignoring other characters.
+
+    Mailing lists often append a footer after the padding.
+    """
     padding = body.find(b"=")
     if padding >= 0:
         body = body[:padding]
@@ -130,9 +136,9 @@ def _uu_line(line: bytes) -> bytes:
 
 
 def _unflowed(text: str, *, deletes_space: bool) -> str:
-    """Join the lines that a flowing sender broke (RFC 3676, section 4)."""
+    """Join the lines that a format=flowed sender broke (RFC 3676, section 4)."""
     out: list[str] = []
-    pieces: list[str] = []  # of the paragraph that is open
+    pieces: list[str] = []  # of the open paragraph
     depth = 0
     for line in text.split("\n"):
         quotes = _QUOTES.match(line)

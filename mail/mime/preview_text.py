@@ -1,19 +1,22 @@
-"""The first words of a message, for lists."""
+"""The first words of a message, for lists of messages."""
 
 import re
 
 LONGEST_PREVIEW = 255
-_LONGEST_LOOK = 8192  # characters of the text that are looked at
+_LONGEST_LOOK = 8192  # characters of the text that are read
 _RULER = re.compile(r"[\s\-_=*#~+.·•—–|<>]*+")  # noqa: RUF001 - dashes of several lengths
 _BRACKETED = re.compile(r"\[(?:cid|image|bild|inline image)[: ][^\]\n]{0,300}\]", re.IGNORECASE)
-# Newsletters pad their first line with what nobody sees.
+# Newsletters pad their first line with invisible characters.
 _INVISIBLE = re.compile(
     "[\x00-\x08\x0e-\x1f\x7f\u00ad\u034f\u061c\u180e\u200b-\u200f\u2060-\u2064\ufeff]+"
 )
 
 
 def preview(text: str) -> str:
-    """Cut the beginning of a text to 255 characters, without quotes, rulers and line ends."""
+    """Return the beginning of a text, at most 255 characters on one line.
+
+    Quotes and ruler lines are left out.
+    """
     kept: list[str] = []
     length = 0
     for line in _BRACKETED.sub("", text[:_LONGEST_LOOK]).split("\n"):
@@ -28,12 +31,12 @@ def preview(text: str) -> str:
 
 
 def shortened(text: str, longest: int) -> str:
-    """Cut a text at the end of a word, with an ellipsis where something is missing."""
+    """Cut a text at the end of a word and add an ellipsis, if it is too long."""
     if len(text) <= longest:
         return text
     cut = text[: longest - 1]
     if not text[longest - 1].isspace():
         head, blank, tail = cut.rpartition(" ")
-        # One endless word is cut within, or nothing would be left of it.
+        # A very long word is cut inside, since nothing would be left otherwise.
         cut = head if blank and len(tail) < longest // 2 else cut
     return cut.rstrip() + "…"

@@ -1,4 +1,4 @@
-"""Reading messages without holding up the event loop."""
+"""Reading of messages in threads and processes, so that the event loop is not blocked."""
 
 import asyncio
 from collections.abc import Callable
@@ -11,20 +11,24 @@ from models.runtime.helper_process import Apart
 
 INLINE_BELOW = 8 << 10  # bytes: the most expensive message takes some milliseconds
 THREAD_BELOW = 1 << 20  # bytes: beyond, a thread would hold the interpreter's lock too long
-READERS = Apart(1, nice=5)  # what is small goes first
+READERS = Apart(1, nice=5)  # small messages are read first
 
-Outcome = TypeVar("Outcome")
+ReadResult = TypeVar("ReadResult")
 
 
 async def read(message: bytes | Path) -> Facts:
-    """Read a message, or the file it lies in. Raises OSError for a file that cannot be read."""
+    """Return the facts of a message, given as bytes or as the path of its file.
+
+    Raises OSError if the file can't be read.
+    """
     return await worked(_read, message)
 
 
-async def worked(work: Callable[[bytes | Path], Outcome], message: bytes | Path) -> Outcome:
-    """Do `work`, a function of a module: here, in a thread, or in a process of its own.
+async def worked(work: Callable[[bytes | Path], ReadResult], message: bytes | Path) -> ReadResult:
+    """Call a module-level function on a message: inline, in a thread or in a process.
 
-    A path saves the copy to that process. Raises OSError for a file that cannot be read.
+    The size decides: below 8 KiB inline, below 1 MiB in a thread. A path saves copying the bytes to
+    the process. Raises OSError if the file can't be read.
     """
     if isinstance(message, Path):
         size = (await asyncio.to_thread(message.stat)).st_size
@@ -36,12 +40,12 @@ async def worked(work: Callable[[bytes | Path], Outcome], message: bytes | Path)
         return await asyncio.to_thread(work, message)
     try:
         return await asyncio.wrap_future(READERS.submit(work, message))
-    except BrokenProcessPool:  # someone ended the process; the next message gets a new one
+    except BrokenProcessPool:  # the process was killed; the next message gets a new one
         return await asyncio.to_thread(work, message)
 
 
 async def close_readers() -> None:
-    """End the process that reads large messages, if there is one."""
+    """Stop the process that reads large messages, if it runs."""
     await READERS.close()
 
 

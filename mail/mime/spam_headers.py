@@ -1,4 +1,4 @@
-"""What spam filters have written on top of a message, or somebody in their name."""
+"""Header fields of spam filters in a received message. They may be forged."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,22 +15,22 @@ NAMES = (  # in lower case
     "x-spam-status",
     "x-spamd-result",
 )
-MOST = 20  # fields that are read, at either end: a filter writes on top, or behind all others
-LONGEST = 200  # characters of one: what counts stands at its beginning
+MOST = 20  # fields that are read at each end: a filter writes above or below all other fields
+LONGEST = 200  # characters that are read of one field
 
 _NAMES = frozenset(NAMES)
 
 
 @dataclass(frozen=True, slots=True)
 class Opinion:
-    """A field of a spam filter: its name in lower case, and how it begins."""
+    """A header field of a spam filter: name in lower case, and the start of its value."""
 
     name: str
     text: str
 
 
 def opinions(own: Sequence[Field]) -> list[Opinion]:
-    """The fields of spam filters, of a message's own, topmost first."""
+    """Return the fields of spam filters, topmost first."""
     found = [(name, value) for name, value in own if name in _NAMES]
     if len(found) > 2 * MOST:
         found = [*found[:MOST], *found[-MOST:]]

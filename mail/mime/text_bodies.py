@@ -1,4 +1,4 @@
-"""The bodies of a message: its text, and its HTML as sent."""
+"""The bodies of a message as text and as HTML."""
 
 from dataclasses import dataclass
 from html import escape
@@ -13,17 +13,17 @@ _SHOWN = frozenset(("text/plain", "text/html", "text/rfc822-headers", "message/d
 
 @dataclass(frozen=True, slots=True)
 class _Body:
-    """A part that is shown."""
+    """A part that is shown as the body."""
 
     part: Part
     is_html: bool
-    is_alternative: bool  # another form of it is there as well
+    is_alternative: bool  # a part of a multipart/alternative
 
 
 def is_body(part: Part) -> bool:
-    """Tell whether a leaf is shown as the message's text, and no attachment.
+    """True if a leaf is shown as the text of the message and not as an attachment.
 
-    A multipart in which no boundary was found is shown too: its text is all there is.
+    A multipart without any boundary is shown too, as its text is all there is.
     """
     if part.disposition not in (None, "inline"):
         return False
@@ -33,7 +33,7 @@ def is_body(part: Part) -> bool:
 
 
 def body_text(raw: bytes | Source, structure: Part) -> str | None:
-    """Give the text of a message, made from its HTML where it has none; None without a body."""
+    """Return the text of a message, converted from HTML if needed; None without a body."""
     bodies = _bodies(structure)
     chosen = [body for body in bodies if not (body.is_html and body.is_alternative)] or bodies
     if not chosen:
@@ -42,14 +42,14 @@ def body_text(raw: bytes | Source, structure: Part) -> str | None:
 
 
 def body_html(raw: bytes | Source, structure: Part) -> list[str]:
-    """Give the HTML of a message, as sent and not yet safe, one for each part that is shown."""
+    """Return the HTML of a message as sent, not sanitized, one string per shown part."""
     bodies = _bodies(structure)
     chosen = [body for body in bodies if body.is_html or not body.is_alternative] or bodies
     return [_as_html(raw, body) for body in chosen]
 
 
 def text_to_html(text: str) -> str:
-    """Make paragraphs of plain text, escaped."""
+    """Return plain text as escaped HTML paragraphs."""
     paragraphs = (each.strip("\n") for each in escape(text, quote=False).split("\n\n"))
     return "\n".join(
         f"<p>{each.replace(chr(10), '<br/>' + chr(10))}</p>" for each in paragraphs if each.strip()

@@ -1,10 +1,10 @@
-"""What makes messages one conversation: their ids, and the subject without its prefixes."""
+"""Thread keys of a message: hashes of its references and base subject."""
 
 import re
 from collections.abc import Iterable
 from hashlib import blake2b
 
-_THREAD_INDEX_HEAD = 22  # characters of Thread-Index that answers share
+_THREAD_INDEX_HEAD = 22  # characters of Thread-Index that replies share
 _KEY_BYTES = 12
 
 _PREFIXES = """
@@ -22,9 +22,9 @@ _FORWARD_MARK = "(fwd)"
 
 
 def base_subject(subject: str) -> str:
-    """Reduce a collapsed subject to what answers and forwards have in common, case folded.
+    """Return a collapsed subject without reply and forward prefixes, case folded.
 
-    Prefixes of many languages, list tags in front and "(fwd)" behind are taken off, repeatedly.
+    Prefixes of many languages, list tags and "(fwd)" are removed repeatedly.
     """
     at, end = 0, len(subject)
     while found := _PREFIX.match(subject, at):
@@ -37,9 +37,9 @@ def base_subject(subject: str) -> str:
 
 
 def thread_keys(ids: Iterable[str], thread_index: str, subject: str) -> list[str]:
-    """Hash each id together with the base subject, so that a new subject is a new thread.
+    """Return a hash of each Message-ID with the base subject, in order, without repeats.
 
-    In the order given, without repeats; the head of Outlook's Thread-Index comes last.
+    A new subject is a new thread. The key of the head of Outlook's Thread-Index is last.
     """
     names = ["id:" + each.strip("<>") for each in ids]
     head = "".join(thread_index.split())[:_THREAD_INDEX_HEAD]

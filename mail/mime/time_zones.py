@@ -1,4 +1,4 @@
-"""Local times of calendars: a zone by its usual name, or as its calendar describes it."""
+"""Local times of calendars, by an IANA zone or by the VTIMEZONE of the calendar."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -8,7 +8,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 _USUAL = re.compile(r"(?:/(?:[^/]+/)*?)?([A-Za-z][A-Za-z0-9_+-]*(?:/[A-Za-z0-9_+-]+){0,2})")
 _LONGEST = 64
-MOST = 50  # observances of a zone
+MOST = 50  # of one time zone
 _OFFSET = re.compile(r"([+-])(\d\d)(\d\d)(?:\d\d)?")
 _DAY = re.compile(r"([+-]?[1-5])(MO|TU|WE|TH|FR|SA|SU)")
 _DAYS = ("MO", "TU", "WE", "TH", "FR", "SA", "SU")
@@ -16,16 +16,16 @@ _DAYS = ("MO", "TU", "WE", "TH", "FR", "SA", "SU")
 
 @dataclass(frozen=True, slots=True)
 class _Observance:
-    """From when on, and in which years again, an offset is kept."""
+    """A STANDARD or DAYLIGHT component: an offset and when it begins."""
 
     start: datetime
     before: timedelta
     offset: timedelta
-    yearly: tuple[int, int, int] | None  # month, which week, which day of it
+    yearly: tuple[int, int, int] | None  # month, week (negative: from its end), weekday
     until: datetime | None
 
     def onset(self, at: datetime) -> datetime | None:
-        """When it last began before then, by the clock on the wall."""
+        """Return the last onset at or before a local time, None if there is none."""
         if at < self.start:
             return None
         if self.yearly is None:
@@ -38,13 +38,13 @@ class _Observance:
 
 @dataclass(slots=True)
 class Zone:
-    """A VTIMEZONE: its observances, as far as they can be read."""
+    """A VTIMEZONE (RFC 5545, section 3.6.5) with the observances that can be read."""
 
     observances: list[_Observance] = field(default_factory=list)
-    odd: bool = False  # one has a rule that we do not know
+    odd: bool = False
 
     def add(self, lines: Mapping[str, str]) -> None:
-        """Take over an observance by its lines."""
+        """Add an observance by its properties. An unsupported one makes the zone unusable."""
         try:
             if len(self.observances) >= MOST:
                 raise ValueError("no zone has so many")
@@ -53,7 +53,7 @@ class Zone:
             self.odd = True
 
     def instant(self, local: datetime) -> datetime | None:
-        """The instant at which clocks there show this."""
+        """Convert a local time of this zone to UTC, None if the zone is unusable."""
         if self.odd or not self.observances:
             return None
         begun = [(one.onset(local), one) for one in self.observances]
@@ -66,26 +66,27 @@ class Zone:
 
 
 def instant(local: datetime, name: str, zones: Mapping[str, Zone]) -> datetime | None:
-    """The instant at which clocks of this zone show this; None where nobody can tell.
+    """Convert a local time to UTC; None if the zone is unknown or the time out of range.
 
-    A usual name (IANA) goes before what the calendar says of it: those are right more often.
+    An IANA name goes before the VTIMEZONE of the calendar, which is wrong more often.
     """
     try:
         usual = _USUAL.fullmatch(name) if len(name) <= _LONGEST else None
         if usual:
             return local.replace(tzinfo=ZoneInfo(usual[1])).astimezone(UTC)
     except (ZoneInfoNotFoundError, ValueError, OSError):
-        pass  # it is none of those: a folder, or a name of somebody's own
+        pass  # not an IANA zone, for example a custom name
     except OverflowError:
         return None
     try:
         return zones[name].instant(local) if name in zones else None
-    except (ValueError, OverflowError):  # at an end of the calendar
+    except (ValueError, OverflowError):  # the year is out of range
         return None
 
 
 def _observance(lines: Mapping[str, str]) -> _Observance:
-    start = datetime.strptime(lines["DTSTART"], "%Y%m%dT%H%M%S")  # noqa: DTZ007 - a wall's
+    """Raises KeyError or ValueError if a property is missing or unsupported."""
+    start = datetime.strptime(lines["DTSTART"], "%Y%m%dT%H%M%S")  # noqa: DTZ007 - a local time
     rule = dict(part.partition("=")[::2] for part in lines.get("RRULE", "").upper().split(";"))
     until = None
     if "UNTIL" in rule:
@@ -100,6 +101,10 @@ def _observance(lines: Mapping[str, str]) -> _Observance:
 
 
 def _yearly(rule: Mapping[str, str], start: datetime) -> tuple[int, int, int]:
+    """Return month, week and weekday of a yearly rule.
+
+    Raises ValueError if the rule is not one that time zones use.
+    """
     day = _DAY.fullmatch(rule.get("BYDAY", ""))
     known = {"FREQ", "BYMONTH", "BYDAY", "UNTIL", "INTERVAL", "WKST"}
     if rule["FREQ"] != "YEARLY" or not day or rule.keys() - known:
@@ -107,7 +112,7 @@ def _yearly(rule: Mapping[str, str], start: datetime) -> tuple[int, int, int]:
     if rule.get("INTERVAL", "1") != "1":
         raise ValueError("not every year")
     month = int(rule.get("BYMONTH", start.month))
-    datetime(start.year, month, 1)  # noqa: DTZ001 - is it a month?
+    datetime(start.year, month, 1)  # noqa: DTZ001 - checks the month
     return month, int(day[1]), _DAYS.index(day[2])
 
 
@@ -121,7 +126,7 @@ def _offset(text: str) -> timedelta:
 
 
 def _moment(year: int, yearly: Sequence[int], start: datetime) -> datetime:
-    """When the day comes in a year: the second Sunday in March, the last in October."""
+    """Return the onset in a year, such as the second Sunday in March."""
     month, week, day = yearly
     if week > 0:
         first = start.replace(year=year, month=month, day=1)

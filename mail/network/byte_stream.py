@@ -7,4 +7,4 @@ Read = Callable[[int], Awaitable[bytes]]  # of so many bytes at most; none at th
 
 
 class Vanished(Exception):
-    """The client has sent its last byte."""
+    """The client has closed the connection."""

@@ -1,4 +1,4 @@
-"""Which name server is asked."""
+"""DNS resolvers, and lookups with a given name server."""
 
 import asyncio
 from functools import lru_cache
@@ -9,14 +9,14 @@ import dns.flags
 import dns.resolver
 from dns.asyncresolver import Resolver
 
-KEPT = 5000  # answers that a process keeps, as long as they hold
-PAYLOAD = 1232  # bytes of an answer by UDP: what passes everywhere (DNS flag day 2020)
+KEPT = 5000  # answers; each is kept for its TTL
+PAYLOAD = 1232  # bytes (DNS flag day 2020)
 
 
 def resolver(place: str | None) -> Resolver:
-    """One that asks at "127.0.0.1:53" or "[::1]:53"; without a place, those of the system.
+    """A resolver for the name server "127.0.0.1:53" or "[::1]:53", or that of the system.
 
-    Raises dns.resolver.NoResolverConfiguration where the system names none.
+    Raises dns.resolver.NoResolverConfiguration if the system has no name server.
     """
     if place is None:
         return Resolver()
@@ -28,10 +28,7 @@ def resolver(place: str | None) -> Resolver:
 
 
 async def records(place: str | None, name: str, kind: str, lifetime: float) -> list[Any] | None:
-    """What DNS has at a name, asked at a place; none where it says so, None where it says nothing.
-
-    `lifetime` is in seconds.
-    """
+    """Query the records of a name. Empty if there are none, None if DNS does not answer."""
     try:
         answer = await resolver(place).resolve(f"{name}.", kind, lifetime=lifetime)
     except (dns.resolver.NXDOMAIN, dns.resolver.NoAnswer):
@@ -42,21 +39,21 @@ async def records(place: str | None, name: str, kind: str, lifetime: float) -> l
 
 
 async def host_addresses(place: str, host: str, lifetime: float) -> list[str]:
-    """Ask a name server for the IPv4 and IPv6 addresses of a host, for at most `lifetime` seconds.
+    """Query a name server for the IPv4 and IPv6 addresses of a host.
 
-    Raises OSError if it has none or does not answer.
+    Raises OSError if it has none or the name server does not answer.
     """
     found = await asyncio.gather(*(records(place, host, kind, lifetime) for kind in ("A", "AAAA")))
     if found == [None, None]:
         raise OSError("the name server does not answer")
-    addresses = [str(one.address) for some in found for one in some or []]
+    addresses = [str(record.address) for answer in found for record in answer or []]
     if not addresses:
         raise OSError("the host has no address")
     return list(dict.fromkeys(addresses))
 
 
 def validating(made: Resolver) -> Resolver:
-    """The same, which also asks whether answers are signed."""
+    """Make a resolver request DNSSEC validation, and return it."""
     made.use_edns(0, dns.flags.DO, PAYLOAD)
     made.flags = dns.flags.RD | dns.flags.AD
     return made
@@ -64,7 +61,7 @@ def validating(made: Resolver) -> Resolver:
 
 @lru_cache(maxsize=4)
 def kept(place: str | None, *, validates: bool) -> Resolver:
-    """The resolver of this process that asks at a place for what leaves, and keeps answers."""
+    """The shared resolver of this process for a name server, with a cache of answers."""
     made = resolver(place)
     made.cache = dns.resolver.LRUCache(KEPT)
     return validating(made) if validates else made

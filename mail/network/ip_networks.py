@@ -1,4 +1,4 @@
-"""Addresses of machines, and the networks they are in."""
+"""IP addresses and the networks they are in."""
 
 import ipaddress
 from functools import lru_cache
@@ -6,22 +6,23 @@ from functools import lru_cache
 
 @lru_cache(maxsize=4096)
 def network(ip: str | None) -> str | None:
-    """What counts as one neighbour: /24 of IPv4, /64 of IPv6; None where it is no address."""
+    """The network that limits apply to: /24 for IPv4, /64 for IPv6. None if it is no address."""
     address = _address(ip)
     if address is None:
         return None
-    bits = 24 if address.version == 4 else 64  # noqa: PLR2004 - the two there are
+    bits = 24 if address.version == 4 else 64  # noqa: PLR2004 - IP versions
     return str(ipaddress.ip_network((address, bits), strict=False))
 
 
 @lru_cache(maxsize=4096)
 def within(ip: str | None, networks: tuple[str, ...]) -> bool:
-    """Whether the address is in one of these networks."""
+    """True if the address is in one of these networks."""
     address = _address(ip)
-    return address is not None and any(address in ipaddress.ip_network(one) for one in networks)
+    return address is not None and any(address in ipaddress.ip_network(cidr) for cidr in networks)
 
 
 def _address(ip: str | None) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """The address without zone; IPv4-mapped addresses as IPv4. None if it is invalid."""
     try:
         address = ipaddress.ip_address(ip or "")
     except ValueError:

@@ -1,4 +1,4 @@
-"""Requests to addresses that others have named: never inward, and never without an end."""
+"""HTTP requests to URLs that users configure: no private addresses, limited time and size."""
 
 import asyncio
 import contextlib
@@ -17,25 +17,30 @@ from mail.network.special_ranges import embedded_ipv4, is_special
 from models.errors import Invalid
 from models.runtime.options import Options
 
-LONGEST = 2048  # characters of an address
-HEAD = 16 << 10  # bytes of the head of an answer
-WHOLE = 10.0  # seconds for all of it
-CONNECTING = 4.0  # seconds for one address
-TRIED = 3  # addresses of a host
+LONGEST = 2048  # characters
+HEAD = 16 << 10  # of a response
+WHOLE = 10.0  # seconds
+CONNECTING = 4.0  # seconds, for one address
+TRIED = 3  # attempted for one host
 PORTS = {"http": 80, "https": 443}
-LOCAL = (".localhost", ".local", ".internal", ".home.arpa")  # how such names end
-SAFE = "/?:@!$&'()*+,;=-._~%[]"  # what stays as it is in path and query
+LOCAL = (
+    ".localhost",
+    ".local",
+    ".internal",
+    ".home.arpa",
+)  # host names with these suffixes are private
+SAFE = "/?:@!$&'()*+,;=-._~%[]"  # in path and query
 
 Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
 
 
 class Unsent(Exception):
-    """It could not be sent, or was not answered. The text is fit to be shown."""
+    """The request failed or got no valid response. Its text can be shown to users."""
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """An address, taken apart: as its certificate, and as its request line have it."""
+    """A parsed URL, with the host in ASCII and the path with its query."""
 
     secure: bool
     host: str
@@ -44,23 +49,23 @@ class Target:
 
     @property
     def authority(self) -> str:
-        """What stands in the field Host."""
+        """The value of the Host header field."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         usual = self.port == PORTS["https" if self.secure else "http"]
         return host if usual else f"{host}:{self.port}"
 
 
 async def by_system(host: str, port: int) -> Sequence[str]:
-    """The addresses of a host, as the system has them."""
+    """Resolve the addresses of a host with the system's resolver."""
     loop = asyncio.get_running_loop()
     found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return list(dict.fromkeys(str(each[4][0]) for each in found))
+    return list(dict.fromkeys(str(entry[4][0]) for entry in found))
 
 
 def by_server(place: str | None) -> Resolve:
-    """Return a lookup of hosts at a name server, `address:port`; the system's without one.
+    """A lookup function for the name server `address:port`, or the system's for None.
 
-    Addresses, and names without a dot such as localhost, are left to the system.
+    IP addresses, and names without a dot such as localhost, use the system's resolver.
     """
 
     async def resolve(host: str, port: int) -> Sequence[str]:
@@ -75,10 +80,12 @@ def by_server(place: str | None) -> Resolve:
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """What may be reached, and how it is found."""
+    """Which addresses requests may go to, and how they are resolved and trusted."""
 
-    private: bool = False  # our own networks, too
-    trust: ssl.SSLContext | None = field(default=None, repr=False)  # instead of the system's
+    private: bool = False  # private networks too
+    trust: ssl.SSLContext | None = field(
+        default=None, repr=False
+    )  # instead of the system's authorities
     resolve: Resolve = by_system
     whole: float = WHOLE
 
@@ -86,25 +93,25 @@ class Gate:
     def of(
         cls, options: Options, *, private: bool = False, trust: ssl.SSLContext | None = None
     ) -> "Gate":
-        """Build a gate that looks up names at the name server of the settings."""
+        """A policy that resolves names with the configured name server."""
         return cls(private, trust, by_server(options.dns_resolver))
 
     async def allowed(self, host: str, port: int) -> list[str]:
-        """The addresses of a host that may be connected to; Unsent where there are none."""
+        """Resolve the allowed addresses of a host. Raises HttpRequestFailed if there are none."""
         try:
             found = await self.resolve(host, port)
         except (OSError, UnicodeError):
             raise Unsent("the host is not known") from None
-        allowed = [each for each in found if self.private or not inward(each)]
+        allowed = [address for address in found if self.private or not inward(address)]
         if not allowed:
             raise Unsent("the host is inside" if found else "the host is not known")
         return allowed
 
 
 def target(url: str, *, private: bool, path: Sequence[str] = ("url",)) -> Target:
-    """Take an address apart; Invalid where nothing can be posted there.
+    """Parse a URL that requests are sent to. Raises Invalid.
 
-    What a name stands for is looked up when something is sent, and judged then.
+    Host names are resolved, and their addresses checked, when a request is sent.
     """
     try:
         parts = urlsplit(url)
@@ -125,13 +132,13 @@ def target(url: str, *, private: bool, path: Sequence[str] = ("url",)) -> Target
 
 
 def check_outside(host: str, *, private: bool, path: Sequence[str]) -> None:
-    """Invalid where a host, as `host_of` has it, is in one of our own networks by its very name."""
+    """Raise Invalid if the host name or IP address is private. The name is not resolved."""
     if not private and (f".{host}".endswith(LOCAL) or (_literal(host) and inward(host))):
         raise Invalid("that is inside: use a public address", constraint="private", path=path)
 
 
 def host_of(host: str) -> str:
-    """The host as the wire has it; raises idna.IDNAError where there is no such form."""
+    """The host in ASCII and lower case. Raises idna.IDNAError."""
     if host.isascii():
         return host.lower().rstrip(".")
     return idna.encode(host, uts46=True).decode()
@@ -145,7 +152,7 @@ def _literal(host: str) -> bool:
 
 
 def inward(address: str) -> bool:
-    """True if the address is not of the public internet, in whichever form it is written."""
+    """True if the address is not public, also if it embeds an IPv4 address that is not."""
     found = ipaddress.ip_address(address.partition("%")[0])
     if is_special(found):
         return True
@@ -154,9 +161,9 @@ def inward(address: str) -> bool:
 
 
 async def post(to: Target, headers: Mapping[str, str], body: bytes, gate: Gate) -> int:
-    """Post this, and return the status of the answer; Unsent where there is none.
+    """Send a POST request and return the status. Redirects are not followed.
 
-    A redirection is an answer like others: it is not followed.
+    Raises HttpRequestFailed.
     """
     status, _ = await ask(to, headers, body, gate)
     return status
@@ -165,19 +172,23 @@ async def post(to: Target, headers: Mapping[str, str], body: bytes, gate: Gate) 
 async def ask(
     to: Target, headers: Mapping[str, str], body: bytes, gate: Gate, most: int = 0
 ) -> tuple[int, bytes]:
-    """Post this; the status, and the body, which `most` = 0 does not wait for.
+    """Send a POST request and return status and body. Does not read a body for limit 0.
 
-    Unsent also where the body has more than `most` bytes, or ends before it should.
+    Raises HttpRequestFailed, also if the body is longer than `max_body_bytes` or incomplete.
     """
     return await _talked(to, _request(to, headers, body), gate, most)
 
 
 async def fetch(to: Target, gate: Gate, most: int) -> tuple[int, bytes]:
-    """Get a page of at most `most` bytes: status and body. As `ask`."""
+    """Send a GET request and return status and body, as `post_and_read`.
+
+    Raises HttpRequestFailed.
+    """
     return await _talked(to, _get(to), gate, most)
 
 
 async def _talked(to: Target, request: bytes, gate: Gate, most: int) -> tuple[int, bytes]:
+    """Send a request and return status and body. Raises HttpRequestFailed."""
     try:
         async with asyncio.timeout(gate.whole):
             reader, writer = await connected(to, gate)
@@ -186,7 +197,7 @@ async def _talked(to: Target, request: bytes, gate: Gate, most: int) -> tuple[in
                 await writer.drain()
                 return await _answer(reader, most)
             finally:
-                writer.transport.abort()  # what else it has to say is not waited for
+                writer.transport.abort()  # the rest of the response is not read
     except TimeoutError:
         raise Unsent(f"no answer within {gate.whole:g} seconds") from None
     except ssl.SSLError as problem:
@@ -198,7 +209,10 @@ async def _talked(to: Target, request: bytes, gate: Gate, most: int) -> tuple[in
 
 
 async def connected(to: Target, gate: Gate) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """A connection to an address that was judged: the name is not looked up again."""
+    """Connect to an allowed address of the target, without resolving the name again.
+
+    Raises HttpRequestFailed or OSError.
+    """
     allowed = await gate.allowed(to.host, to.port)
     secure = gate.trust or _usual_trust() if to.secure else None
     name = to.host if to.secure else None
@@ -209,7 +223,7 @@ async def connected(to: Target, gate: Gate) -> tuple[asyncio.StreamReader, async
                 return await asyncio.open_connection(
                     address, to.port, ssl=secure, server_hostname=name
                 )
-        except (OSError, TimeoutError) as problem:  # the next one may do better
+        except (OSError, TimeoutError) as problem:  # the next address may answer
             last = problem
     raise last or OSError
 
@@ -220,6 +234,7 @@ def _usual_trust() -> ssl.SSLContext:
 
 
 def _request(to: Target, headers: Mapping[str, str], body: bytes) -> bytes:
+    """The bytes of a POST request."""
     fields = {
         "Host": to.authority,
         "User-Agent": "Merganser",
@@ -233,19 +248,20 @@ def _request(to: Target, headers: Mapping[str, str], body: bytes) -> bytes:
 
 
 def _get(to: Target) -> bytes:
+    """The bytes of a GET request."""
     lines = f"Host: {to.authority}\r\nUser-Agent: Merganser\r\nAccept: */*\r\n"
     return f"GET {to.path} HTTP/1.1\r\n{lines}Connection: close\r\n\r\n".encode()
 
 
 class _Answer:
-    """Hears of the end of a head, and of the body behind it."""
+    """Callbacks of httptools that collect status and body of a response."""
 
     def __init__(self) -> None:
         self.parser = httptools.HttpResponseParser(self)
         self.status = 0
         self.body = bytearray()
         self.whole = False
-        self.measured = False  # it says where its body ends
+        self.measured = False  # a header field gives the length of the body
 
     def on_message_begin(self) -> None:
         self.measured = False
@@ -255,7 +271,7 @@ class _Answer:
 
     def on_headers_complete(self) -> None:
         status = self.parser.get_status_code()
-        if status >= 200 and not self.status:  # noqa: PLR2004 - before there are only hints
+        if status >= 200 and not self.status:  # noqa: PLR2004 - 1xx are interim responses
             self.status = status
 
     def on_body(self, piece: bytes) -> None:
@@ -267,19 +283,23 @@ class _Answer:
 
 
 async def _answer(reader: asyncio.StreamReader, most: int) -> tuple[int, bytes]:
+    """Read status and body of a response. For limit 0 it stops after the header.
+
+    Raises HttpRequestFailed if the response is too long or incomplete.
+    """
     answer, read = _Answer(), 0
     while not (answer.whole if most else answer.status):
         piece = await reader.read(4096)
         read += len(piece)
         if not piece and answer.status and not answer.measured:
-            break  # it ends with the connection
+            break  # without a length, the body ends with the connection
         if not piece or read > HEAD + most:
             raise Unsent("the answer ends early" if not piece else "the answer has no end")
         try:
             answer.parser.feed_data(piece)
         except httptools.HttpParserError:
             over = answer.whole if most else answer.status
-            if not over:  # what stands behind it is not our concern
+            if not over:  # data after the response is ignored
                 raise
         if most and len(answer.body) > most:
             raise Unsent(f"an answer of more than {most} bytes")
@@ -287,8 +307,8 @@ async def _answer(reader: asyncio.StreamReader, most: int) -> tuple[int, bytes]:
 
 
 def refused(status: int) -> str | None:
-    """What is wrong with this status."""
-    if 200 <= status < 300:  # noqa: PLR2004 - the hundreds of HTTP
+    """The problem of a status that is not 2xx, as text. None for 2xx."""
+    if 200 <= status < 300:  # noqa: PLR2004 - status classes of HTTP
         return None
     if 300 <= status < 400:  # noqa: PLR2004
         return f"status {status}: redirections are not followed"

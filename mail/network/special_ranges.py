@@ -67,5 +67,5 @@ def is_special(address: IPv4Address | IPv6Address) -> bool:
     """
     address = embedded_ipv4(address) or address
     if isinstance(address, IPv4Address):
-        return any(address in each for each in _IPV4)
-    return address not in _UNICAST or any(address in each for each in _IPV6)
+        return any(address in special_network for special_network in _IPV4)
+    return address not in _UNICAST or any(address in special_network for special_network in _IPV6)

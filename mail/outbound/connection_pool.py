@@ -1,8 +1,7 @@
-"""Connections to servers elsewhere, which are used again as long as they are good.
+"""The pool of open SMTP connections to other servers.
 
-They are told apart by all that was asked of them: what was opened with less is never taken for
-more. A connection that died meanwhile costs a new one, not an attempt: whoever is lent one that
-was used before, and is not answered to MAIL, asks for a fresh one.
+Connections are used again only for the same host with the same TLS requirement and login. If an
+idle connection turns out to be closed, the caller opens a new one and no attempt is counted.
 """
 
 import asyncio
@@ -26,19 +25,22 @@ OPENED = metrics.counter(
 
 @dataclass
 class Pool:
-    """Those that wait for their next message."""
+    """Idle SMTP connections by host, with the timers that close them."""
 
     world: World
     pace: Pace
     contexts: Contexts
-    wanted: Callable[[], int]  # how many may be taken again at once
+    wanted: Callable[[], int]  # number of connections that can be used again at once
     idle: defaultdict[Host, list[Channel]] = field(default_factory=lambda: defaultdict(list))
     ends: dict[Channel, asyncio.TimerHandle] = field(default_factory=dict)
     closing: "set[asyncio.Task[None]]" = field(default_factory=set)
 
     @asynccontextmanager
     async def lent(self, host: Host) -> AsyncGenerator[Channel]:
-        """A connection; NotReached. It is kept if it is good, and few enough are."""
+        """Take an idle connection or open a new one. Raises ServerFailed.
+
+        At the end of the block the connection becomes idle, unless it failed or enough are idle.
+        """
         channel = await self._kept(host) or await self._new(host)
         try:
             yield channel
@@ -48,20 +50,21 @@ class Pool:
         self._back(host, channel)
 
     async def fresh(self, host: Host) -> None:
-        """Let go of all that are kept for a host: one of them was dead."""
+        """Abort all idle connections to a host, since one of them was closed by the server."""
         for channel in self.idle.pop(host, []):
             self._forget(channel)
             channel.drop()
 
     async def close(self) -> None:
-        """Let go of all."""
-        kept = [channel for each in self.idle.values() for channel in each]
+        """Close all idle connections."""
+        kept = [channel for channels in self.idle.values() for channel in channels]
         self.idle.clear()
         for channel in kept:
             self._forget(channel)
         await asyncio.gather(*(channel.close() for channel in kept), *self.closing)
 
     async def _kept(self, host: Host) -> Channel | None:
+        """Take an idle connection that can be used again. None if there is none."""
         while self.idle[host]:
             channel = self.idle[host].pop()
             self._forget(channel)
@@ -73,11 +76,13 @@ class Pool:
         return None
 
     async def _new(self, host: Host) -> Channel:
+        """Open a connection. Raises ServerFailed."""
         OPENED.add("new")
         hostname = self.world.options.hostname
         return await smtp_client.connect(host, self.pace, hostname=hostname, contexts=self.contexts)
 
     def _back(self, host: Host, channel: Channel) -> None:
+        """Keep a connection as idle, or close it if it was used enough or enough are idle."""
         if not channel.sound:
             channel.drop()
             return
@@ -93,6 +98,7 @@ class Pool:
         self.ends[channel] = loop.call_later(wait, self._expire, host, channel)
 
     def _expire(self, host: Host, channel: Channel) -> None:
+        """Close a connection at the end of its idle time."""
         self.ends.pop(channel, None)
         if channel in self.idle.get(host, ()):
             self.idle[host].remove(channel)

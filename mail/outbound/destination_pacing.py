@@ -1,6 +1,7 @@
-"""How fast mail goes to one place: so many messages in a minute, and not at all to who is down.
+"""Destination pacing: delivery slots per minute, and pauses for destinations that do not answer.
 
-Who is down each process finds out by itself. Turns are shared by all: the store keeps them.
+Each process knows by its own attempts which destinations do not answer. Delivery slots are in the
+database, so all processes share them.
 """
 
 from collections.abc import Callable
@@ -16,33 +17,33 @@ from models.runtime.environment import Turn, World
 from models.store.columns import Instant, insert_or
 from models.store.prepared_statements import Made, Prepared, prepared
 
-FIRST = 5.0  # seconds for which a place that does not answer is left alone
-LONGEST = 300.0  # the most of it: it doubles with each time
-WAITED = 2.0  # seconds that are waited for a turn; more is put off
-PLACES = 10_000  # that are remembered
+FIRST = 5.0  # seconds; it doubles with each failure
+LONGEST = 300.0  # seconds
+WAITED = 2.0  # seconds; for a later slot the recipients return to the queue
+PLACES = 10_000  # in one process
 
 
 @dataclass
 class Down:
-    """A place that does not answer."""
+    """A destination that does not answer."""
 
-    until: float
-    wait: float
-    asked_at: datetime  # when the last attempt began
-    result: Result  # what came of it
+    until: float  # of the monotonic clock
+    wait: float  # seconds
+    asked_at: datetime  # start of the last attempt
+    result: Result  # result of the last attempt
 
 
 @dataclass
 class Pacing:
-    """Which places are down. `clock` is one that only runs forwards."""
+    """The destinations that do not answer. `clock` is monotonic and returns seconds."""
 
     clock: Callable[[], float]
     down: dict[str, Down] = field(default_factory=dict)
 
     def dead(self, place: str, hurried_at: datetime | None = None) -> Result | None:
-        """Why nothing is sent there now, and for how long, where it was down a moment ago.
+        """The result for recipients of a paused destination. None if it can be attempted.
 
-        What is in a hurry since then is sent in spite of that.
+        A flush after the last attempt overrides the pause.
         """
         known = self.down.get(place)
         left = known.until - self.clock() if known else 0.0
@@ -51,7 +52,7 @@ class Pacing:
         return replace(known.result, alone=timedelta(seconds=left))
 
     def failed(self, place: str, result: Result, asked_at: datetime) -> None:
-        """Nobody answers there."""
+        """Pause a destination that did not answer. The pause doubles with each failure."""
         known = self.down.pop(place, None)
         wait = min(known.wait * 2, LONGEST) if known else FIRST
         self.down[place] = Down(self.clock() + wait, wait, asked_at, result)
@@ -59,20 +60,26 @@ class Pacing:
             del self.down[next(iter(self.down))]
 
     def answered(self, place: str) -> None:
-        """It is there again."""
+        """End the pause of a destination."""
         self.down.pop(place, None)
 
 
 async def turn(world: World, place: str, per_minute: int) -> float:
-    """Seconds to wait for a turn, which is taken then; from `WAITED` on it is to be put off."""
+    """Reserve a delivery slot. Returns the seconds until the slot.
+
+    If these are at least `MAX_SLOT_WAIT`, the caller must return the recipients to the queue.
+    """
     gap = timedelta(minutes=1) / per_minute
 
-    def unit(turn: Turn) -> timedelta:
+    def reserve(turn: Turn) -> timedelta:
         now = world.now()
         (row,) = turn.fetched(_held(turn.connection.dialect.name), place=place, now=now)
         ahead: timedelta = row.free_at - now
         back = ahead if ahead > timedelta(seconds=WAITED) + gap else timedelta(0)
-        first, last = row.free_at - back, row.until - back  # the clock was set back
+        first, last = (
+            row.free_at - back,
+            row.until - back,
+        )  # corrects slots from before the clock was set back
         at: datetime = max(first, now)
         if at - now < timedelta(seconds=WAITED):
             free_at, until = at + gap, max(last, at + gap)
@@ -82,12 +89,12 @@ async def turn(world: World, place: str, per_minute: int) -> float:
         turn.send([(_GIVEN, {"of": place, "free": free_at, "last": until})])
         return at - now
 
-    return (await world.apply(unit)).total_seconds()
+    return (await world.apply(reserve)).total_seconds()
 
 
 @prepared
 def _held(dialect: str) -> Made:
-    """The turns of a place, which nobody else takes meanwhile."""
+    """Statement that inserts or locks the slot row of a destination and returns it."""
     now = bindparam("now", type_=Instant())
     new = insert_or(dialect, PlaceTurn).values(place=bindparam("place"), free_at=now, until=now)
     kept = new.on_conflict_do_update(index_elements=["place"], set_={"place": new.excluded.place})

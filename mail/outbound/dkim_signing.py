@@ -1,7 +1,7 @@
-"""Signatures of our domains on what leaves: over the bytes as they go over the wire, at one place.
+"""DKIM signatures on outgoing messages, over the bytes that are sent.
 
-They are made anew for each attempt, so that it is always with a key in force. With the same keys
-they are the same, since their time is that of the submission.
+They are made for each attempt, so they always use a current key. Their time is that of the
+submission, so the same key gives the same signature.
 """
 
 import asyncio
@@ -27,14 +27,14 @@ SIGNED = metrics.counter(
     "header, it cannot be read.",
     "outcome",
 )
-ROOM = 2000  # bytes of the signatures of a large message, kept for its other domains
+ROOM = 2000  # estimated size of cached signatures of a large message
 
 
 async def signed(world: World, job: Job, letter: Letter) -> Letter:
-    """The letter with signatures on top, by keys of its author's domain; as it is without any.
+    """Add DKIM signatures with the keys of the author's domain and of the host.
 
-    What was not written here is not signed: others may claim to be of our domains. Call it last:
-    of what is changed behind it the signature is broken.
+    Returns the message unchanged if it was not submitted here, there is no key, or its header can't
+    be read. Later changes of the message would break the signatures.
     """
     if not job.ours:
         return letter
@@ -50,18 +50,20 @@ async def signed(world: World, job: Job, letter: Letter) -> Letter:
 
 
 async def _keys(world: World, author: str | None) -> Sequence[Signer]:
+    """Load the signers of the author's domain, and those of the host if that is enabled."""
     keys = await signing_keys.signers(world, author) if author else []
     if world.options.dkim_host:
         more = await signing_keys.of_host(world)
-        keys += [each for each in more if each.domain != author]
+        keys += [signer for signer in more if signer.domain != author]
     return keys
 
 
 async def _fields(world: World, job: Job, letter: Letter, keys: Sequence[Signer]) -> bytes:
+    """The DKIM-Signature fields of a message. Those of a streamed message are cached."""
     now = int(job.created_at.timestamp())
     if not isinstance(letter.data, Flow):
         return await over(await dkim.Message.whole(letter.data), keys, now)
-    names = tuple((each.domain, each.selector, each.key.public()) for each in keys)
+    names = tuple((signer.domain, signer.selector, signer.key.public()) for signer in keys)
     which = "dkim", job.submission_id, letter.data.size, names
     known: bytes | None = world.shelf.get(which)
     if known is None:
@@ -73,7 +75,10 @@ async def _fields(world: World, job: Job, letter: Letter, keys: Sequence[Signer]
 
 
 async def _hash(flow: Flow, end: int) -> bytes:
-    """SHA-256 of the body in the relaxed form; the header ends at this byte of the first piece."""
+    """SHA-256 of the body in relaxed canonicalization.
+
+    `header_end` is the position of the empty line in the first piece, or negative.
+    """
     made, form, start = hashlib.sha256(), Relaxed(), end + 4 if end >= 0 else None
 
     def take(piece: bytes) -> None:
@@ -91,6 +96,7 @@ async def _hash(flow: Flow, end: int) -> bytes:
 
 
 def _topped(letter: Letter, fields: bytes) -> Letter:
+    """A copy of the message with these header fields on top."""
     data = letter.data
     if not isinstance(data, Flow):
         return replace(letter, data=fields + data)
@@ -101,6 +107,7 @@ def _topped(letter: Letter, fields: bytes) -> Letter:
 
 
 async def _behind(fields: bytes, flow: Flow) -> AsyncGenerator[bytes]:
+    """Stream the fields together with the first piece, then the other pieces."""
     async with aclosing(flow.steps()) as pieces:
         async for piece in pieces:
             yield fields + piece

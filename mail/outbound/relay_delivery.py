@@ -1,7 +1,7 @@
-"""Relays and pages that an address of ours forwards to, instead of the servers of a domain.
+"""Delivery to the relays and webhooks that addresses forward to.
 
-Their hosts are named by others, so an address of our own networks is refused unless a setting
-allows it, and the address that was judged is the one that is connected to.
+Users name these hosts, so addresses of internal networks are refused unless a setting allows them.
+The connection goes to the IP address that was checked.
 """
 
 from dataclasses import replace
@@ -18,18 +18,21 @@ from models.queue.tables import DeliveryState
 from models.runtime.environment import World
 from models.runtime.secret_box import Sealed
 
-TRIED = 3  # addresses of a relay
-PASSING = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS)  # though they are 4xx
+TRIED = 3  # attempted for one relay
+PASSING = (
+    HTTPStatus.REQUEST_TIMEOUT,
+    HTTPStatus.TOO_MANY_REQUESTS,
+)  # the 4xx codes that are retried
 BROKEN = "4.3.5 Its address cannot be read"
 
 
 def is_page(job: Job) -> bool:
-    """Whether it is posted by HTTP."""
+    """True if the job goes to a webhook by HTTP."""
     return bool(job.via) and str(job.via).partition("://")[0].lower() in PORTS
 
 
 def _whole(world: World, job: Job) -> str:
-    """The relay or page with its password; Unroutable where that cannot be read."""
+    """Decrypt the URL of the relay or webhook. Raises Unroutable if that fails."""
     to = job.recipients[0]
     try:
         return world.vault.open(to.secret or "", sealed_for(to.delivery_id))
@@ -38,7 +41,10 @@ def _whole(world: World, job: Job) -> str:
 
 
 async def relays(world: World, job: Job, gate: Gate) -> list[Host]:
-    """The places to connect to for a relay; Unroutable."""
+    """Resolve the relay of a job to hosts to connect to.
+
+    Raises Unroutable if the URL is invalid or there is no allowed address.
+    """
     try:
         named = next_hop(_whole(world, job))
     except Invalid as problem:
@@ -51,7 +57,10 @@ async def relays(world: World, job: Job, gate: Gate) -> list[Host]:
 
 
 async def posted(world: World, job: Job, letter: Letter, gate: Gate) -> Result:
-    """Post a message to a page: its bytes are the body, its envelope is in fields."""
+    """Post a message to a webhook: the message is the body, the envelope is in header fields.
+
+    Raises TypeError if the message is streamed.
+    """
     if isinstance(letter.data, Flow):
         raise TypeError("a page is sent it whole")
     headers = {
@@ -73,5 +82,5 @@ async def posted(world: World, job: Job, letter: Letter, gate: Gate) -> Result:
 
 
 def _field(address: str) -> str:
-    """An address as a field of HTTP has it: what is not ASCII by RFC 3986, section 2.1."""
+    """An address for an HTTP header field: non-ASCII characters as in RFC 3986, section 2.1."""
     return quote(address, safe="!#$&'*+/=?^_`{|}~@.-")

@@ -1,4 +1,4 @@
-"""A try of a way out: everything a message would meet, up to RCPT, and no message."""
+"""The test of a route: all steps of a delivery up to RCPT, without a message."""
 
 import asyncio
 from dataclasses import dataclass, field
@@ -24,19 +24,19 @@ from models.store.columns import table_of
 
 PACE = Pace(connect=10.0, greeting=20.0, answer=20.0)
 WHOLE = 60.0  # seconds
-TRIED = 6  # addresses
+TRIED = 6  # attempted
 TAKEN = (250, 251, 252)
 
 
 @dataclass(frozen=True, slots=True)
 class Probed:
-    """Whether a message would be taken now, and what was said and found on the way there."""
+    """Whether a server accepts the envelope now, with a log of the test."""
 
     ok: bool
     log: list[str] = field(default_factory=list)
 
 
-async def probe(  # noqa: PLR0913, PLR0917 - what may be asked
+async def probe(  # noqa: PLR0913, PLR0917 - the arguments of the field
     world: World,
     route: Route,
     sender: str | None = None,
@@ -44,10 +44,11 @@ async def probe(  # noqa: PLR0913, PLR0917 - what may be asked
     relay_host_id: int | None = None,
     transport_id: int | None = None,
 ) -> Probed:
-    """Try the way of a message; with a relay host or transport that one, also if it is not active.
+    """Test the route of a message, up to RCPT, or up to MAIL without a recipient.
 
-    Without a recipient it ends behind MAIL. Nothing in the log is a password. NotFound where
-    there is no such relay host or transport, or nothing at all is asked for.
+    With a relay host or transport, that one is tested even if it is inactive. The log contains no
+    password. Raises NotFound if the relay host or transport does not exist, or if there is neither
+    one of them nor a recipient.
     """
     log: list[str] = []
     forced = await _forced(world, relay_host_id, transport_id)
@@ -72,6 +73,7 @@ async def probe(  # noqa: PLR0913, PLR0917 - what may be asked
 async def _forced(
     world: World, relay_host_id: int | None, transport_id: int | None
 ) -> RelayHost | Transport | None:
+    """Load the relay host or transport with this id. Raises NotFound."""
     if relay_host_id is not None:
         asked = select(*table_of(RelayHost).c).where(col(RelayHost.id) == relay_host_id)
         if rows := await world.database.read(asked):
@@ -88,7 +90,7 @@ async def _forced(
 async def _tried(
     world: World, route: Route, asked: Asked, found: tuple[list[Host], list[str]]
 ) -> bool:
-    """Whether the first server that can be talked to would take it."""
+    """True if the first server that answers accepts the envelope."""
     servers, log = found
     contexts = Contexts(route.trust)
     for host in servers[:TRIED]:
@@ -111,16 +113,17 @@ async def _tried(
 
 
 def _greeted(channel: Channel, host: Host, log: list[str]) -> None:
+    """Log TLS, login and extensions of a connection."""
     log.append(f"encrypted: {channel.tls}" if channel.tls else "not encrypted")
     if host.username is not None:
         log.append(f"signed in as {host.username}")
-    offers = ", ".join(sorted(each.upper() for each in channel.smtp.esmtp_extensions))
+    offers = ", ".join(sorted(extension.upper() for extension in channel.smtp.esmtp_extensions))
     log.append(f"it offers: {offers or 'nothing'}")
 
 
 async def _conversed(channel: Channel, asked: Asked, log: list[str]) -> bool:
-    """Name sender and recipient, and take it back."""
-    utf8 = any(needs_utf8(each) for each in (asked.sender, asked.recipient))
+    """Send MAIL and RCPT, then RSET. Returns True if the server accepted them."""
+    utf8 = any(needs_utf8(address) for address in (asked.sender, asked.recipient))
     if utf8 and not channel.offers("smtputf8"):
         log.append("it does not take such addresses (SMTPUTF8)")
         return False
@@ -143,6 +146,7 @@ async def _conversed(channel: Channel, asked: Asked, log: list[str]) -> bool:
 
 
 async def _said(channel: Channel, words: tuple[str, ...], log: list[str]) -> bool:
+    """Send a command, log it with its reply, and return True if the reply is positive."""
     log.append(f"> {' '.join(words)}")
     answer = await smtp_client.answered(channel, *words)
     log.append(f"< {answer.code} {answer.message}")

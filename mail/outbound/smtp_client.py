@@ -1,4 +1,4 @@
-"""One message over one SMTP connection (RFC 5321): an answer for each recipient."""
+"""The SMTP client (RFC 5321): one message over one connection, with a result per recipient."""
 
 import asyncio
 import contextlib
@@ -29,70 +29,73 @@ from mail.queue import dsn_requests
 from mail.routing.mx_hosts import Host, Tls
 from models.queue.tables import DeliveryState
 
-WAITING = 256 * 1024  # bytes that may lie unsent before we wait
+WAITING = 256 * 1024  # in the write buffer
 NAP = 0.01  # seconds
 GOODBYE = 5.0  # seconds for the answer to QUIT
-ANSWER = 500  # characters kept of an answer
+ANSWER = 500  # stored of a reply
 OK, GO_AHEAD, CLOSING = 250, 354, 421
-UNREAD = (501, 555)  # to parameters: of another form, or unknown (RFC 5321, section 4.1.1.11)
+UNREAD = (501, 555)  # syntax error in parameters, or unknown (RFC 5321, section 4.1.1.11)
 
 _UNSAFE = re.compile(r"[\s<>\x00-\x1f\x7f]")
 _UNPRINTABLE = re.compile(r"[^\x20-\x7e]+")
 
 
 class NotReached(Exception):
-    """No answer to a command of ours that meant this message: another server may do better."""
+    """The server failed before it decided on a recipient. Another server can be attempted."""
 
     def __init__(self, code: int, text: str, *, down: bool = False) -> None:
         super().__init__(text)
         self.code = code
         self.text = text
-        self.down = down  # it talks to nobody, so others need not try
+        self.down = down  # it would fail for every message
 
 
 class LeaseLost(Exception):
-    """Somebody else holds these recipients now: nothing more may be sent or written."""
+    """Another process holds the lease of these recipients: nothing more may be sent or written."""
 
 
 @dataclass(eq=False)
 class Channel:
-    """A connection to a server, and what is known of it."""
+    """An open connection to an SMTP server with its state."""
 
     smtp: SMTP
     host: Host
     pace: Pace
     wire: Wire
-    tls: str | None = None  # protocol version and cipher, and how its certificate was checked
-    messages: int = 0  # that it was used for
-    begun: bool = False  # a transaction has not come to its end
-    sound: bool = True  # it can be used again
+    tls: str | None = None  # version, cipher and certificate check
+    messages: int = 0  # messages sent over it
+    begun: bool = False  # between MAIL and its end
+    sound: bool = True  # for another message
 
     def refused(self, code: int, text: str) -> Result:
-        """What came of it, after an answer that was none of 2xx."""
+        """The delivery result for a negative reply."""
         return Result.refused(code, text[:ANSWER], self.host.name, self.tls)
 
     def taken(self, code: int, text: str, *, reports: bool) -> Result:
-        """What came of it, after the 250; `reports` says whether the server tells the sender."""
+        """The delivery result for a positive reply to the final dot.
+
+        `is_reported_remotely` is True if the server sends the success report.
+        """
         state = DeliveryState.RELAYED if self.host.relay else DeliveryState.DELIVERED
         return Result(state, code, text[:ANSWER], self.host.name, self.tls, told_there=reports)
 
     def offers(self, extension: str) -> bool:
-        """Whether the server has said that it knows this."""
+        """True if the server offers this ESMTP extension."""
         return self.smtp.supports_extension(extension)
 
     async def command(self, *words: str, timeout: float | None = None) -> SMTPResponse:  # noqa: ASYNC109
-        """Send a command; the answer to it."""
+        """Send a command and return its reply. Raises SMTPException if there is none."""
         self.wire.command(" ".join(words).encode())
         return await self.heard(timeout)
 
     async def heard(self, timeout: float | None = None) -> SMTPResponse:  # noqa: ASYNC109
-        """The next answer."""
+        """Return the next reply. Raises SMTPException if there is none."""
         answer = await self.wire.answer(timeout or self.pace.answer)
         self.sound = self.sound and answer.code != CLOSING
         return answer
 
     async def ready(self) -> bool:
-        """Whether another message can be sent; what was left of the last one is taken back."""
+        """End an unfinished transaction with RSET. Returns True if another message can be sent."""
         if self.begun:
             try:
                 self.begun = (await self.command("RSET")).code != OK
@@ -101,11 +104,11 @@ class Channel:
         return self.sound and not self.begun and self.wire.open
 
     def drop(self) -> None:
-        """End it, without a word, and without what still waits to be sent."""
+        """Close the connection at once, without QUIT. HttpRequestFailed bytes are lost."""
         self.wire.transport.abort()
 
     async def close(self) -> None:
-        """Say goodbye, and end it."""
+        """Send QUIT and close the connection."""
         try:
             with contextlib.suppress(SMTPException, OSError):
                 await self.command("QUIT", timeout=GOODBYE)
@@ -114,9 +117,9 @@ class Channel:
 
 
 async def connect(host: Host, pace: Pace, *, hostname: str, contexts: Contexts) -> Channel:
-    """A connection that is greeted, encrypted and signed in as far as `host` asks; NotReached.
+    """Open a connection with EHLO, TLS and login as the host requires. Raises ServerFailed.
 
-    Where encryption was only a bonus and fails, the same server is tried once without.
+    If opportunistic TLS fails, it connects once more without TLS.
     """
     try:
         return await _open(host, pace, hostname, contexts)
@@ -128,6 +131,7 @@ async def connect(host: Host, pace: Pace, *, hostname: str, contexts: Contexts) 
 
 
 async def _open(host: Host, pace: Pace, hostname: str, contexts: Contexts) -> Channel:
+    """Open a connection. Raises ServerFailed, or TlsFailed if TLS fails."""
     context = contexts.of(host)
     smtp = SMTP(
         hostname=host.name if host.tls is Tls.WRAPPED else host.address,
@@ -167,12 +171,12 @@ async def _open(host: Host, pace: Pace, hostname: str, contexts: Contexts) -> Ch
 
 def _dropped(smtp: SMTP) -> None:
     if smtp.transport is not None:
-        cast(asyncio.WriteTransport, smtp.transport).abort()  # closing would send what waits
+        cast(asyncio.WriteTransport, smtp.transport).abort()  # close() would send buffered bytes
     smtp.close()
 
 
 async def _wrapped(smtp: SMTP, host: Host, pace: Pace) -> str:
-    """Connect with TLS from the first byte on; what it is, once it is as it should be."""
+    """Connect with TLS from the first byte. Returns the TLS description. Raises TlsFailed."""
     try:
         if host.address != host.name:
             await smtp.connect(port=None, sock=await _reached(host, pace))
@@ -184,7 +188,7 @@ async def _wrapped(smtp: SMTP, host: Host, pace: Pace) -> str:
 
 
 async def _reached(host: Host, pace: Pace) -> socket.socket:
-    """A connection to the address, for which the certificate is checked by the name."""
+    """A socket that is connected to the IP address, so that TLS can check the host name."""
     family = socket.AF_INET6 if ":" in host.address else socket.AF_INET
     made = socket.socket(family, socket.SOCK_STREAM)
     made.setblocking(False)
@@ -198,6 +202,7 @@ async def _reached(host: Host, pace: Pace) -> socket.socket:
 
 
 def _encryption(smtp: SMTP) -> ssl.SSLObject:
+    """The TLS object of the connection. Raises TlsFailed if the connection is lost."""
     found = smtp.get_transport_info("ssl_object")
     if not isinstance(found, ssl.SSLObject):
         raise NoTls("the connection is lost")
@@ -205,7 +210,7 @@ def _encryption(smtp: SMTP) -> ssl.SSLObject:
 
 
 async def _greet(smtp: SMTP) -> None:
-    """EHLO, or HELO where that is unknown."""
+    """Send EHLO, or HELO if the server does not know EHLO."""
     try:
         await smtp.ehlo()
     except SMTPResponseException as problem:
@@ -215,6 +220,10 @@ async def _greet(smtp: SMTP) -> None:
 
 
 async def _encrypt(smtp: SMTP, host: Host, context: ssl.SSLContext) -> str | None:
+    """Send STARTTLS and return the TLS description.
+
+    Returns None if TLS is opportunistic and not offered. Raises TlsFailed if it fails.
+    """
     if not smtp.supports_extension("starttls"):
         if host.tls is not Tls.OPPORTUNISTIC:
             raise NoTls("not offered")
@@ -235,21 +244,25 @@ async def transmit(
     before_dot: Callable[[Sequence[int]], Awaitable[None]],
     asked: Sequence[str] | None = None,
 ) -> dict[int, Result]:
-    """One transaction. A result for each recipient, by the id of its delivery.
+    """Run one transaction. Returns a result for each recipient, by delivery id.
 
-    `before_dot` is told who has been accepted, and may raise: then nothing was sent. NotReached
-    where the connection ends before any of our recipients was named. `asked` is what a server
-    that offers DSN is told of the message; with it those have no result whom it may have refused
-    for that: it is to be asked for them once more, with None.
+    `before_final_dot` gets the accepted delivery ids before the final dot; if it raises, the
+    message is not sent. Raises ServerFailed if the connection ends before all RCPT replies.
+    `dsn_parameters` are the parameters of MAIL. With them, recipients that the server may have
+    refused because of DSN parameters have no result; the caller repeats them with None.
     """
-    results = {to.delivery_id: problem for to in recipients if (problem := _unfit(channel, to))}
-    rest = [to for to in recipients if to.delivery_id not in results]
+    results = {
+        recipient.delivery_id: problem
+        for recipient in recipients
+        if (problem := _unfit(channel, recipient))
+    }
+    rest = [recipient for recipient in recipients if recipient.delivery_id not in results]
     if not rest:
         return results
     opened = _opened(channel, letter, rest, asked)
     if isinstance(opened, Result):
-        return results | dict.fromkeys((to.delivery_id for to in rest), opened)
-    named = (_recipient(to, dsn=asked is not None) for to in rest)
+        return results | dict.fromkeys((recipient.delivery_id for recipient in rest), opened)
+    named = (_recipient(recipient, dsn=asked is not None) for recipient in rest)
     said = _Said(channel, [opened, *named, "DATA"], dsn=asked is not None)
     channel.messages += 1
     try:
@@ -257,7 +270,9 @@ async def transmit(
             if problem := await _sender(channel, said):
                 if said.unread(problem.code):
                     return results
-                return results | dict.fromkeys((to.delivery_id for to in rest), problem)
+                return results | dict.fromkeys(
+                    (recipient.delivery_id for recipient in rest), problem
+                )
             accepted = await _named(said, rest, results)
         said.named = True
         if accepted:
@@ -270,27 +285,31 @@ async def transmit(
         if not said.named:
             raise NotReached(451, text) from problem
         lost = channel.refused(451, text)
-        results |= {to.delivery_id: lost for to in rest if to.delivery_id not in results}
+        results |= {
+            recipient.delivery_id: lost
+            for recipient in rest
+            if recipient.delivery_id not in results
+        }
     return results
 
 
 class _Said:
-    """The commands of a transaction: at once where the server can take that, else in turn."""
+    """The commands of a transaction: sent together with PIPELINING, else one by one."""
 
     def __init__(self, channel: Channel, commands: list[str], *, dsn: bool) -> None:
         self.channel = channel
-        self.dsn = dsn  # its parameters are in them
-        self.named = False  # all recipients
+        self.dsn = dsn  # the commands have DSN parameters
+        self.named = False
         self._left = [command.encode() for command in commands]
         self._together = channel.offers("pipelining")
         self._begun = False
 
     def unread(self, code: int) -> bool:
-        """Whether an answer may mean the parameters of DSN, and not the address."""
+        """True if a reply can refer to the DSN parameters and not to the address."""
         return self.dsn and code in UNREAD
 
     async def next(self) -> SMTPResponse:
-        """The answer to the next command."""
+        """Send the next command, unless it is sent already, and return its reply."""
         if not self._begun or not self._together:
             self.channel.wire.command(*(self._left if self._together else self._left[:1]))
             self._begun = True
@@ -298,16 +317,18 @@ class _Said:
         return await self.channel.heard()
 
     async def abandon(self) -> None:
-        """Go no further; what was said already is heard out, and comes to nothing."""
+        """Read the replies to commands that are already sent. No message is sent."""
         while self._together and self._left:
             last = len(self._left) == 1
             answer = await self.next()
-            if last and answer.code == GO_AHEAD:  # nobody is left whom it could go to
+            if (
+                last and answer.code == GO_AHEAD
+            ):  # no recipient is left, so an empty message ends DATA
                 await self.channel.command(".")
 
 
 async def answered(channel: Channel, *words: str) -> SMTPResponse:
-    """The answer to a command, cut where it is long; NotReached where there is none."""
+    """Send a command and return its reply, cut to `MAX_REPLY_CHARACTERS`. Raises ServerFailed."""
     try:
         code, text = await channel.command(*words)
     except (SMTPException, OSError) as problem:
@@ -317,12 +338,12 @@ async def answered(channel: Channel, *words: str) -> SMTPResponse:
 
 
 def _told(problem: Exception) -> str:
-    """What an exception says, fit to be kept."""
+    """The text of an exception in printable ASCII, cut to `MAX_REPLY_CHARACTERS`."""
     return _UNPRINTABLE.sub(" ", str(problem) or type(problem).__name__)[:ANSWER]
 
 
 def _unfit(channel: Channel, to: To) -> Result | None:
-    """Why this recipient cannot be named to this server."""
+    """The result for a recipient that can't be sent to this server. None if it can."""
     if not written(to.address):
         return channel.refused(553, "5.1.3 Not an address")
     if needs_utf8(to.address) and not channel.offers("smtputf8"):
@@ -331,7 +352,7 @@ def _unfit(channel: Channel, to: To) -> Result | None:
 
 
 def written(address: str) -> str | None:
-    """The address as a command has it; None where it cannot stand in one."""
+    """The address as SMTP commands have it. None if it is invalid."""
     try:
         return None if _UNSAFE.search(address) else on_wire(address)
     except idna.IDNAError:
@@ -346,9 +367,9 @@ def _no_utf8(channel: Channel, what: str) -> str:
 def _opened(
     channel: Channel, letter: Letter, rest: Sequence[To], asked: Sequence[str] | None
 ) -> Result | str:
-    """The command that names the sender, with what the message needs; or why it cannot be sent."""
+    """The MAIL command with its parameters, or a result if the server can't take the message."""
     options = list[str]()
-    utf8 = letter.utf8 or any(needs_utf8(each) for each in (letter.sender, *_addresses(rest)))
+    utf8 = letter.utf8 or any(needs_utf8(address) for address in (letter.sender, *_addresses(rest)))
     if utf8 and not channel.offers("smtputf8"):
         return channel.refused(550, _no_utf8(channel, letter.sender))
     if letter.eight_bit and not channel.offers("8bitmime"):
@@ -370,13 +391,13 @@ def _opened(
 
 
 def _recipient(to: To, *, dsn: bool) -> str:
-    """The command that names a recipient."""
+    """The RCPT command of a recipient."""
     asked = dsn_requests.of_recipient(to) if dsn else ()
     return " ".join([f"RCPT TO:<{on_wire(to.address)}>", *asked])
 
 
 async def _sender(channel: Channel, said: _Said) -> Result | None:
-    """Name the sender; a result where that was refused."""
+    """Read the reply to MAIL. Returns a result if the sender is refused."""
     answer = await said.next()
     if answer.code == CLOSING:
         raise NotReached(answer.code, answer.message, down=True)
@@ -388,13 +409,13 @@ async def _sender(channel: Channel, said: _Said) -> Result | None:
 
 
 def _addresses(recipients: Sequence[To]) -> list[str]:
-    return [to.address for to in recipients]
+    return [recipient.address for recipient in recipients]
 
 
 async def _named(said: _Said, recipients: Sequence[To], results: dict[int, Result]) -> list[To]:
-    """Name the recipients; those that are refused get their result, the others are returned.
+    """Read the replies to RCPT. Returns the accepted recipients.
 
-    One whose parameters may be what was refused gets none, and is not returned.
+    Refused recipients get a result, unless the reply may refer to the DSN parameters.
     """
     accepted = []
     for to in recipients:
@@ -410,7 +431,7 @@ async def _named(said: _Said, recipients: Sequence[To], results: dict[int, Resul
 
 
 def _failing(code: int) -> int:
-    """An answer that is no failure, where it makes no sense, is one that may pass."""
+    """The reply code, or 451 if it is no failure code."""
     return code if 400 <= code < 600 else 451  # noqa: PLR2004 - RFC 5321, section 4.2.1
 
 
@@ -420,7 +441,8 @@ async def _data(
     accepted: Sequence[To],
     before_dot: Callable[[Sequence[int]], Awaitable[None]],
 ) -> dict[int, Result]:
-    ids, channel = [to.delivery_id for to in accepted], said.channel
+    """Send the message after the reply to DATA. Returns the results by delivery id."""
+    ids, channel = [recipient.delivery_id for recipient in accepted], said.channel
     answer = await said.next()
     if answer.code != GO_AHEAD:
         return dict.fromkeys(ids, channel.refused(_failing(answer.code), answer.message))
@@ -442,7 +464,7 @@ async def _data(
 
 
 async def _write(channel: Channel, letter: Letter) -> None:
-    """Send the message, all but the dot, no faster than it is taken."""
+    """Write the message with dot stuffing, but without the final dot."""
     async with aclosing(letter.pieces()) as pieces:
         async for piece in pieces:
             await _drained(channel)
@@ -451,7 +473,10 @@ async def _write(channel: Channel, letter: Letter) -> None:
 
 
 async def _drained(channel: Channel) -> None:
-    """Wait until little lies unsent; SMTPServerDisconnected when nothing moves for long."""
+    """Wait until the write buffer is small.
+
+    Raises SMTPServerDisconnected if the connection is lost or nothing is sent for `stall_timeout`.
+    """
     last, since = -1, asyncio.get_running_loop().time()
     while channel.wire.open:
         waiting = channel.wire.transport.get_write_buffer_size()

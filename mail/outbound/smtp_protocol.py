@@ -1,7 +1,7 @@
-"""The lines of an SMTP connection, once it is greeted and safe: commands out, answers in.
+"""Commands and replies of an open SMTP connection, as an asyncio protocol.
 
-Commands may go out together (PIPELINING, RFC 2920): answers are kept in their order until they
-are asked for. Whoever says more than was asked, or has no end, is not listened to any longer.
+Commands can be pipelined (RFC 2920): replies wait in order until they are read. The connection is
+aborted if the server sends unexpected or endless replies.
 """
 
 import asyncio
@@ -11,21 +11,21 @@ from typing import cast
 
 from aiosmtplib import SMTPReadTimeoutError, SMTPResponse, SMTPServerDisconnected
 
-LINE = 8192  # bytes of a line of an answer
-ANSWER = 32 * 1024  # bytes of an answer
+LINE = 8192  # of one line of a reply
+ANSWER = 32 * 1024  # of a reply
 
 _UNSAFE = re.compile(rb"[\x00-\x1f\x7f]")
 _UNPRINTABLE = re.compile(r"[^\x20-\x7e]+")
 
 
 class Wire(asyncio.Protocol):
-    """What is said over a connection that somebody else has opened."""
+    """The SMTP protocol on an open transport."""
 
     def __init__(self, transport: asyncio.Transport) -> None:
         self.transport = transport
-        self.expected = 0  # answers that are to come
+        self.expected = 0  # replies that have not arrived
         self._buffer = bytearray()
-        self._lines: list[str] = []  # of an answer that is not whole
+        self._lines: list[str] = []  # of an unfinished reply
         self._size = 0
         self._answers: deque[SMTPResponse] = deque()
         self._waiter: asyncio.Future[None] | None = None
@@ -34,25 +34,28 @@ class Wire(asyncio.Protocol):
 
     @property
     def open(self) -> bool:
-        """Whether it can be used."""
+        """True if the connection is open."""
         return self._lost is None and not self.transport.is_closing()
 
     def write(self, data: bytes) -> None:
-        """Send bytes. SMTPServerDisconnected where nobody gets them."""
+        """Write bytes. Raises SMTPServerDisconnected if the connection is lost."""
         if not self.open:
             raise SMTPServerDisconnected(self._lost or "connection lost")
         self.transport.write(data)
 
     def command(self, *lines: bytes) -> None:
-        """Send commands, each of which will be answered. ValueError where one is two."""
+        """Write commands, each of which gets a reply.
+
+        Raises ValueError if a command contains a control character.
+        """
         if any(_UNSAFE.search(line) for line in lines):
             raise ValueError("a command holds a control character")
         self.expected += len(lines)
         self.write(b"".join(line + b"\r\n" for line in lines))
 
     async def answer(self, seconds: float) -> SMTPResponse:
-        """The next answer, fit to be kept. SMTPException where there is none."""
-        if self._answers:  # it came with the one before
+        """Return the next reply, in printable ASCII. Raises SMTPException if none comes in time."""
+        if self._answers:  # it arrived with the previous reply
             return self._answers.popleft()
         try:
             async with asyncio.timeout(seconds):
@@ -67,7 +70,7 @@ class Wire(asyncio.Protocol):
         return self._answers.popleft()
 
     def data_received(self, data: bytes) -> None:
-        """Take answers apart."""
+        """Parse received bytes into replies."""
         self._buffer += data
         while self._lost is None and (end := self._buffer.find(b"\n")) >= 0:
             line = bytes(self._buffer[: end + 1])
@@ -78,12 +81,13 @@ class Wire(asyncio.Protocol):
         self._wake()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Whoever waits hears of it."""
+        """Let `read_reply` raise."""
         if self._lost is None:
             self._lost = str(exc) if exc else "connection lost"
         self._wake()
 
     def _line(self, line: bytes) -> None:
+        """Add a line to the current reply. Aborts the connection if it is invalid."""
         self._size += len(line)
         code, sign = line[:3], line[3:4]
         if not self.expected and code != b"421":
@@ -110,7 +114,7 @@ class Wire(asyncio.Protocol):
 
 
 def taken_over(transport: asyncio.BaseTransport | None) -> Wire:
-    """The wire of a connection. SMTPServerDisconnected where it is gone."""
+    """Attach the protocol to an open transport. Raises SMTPServerDisconnected if it is closed."""
     if transport is None or transport.is_closing():
         raise SMTPServerDisconnected("connection lost")
     return Wire(cast(asyncio.Transport, transport))

@@ -1,7 +1,7 @@
-"""TLS to servers elsewhere: what is asked before, and what of a certificate is looked at behind.
+"""TLS to other servers: the TLS contexts, and the certificate checks after the handshake.
 
-Names are checked by the library while hands are shaken. Records of DNS and fingerprints are
-compared once they are: nothing has been said by then but STARTTLS.
+The TLS library checks host names during the handshake. TLSA records and fingerprints are compared
+after it. Nothing but STARTTLS is sent before that.
 """
 
 import contextlib
@@ -18,26 +18,26 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from mail.routing.certificate_checks import Check, Tlsa, named
 from mail.routing.mx_hosts import Host, Tls
 
-DEEPEST = 8  # certificates of a chain
-OWN_KEY, AUTHORITY = 3, 2  # usages of TLSA
-DER = 2  # of the library's own certificates: how they are written
+DEEPEST = 8  # certificates
+OWN_KEY, AUTHORITY = 3, 2  # TLSA certificate usages (RFC 7218)
+DER = 2  # the ENCODING_DER constant of Python's _ssl module
 
 Kind = tuple[str, ssl.TLSVersion | None, ssl.TLSVersion | None]
 
 
 class NoTls(Exception):
-    """Encryption was offered or asked for, but did not come about as it should."""
+    """TLS is missing or does not meet the requirement."""
 
 
 @dataclass
 class Contexts:
-    """One for each kind of demand. `trust` is instead of the system's authorities."""
+    """TLS contexts by requirement. `trusted_context` replaces the system's authorities."""
 
     trust: ssl.SSLContext | None = None
     made: dict[Kind, ssl.SSLContext] = field(default_factory=dict)
 
     def of(self, host: Host) -> ssl.SSLContext:
-        """The one that a connection to this host needs."""
+        """The TLS context for connections to this host."""
         proof = host.proof
         checked = proved(host) and proof.check is Check.NAMES
         kind = ("" if not checked else "names" if proof.names else "own", proof.least, proof.most)
@@ -48,14 +48,19 @@ class Contexts:
     def _made(
         self, check: str, least: ssl.TLSVersion | None, most: ssl.TLSVersion | None
     ) -> ssl.SSLContext:
+        """Create a TLS context.
+
+        `name_check` is empty for no check, "own" for the host name, "names" if other names are
+        checked after the handshake.
+        """
         if check == "own" and least is None and most is None and self.trust:
             return self.trust
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.check_hostname = check == "own"
         context.verify_mode = ssl.CERT_REQUIRED if check else ssl.CERT_NONE
         if check and self.trust:
-            for each in self.trust.get_ca_certs(binary_form=True):
-                context.load_verify_locations(cadata=each)
+            for authority in self.trust.get_ca_certs(binary_form=True):
+                context.load_verify_locations(cadata=authority)
         elif check:
             context.load_default_certs(ssl.Purpose.SERVER_AUTH)
         if least:
@@ -66,14 +71,14 @@ class Contexts:
 
 
 def proved(host: Host) -> bool:
-    """Whether its certificate is looked at at all."""
+    """True if the certificate of the host must be checked."""
     return host.tls in (Tls.REQUIRED, Tls.WRAPPED) and host.proof.check is not Check.NOTHING
 
 
 def looked_at(encryption: ssl.SSLObject, host: Host) -> str:
-    """Protocol, cipher, and how the other side was known. NoTls where it is not who it should be.
+    """Check the certificate after the handshake. Returns TLS version, cipher and check as text.
 
-    This is for what is left to do once hands are shaken.
+    Raises TlsFailed if the certificate does not meet the requirement of the host.
     """
     cipher = encryption.cipher()
     told = f"{encryption.version()} {cipher[0] if cipher else ''}".strip()
@@ -92,12 +97,14 @@ def looked_at(encryption: ssl.SSLObject, host: Host) -> str:
 
 
 def _names(encryption: ssl.SSLObject) -> Sequence[Any]:
+    """The (type, value) pairs of subjectAltName."""
     found = encryption.getpeercert() or {}
     names: Any = found.get("subjectAltName", ())
     return list(names)
 
 
 def _own(encryption: ssl.SSLObject) -> x509.Certificate:
+    """The certificate of the server. Raises TlsFailed if there is none or it can't be parsed."""
     raw = encryption.getpeercert(binary_form=True)
     if raw is None:
         raise NoTls("it shows no certificate")
@@ -108,6 +115,7 @@ def _own(encryption: ssl.SSLObject) -> x509.Certificate:
 
 
 def _key(certificate: x509.Certificate) -> bytes:
+    """The SubjectPublicKeyInfo of a certificate in DER. Raises TlsFailed if it can't be parsed."""
     try:
         key = certificate.public_key()
     except (ValueError, TypeError, LookupError):
@@ -116,29 +124,33 @@ def _key(certificate: x509.Certificate) -> bytes:
 
 
 def _printed(own: x509.Certificate, prints: Sequence[bytes]) -> None:
+    """Raise TlsFailed unless certificate or key has one of these SHA-256 or SHA-1 digests."""
     both = own.public_bytes(Encoding.DER), _key(own)
-    made = {hashlib.sha256(each).digest() for each in both}
-    made |= {hashlib.sha1(each, usedforsecurity=False).digest() for each in both}
+    made = {hashlib.sha256(der).digest() for der in both}
+    made |= {hashlib.sha1(der, usedforsecurity=False).digest() for der in both}
     if made.isdisjoint(prints):
         raise NoTls("its certificate has none of the fingerprints that are known")
 
 
 def _by_dns(encryption: ssl.SSLObject, records: Sequence[Tlsa], names: Sequence[str]) -> None:
-    """RFC 7672, section 3.1: its own key, whatever else it says, or an authority of its own."""
+    """Raise TlsFailed unless a TLSA record matches (RFC 7672, section 3.1).
+
+    DANE-EE compares only the certificate or key. DANE-TA also checks chain, name and validity.
+    """
     own = _own(encryption)
     raw = own.public_bytes(Encoding.DER)
-    if any(each.usage == OWN_KEY and each.fits(raw, _key(own)) for each in records):
+    if any(record.usage == OWN_KEY and record.fits(raw, _key(own)) for record in records):
         return
-    anchors = [each for each in records if each.usage == AUTHORITY]
+    anchors = [record for record in records if record.usage == AUTHORITY]
     if anchors and _anchored([own, *_shown(encryption)], anchors, names):
         return
     raise NoTls("its certificate is none of those that DNS names")
 
 
 def _shown(encryption: ssl.SSLObject) -> list[x509.Certificate]:
-    """The chain it has shown.
+    """The certificate chain that the server sent.
 
-    Until Python 3.13, which has it in the open, only the object behind the object has it.
+    Before Python 3.13 only the private object of the ssl module has it.
     """
     inner: Any = encryption if hasattr(encryption, "get_unverified_chain") else None
     inner = inner or getattr(encryption, "_sslobj", None)
@@ -153,10 +165,13 @@ def _shown(encryption: ssl.SSLObject) -> list[x509.Certificate]:
 def _anchored(
     chain: Sequence[x509.Certificate], anchors: Sequence[Tlsa], names: Sequence[str]
 ) -> bool:
-    """Whether the first of these leads up to a certificate that DNS names, and is for a name."""
+    """True if a chain of valid certificates leads from the first one to a trust anchor.
+
+    The first certificate must also be for one of the names.
+    """
     now = datetime.now(UTC)
     own, others = chain[0], list(chain[1:])
-    for each in anchors:  # a whole certificate need not have been shown
+    for each in anchors:  # the server need not send an anchor that DNS has completely
         if each.selector == 0 and each.matching == 0:
             with contextlib.suppress(ValueError):
                 others.append(x509.load_der_x509_certificate(each.data))
@@ -169,11 +184,11 @@ def _anchored(
         return False
     at = own
     for _ in range(DEEPEST):
-        above = next((each for each in others if _issued(at, each, now)), None)
+        above = next((candidate for candidate in others if _issued(at, candidate, now)), None)
         if above is None:
             return False
         raw = above.public_bytes(Encoding.DER)
-        if any(each.fits(raw, _key(above)) for each in anchors):
+        if any(candidate.fits(raw, _key(above)) for candidate in anchors):
             return True
         others.remove(above)
         at = above
@@ -181,14 +196,15 @@ def _anchored(
 
 
 def _holds(certificate: x509.Certificate, now: datetime) -> bool:
+    """True if a certificate is within its validity period."""
     return certificate.not_valid_before_utc <= now <= certificate.not_valid_after_utc
 
 
 def _issued(below: x509.Certificate, above: x509.Certificate, now: datetime) -> bool:
-    """Whether one has signed the other, and may."""
+    """True if a valid authority has signed the certificate."""
     try:
         basic = above.extensions.get_extension_for_class(x509.BasicConstraints).value
         below.verify_directly_issued_by(above)
-    except Exception:  # noqa: BLE001 - of any kind: then it has not, as far as we can see
+    except Exception:  # noqa: BLE001 - any error means that it is not verified
         return False
     return basic.ca and _holds(above, now)

@@ -1,4 +1,4 @@
-"""A message as it goes over the wire: lines that end in CRLF, and nothing of Bcc."""
+"""Messages in the form of the SMTP connection: CRLF line ends, and no Bcc field."""
 
 import asyncio
 import re
@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from mail.compose.line_length import mended, too_long
 from mail.compose.message_builder import without_bcc
 
-LONGEST = 1 << 20  # bytes of a line that are kept together
-PAUSE = 0.005  # seconds between two pieces, about as long as one takes: others go first
-CHUNK = 64 * 1024  # bytes of what is in memory that are written at once
+LONGEST = 1 << 20  # bytes of a line that are buffered
+PAUSE = 0.005  # seconds between two pieces, to let other tasks run
+CHUNK = 64 * 1024  # of a message in memory
 
 _LINE_END = re.compile(rb"\r\n|\r|\n")
 _HEADER_END = re.compile(rb"\n\r?\n")
@@ -22,10 +22,10 @@ Stream = AsyncGenerator[bytes]
 
 @dataclass(frozen=True, slots=True)
 class Flow:
-    """A large message, as often as it is wanted."""
+    """A large message that is read from the store each time it is sent."""
 
     size: int
-    head: bytes  # its beginning: the whole header
+    head: bytes  # contains the whole header
     steps: Callable[[], Stream]
 
     def __len__(self) -> int:
@@ -34,20 +34,20 @@ class Flow:
 
 @dataclass(frozen=True, slots=True)
 class Letter:
-    """A message as it goes over the wire, before dots are doubled."""
+    """A message in the form that is sent, before dot stuffing."""
 
     sender: str
     data: bytes | Flow
     eight_bit: bool
-    utf8: bool  # a header field is not ASCII (RFC 6532)
-    long: bool = False  # it has lines longer than mail may have
+    utf8: bool  # RFC 6532
+    long: bool = False  # lines longer than RFC 5322 allows
 
     @classmethod
     def of(cls, sender: str, raw: bytes, *, mend: bool = False) -> "Letter":
-        """Every line ends in CRLF, the last one too, and there is no NUL; nothing else is changed.
+        """Make a wire message: all lines end in CRLF and NUL bytes are removed.
 
-        A server may drop a NUL, and then see a dot in a line of its own (RFC 5321, section 4.5.2).
-        With `mend` parts with lines that are too long are encoded anew.
+        A server may drop a NUL and then see a dot alone on a line (RFC 5321, section 4.5.2). With
+        `reencode_long_lines`, MIME parts with lines that are too long are encoded again.
         """
         data = _wired(raw.replace(b"\0", b""))
         if not data.endswith(b"\r\n"):
@@ -58,7 +58,7 @@ class Letter:
 
     @classmethod
     async def flowing(cls, sender: str, opened: Callable[[], Stream]) -> "Letter":
-        """The same of what comes in pieces, without its Bcc. What `opened` raises."""
+        """Make a wire message that is streamed, without Bcc. Raises what `open_stream` raises."""
         size, head, eight_bit, long = 0, b"", False, False
         async with aclosing(steps(opened())) as pieces:
             async for piece in pieces:
@@ -71,14 +71,17 @@ class Letter:
 
     @property
     def head(self) -> bytes:
-        """The whole of it, or, of one that is large, its header and no more."""
+        """The header of a streamed message, or the whole message if it is in memory."""
         if not isinstance(self.data, Flow):
             return self.data
         end = _HEADER_END.search(self.data.head)
         return self.data.head[: end.start() + 1] if end else self.data.head
 
     async def pieces(self) -> Stream:
-        """It in pieces, none of which begins with a dot that does not begin a line."""
+        """Yield the message in pieces that end with a line.
+
+        Only a line that is longer than `MAX_BUFFERED_LINE` is cut, and never before a dot.
+        """
         if isinstance(self.data, Flow):
             async with aclosing(self.data.steps()) as flow:
                 async for piece in flow:
@@ -87,16 +90,16 @@ class Letter:
         at = 0
         while at < len(self.data):
             end = min(at + CHUNK, len(self.data))
-            if end < len(self.data):  # a piece ends with a line
+            if end < len(self.data):  # a piece ends with CRLF
                 end = self.data.find(b"\r\n", end) + 2
             yield self.data[at:end]
             at = end
 
 
 async def steps(stream: Stream) -> Stream:
-    """What comes in pieces cut anywhere: wired, without its Bcc, its header in the first piece.
+    """Convert a stream to CRLF lines without Bcc. The first piece has the whole header.
 
-    Others are let in between them.
+    It pauses after each piece, so that other tasks can run.
     """
     held, headed = b"", False
     async with aclosing(stream) as chunks:
@@ -117,7 +120,10 @@ async def steps(stream: Stream) -> Stream:
 
 
 def _cut(text: bytes) -> int:
-    """Where a piece may end: with a line, or in one without an end, but not before a dot."""
+    """The position where a piece can end: after a line, or inside an endless line.
+
+    In an endless line this is never before a dot.
+    """
     end = text.rfind(b"\n") + 1
     if end or len(text) < LONGEST:
         return end
@@ -125,10 +131,12 @@ def _cut(text: bytes) -> int:
 
 
 def _wired(text: bytes) -> bytes:
+    """The text with all line ends as CRLF."""
     rest = text.replace(b"\r\n", b"")
     return _LINE_END.sub(b"\r\n", text) if b"\n" in rest or b"\r" in rest else text
 
 
 def _utf8(data: bytes) -> bool:
+    """True if the header has bytes that are not ASCII."""
     end = _HEADER_END.search(data)
     return not data[: end and end.end()].isascii()

@@ -1,4 +1,4 @@
-"""The worker: takes what is due and hands it over, a few destinations at once."""
+"""The queue worker: leases due recipients and delivers to several destinations at once."""
 
 import asyncio
 import logging
@@ -38,25 +38,25 @@ from models.store.outages import StoreUnavailable
 log = logging.getLogger(__name__)
 
 USUAL = Pace()
-SOON = 0.05  # seconds; what is due may be in the hands of another worker
-SMALL = 100_000  # bytes
-AGAIN, SELDOM = 0.2, 5.0  # seconds between two tries to write results: at first, and at most
+SOON = 0.05  # seconds; due recipients may be locked by another worker
+SMALL = 100_000  # larger messages are converted in a thread
+AGAIN, SELDOM = 0.2, 5.0  # seconds between attempts to write results
 TOO_LATE = "the lease has passed to another worker"
 
 
 @dataclass(eq=False)
 class Lane:
-    """Jobs for one domain, done one after another."""
+    """Jobs for one domain, processed one after another."""
 
     domain: str
-    jobs: list[Job]  # those not done yet; the first one without whom has a result already
-    sending: bool = False  # the dot may be out: from here on the answer is waited for
+    jobs: list[Job]  # unfinished jobs; the first one without recipients that have a result
+    sending: bool = False  # the final dot may be sent, so a stop must wait for the reply
     task: "asyncio.Task[None] | None" = None
 
 
 @dataclass
 class Worker:
-    """What is under way."""
+    """The state of a queue worker: lanes, connections and pacing."""
 
     world: World
     route: Route
@@ -64,9 +64,9 @@ class Worker:
     lanes: set[Lane] = field(default_factory=set)
     turns: asyncio.Semaphore = field(init=False)
     stopping: bool = False
-    held_back: bool = False  # the last look left out what would have been too much at once
-    freed: asyncio.Event = field(default_factory=asyncio.Event)  # a lane has ended
-    round: Round = field(default_factory=Round)  # whose turn it is
+    held_back: bool = False  # the last poll left out due recipients, for lack of capacity
+    freed: asyncio.Event = field(default_factory=asyncio.Event)  # set when a lane ends
+    round: Round = field(default_factory=Round)
     pool: Pool = field(init=False)
     chart: Chart = field(init=False)
     pacing: Pacing = field(default_factory=lambda: Pacing(asyncio.get_running_loop().time))
@@ -79,9 +79,9 @@ class Worker:
 
 
 async def run(world: World, route: Route, *, stop: asyncio.Event, pace: Pace = USUAL) -> None:
-    """Send until told to stop; then what has not come to its final dot is given back.
+    """Deliver queued mail until `stop` is set. Then unattempted recipients return to the queue.
 
-    Wakes for the bell QUEUE, for the next attempt that is due, and by itself.
+    It polls after a wake-up, at the time of the next attempt, and every `poll_interval` seconds.
     """
     worker = Worker(world, route, pace)
     with world.wakeups.listen([QUEUE]) as bell:
@@ -91,7 +91,7 @@ async def run(world: World, route: Route, *, stop: asyncio.Event, pace: Pace = U
         ):
             try:
                 while not stop.is_set():
-                    bell.clear()  # before we look: what comes from here on rings again
+                    bell.clear()  # before the poll, so that a later wake-up is not lost
                     worker.freed.clear()
                     pause = await _look(worker)
                     await _rest(worker, (bell, stop), pause)
@@ -100,14 +100,14 @@ async def run(world: World, route: Route, *, stop: asyncio.Event, pace: Pace = U
 
 
 async def _look(worker: Worker) -> float:
-    """Begin what is due; returns the seconds until there may be more."""
+    """Lease due recipients and start lanes for them. Returns the seconds until the next poll."""
     pace = worker.pace
     worker.held_back = len(worker.lanes) >= pace.at_once
     if worker.held_back:
         return pace.look
     try:
         claimed = await recipient_leases.claim(worker.world, pace, _room(worker), worker.round)
-    except Exception:  # the store may be back when we look again
+    except Exception:  # the database may be available at the next poll
         log.exception("the queue could not be read")
         return pace.look
     if claimed.uncertain:
@@ -117,7 +117,7 @@ async def _look(worker: Worker) -> float:
     for job in claimed.jobs:
         by_domain[job.domain].append(job)
     if by_domain:
-        worker.chart = Chart(worker.world, worker.route)  # what was changed meanwhile counts
+        worker.chart = Chart(worker.world, worker.route)  # reads changed routes again
     for domain, jobs in by_domain.items():
         lane = Lane(domain, jobs)
         lane.task = asyncio.create_task(_drive(worker, lane))
@@ -131,7 +131,7 @@ async def _look(worker: Worker) -> float:
 
 
 def _room(worker: Worker) -> Room:
-    """What may begin: a quarter of all lanes is kept for what was not tried before."""
+    """The capacity for new jobs. A quarter of the lanes is kept for ranks other than the last."""
     pace = worker.pace
     last = sum(lane.jobs[0].rank == LAST for lane in worker.lanes if lane.jobs)
     return Room(
@@ -143,7 +143,7 @@ def _room(worker: Worker) -> Room:
 
 
 def _busy(worker: Worker) -> list[str]:
-    """Domains that have as many connections as they should."""
+    """Domains that have as many connections as allowed."""
     if worker.route.next_hop:
         return []
     many = Counter(lane.domain for lane in worker.lanes)
@@ -152,7 +152,7 @@ def _busy(worker: Worker) -> list[str]:
 
 
 async def _rest(worker: Worker, events: Sequence[asyncio.Event], pause: float) -> None:
-    """Wait for one of the events, for the time, or, where we could do no more, for a lane."""
+    """Wait for an event, the timeout, or the end of a lane if there is no capacity left."""
     crowded = worker.held_back or len(worker.lanes) >= worker.pace.at_once
     told = [*events, worker.freed] if crowded else events
     waits = [asyncio.ensure_future(event.wait()) for event in told]
@@ -164,7 +164,7 @@ async def _rest(worker: Worker, events: Sequence[asyncio.Event], pause: float) -
 
 
 async def _drive(worker: Worker, lane: Lane) -> None:
-    """Do the jobs of a lane."""
+    """Process the jobs of a lane in order."""
     try:
         async with worker.turns:
             while lane.jobs and not worker.stopping:
@@ -178,32 +178,33 @@ async def _drive(worker: Worker, lane: Lane) -> None:
 
 
 async def _attempt(worker: Worker, lane: Lane, job: Job) -> None:
-    """Do a job, come what may."""
+    """Attempt a job. Errors defer its recipients and are logged."""
     try:
         await _do(worker, lane, job)
     except LeaseLost:
         log.warning(TOO_LATE, extra={"queue": job.queue_id})
-    except Corrupt as damage:  # a repair or a restore may come before the message expires
+    except Corrupt as damage:  # a repair or restore is possible before the message expires
         extra = {"queue": job.queue_id, "damage": str(damage)}
         log.warning("a queued message is damaged", extra=extra)
         await _defer(worker, lane, "4.3.0 The stored message is damaged")
-    except Exception:  # one bad message must not stop the others
+    except Exception:  # a failing message must not stop the others
         log.exception("sending broke", extra={"queue": job.queue_id})
         await _defer(worker, lane, "4.3.0 Something broke on our side")
 
 
 async def _defer(worker: Worker, lane: Lane, reason: str) -> None:
-    """Defer all recipients of the job of a lane."""
+    """Defer all recipients of the current job of a lane."""
     job = lane.jobs[0]
     result = Result(DeliveryState.DEFERRED, 451, reason, after_dot=lane.sending)
     try:
         await _settled(worker, lane, _all(job, result), b"")
-    except Exception:  # the store does not answer
+    except Exception:  # the database does not answer
         log.exception("that could not be written", extra={"queue": job.queue_id})
         recipient_leases.abandon(worker.world, lane.jobs[0])
 
 
 async def _do(worker: Worker, lane: Lane, job: Job) -> None:
+    """Deliver a job: locally, to a webhook, or by SMTP over the route of each recipient."""
     world = worker.world
     if job.via is None and await worker.chart.once(
         "ours", job.domain, lambda: recipient_routes.is_ours(world, job.domain)
@@ -230,7 +231,7 @@ async def _do(worker: Worker, lane: Lane, job: Job) -> None:
 
 
 async def _settled(worker: Worker, lane: Lane, results: Mapping[int, Result], raw: bytes) -> None:
-    """Write results of the job that is being done: it goes on without these recipients."""
+    """Record results of the current job and remove these recipients from it."""
     if results:
         await _write_results(worker, lane.jobs[0], results, raw)
         lane.jobs[0] = local_delivery.left(lane.jobs[0], results)
@@ -239,9 +240,9 @@ async def _settled(worker: Worker, lane: Lane, results: Mapping[int, Result], ra
 async def _write_results(
     worker: Worker, job: Job, results: Mapping[int, Result], raw: bytes
 ) -> None:
-    """Write results, again and again while the store can't take them.
+    """Record results, and repeat that while the database is unavailable.
 
-    What another server has taken must not be sent a second time because the store was busy.
+    Otherwise a message that another server accepted would be sent a second time.
     """
     pause = AGAIN
     while True:
@@ -256,15 +257,20 @@ async def _write_results(
 
 
 def _left(lane: Lane, job: Job) -> Job:
-    """The job that is being done, or a part of it, without whom has a result."""
+    """The job, or part of the current job, without recipients that have a recorded result."""
     if job is lane.jobs[0]:
         return job
-    left = {to.delivery_id for to in lane.jobs[0].recipients}
-    return replace(job, recipients=[to for to in job.recipients if to.delivery_id in left])
+    left = {recipient.delivery_id for recipient in lane.jobs[0].recipients}
+    return replace(
+        job, recipients=[recipient for recipient in job.recipients if recipient.delivery_id in left]
+    )
 
 
 async def _parts(worker: Worker, job: Job) -> list[route_selection.Part]:
-    """The recipients of a job by the ways they take, those that have to wait put off."""
+    """Group the recipients of a job by route, and wait for their delivery slots.
+
+    Recipients with a slot that is too late return to the queue.
+    """
     if job.via is None:
         found = await route_selection.parts(worker.chart, job)
     else:
@@ -284,12 +290,13 @@ async def _parts(worker: Worker, job: Job) -> list[route_selection.Part]:
 
 
 def _gate(worker: Worker) -> Gate:
-    """Return what may be reached of the hosts that users forward mail to."""
+    """The network policy for the hosts that users forward mail to."""
     options = worker.world.options
     return Gate.of(options, private=options.forwards_private, trust=worker.route.trust)
 
 
 async def _by_via(worker: Worker, job: Job) -> route_selection.Part:
+    """The route part of a job that goes to the relay of a forward."""
     gate = _gate(worker)
     try:
         found = await relay_delivery.relays(worker.world, job, gate)
@@ -302,21 +309,21 @@ async def _by_via(worker: Worker, job: Job) -> route_selection.Part:
 async def _send(
     worker: Worker, lane: Lane, job: Job, what: tuple[route_selection.Part, Letter]
 ) -> None:
-    """Hand a job to the first server of its way that takes it."""
+    """Send a part of a job to the first host of its route that accepts it."""
     part, letter = what
     if isinstance(part.way, Unroutable):
         last = Result.refused(part.way.code, part.way.text)
         await _settled(worker, lane, _all(job, last), letter.head)
         return
     place, down, begun = part.way.place, True, worker.world.now()
-    if dead := worker.pacing.dead(place, job.hurried_at):  # nobody is asked
+    if dead := worker.pacing.dead(place, job.hurried_at):  # no attempt is made
         await _settled(worker, lane, _all(job, dead), letter.head)
         return
     last = Result.refused(451, "4.4.1 No server answered")
     for host in part.way.servers:
         try:
             await _by_host(worker, lane, job, (host, letter))
-        except NotReached as problem:  # the next one may do better
+        except NotReached as problem:  # the next host may accept it
             last = Result(DeliveryState.DEFERRED, problem.code, problem.text, host.name)
             down = down and problem.down
         else:
@@ -328,9 +335,9 @@ async def _send(
 
 
 async def _by_host(worker: Worker, lane: Lane, job: Job, what: tuple[Host, Letter]) -> None:
-    """Hand what is left of a job to a server; NotReached.
+    """Send the remaining recipients of a job to a host. Raises ServerFailed.
 
-    A connection that died while it was kept is no reason, nor one that had taken a part of it.
+    If a reused connection fails, or one that has delivered a part, it connects again.
     """
     host, letter = what
     died = False
@@ -353,27 +360,30 @@ async def _by_host(worker: Worker, lane: Lane, job: Job, what: tuple[Host, Lette
 
 
 async def _letter(world: World, job: Job) -> Letter:
-    """What is sent; one that is large is not whole in memory, where it goes to a server."""
+    """Load the wire message of a job. Large messages are streamed to SMTP servers."""
     stored = await message_body.stored(world, job)
-    if stored.size < SMALL:  # a thread would cost more than the work
+    if stored.size < SMALL:  # a thread would take longer than the work
         return _whole(job, await gathered(stored.whole()))
     if stored.size < message_body.LARGE or relay_delivery.is_page(job):
         return await asyncio.to_thread(_whole, job, await gathered(stored.whole()))
     flowing = await Letter.flowing(job.sender, stored.whole)
-    if flowing.long and job.user_id is not None:  # nothing of it can be encoded anew in pieces
+    if flowing.long and job.user_id is not None:  # a stream can't be encoded again
         return await asyncio.to_thread(_whole, job, await gathered(stored.whole()))
     return flowing
 
 
 def _whole(job: Job, raw: bytes) -> Letter:
-    """What is somebody else's, and was signed by them, goes on as it came."""
+    """The wire message. Only mail of users of this server is encoded again."""
     return Letter.of(job.sender, without_bcc(raw), mend=job.user_id is not None)
 
 
 async def _hand_over(
     worker: Worker, lane: Lane, channel: smtp_client.Channel, what: tuple[Job, Letter]
 ) -> None:
-    """Send a job over an open connection, and write its results before anything else is said."""
+    """Send a job over a connection, in batches, and record the results after each batch.
+
+    Raises ServerFailed if the server ends the session, and LeaseLost.
+    """
     job, letter = what
 
     async def before_dot(ids: Sequence[int]) -> None:
@@ -390,31 +400,32 @@ async def _hand_over(
         worker.world.fault("sent")
         await _settled(worker, lane, results, letter.head)
         lane.sending = False
-        if again := [to for to in recipients if to.delivery_id not in results]:
-            waiting.insert(0, (again, None))  # it does not know what it offers
+        if again := [recipient for recipient in recipients if recipient.delivery_id not in results]:
+            waiting.insert(0, (again, None))  # the server refuses the DSN parameters that it offers
         if waiting and not await channel.ready():
             raise NotReached(451, f"4.4.2 {channel.host.name} ended the session")
 
 
 def batched(recipients: Sequence[To], most: int) -> list[Sequence[To]]:
-    """So many at once: what every server takes (RFC 5321, section 4.5.3.1.8)."""
+    """Split recipients into batches of at most `batch_size`."""
     return [recipients[at : at + most] for at in range(0, len(recipients), most)]
 
 
 def _all(job: Job, result: Result) -> dict[int, Result]:
-    return {to.delivery_id: result for to in job.recipients}
+    """The result for every recipient of a job, by delivery id."""
+    return {recipient.delivery_id: result for recipient in job.recipients}
 
 
 @asynccontextmanager
 async def _leasing(worker: Worker) -> AsyncGenerator[None]:
-    """Keep this process registered, and the leases of all that is under way."""
+    """Keep this process registered, and the leases of its lanes, until the end of the block."""
 
     def restore(turn: Turn) -> None:
         recipient_leases.take_back(turn, [job for lane in worker.lanes for job in lane.jobs])
 
     def list_work() -> list[int]:
         jobs = (job for lane in worker.lanes for job in lane.jobs)
-        return [to.delivery_id for job in jobs for to in job.recipients]
+        return [recipient.delivery_id for job in jobs for recipient in job.recipients]
 
     process = worker.world.process
     process.restore.append(restore)
@@ -428,7 +439,11 @@ async def _leasing(worker: Worker) -> AsyncGenerator[None]:
 
 
 async def _wind_up(worker: Worker, *, graceful: bool) -> None:
-    """End what is under way: what has sent its dot waits for the answer, the rest is dropped."""
+    """Stop all lanes and close the connections.
+
+    If graceful, lanes that have sent the final dot wait for the reply, and unattempted recipients
+    return to the queue.
+    """
     worker.stopping = True
     lanes = list(worker.lanes)
     for lane in lanes:

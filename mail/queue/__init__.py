@@ -1,1 +1,1 @@
-"""The outbound queue: claim what is due, hand it over, write down what came of it."""
+"""The outbound queue: enqueue messages, lease due recipients, and record results."""

@@ -1,4 +1,7 @@
-"""What is done to many submissions at once, in as few statements as for one; units hold streams."""
+"""Change the queue entries of many submissions with a constant number of statements.
+
+The caller holds the locks of the streams of all submissions.
+"""
 
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -17,7 +20,7 @@ from models.runtime.environment import Turn
 from models.store.columns import Picked, table_of
 from models.submission.tables import Submission, SubmissionState
 
-MOST = 500  # submissions of a unit
+MOST = 500  # submissions in one transaction
 CANCELLED = {
     "state": DeliveryState.CANCELLED,
     "next_at": None,
@@ -29,22 +32,26 @@ CANCELLED = {
 
 
 def free() -> tuple[ColumnElement[bool], ColumnElement[bool]]:
-    """SQL: True for recipients that wait and that no process is sending to."""
+    """SQL conditions: the queue entry is open and no process holds a lease on it."""
     return col(Delivery.state).in_(OPEN), col(Delivery.lease).is_(None)
 
 
 def changed(turn: Turn, ids: Sequence[int], values: Mapping[str, Any], *where: Any) -> list[int]:
-    """Change the deliveries of these submissions of which all this is true; of which they are."""
+    """Update the queue entries of these submissions that meet all conditions.
+
+    Returns the submission id of each updated entry, so an id can occur several times.
+    """
     these = update(Delivery).where(col(Delivery.submission_id).in_(ids), *where)
     asked = these.values(**values).returning(col(Delivery.submission_id))
     return list(turn.connection.execute(asked).scalars().all())
 
 
 def cancel(turn: Turn, ids: Sequence[int]) -> list[int]:
-    """Take these back, as far as nobody serves them, with the copies of those that reach nobody.
+    """Cancel the queue entries of these submissions that no process holds.
 
-    One key of a submission for each recipient that will not have it. What is left of no
-    submission needs its bytes no more.
+    If all entries of a submission are cancelled, the copies that rules made of it are cancelled
+    too. Returns the submission id of each cancelled entry, without copies. References to the blobs
+    of finished submissions are deleted.
     """
     gone = changed(turn, ids, CANCELLED, *free())
     reached = select(col(Delivery.submission_id)).where(
@@ -63,13 +70,16 @@ def cancel(turn: Turn, ids: Sequence[int]) -> list[int]:
 
 
 def copies_of(turn: Turn, ids: Collection[int]) -> list[int]:
-    """The copies of these that rules have made."""
+    """Ids of the copies that BCC rules made of these submissions."""
     asked = select(col(Submission.id)).where(col(Submission.copy_of).in_(ids))
     return list(turn.connection.execute(asked).scalars().all()) if ids else []
 
 
 def hurry(turn: Turn, ids: Sequence[int]) -> list[int]:
-    """Let what is to be tried again be tried now; one key of a submission for each recipient."""
+    """Make deferred queue entries due now, unless they are held or leased.
+
+    Returns the submission id of each entry that is now due.
+    """
     now = turn.world.now()
     deferred = col(Delivery.state) == DeliveryState.DEFERRED, col(Delivery.held_at).is_(None)
     hurried = changed(
@@ -81,14 +91,17 @@ def hurry(turn: Turn, ids: Sequence[int]) -> list[int]:
 
 
 def hold(turn: Turn, ids: Sequence[int]) -> None:
-    """Begin no attempt from now on; one that is under way goes on."""
+    """Hold the open queue entries of these submissions. A running attempt continues."""
     values = {"held_at": turn.world.now(), "turn_at": None}
     waiting = col(Delivery.state).in_(OPEN), col(Delivery.held_at).is_(None)
     tell(turn, list(set(changed(turn, ids, values, *waiting))))
 
 
 def go_on(turn: Turn, ids: Sequence[int]) -> None:
-    """Hold these no longer. The time they were held does not make them older."""
+    """Release the held queue entries of these submissions.
+
+    Their expiry moves by the time they were held.
+    """
     now, table = turn.world.now(), table_of(Delivery)
     asked = select(
         *(table.c[name] for name in ("id", "submission_id", "held_at", "expires_at"))
@@ -104,7 +117,7 @@ def go_on(turn: Turn, ids: Sequence[int]) -> None:
 
 
 def tell(turn: Turn, ids: Sequence[int]) -> None:
-    """Bring these submissions up to their deliveries, and write it into their journals."""
+    """Set the states of these submissions from their queue entries, and journal the change."""
     if not ids:
         return
     states: defaultdict[int, list[DeliveryState]] = defaultdict(list)
@@ -128,6 +141,7 @@ def tell(turn: Turn, ids: Sequence[int]) -> None:
 
 
 def _record(turn: Turn, rows: Sequence[Picked], now: Mapping[int, SubmissionState]) -> None:
+    """Append SUBMISSION_CHANGED entries to the journal stream of each owner."""
     streams: defaultdict[int, list[int]] = defaultdict(list)
     for row in sorted(rows, key=lambda row: row.id):
         streams[PLATFORM if row.user_id is None else row.user_id].append(row.id)
@@ -138,6 +152,7 @@ def _record(turn: Turn, rows: Sequence[Picked], now: Mapping[int, SubmissionStat
 
 
 def _entries(keys: Sequence[int], now: Mapping[int, SubmissionState]) -> Iterator[Entry]:
+    """Journal entries for these submissions, each for at most `journal.LONGEST` ids."""
     for at in range(0, len(keys), journal.LONGEST):
         part = keys[at : at + journal.LONGEST]
         states = [now[key].value for key in part]
@@ -146,7 +161,7 @@ def _entries(keys: Sequence[int], now: Mapping[int, SubmissionState]) -> Iterato
 
 
 def _release(turn: Turn, ids: Sequence[int]) -> None:
-    """Let go of the bytes of those of these of which nothing is left to send."""
+    """Delete the blob references of the submissions that have no open queue entry."""
     left = exists().where(
         col(Delivery.submission_id) == col(SubmissionBlob.submission_id),
         col(Delivery.state).in_(OPEN),

@@ -1,4 +1,4 @@
-"""Writing down what came of an attempt, and telling the account."""
+"""Write the results of delivery attempts, and report them to the sender."""
 
 import logging
 from collections.abc import Collection, Mapping, Sequence
@@ -36,25 +36,24 @@ from models.submission.tables import Submission, SubmissionState
 log = logging.getLogger(__name__)
 
 BACKOFF = Options().queue_backoff
-JITTER = 0.2  # of a pause, up or down
-SHARE = 0.25  # of its age that a message is put off for at most, where its place is down for less
+JITTER = 0.2  # of the retry delay, up or down
+SHARE = 0.25  # of the age of a message; a longer delay comes only from the pause of its destination
 SECOND = timedelta(seconds=1)
 
 ATTEMPTS = metrics.counter(
     "merganser_queue_results", "What came of attempts to send, for each recipient.", "state"
 )
-UNSAFE = "4.7."  # how answers begin that speak of security (RFC 3463, section 3.8)
+UNSAFE = "4.7."  # security status codes (RFC 3463, section 3.8)
 OPEN = frozenset({DeliveryState.PENDING, DeliveryState.DEFERRED})
 
 
 async def settle(world: World, job: Job, results: Mapping[int, Result], raw: bytes) -> None:
-    """Write the results of these recipients, those delivered first: nothing may come between.
+    """Write the results of the recipients of a job, and send the DSNs that they require.
 
-    What the sender is to be told of them (mail/queue/dsn_requests.py) is, in the unit that writes
-    them;
-    of those delivered in one of its own, behind it: till then it is owed
-    (mail/queue/pending_reports.py). Of
-    copies the log tells.
+    Deliveries are written first, in their own transaction, so that a crash can't repeat them. Their
+    success reports follow in a second transaction; until then they are marked as owed
+    (mail/queue/pending_reports.py). Other results are written together with their reports. Failed
+    copies of BCC rules are only logged.
     """
     now = world.now()
     for result in results.values():
@@ -64,14 +63,16 @@ async def settle(world: World, job: Job, results: Mapping[int, Result], raw: byt
     owed = dsn_requests.due(world, job, there, now)
     if there:
         keys = owed.get(On.SUCCESS, ())
-        held = await world.apply(lambda turn: _write(turn, job, there, now, owed=keys), job.stream)
+        held = await world.apply(
+            lambda transaction: _write(transaction, job, there, now, owed=keys), job.stream
+        )
         if owed:
             world.fault("owed")
             owed = owed if held else {}
     rest = {
-        to.delivery_id: _aged(results[to.delivery_id], to, now)
-        for to in job.recipients
-        if to.delivery_id in results and to.delivery_id not in there
+        recipient.delivery_id: _aged(results[recipient.delivery_id], recipient, now)
+        for recipient in job.recipients
+        if recipient.delivery_id in results and recipient.delivery_id not in there
     }
     if job.copy and any(result.state in FAILED for result in rest.values()):
         log.warning("a copy was not taken", extra={"queue": job.queue_id})
@@ -79,15 +80,15 @@ async def settle(world: World, job: Job, results: Mapping[int, Result], raw: byt
     if told:
         await reported(world, job, rest, told, raw)
     elif rest:
-        await world.apply(lambda turn: _write(turn, job, rest, now), job.stream)
+        await world.apply(lambda transaction: _write(transaction, job, rest, now), job.stream)
 
 
 def _aged(result: Result, to: To, now: datetime) -> Result:
-    """A failure that may pass is final once the time is up."""
+    """Turn a temporary failure into EXPIRED if the recipient's time in the queue is over."""
     if result.state is not DeliveryState.DEFERRED or now < to.expires_at:
         return result
     code, text = result.code, result.text
-    if text.startswith(UNSAFE):  # there was no way as safe as was asked for
+    if text.startswith(UNSAFE):  # no connection met the TLS requirement
         code, text = 550, f"5{text[1:]}"
     return replace(result, state=DeliveryState.EXPIRED, code=code, text=text, after_dot=False)
 
@@ -99,31 +100,35 @@ async def reported(
     told: Mapping[On, Mapping[int, Result]],
     raw: bytes,
 ) -> None:
-    """Write the results `rest`, and report to the sender what he is to be `told`, in one unit.
+    """Write results and store the DSNs for the sender, in one transaction.
 
-    An account finds the reports in its INBOX; whose mail the platform sent on is written to.
+    `reports` maps each NOTIFY condition to the results to report. A user gets the DSN in INBOX; for
+    other senders it is queued.
     """
     now, delayed = world.now(), told.get(On.DELAY, ())
     letters = {on: await read(report(world, job, of, raw, on)) for on, of in told.items()}
 
-    def unit(turn: Turn, kept: Sequence[Kept]) -> None:
+    def write(turn: Turn, blobs: Sequence[Kept]) -> None:
         held = not rest or _write(turn, job, rest, now)
-        for (on, letter), safe in zip(letters.items(), kept, strict=True):
+        for (on, letter), report_blobs in zip(letters.items(), blobs, strict=True):
             if not (_given(turn, told[on]) if on is On.SUCCESS else held):
                 continue
             if job.user_id is None:
-                _send_back(turn, job, letter, safe)
+                _send_back(turn, job, letter, report_blobs)
             else:
-                _file(turn, job, (letter, safe), job.user_id)
+                _file(turn, job, (letter, report_blobs), job.user_id)
         if held and delayed:
             these = update(Delivery).where(col(Delivery.id).in_(delayed))
             turn.connection.execute(these.values(delay_told_at=now))
 
-    await with_all(world, job.tenant_id, list(letters.values()), unit, job.stream)
+    await with_all(world, job.tenant_id, list(letters.values()), write, job.stream)
 
 
 def _given(turn: Turn, owed: Collection[int]) -> bool:
-    """Note that the success of these is reported; False where somebody else has reported some."""
+    """Mark the success reports of these deliveries as sent.
+
+    Returns False, and changes nothing, if another process has sent one of them.
+    """
     ours = select(col(Delivery.id)).where(
         col(Delivery.id).in_(owed), col(Delivery.success_owed).is_not(None)
     )
@@ -135,15 +140,19 @@ def _given(turn: Turn, owed: Collection[int]) -> bool:
 
 
 def _send_back(turn: Turn, job: Job, letter: Letter, kept: Kept) -> None:
-    """Queue a report for the first sender, from nobody."""
+    """Queue a DSN with an empty envelope sender for the sender of the job.
+
+    If that is an SRS address of this server, the DSN goes to the original sender.
+    """
     to, local = job.sender, job.sender.rpartition("@")[0]
     if srs.is_ours(local):
-        with suppress(Invalid):  # it is another's, who sent it on to us
+        with suppress(Invalid):  # an SRS address of another server
             to = srs.origin(turn.world, local)
     hand_in(turn, Sender(None, job.tenant_id), handed(turn, letter, kept, "", [to], ours=True))
 
 
 def _file(turn: Turn, job: Job, mail: tuple[Letter, Kept], user_id: int) -> None:
+    """Store a DSN in the INBOX of a user. Logs a warning if there is no INBOX or no quota left."""
     inbox = select(col(Mailbox.id)).where(
         col(Mailbox.user_id) == user_id, col(Mailbox.special_use) == SpecialUse.INBOX
     )
@@ -160,7 +169,7 @@ def _file(turn: Turn, job: Job, mail: tuple[Letter, Kept], user_id: int) -> None
     )
     try:
         place(turn, *mail, to)
-    except OverQuota:  # before anything was written; the state of the submission still tells
+    except OverQuota:  # raised before any write; the submission's state shows the result
         log.warning("no room for a report", extra={"user": user_id, "queue": job.queue_id})
 
 
@@ -172,10 +181,11 @@ def _write(
     *,
     owed: Collection[int] = (),
 ) -> bool:
-    """Write results as far as the lease still holds; whether it held for all of them.
+    """Write the results of recipients that this job still leases. True if it leases all.
 
-    Of those `owed` a report of success has still to be made. The pause before a retry counts from
-    the transaction, not from `now`: the clock may have been set in between.
+    Deliveries in `owed_report_ids` are marked as owing a success report. The retry delay counts
+    from the start of the transaction, not from `finished_at`, since the clock can be changed
+    between them.
     """
     started = turn.world.now()
     chance = int.from_bytes(turn.world.random(4)) / 2**32
@@ -209,7 +219,7 @@ def _write(
 
 @lru_cache
 def _writing(names: tuple[str, ...]) -> Prepared:
-    """What writes these columns of a delivery as long as its lease is held."""
+    """Prepared statement that sets these columns of a delivery if its lease is held."""
     columns = table_of(Delivery).c
     held = update(Delivery).where(
         col(Delivery.id) == number("delivery"), col(Delivery.lease) == number("held")
@@ -218,11 +228,14 @@ def _writing(names: tuple[str, ...]) -> Prepared:
         name: bindparam(f"to_{name}", type_=columns[name].type) for name in names
     }
     values["hurried_at"] = null()
-    values["rank"] = case((col(Delivery.rank) < MIDDLE, MIDDLE), else_=LAST)  # it had its chance
+    values["rank"] = case(
+        (col(Delivery.rank) < MIDDLE, MIDDLE), else_=LAST
+    )  # after its first attempt it yields to new messages
     return Prepared(held.values(values).returning(col(Delivery.id)))
 
 
 def _values(result: Result, to: To, now: datetime, retry_at: datetime) -> dict[str, Any]:
+    """Column values of a delivery for its result."""
     deferred = result.state is DeliveryState.DEFERRED
     values: dict[str, Any] = {
         "state": result.state,
@@ -238,12 +251,15 @@ def _values(result: Result, to: To, now: datetime, retry_at: datetime) -> dict[s
         "delivered_at": now if result.state in THERE else None,
     }
     if not (result.after_dot or result.state in THERE):
-        values["final_dot_at"] = None  # what came back was no: the message is not there
+        values["final_dot_at"] = None  # the server refused the message, so it does not have it
     return values
 
 
 def _untried(result: Result, to: To, now: datetime, retry_at: datetime) -> dict[str, Any]:
-    """The same where nobody was asked: that is no attempt, and what was said last still stands."""
+    """Column values for a result without an attempt, since the destination was paused.
+
+    The attempt is not counted, and the last reply is kept.
+    """
     values = {**_values(result, to, now, retry_at), "attempts": to.attempts - 1}
     if result.state is DeliveryState.DEFERRED or to.attempts > 1:
         for name in ("last_code", "last_response", "mx", "tls"):
@@ -252,16 +268,19 @@ def _untried(result: Result, to: To, now: datetime, retry_at: datetime) -> dict[
 
 
 def spared(alone: timedelta, age: timedelta, backoff: Sequence[timedelta] = BACKOFF) -> timedelta:
-    """How long a message of this age is put off whose place is left `alone`.
+    """Delay before the next attempt if the destination is paused.
 
-    Until then, or a share of what it waits already: many that wait for long would else be looked
-    at again and again.
+    It is the remaining pause, or a share of the message's age if that is longer, so that old
+    messages are not looked at again and again.
     """
     return max(alone, min(age * SHARE, backoff[-1]), SECOND)
 
 
 def pause(attempts: int, chance: float, backoff: Sequence[timedelta] = BACKOFF) -> timedelta:
-    """How long to wait after so many attempts; `chance` is from 0 up to 1."""
+    """Delay before the next attempt, after this number of attempts.
+
+    `jitter_fraction` is random, from 0 up to 1.
+    """
     usual = backoff[min(attempts, len(backoff)) - 1]
     return usual * (1 - JITTER + 2 * JITTER * chance)
 
@@ -285,7 +304,7 @@ _SUMMED = Prepared(
 
 
 def announce(turn: Turn, stream: int, submission_id: int, *, at: datetime) -> SubmissionState:
-    """Bring a submission's state up to its deliveries, and write its change into the journal."""
+    """Set the state of a submission from its deliveries, and journal the change."""
     rows = turn.fetched(_THEIRS, submission=submission_id)
     tried = any(row.attempts for row in rows)
     state = summed([row.state for row in rows], rows[0].now, tried=tried)
@@ -298,7 +317,10 @@ def announce(turn: Turn, stream: int, submission_id: int, *, at: datetime) -> Su
 def summed(
     states: Sequence[DeliveryState], now: SubmissionState, *, tried: bool
 ) -> SubmissionState:
-    """The state of a submission whose deliveries have these. Not begun it stays what it is."""
+    """State of a submission, from the states of its deliveries.
+
+    It keeps its current state until the first attempt.
+    """
     found = set(states)
     if found & OPEN:
         begun = tried or DeliveryState.DEFERRED in found

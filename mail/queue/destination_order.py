@@ -1,10 +1,10 @@
-"""Whose turn it is: each destination after the other, and of each what waits the longest.
+"""The order in which due recipients are attempted: round robin over destinations.
 
-What is due stands in a line for its destination and rank. A look takes from as many lines as
-it has room for and goes on behind the last of them, so it costs the same however long a line is,
-and however many are passed over. Few are taken at once, for others wait to write meanwhile; but
-what one message brings to one destination is taken together, as far as one transaction of SMTP
-can have it: sent in parts it would be sent so many times.
+A recipient that is due has `turn_at` set and waits in the line of its destination and rank. A poll
+takes recipients from a limited number of lines and continues after the last of them at the next
+poll, so its cost does not depend on the length of the lines. Few recipients are taken at once,
+since the transaction blocks other writers. The recipients of one message at one destination are
+taken together, up to the limit of one SMTP transaction.
 """
 
 from collections import defaultdict
@@ -37,10 +37,10 @@ from models.store.columns import Instant
 from models.store.prepared_statements import Prepared, among, number, prepared
 from models.submission.tables import Submission
 
-# Which rank goes first, look after look; the others have what room it leaves.
+# The rank that is served first at each poll; other ranks use the capacity that it leaves.
 FIRST = (0, 1, 0, 1, 0, 1, 2)
 LAST = RANKS - 1
-LINES = 8  # that a look takes from: each lies elsewhere in the store
+LINES = 8  # each line is a separate index range
 
 _NEXT = """(SELECT waiting.domain FROM deliveries AS waiting
  WHERE waiting.turn_at IS NOT NULL AND waiting.rank = {0}.rank AND waiting.domain > {0}.domain
@@ -57,7 +57,7 @@ _walk: Any = (
  UNION ALL
  SELECT walk.rank, walk.wrapped, {_NEXT.format("walk")}, walk.nth + 1 FROM walk
  WHERE walk.domain IS NOT NULL AND walk.nth < :most
-) SELECT rank, domain FROM walk WHERE domain IS NOT NULL ORDER BY rank, wrapped, nth"""  # noqa: S608 - our own words
+) SELECT rank, domain FROM walk WHERE domain IS NOT NULL ORDER BY rank, wrapped, nth"""  # noqa: S608 - constant text
     )
     .bindparams(
         *(bindparam(f"after{rank}", type_=String()) for rank in range(RANKS)),
@@ -72,7 +72,7 @@ _LOCK = {"postgresql": " FOR UPDATE SKIP LOCKED"}
 
 @dataclass(slots=True)
 class Round:
-    """How far the looks of a worker have come: of each rank, the last domain; and how many."""
+    """The position of a worker in the lines: the last domain of each rank, and the poll count."""
 
     after: list[str] = field(default_factory=lambda: [""] * RANKS)
     looks: int = 0
@@ -80,25 +80,28 @@ class Round:
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """What may begin now."""
+    """The number of recipients and destinations that a poll can take."""
 
-    many: int = 25  # recipients; what belongs together may make it TOGETHER more
-    lines: int = 20  # destinations
-    last: int = 20  # of these, of the last rank
-    busy: Collection[str] = ()  # destinations that have enough
+    many: int = 25  # can be exceeded by one SMTP transaction
+    lines: int = 20
+    last: int = 20  # destinations of the last rank
+    busy: Collection[str] = ()  # domains that have all their connections
 
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """Recipients whose turn it is, and whether there are more."""
+    """The recipients to attempt next, and whether more are due."""
 
     ids: Sequence[int]
-    more: bool  # that could begin at once
-    left: bool  # for which there is no room now
+    more: bool  # more can be taken at once
+    left: bool  # more are due, but exceed the capacity
 
 
 def choose(turn: Turn, room: Room, round_: Round) -> Chosen:
-    """Who is next. What another worker is just taking is passed over."""
+    """Choose the due recipients to attempt next, and advance the cursor.
+
+    Rows that another worker has locked are skipped.
+    """
     joined = _join_lines(turn, room.many)
     begun = list(round_.after)
     lines, left = _lines(turn, room, round_)
@@ -106,7 +109,7 @@ def choose(turn: Turn, room: Room, round_: Round) -> Chosen:
     if not lines:
         return Chosen([], more=joined >= room.many, left=left)
     each = max(room.many // len(lines), 1)
-    given: dict[str, object] = {"each": each + 1}  # the last one only shows where a message ends
+    given: dict[str, object] = {"each": each + 1}  # the extra row shows whether a message continues
     for nth, (rank, domain) in enumerate(lines):
         given |= {f"rank{nth}": rank, f"domain{nth}": domain}
     found: defaultdict[int, list[Any]] = defaultdict(list)
@@ -119,7 +122,7 @@ def choose(turn: Turn, room: Room, round_: Round) -> Chosen:
         ids += [row.id for row in rows]
         if rows:
             begun[rank] = domain
-        elif nth in found and rank not in late:  # it comes first when we look again
+        elif nth in found and rank not in late:  # its line comes first at the next poll
             round_.after[rank] = begun[rank]
             late.add(rank)
     full = any(len(rows) > each for rows in found.values())
@@ -128,9 +131,10 @@ def choose(turn: Turn, room: Room, round_: Round) -> Chosen:
 
 
 def _whole(turn: Turn, rows: Sequence[Any], each: int, spare: int) -> Sequence[Any]:
-    """The first of a line, and what else belongs to the last message of them.
+    """The first rows of a line, with the other rows of the last message among them.
 
-    Of that at most TOGETHER; without it, where it is more than what is to `spare`.
+    These are as many as fill an SMTP transaction. If there are more than `spare_count`, the message
+    is left out.
     """
     if len(rows) <= each or rows[each].submission_id != rows[each - 1].submission_id:
         return rows[:each]
@@ -170,14 +174,15 @@ _DUE_TOO = Prepared(select(_LATER.c.id).where(_LATER.c.submission_id == number("
 
 @prepared
 def _joining(dialect: str) -> UpdateBase:
+    """Prepared statement that puts deliveries into the line of their destination."""
     these = update(Delivery).where(among(dialect, col(Delivery.id), "ids"))
     return these.values(turn_at=Delivery.next_at)
 
 
 def _join_lines(turn: Turn, many: int) -> int:
-    """Let what is due join the line of its destination; how many did.
+    """Put recipients that are due into the line of their destination. Returns their number.
 
-    What is due of one message joins together, as far as it is taken together.
+    The due recipients of one message join together, up to one SMTP transaction.
     """
     now = turn.world.now()
     rows = turn.fetched(_DUE, now=now, many=many + 1)
@@ -192,7 +197,10 @@ def _join_lines(turn: Turn, many: int) -> int:
 
 
 def _lines(turn: Turn, room: Room, round_: Round) -> tuple[list[tuple[int, str]], bool]:
-    """The lines to take from, and whether there is one for which there is no room."""
+    """Choose the (rank, domain) lines to take from, and advance the cursor.
+
+    The second value is True if the capacity excludes a line.
+    """
     after = {f"after{rank}": domain for rank, domain in enumerate(round_.after)}
     most = min(room.lines, LINES)
     found: list[list[str]] = [[] for _ in range(RANKS)]
@@ -216,12 +224,13 @@ def _lines(turn: Turn, room: Room, round_: Round) -> tuple[list[tuple[int, str]]
 
 
 def _unseen(domains: Sequence[str], seen: set[str]) -> Iterator[str]:
+    """The domains that are not in `seen_domains`, checked lazily."""
     return (domain for domain in domains if domain not in seen)
 
 
 @lru_cache(64)
 def _taking(dialect: str, many: int) -> Prepared:
-    """The first of so many lines each."""
+    """Prepared statement for the first rows of this number of lines."""
     lock = _LOCK.get(dialect, "")
     parts = (
         f"SELECT {nth} AS nth, line{nth}.* FROM (SELECT id, submission_id, turn_at, rank, domain "  # noqa: S608 - numbers
@@ -237,9 +246,9 @@ def _taking(dialect: str, many: int) -> Prepared:
 
 @lru_cache
 def _behind(dialect: str) -> Prepared:
-    """What else of a message stands behind a place in a line, next to it but for a few."""
+    """Prepared statement for rows of one message after a position in its line."""
     asked = text(
-        "SELECT line.* FROM (SELECT id, submission_id, turn_at, rank, domain "  # noqa: S608 - our own words
+        "SELECT line.* FROM (SELECT id, submission_id, turn_at, rank, domain "  # noqa: S608 - constant text
         f"{_LINE.format(':rank', ':domain')} AND (turn_at, id) > (:at, :last) "
         f"ORDER BY turn_at, id LIMIT :most{_LOCK.get(dialect, '')}) AS line "
         "WHERE line.submission_id = :submission"
@@ -250,6 +259,7 @@ def _behind(dialect: str) -> Prepared:
 
 
 def _rows(asked: TextClause, **more: Integer) -> Prepared:
+    """Prepare a statement that returns the columns of a line."""
     line: Any = asked.columns(
         **more,
         id=BigInteger(),
@@ -272,6 +282,6 @@ _NEXT_AT = Prepared(
 
 
 def waits_until(turn: Turn) -> datetime | None:
-    """When the next one is due that stands in no line; None where there is none."""
+    """Time when the next recipient that is in no line is due. None if there is none."""
     at: datetime | None = turn.fetched(_NEXT_AT)[0].at
     return at

@@ -1,8 +1,8 @@
-"""What a sender is to be told of recipients (RFC 3461), and what the next server is asked for.
+"""Which DSNs a sender gets (RFC 3461), and the DSN parameters for the next server.
 
-Whoever hands mail over to a server that offers DSN leaves the reports to it. For that it is given
-what was asked of us, and the id of the envelope: one of ours has a proof in it, which only those
-know who were handed the mail for a domain. By it a report that comes back is believed.
+If the next server offers DSN, it sends the reports. It gets the parameters of the sender and an
+envelope id. An envelope id of this server contains a proof that only servers that got the mail for
+that domain know, so that a returning report can be verified.
 """
 
 import hmac
@@ -17,22 +17,19 @@ from mail.envelope.dsn_parameters import NOTHING, On, Wish, mail_parameters, rcp
 from models.queue.tables import DeliveryState
 from models.runtime.environment import World
 
-PROOF = 16  # letters of base32, which are 80 bits
+PROOF = 16  # base32 characters, 80 bits
 THERE = frozenset({DeliveryState.DELIVERED, DeliveryState.RELAYED})
 FAILED = frozenset({DeliveryState.BOUNCED, DeliveryState.EXPIRED})
 
 _OURS = re.compile(r"([0-9a-f]{20})\.([a-z2-7]{16})")
 
 
-# ---------------------------------------------------------------- reports of ours
-
-
 def due(
     world: World, job: Job, results: Mapping[int, Result], now: datetime
 ) -> dict[On, dict[int, Result]]:
-    """The results that the sender is to be told of, by what he is told.
+    """The results that the sender gets a DSN for, by NOTIFY condition and delivery id.
 
-    Nobody is told of what has no sender, which reports have not, and of copies.
+    Empty for messages without an envelope sender and for copies of BCC rules.
     """
     found: dict[On, dict[int, Result]] = {}
     if not job.sender or job.copy:
@@ -46,6 +43,7 @@ def due(
 
 
 def _on(world: World, job: Job, to: To, result: Result, now: datetime) -> On | None:
+    """The NOTIFY condition that a result meets. None if it needs no report now."""
     if result.state in FAILED:
         return On.FAILURE
     if result.state in THERE:
@@ -55,7 +53,7 @@ def _on(world: World, job: Job, to: To, result: Result, now: datetime) -> On | N
 
 
 def delay_at(world: World, job: Job, to: To) -> datetime | None:
-    """When the sender is told that a recipient waits; None: he knows, or is not to know."""
+    """Time of the delay report to the sender. None if it was sent or is not wanted."""
     after = world.options.queue_delay_notice
     if not after or to.delay_told or job.copy or not job.sender or not to.wish.wants(On.DELAY):
         return None
@@ -63,17 +61,14 @@ def delay_at(world: World, job: Job, to: To) -> datetime | None:
 
 
 def next_at(world: World, job: Job, to: To, at: datetime) -> datetime:
-    """The time of the next attempt, no later than the sender is told of a delay, or it ends."""
+    """Time of the next attempt, not later than the delay report or the expiry."""
     told = delay_at(world, job, to)
     soon = [told] if told is not None and world.now() < told else []
     return min(at, to.expires_at, *soon)
 
 
-# ---------------------------------------------------------------- reports of others
-
-
 def of(world: World, job: Job, to: To) -> Wish:
-    """What is wanted for a recipient, as it goes on to whoever has the mail next."""
+    """The DSN request for a recipient that is sent to the next server."""
     if not job.sender or job.copy:
         return NOTHING
     envid = to.wish.envid
@@ -83,27 +78,27 @@ def of(world: World, job: Job, to: To) -> Wish:
 
 
 def of_message(world: World, job: Job) -> list[str]:
-    """Parameters of MAIL, for a server that offers DSN."""
+    """DSN parameters of MAIL FROM, for a server that offers DSN."""
     return mail_parameters(of(world, job, job.recipients[0]))
 
 
 def of_recipient(to: To) -> list[str]:
-    """Parameters of RCPT, likewise."""
+    """DSN parameters of RCPT TO, for a server that offers DSN."""
     return rcpt_parameters(replace(to.wish, orcpt=to.wish.orcpt or typed(to.address)))
 
 
 def proof(world: World, queue_id: str, domain: str) -> str:
-    """What shows that somebody was handed the mail of a submission for a domain."""
+    """HMAC that shows that its holder got the mail of a submission for a domain."""
     told = "\0".join(["envid", queue_id, domain.lower()]).encode()
     return b32encode(hmac.digest(world.secret, told, "sha256")).decode()[:PROOF].lower()
 
 
 def apart(envid: str) -> tuple[str, str] | None:
-    """The id of the queue and the proof, where it is an envelope id of ours; some fold it."""
+    """Queue id and proof of an envelope id of this server. None for other ids. Ignores case."""
     found = _OURS.fullmatch(envid.strip().lower())
     return (found[1], found[2]) if found else None
 
 
 def proven(world: World, queue_id: str, domain: str, shown: str) -> bool:
-    """Whether this is the proof for the domain."""
+    """True if `candidate` is the proof of the submission for the domain."""
     return hmac.compare_digest(shown, proof(world, queue_id, domain))

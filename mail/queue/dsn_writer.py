@@ -1,7 +1,8 @@
-"""Reports of what became of mail (RFC 3464, in the frame of RFC 6522; RFC 6533).
+"""Build delivery status notifications (RFC 3464, RFC 6522, RFC 6533).
 
-Their second part is for programs, the first says the same in words. What is returned of the message
-is its header; of one that failed the whole, where the sender wants that (RET=FULL) and it is small.
+The first MIME part is text for people, the second has fields for programs. The third part has the
+header of the message. If the message failed and the sender wants it (RET=FULL), a small message is
+returned completely.
 """
 
 import binascii
@@ -19,8 +20,8 @@ from mail.mime.header_encoding import Named, needs_utf8
 from models.queue.tables import DeliveryState
 from models.runtime.environment import World
 
-HEAD = 64 * 1024  # bytes of the message's header that go into a report
-WHOLE = 1 << 20  # bytes of a message that is returned as a whole
+HEAD = 64 * 1024  # of the header in a DSN
+WHOLE = 1 << 20  # of a message that is returned completely
 
 _STATUS = re.compile(r"\b([245]\.\d{1,3}\.\d{1,3})\b")
 _HEADER_END = re.compile(rb"\r?\n\r?\n")
@@ -33,37 +34,40 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
 
 @dataclass(frozen=True, slots=True)
 class About:
-    """The message that a report is about."""
+    """The message that a DSN is about."""
 
-    sender: str  # envelope; to whom the report goes
+    sender: str  # envelope sender; the recipient of the DSN
     arrived_at: datetime
     queue_id: str
-    said: Wish  # of the message: its id, and what is to be returned of it
+    said: Wish  # ENVID and RET of the message
 
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """What is told of a recipient."""
+    """A recipient in a DSN, with its action and result."""
 
     address: str
     action: Action
     result: Result
     orcpt: str | None = None
-    until: datetime | None = None  # it is tried
+    until: datetime | None = None
 
 
 def report(
     world: World, job: Job, results: Mapping[int, Result], raw: bytes, on: On = On.FAILURE
 ) -> bytes:
-    """The report on these recipients, for the sender of the message `raw`."""
+    """The DSN for the recipients of a job that have a result."""
     told = [
-        _told(to, results[to.delivery_id], on) for to in job.recipients if to.delivery_id in results
+        _told(recipient, results[recipient.delivery_id], on)
+        for recipient in job.recipients
+        if recipient.delivery_id in results
     ]
-    said = some(to.wish for to in job.recipients)
+    said = some(recipient.wish for recipient in job.recipients)
     return written(world, About(job.sender, job.created_at, job.queue_id, said), told, raw)
 
 
 def _told(to: To, result: Result, on: On) -> Told:
+    """A recipient as a DSN for this condition describes it."""
     if on is On.SUCCESS:
         action = result.here or Action.RELAYED
     else:
@@ -73,12 +77,12 @@ def _told(to: To, result: Result, on: On) -> Told:
 
 
 def written(world: World, about: About, told: Sequence[Told], raw: bytes) -> bytes:
-    """A report, all of whose recipients have fared alike: well, not yet, or not at all.
+    """Build a DSN for recipients that all have the same action.
 
-    It comes from nobody (its envelope sender is empty), so nothing is ever sent back to it.
+    Its envelope sender must be empty, so that it is never answered by another DSN.
     """
     now, boundary = world.now(), f"report-{world.random(12).hex()}"
-    utf8 = needs_utf8(about.sender)  # whoever reads it can read addresses that are not ASCII
+    utf8 = needs_utf8(about.sender)  # a sender with a non-ASCII address can read UTF-8
     raw = without_bcc(raw)
     whole = about.said.ret == FULL and told[0].action is Action.FAILED and _is_whole(raw)
     parts = [
@@ -93,12 +97,10 @@ def written(world: World, about: About, told: Sequence[Told], raw: bytes) -> byt
     return b"".join([*top, *(line + part for part in parts), end])
 
 
-# ---------------------------------------------------------------- its own header
-
-
 def _fields(
     world: World, about: About, told: Sequence[Told], raw: bytes, now: datetime
 ) -> list[bytes]:
+    """Header fields of the DSN, without those of MIME."""
     host = world.options.hostname
     found = _MESSAGE_ID.search(_head(raw))
     original = [found.group(1).decode()] if found else []
@@ -117,7 +119,7 @@ def _fields(
 
 
 def _subject(told: Sequence[Told]) -> str:
-    actions = {each.action for each in told}
+    actions = {recipient.action for recipient in told}
     if actions == {Action.FAILED}:
         return "Your message could not be delivered"
     if actions == {Action.DELAYED}:
@@ -126,38 +128,40 @@ def _subject(told: Sequence[Told]) -> str:
 
 
 def _frame(boundary: str, *, eight_bit: bool) -> list[bytes]:
+    """MIME header fields of the DSN, with the empty line after the header."""
     kind = f'multipart/report; report-type=delivery-status;\r\n boundary="{boundary}"'
     encoding = b"Content-Transfer-Encoding: 8bit\r\n" if eight_bit else b""
     return [b"MIME-Version: 1.0\r\n", encoding, f"Content-Type: {kind}\r\n\r\n".encode()]
 
 
-# ---------------------------------------------------------------- its parts
-
-
 def _part(kind: str, encoding: str, body: bytes) -> bytes:
+    """A MIME part with its header."""
     head = f"Content-Type: {kind}\r\nContent-Transfer-Encoding: {encoding}\r\n\r\n".encode()
-    return head + body + b"\r\n"  # which belongs to the boundary behind it
+    return head + body + b"\r\n"  # this CRLF belongs to the following boundary
 
 
 def _encoded(kind: str, body: bytes) -> bytes:
-    """A part whose lines go through any server."""
+    """A MIME part in ASCII, quoted-printable if needed."""
     if body.isascii():
         return _part(kind, "7bit", body)
     return _part(kind, "quoted-printable", binascii.b2a_qp(body))
 
 
 def _header(head: bytes, *, utf8: bool) -> bytes:
+    """The MIME part with the header of the message."""
     if utf8 and not head.isascii():
         return _part("message/global-headers", "8bit", head)
     return _encoded("text/rfc822-headers", head)
 
 
 def _whole(raw: bytes, *, utf8: bool) -> bytes:
+    """The MIME part with the complete message."""
     kind = "message/global" if utf8 and not _head(raw).isascii() else "message/rfc822"
     return _part(kind, "7bit" if raw.isascii() else "8bit", raw)
 
 
 def _status(lines: Iterable[str], *, utf8: bool) -> bytes:
+    """The MIME part with the fields for programs."""
     text = "\r\n".join([*lines, ""])
     if utf8 and not text.isascii():
         return _part("message/global-delivery-status", "8bit", text.encode("utf-8", "replace"))
@@ -165,6 +169,7 @@ def _status(lines: Iterable[str], *, utf8: bool) -> bytes:
 
 
 def _text(told: Sequence[Told], *, returned: bool, whole: bool) -> bytes:
+    """The text of the DSN for people, with a line for each recipient."""
     lines = [_BEGINS[told[0].action], ""]
     for each in told:
         lines += [f"  {each.address}: {_fate(each)}"]
@@ -190,6 +195,7 @@ _BEGINS = {
 
 
 def _fate(each: Told) -> str:
+    """What happened to a recipient, as the end of a sentence."""
     by = f" by {each.result.mx}" if each.result.mx else ""
     if each.action is Action.FAILED:
         expired = each.result.state is DeliveryState.EXPIRED
@@ -200,12 +206,10 @@ def _fate(each: Told) -> str:
     return f"it was taken{by}"
 
 
-# ---------------------------------------------------------------- for programs
-
-
 def _report_fields(
     world: World, about: About, told: Sequence[Told], now: datetime
 ) -> Iterable[str]:
+    """Fields of message/delivery-status (RFC 3464, section 2)."""
     if about.said.envid:
         yield f"Original-Envelope-Id: {about.said.envid}"
     yield f"Reporting-MTA: dns; {world.options.hostname}"
@@ -217,6 +221,7 @@ def _report_fields(
 
 
 def _recipient_fields(world: World, about: About, told: Told, now: datetime) -> Iterable[str]:
+    """Fields of one recipient (RFC 3464, section 2.3)."""
     result = told.result
     if told.orcpt:
         yield f"Original-Recipient: {told.orcpt}"
@@ -235,7 +240,7 @@ def _recipient_fields(world: World, about: About, told: Told, now: datetime) -> 
 
 
 def status(action: Action, result: Result) -> str:
-    """The code of RFC 3463 for what became of a recipient."""
+    """The enhanced status code (RFC 3463) of a recipient."""
     if result.state is DeliveryState.EXPIRED:
         return "4.4.7"
     found = _STATUS.match(result.text)
@@ -244,16 +249,13 @@ def status(action: Action, result: Result) -> str:
     return f"{2 if action not in {Action.FAILED, Action.DELAYED} else str(result.code)[0]}.0.0"
 
 
-# ---------------------------------------------------------------- the message itself
-
-
 def _is_whole(raw: bytes) -> bool:
-    """Whether there is more than a header, and little enough."""
+    """True if the message has a body and is small enough to be returned."""
     return len(raw) <= WHOLE and _HEADER_END.search(raw) is not None
 
 
 def _head(raw: bytes) -> bytes:
-    """The header of a message, whole lines of it where it is very long."""
+    """The header of a message, cut after a line if it exceeds `MAX_HEADER_BYTES`."""
     end = _HEADER_END.search(raw)
     head = raw[: end.start()] if end else raw
     if len(head) > HEAD:

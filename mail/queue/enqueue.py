@@ -1,4 +1,4 @@
-"""How a message enters the queue, inside the unit of whoever hands it in."""
+"""Put messages into the queue, inside the caller's transaction."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,7 +24,7 @@ from models.store.prepared_statements import Prepared, Sent, number
 from models.submission.tables import Submission, SubmissionState
 from models.users.tables import User
 
-SOON = timedelta(minutes=1)  # whoever sends looks more often by himself: `Pace.look`
+SOON = timedelta(minutes=1)  # workers poll more often than this, so later messages need no wake-up
 _SUBMISSION = Prepared(insert(Submission).inline())
 _DELIVERY = Prepared(insert(Delivery).inline())
 _NEED = Prepared(insert(SubmissionBlob).inline())
@@ -35,25 +35,25 @@ RANK = {Priority.HIGH: 0, Priority.NORMAL: MIDDLE, Priority.LOW: LAST}
 
 @dataclass(frozen=True, slots=True)
 class Handed:
-    """What the queue is given: the envelope, and the blobs of a message."""
+    """A message to put into the queue: envelope, blobs and options."""
 
-    sender: str  # empty: nothing is reported back
+    sender: str  # envelope sender; empty: no DSN is sent
     recipients: Sequence[str]
     size: int
-    root: int  # blob
-    blobs: Sequence[int]  # the root among them
-    message_id: int | None  # the stored copy
-    at: datetime  # of the first attempt
+    root: int
+    blobs: Sequence[int]  # includes the root blob
+    message_id: int | None  # id of the copy in a mailbox
+    at: datetime  # time of the first attempt
     state: SubmissionState = SubmissionState.QUEUED
     send_time: datetime | None = None
     undo_until: datetime | None = None
-    sent_mailbox_id: int | None = None  # of a held copy: the mailbox for it when the hold ends
-    via: Sequence[Via] = ()  # it goes there as well
-    copy_of: int | None = None  # as `Submission.copy_of`: it is nobody's
+    sent_mailbox_id: int | None = None  # where a held copy moves when the hold ends
+    via: Sequence[Via] = ()  # targets besides `recipients`
+    copy_of: int | None = None  # submission that a BCC rule copied
     priority: Priority = Priority.NORMAL
-    header_id: str | None = None  # its Message-ID, by which its way is found
-    wishes: Mapping[str, Wish] = field(default_factory=dict)  # of recipients, what is to be told
-    ours: bool = False  # written here: keys of its author's domain sign it
+    header_id: str | None = None  # value of Message-ID, for the delivery trace
+    wishes: Mapping[str, Wish] = field(default_factory=dict)  # by recipient
+    ours: bool = False  # it gets DKIM signatures of the author's domain
 
 
 def handed(  # noqa: PLR0913 - the envelope, and what is sent
@@ -66,9 +66,10 @@ def handed(  # noqa: PLR0913 - the envelope, and what is sent
     placed: Placed | None = None,
     **more: Any,
 ) -> Handed:
-    """What the queue is given of a message whose bytes are safe; it is due now unless `at` says.
+    """A submission for a message with stored bytes. It is due now unless `due_at` is given.
 
-    Where it was `placed` in a folder before, in the same unit, its bytes are known already.
+    `stored_copy` is the copy that the same transaction stored in a mailbox. Other options are
+    fields of the submission.
     """
     if placed is None:
         blobs = blob_ids(turn, kept)
@@ -82,24 +83,24 @@ def handed(  # noqa: PLR0913 - the envelope, and what is sent
 
 @dataclass(frozen=True, slots=True)
 class Sender:
-    """For whom something is sent: an account, or the platform, which names the tenant."""
+    """The user that a message is sent for, or the platform with a tenant."""
 
     user_id: int | None
-    tenant_id: int | None = None  # of an account it is known
+    tenant_id: int | None = None  # None: the tenant of the user
     origin: str | None = None
 
 
 def hand_in(turn: Turn, of: Sender, handed: Handed) -> int:
-    """Write submission, deliveries, what blobs it needs, and the journal; the submission's key.
+    """Insert a submission with its queue entries, blob references and journal entry.
 
-    The bell of the queue rings with the commit, unless it is to wait.
+    Returns the submission id. Workers are woken at commit if it is due soon.
     """
     (key,) = hand_in_all(turn, of, [handed])
     return key
 
 
 def hand_in_all(turn: Turn, of: Sender, handed: Sequence[Handed]) -> list[int]:
-    """The same with several, by as few statements as with one; their keys."""
+    """Insert several submissions as `enqueue` does, in one batch. Returns their ids in order."""
     tenant = _tenant(turn, of.user_id) if of.tenant_id is None else of.tenant_id
     now, works, keys = turn.world.now(), list[Sent](), list[int]()
     states: dict[SubmissionState, list[int]] = {}
@@ -117,8 +118,8 @@ def hand_in_all(turn: Turn, of: Sender, handed: Sequence[Handed]) -> list[int]:
         if one.at - now < SOON:
             turn.bells.add(QUEUE)
     entries = [
-        Entry(ChangeKind.SUBMISSION_CHANGED, those, {"state": state.value}, of.origin)
-        for state, those in states.items()
+        Entry(ChangeKind.SUBMISSION_CHANGED, state_ids, {"state": state.value}, of.origin)
+        for state, state_ids in states.items()
     ]
     stream = PLATFORM if of.user_id is None else of.user_id
     _, told = turn.told(stream, entries, at=now)
@@ -127,7 +128,7 @@ def hand_in_all(turn: Turn, of: Sender, handed: Sequence[Handed]) -> list[int]:
 
 
 def _row(turn: Turn, handed: Handed, user_id: int | None, tenant: int | None) -> dict[str, Any]:
-    """That of the submission."""
+    """Column values of the `submissions` row."""
     said = some(handed.wishes.values())
     return {
         "id": turn.world.key(),
@@ -153,7 +154,7 @@ def _row(turn: Turn, handed: Handed, user_id: int | None, tenant: int | None) ->
 
 
 def _tenant(turn: Turn, user_id: int | None) -> int | None:
-    """That of an account."""
+    """The tenant id of a user. None for no user or an unknown one."""
     found = turn.fetched(_TENANT, user=user_id) if user_id is not None else ()
     return found[0].tenant_id if found else None
 
@@ -161,7 +162,7 @@ def _tenant(turn: Turn, user_id: int | None) -> int | None:
 def _deliveries(
     turn: Turn, handed: Handed, submission_id: int, user_id: int | None
 ) -> list[dict[str, Any]]:
-    """The rows of its recipients, in their order."""
+    """Column values of the queue entries, in the order of the recipients."""
     now = turn.world.now()
     same = {
         "user_id": user_id,
@@ -178,9 +179,9 @@ def _deliveries(
 
 
 def unkept(turn: Turn, keys: tuple[int, int], letter: Letter, handed: Handed) -> None:
-    """Let audits of the sender have what leaves no copy in a folder.
+    """Store an audit copy of a sent message that has no copy in a mailbox.
 
-    `keys` are those of the account and of the submission.
+    `owner_and_submission_ids` are the user id and the submission id.
     """
     owner, submission_id = keys
     facts = {
@@ -194,7 +195,7 @@ def unkept(turn: Turn, keys: tuple[int, int], letter: Letter, handed: Handed) ->
 
 
 def _each(turn: Turn, handed: Handed) -> Iterator[dict[str, Any]]:
-    """What is each recipient's own."""
+    """Column values that differ between the queue entries of a submission."""
     for address in handed.recipients:
         domain = address.rpartition("@")[2]
         own = {"id": turn.world.key(), "recipient": address, "domain": domain}
@@ -207,7 +208,7 @@ def _each(turn: Turn, handed: Handed) -> Iterator[dict[str, Any]]:
 
 
 def _told(handed: Handed, address: str) -> dict[str, str | None]:
-    """What is to be told of a recipient; of a copy, and to nobody, nothing."""
+    """The `notify` and `orcpt` columns. Copies and messages without a sender get no reports."""
     if not handed.sender or handed.copy_of is not None:
         return {"notify": NEVER, "orcpt": None}
     wish = handed.wishes.get(address, USUAL)
@@ -215,5 +216,5 @@ def _told(handed: Handed, address: str) -> dict[str, str | None]:
 
 
 def sealed_for(delivery_id: int) -> str:
-    """What the password of a delivery's relay is sealed for."""
+    """The secret box context that the URL of a delivery's forward endpoint is encrypted for."""
     return f"via:{delivery_id}"

@@ -1,7 +1,8 @@
-"""Held and scheduled messages: where their copies are, and what happens when the hold ends.
+"""Held and scheduled messages: their copies in SCHEDULED, and the end of the hold.
 
 While a submission is held, its copy is in the mailbox with the special use SCHEDULED, and
-`Submission.release_at` is set. No delivery of it is due before `release` has cleared that.
+`Submission.release_at` is set. No queue entry of it is due before `release_due` has cleared that
+column.
 """
 
 from collections import defaultdict
@@ -26,7 +27,7 @@ from models.store.columns import Instant, Picked, picked
 from models.store.prepared_statements import Prepared
 from models.submission.tables import Submission, SubmissionState
 
-AT_ONCE = 100  # submissions that one look releases
+AT_ONCE = 100  # submissions
 _HELD_BY_HAND = exists().where(
     col(Delivery.submission_id) == col(Submission.id), col(Delivery.held_at).is_not(None)
 )
@@ -43,11 +44,11 @@ _DUE = Prepared(
 
 
 async def release(world: World) -> int:
-    """Let held submissions enter the queue whose time has come; returns how many.
+    """Release the held submissions that are due. Returns their number.
 
-    Each copy moves from SCHEDULED to the mailbox for sent mail in the transaction that makes its
-    deliveries due. If the owner has deleted the copy, or moved it to Trash, the submission is
-    cancelled instead.
+    The transaction that makes the queue entries due also moves the copy from SCHEDULED to the
+    mailbox for sent mail. If the owner has deleted the copy, or moved it to Trash, the submission
+    is cancelled instead.
     """
     now = world.now()
     rows = await world.database.find(_DUE, {"now": now})
@@ -55,15 +56,18 @@ async def release(world: World) -> int:
     for row in rows:
         by_user[row.user_id].append(row.id)
     for user_id, ids in by_user.items():
-        streams = {PLATFORM, PLATFORM if user_id is None else user_id}  # rules' copies are in it
+        streams = {
+            PLATFORM,
+            PLATFORM if user_id is None else user_id,
+        }  # copies of BCC rules are in this stream
         await world.apply(partial(release_now, ids=ids, due_by=now), *sorted(streams))
     return len(rows)
 
 
 def release_now(turn: Turn, ids: Sequence[int], *, due_by: datetime | None = None) -> None:
-    """Release these submissions of one account, if they are still held; their stream is locked.
+    """Release these submissions of one owner that are still held. Their stream must be locked.
 
-    With `due_by`, only those whose hold ends until then.
+    With `due_by`, only those with a hold that ends at that time or earlier.
     """
     names = ("id", "user_id", "state", "message_id", "sent_mailbox_id")
     asked = select(*picked(Submission, names)).where(
@@ -90,7 +94,7 @@ def release_now(turn: Turn, ids: Sequence[int], *, due_by: datetime | None = Non
 
 
 def _copies(turn: Turn, message_ids: Collection[int]) -> dict[int, Picked]:
-    """The copies that are in a mailbox, with the special use of it, by message id."""
+    """Load the copies that are in a mailbox, with its special use, by message id."""
     asked = (
         select(*picked(Message, COLUMNS), col(Mailbox.special_use))
         .join(Mailbox, col(Mailbox.id) == col(Message.mailbox_id))
@@ -108,11 +112,13 @@ def _is_deleted(row: Picked, copies: Mapping[int, Picked]) -> bool:
 
 
 def _clear(turn: Turn, ids: Collection[int]) -> None:
+    """Set `release_at` of these submissions to NULL."""
     these = update(Submission).where(col(Submission.id).in_(ids))
     turn.connection.execute(these.values(release_at=None))
 
 
 def _by_user(rows: Sequence[Picked]) -> dict[int, list[Picked]]:
+    """Submissions that have a copy to move, by user id."""
     found: defaultdict[int, list[Picked]] = defaultdict(list)
     for row in rows:
         if row.user_id is not None and row.sent_mailbox_id is not None:
@@ -123,7 +129,7 @@ def _by_user(rows: Sequence[Picked]) -> dict[int, list[Picked]]:
 def _move_to_sent(
     turn: Turn, user_id: int, rows: Sequence[Picked], copies: Mapping[int, Picked]
 ) -> None:
-    """Move the copies that are in SCHEDULED; those that the owner has moved stay there."""
+    """Move the copies that are in SCHEDULED to the mailbox for sent mail."""
     boxes = _mailboxes(turn, user_id, {row.sent_mailbox_id for row in rows})
     moved, homes = list[Picked](), dict[int, Picked]()
     for row in rows:
@@ -137,9 +143,9 @@ def _move_to_sent(
 
 
 def hold_again(turn: Turn, row: Picked, scheduled: Picked) -> None:
-    """Move the copy of a submission that was queued back to the mailbox SCHEDULED.
+    """Move the copy of a queued submission back to the mailbox SCHEDULED.
 
-    A copy that its owner has deleted or moved to Trash stays as it is.
+    A copy that its owner has deleted or moved to Trash is not changed.
     """
     copy = _copies(turn, [row.message_id]).get(row.message_id) if row.message_id else None
     if copy is None or copy.special_use in (SpecialUse.TRASH, SpecialUse.SCHEDULED):
@@ -150,10 +156,10 @@ def hold_again(turn: Turn, row: Picked, scheduled: Picked) -> None:
 
 
 def make_drafts(turn: Turn, ids: Sequence[int], *, only_held: bool = False) -> None:
-    """Make drafts of the copies of cancelled submissions that reached nobody.
+    """Make drafts of the copies of cancelled submissions that were sent to no recipient.
 
-    The copies move to the mailbox with the special use DRAFTS. Copies that the owner has deleted
-    or moved to another mailbox stay as they are. With `only_held`, so do copies outside SCHEDULED.
+    The copies move to the mailbox with the special use DRAFTS. Copies that the owner has deleted or
+    moved to another mailbox stay there. With `only_held`, copies outside SCHEDULED stay too.
     """
     names = ("id", "user_id", "message_id", "sent_mailbox_id")
     asked = select(*picked(Submission, names)).where(
@@ -178,14 +184,17 @@ def make_drafts(turn: Turn, ids: Sequence[int], *, only_held: bool = False) -> N
 
 
 def cancel(turn: Turn, ids: Sequence[int]) -> list[int]:
-    """Cancel submissions as `many.cancel`, and make drafts of the copies of those that are held."""
+    """Cancel submissions as `bulk_updates.cancel_unleased`, and make drafts of held copies.
+
+    Returns the submission id of each cancelled queue entry.
+    """
     gone = bulk_updates.cancel(turn, ids)
     make_drafts(turn, ids, only_held=True)
     return gone
 
 
 def _mailboxes(turn: Turn, user_id: int, ids: Collection[int]) -> dict[Any, Picked]:
-    """These mailboxes of an account by id, and SENT, DRAFTS and INBOX by special use."""
+    """Load these mailboxes by id, and SENT, DRAFTS and INBOX by special use."""
     uses = (SpecialUse.SENT, SpecialUse.DRAFTS, SpecialUse.INBOX)
     asked = select(*picked(Mailbox, ("id", "retention", "special_use"))).where(
         col(Mailbox.user_id) == user_id,
@@ -200,4 +209,5 @@ def _mailboxes(turn: Turn, user_id: int, ids: Collection[int]) -> dict[Any, Pick
 
 
 def _usual(boxes: Mapping[Any, Picked], use: SpecialUse) -> Picked:
+    """The mailbox with a special use, or INBOX if the user has none."""
     return boxes.get(use) or boxes[SpecialUse.INBOX]

@@ -1,4 +1,4 @@
-"""The bytes of a message on its way: at once, or step by step where it is large."""
+"""Read the bytes of a queued message: completely, or in pieces if it is large."""
 
 from contextlib import aclosing
 
@@ -9,21 +9,21 @@ from mail.storage.blobs.errors import Corrupt
 from mail.storage.message_content import Stored, gathered
 from models.runtime.environment import World
 
-LARGE = 1 << 20  # bytes; from here on it is not whole in memory where it goes elsewhere
+LARGE = 1 << 20  # larger messages are streamed to other servers
 
 
 async def stored(world: World, job: Job) -> Stored:
-    """The message, byte for byte as it was stored; what reads it meets Corrupt."""
+    """Open the stored message of a job. Reading it raises Corrupt if it is damaged."""
     return await message_content.submitted(world, job.submission_id, job.blob_id)
 
 
 async def message(world: World, job: Job) -> bytes:
-    """The whole message. Corrupt where it is lost or damaged."""
+    """Read the whole message of a job. Raises Corrupt if it is missing or damaged."""
     return await gathered((await stored(world, job)).whole())
 
 
 async def head(world: World, job: Job) -> bytes:
-    """The beginning of the message: what a report has of it. Nothing where it is lost."""
+    """Read the beginning of a message, as a DSN needs it. Empty if the message is damaged."""
     found = b""
     try:
         async with aclosing((await stored(world, job)).whole()) as pieces:

@@ -1,8 +1,8 @@
-"""Reports of success that are still owed.
+"""Send the success reports that a stopped process still owes.
 
-That mail is there is written at once, and that its sender is to be told of it with the same words;
-who is told comes behind. Whoever dies in between leaves it to the next one who looks: a report is
-made by whoever takes the mark away in the unit that stores it, so there is one and never two.
+The transaction that writes a successful delivery also marks its report as owed. The transaction
+that stores the report removes the mark, so each report is sent exactly once, even if a process ends
+between the two.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ from models.store.prepared_statements import number
 
 log = logging.getLogger(__name__)
 
-MOST = 100  # recipients of one look at the store
+MOST = 100  # recipients in one page
 
 _PLACE = col(Delivery.submission_id), col(Delivery.id)
 _OWED = (
@@ -42,18 +42,18 @@ _OWED = (
 
 
 async def make_good_regularly(world: World, pace: Pace) -> None:
-    """Make reports that two looks in a row have found owed, without end: nobody is making them."""
+    """Send the reports that two polls in a row find owed, since no process is making them."""
     known: frozenset[int] = frozenset()
     while True:
         try:
             known = await make_good(world, known)
-        except Exception:  # the store may be back when we look again
+        except Exception:  # the database may be available at the next poll
             log.exception("what is owed could not be read")
         await asyncio.sleep(pace.owed)
 
 
 async def make_good(world: World, known: Collection[int]) -> frozenset[int]:
-    """Report the success of `known` recipients that is still owed; return all that are owed."""
+    """Send the success reports of `owed_before` that are still owed. Returns all owed ids."""
     given: dict[str, Any] = {"submission": 0, "last": 0}
     found = set[int]()
     while rows := await world.database.read(_OWED, given):
@@ -61,17 +61,20 @@ async def make_good(world: World, known: Collection[int]) -> frozenset[int]:
         given |= {"submission": rows[-1].submission_id, "last": rows[-1].id}
         late = [row for row in rows if row.id in known]
         for job in recipient_leases.jobs(late, 0):
-            keys = {to.delivery_id for to in job.recipients}
+            keys = {recipient.delivery_id for recipient in job.recipients}
             try:
                 await _report(world, job, [row for row in late if row.id in keys])
-            except Exception:  # one that cannot be made must not stop the others
+            except Exception:  # a report that fails must not stop the others
                 log.exception("a report was not made", extra={"queue": job.queue_id})
     return frozenset(found)
 
 
 async def _report(world: World, job: Job, rows: Sequence[Any]) -> None:
-    if failed := [row.id for row in rows if row.state not in THERE]:  # its sender has heard of that
-        await world.apply(lambda turn: _forgotten(turn, failed))
+    """Send the owed success reports of one job, one DSN for each action."""
+    if failed := [
+        row.id for row in rows if row.state not in THERE
+    ]:  # the sender already got a failure report
+        await world.apply(lambda transaction: _forgotten(transaction, failed))
     rows = [row for row in rows if row.state in THERE]
     if rows:
         raw = await message_body.head(world, job)
@@ -81,12 +84,13 @@ async def _report(world: World, job: Job, rows: Sequence[Any]) -> None:
 
 
 def _forgotten(turn: Turn, keys: Sequence[int]) -> None:
+    """Remove the marks of owed success reports."""
     these = update(Delivery).where(col(Delivery.id).in_(keys))
     turn.connection.execute(these.values(success_owed=None))
 
 
 def _result(row: Any) -> Result:
-    """What became of it, as it was written down."""
+    """The delivery result that is stored in a row."""
     action = Action(row.success_owed)
     here = None if action is Action.RELAYED else action
     return Result(row.state, row.last_code, row.last_response, row.mx, row.tls, here=here)

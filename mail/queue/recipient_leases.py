@@ -1,4 +1,4 @@
-"""Leases of recipients: which process sends to whom."""
+"""Leases of queue entries: which process attempts which recipient."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ from models.store.prepared_statements import Prepared, among, number, prepared
 from models.submission.tables import Submission
 from models.users.tables import User
 
-PAUSE_AFTER_ERROR = 120.0  # seconds until recipients are tried again whose result was not written
+PAUSE_AFTER_ERROR = 120.0  # until a recipient is retried whose result could not be written
 OPEN_STATES = (DeliveryState.PENDING, DeliveryState.DEFERRED)
 
 UNCERTAIN = metrics.counter(
@@ -35,28 +35,29 @@ UNCERTAIN = metrics.counter(
 
 @dataclass(frozen=True, slots=True)
 class Claimed:
-    """What is ours to do now, and when there is more."""
+    """The jobs that a process has leased, and when more are due."""
 
     jobs: Sequence[Job]
     next_at: datetime | None
-    many: int  # recipients
-    uncertain: int  # of them, those that may have the message already
-    more: bool = False  # could begin at once
-    left: bool = False  # there is more, for which there is no room now
+    many: int
+    uncertain: int  # recipients that may already have the message
+    more: bool = False  # more can be taken at once
+    left: bool = False  # more are due, but exceed the capacity
 
 
 async def claim(
     world: World, pace: Pace, room: Room | None = None, round_: Round | None = None
 ) -> Claimed:
-    """Take recipients that are due, as `turns` has it; by default as many as may begin at all.
+    """Lease recipients that are due, in the order of mail/queue/destination_order.py.
 
-    A lease lasts until its result is written, or the heartbeats of this process stop.
+    By default it leases as many as `limits` allows. A lease ends when its result is written, or
+    when the heartbeat of this process stops.
     """
     await held_messages.release(world)
     lease, process_id = world.key(), await leases.ensure_registered(world)
     room = room or Room(pace.claim, pace.at_once, pace.at_once)
 
-    def unit(turn: Turn) -> tuple[Chosen, Sequence[Any], datetime | None]:
+    def lease_recipients(turn: Turn) -> tuple[Chosen, Sequence[Any], datetime | None]:
         chosen = choose(turn, room, round_ or Round())
         rows: Sequence[Any] = []
         if chosen.ids:
@@ -65,7 +66,7 @@ async def claim(
             rows = _rows(turn, lease)
         return chosen, rows, None if chosen.more else waits_until(turn)
 
-    chosen, rows, later = await world.apply(unit)
+    chosen, rows, later = await world.apply(lease_recipients)
     uncertain = sum(row.final_dot_at is not None for row in rows)
     if uncertain:
         UNCERTAIN.add(by=uncertain)
@@ -74,6 +75,7 @@ async def claim(
 
 @prepared
 def _taken(dialect: str) -> UpdateBase:
+    """Prepared statement that leases deliveries to a registered process."""
     return (
         update(Delivery)
         .where(among(dialect, col(Delivery.id), "ids"), leases.is_registered(number("process")))
@@ -86,7 +88,7 @@ def _taken(dialect: str) -> UpdateBase:
     )
 
 
-RECIPIENTS = (  # of which `jobs` are made
+RECIPIENTS = (  # the columns that jobs are made of
     select(
         col(Delivery.id),
         col(Delivery.recipient),
@@ -126,7 +128,7 @@ _OURS = Prepared(
 
 
 def held_under(turn: Turn, lease: int) -> list[Job]:
-    """What is held under a lease."""
+    """Load the jobs with all recipients that are held under a lease."""
     return jobs(_rows(turn, lease), lease)
 
 
@@ -135,7 +137,7 @@ def _rows(turn: Turn, lease: int) -> Sequence[Any]:
 
 
 def jobs(rows: Sequence[Any], lease: int) -> list[Job]:
-    """What is to do with these rows: one job for what a submission brings to a domain."""
+    """Make one job for the rows of each submission and domain."""
     groups: defaultdict[tuple[int, str], list[Picked]] = defaultdict(list)
     for row in rows:
         groups[row.submission_id, row.domain].append(row)
@@ -165,13 +167,14 @@ def jobs(rows: Sequence[Any], lease: int) -> list[Job]:
 
 
 def _to(row: Picked) -> To:
+    """The job recipient of a row."""
     wish = Wish(kept(row.notify), row.orcpt, row.envid, row.ret)
     told = row.delay_told_at is not None
     return To(row.id, row.recipient, row.attempts, row.expires_at, row.secret, wish, told)
 
 
 def _begun(row: Picked) -> datetime:
-    """When it was to be sent first."""
+    """Time of the first attempt: creation, scheduled time or end of the undo period."""
     found: datetime = max(
         at for at in (row.created_at, row.send_time, row.undo_until) if at is not None
     )
@@ -179,9 +182,9 @@ def _begun(row: Picked) -> datetime:
 
 
 def take_back(turn: Turn, jobs: Sequence[Job]) -> None:
-    """Lease recipients of these jobs again, after this process was taken for dead.
+    """Lease the recipients of these jobs again, after this process lost its registration.
 
-    Those that another process has tried since, or is trying, stay as they are.
+    Recipients that another process has attempted or leased since then are left out.
     """
     for job in jobs:
         for to in job.recipients:
@@ -196,8 +199,8 @@ def take_back(turn: Turn, jobs: Sequence[Job]) -> None:
 
 
 def abandon(world: World, job: Job) -> None:
-    """Give back the recipients of a job that broke here, after a pause."""
-    ids = [to.delivery_id for to in job.recipients]
+    """End the leases of a job that failed here. Its recipients are retried after a pause."""
+    ids = [recipient.delivery_id for recipient in job.recipients]
     where = col(Delivery.lease) == job.lease, col(Delivery.id).in_(ids)
     leases.abandon(world, Delivery, *where, after=PAUSE_AFTER_ERROR)
 
@@ -205,18 +208,18 @@ def abandon(world: World, job: Job) -> None:
 async def hand_back(
     world: World, jobs: Sequence[Job], *, later: Sequence[float] | None = None
 ) -> None:
-    """Give up what was not begun, and this was no attempt: it is due at once.
+    """End the leases of jobs that were not attempted. The attempt is not counted.
 
-    Or `later`: so many seconds from now, one for each.
+    They are due now, or after the seconds in `delays`, one value for each job.
     """
     now = world.now()
     pauses = later or [0.0] * len(jobs)
 
-    def unit(turn: Turn) -> None:
+    def release(turn: Turn) -> None:
         for job, pause in zip(jobs, pauses, strict=True):
             held = update(Delivery).where(
                 col(Delivery.lease) == job.lease,
-                col(Delivery.id).in_([to.delivery_id for to in job.recipients]),
+                col(Delivery.id).in_([recipient.delivery_id for recipient in job.recipients]),
             )
             turn.connection.execute(
                 held.values(
@@ -229,21 +232,24 @@ async def hand_back(
                 )
             )
 
-    await world.apply(unit)
+    await world.apply(release)
 
 
 async def still_held(world: World, job: Job, ids: Sequence[int]) -> bool:
-    """Write that the dot is about to be sent; False where the lease was lost meanwhile.
+    """Record that the final dot of DATA is about to be sent. False if a lease was lost.
 
-    Whoever finds that mark after a crash knows: the other side may have the message.
+    After a crash, the mark shows that the other server may have the message.
     """
     now = world.now()
 
-    def unit(turn: Turn) -> bool:
-        held = [turn.fetched(_DOTTED, delivery=each, held=job.lease, now=now) for each in ids]
+    def mark(turn: Turn) -> bool:
+        held = [
+            turn.fetched(_DOTTED, delivery=delivery_id, held=job.lease, now=now)
+            for delivery_id in ids
+        ]
         return all(held)
 
-    return await world.apply(unit)
+    return await world.apply(mark)
 
 
 _NOW = bindparam("now", type_=Instant())

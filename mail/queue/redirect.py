@@ -1,4 +1,4 @@
-"""Sending mail on to others: one message in the queue for an address, or account, that forwards."""
+"""Redirect received messages: one queued message for each address or user that forwards."""
 
 import hashlib
 from collections.abc import Sequence
@@ -29,23 +29,23 @@ from models.events.journal import PLATFORM
 from models.messages.tables import Message, Receipt
 from models.runtime.environment import Turn, World
 
-HEAD = 1 << 20  # bytes of a large message that are searched for where it has been
-HOPS = 30  # Received fields; a message with so many goes in circles
-DAY = timedelta(days=1)  # in which what is forwarded is counted
+HEAD = 1 << 20  # of a large message, for the loop check
+HOPS = 30  # Received fields; with this number a message is in a loop
+DAY = timedelta(days=1)
 
 
 @dataclass(frozen=True, slots=True)
 class Outgoing:
-    """A message as it is sent on, and as it came."""
+    """A message that is ready to be redirected, with the digest and sender of the original."""
 
     letter: Letter
-    came: str  # the digest of what came
-    sender: str  # envelope, as it came
+    came: str  # of the received message
+    sender: str  # envelope sender of the received message
     onward: Onward
 
 
 async def check_loop(source: bytes | Path, letter: Letter, address: str | None) -> None:
-    """Loop where the message has been at this address, or at many servers."""
+    """Raise Loop if the message has passed this address, or `MAX_HOPS` servers."""
     end = letter.facts.structure.body_start
     head = await first(source, end if isinstance(source, bytes) else min(end, HEAD))
     fields = mime.headers(head, letter.facts.structure)
@@ -58,7 +58,7 @@ async def check_loop(source: bytes | Path, letter: Letter, address: str | None) 
         raise Loop("the mail goes in circles")
 
 
-async def send_on(  # noqa: PLR0913, PLR0917 - the envelope, and what is known of it
+async def send_on(  # noqa: PLR0913, PLR0917 - envelope and message
     world: World,
     source: bytes | Path,
     came: tuple[str, str],
@@ -66,21 +66,21 @@ async def send_on(  # noqa: PLR0913, PLR0917 - the envelope, and what is known o
     results: str | None = None,
     letter: Letter | None = None,
 ) -> None:
-    """Queue a message, as it came, for the targets; on return it is durable.
+    """Prepare and queue a redirect as `prepare_redirect` and `enqueue_prepared` do.
 
-    As `outgoing` and `enter`.
+    The message is durable when the function returns. Raises Loop, RateLimited or NotFound.
     """
     with ExitStack() as files:
         made = await outgoing(world, source, came, onward, files, results, letter)
 
-        def unit(turn: Turn, kept: Kept) -> None:
+        def write(turn: Turn, kept: Kept) -> None:
             enter(turn, made, kept)
 
         whose = [] if onward.user_id is None else [onward.user_id]
-        await with_bytes(world, onward.tenant_id, made.letter, unit, PLATFORM, *whose)
+        await with_bytes(world, onward.tenant_id, made.letter, write, PLATFORM, *whose)
 
 
-async def outgoing(  # noqa: PLR0913, PLR0917 - the same
+async def outgoing(  # noqa: PLR0913, PLR0917 - envelope and message
     world: World,
     source: bytes | Path,
     came: tuple[str, str],
@@ -89,15 +89,15 @@ async def outgoing(  # noqa: PLR0913, PLR0917 - the same
     results: str | None = None,
     letter: Letter | None = None,
 ) -> Outgoing:
-    """A message, as it came, made ready for the targets; what files it needs go with `files`.
+    """Add Delivered-To and the ARC seal to a received message. Raises Loop.
 
-    `came` is the digest by which a repeat within a day is known, as one of a delivery is, and the
-    envelope sender; `results` is what was found out about it, for the seal of ARC; `letter` was
-    read from `source`, where it has been read. Loop.
+    `digest_and_sender` are the digest that identifies a repeat within a day, and the envelope
+    sender. `authentication_results` go into the ARC seal. `message` is the parsed source, if the
+    caller has it. `file_stack` closes the temporary files.
     """
     letter = letter or await received_messages.read(source)
     seal = b""
-    if onward.relayed:  # as it came; the Received field on top is the trace of it
+    if onward.relayed:  # the message is not changed; its Received field is the trace
         await check_loop(source, letter, None)
         return Outgoing(letter, *came, onward)
     if not onward.returns:
@@ -110,10 +110,10 @@ async def outgoing(  # noqa: PLR0913, PLR0917 - the same
 async def put_off(
     world: World, source: bytes | Path, came: tuple[str, str], taken: Sequence[Taken]
 ) -> None:
-    """Queue a message for addresses that could not take it now; on return it is durable.
+    """Queue a message for recipients that could not take it now, for delivery on this server.
 
-    The queue delivers here as well; where it cannot, it tells the sender. `came` is the digest
-    by which a repeat within a day is known, and the envelope sender.
+    The message is durable when the function returns. If the delivery fails later, the sender gets a
+    DSN. `digest_and_sender` are as in `prepare_redirect`.
     """
     letter = await received_messages.read(source)
     of: dict[int, dict[str, Wish]] = {}
@@ -128,19 +128,23 @@ async def put_off(
 async def _put_off(
     world: World, letter: Letter, came: tuple[str, str], of: tuple[int, dict[str, Wish]]
 ) -> None:
+    """Queue a message for deferred recipients of one tenant, once within the receipt period."""
     (digest, sender), (tenant_id, to) = came, of
     told = f"{sender}\0later\0{','.join(to)}\0{digest}"
 
-    def unit(turn: Turn, kept: Kept) -> None:
+    def write(turn: Turn, kept: Kept) -> None:
         if new(turn, told):
             mail = handed(turn, letter, kept, sender, list(to), wishes=to)
             hand_in(turn, Sender(None, tenant_id), mail)
 
-    await with_bytes(world, tenant_id, letter, unit, PLATFORM)
+    await with_bytes(world, tenant_id, letter, write, PLATFORM)
 
 
 def new(turn: Turn, told: str) -> bool:
-    """Whether this has not been done within a day; then it is noted, in the platform's unit."""
+    """Store a receipt of this text. Returns False if there is one within the receipt period.
+
+    The stream of the platform must be locked.
+    """
     known, now = hashlib.sha256(told.encode()).hexdigest(), turn.world.now()
     since = now - turn.world.options.receipts_for
     seen = select(col(Receipt.digest)).where(col(Receipt.digest) == known, col(Receipt.at) > since)
@@ -152,9 +156,10 @@ def new(turn: Turn, told: str) -> bool:
 
 
 def enter(turn: Turn, outgoing: Outgoing, kept: Kept) -> None:
-    """Queue it, in the unit of the platform and of its account; RateLimited, NotFound.
+    """Queue a prepared redirect, once within the receipt period.
 
-    A repeat within a day is queued once.
+    The streams of the platform and of the user must be locked. Raises RateLimited if a forwarding
+    limit is reached and NotFound if the address is deleted.
     """
     onward = outgoing.onward
     to = [*onward.targets, *(via.shown for via in onward.via)]
@@ -169,7 +174,7 @@ def enter(turn: Turn, outgoing: Outgoing, kept: Kept) -> None:
     platform = Sender(None, onward.tenant_id)
     if onward.targets:
         hand_in(turn, platform, mail)
-    if onward.via:  # a relay of ours asks for no other sender
+    if onward.via:  # a configured relay accepts the original sender
         bare = replace(mail, sender=outgoing.sender, recipients=())
         hand_in(turn, platform, replace(bare, via=onward.via))
     if onward.message_id is not None:
@@ -177,10 +182,10 @@ def enter(turn: Turn, outgoing: Outgoing, kept: Kept) -> None:
 
 
 def _remember(turn: Turn, onward: Onward, to: Sequence[str]) -> None:
-    """Note on the stored message where it went, each once, in the unit of its account."""
+    """Add the targets to `forwarded_to` of the stored message, without duplicates."""
     mine = col(Message.id) == onward.message_id, col(Message.user_id) == onward.user_id
     row = turn.connection.execute(select(col(Message.forwarded_to)).where(*mine)).first()
-    if row is None:  # it has gone meanwhile
+    if row is None:  # the message was deleted
         return
     known = {text.casefold(): text for text in reversed([*(row.forwarded_to or ()), *to])}
     noted = update(Message).where(*mine).values(forwarded_to=list(reversed(known.values())))
@@ -188,7 +193,7 @@ def _remember(turn: Turn, onward: Onward, to: Sequence[str]) -> None:
 
 
 def _sender(world: World, outgoing: Outgoing) -> str:
-    """The envelope sender for servers elsewhere; what is only relayed, or finds back, keeps it."""
+    """The envelope sender of a redirect: rewritten with SRS unless it must be kept."""
     onward = outgoing.onward
     if onward.returns or onward.relayed:
         return outgoing.sender
@@ -196,7 +201,10 @@ def _sender(world: World, outgoing: Outgoing) -> str:
 
 
 def _count(turn: Turn, onward: Onward, many: int) -> None:
-    """Count against the limit of the account or address, in the unit that sends on."""
+    """Count the targets against the limits of the user and the address.
+
+    Raises RateLimited if a limit is reached and NotFound if the address is deleted.
+    """
     if onward.user_id is not None:
         user_limits.count_forwards(turn, onward.user_id, many)
     if onward.address_id is None:

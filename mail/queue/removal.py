@@ -1,4 +1,4 @@
-"""Taken out of the queue by somebody, and given back to whoever sent it."""
+"""Remove submissions from the queue and bounce them to their senders."""
 
 from collections.abc import Sequence
 
@@ -17,24 +17,25 @@ REMOVED = Result(DeliveryState.BOUNCED, 554, "5.7.1 Removed from the queue")
 
 
 async def give_back(world: World, ids: Sequence[int]) -> int:
-    """Let these submissions fail, as far as nobody serves them, and report it; how many failed.
+    """Bounce the unleased queue entries of these submissions. Returns their number.
 
-    They are taken like any attempt's, so that nobody sends meanwhile what is reported as unsent.
+    The entries are leased first, so that no worker sends a message that is reported as unsent.
     """
     lease = world.key()
     jobs = await _taken(world, ids, lease)
-    recipients = [to.delivery_id for job in jobs for to in job.recipients]
+    recipients = [recipient.delivery_id for job in jobs for recipient in job.recipients]
     with leases.in_use(world, *recipients):
         for job in jobs:
-            results = {to.delivery_id: REMOVED for to in job.recipients}
+            results = {recipient.delivery_id: REMOVED for recipient in job.recipients}
             await settle(world, job, results, await message_body.head(world, job))
     return len(recipients)
 
 
 async def _taken(world: World, ids: Sequence[int], lease: int) -> Sequence[Job]:
+    """Lease the open entries of these submissions that no process holds. Returns their jobs."""
     process_id = await leases.ensure_registered(world)
 
-    def unit(turn: Turn) -> Sequence[Job]:
+    def lease_entries(turn: Turn) -> Sequence[Job]:
         asked = select(col(Delivery.id)).where(col(Delivery.submission_id).in_(ids), *free())
         locked = asked.order_by(col(Delivery.id)).with_for_update(skip_locked=True)
         keys = turn.connection.execute(locked).scalars().all()
@@ -42,4 +43,4 @@ async def _taken(world: World, ids: Sequence[int], lease: int) -> Sequence[Job]:
         turn.connection.execute(these.values(**leases.held(process_id, lease), turn_at=None))
         return recipient_leases.held_under(turn, lease)
 
-    return await world.apply(unit)
+    return await world.apply(lease_entries)

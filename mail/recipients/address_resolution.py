@@ -1,20 +1,19 @@
-"""Whose address is that?
+"""Resolve an address to its address record, account or sign-in user.
 
-The order in which an address is resolved, best first, each in the address's own domain and,
-where that is an alias, then in the domain it stands for:
+An address is resolved in this order. Each step looks in the address's own domain and, if that is an
+alias domain, then in its target domain:
 
 1. the address itself
-2. the pattern with the longest fixed part; of two alike, `prefix*` before `*suffix`
-3. `*`, everything in the domain
+2. the pattern with the longest fixed part; of two equal ones, `prefix*` before `*suffix`
+3. the catch-all `*`
 
-and last `local@*`, which holds in all domains that are ours. Labels (`+…`) and dots of the
-local part are removed before, an unknown domain ends it. Where other signs than + begin labels,
-an address may hold them all the same: then in each of these steps first the whole local part is
-looked for, and behind it the one without label. An address that has ended is none; one that is
-switched off decides all the same, and refuses: what it kept out would else come in by a pattern.
-Login takes the first row only.
+Last comes `local@*`, which is valid in all local domains. The label (`+…`) and the dots of the
+local part are removed first; an unknown domain ends the resolution. If other delimiters than + are
+configured, each step first looks for the whole local part and then for the one without label.
+Expired addresses are ignored. A disabled address still decides, and refuses the mail: otherwise a
+pattern would accept it. Sign-in uses only step 1.
 
-For mail a rewrite comes before all of it, once: that of the address, else that of its domain.
+For mail, a recipient rewrite is applied once before: that of the address, else that of its domain.
 """
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
@@ -63,7 +62,7 @@ Read = Callable[[Select[*tuple[Any, ...]], Mapping[str, Any]], Awaitable[Sequenc
 
 
 def _places(named: Any) -> Select[int]:
-    """SQL: the domain of a name, and the one it stands for."""
+    """SQL: the ID of the domain with this name, and of the one it is an alias of."""
     other = select(col(DomainAlias.domain_id)).where(
         col(DomainAlias.alias) == named, col(DomainAlias.active)
     )
@@ -73,6 +72,7 @@ def _places(named: Any) -> Select[int]:
 
 @prepared
 def _addresses(dialect: str) -> Select[*tuple[Any, ...]]:
+    """Select the unexpired address rows with one of the local parts and patterns in `best`."""
     named = bindparam("name", type_=String)
     home, there = aliased(Domain), _places(named)
     onward = select(col(Domain.id)).where(  # mail/recipients/backup_mx.py
@@ -98,7 +98,7 @@ def _addresses(dialect: str) -> Select[*tuple[Any, ...]]:
 
 @prepared
 def _received(dialect: str) -> Any:
-    """The same rows, and the rewrites that hold for the address: those have a `target`."""
+    """Select the same rows, and the rewrites of the address: those have a `target`."""
     rows: Select[*tuple[Any, ...]] = _addresses(dialect).made
     more = literal(None, String).label("target"), literal(None, Boolean).label("outside")
     found = rows.add_columns(*more).subquery()
@@ -112,7 +112,7 @@ def _received(dialect: str) -> Any:
     return union_all(select(found), instead)
 
 
-REWRITTEN = ("target", "outside")  # of a rewrite
+REWRITTEN = ("target", "outside")  # of the rewrite row
 _REWRITTEN_ACCOUNT = Prepared(
     select(col(User.role), *maker_columns(RecipientRewrite))
     .join(RecipientRewrite, col(RecipientRewrite.id) == number("rule"))
@@ -123,8 +123,8 @@ _COPIED = select(col(BccRule.id)).where(
     col(BccRule.direction) == BccDirection.RECIPIENT, col(BccRule.active)
 )
 _ENCRYPTED = or_(col(User.encrypt_messages), col(Mailbox.encrypt_messages))
-# SQL: the OpenPGP key to which what arrives in a folder is encrypted; "" where that is asked for
-# without a key: then nothing is stored
+# SQL: the OpenPGP key for messages that arrive in a mailbox; "" if encryption is enabled
+# without a key: then messages can't be stored
 KEY = case((_ENCRYPTED, func.coalesce(col(User.pub_key), "")))
 _RULED = select(col(SenderRule.id)).exists()
 _ACCOUNT = Prepared(
@@ -167,8 +167,8 @@ _OTHERS = select(col(DomainAlias.domain_id)).where(
     col(DomainAlias.alias) == bindparam("domain"), col(DomainAlias.active)
 )
 _MAILBOX = and_(col(Address.active), col(Address.kind) == AddressKind.MAILBOX)
-# To compare a user's id with, its parameters are `login_given`. Of an address only itself
-# counts, also where the domain takes no mail; one that is switched off hides its alias's.
+# SQL: the user ID of a login name, see `sign_in_parameters`. Only exact addresses
+# count, also in disabled domains; a disabled address hides the same one of the alias target.
 LOGIN = func.coalesce(
     select(case((_MAILBOX, col(Address.user_id))))
     .where(
@@ -185,10 +185,10 @@ _LOGIN = Prepared(select(col(User.id)).where(col(User.id) == LOGIN))
 
 
 async def resolve(world: World, address: str) -> Picked:
-    """The row of the address that takes mail for `address`, or NotFound.
+    """Return the row of the address record that receives mail for an address. Raises NotFound.
 
-    One statement, however many patterns stand in the table. The row has `own` beside the columns
-    of an address: False where it was found in the domain that an alias stands for.
+    One SQL statement. Beside the columns of an address the row has `own`, False if it was found in
+    the target of an alias domain.
     """
     sought, asked = _asked(world, address)
     found = await world.database.find(_addresses(world.database.dialect), asked)
@@ -196,7 +196,7 @@ async def resolve(world: World, address: str) -> Picked:
 
 
 def _asked(world: World, address: str) -> tuple["Sought", dict[str, Any]]:
-    """What the address is looked up by, and the parameters of the statement; NotFound."""
+    """Return the lookup of an address and the parameters of the statement. Raises NotFound."""
     sought = Sought.of(world, address)
     if sought is None:
         raise NotFound(address, path=["address"])
@@ -204,25 +204,26 @@ def _asked(world: World, address: str) -> tuple["Sought", dict[str, Any]]:
 
 
 def _decided(address: str, winner: Picked | None) -> Picked:
+    """Return the winning row. Raises NotFound if there is none or it is disabled."""
     if winner is None or not winner.active:
         raise NotFound(address, path=["address"])
     return winner
 
 
 def instead(address: str, target: str) -> str:
-    """What stands for an address: the target, or its own local part, as written, at `@domain`."""
+    """Return the address after a rewrite. A target `@domain` keeps the local part as written."""
     return address.rpartition("@")[0] + target if target.startswith("@") else target
 
 
 class Outside(NotFound):
-    """A rewrite leads to this address, which is nobody's here, and may be elsewhere."""
+    """A rewrite leads to this address, which is not local and can be on another server."""
 
 
 async def reached(world: World, address: str) -> tuple[Picked, str]:
-    """The row that takes mail for the address, and the address after a rewrite; or NotFound.
+    """Return the address row that receives mail for the address, and the address after a rewrite.
 
-    Outside where the rewrite may lead to others. One statement where nothing is rewritten, two
-    where something is.
+    Raises NotFound; RewrittenToExternal if the target is not local and the rewrite allows that. One
+    SQL statement without a rewrite, two with one.
     """
     sought, asked = _asked(world, address)
     local = sought.forms[-1]
@@ -241,7 +242,7 @@ async def reached(world: World, address: str) -> tuple[Picked, str]:
 
 
 async def _covered(world: World, rewrite: Any, winner: Picked | None) -> bool:
-    """True if the rewrite holds for the account whose address this is, if it is an account's."""
+    """Return True if the maker of the rewrite can administer the account, or there is none."""
     if winner is None or winner.user_id is None:
         return True
     given = {"user": winner.user_id, "rule": rewrite.id}
@@ -251,15 +252,15 @@ async def _covered(world: World, rewrite: Any, winner: Picked | None) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Sought:
-    """What mail for an address is looked up by: local parts and patterns, the best first."""
+    """The local parts and patterns that an address is looked up by, best first."""
 
-    name: str  # of the domain
+    name: str
     forms: list[str]
     best: list[str]
 
     @classmethod
     def of(cls, world: World, address: str) -> "Sought | None":
-        """What this address is looked up by; None where it can be nobody's."""
+        """Return the lookup of an address, None if it can't exist."""
         if ODD.search(address):
             return None
         local, name = _folded(address)
@@ -267,30 +268,30 @@ class Sought:
         return cls(name, found, patterns(*found)) if found[0] else None
 
     def rank(self, row: Any) -> tuple[bool, int, bool]:
-        """How far behind the best this row, which is alive, comes."""
+        """Return the sort key of an address row; the lowest one decides."""
         return row.domain_id is None, self.best.index(row.local), not row.own
 
     def winner(self, rows: Iterable[Any]) -> Any:
-        """The row that decides; None where none fits."""
+        """Return the row that decides, None if no row matches."""
         fit = (row for row in rows if row.domain_id is not None or row.local in self.forms)
         return min(fit, key=self.rank, default=None)
 
 
 async def recipient(world: World, address: str) -> Recipient:
-    """Who receives mail for `address`.
+    """Return the account that receives mail for an address.
 
-    NotFound where nobody does, also for a disabled user (a suspended one receives);
-    OverQuota where the mailbox is full, RateLimited where as much came as may in an hour. The
-    first of these in a while is told to the account.
+    Raises NotFound if there is none or it is disabled (a suspended account receives); OverQuota if
+    the mailbox is full, RateLimited at the hourly limit. The first refusal in a while is reported
+    to the account.
     """
     row, there = await reached(world, address)
     return await account_of(world, row, address, there)
 
 
 async def account_of(world: World, to: Picked, address: str, there: str = "") -> Recipient:
-    """Who receives mail for an address whose row this is; raises as `recipient`.
+    """Return the account that an address row delivers to; raises as `load_recipient`.
 
-    `there` is the address after a rewrite.
+    `rewritten_to` is the address after a rewrite.
     """
     given = {
         "user": to.user_id,
@@ -332,6 +333,7 @@ async def account_of(world: World, to: Picked, address: str, there: str = "") ->
 
 
 async def _check_received(world: World, row: Picked) -> None:
+    """Raise RateLimited if the account has received its hourly limit."""
     most = world.options.received_hourly if row.received_max is None else row.received_max
     until, now = row.received_until, world.now()
     if most and row.received >= most and until and until > now:
@@ -341,31 +343,32 @@ async def _check_received(world: World, row: Picked) -> None:
 
 
 async def _tell(world: World, user_id: int, reached: Reached, told: datetime | None) -> None:
-    if not user_limits.still(world, told):  # of a flood only the first costs anything
+    """Report a reached limit to the account, unless that was done lately."""
+    if not user_limits.still(world, told):  # in a flood only the first refusal writes
         await user_limits.refused(world, user_id, reached)
 
 
 async def login_of(world: World, name: str) -> int | None:
-    """The user who signs in as `name`: a user name, or an address; None where nobody does."""
+    """Return the ID of the user with this username or address, None if there is none."""
     found = await world.database.find(_LOGIN, login_given(world, name))
     return found[0].id if found else None
 
 
 def login_given(world: World, name: str) -> dict[str, Any]:
-    """The values of the parameters of LOGIN for this name."""
+    """Return the parameters of SIGN_IN_USER_ID for a login name."""
     if ODD.search(name):
         return {"username": None, "local": None, "domain": None, "now": world.now()}
     local, domain = normal(name) if "@" in name else ("", "")
     return {
         "username": username_key(name),
-        "local": local if local and "*" not in local else None,  # a pattern is nobody's name
+        "local": local if local and "*" not in local else None,  # a pattern can't sign in
         "domain": domain,
         "now": world.now(),
     }
 
 
 async def owner_of(world: World, address: str) -> int | None:
-    """The user who may send as `address`; None where it is nobody's, or not to be sent as."""
+    """Return the ID of the account that can send as the address, None if there is none."""
     try:
         row = await resolve(world, address)
     except NotFound:

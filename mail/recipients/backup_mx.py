@@ -1,16 +1,15 @@
-"""Domains whose mail we hold for other servers: a backup MX.
+"""Backup MX: domains with mail that is held for other servers.
 
-| the domain has                | mail for an account here | for an address nobody has here |
-|-------------------------------|--------------------------|--------------------------------|
-| `backup_mx`                   | goes on                  | is refused                     |
-| and `relay_all_recipients`    | goes on                  | goes on                        |
-| and `relay_unknown_only`      | is delivered here        | goes on                        |
+| the domain has                | mail for a local account | for an unknown address |
+|-------------------------------|--------------------------|------------------------|
+| `backup_mx`                   | is relayed               | is refused             |
+| and `relay_all_recipients`    | is relayed               | is relayed             |
+| and `relay_unknown_only`      | is delivered here        | is relayed             |
 
-Addresses that forward, drop or learn do so, whatever the domain says. What goes on keeps its
-envelope, and gets neither Delivered-To nor a seal: it is as if the sender had waited. The queue
-asks DNS for the servers that are better than we are (mail/routing/mx_hosts.py), or takes the
-transport
-there is for them, and gives the mail back where there are none.
+Forwarding, discarding and training addresses keep their function. Relayed mail keeps its envelope
+and gets neither Delivered-To nor an ARC seal. The queue looks up the preferred servers in DNS
+(mail/routing/mx_hosts.py) or uses the configured transport, and returns the mail if there is
+neither.
 """
 
 from typing import Any
@@ -40,9 +39,9 @@ _ALL = Prepared(
 
 
 async def home_of_unknown(world: World, refusal: NotFound) -> int:
-    """The domain that takes mail for an address which was not found; else the refusal is raised.
+    """Return the ID of the domain that relays mail for an address that was not found.
 
-    One that is switched off here is not unknown: it refuses.
+    Raises the given NotFound if there is none. A disabled address is not unknown: it refuses mail.
     """
     local, _, domain = refusal.ref.rpartition("@")
     if not local or ODD.search(refusal.ref):

@@ -1,4 +1,4 @@
-"""Whose are all these addresses? In two statements, however many they are."""
+"""Resolve many addresses with two SQL statements."""
 
 from collections import defaultdict
 from collections.abc import Collection, Mapping
@@ -19,10 +19,10 @@ Homes = Mapping[str, Mapping[int, bool]]
 
 
 async def homes(world: World, names: Collection[str], read: Read | None = None) -> Homes:
-    """The active domains of ours that these names, in normal form, lead to, by name.
+    """Return the active local domains of normalized names.
 
-    Of each its key, and whether the name is its own; its own comes first. Names of none are left
-    out.
+    By name: domain IDs, each with True if the name is the domain's own and not an alias. The
+    domain with the name itself comes first. Unknown names are missing.
     """
     found, _ = await homes_and_held(world, names, read)
     return found
@@ -31,7 +31,7 @@ async def homes(world: World, names: Collection[str], read: Read | None = None) 
 async def homes_and_held(
     world: World, names: Collection[str], read: Read | None = None
 ) -> tuple[Homes, set[str]]:
-    """The `homes` of these names, and those of them whose mail we hold for other servers."""
+    """Return the domains as `load_domains_by_name`, and the names that are backup MX domains."""
     found: defaultdict[str, dict[int, bool]] = defaultdict(dict)
     held = set[str]()
     asked = _named(world.database.dialect).made
@@ -44,11 +44,10 @@ async def homes_and_held(
 async def resolve_all(
     world: World, asked: Collection[str], read: Read | None = None, places: Homes | None = None
 ) -> dict[str, Picked]:
-    """The rows of the addresses that decide about each of these; without those nobody has.
+    """Return the address rows that receive mail for the addresses, by address.
 
-    Two statements, however many are asked for. One that is switched off is among them. Each row
-    has the name of its domain as `place`, which is None where it holds in all. With `places`,
-    which are the `homes` of their domains, it is one statement.
+    Two SQL statements, or one with `domains_by_name`. Disabled addresses are included, unknown ones
+    are missing. Each row has the name of its domain as `place`, None if it is valid in all domains.
     """
     read = read or world.database.read
     wanted = {text: one for text in asked if (one := Sought.of(world, text))}
@@ -77,25 +76,26 @@ async def resolve_all(
 
 
 class Found(NamedTuple):
-    """A row, and whether it is in the domain that was named, and not in the one behind it."""
+    """An address row, and whether its domain is the named one and not the target of an alias."""
 
     row: Picked
     own: bool
 
     @property
     def domain_id(self) -> int | None:
-        """The domain it is in; None: all."""
+        """The domain of the row; None: valid in all domains."""
         key: int | None = self.row.domain_id
         return key
 
     @property
     def local(self) -> str:
-        """The local part, or the pattern."""
+        """The local part or the pattern."""
         return str(self.row.local)
 
 
 @prepared
 def _named(dialect: str) -> Select[*tuple[Any, ...]]:
+    """Select the active domains and alias domains of `names`."""
     own = among(dialect, col(Domain.name), "names", String)
     far = among(dialect, col(DomainAlias.alias), "names", String)
     here: Select[*tuple[Any, ...]] = select(
@@ -115,6 +115,7 @@ def _named(dialect: str) -> Select[*tuple[Any, ...]]:
 
 @prepared
 def _there(dialect: str) -> Select[*tuple[Any, ...]]:
+    """Select the unexpired address rows of `best` in the domains `keys`."""
     home: Any = aliased(Domain)
     rows: Select[*tuple[Any, ...]] = select(*picked(Address), col(home.name).label("place")).join(
         home, col(home.id) == col(Address.domain_id), isouter=True

@@ -1,7 +1,7 @@
-"""What is noted behind the arrival of mail: with whom accounts write, and which addresses are used.
+"""Record contacts and the last use of addresses after messages arrive.
 
-The register holds who sent what is stored, and to whom the account has written. Nobody comes
-into it by Junk and drafts, by lists and machines, or with an address that takes no answers.
+Contacts are the senders of stored messages and the recipients of sent ones. Junk, drafts, mailing
+lists, automatic mail and no-reply addresses add no contacts.
 """
 
 import re
@@ -23,11 +23,17 @@ from models.mailboxes.tables import Mailbox, SpecialUse
 from models.runtime.environment import World
 from models.store.columns import insert_or, table_of
 
-MOST = 1000  # correspondents of an account: who was not heard of for longest is forgotten
-EACH = 50  # of one message
+MOST = 1000  # per account; the least recently used are deleted
+EACH = 50  # per message
 NAME = 255  # characters
 LONGEST = 320  # characters of an address
-SHOWN = {"mailbox_id", "draft", "received_at", "envelope_to", "bcc"}  # columns beside the words'
+SHOWN = {
+    "mailbox_id",
+    "draft",
+    "received_at",
+    "envelope_to",
+    "bcc",
+}  # columns needed besides those of the search index
 UNHEARD = (SpecialUse.JUNK, SpecialUse.DRAFTS)
 
 _DEAF = re.compile(
@@ -38,16 +44,19 @@ _DEAF = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Heard:
-    """What one message tells: rows of the register, and when mail came to which address."""
+    """The contacts of one message, and when mail arrived for which address."""
 
     people: Sequence[Mapping[str, Any]] = ()
-    came: Mapping[int, datetime] = field(default_factory=dict)  # by the key of the address
+    came: Mapping[int, datetime] = field(default_factory=dict)  # by address ID
 
 
 async def heard(
     world: World, rows: Sequence[Any], sources: Sequence[Stored], read: Read
 ) -> list[Heard]:
-    """What these messages tell, in their order; in as few statements for many as for one."""
+    """Return the contacts of messages, in the same order.
+
+    The number of SQL statements does not depend on the number of messages.
+    """
     boxes = {row.mailbox_id for row in rows if row.mailbox_id}
     asked = select(col(Mailbox.id), col(Mailbox.special_use)).where(col(Mailbox.id).in_(boxes))
     uses = {row.id: row.special_use for row in (await read(asked, {}) if boxes else ())}
@@ -72,6 +81,7 @@ async def heard(
 
 
 def _people(world: World, row: Any, use: SpecialUse | None) -> list[Mapping[str, Any]]:
+    """Return the contact rows of a message: its sender, or the recipients of a sent message."""
     pairs = [[row.from_name, row.from_address]]
     if use is SpecialUse.SENT:
         pairs = [*row.to, *row.cc, *row.bcc]
@@ -93,7 +103,7 @@ def _people(world: World, row: Any, use: SpecialUse | None) -> list[Mapping[str,
 
 
 def by_machine(source: Source, structure: Part) -> bool:
-    """Whether a list or a program sent it (RFC 2919, RFC 3834)."""
+    """Return True if a mailing list or a program sent the message (RFC 2919, RFC 3834)."""
     fields = mime.headers(source, structure)
     said = {one.key.casefold(): one.value.strip().casefold() for one in fields}
     automatic = said.get("auto-submitted", "no").partition(";")[0].strip() != "no"
@@ -101,7 +111,7 @@ def by_machine(source: Source, structure: Part) -> bool:
 
 
 def key_of(address: str | None) -> str | None:
-    """How correspondents are told apart; None for one that takes no answers, or is no address."""
+    """Return the key of a contact, None for a no-reply address or a text that is no address."""
     local, at, domain = (address or "").strip().rpartition("@")
     if not (local and at and domain) or len(address or "") > LONGEST or ODD.search(local + domain):
         return None
@@ -110,12 +120,13 @@ def key_of(address: str | None) -> str | None:
 
 
 def _printable(name: str | None) -> str | None:
+    """Return the printable part of a name, None if nothing is left."""
     text = "".join(letter for letter in (name or "") if letter.isprintable()).strip()
     return text[:NAME] or None
 
 
 def note(connection: Connection, told: Iterable[Heard]) -> None:
-    """Write down what messages tell, in the caller's unit."""
+    """Write the contacts and the last use of addresses in the caller's transaction."""
     newest: dict[tuple[int, str], Mapping[str, Any]] = {}
     came: dict[int, datetime] = {}
     for one in told:
@@ -133,6 +144,7 @@ def note(connection: Connection, told: Iterable[Heard]) -> None:
 
 
 def _register(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Upsert contacts and delete the oldest ones beyond MAX_CONTACTS."""
     table = table_of(Correspondent)
     new = insert_or(connection.dialect.name, Correspondent)
     named = new.excluded.name.is_not(None)
@@ -162,7 +174,7 @@ def _register(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None
 
 
 def _received(connection: Connection, came: Mapping[int, datetime]) -> None:
-    """Note when mail came; an address that somebody is changing waits for its next mail."""
+    """Update when addresses last received mail. Rows locked by others are skipped."""
     table = table_of(Address)
     free = select(table.c.id).where(table.c.id.in_(came)).order_by(table.c.id)
     keys = connection.execute(free.with_for_update(skip_locked=True)).scalars().all()

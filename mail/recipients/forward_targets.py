@@ -1,7 +1,7 @@
-"""Where a forwarding address sends its mail: addresses, relays and pages.
+"""The targets of a forwarding address: addresses, relays and webhooks.
 
-What is stored in `targets` is fit to be shown. The password of a relay stands there as `***`;
-the whole address of each such relay lies sealed in `relays`.
+The stored `targets` can be shown: the password of a relay is replaced by `***`. The URLs with
+passwords are encrypted in `relays`.
 """
 
 from collections.abc import Mapping
@@ -12,12 +12,12 @@ import orjson
 
 from models.runtime.environment import World
 
-HIDDEN = "***"  # what stands for a password
+HIDDEN = "***"  # replaces a password
 
 
 @dataclass(frozen=True, slots=True)
 class Via:
-    """A relay or page that mail for an address of ours goes to."""
+    """A relay or webhook that an address forwards to."""
 
     recipient: str  # the address
     shown: str  # without a password
@@ -25,19 +25,19 @@ class Via:
 
 
 def place_of(key: int) -> str:
-    """What the relays of an address are sealed for."""
+    """Return the context that the relays of an address are encrypted for."""
     return f"relays:{key}"
 
 
 def sealed(world: World, key: int, relays: Mapping[str, str]) -> str | None:
-    """Whole relays by how they are shown, as they are stored; None where there are none."""
+    """Return the encrypted secret URLs by public URL, None if there are none."""
     if not relays:
         return None
     return world.vault.seal(orjson.dumps(relays).decode(), place_of(key))
 
 
 def opened(world: World, key: int, relays: str | None) -> dict[str, str]:
-    """What `sealed` has sealed. Raises Sealed where it cannot be opened."""
+    """Return the secret URLs by public URL. Raises Sealed if they can't be decrypted."""
     if relays is None:
         return {}
     found: dict[str, str] = orjson.loads(world.vault.open(relays, place_of(key)))
@@ -45,7 +45,7 @@ def opened(world: World, key: int, relays: str | None) -> dict[str, str]:
 
 
 def whole(world: World, address: Any) -> list[str]:
-    """The targets of an address as they are used, with their passwords; raises Sealed.
+    """Return the targets of an address with passwords. Raises Sealed if they can't be decrypted.
 
     The row has `id`, `targets` and `relays`.
     """

@@ -1,20 +1,18 @@
-"""Where mail for an address goes: to accounts here, on to others, or nowhere.
+"""Find where mail for a recipient goes: to local accounts, to other servers, or nowhere.
 
-What an address is, and what it is rewritten to before, is in
-mail/recipients/address_resolution.py. By its kind
-its mail then
+Resolution and rewrites of addresses are in mail/recipients/address_resolution.py. The kind of the
+address decides:
 
-- goes to the account (MAILBOX),
-- goes to each of its targets (FORWARD): one that is here is looked up in its turn, also where it
-  forwards itself; to all others the mail is sent on,
-- is taken, and dropped (DISCARD),
-- is learned by the spam filter (LEARN_SPAM, LEARN_HAM), where there is one that learns.
+- MAILBOX: the mail is delivered to the account.
+- FORWARD: the mail goes to each target. A local target is resolved too, even if it forwards
+  itself; to other targets the mail is forwarded.
+- DISCARD: the mail is accepted and dropped.
+- LEARN_SPAM, LEARN_HAM: the spam filter is trained with it, if training is configured.
 
-Of a domain for which we are a backup MX it may go on to other servers:
-mail/recipients/backup_mx.py.
+Mail of a backup MX domain can be relayed: mail/recipients/backup_mx.py.
 
-An address comes to nobody twice, and circles are passed over. A bounce to an envelope sender that
-we have written for mail sent on goes on to the first sender.
+An account receives the mail once, and loops between addresses are ignored. A bounce to an SRS
+address of this server goes to the original sender.
 """
 
 from collections.abc import Collection, Sequence
@@ -37,35 +35,35 @@ from models.errors import Conflict, Invalid, NotFound, RateLimited, Refused
 from models.runtime.environment import World
 from models.store.columns import Picked
 
-DEEPEST = 10  # addresses that forward, one behind the other
-WIDEST = 200  # places that one address may come to
+DEEPEST = 10  # forwarding addresses in a chain
+WIDEST = 200  # destinations of one address
 
 
 @dataclass(frozen=True, slots=True)
 class Onward:
-    """What is sent on in the name of an address of ours."""
+    """A forward of mail in the name of a local address."""
 
-    address: str  # ours
+    address: str  # the local address
     address_id: int | None  # whose limit it counts against
     tenant_id: int
     targets: Sequence[str] = ()  # addresses
     via: Sequence[Via] = ()
     user_id: int | None = None  # whose limit it counts against
-    rewritten: bool = False  # by an administrator: against nobody's
-    wish: Wish = USUAL  # goes on with it
-    relayed: bool = False  # to the servers that we are a backup of: mail/recipients/backup_mx.py
-    message_id: int | None = None  # the copy that the account has, which remembers where it went
+    rewritten: bool = False  # by an administrator; counts against no limit
+    wish: Wish = USUAL  # for the next server
+    relayed: bool = False  # to the servers this one is a backup of
+    message_id: int | None = None  # the stored copy, which remembers its forwards
 
     @property
     def returns(self) -> bool:
-        """Whether it is a bounce that finds back, to a sender that is its own already."""
+        """True if it is a bounce to an SRS address; its sender is not rewritten."""
         ours = self.rewritten or self.relayed
         return self.address_id is None and self.user_id is None and not ours
 
 
 @dataclass(frozen=True, slots=True)
 class Person:
-    """An account that mail comes to, and the address by which it was forwarded there."""
+    """An account that accepts mail, and the forward it was reached by."""
 
     to: Recipient
     by: Onward | None = None
@@ -73,7 +71,7 @@ class Person:
 
 @dataclass(frozen=True, slots=True)
 class Away:
-    """An address, as given, whose mail was not taken, and our reply."""
+    """A recipient that was refused, as given, with the SMTP reply."""
 
     address: str
     reply: str
@@ -81,7 +79,7 @@ class Away:
 
 @dataclass(frozen=True, slots=True)
 class Answering:
-    """An address that forwards, and answers by itself."""
+    """A forwarding address that sends automatic replies."""
 
     address: str  # as given
     address_id: int
@@ -90,46 +88,46 @@ class Answering:
 
     @property
     def user_id(self) -> None:
-        """Of no account."""
+        """None: it belongs to no account."""
 
     @property
     def tenant_id(self) -> int:
-        """Whose bytes its answers are."""
+        """The tenant that the replies are stored for."""
         return self.domain_id or 0
 
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """An address that was accepted, and where its mail goes; with neither it is dropped."""
+    """A recipient that was accepted, and where its mail goes. Without destination it is dropped."""
 
     address: str  # as given
     people: Sequence[Person] = ()
     onward: Sequence[Onward] = ()
-    learn: bool | None = None  # as spam, or as good mail
-    domain_id: int | None = None  # of an address whose mail is dropped
-    queue_id: str = ""  # that is given to its message; "": it has none yet
-    beside: Sequence[Away] = ()  # for whom the same message was not taken
+    learn: bool | None = None  # None: no training address
+    domain_id: int | None = None  # set if the mail is dropped
+    queue_id: str = ""  # of its message; "": not assigned yet
+    beside: Sequence[Away] = ()  # refused recipients of the same message
     answering: Answering | None = None
-    wish: Wish = USUAL  # of the sender, what is to be told
+    wish: Wish = USUAL  # of the client
 
     @property
     def user_id(self) -> int | None:
-        """Whose address it is, where it is one account's."""
+        """The account of the address, if there is one."""
         return self.people[0].to.user_id if self.people else None
 
     @property
     def leaves(self) -> bool:
-        """Whether the mail goes to this very address, at other servers."""
+        """True if the mail goes to the same address on another server."""
         return any(each.relayed and self.address in each.targets for each in self.onward)
 
 
 class Loop(Conflict):
-    """The mail goes in circles."""
+    """The mail is in a loop."""
 
 
 @dataclass
 class _Walk:
-    """What was found on the way from an address."""
+    """The destinations found while the targets of an address are expanded."""
 
     people: dict[tuple[int, int], Person] = field(default_factory=dict)
     onward: list[Onward] = field(default_factory=list)
@@ -139,10 +137,10 @@ class _Walk:
 
 
 async def accept(world: World, address: str, sender: str) -> Taken:
-    """Find out where mail from an envelope sender to this address goes.
+    """Return where mail from an envelope sender to this address goes.
 
-    Raises as `addresses.recipient`; where an address forwards, only if none of its targets takes
-    the mail. RateLimited where it has forwarded as much as it may in a day.
+    Raises as `address_resolution.load_recipient`; for a forwarding address only if no target
+    accepts the mail. Raises RateLimited at the daily limit of forwards.
     """
     if srs.is_ours(address.rpartition("@")[0]):
         return await _bounce(world, address, sender)
@@ -174,19 +172,22 @@ async def accept(world: World, address: str, sender: str) -> Taken:
 
 
 def _relayed(address: str, there: str, tenant_id: int) -> Taken:
-    """Let mail go on to the servers that we are a backup of."""
+    """Accept mail for the servers that this one is a backup of."""
     return Taken(address, onward=[Onward(address, None, tenant_id, [there], relayed=True)])
 
 
 def _answering(row: Picked, address: str) -> Answering | None:
-    """Who answers: of addresses that forward to each other the one that was written to."""
+    """Return the automatic reply of a forwarding address, None if it has none.
+
+    If forwards are chained, only the address of the recipient replies.
+    """
     if not row.answers or row.kind is not AddressKind.FORWARD:
         return None
     return Answering(address, row.id, row.domain_id, row.tags)
 
 
 async def _outside(world: World, address: str, to: Outside) -> Taken:
-    """Send on what is rewritten to an address elsewhere; in a domain of ours it is nobody's."""
+    """Forward mail that is rewritten to another server. Raises NotFound for a local domain."""
     if await is_ours(world, to.ref.rpartition("@")[2]):
         raise to
     name = normal_domain(address.rpartition("@")[2])
@@ -195,7 +196,7 @@ async def _outside(world: World, address: str, to: Outside) -> Taken:
 
 
 async def _follow(world: World, walk: _Walk, row: Picked, address: str, depth: int) -> None:
-    """Take the targets of an address that is none of an account's."""
+    """Add the targets of an address that is not of an account. Raises NotFound, RateLimited."""
     if row.kind is AddressKind.DISCARD:
         return
     if row.kind in LEARNING and world.options.rspamd_learn:
@@ -209,7 +210,7 @@ async def _follow(world: World, walk: _Walk, row: Picked, address: str, depth: i
     places, held = await homes_and_held(world, set(named.values())) if named else ({}, set())
     found = await resolve_all(world, named, places=places)
     ours = {*places, *await _rewritten(world, {*named.values()}.difference(places))}
-    ours -= held  # the queue knows which of these stay here
+    ours -= held  # the queue decides which of these are local
     found = {one: here for one, here in found.items() if named[one] not in held}
     away = [one for one, name in named.items() if one not in found and name not in ours]
     for target, here in found.items():
@@ -224,13 +225,14 @@ async def _follow(world: World, walk: _Walk, row: Picked, address: str, depth: i
 
 
 async def _take(world: World, walk: _Walk, row: Picked, target: str, by: Onward) -> None:
+    """Add the account of a target. If it refuses for now, the queue retries by the forward."""
     if row.kind is not AddressKind.MAILBOX:
         return
     try:
         to = await address_resolution.account_of(world, row, target)
     except NotFound as refusal:
         walk.refusals.append(refusal)
-    except Refused as refusal:  # there may be room later: the queue tries again
+    except Refused as refusal:  # the refusal can be temporary: the queue retries
         walk.refusals.append(refusal)
         walk.onward.append(by)
     else:
@@ -238,15 +240,17 @@ async def _take(world: World, walk: _Walk, row: Picked, target: str, by: Onward)
 
 
 def _room(walk: _Walk) -> bool:
+    """Return True if more destinations can be added."""
     return len(walk.people) + len(walk.onward) < WIDEST
 
 
 def _tenant(row: Picked) -> int:
+    """Return the tenant ID of an address, 0 if it has no domain."""
     return int(row.domain_id or 0)
 
 
 def check_limit(world: World, row: Picked) -> None:
-    """RateLimited where the address has forwarded as much as it may."""
+    """Raise RateLimited if the address has reached its daily limit of forwards."""
     most = world.options.forwards_daily if row.forwards_max is None else row.forwards_max
     until, now = row.forwarded_until, world.now()
     if most and row.forwarded >= most and until and until > now:
@@ -254,7 +258,7 @@ def check_limit(world: World, row: Picked) -> None:
 
 
 async def _bounce(world: World, address: str, sender: str) -> Taken:
-    """Let a bounce find back; nobody else has a reason to write there."""
+    """Accept a bounce to an SRS address. Raises NotFound for mail with an envelope sender."""
     local, _, domain = address.rpartition("@")
     name = normal_domain(domain)
     places = (await homes(world, [name])).get(name)
@@ -268,13 +272,13 @@ async def _bounce(world: World, address: str, sender: str) -> Taken:
 
 
 async def is_ours(world: World, domain: str) -> bool:
-    """Whether we take the mail of this domain, be it that all of it is rewritten."""
+    """Return True if this server accepts mail for the domain or rewrites all of it."""
     names = {normal_domain(domain)}
     return bool(await homes(world, names) or await _rewritten(world, names))
 
 
 async def _rewritten(world: World, names: Collection[str]) -> set[str]:
-    """Those of these domains all of whose mail is for others."""
+    """Return the domains with a rewrite for all of their mail."""
     whole = select(col(RecipientRewrite.domain)).where(
         col(RecipientRewrite.domain).in_(names),
         col(RecipientRewrite.local) == "",

@@ -1,4 +1,4 @@
-"""What a server has to show before mail goes there: names, keys, and which TLS."""
+"""Certificate requirements for outgoing TLS, and the parser of TLS policy parameters."""
 
 import hashlib
 import re
@@ -15,27 +15,27 @@ NAMED = {
     "tlsv1.2": ssl.TLSVersion.TLSv1_2,
     "tlsv1.3": ssl.TLSVersion.TLSv1_3,
 }
-OLD = ("sslv2", "sslv3")  # never spoken
+OLD = ("sslv2", "sslv3")  # never used, so excluding them changes nothing
 ORDER = list(NAMED.values())
-MOST = 50  # names or fingerprints of a policy
-LONGEST = 253  # characters of a name
+MOST = 50  # names or fingerprints in a policy
+LONGEST = 253  # characters
 
 _NAME = re.compile(r"\.?[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?)*")
 _PRINT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
 
 class Check(StrEnum):
-    """What of a certificate is looked at."""
+    """The kind of certificate check."""
 
     NOTHING = "NOTHING"
-    NAMES = "NAMES"  # an authority we trust says it is for this name
-    TLSA = "TLSA"  # DNS names it (RFC 7672)
-    PRINTS = "PRINTS"  # it is one of those we know
+    NAMES = "NAMES"  # a trusted authority signed it for one of the names
+    TLSA = "TLSA"  # a TLSA record matches it (RFC 7672)
+    PRINTS = "PRINTS"  # its fingerprint is one of the given ones
 
 
 @dataclass(frozen=True, slots=True)
 class Tlsa:
-    """A record of DNS that names a certificate or key (RFC 6698)."""
+    """A TLSA record, which identifies a certificate or public key (RFC 6698)."""
 
     usage: int
     selector: int
@@ -44,13 +44,13 @@ class Tlsa:
 
     @property
     def usable(self) -> bool:
-        """Whether mail can go by it (RFC 7672, section 3.1.3): usages 0 and 1 cannot."""
+        """True if SMTP can use the record: usage 2 or 3 (RFC 7672, section 3.1.3)."""
         sizes = {0: len(self.data) or -1, 1: 32, 2: 64}
         known = self.usage in (2, 3) and self.selector in (0, 1)
         return known and sizes.get(self.matching) == len(self.data)
 
     def fits(self, certificate: bytes, key: bytes) -> bool:
-        """Whether it names this certificate, or this public key."""
+        """True if the record matches this certificate or its public key, both in DER."""
         chosen = key if self.selector else certificate
         if self.matching == 1:
             chosen = hashlib.sha256(chosen).digest()
@@ -61,15 +61,15 @@ class Tlsa:
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """What a server has to show."""
+    """What the certificate and TLS version of a server must meet."""
 
     check: Check = Check.NAMES
-    names: tuple[str, ...] = ()  # that its certificate may be for; none: its own
+    names: tuple[str, ...] = ()  # accepted names; empty: the host name
     tlsa: tuple[Tlsa, ...] = ()
     prints: tuple[bytes, ...] = ()  # SHA-1 or SHA-256, of certificate or public key
     least: ssl.TLSVersion | None = None
     most: ssl.TLSVersion | None = None
-    why: str = ""  # who asks for it: what is told of the connection
+    why: str = ""  # where the requirement comes from, for the log
 
 
 ANY_NAME = Proof()
@@ -77,7 +77,7 @@ ANY_NAME = Proof()
 
 @dataclass(frozen=True, slots=True)
 class Parameters:
-    """What stands behind a TLS policy, as Postfix spells it."""
+    """The parameters of a TLS policy in the syntax of Postfix."""
 
     match: tuple[str, ...] = ()  # names, "hostname", "nexthop", "dot-nexthop"; or fingerprints
     least: ssl.TLSVersion | None = None
@@ -85,9 +85,9 @@ class Parameters:
 
 
 def parameters(text: str | None, *, prints: bool = False) -> Parameters:
-    """Read "match=example.com:.example.com protocols=>=TLSv1.2"; Invalid names what is wrong.
+    """Parse "match=example.com:.example.com protocols=>=TLSv1.2". Raises Invalid.
 
-    With `prints` what fits are fingerprints, in hexadecimal digits, with | between them.
+    With `expects_fingerprints`, `match` has hexadecimal fingerprints, separated by |.
     """
     match: list[str] = []
     least = most = None
@@ -111,7 +111,8 @@ def parameters(text: str | None, *, prints: bool = False) -> Parameters:
 
 
 def _names(value: str) -> list[str]:
-    names = [each.lower() for each in value.split(":")]
+    """Server names, separated by colons. Raises Invalid."""
+    names = [part.lower() for part in value.split(":")]
     for name in names:
         if not _NAME.fullmatch(name) or len(name) > LONGEST:
             text = f"match={value[:80]}: names of servers, with : between them"
@@ -120,6 +121,7 @@ def _names(value: str) -> list[str]:
 
 
 def _prints(value: str) -> list[str]:
+    """Fingerprints in lower case, without prefix and colons. Raises Invalid."""
     found = []
     for each in value.lower().split("|"):
         bare = each.removeprefix("sha256:").removeprefix("sha1:").replace(":", "")
@@ -131,7 +133,10 @@ def _prints(value: str) -> list[str]:
 
 
 def _protocols(value: str) -> tuple[ssl.TLSVersion | None, ssl.TLSVersion | None]:
-    """The oldest and the newest that may be spoken: of ">=TLSv1.2", or "!TLSv1:!TLSv1.1"."""
+    """The lowest and highest version of ">=TLSv1.2" or "!TLSv1:!TLSv1.1". Raises Invalid.
+
+    None means no limit.
+    """
     least = most = None
     without: set[ssl.TLSVersion] = set()
     only: set[ssl.TLSVersion] = set()
@@ -151,8 +156,16 @@ def _protocols(value: str) -> tuple[ssl.TLSVersion | None, ssl.TLSVersion | None
             without.add(version)
         elif word == bare:
             only.add(version)
-    left = [each for each in ORDER if each not in without and (not only or each in only)]
-    left = [each for each in left if each >= (least or each) and each <= (most or each)]
+    left = [
+        candidate
+        for candidate in ORDER
+        if candidate not in without and (not only or candidate in only)
+    ]
+    left = [
+        candidate
+        for candidate in left
+        if candidate >= (least or candidate) and candidate <= (most or candidate)
+    ]
     if not left:
         raise Invalid("protocols= leaves none", constraint="parameters", path=PATH)
     low = left[0] if without or only or least else None
@@ -161,14 +174,17 @@ def _protocols(value: str) -> tuple[ssl.TLSVersion | None, ssl.TLSVersion | None
 
 
 def named(certificate_names: list[str], wanted: tuple[str, ...]) -> bool:
-    """Whether a certificate for these names is one for what is wanted: `.domain` is all below it.
+    """True if one of the certificate's names is accepted. `.domain` accepts all subdomains.
 
-    A * stands for one label, the first (RFC 6125, section 6.4.3).
+    A wildcard matches one label, the first (RFC 6125, section 6.4.3).
     """
-    return any(_fits(name.lower(), each) for name in certificate_names for each in wanted)
+    return any(
+        _fits(name.lower(), accepted_name) for name in certificate_names for accepted_name in wanted
+    )
 
 
 def _fits(name: str, wanted: str) -> bool:
+    """True if one name of a certificate is accepted."""
     if wanted.startswith("."):
         return name.removeprefix("*").endswith(wanted) and name != wanted
     if name.startswith("*."):

@@ -1,7 +1,7 @@
-"""Policies of encryption that domains publish (MTA-STS, RFC 8461).
+"""MTA-STS policies of other domains (RFC 8461): fetching, parsing and caching.
 
-A policy that was read holds until it ends, also while its domain does not answer: who can keep
-us from reading it again must not be able to take it away.
+A cached policy is valid until its end, even if its domain does not answer: an attacker that blocks
+the domain must not be able to remove the policy.
 """
 
 import re
@@ -20,12 +20,12 @@ from models.routing.mta_sts import StsMode, StsPolicy
 from models.runtime.environment import Turn, World
 from models.store.columns import insert_or, table_of
 
-LARGEST = 64 << 10  # bytes of a policy (RFC 8461, section 3.3)
-WHOLE = 20.0  # seconds to read it
-PATIENCE = timedelta(minutes=5)  # between two tries where it cannot be had
-AGAIN = timedelta(days=1)  # a policy that holds is read again after so long
-LONGEST = 31_557_600  # seconds that a policy may hold
-SERVERS = 100  # patterns that are looked at
+LARGEST = 64 << 10  # RFC 8461, section 3.3
+WHOLE = 20.0  # seconds
+PATIENCE = timedelta(minutes=5)  # after a failed fetch
+AGAIN = timedelta(days=1)  # of a valid policy
+LONGEST = 31_557_600  # seconds (RFC 8461, section 3.2)
+SERVERS = 100  # `mx` patterns of a policy
 PAGE = "/.well-known/mta-sts.txt"
 
 _RECORD = re.compile(r"v=STSv1[ \t]*;[ \t]*(.*)", re.DOTALL)
@@ -35,23 +35,25 @@ _PATTERN = re.compile(r"(\*\.)?[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """What a domain asks for."""
+    """The MTA-STS policy of another domain. `max_age` is in seconds."""
 
     mode: StsMode
     mx: tuple[str, ...]
     max_age: int
 
     def names(self, server: str) -> bool:
-        """Whether a server is one of the domain's."""
+        """True if an `mx` pattern of the policy matches the host name."""
         server = server.lower().rstrip(".")
         return any(
-            server.partition(".")[2] == each[2:] if each.startswith("*.") else server == each
-            for each in self.mx
+            server.partition(".")[2] == pattern[2:]
+            if pattern.startswith("*.")
+            else server == pattern
+            for pattern in self.mx
         )
 
 
 def read(raw: bytes) -> Policy:
-    """Read a policy (RFC 8461, section 3.2); Invalid where it is none."""
+    """Parse a policy (RFC 8461, section 3.2). Raises Invalid."""
     fields: dict[str, list[str]] = {}
     for line in raw.decode("utf-8", "replace").splitlines():
         name, mark, value = line.partition(":")
@@ -66,14 +68,19 @@ def read(raw: bytes) -> Policy:
         raise _wrong("its mode is none we know") from None
     if not (age.isascii() and age.isdecimal() and len(age) <= 10):  # noqa: PLR2004 - RFC 8461
         raise _wrong("its max_age is no number")
-    mx = [each.lower().rstrip(".") for each in fields.get("mx", [])[:SERVERS]]
-    if not all(_PATTERN.fullmatch(each) for each in mx) or (mode is not StsMode.NONE and not mx):
+    mx = [pattern.lower().rstrip(".") for pattern in fields.get("mx", [])[:SERVERS]]
+    if not all(_PATTERN.fullmatch(pattern) for pattern in mx) or (
+        mode is not StsMode.NONE and not mx
+    ):
         raise _wrong("it names no servers")
     return Policy(mode, tuple(mx), min(int(age), LONGEST))
 
 
 async def policy(world: World, route: Route, domain: str) -> tuple[Policy | None, str]:
-    """The policy of a domain, as the wire has it, and what is to be told of it."""
+    """The valid policy of a domain, or None, with a phrase for the delivery trace.
+
+    Fetches the policy if its id in DNS has changed or it is older than `REFRESH_INTERVAL`.
+    """
     known = await _known(world, domain)
     now = world.now()
     holds = known is not None and now < known.expires_at
@@ -107,12 +114,14 @@ def _of(row: StsPolicy | None) -> Policy | None:
 
 
 async def _published(route: Route, domain: str) -> str | None:
-    """The id of the policy in DNS; None where there is no record, or not exactly one."""
+    """The policy id in DNS. None unless there is exactly one valid record."""
     try:
         found = await ask(route, f"_mta-sts.{domain}", "TXT")
     except Unroutable:
         return None
-    texts = [b"".join(each.strings).decode("ascii", "replace") for each in found.records[:SERVERS]]
+    texts = [
+        b"".join(record.strings).decode("ascii", "replace") for record in found.records[:SERVERS]
+    ]
     records = [hit for text in texts if (hit := _RECORD.fullmatch(text.strip()))]
     if len(records) != 1:
         return None
@@ -121,13 +130,14 @@ async def _published(route: Route, domain: str) -> str | None:
 
 
 async def _fetched(route: Route, domain: str) -> Policy:
+    """Fetch and parse the policy of a domain. Raises HttpRequestFailed or Invalid."""
     host = f"mta-sts.{domain}"
 
     async def resolved(name: str, _port: int) -> Sequence[str]:
         found = list[str]()
         for kind in ("A", "AAAA"):
             try:
-                found += [str(each.address) for each in (await ask(route, name, kind)).records]
+                found += [str(record.address) for record in (await ask(route, name, kind)).records]
             except Unroutable:
                 continue
         return found
@@ -140,6 +150,7 @@ async def _fetched(route: Route, domain: str) -> Policy:
 
 
 def _keep(domain: str, policy_id: str, found: Policy, now: datetime, turn: Turn) -> None:
+    """Store a fetched policy, and delete expired policies of other domains."""
     values = {
         "policy_id": policy_id,
         "mode": found.mode,
@@ -159,7 +170,7 @@ def _keep(domain: str, policy_id: str, found: Policy, now: datetime, turn: Turn)
 
 
 def _failed(domain: str, policy_id: str, now: datetime, turn: Turn) -> None:
-    """What held before goes on to hold."""
+    """Store the time of the next fetch. A stored policy keeps its validity."""
     values = {
         "policy_id": policy_id,
         "mode": StsMode.NONE,

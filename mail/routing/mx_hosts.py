@@ -1,4 +1,4 @@
-"""Which servers take mail for a domain (RFC 5321, section 5; RFC 7505)."""
+"""The MX hosts of a domain (RFC 5321, section 5; RFC 7505), and the next hops of mail."""
 
 import asyncio
 import ssl
@@ -25,22 +25,22 @@ from models.runtime.environment import World
 
 SMTP_PORT = 25
 SMTPS_PORT = 465
-HOSTS = 10  # tried for one domain at most
-ADDRESSES = 4  # tried for one host at most
+HOSTS = 10  # attempted for one domain
+ADDRESSES = 4  # attempted for one host
 
 
 class Tls(StrEnum):
-    """How much encryption a connection needs."""
+    """The TLS level of a connection."""
 
-    OPPORTUNISTIC = "OPPORTUNISTIC"  # if it is offered; any certificate is better than none
-    ENCRYPTED = "ENCRYPTED"  # never without; any certificate will do
-    REQUIRED = "REQUIRED"  # with a certificate that is checked; never without
-    WRAPPED = "WRAPPED"  # from the first byte, checked too
+    OPPORTUNISTIC = "OPPORTUNISTIC"  # if the server offers it, with any certificate
+    ENCRYPTED = "ENCRYPTED"  # always, with any certificate
+    REQUIRED = "REQUIRED"  # always, with a checked certificate
+    WRAPPED = "WRAPPED"  # implicit TLS, with a checked certificate
     NEVER = "NEVER"
 
 
 class Unroutable(Exception):
-    """No server can be named. `code` is 4xx where that may change, else 5xx."""
+    """There is no host for a recipient. The code is 4xx if a retry can succeed, else 5xx."""
 
     def __init__(self, code: int, text: str) -> None:
         super().__init__(text)
@@ -50,54 +50,59 @@ class Unroutable(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """A server to connect to."""
+    """A host to connect to, with its TLS requirement and login."""
 
-    name: str  # as its certificate has it
+    name: str  # the name in its certificate
     port: int
-    address: str  # to connect to: an IP address, or the name
+    address: str  # IP address, or the name
     tls: Tls = Tls.OPPORTUNISTIC
     username: str | None = None
     password: str | None = field(default=None, repr=False)
-    relay: bool = False  # it hands the mail on: its 250 is no delivery yet
-    proof: Proof = ANY_NAME  # how its certificate is checked, where it is
+    relay: bool = False  # it forwards the mail, so its 250 means RELAYED, not DELIVERED
+    proof: Proof = ANY_NAME  # used if the TLS level checks certificates
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """How mail leaves us: by one next hop, or, without one, straight to each domain's servers."""
+    """The settings of outgoing mail: a common next hop or none, DNS, ports and trust."""
 
     next_hop: Host | None = None
-    resolver: Callable[[], Resolver] = Resolver  # reads /etc/resolv.conf when first asked
-    port: int = SMTP_PORT  # of the servers that MX names
-    trust: ssl.SSLContext | None = field(default=None, repr=False)  # instead of the system's
-    validates: bool = False  # what the resolver says of signatures (AD) is believed
-    policy_port: int = 443  # where domains publish policies (RFC 8461)
-    inward: bool = False  # policies are fetched from our own networks, too
+    resolver: Callable[[], Resolver] = Resolver  # the default reads /etc/resolv.conf
+    port: int = SMTP_PORT  # of MX hosts
+    trust: ssl.SSLContext | None = field(
+        default=None, repr=False
+    )  # instead of the system's authorities
+    validates: bool = False  # believe the AD flag of the resolver
+    policy_port: int = 443  # of the HTTPS servers with MTA-STS policies
+    inward: bool = False  # fetch MTA-STS policies from private networks too
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What DNS has of a name."""
+    """The DNS records of a name."""
 
     records: list[Any]
-    secure: bool  # signed, says a resolver that is believed
-    name: str  # behind all aliases
-    trouble: Unroutable | None = None  # what keeps us from knowing whether there are more
+    secure: bool  # a trusted resolver set the AD flag
+    name: str  # after all CNAMEs
+    trouble: Unroutable | None = None  # the lookup of more records failed
 
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """A server of a domain, as DNS names it."""
+    """An MX host of a domain with its addresses."""
 
     name: str
     addresses: list[str]
-    secure: bool  # signed, from the domain to the addresses
-    canonical: str  # behind all aliases
-    preference: int | None = None  # None: the domain has no MX
+    secure: bool  # by DNSSEC, from the domain to the addresses
+    canonical: str  # after all CNAMEs
+    preference: int | None = None  # None: the domain has no MX record
 
 
 def next_hop(text: str) -> Host:
-    """Read "host:port", smtp://user:password@host:port or smtps://…; ?tls=never|required."""
+    """Parse "host:port", smtp://user:password@host:port or smtps://…; ?tls=never|required.
+
+    Raises Invalid.
+    """
     parts = urlsplit(text if "://" in text else f"smtp://{text}")
     try:
         port, name = parts.port, parts.hostname
@@ -107,7 +112,7 @@ def next_hop(text: str) -> Host:
     if parts.scheme not in ("smtp", "smtps") or not name or parts.query not in asked:
         raise Invalid("not host:port, smtp:// or smtps://", constraint="url", path=["nextHop"])
     wrapped = parts.scheme == "smtps"
-    # A password never goes out in the clear unless the operator says so.
+    # A password is sent only over TLS, unless the operator allows plain text.
     usual = Tls.REQUIRED if parts.username else Tls.OPPORTUNISTIC
     return Host(
         name,
@@ -121,7 +126,7 @@ def next_hop(text: str) -> Host:
 
 
 def route_of(world: World) -> Route:
-    """How mail leaves us by the options in force."""
+    """The settings of outgoing mail from the current options."""
     options = world.options
     hop = options.next_hop
     return Route(
@@ -134,13 +139,13 @@ def route_of(world: World) -> Route:
 async def servers(
     world: World, route: Route, domain: str, trail: list[str], *, private: bool
 ) -> list[Server]:
-    """The servers for a domain, the best first; those of one preference in random order.
+    """The MX hosts of a domain, best first; hosts of one preference in random order.
 
-    Addresses of our own networks are left out, which is told in `trail`, unless `private`: whoever
-    writes a domain into DNS could else have us talk to what nobody outside may reach.
+    Private addresses are left out and logged unless `allow_private`: a domain owner could otherwise
+    direct connections into the internal network.
 
-    Unroutable with 5xx: no such domain, or it takes no mail, or none of its servers can be
-    reached. With 4xx: DNS does not answer.
+    Raises Unroutable with 5xx if the domain does not exist, accepts no mail or has no reachable
+    host, and with 4xx if DNS does not answer.
     """
     if domain.startswith("["):
         raise Unroutable(550, "5.1.2 Address literals are not delivered to")
@@ -172,42 +177,46 @@ async def servers(
 
 
 def _worse(before: Unroutable | None, now: Unroutable) -> Unroutable:
-    """What is answered: what may change goes first, so that no silent server looks broken."""
+    """The temporary problem of the two, so that an unanswered query does not cause a bounce."""
     return now if before is None or before.code >= 500 else before  # noqa: PLR2004
 
 
 def _usable(name: str, found: Found, trail: list[str], *, private: bool) -> list[str]:
-    """The addresses of a server that may be connected to."""
-    left_out = [] if private else [each for each in found.records if inward(each)]
+    """The addresses of a host that connections are allowed to."""
+    left_out = [] if private else [address for address in found.records if inward(address)]
     trail += [
-        f"{name} ({each}): left out, it is inside, and MERGANSER_MX_PRIVATE is off"
-        for each in left_out
+        f"{name} ({address}): left out, it is inside, and MERGANSER_MX_PRIVATE is off"
+        for address in left_out
     ]
-    return [each for each in found.records if each not in left_out]
+    return [address for address in found.records if address not in left_out]
 
 
 async def _exchangers(
     world: World, route: Route, name: str
 ) -> tuple[list[tuple[int | None, str]], bool]:
-    """The servers for a domain by name, the best first, and whether that is signed."""
+    """(preference, name) of the MX hosts, best first, and True if that is signed by DNSSEC."""
     answer = await ask(route, name, "MX")
     if not answer.records:
-        return [(None, name)], answer.secure  # RFC 5321, section 5.1: it is its own server
+        return [
+            (None, name)
+        ], answer.secure  # RFC 5321, section 5.1: the domain itself is the MX host
     names: list[tuple[int, str]] = []
     for preference, alike in groupby(sorted(answer.records, key=_preference), key=_preference):
-        exchangers = {each.exchange.to_text(omit_final_dot=True).lower() for each in alike}
+        exchangers = {mx_name.exchange.to_text(omit_final_dot=True).lower() for mx_name in alike}
         shuffled = sorted(exchangers, key=lambda _: world.random(4))
-        names += [(preference, each) for each in shuffled]
-    if {each for _, each in names} <= {"", ".", "@"}:
+        names += [(preference, mx_name) for mx_name in shuffled]
+    if {mx_name for _, mx_name in names} <= {"", ".", "@"}:
         raise Unroutable(556, f"5.1.10 {name} takes no mail (null MX)")
     ours = world.options.hostname.lower()
-    known = [each for _, each in names]
+    known = [mx_name for _, mx_name in names]
     if ours in known:
         least = names[known.index(ours)][0]
-        names = [each for each in names if each[0] < least]  # the others would hand it to us
+        names = [
+            mx_name for mx_name in names if mx_name[0] < least
+        ]  # hosts of lower priority would send it back to this server
         if not names:
             raise Unroutable(550, f"5.4.6 Mail for {name} would come back to us")
-    rest = [(preference, each) for preference, each in names if each not in ("", ".", "@")]
+    rest = [(preference, mx_name) for preference, mx_name in names if mx_name not in ("", ".", "@")]
     return [*rest], answer.secure
 
 
@@ -216,7 +225,10 @@ def _preference(record: Any) -> int:
 
 
 async def _addresses(route: Route, name: str) -> Found:
-    """IPv6 and IPv4 addresses of a host, IPv4 first: more hosts can reach those."""
+    """IPv4 and IPv6 addresses of a host, IPv4 first since more hosts can reach it.
+
+    Raises Unroutable.
+    """
     found: list[str] = []
     secure, canonical = True, name
     trouble: Unroutable | None = None
@@ -235,12 +247,15 @@ async def _addresses(route: Route, name: str) -> Found:
 
 
 async def signed_addresses(route: Route, name: str) -> Found:
-    """The addresses of a host that is not named by MX, and whether they are signed. Unroutable."""
+    """The addresses of a host that is no MX host, with its DNSSEC status. Raises Unroutable."""
     return await _addresses(route, name)
 
 
 async def ask(route: Route, name: str, kind: str) -> Found:
-    """What DNS has, no records where the name has none of this kind; else Unroutable."""
+    """Query DNS. The answer is empty if the name has no records of this type.
+
+    Raises Unroutable with 550 if the name does not exist, and with 451 if DNS does not answer.
+    """
     try:
         answer = await route.resolver().resolve(f"{name}.", kind, raise_on_no_answer=False)
     except dns.resolver.NXDOMAIN:

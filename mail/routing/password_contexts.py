@@ -1,11 +1,11 @@
-"""For which place the password of a way out is sealed."""
+"""The secret box contexts that the passwords of relay hosts and transports are encrypted for."""
 
 
 def place_of_relay(key: int) -> str:
-    """That of a relay host."""
+    """The context of a relay host's password."""
     return f"relay:{key}"
 
 
 def place_of_transport(key: int) -> str:
-    """That of a transport."""
+    """The context of a transport's password."""
     return f"transport:{key}"

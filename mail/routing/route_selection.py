@@ -1,10 +1,10 @@
-"""Which way a message takes out of here, how much encryption that asks for, and why.
+"""Route selection: the next hops of a recipient, with their TLS requirements.
 
-The way is, first found: the transport of the recipient (its address, its domain, a domain above,
-a pattern), the relay host of the sender's domain, the next hop of all mail, the servers of the
-recipient's domain. What TLS it needs: a policy of ours for that place; else, for servers of the
-domain, what DNS says of their certificates (DANE), what the domain has published (MTA-STS), and
-whatever can be had. A user may ask that nothing leaves in the clear: then that is the least.
+The first of these decides the route: the transport of the recipient (by address, domain, parent
+domain or pattern), the relay host of the sender's domain, the common next hop, the MX hosts of the
+recipient's domain. The TLS requirement comes from a TLS policy of the destination; for MX hosts
+without one, from DANE, then MTA-STS; otherwise TLS is opportunistic. A user can require TLS for all
+sent mail.
 """
 
 from collections.abc import Sequence
@@ -28,33 +28,33 @@ PORTS = 1 << 16
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """Mail that wants out."""
+    """Sender and recipient that a route is selected for."""
 
-    sender: str  # envelope; empty for reports
+    sender: str  # envelope sender; empty for DSNs
     recipient: str
     domain: str  # of the recipient
-    required: bool = False  # its sender wants TLS, or nothing
+    required: bool = False  # the sender requires TLS
 
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """Servers, the best first, with what each has to show, and how they were found."""
+    """The next hops of a recipient, best first, and the log of the selection."""
 
     servers: list[Host]
     trail: list[str] = field(default_factory=list)
-    place: str = ""  # who is in the way if it is slow: a domain, or [host]:port
+    place: str = ""  # the destination for pacing: a domain, or [host]:port
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Recipients of a job that take one way, or why there is none."""
+    """Recipients of a job that share a route, or the reason why they have none."""
 
     recipients: Sequence[To]
     way: Way | Unroutable
 
 
 async def ways(world: World, route: Route, asked: Asked, trail: list[str] | None = None) -> Way:
-    """The way of a message to one recipient; Unroutable. What is found is told in `trail`."""
+    """Select the route of one recipient. Raises Unroutable. Appends its steps to `route_log`."""
     return await by(Chart(world, route), asked, trail)
 
 
@@ -64,7 +64,10 @@ async def by(
     trail: list[str] | None = None,
     forced: RelayHost | Transport | None = None,
 ) -> Way:
-    """The same by a chart; `forced` is taken instead of what would be found."""
+    """Select a route as `select_route`, with cached tables.
+
+    `forced_route` is used instead of the configured transport or relay host.
+    """
     trail = [] if trail is None else trail
     if isinstance(forced, RelayHost):
         return await _by_relay(chart, asked, forced, trail)
@@ -74,7 +77,7 @@ async def by(
 
 
 async def _by(chart: Chart, asked: Asked, transport: Transport | None, trail: list[str]) -> Way:
-    """The way where this is the transport of the recipient."""
+    """Select the route for this transport of the recipient, which can be None."""
     if transport is not None:
         return await _by_transport(chart, asked, transport, trail)
     sender = normal_domain(asked.sender.rpartition("@")[2])
@@ -89,7 +92,7 @@ async def _by(chart: Chart, asked: Asked, transport: Transport | None, trail: li
 
 
 async def parts(chart: Chart, job: Job) -> list[Part]:
-    """The recipients of a job by their ways. Of one domain they differ by transport alone."""
+    """Group the recipients of a job by route. In one domain, only transports make a difference."""
     alike: dict[int | None, list[To]] = {}
     named: dict[int | None, Transport | None] = {}
     for to in job.recipients:
@@ -108,10 +111,7 @@ async def parts(chart: Chart, job: Job) -> list[Part]:
 
 
 def hop(text: str) -> tuple[str, int, bool]:
-    """Host, port, and whether it stands in brackets, of "host:port" or "[host]:port".
-
-    ValueError where it is none of them.
-    """
+    """Host, port, and True for brackets, of "host:port" or "[host]:port". Raises ValueError."""
     rest = text
     if bracketed := text.startswith("["):
         name, mark, rest = text[1:].partition("]")
@@ -128,6 +128,7 @@ def hop(text: str) -> tuple[str, int, bool]:
 
 
 async def _by_transport(chart: Chart, asked: Asked, transport: Transport, trail: list[str]) -> Way:
+    """The route over a transport: its host, or the MX hosts of its name. Raises Unroutable."""
     trail.append(f"recipient: transport {transport.destination} to {transport.next_hop}")
     try:
         name, port, bracketed = hop(transport.next_hop)
@@ -136,7 +137,8 @@ async def _by_transport(chart: Chart, asked: Asked, transport: Transport, trail:
     if transport.lookup_mx and not bracketed:
         mx = await _by_mx(chart, asked, (name, port), trail, private=True)
         signed_in = [
-            _signed_in(chart, replace(each, relay=True), transport, trail) for each in mx.servers
+            _signed_in(chart, replace(next_hop, relay=True), transport, trail)
+            for next_hop in mx.servers
         ]
         return replace(mx, servers=signed_in)
     host = _signed_in(chart, Host(name, port, name, relay=True), transport, trail)
@@ -144,6 +146,7 @@ async def _by_transport(chart: Chart, asked: Asked, transport: Transport, trail:
 
 
 async def _by_relay(chart: Chart, asked: Asked, relay: RelayHost, trail: list[str]) -> Way:
+    """The route over a relay host. Raises Unroutable."""
     trail.append(f"relay host {relay.host}:{relay.port}")
     name = relay.host.removeprefix("[").removesuffix("]")
     tls = Tls.REQUIRED if relay.tls else Tls.OPPORTUNISTIC
@@ -152,12 +155,15 @@ async def _by_relay(chart: Chart, asked: Asked, relay: RelayHost, trail: list[st
 
 
 def _wrapped(host: Host) -> Host:
-    """At the port for it there is TLS from the first byte on."""
+    """The host with implicit TLS if its port is 465."""
     return replace(host, tls=Tls.WRAPPED) if host.port == SMTPS_PORT else host
 
 
 def _signed_in(chart: Chart, host: Host, row: RelayHost | Transport, trail: list[str]) -> Host:
-    """The host with the name and password we have there, which never goes in the clear."""
+    """The host with username and password, which requires TLS.
+
+    Raises Unroutable if the password can't be decrypted.
+    """
     if row.username is None:
         return host
     place = (place_of_relay if isinstance(row, RelayHost) else place_of_transport)(row.id)
@@ -172,27 +178,27 @@ def _signed_in(chart: Chart, host: Host, row: RelayHost | Transport, trail: list
 
 
 async def _by_hops(chart: Chart, asked: Asked, hosts: list[Host], trail: list[str]) -> Way:
-    """Servers that we name ourselves: the policy is theirs, or at least that of the recipient."""
+    """The route over configured hosts, by their TLS policy or that of the recipient's domain."""
     first = hosts[0]
     place = f"[{first.name}]:{first.port}"
     own = (place, f"{first.name}:{first.port}", f"[{first.name}]", *above(first.name))
     policy = await chart.policy(own)
     if policy is not None:
         made = [
-            await tls_requirements.by_policy(chart.route, each, policy, first.name)
-            for each in hosts
+            await tls_requirements.by_policy(chart.route, next_hop, policy, first.name)
+            for next_hop in hosts
         ]
         found = tls_requirements.standing(made, trail)
     else:
         theirs = await chart.policy(above(asked.domain))
-        found = [tls_requirements.of_another(each, theirs, trail) for each in hosts]
+        found = [tls_requirements.of_another(next_hop, theirs, trail) for next_hop in hosts]
     return Way(tls_requirements.required(found, trail, wanted=asked.required), trail, place)
 
 
 async def _by_mx(
     chart: Chart, asked: Asked, what: tuple[str, int], trail: list[str], *, private: bool
 ) -> Way:
-    """The servers of a domain; with `private` also those in our own networks."""
+    """The route over the MX hosts of a domain. Raises Unroutable."""
     domain, port = what
     known = await servers(chart.world, chart.route, domain, trail, private=private)
     for each in known:
@@ -200,7 +206,7 @@ async def _by_mx(
         signed = ", signed" if each.secure else ""
         trail.append(f"{domain}: {rank} {each.name} ({', '.join(each.addresses)}){signed}")
     name = _wire(domain)
-    places = [Place(each, Host(each.name, port, each.addresses[0])) for each in known]
+    places = [Place(mx_host, Host(mx_host.name, port, mx_host.addresses[0])) for mx_host in known]
     policy = await chart.policy((f"[{domain}]:{port}", *above(domain)))
     if policy is not None:
         made = [
@@ -212,12 +218,13 @@ async def _by_mx(
     hosts = tls_requirements.required(
         tls_requirements.standing(made, trail), trail, wanted=asked.required
     )
-    by_name = {each.name: each.addresses for each in known}
+    by_name = {mx_host.name: mx_host.addresses for mx_host in known}
     spread = [replace(host, address=address) for host in hosts for address in by_name[host.name]]
     return Way(spread, trail, domain)
 
 
 def _wire(domain: str) -> str:
+    """The domain in ASCII and lower case, or unchanged if that is impossible."""
     try:
         return ascii_domain(domain).lower()
     except idna.IDNAError:

@@ -1,7 +1,7 @@
-"""What is written down of ways out, as far as one look at the queue needs it.
+"""A short-lived cache of transports, relay hosts and TLS policies for route selection.
 
-Each thing is read once, and only what is asked for: no table is read whole but that of transports
-of single addresses and patterns.
+It loads only rows that are needed, each once. Only transports of addresses and patterns are loaded
+completely.
 """
 
 import asyncio
@@ -24,14 +24,14 @@ from models.routing.tables import RelayHost, TlsPolicy, Transport
 from models.runtime.environment import World
 from models.store.columns import table_of
 
-HOLDS = 10.0  # seconds that something read is used again
+HOLDS = 10.0  # seconds that a loaded value is used
 
 Thing = TypeVar("Thing")
 
 
 @dataclass
 class Chart:
-    """What was read. Made anew at each look."""
+    """Cached rows for route selection. The queue worker makes a new one at each poll."""
 
     world: World
     route: Route
@@ -41,7 +41,10 @@ class Chart:
     )
 
     async def once(self, what: str, of: object, read: Callable[[], Awaitable[Thing]]) -> Thing:
-        """What `read` gives, unless that is known. Who asks meanwhile has the same answer."""
+        """Return the cached value of a kind and subject, or load it.
+
+        Concurrent callers wait for the same load. A value is used for `MAX_AGE` seconds.
+        """
         key = what, of
         async with self.reading[key]:
             now, found = asyncio.get_running_loop().time(), self.known.get(key)
@@ -52,7 +55,7 @@ class Chart:
         return kept
 
     async def transport(self, address: str, domain: str) -> Transport | None:
-        """The way to an address: its own, its domain's, that of the nearest above, a pattern's."""
+        """Load the transport of an address, by address, domain, parent domain or pattern."""
         singles, patterns = await self.once("special", None, self._special)
         address = address.lower()
         if found := singles.get(address):
@@ -65,7 +68,7 @@ class Chart:
         return None
 
     async def relay(self, domain: str) -> RelayHost | None:
-        """The way out of mail from a domain."""
+        """Load the active relay host of a sender's domain."""
 
         async def read() -> RelayHost | None:
             asked = (
@@ -79,7 +82,7 @@ class Chart:
         return await self.once("relay", domain, read)
 
     async def policy(self, places: tuple[str, ...]) -> TlsPolicy | None:
-        """What is asked of the first of these destinations that has a policy."""
+        """Load the active TLS policy of the first destination that has one."""
 
         async def read() -> TlsPolicy | None:
             asked = select(*table_of(TlsPolicy).c).where(
@@ -91,7 +94,7 @@ class Chart:
         return await self.once("policy", places, read)
 
     async def held(self, domain: str) -> bool:
-        """Whether we are a backup MX of a domain: an administrator has said so."""
+        """True if an administrator made this server a backup MX of the domain."""
 
         async def read() -> bool:
             asked = select(col(Domain.id)).where(
@@ -106,7 +109,7 @@ class Chart:
     async def _special(
         self,
     ) -> tuple[dict[str, Transport], list[tuple[Expression, Transport]]]:
-        """Transports of addresses, and those of patterns, the oldest first."""
+        """Load the transports of addresses, and those of patterns by id."""
         place = col(Transport.destination)
         asked = (
             select(*table_of(Transport).c)
@@ -122,6 +125,7 @@ class Chart:
         return {row.destination.lower(): row for row in rows if "@" in row.destination}, patterns
 
     async def _by_domain(self, domain: str) -> Transport | None:
+        """Load the transport of a domain or its nearest parent domain."""
         places = above(domain)
         asked = select(*table_of(Transport).c).where(
             col(Transport.destination).in_(places), col(Transport.active)
@@ -132,7 +136,10 @@ class Chart:
 
 @lru_cache(1000)
 def above(domain: str) -> tuple[str, ...]:
-    """A domain, and what it is below of, `.` before: the nearest first, each in both forms."""
+    """The destinations that match a domain: itself, then parents with a leading dot.
+
+    Nearest first, each in Unicode and ASCII.
+    """
     found: list[str] = []
     forms = dict.fromkeys([domain, normal_domain(domain), *_on_wire(domain)])
     split = [form.split(".") for form in forms]
@@ -151,6 +158,7 @@ def _on_wire(domain: str) -> list[str]:
 
 @lru_cache(256)
 def _expression(pattern: str) -> Expression | None:
+    """The compiled pattern. None if it is invalid."""
     try:
         return Expression(pattern)
     except Invalid:

@@ -1,4 +1,4 @@
-"""How much encryption a way out asks for: by policy, by DANE, by MTA-STS, by its sender."""
+"""TLS requirements of next hops: from TLS policies, DANE, MTA-STS and the sender."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -11,13 +11,13 @@ from models.errors import Invalid
 from models.routing.mta_sts import StsMode
 from models.routing.tables import TlsPolicy, TlsPolicyLevel
 
-UNFIT = 451  # a policy that cannot be kept to may change: the mail waits
+UNFIT = 451  # temporary, since a policy can change
 CLEAR = (Tls.NEVER, Tls.OPPORTUNISTIC)
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A server of a domain, and the host it is to us."""
+    """An MX host and the next hop for a connection to it."""
 
     server: Server
     host: Host
@@ -25,7 +25,7 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Demand:
-    """A host with what it has to show, or why nothing goes there; and what is told of that."""
+    """The TLS requirement of a next hop, or the reason why the host is unusable."""
 
     host: Host | None
     told: str
@@ -33,9 +33,9 @@ class Demand:
 
 
 def standing(demands: Sequence[Demand], trail: list[str]) -> list[Host]:
-    """The hosts that are left; Unroutable, for now, where that is none."""
-    trail += dict.fromkeys(each.told for each in demands)
-    hosts = [each.host for each in demands if each.host]
+    """The usable next hops. Raises Unroutable with 451 if there is none."""
+    trail += dict.fromkeys(requirement.told for requirement in demands)
+    hosts = [requirement.host for requirement in demands if requirement.host]
     if not hosts:
         last = demands[-1].problem if demands else "no server is left"
         raise Unroutable(UNFIT, f"4.7.5 {last}")
@@ -43,7 +43,7 @@ def standing(demands: Sequence[Demand], trail: list[str]) -> list[Host]:
 
 
 def required(hosts: list[Host], trail: list[str], *, wanted: bool) -> list[Host]:
-    """The same, none of them in the clear where their sender wants that."""
+    """The next hops, with TLS enforced if the sender requires it."""
     if not wanted:
         return hosts
     trail.append("the sender wants TLS, or nothing is sent")
@@ -54,9 +54,9 @@ def required(hosts: list[Host], trail: list[str], *, wanted: bool) -> list[Host]
 
 
 def of_another(host: Host, policy: TlsPolicy | None, trail: list[str]) -> Host:
-    """A server of ours in between, where a policy is for the domain of the recipient.
+    """A configured relay with the TLS level of the policy for the recipient's domain.
 
-    Its certificate cannot be that domain's: where one is asked for, it has to be its own.
+    The certificate is checked for the name of the relay, since it can't have that of the domain.
     """
     told = f"TLS to {host.name}: {host.tls}"
     if policy is None or policy.policy in (TlsPolicyLevel.NONE, TlsPolicyLevel.MAY):
@@ -73,7 +73,7 @@ def of_another(host: Host, policy: TlsPolicy | None, trail: list[str]) -> Host:
 async def by_policy(
     route: Route, host: Host, policy: TlsPolicy, nexthop: str, server: Server | None = None
 ) -> Demand:
-    """What a policy of ours asks of a server."""
+    """The TLS requirement that a TLS policy sets for a next hop."""
     level = policy.policy
     told = f"TLS to {host.name}: {level}, by the policy {policy.destination}"
     prints = level is TlsPolicyLevel.FINGERPRINT
@@ -86,7 +86,7 @@ async def by_policy(
         return await _dane(route, host, (nexthop, server), params, (told, only))
     if level in (TlsPolicyLevel.NONE, TlsPolicyLevel.MAY):
         weak = Tls.NEVER if level is TlsPolicyLevel.NONE else Tls.OPPORTUNISTIC
-        kept = host.tls not in CLEAR  # what asks for it otherwise, such as a password, stands
+        kept = host.tls not in CLEAR  # for example because of a password
         proof = _limited(Proof(host.proof.check, why=host.proof.why), params)
         return Demand(replace(host, tls=host.tls if kept else weak, proof=proof), told)
     if prints and not params.match:
@@ -95,24 +95,26 @@ async def by_policy(
 
 
 def _checked(host: Host, level: TlsPolicyLevel, params: Parameters, nexthop: str) -> Host:
+    """The next hop with the TLS level and certificate check of a policy."""
     if level is TlsPolicyLevel.ENCRYPT:
         return _with(host, Tls.ENCRYPTED, Proof(Check.NOTHING, why="policy"), params)
     if level is TlsPolicyLevel.FINGERPRINT:
-        prints = tuple(bytes.fromhex(each) for each in params.match)
+        prints = tuple(bytes.fromhex(match_value) for match_value in params.match)
         return _with(host, Tls.REQUIRED, Proof(Check.PRINTS, prints=prints, why="policy"), params)
     usual = ("hostname",) if level is TlsPolicyLevel.VERIFY else ("nexthop", "dot-nexthop")
     meant = {"hostname": host.name, "nexthop": nexthop, "dot-nexthop": f".{nexthop}"}
-    names = tuple(meant.get(each, each) for each in params.match or usual)
+    names = tuple(meant.get(match_value, match_value) for match_value in params.match or usual)
     return _with(host, Tls.REQUIRED, Proof(Check.NAMES, names, why="policy"), params)
 
 
 def _with(host: Host, tls: Tls, proof: Proof, params: Parameters) -> Host:
-    """TLS from the first byte on stays that."""
+    """The next hop with this TLS level and requirement. Implicit TLS is kept."""
     wrapped = Tls.WRAPPED if host.tls is Tls.WRAPPED else tls
     return replace(host, tls=wrapped, proof=_limited(proof, params))
 
 
 def _limited(proof: Proof, params: Parameters) -> Proof:
+    """The requirement with the TLS versions of the policy parameters."""
     return replace(proof, least=params.least, most=params.most)
 
 
@@ -123,7 +125,10 @@ async def _dane(
     params: Parameters,
     told: tuple[str, bool],
 ) -> Demand:
-    """By what DNS says of its certificate; `told` says whether nothing else will do."""
+    """The TLS requirement of a next hop with a DANE or DANE_ONLY policy.
+
+    `line_and_only` has the text for the log, and True for DANE_ONLY.
+    """
     text, only = told
     nexthop, server = names
     demand = await _by_dns(route, host, nexthop, server)
@@ -143,7 +148,7 @@ async def _dane(
 
 
 async def _by_dns(route: Route, host: Host, nexthop: str, server: Server | None) -> Demand | None:
-    """What DNS asks of a server; None where it asks nothing."""
+    """The requirement of the TLSA records of a host. None if there are no signed ones."""
     if not route.validates:
         return None
     try:
@@ -166,7 +171,7 @@ async def _by_dns(route: Route, host: Host, nexthop: str, server: Server | None)
 
 
 def _shown(host: Host, named: tlsa_records.Named, names: tuple[str, ...]) -> Demand:
-    """What records of DNS ask of a server; encryption at least (RFC 7672, section 2.2)."""
+    """The requirement of TLSA records: at least encryption (RFC 7672, section 2.2)."""
     if not named.records:
         proof = Proof(Check.NOTHING, why="DANE")
         text = f"TLS to {host.name}: encrypted, by records in DNS that cannot be checked"
@@ -180,7 +185,7 @@ def _shown(host: Host, named: tlsa_records.Named, names: tuple[str, ...]) -> Dem
 async def by_domain(
     chart: Chart, domain: str, places: Sequence[Place], trail: list[str]
 ) -> list[Demand]:
-    """What a domain asks of those who send to it: DANE, else MTA-STS, else what can be had."""
+    """The requirements that a domain publishes for its MX hosts: DANE, else MTA-STS."""
     signed = [await _by_dns(chart.route, p.host, domain, p.server) for p in places]
     policy = None
     if not all(signed):
@@ -195,6 +200,7 @@ async def by_domain(
 
 
 def _by_sts(host: Host, policy: mta_sts.Policy | None) -> Demand:
+    """The requirement of an MTA-STS policy for an MX host."""
     if policy is None or policy.mode is StsMode.NONE:
         return Demand(host, f"TLS to {host.name}: {host.tls}")
     known = policy.names(host.name)

@@ -1,26 +1,26 @@
-"""What DNS says of the certificates of a server (DANE: RFC 6698, RFC 7672)."""
+"""TLSA records of a host (DANE: RFC 6698, RFC 7672)."""
 
 from dataclasses import dataclass
 
 from mail.routing.certificate_checks import Tlsa
 from mail.routing.mx_hosts import Route, Unroutable, ask
 
-MOST = 50  # records of a server that are looked at
-NXDOMAIN = 500  # codes from here on say that there is none
+MOST = 50  # of one host
+NXDOMAIN = 500  # codes from here on mean that the name does not exist
 
 
 @dataclass(frozen=True, slots=True)
 class Named:
-    """The records of a server: those that can be used, and whether there are any."""
+    """The usable TLSA records of a host, and True if it has any."""
 
     records: tuple[Tlsa, ...]
     any: bool
 
 
 async def named(route: Route, names: list[str], port: int) -> Named:
-    """The signed records of a server, under the first of its names that has some.
+    """Query the signed TLSA records of the first name that has some.
 
-    Unroutable with 4xx where DNS does not say: then the server is not to be used.
+    Raises Unroutable with 4xx if DNS does not answer; then the host must not be used.
     """
     for name in dict.fromkeys(names):
         try:
@@ -31,8 +31,8 @@ async def named(route: Route, names: list[str], port: int) -> Named:
             raise
         if found.secure and found.records:
             every = [
-                Tlsa(each.usage, each.selector, each.mtype, bytes(each.cert))
-                for each in found.records[:MOST]
+                Tlsa(record.usage, record.selector, record.mtype, bytes(record.cert))
+                for record in found.records[:MOST]
             ]
-            return Named(tuple(each for each in every if each.usable), any=True)
+            return Named(tuple(record for record in every if record.usable), any=True)
     return Named((), any=False)

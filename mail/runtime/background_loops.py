@@ -1,4 +1,4 @@
-"""Loops that run beside the worker of the queue."""
+"""Endless loops that run as background tasks."""
 
 import asyncio
 import contextlib
@@ -9,7 +9,7 @@ from typing import Any
 
 @asynccontextmanager
 async def running_in_background(loop: Coroutine[Any, Any, None]) -> AsyncGenerator[None]:
-    """Run an endless loop as a task; the end of the block cancels it."""
+    """Run an endless loop as a task, which the end of the block cancels."""
     task = asyncio.create_task(loop)
     try:
         yield

@@ -1,4 +1,7 @@
-"""Work that is done where we are for as long as it is brief: a thread costs as much again."""
+"""Run CPU-bound jobs on the event loop if they are short, else in a thread.
+
+A thread costs about as much time as a short job.
+"""
 
 import asyncio
 import threading
@@ -8,23 +11,23 @@ from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 Outcome = TypeVar("Outcome")
-Kind = tuple[str, int]  # what is done, and for which account
-BRIEF = 0.002  # seconds that others may wait
-FORGOTTEN = 0.9  # what is left of the longest time, each time that it took less
-MOST = 4096  # kinds of work whose times are kept
+Kind = tuple[str, int]  # kind of work and user id
+BRIEF = 0.002  # seconds of CPU time
+FORGOTTEN = 0.9  # factor that the stored time shrinks by after a shorter run
+MOST = 4096  # with a stored time
 
-LONGEST = 0.02  # seconds after which a job on the event loop is begun again in a thread
+LONGEST = 0.02  # seconds after which a job on the event loop restarts in a thread
 
 _deadline = threading.local()
-_times: OrderedDict[Kind, float] = OrderedDict()  # the longest of late, of our own processor
+_times: OrderedDict[Kind, float] = OrderedDict()  # longest recent CPU time
 
 
 async def done(works: Mapping[Kind, Callable[[], Outcome]], *, near: bool) -> dict[Kind, Outcome]:
-    """What each of these works, which wait for nothing, gives.
+    """Run CPU-bound jobs and return their results by key.
 
-    Where all of them together have been brief so far they are done on the spot, else in a
-    thread, as they are where they are not `near`, since this time it may take longer. Jobs that
-    take too long on the spot are begun again in a thread.
+    Jobs run on the event loop if their recent CPU time was below `INLINE_LIMIT` in sum and their
+    input is in memory; otherwise in a thread. Jobs that exceed `INLINE_TIMEOUT` on the event loop
+    are restarted in a thread.
     """
     found = None
     if near and sum(_times.get(key, BRIEF) for key in works) < BRIEF:
@@ -39,13 +42,13 @@ async def done(works: Mapping[Kind, Callable[[], Outcome]], *, near: bool) -> di
 
 
 class NotBrief(BaseException):
-    """A job on the event loop takes too long; handlers of Exception must not catch it."""
+    """A job on the event loop takes too long. Handlers of Exception must not catch it."""
 
 
 def check() -> None:
-    """Raise NotBrief if this is a job on the event loop that takes too long.
+    """Raise InlineTimeExceeded if the current job runs on the event loop and takes too long.
 
-    Loops whose length depends on a message call this once in a while.
+    Loops over the content of a message must call this regularly.
     """
     until: float | None = getattr(_deadline, "until", None)
     if until is not None and time.thread_time() > until:
@@ -55,7 +58,7 @@ def check() -> None:
 def _inline(
     works: Mapping[Kind, Callable[[], Outcome]],
 ) -> dict[Kind, tuple[float, Outcome]] | None:
-    """Do the jobs here; None if they take too long."""
+    """Run the jobs on the event loop. Returns None if they take too long."""
     _deadline.until = time.thread_time() + LONGEST
     try:
         return _timed(works)
@@ -68,6 +71,7 @@ def _inline(
 def _timed(
     works: Mapping[Kind, Callable[[], Outcome]],
 ) -> dict[Kind, tuple[float, Outcome]]:
+    """Run the jobs and return CPU time and result of each."""
     found = {}
     for key, work in works.items():
         begun = time.thread_time()

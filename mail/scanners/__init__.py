@@ -1,8 +1,7 @@
-"""Asking scanners about mail that comes in, and is sent: rspamd by HTTP, clamd by its own protocol.
+"""Scan messages with Rspamd (HTTP) and ClamAV (clamd protocol).
 
-Each is asked once for all recipients of a message, both at the same time. One that does not answer
-loses no mail: the message is taken as if nobody had looked, or comes again later, as the setting
-says.
+Each scanner scans a message once for all recipients; both run at the same time. If a scanner fails,
+the setting decides: the message is accepted without a scan, or deferred.
 """
 
 from mail.scanners.scan_requests import look, of_sent

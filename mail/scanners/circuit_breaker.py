@@ -1,4 +1,4 @@
-"""A scanner that does not answer is left alone for a while."""
+"""A circuit breaker that stops requests to a scanner which does not respond."""
 
 import asyncio
 import logging
@@ -13,13 +13,13 @@ from models.runtime.clock_steps import is_ahead
 from models.runtime.environment import World
 from models.store.database import Database
 
-Outcome = TypeVar("Outcome")
+ResultT = TypeVar("ResultT")
 
 log = logging.getLogger(__name__)
 
-AT_ONCE = 16  # questions to a scanner, of one process
-FAILURES = 3  # in a row, after which it is not asked
-SHUT = timedelta(seconds=10)  # for so long; then one question goes through, and decides
+AT_ONCE = 16  # requests to a scanner per process
+FAILURES = 3  # in a row, that open the breaker
+SHUT = timedelta(seconds=10)  # then one request decides
 SCANS = metrics.counter(
     "merganser_scans",
     "Messages for a scanner: judged, clean, virus; failed, shut, busy, too_large.",
@@ -31,26 +31,29 @@ DOWN = metrics.level("merganser_scanners_down", "Scanners that are not asked for
 
 
 class Down(Exception):
-    """The scanner does not answer, or not as it should. The text is fit to be shown."""
+    """The scanner does not respond, or not correctly. The text can be shown to users."""
 
 
 class TooLarge(Exception):
-    """The scanner does not take a message of this size."""
+    """The message exceeds the size limit of the scanner."""
 
 
 class Breaker:
-    """Lets questions to one scanner through, or not."""
+    """The circuit breaker of one scanner. While it is open, no request is sent."""
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.failures = 0
-        self.until: datetime | None = None  # shut until then
+        self.until: datetime | None = None  # no requests before
         self._places = asyncio.Semaphore(AT_ONCE)
 
     async def ask(
-        self, world: World, seconds: float, question: Callable[[], Awaitable[Outcome]]
-    ) -> Outcome:
-        """Ask, and wait at most so long for a place, and again for the answer. Down; TooLarge."""
+        self, world: World, seconds: float, question: Callable[[], Awaitable[ResultT]]
+    ) -> ResultT:
+        """Run a request; wait up to the timeout for a slot, and again for the result.
+
+        Raises ScannerUnavailable, MessageTooLargeForScanner.
+        """
         if self._shut(world):
             SCANS.add(self.name, "shut")
             raise Down("not asked: it has not answered for a while")
@@ -66,8 +69,9 @@ class Breaker:
             self._places.release()
 
     async def _asked(
-        self, world: World, seconds: float, question: Callable[[], Awaitable[Outcome]]
-    ) -> Outcome:
+        self, world: World, seconds: float, question: Callable[[], Awaitable[ResultT]]
+    ) -> ResultT:
+        """Run the request with a timeout and count its result."""
         begun = monotonic()
         try:
             async with asyncio.timeout(seconds):
@@ -87,25 +91,28 @@ class Breaker:
         return found
 
     def _shut(self, world: World) -> bool:
+        """Return True if the breaker is open. After the interval one request is let through."""
         now = world.now()
         if self.until is None:
             return False
         if is_ahead(self.until, now, SHUT):
             return True
-        self.until = now + SHUT  # for all others, until this one has an answer
+        self.until = now + SHUT  # others wait for the result of this request
         return False
 
     def _failed(self, world: World, why: str) -> None:
+        """Count a failure and open the breaker after MAX_FAILURES in a row."""
         SCANS.add(self.name, "failed")
         self.failures += 1
         if self.failures < FAILURES:
             return
-        if self.failures == FAILURES:  # one line, however many ask
+        if self.failures == FAILURES:  # one log line for all concurrent failures
             log.error("a scanner does not answer", extra={"scanner": self.name, "why": why})
             DOWN.add(self.name)
         self.until = world.now() + SHUT
 
     def _answered(self) -> None:
+        """Close the breaker after a response."""
         if self.failures >= FAILURES:
             log.info("a scanner answers again", extra={"scanner": self.name})
             DOWN.add(self.name, by=-1)
@@ -114,5 +121,5 @@ class Breaker:
 
 @lru_cache(maxsize=16)
 def breaker_of(_database: Database, name: str, _place: str) -> Breaker:
-    """The breaker of a scanner at its place, as the server of this store has it."""
+    """Return the breaker of a scanner endpoint. There is one per database and endpoint."""
     return Breaker(name)

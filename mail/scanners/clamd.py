@@ -1,4 +1,4 @@
-"""Asking clamd whether a message holds a virus: INSTREAM over a socket."""
+"""Scan a message for viruses with clamd: INSTREAM over a socket."""
 
 import asyncio
 import re
@@ -17,27 +17,29 @@ _FOUND = re.compile(r"stream: (.+) FOUND", re.DOTALL)
 
 
 async def check(place: str, body: Body) -> str | None:
-    """The name of the virus in a message, None where there is none. Down; TooLarge.
+    """Return the name of the virus in a message, None if there is none.
 
-    `place` is host:port, or unix: and the path of a socket.
+    The endpoint is host:port, or `unix:` and a socket path. Raises ScannerUnavailable,
+    MessageTooLargeForScanner.
     """
     try:
-        # A plain socket: who takes no more says why, and hangs up. A stream that can no longer
-        # be written to would not tell us.
+        # A plain socket: clamd replies before it closes the connection. A stream that
+        # can't be written to any more would lose the reply.
         with await _connected(place) as there:
             return read(await exchanged(_send(there, body), _answer(there)))
-    except (OSError, OverflowError, UnicodeError):  # of a port, and of a name, that cannot be
+    except (OSError, OverflowError, UnicodeError):  # the last two: invalid port or host name
         raise Down("the connection failed") from None
 
 
 async def _connected(place: str) -> socket.socket:
+    """Connect to the first address that accepts. Raises OSError if none does."""
     last: OSError | None = None
     for family, address in await _addresses(place):
         one = socket.socket(family, socket.SOCK_STREAM)
         one.setblocking(False)
         try:
             await asyncio.get_running_loop().sock_connect(one, address)
-        except OSError as problem:  # the next one may do better
+        except OSError as problem:  # try the next address
             one.close()
             last = problem
         except BaseException:
@@ -49,6 +51,7 @@ async def _connected(place: str) -> socket.socket:
 
 
 async def _addresses(place: str) -> Sequence[tuple[int, Any]]:
+    """Return (socket family, address) pairs of an endpoint."""
     if place.startswith("unix:"):
         return [(socket.AF_UNIX, place.removeprefix("unix:"))]
     host, _, port = place.rpartition(":")
@@ -58,7 +61,7 @@ async def _addresses(place: str) -> Sequence[tuple[int, Any]]:
 
 
 async def _send(there: socket.socket, body: Body) -> None:
-    """The message in pieces, each behind its length; one of no length is the end."""
+    """Send the message in chunks with a length prefix. An empty chunk ends it."""
     loop = asyncio.get_running_loop()
     await loop.sock_sendall(there, b"zINSTREAM\0")
     async with aclosing(body.pieces()) as pieces:
@@ -68,6 +71,7 @@ async def _send(there: socket.socket, body: Body) -> None:
 
 
 async def _answer(there: socket.socket) -> str:
+    """Read the response up to its NUL. Raises ScannerUnavailable if it is cut off or too long."""
     heard = b""
     while b"\0" not in heard:
         piece = await asyncio.get_running_loop().sock_recv(there, LONGEST)
@@ -80,7 +84,10 @@ async def _answer(there: socket.socket) -> str:
 
 
 def read(answer: str) -> str | None:
-    """The name of the virus that an answer tells of. Down; TooLarge."""
+    """Return the name of the virus in a response, or None.
+
+    Raises ScannerUnavailable, MessageTooLargeForScanner.
+    """
     if answer == "stream: OK":
         return None
     if found := _FOUND.fullmatch(answer):

@@ -1,4 +1,4 @@
-"""One request to a scanner by HTTP: a body that flows out, an answer that is short."""
+"""An HTTP request to a scanner: the body is streamed, the response is short."""
 
 import asyncio
 import ssl
@@ -12,27 +12,27 @@ from mail.network.outbound_http import Gate, Target, Unsent, connected
 from mail.scanners.body_stream import Body, exchanged
 from mail.scanners.circuit_breaker import Down
 
-HEAD = 16 << 10  # bytes of the head of an answer
-LARGEST = 1 << 20  # bytes of its body
-FINAL = 200  # statuses below are only hints
-INSIDE = Gate(private=True)  # the operator says where scanners are
+HEAD = 16 << 10  # bytes
+LARGEST = 1 << 20  # bytes
+FINAL = 200  # lower statuses are interim responses
+INSIDE = Gate(private=True)  # operators configure scanner addresses
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came back."""
+    """The HTTP response of a scanner."""
 
     status: int
     body: bytes
 
 
 class _Reader:
-    """Hears what the parser finds."""
+    """The callbacks of the HTTP parser."""
 
     def __init__(self) -> None:
         self.parser = httptools.HttpResponseParser(self)
         self.status = 0
-        self.sized = False  # the answer says where it ends
+        self.sized = False  # Content-Length or Transfer-Encoding
         self.whole = False
         self.body = bytearray()
 
@@ -50,7 +50,10 @@ class _Reader:
 
 
 async def post(to: Target, fields: Sequence[tuple[str, str]], body: Body) -> Answer:
-    """Post this, and return the answer; Down where there is none. A name may stand there twice."""
+    """Post a body and return the response. Header names can repeat.
+
+    Raises ScannerUnavailable if there is no valid response.
+    """
     try:
         reader, writer = await connected(to, INSIDE)
         try:
@@ -68,6 +71,7 @@ async def post(to: Target, fields: Sequence[tuple[str, str]], body: Body) -> Ans
 
 
 def _head(to: Target, fields: Sequence[tuple[str, str]], size: int) -> bytes:
+    """Return the request line and header."""
     usual = [
         ("Host", to.authority),
         ("User-Agent", "Merganser"),
@@ -79,6 +83,7 @@ def _head(to: Target, fields: Sequence[tuple[str, str]], size: int) -> bytes:
 
 
 async def _send(writer: asyncio.StreamWriter, head: bytes, body: Body) -> None:
+    """Send head and body."""
     writer.write(head)
     async with aclosing(body.pieces()) as pieces:
         async for piece in pieces:
@@ -87,11 +92,12 @@ async def _send(writer: asyncio.StreamWriter, head: bytes, body: Body) -> None:
 
 
 def _safe(value: str) -> str:
-    """The value without anything that could end its line."""
+    """Return a header value without unprintable characters."""
     return "".join(c for c in value if c.isprintable())
 
 
 async def _read(reader: asyncio.StreamReader) -> Answer:
+    """Read the response. Raises ScannerUnavailable if it is cut off or too long."""
     found, read = _Reader(), 0
     while not found.whole:
         piece = await reader.read(64 << 10)

@@ -1,7 +1,7 @@
-"""Asking rspamd what it thinks of a message, and telling it what a message was.
+"""Scan messages with Rspamd and train it.
 
-Its protocol: a POST of the message, with what is known of its way in fields of the request; the
-answer is JSON (`/checkv2`, `/learnspam`, `/learnham`).
+Protocol: a POST of the message with the envelope in header fields; the response is JSON
+(`/checkv2`, `/learnspam`, `/learnham`).
 """
 
 import math
@@ -20,21 +20,21 @@ from mail.spam.scan_result import Scan, Symbol, cut, weightiest
 from models.errors import Invalid
 
 NAME = "rspamd"
-RCPTS = 100  # recipients that it is told of
-FARTHEST = 1e6  # points; what is beyond is cut off
-OK, KNOWN = 200, 208  # the latter: it has learned that before
-WAITS = {401, 403, 408, 429}  # refusals that a change of settings or time mends
+RCPTS = 100  # recipients in the request
+FARTHEST = 1e6  # larger scores are cut off
+OK, KNOWN = 200, 208  # the latter: it had learned the message before
+WAITS = {401, 403, 408, 429}  # errors that can go away by a retry
 
 
 @dataclass(frozen=True, slots=True)
 class Rspamd:
-    """Where it is, and how it is asked."""
+    """The URL and password of an Rspamd server."""
 
     url: str
     password: SecretStr | None = field(default=None, repr=False)
 
     def target(self, path: str) -> Target:
-        """The place of a command; Down where there is none."""
+        """Return the target of a command. Raises ScannerUnavailable if the URL is not valid."""
         try:
             return target(f"{self.url.rstrip('/')}/{path}", private=True)
         except Invalid as problem:
@@ -42,13 +42,13 @@ class Rspamd:
 
     @property
     def fields(self) -> list[tuple[str, str]]:
-        """What each request has."""
+        """The header fields that authenticate a request."""
         return [("Password", self.password.get_secret_value())] if self.password else []
 
 
 @dataclass(frozen=True, slots=True)
 class Envelope:
-    """What is known of the way of a message."""
+    """The envelope and client of a message."""
 
     sender: str
     recipients: Sequence[str]
@@ -57,7 +57,7 @@ class Envelope:
 
     @property
     def fields(self) -> list[tuple[str, str]]:
-        """It, as rspamd is told."""
+        """The envelope as header fields for Rspamd."""
         told = [("From", self.sender)] if self.sender else []
         told += [("Rcpt", each) for each in self.recipients[:RCPTS]]
         if self.client is not None:
@@ -68,7 +68,7 @@ class Envelope:
 
 
 async def check(at: Rspamd, envelope: Envelope, body: Body) -> Scan:
-    """What it thinks of a message; Down."""
+    """Scan a message for spam. Raises ScannerUnavailable."""
     answer = await post(at.target("checkv2"), [*at.fields, *envelope.fields], body)
     if answer.status != OK:
         raise Down(f"status {answer.status}")
@@ -76,7 +76,10 @@ async def check(at: Rspamd, envelope: Envelope, body: Body) -> Scan:
 
 
 async def learn(at: Rspamd, body: Body, *, spam: bool) -> bool:
-    """Tell it what a message was: True where it has learned that, False where it will not. Down."""
+    """Train Rspamd with a message. Returns False if it refuses to learn it.
+
+    Raises ScannerUnavailable.
+    """
     answer = await post(at.target("learnspam" if spam else "learnham"), at.fields, body)
     if answer.status in WAITS or answer.status >= 500 or answer.status < OK:  # noqa: PLR2004
         raise Down(f"status {answer.status}")
@@ -84,7 +87,7 @@ async def learn(at: Rspamd, body: Body, *, spam: bool) -> bool:
 
 
 def read(raw: bytes) -> Scan:
-    """Read an answer, whatever it is; Down where it says nothing of use."""
+    """Parse a scan response. Raises ScannerUnavailable if it has no score."""
     try:
         said = orjson.loads(raw)
     except orjson.JSONDecodeError:
@@ -94,7 +97,9 @@ def read(raw: bytes) -> Scan:
     score = _number(said.get("score"))
     if score is None:
         raise Down("the answer has no score")
-    if said.get("is_skipped") is True and not score:  # with points it knew before it looked
+    if (
+        said.get("is_skipped") is True and not score
+    ):  # with a score the result is final without a scan
         return Scan((NAME,))
     action = said.get("action")
     return Scan(
@@ -107,6 +112,7 @@ def read(raw: bytes) -> Scan:
 
 
 def _symbols(said: object) -> list[Symbol]:
+    """Return the symbols of a response that weigh most."""
     found = []
     for name, each in said.items() if isinstance(said, dict) else ():
         if isinstance(each, dict):
@@ -117,6 +123,7 @@ def _symbols(said: object) -> list[Symbol]:
 
 
 def _number(said: object) -> float | None:
+    """Return a finite number within MAX_SCORE, None for other values."""
     if isinstance(said, bool) or not isinstance(said, int | float) or not math.isfinite(said):
         return None
     return max(-FARTHEST, min(float(said), FARTHEST))

@@ -1,4 +1,4 @@
-"""Telling rspamd what a message was."""
+"""Train Rspamd with messages."""
 
 import asyncio
 from collections.abc import Sequence
@@ -14,8 +14,8 @@ from models.observability import metrics
 from models.runtime.environment import World
 
 NAME = "rspamd_learn"
-PARTS = 20  # attached messages that are learned of one
-PLAIN = ("7bit", "8bit", "binary", "")  # encodings that are the content itself
+PARTS = 20  # attached messages used per message
+PLAIN = ("7bit", "8bit", "binary", "")  # transfer encodings that leave the bytes as they are
 LESSONS = metrics.counter(
     "merganser_lessons",
     "Messages for the spam filter to learn: learned, refused by it, given_up.",
@@ -25,7 +25,10 @@ LESSONS = metrics.counter(
 
 
 async def taught(world: World, body: Body, *, spam: bool) -> str:
-    """Teach it this; what came of it, as LESSONS has it. Down."""
+    """Train Rspamd with a message; return the result as the metric labels it.
+
+    Raises ScannerUnavailable.
+    """
     options = world.options
     if body.size > options.rspamd_max:
         return "refused"
@@ -37,9 +40,9 @@ async def taught(world: World, body: Body, *, spam: bool) -> str:
 
 
 async def teach(world: World, mail: "Mail", *, spam: bool) -> object:
-    """Teach it what came to an address for that: the messages attached, or else the whole.
+    """Train Rspamd with a message to a training address: its attached messages, or the message.
 
-    None, or Unavailable where it does not answer: the message is to come again.
+    Returns None, or Unavailable if Rspamd does not respond: the client must send the message again.
     """
     try:
         for body in await _bodies(mail):
@@ -50,6 +53,7 @@ async def teach(world: World, mail: "Mail", *, spam: bool) -> object:
 
 
 async def _bodies(mail: "Mail") -> Sequence[Body]:
+    """Return the attached messages, or the message if there is none."""
     attached = [
         part
         for part, _ in mime.within(mail.letter.facts.structure)

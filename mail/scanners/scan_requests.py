@@ -1,4 +1,4 @@
-"""Asking all scanners there are about a message, at the same time."""
+"""Scan a message with all configured scanners at the same time."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
@@ -21,17 +21,17 @@ Found = TypeVar("Found")
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A scanner: which, where, and what its settings say."""
+    """The settings of a scanner. An empty endpoint means that it is not used."""
 
     name: str
     place: str
     timeout: float  # seconds
     largest: int  # bytes
-    defer: bool  # while it is down
+    defer: bool  # defer mail while the scanner is down
 
 
 def rspamd_of(options: Options) -> Asked:
-    """What is set about rspamd."""
+    """Return the settings of Rspamd."""
     return Asked(
         rspamd.NAME,
         options.rspamd,
@@ -42,7 +42,7 @@ def rspamd_of(options: Options) -> Asked:
 
 
 def clamd_of(options: Options) -> Asked:
-    """What is set about clamd."""
+    """Return the settings of clamd."""
     return Asked(
         clamd.NAME,
         options.clamd,
@@ -53,12 +53,12 @@ def clamd_of(options: Options) -> Asked:
 
 
 async def look(world: World, mail: "Mail", taken: Sequence[Taken]) -> None:
-    """Have the scanners look at a message that came from outside, and keep what they found.
+    """Scan an incoming message and store the result in it.
 
-    Unavailable where one is down, and its setting says that mail waits for it.
+    Raises Unavailable if a scanner does not respond and its setting defers mail.
     """
     options, letter = world.options, mail.letter
-    sent = not (mail.handed or mail.client or mail.fetched)  # by one of our users
+    sent = not (mail.handed or mail.client or mail.fetched)  # by a local user
     if sent or not (options.rspamd or options.clamd):
         return
     body = body_of(mail.source, letter.size)
@@ -68,9 +68,9 @@ async def look(world: World, mail: "Mail", taken: Sequence[Taken]) -> None:
 
 
 async def of_sent(world: World, raw: bytes, envelope: Envelope) -> Scan | None:
-    """What the scanners find in what a user sends, as far as the setting has them look.
+    """Scan a message that a user sends. Returns None if the setting turns scans off.
 
-    None where nobody has looked. Unavailable as `look`.
+    Raises Unavailable if a scanner does not respond and its setting defers mail.
     """
     options = world.options
     viruses, spam = clamd_of(options), rspamd_of(options)
@@ -84,6 +84,7 @@ async def of_sent(world: World, raw: bytes, envelope: Envelope) -> Scan | None:
 async def _both(
     world: World, scanners: tuple[Asked, Asked], envelope: Envelope, body: Body
 ) -> Scan | None:
+    """Run both scanners and merge the results. Raises Unavailable if one is down and defers."""
     options, (spam, viruses) = world.options, scanners
     at = Rspamd(options.rspamd, options.rspamd_password)
     found = await asyncio.gather(
@@ -97,7 +98,10 @@ async def _both(
 
 
 def _of(mail: "Mail", scanner: Asked) -> Asked:
-    """The scanner; nowhere, where it is not to look at what was fetched, or forwarded."""
+    """Return the settings, without endpoint if the scanner must not scan this message.
+
+    Fetched messages name their scanners; Rspamd does not scan mail of forwarding hosts.
+    """
     wanted = mail.fetched is None or scanner.name in mail.fetched.scanners
     if mail.unfiltered and scanner.name == rspamd.NAME:
         wanted = False
@@ -105,13 +109,14 @@ def _of(mail: "Mail", scanner: Asked) -> Asked:
 
 
 async def _viruses(place: str, body: Body) -> Scan:
+    """Scan with clamd."""
     return Scan((clamd.NAME,), virus=await clamd.check(place, body))
 
 
 async def _asked(
     world: World, of: Asked, body: Body, question: Callable[[], Awaitable[Scan]]
 ) -> Scan | Unavailable | None:
-    """What a scanner has found; None where it has not looked."""
+    """Scan with one scanner. Returns None if it did not scan, Unavailable if mail must wait."""
     if not of.place:
         return None
     if body.size > of.largest:
@@ -130,6 +135,7 @@ async def _asked(
 
 
 def _together(*found: Scan | Unavailable | None) -> Scan | None:
+    """Merge the results of the scanners. Returns None if none has scanned."""
     scans = [each for each in found if isinstance(each, Scan)]
     if not scans:
         return None

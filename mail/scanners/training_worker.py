@@ -1,8 +1,8 @@
-"""What users do with their mail teaches the spam filter: never at once, so nobody waits for it.
+"""Train the spam filter in the background from what users do with their mail.
 
-What is moved into Junk, or marked `$Junk`, is learned as spam; what is moved out of it, but not to
-the trash, or marked `$NotJunk`, as good mail; so is what was held, and is let in. Who changes his
-mind has the last word.
+Messages moved to Junk or marked `$Junk` are learned as spam. Messages moved out of Junk (but not to
+Trash), marked `$NotJunk` or released from quarantine are learned as good mail. The last action
+counts.
 """
 
 import asyncio
@@ -31,15 +31,15 @@ from models.store.columns import Picked, insert_or, picked
 log = logging.getLogger(__name__)
 
 MARKS = {"$junk": True, "junk": True, "$notjunk": False, "notjunk": False, "nonjunk": False}
-QUIET = (SpecialUse.TRASH, SpecialUse.SNOOZED)  # to come there from Junk says nothing
-BATCH = 10  # lessons that a worker has in hand
+QUIET = (SpecialUse.TRASH, SpecialUse.SNOOZED)  # a move from Junk to these is no vote
+BATCH = 10  # lessons per lease
 ATTEMPTS = 60
 PAUSE, LONGEST = timedelta(minutes=1), timedelta(hours=1)
-IDLE = 60.0  # seconds until it looks unasked
+IDLE = 60.0  # seconds between two looks without a wake-up
 
 
 async def moved(world: World, session: AsyncSession, rows: Sequence[Picked], to: Picked) -> None:
-    """Note, in the unit that moves messages of one account to a folder, what that says of them."""
+    """Enqueue lessons for messages that are moved to a mailbox, in the same transaction."""
     if not world.options.rspamd_learn or not rows:
         return
     places = {row.mailbox_id for row in rows if row.mailbox_id is not None} | {to.id}
@@ -55,20 +55,20 @@ async def moved(world: World, session: AsyncSession, rows: Sequence[Picked], to:
 
 
 def marked(turn: Turn, ids: Sequence[int], keywords: Collection[str]) -> None:
-    """Note what it says of messages that they are given these keywords."""
+    """Enqueue lessons for messages that get a junk or not-junk keyword."""
     said = {MARKS[word.lower()] for word in keywords if word.lower() in MARKS}
     if turn.world.options.rspamd_learn and len(said) == 1:
         note(turn, ids, spam=said.pop())
 
 
 def released(turn: Turn, ids: Sequence[int]) -> None:
-    """Note that these messages, which were held, are no spam, in the unit that lets them in."""
+    """Enqueue lessons for messages that are released from quarantine."""
     if turn.world.options.rspamd_learn:
         note(turn, ids, spam=False)
 
 
 def note(turn: Turn, ids: Sequence[int], *, spam: bool) -> None:
-    """Let it be learned that these messages are spam, or are not."""
+    """Enqueue one lesson per message. A newer lesson replaces the older one."""
     if not ids:
         return
     new = insert_or(turn.connection.dialect.name, Lesson)
@@ -82,7 +82,7 @@ def note(turn: Turn, ids: Sequence[int], *, spam: bool) -> None:
 
 
 async def run(world: World) -> None:
-    """Teach what is to be learned, until cancelled."""
+    """Train the spam filter with enqueued lessons until cancelled."""
     async with leases.registered(world):
         await _teach_all(world)
 
@@ -94,17 +94,17 @@ async def _teach_all(world: World) -> None:
             try:
                 while await teach(world):
                     pass
-            except Exception:  # a worker's edge: what it had in hand is due again later
+            except Exception:  # leased lessons become due again
                 log.exception("the spam filter could not be taught")
             try:
-                async with asyncio.timeout(IDLE):  # unlike wait_for it is called off at a bell, too
+                async with asyncio.timeout(IDLE):  # unlike wait_for, it loses no wake-up
                     await bell.wait()
             except TimeoutError:
                 continue
 
 
 async def teach(world: World) -> bool:
-    """Teach the next lessons; False where there are none, or the filter does not answer."""
+    """Train with the next lessons. Returns False if there are none or the filter is down."""
     if not world.options.rspamd_learn:
         return False
     lessons = await _claim(world)
@@ -124,6 +124,7 @@ async def teach(world: World) -> bool:
 
 
 async def _claim(world: World) -> Sequence[Picked]:
+    """Lease the next due lessons for this process."""
     now = world.now()
     due = select(col(Lesson.message_id)).where(col(Lesson.due_at) <= now, leases.is_free(Lesson))
     due = due.order_by(col(Lesson.due_at), col(Lesson.message_id)).limit(BATCH)
@@ -140,16 +141,18 @@ async def _claim(world: World) -> Sequence[Picked]:
 
 
 async def _teach(world: World, lesson: Picked) -> None:
+    """Train with one lesson and delete it. Deleted and damaged messages are skipped."""
     body = await _body(world, lesson.message_id)
     try:
         result = "refused" if body is None else await taught(world, body, spam=lesson.spam)
-    except (Corrupt, NotFound):  # found on the way
+    except (Corrupt, NotFound):  # noticed while streaming
         result = "refused"
     LESSONS.add("spam" if lesson.spam else "ham", result)
     await _done(world, lesson)
 
 
 async def _done(world: World, lesson: Picked) -> None:
+    """Delete a lesson unless a newer one has replaced it."""
     this = delete(Lesson).where(
         col(Lesson.message_id) == lesson.message_id, col(Lesson.turn) == lesson.turn
     )
@@ -157,19 +160,19 @@ async def _done(world: World, lesson: Picked) -> None:
 
 
 async def _body(world: World, key: int) -> Body | None:
-    """The message as it came; None where it is gone, damaged, or encrypted, which says nothing."""
+    """Return the message as received; None if it is deleted, damaged or encrypted."""
     columns = (col(Message.id), col(Message.user_id), col(Message.blob_id), col(Message.structure))
     asked = select(*columns, col(Message.encrypted)).where(col(Message.id) == key)
     rows = [row for row in await world.database.read(asked) if not row.encrypted]
     found = await message_content.sources(world, rows)
     try:
         return Body(found[0].size, found[0].whole) if found else None
-    except Corrupt:  # which was logged where it was read
+    except Corrupt:  # already logged by the reader
         return None
 
 
 async def _later(world: World, lessons: Sequence[Picked]) -> None:
-    """Try these again, unless that was done often enough."""
+    """Schedule retries of lessons. Lessons with too many attempts are deleted."""
     now = world.now()
     over = [lesson for lesson in lessons if lesson.attempts >= ATTEMPTS]
     for lesson in over:
@@ -188,5 +191,6 @@ async def _later(world: World, lessons: Sequence[Picked]) -> None:
 
 
 def _due(now: datetime, attempts: int) -> datetime:
+    """Return the time of the next attempt. The delay doubles up to MAX_RETRY_DELAY."""
     pause: timedelta = PAUSE * 2 ** min(attempts - 1, 10)
     return now + min(pause, LONGEST)

@@ -1,7 +1,7 @@
-"""The text index made anew: of some messages in place, or all of it beside the one in use.
+"""Rebuild of the text index: of some messages in place, or of all in a new index.
 
-In place only on PostgreSQL: FTS5 forgets a message only if it is told the very words that it
-was given, and those may have been others. All the while each message is found.
+In place only on PostgreSQL: FTS5 removes a message only with the exact words that were inserted,
+and those may differ now. During a rebuild every message can be found.
 """
 
 from collections.abc import Sequence
@@ -15,11 +15,11 @@ from models.messages.tables import Message
 from models.search import text_index
 from models.store.columns import Big
 
-PAGES = 500  # of an SQLite index that are merged at once
+PAGES = 500  # of an SQLite index, merged per call
 
 
 async def renew(connection: AsyncConnection, entries: Sequence[Entry]) -> int:
-    """Put these messages into an index of PostgreSQL afresh; returns how many they were."""
+    """Replace messages in the index of PostgreSQL, and return their number."""
     now = await _as_read(connection, entries)
     these = [entry.words for entry in entries if entry.id in now]
     if these:
@@ -31,13 +31,13 @@ async def renew(connection: AsyncConnection, entries: Sequence[Entry]) -> int:
 
 
 async def begin(connection: AsyncConnection) -> None:
-    """Make an empty index beside the one in use; what another try left there goes."""
+    """Create an empty index next to the current one. Drops the rest of an earlier attempt."""
     for statement in text_index.CREATE_NEXT[connection.dialect.name]:
         await connection.exec_driver_sql(statement)
 
 
 async def add(connection: AsyncConnection, entries: Sequence[Entry]) -> int:
-    """Put these messages into the index that is being made; returns how many they were."""
+    """Insert messages into the new index, and return their number."""
     dialect = connection.dialect.name
     now = await _as_read(connection, entries)
     these = [entry.words for entry in entries if entry.id in now]
@@ -47,27 +47,30 @@ async def add(connection: AsyncConnection, entries: Sequence[Entry]) -> int:
 
 
 async def swap(connection: AsyncConnection) -> None:
-    """Put the index that was made in use. What came or changed meanwhile waits to be indexed."""
+    """Replace the current index by the new one.
+
+    Messages that arrived or changed during the rebuild are marked to be indexed.
+    """
     dialect = connection.dialect.name
     (key,) = text_index.rows(dialect, text_index.NEXT).c
-    # NOT as the index of those that wait has it: SQLite compares the words.
+    # NOT is written as in the partial index: SQLite compares the text.
     waited = update(Message).where(text("NOT messages.indexed"), col(Message.id).in_(select(key)))
     await connection.execute(waited.values(indexed=True))
     lost = text(text_index.LOST[dialect]).columns(column("id", Big)).subquery()
     missed = update(Message).where(col(Message.id).in_(select(lost.c.id)), col(Message.indexed))
     await connection.execute(missed.values(indexed=False))
-    for statement in text_index.DROP:  # behind whoever is about to index
+    for statement in text_index.DROP:  # waits for transactions that index
         await connection.exec_driver_sql(statement)
-    if dialect == "postgresql":  # what they put there
+    if dialect == "postgresql":  # messages that those transactions indexed
         await connection.execute(missed.values(indexed=False))
     for statement in text_index.TAKE_OVER[dialect]:
         await connection.exec_driver_sql(statement)
 
 
 async def merge(connection: AsyncConnection, *, first: bool) -> bool:
-    """Merge some of what was written piece by piece, on SQLite; whether there is more.
+    """Merge some segments of an SQLite index. Returns True if there are more.
 
-    Below zero FTS5 makes up its mind to merge all there is.
+    A negative number of pages starts a merge of all segments in FTS5.
     """
     before = (await connection.execute(text_index.CHANGED)).scalar_one()
     await connection.execute(text_index.MERGE, {"pages": -PAGES if first else PAGES})
@@ -76,6 +79,6 @@ async def merge(connection: AsyncConnection, *, first: bool) -> bool:
 
 
 async def _as_read(connection: AsyncConnection, entries: Sequence[Entry]) -> set[int]:
-    """Which of these messages are as they were read, and stay so for this unit."""
+    """Lock the messages with unchanged content, and return their ids."""
     asked = select(col(Message.id)).where(unchanged(entries)).with_for_update()
     return set((await connection.execute(asked)).scalars())

@@ -1,4 +1,4 @@
-"""The worker that fills the text index, behind the deliveries."""
+"""The worker that adds delivered messages to the text index."""
 
 import asyncio
 import logging
@@ -21,12 +21,12 @@ from models.runtime.environment import World
 from models.search import text_index
 from models.store.columns import picked
 
-BATCH = 200  # messages a unit
+BATCH = 200  # messages per transaction
 NOTHING = Heard()
-IDLE = 15.0  # seconds until it looks unasked
-GATHER = 0.2  # seconds in which what comes is put there together: each unit costs as much
+IDLE = 15.0  # seconds between two reads without a wake-up
+GATHER = 0.2  # seconds in which messages are collected, since each transaction has a fixed cost
 
-Made = TypeVar("Made")
+Built = TypeVar("Built")
 log = logging.getLogger(__name__)
 
 SHOWN = {
@@ -36,7 +36,7 @@ SHOWN = {
 
 
 async def run(world: World) -> None:
-    """Index what arrives, until cancelled."""
+    """Index new messages until canceled."""
     with world.wakeups.listen([UNINDEXED]) as bell:
         while True:
             bell.clear()
@@ -44,18 +44,20 @@ async def run(world: World) -> None:
                 while many := await index(world):
                     if many < BATCH:
                         await asyncio.sleep(GATHER)
-            except Exception:  # a listener's edge: search goes on by what the rows show
+            except Exception:  # the worker continues, since the rows still show what to index
                 log.exception("the text index could not be filled")
             try:
-                async with asyncio.timeout(IDLE):  # unlike wait_for it is called off at a bell, too
+                async with asyncio.timeout(
+                    IDLE
+                ):  # unlike wait_for, it can be canceled when a wake-up arrives
                     await bell.wait()
             except TimeoutError:
                 continue
 
 
 async def index(world: World) -> int:
-    """Index the next messages; returns how many there were."""
-    # NOT as the index of those that wait has it: SQLite compares the words.
+    """Index the next messages, and return their number."""
+    # NOT is written as in the partial index: SQLite compares the text.
     asked = select(*picked(Message, SHOWN)).where(text("NOT messages.indexed"))
     rows = await world.database.read(asked.order_by(col(Message.id)).limit(BATCH))
     if not rows:
@@ -66,12 +68,12 @@ async def index(world: World) -> int:
 
 
 class Entry(NamedTuple):
-    """What the index is to have of a message, as it was read."""
+    """The index values of a message, as of the blob that was read."""
 
     id: int
     blob_id: int
-    words: dict[str, Any]  # of models/search/text_index.py: insert
-    heard: Heard = NOTHING  # what is noted of it when it is put there
+    words: dict[str, Any]  # parameters of text_index.insert
+    heard: Heard = NOTHING  # stored when the message is indexed
 
 
 async def entries(
@@ -81,9 +83,9 @@ async def entries(
     *,
     again: bool = False,
 ) -> list[Entry]:
-    """What the index is to have of these messages, whose rows have the columns SHOWN.
+    """Return the index entries of messages; the rows have MESSAGE_COLUMNS.
 
-    Where it had them before, and has them `again`, nothing else is noted of them.
+    With `is_reindex` contacts are not updated, since they were when it was first indexed.
     """
     dialect = world.database.dialect
     sources = await message_content.sources(world, rows, read)
@@ -96,20 +98,23 @@ async def entries(
         return Entry(row.id, row.blob_id, made)
 
     made = await _each(world, rows, sources, entry)
-    return [one._replace(heard=told) for one, told in zip(made, found, strict=True)]
+    return [
+        Entry(entry.id, entry.blob_id, entry.words, heard)
+        for entry, heard in zip(made, found, strict=True)
+    ]
 
 
 def unchanged(entries: Sequence[Entry]) -> ColumnElement[bool]:
-    """SQL: messages that are as they were read; a draft may have been replaced meanwhile."""
+    """Return the SQL condition for messages that still have the blob that was read."""
     read = [(entry.id, entry.blob_id) for entry in entries]
     return tuple_(col(Message.id), col(Message.blob_id)).in_(read)
 
 
 def put(connection: Connection, entries: Sequence[Entry]) -> int:
-    """Put into the index what is not in it yet; returns how many messages that were."""
+    """Insert the messages that are not indexed yet, and return their number."""
     mark = update(Message).where(unchanged(entries), ~col(Message.indexed))
     marked = connection.execute(mark.values(indexed=True).returning(col(Message.id)))
-    now = set(marked.scalars())  # another process may have been quicker
+    now = set(marked.scalars())  # without those that another process indexed
     rest = [entry.words for entry in entries if entry.id in now]
     if rest:
         connection.execute(text_index.insert(connection.dialect.name), rest)
@@ -120,9 +125,9 @@ def put(connection: Connection, entries: Sequence[Entry]) -> int:
 async def words_in(
     world: World, rows: Sequence[Any], read: message_content.Read | None = None
 ) -> list[Words]:
-    """The words of these messages, whose rows have the columns SHOWN, read from their bytes.
+    """Return the words of messages from their bytes; the rows have MESSAGE_COLUMNS.
 
-    `read` is as `contents.sources` has it.
+    `read_rows` is the same parameter as of `message_content.sources`.
     """
     sources = await message_content.sources(world, rows, read)
     return await _each(world, rows, sources, lambda _, words: words)
@@ -132,12 +137,12 @@ async def _each(
     world: World,
     rows: Sequence[Any],
     sources: Sequence[message_content.Stored],
-    make: Callable[[Any, Words], Made],
-) -> list[Made]:
-    """What is made of each message and its words, all of it in a thread."""
+    make: Callable[[Any, Words], Built],
+) -> list[Built]:
+    """Call `build` in a thread with each row and the words of its message."""
     longest = world.options.search_text
 
-    def work(nth: int, source: Source | None) -> Made:
+    def work(nth: int, source: Source | None) -> Built:
         body = body_of(source, sources[nth].structure) if source is not None else ""
         return make(rows[nth], read_words(text_of(rows[nth], body, longest)))
 
@@ -145,7 +150,7 @@ async def _each(
 
 
 async def words_of(world: World, row: Any, stored: message_content.Stored) -> dict[str, Any]:
-    """What the index takes, and must be told again to forget it, of a row with SHOWN."""
+    """Return the index values of a row, which are also needed to remove it from FTS5."""
 
     def make(_: Any, words: Words) -> dict[str, Any]:
         return {"id": row.id, **indexed(world.database.dialect, row.user_id, words)}
@@ -155,12 +160,12 @@ async def words_of(world: World, row: Any, stored: message_content.Stored) -> di
 
 
 def body_of(source: Source, structure: Part) -> str:
-    """The text of a message."""
+    """Return the text of a message, "" without a text body."""
     return mime.body_text(source, structure) or ""
 
 
 def text_of(row: Any, body: str, longest: int) -> str:
-    """What is searched of a message: subject, people, file names, text; so many characters."""
+    """Return subject, addresses, file names and body of a message, cut to `max_length`."""
     people = [*row.to, *row.cc, *row.bcc, [row.from_name, row.from_address]]
     parts = [
         row.subject,

@@ -1,8 +1,8 @@
-"""The words of a message and of a search, for both indexes alike.
+"""The words of messages and of search queries, for both database dialects.
 
-A word is a run of letters and digits, without accents and case; each emoji is a word of its
-own. Chinese, Japanese, Thai, Lao, Khmer and Burmese do not divide words: a run of those is
-indexed as its pairs of letters and its last letter, and searched as its pairs.
+A word is a run of letters and digits, without accents and case; each emoji is a word. Chinese,
+Japanese, Thai, Lao, Khmer and Burmese have no spaces between words: a run of their letters is
+indexed as its pairs and its last letter, and searched as its pairs.
 """
 
 import re
@@ -19,22 +19,22 @@ from models.search.text_index import APART, owner
 from models.store.text_folding import character_ranges, dropped_characters, fold_text
 
 LONGEST = 64  # letters of a word
-MOST = 16_000  # words of a message in their order: PostgreSQL counts 16,383 positions
-LAST = 16_383  # where PostgreSQL has all that come behind
-MOSTLY = 1.3  # bytes of a character, on average, where most are not ASCII
-EACH = 255  # places of one word that a tsvector keeps
-BYTES = 512 * 1024  # of different words: a tsvector has at most a megabyte
+MOST = 16_000  # words with their positions: PostgreSQL counts 16,383
+LAST = 16_383  # PostgreSQL's position of all later words
+MOSTLY = 1.3  # bytes per character of a text that is mostly not ASCII
+EACH = 255  # positions of one word that a tsvector keeps
+BYTES = 512 * 1024  # of distinct words: a tsvector has at most 1 MB
 
 _PLAIN = re.compile(r"[^\W_]+")
 _BLANKS = {code: " " for code in range(0x80) if not chr(code).isalnum()}
-# the same for the bytes of UTF-8, of which those that are not ASCII stay; and in lower case
+# The same for UTF-8 bytes, in lower case; bytes that are not ASCII stay.
 _LOWER = bytes(ord(_BLANKS.get(code, chr(code).lower())) for code in range(0x80))
 _BLANKED = _LOWER + bytes(range(0x80, 0x100))
 _BETWEEN = " \n"
 _PLACES = [str(place) for place in range(1, MOST + 1)]
 _MIXED = re.compile("[\u0483-\u1dff\u20d0-\u2bff\ua000-\uabff\U00010000-\U0001fbff]")
 _BEYOND = r"(?![\x00-\x7f])"
-_OTHER = r"(?![\x00-/:-@\[-`{-\x7f])"  # quickly past what is between most words
+_OTHER = r"(?![\x00-/:-@\[-`{-\x7f])"  # skips ASCII separators quickly
 _UNDIVIDED = re.compile(
     "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005-\u3007\u3040-\u30ff\u31f0-\u31ff"
     "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]+"
@@ -44,7 +44,7 @@ _TERM = re.compile(r'(-?)(?:"([^"]*)"?|([^\s"]+))')
 
 @dataclass(frozen=True, slots=True)
 class Term:
-    """Words in a row, the last perhaps only begun; or that they must not be there."""
+    """Adjacent words; the last can be a prefix. Negated: they must not occur."""
 
     words: tuple[str, ...]
     prefix: bool = False
@@ -53,14 +53,14 @@ class Term:
 
 @dataclass(frozen=True, slots=True)
 class Every:
-    """All of these."""
+    """All parts match."""
 
     parts: tuple["Sought", ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Some:
-    """At least one of these."""
+    """At least one part matches."""
 
     parts: tuple["Sought", ...]
 
@@ -69,7 +69,7 @@ Sought = Term | Every | Some
 
 
 class Words(NamedTuple):
-    """The words of a message: the first in their order, and which others there are."""
+    """The words of a message: the first 16,000 in order, and the other distinct ones."""
 
     first: Sequence[str]
     others: Collection[str]
@@ -77,7 +77,7 @@ class Words(NamedTuple):
 
 @cache
 def _beyond_ascii() -> re.Pattern[str]:
-    r"""Return the pattern of a word in texts with vowel signs or emoji, which \w leaves out."""
+    r"""Return the pattern of words with vowel signs and of emoji, which `\w` leaves out."""
     dropped = dropped_characters()
     marks, symbols = [], []
     for code in chain(range(0x80, 0x3400), range(0xA000, 0xAC00), range(0xF900, 0x1FC00)):
@@ -94,8 +94,8 @@ def _beyond_ascii() -> re.Pattern[str]:
 
 
 def _runs(text: str) -> Iterator[list[str]]:
-    """What is indexed, in order: a word, or the pairs and the last letter of a run."""
-    if text.isascii():  # nothing to fold but case, nothing undivided
+    """Yield the words of a text; an undivided run as its pairs and its last letter."""
+    if text.isascii():  # only the case is folded
         for run in _PLAIN.findall(text.lower()):
             yield [run[:LONGEST]]
         return
@@ -103,7 +103,7 @@ def _runs(text: str) -> Iterator[list[str]]:
 
 
 def _runs_of(text: str) -> Iterator[list[str]]:
-    """The same of a text that is folded."""
+    """Yield the words of a folded text; an undivided run as its pairs and its last letter."""
     for run in (_beyond_ascii() if _MIXED.search(text) else _PLAIN).findall(text):
         if run.isascii():
             yield [run[:LONGEST]]
@@ -120,11 +120,11 @@ def _runs_of(text: str) -> Iterator[list[str]]:
 
 
 def words(text: str) -> list[str]:
-    """The words of a text, in order, as they are indexed."""
-    if text.isascii():  # `str` alone divides it in a tenth of the time
+    """Return the words of a text in order, in the form that the index stores."""
+    if text.isascii():  # str methods need a tenth of the time
         plain = text.lower().translate(_BLANKS)
         return _cut(plain.split()) if longer(plain, " ", LONGEST) else plain.split()
-    # Only what is not ASCII is folded and divided by patterns, unless it is most of the text.
+    # Only parts that are not ASCII are folded and split by patterns, unless they are most of it.
     raw = text.encode(errors="surrogatepass")
     if len(raw) > MOSTLY * len(text):
         return _cut(list(chain.from_iterable(_divided(fold_text(text)))))
@@ -132,13 +132,13 @@ def words(text: str) -> list[str]:
     foreign = [nth for nth, part in enumerate(found) if not part.isascii()]
     if not foreign:
         return _cut(found)
-    # a blank before the newline, since `fold_text` cuts long texts at blanks
+    # a space before the newline, since `fold_text` splits long texts at spaces
     plain = fold_text(_BETWEEN.join([found[nth] for nth in foreign]))
     return _cut(_put_in(found, foreign, _divided(plain)))
 
 
 def _divided(plain: str) -> Iterator[Sequence[str]]:
-    """The words of each part of a folded text."""
+    """Yield the words of each part of a folded text."""
     parts = plain.split(_BETWEEN)
     if _UNDIVIDED.search(plain):
         return (list(chain.from_iterable(_runs_of(part))) for part in parts)
@@ -149,7 +149,7 @@ def _divided(plain: str) -> Iterator[Sequence[str]]:
 def _put_in(
     found: Sequence[str], places: Sequence[int], words: Iterable[Sequence[str]]
 ) -> list[str]:
-    """The words found, with other words in these places."""
+    """Return the words, with those at the indexes replaced by other words."""
     made, at = list[str](), 0
     for place, some in zip(places, words, strict=True):
         made += found[at:place]
@@ -165,7 +165,7 @@ def _cut(found: list[str]) -> list[str]:
 
 
 def words_of(text: str) -> Words:
-    """What is indexed of the text of a message."""
+    """Return the words of a message's text, within the limits of the index."""
     found = words(text)
     first = found[:MOST]
     if len(found) == len(first):
@@ -183,18 +183,21 @@ def words_of(text: str) -> Words:
 
 
 def indexed(dialect: str, user_id: int, found: Words) -> dict[str, str]:
-    """What the index takes of a message of this user: its `owner` and `words`."""
+    """Return the index columns `owner` and `words` of a message."""
     listed = _fts5_words(found) if dialect == "sqlite" else _tsvector(user_id, found)
     return {"owner": owner(user_id), "words": listed}
 
 
 def _fts5_words(found: Words) -> str:
-    """Of the others no two stand in a row."""
+    """Return the words for FTS5. A separator keeps unordered words from being adjacent."""
     return " ".join([*found.first, *(f"{APART} {word}" for word in found.others)])
 
 
 def _tsvector(user_id: int, found: Words) -> str:
-    """A word that has too many places goes on under its name with a number."""
+    """Return the words as a tsvector.
+
+    A word with too many positions continues as a lexeme with a number after it.
+    """
     places: defaultdict[str, list[str]] = defaultdict(list)
     for word, place in zip(found.first, _PLACES, strict=False):
         places[word].append(place)
@@ -208,7 +211,7 @@ def _tsvector(user_id: int, found: Words) -> str:
 
 
 def terms(query: str) -> list[Term]:
-    """What a person asks for: words, "phrases", begun* words, and -none of these."""
+    """Parse a query: words, "phrases", prefixes such as begin*, and -excluded words."""
     found = []
     for minus, phrase, word in _TERM.findall(query):
         term = term_of(phrase or word, begun=not phrase and word.endswith("*"))
@@ -218,19 +221,19 @@ def terms(query: str) -> list[Term]:
 
 
 def term_of(text: str, *, begun: bool = False) -> Term | None:
-    """These words in a row; None where there are none."""
+    """Return the term of adjacent words, None if the text has no words."""
     runs = list(_runs(text))
     if not runs:
         return None
     last = runs[-1]
-    if _UNDIVIDED.fullmatch(last[-1]):  # it may go on, whatever comes behind
+    if _UNDIVIDED.fullmatch(last[-1]):  # a longer run contains the same pairs
         begun = len(last) == 1
         runs[-1] = last[:-1] or last
     return Term(tuple(chain.from_iterable(runs)), begun)
 
 
 def written(dialect: str, owners: Iterable[int], sought: Sought) -> str:
-    """The search in the language of the index, over the mail of these users alone."""
+    """Return the query in the language of the index, limited to the mail of these users."""
     if dialect == "sqlite":
         whose = " OR ".join(f'"{owner(key)}"' for key in owners)
         return f"({whose}) AND {_fts5(sought, f'({whose})')}"
@@ -242,7 +245,7 @@ def _fts5(sought: Sought, all_: str) -> str:
     match sought:
         case Term():
             phrase = f'"{" ".join(sought.words)}"'
-            if sought.prefix:  # it may be the beginning of an owner's
+            if sought.prefix:  # limited to `words`, since it could be a prefix of an owner
                 phrase = f"words:{phrase}*"
             return f"({all_} NOT {phrase})" if sought.negated else phrase
         case Every():
@@ -268,7 +271,7 @@ def _tsquery(sought: Sought) -> str:
 
 
 class Places:
-    """Where each word of a message stands: to look for words before they are in the index."""
+    """The positions of the words of a message, for searches before it is indexed."""
 
     __slots__ = ("_at",)
 
@@ -278,7 +281,7 @@ class Places:
             self._at[word].append(place)
 
     def holds(self, sought: Sought) -> bool:
-        """Whether the message has what is sought, as the index would say."""
+        """True if the message matches, by the same rules as the index."""
         match sought:
             case Term():
                 return self._has(sought) is not sought.negated
@@ -301,7 +304,10 @@ class Places:
 
 
 def standing(text: str, wanted: Sequence[Term]) -> list[Term]:
-    """Those of these words that stand in a text: most texts need not be divided to see none."""
+    """Return the terms that occur in a text.
+
+    Most texts are not split: a substring search rules them out.
+    """
     plain = fold_text(text)
     likely = [term for term in wanted if all(word in plain for word in term.words)]
     if not likely:

@@ -1,4 +1,8 @@
-"""Sieve (RFC 5228): scripts are read, checked, and run on a message; what comes out is a plan."""
+"""Sieve (RFC 5228).
+
+Scripts are parsed, compiled and run on a message. The result is a plan; nothing is stored or sent
+here.
+"""
 
 from mail.sieve.actions import (
     Action,

@@ -1,10 +1,10 @@
-"""What comes out of a script: what is to be done with a message, in this order."""
+"""The result of a script: actions on a message, in their order."""
 
 from dataclasses import dataclass
 
 from mail.sieve.source_position import Place
 
-# `edits` of an action: how many of the plan's edits were made to the message before it.
+# `edit_count` of an action: how many edits of the plan were made to the message before it.
 
 
 @dataclass(frozen=True, slots=True)
@@ -12,7 +12,7 @@ class Keep:
     """Store the message in the inbox."""
 
     flags: tuple[str, ...] = ()
-    implicit: bool = False  # because nothing else was done with it
+    implicit: bool = False  # because no other action cancelled it
     edits: int = 0
 
 
@@ -22,15 +22,17 @@ class FileInto:
 
     mailbox: str
     flags: tuple[str, ...] = ()
-    create: bool = False  # the mailbox, if it is not there (RFC 5490)
-    copy: bool = False  # the implicit keep was not cancelled (RFC 3894)
-    special_use: str | None = None  # goes before the name, if there is such a mailbox (RFC 8579)
+    create: bool = False  # if it does not exist (RFC 5490)
+    copy: bool = False  # :copy (RFC 3894)
+    special_use: str | None = (
+        None  # used instead of the name, if there is such a mailbox (RFC 8579)
+    )
     edits: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Redirect:
-    """Send the message on."""
+    """Send the message to another address."""
 
     address: str
     copy: bool = False
@@ -39,20 +41,20 @@ class Redirect:
 
 @dataclass(frozen=True, slots=True)
 class Discard:
-    """Throw the message away; it stands beside others where both were asked for."""
+    """Discard the message. It is listed with other actions if the script has both."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reject:
-    """Refuse the message; it is the only action then."""
+    """Refuse the message. It is the only action then."""
 
     reason: str
-    extended: bool = False  # ereject: in the SMTP dialogue if that is possible (RFC 5429)
+    extended: bool = False  # refuse in the SMTP dialogue if possible (RFC 5429)
 
 
 @dataclass(frozen=True, slots=True)
 class Copy:
-    """Where a copy of what is sent is stored (RFC 8580)."""
+    """Where a copy of a sent message is stored (RFC 8580)."""
 
     mailbox: str
     flags: tuple[str, ...] = ()
@@ -62,9 +64,9 @@ class Copy:
 
 @dataclass(frozen=True, slots=True)
 class Vacation:
-    """Answer, unless the sender has had an answer under this handle for so long (RFC 5230)."""
+    """Reply, unless the sender got a reply with this handle in the interval (RFC 5230)."""
 
-    to: str  # the sender of the envelope
+    to: str  # the envelope sender
     handle: str
     seconds: int
     subject: str
@@ -76,14 +78,14 @@ class Vacation:
 
 @dataclass(frozen=True, slots=True)
 class Notify:
-    """Tell somebody of the message by mail (RFC 5435, RFC 5436)."""
+    """Notify addresses of the message by mail (RFC 5435, RFC 5436)."""
 
-    method: str  # the URI as it was given
+    method: str  # the mailto URI
     to: tuple[str, ...]
     fields: tuple[tuple[str, str], ...]  # of the URI: name in lower case, value
     body: str  # of the URI
-    message: str  # "": the caller makes one
-    importance: int  # 1 is high, 3 low
+    message: str  # "": the caller chooses the text
+    importance: int  # 1 (high) to 3 (low)
     from_: str | None = None
     options: tuple[str, ...] = ()
     fcc: Copy | None = None
@@ -94,16 +96,16 @@ Action = Keep | FileInto | Redirect | Discard | Reject | Vacation | Notify
 
 @dataclass(frozen=True, slots=True)
 class AddHeader:
-    """Add a field before all others, or behind them."""
+    """Add a field before or after all other fields."""
 
     name: str
-    value: str  # decoded, in one line
+    value: str  # decoded, on one line
     last: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class DeleteHeader:
-    """Take out the field at this place among all, as they stand then; 0 is the first."""
+    """Delete the field at a position among all fields at that time; 0 is the first."""
 
     position: int
 
@@ -117,12 +119,12 @@ class Traced:
 
     place: Place
     text: str
-    script: str = ""  # the name of the included one
+    script: str = ""  # of an included script, else ""
 
 
 @dataclass(frozen=True, slots=True)
 class Remembered:
-    """An id that `duplicate` has seen and that is to be kept for so long (RFC 7352)."""
+    """An id that `duplicate` must remember for a number of seconds (RFC 7352)."""
 
     key: str
     seconds: int
@@ -130,11 +132,11 @@ class Remembered:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """All that a script wants done with one message."""
+    """All that a script decided for one message."""
 
     actions: tuple[Action, ...]
     edits: tuple[Edit, ...] = ()
     remembered: tuple[Remembered, ...] = ()
-    asked: frozenset[str] = frozenset()  # ids that the outcome hung on
+    asked: frozenset[str] = frozenset()  # keys of `duplicate` that the result depends on
     trace: tuple[Traced, ...] = ()
     steps: int = 0

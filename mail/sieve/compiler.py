@@ -1,4 +1,7 @@
-"""From a tree to a program: what is required, known and well-formed (RFC 5228, 2.10)."""
+"""Compilation of a syntax tree into a program (RFC 5228, section 2.10).
+
+Checks required extensions, names and arguments.
+"""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -25,17 +28,17 @@ from mail.sieve.syntax.parser import parse
 from mail.sieve.syntax.syntax_tree import Argument, Command, Number, Tag, Test, Text, Texts, Tree
 
 _COMPARATOR = "comparator-"
-_SETTING = ("addflag", "extracttext", "removeflag", "set", "setflag")  # variables
+_SETTING = ("addflag", "extracttext", "removeflag", "set", "setflag")  # commands that set variables
 _IN_LOOPS = ("break", "extracttext")
 
 
 def compiled(script: str | bytes) -> Program:
-    """Read and check a script. Raises SieveError with its first problems, at most 20."""
+    """Parse and compile a script. Raises SieveError with its first problems, at most 20."""
     return checked(parse(script))
 
 
 def checked(tree: Tree) -> Program:
-    """Make a program of a tree. Raises SieveError with its first problems."""
+    """Compile a syntax tree. Raises SieveError with its first problems, at most 20."""
     checker = _Checker()
     calls = checker.commands(tree, is_top=True)
     if checker.problems:
@@ -44,24 +47,25 @@ def checked(tree: Tree) -> Program:
 
 
 class _Wrong(Exception):
-    """A command or test that cannot be understood; the problem has been noted."""
+    """A command or test is invalid. The problem has been recorded."""
 
 
 class _Checker:
-    """Goes through a tree in its order, for what is required holds from there on."""
+    """Compiles a tree in its order, because `require` applies to what follows."""
 
     def __init__(self) -> None:
         self.enabled: set[str] = set(ALWAYS)
         self.problems: list[Problem] = []
         self.includes: list[Include] = []
-        self.unknown: set[str] = set()  # names that were told of
-        self.loops: list[str] = []  # the names of those around, outermost first
-        self.expressions = 0  # regular ones, which take long to read
+        self.unknown: set[str] = set()  # already reported
+        self.loops: list[str] = []  # names, outermost first
+        self.expressions = 0  # regular expressions are slow to compile
 
     def wrong(self, place: Place, message: str) -> None:
         self.problems.append(Problem(*place, message))
 
     def failed(self, place: Place, message: str) -> _Wrong:
+        """Record a problem and return the error to raise."""
         self.wrong(place, message)
         return _Wrong()
 
@@ -109,7 +113,7 @@ class _Checker:
             self.enabled.add(IMPLIED[name])
 
     def branches(self, first: Command, chain: Sequence[Command]) -> Call:
-        """An `if` with what belongs to it; what can never be reached is not looked at."""
+        """Compile an `if` with its branches. Branches that can't be reached are skipped."""
         tests: list[Call] = []
         blocks: list[tuple[Call, ...]] = []
         decided = ended = False
@@ -130,14 +134,14 @@ class _Checker:
         return Call(COMMANDS["if"], first.place, {}, tuple(tests), tuple(blocks))
 
     def tried(self, test: Test) -> Call | None:
-        """A test, or None: what is wrong was noted, and what stands behind is looked at still."""
+        """Compile a test, or return None after its problem was recorded."""
         try:
             return self.test(test)
         except _Wrong:
             return None
 
     def shaped(self, command: Command, tests: Tests) -> None:
-        """Refuse a part of an `if` that is none."""
+        """Check that a branch has no arguments, the right number of tests, and a block."""
         if command.arguments:
             raise self.failed(command.place, f"{command.name} takes no arguments")
         if len(command.tests) != (tests is Tests.ONE):
@@ -147,7 +151,10 @@ class _Checker:
             raise self.failed(command.place, f"{command.name} has a block in {{}}")
 
     def known(self, call: Call) -> bool | None:
-        """What a test always is, where `ihave` says so (RFC 5463, section 4)."""
+        """Return the constant result of a test that `ihave` decides (RFC 5463, section 4).
+
+        Returns None if the result depends on the message.
+        """
         if "ihave" not in self.enabled:
             return None
         if call.name in ("true", "false"):
@@ -183,6 +190,7 @@ class _Checker:
         return self.call(TESTS.get(test.name), test)
 
     def call(self, signature: Signature | None, node: Command | Test) -> Call:
+        """Compile a command or test with its arguments. Raises _InvalidNodeError."""
         kind = "command" if isinstance(node, Command) else "test"
         if signature is None:
             if node.name in self.unknown:
@@ -214,7 +222,7 @@ class _Checker:
         return call
 
     def inner(self, signature: Signature, tests: Iterable[Test]) -> tuple[Call, ...]:
-        """The tests a test is made of, up to the one that decides it for good."""
+        """Compile the tests inside of a test, up to one that decides its result."""
         decides = {"anyof": True, "allof": False}.get(signature.name)
         found: list[Call] = []
         for test in tests:
@@ -225,12 +233,14 @@ class _Checker:
         return tuple(found)
 
     def have(self, call: Call) -> None:
+        """Enable the extensions of an `ihave` test, if all of them exist."""
         names = [name for name in call.strings("capabilities") if isinstance(name, str)]
         if set(names) <= set(EXTENSIONS):
             for name in names:
                 self.enable(name)
 
     def needs(self, extension: str | tuple[str, ...] | None, place: Place, what: str) -> None:
+        """Check that the extensions of an element exist and are required by the script."""
         wanted = (extension,) if isinstance(extension, str) else extension or ()
         for name in wanted:
             if name not in EXTENSIONS:
@@ -239,6 +249,7 @@ class _Checker:
                 raise self.failed(place, f'{what} is there with require "{name}"')
 
     def values(self, signature: Signature, node: Command | Test) -> dict[str, Value]:
+        """Return the arguments by name; tags are also listed by their group."""
         options = {option.name: option for option in signature.options}
         values: dict[str, Value] = {}
         plain: list[Argument] = []
@@ -261,6 +272,7 @@ class _Checker:
     def option(
         self, option: Option, tag: Tag, waiting: list[Argument], values: dict[str, Value]
     ) -> None:
+        """Add a tag and the argument after it to `arguments`."""
         self.needs(option.extension, tag.place, f":{tag.name}")
         if tag.name in values or (option.group and option.group in values):
             raise self.failed(tag.place, f":{tag.name} is one too many")
@@ -289,6 +301,7 @@ class _Checker:
         plain: Sequence[Argument],
         values: dict[str, Value],
     ) -> None:
+        """Add the arguments without tags to `arguments`, by their names."""
         wanted: Sequence[Given] = signature.given
         if len(plain) < len(wanted):
             wanted = [given for given in wanted if not given.optional]
@@ -332,7 +345,7 @@ def _count_fits(tests: Tests, count: int) -> bool:
 
 
 def _places(arguments: Iterable[Argument]) -> list[Place]:
-    """Where each of the strings stands."""
+    """Return the position of each string of the arguments."""
     found: list[Place] = []
     for argument in arguments:
         if isinstance(argument, Texts):

@@ -1,4 +1,4 @@
-"""What can be wrong with a script, before it runs and while it does."""
+"""Errors of a Sieve script at compile time and at run time."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -7,7 +7,7 @@ from mail.sieve.actions import Traced
 
 
 class Problem(NamedTuple):
-    """What is wrong, and where; both counts begin with 1."""
+    """A problem with its position; line and column begin at 1."""
 
     line: int
     column: int
@@ -15,7 +15,10 @@ class Problem(NamedTuple):
 
 
 class SieveError(Exception):
-    """The script does not compile; `line`, `column` and `message` are of its first problem."""
+    """The script does not compile.
+
+    `line`, `column` and `message` are those of the first problem.
+    """
 
     def __init__(self, problems: Sequence[Problem]) -> None:
         self.problems = tuple(problems)
@@ -24,10 +27,10 @@ class SieveError(Exception):
 
 
 class RunError(Exception):
-    """The script cannot go on with this message, which is then kept as if there were none.
+    """The script can't continue with this message, which must be kept then.
 
-    The place is that of the command or test, in the script of the name `script` where it was
-    included, "" in the one that was run. The trace says what went before.
+    The position is that of the command or test. `script` is the name of an included script, "" for
+    the main one. `trace` has the steps before the error.
     """
 
     def __init__(self, line: int, column: int, message: str, *, script: str = "") -> None:

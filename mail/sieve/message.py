@@ -1,4 +1,4 @@
-"""What a script reads of a message, and how it is had from what the reader makes of one."""
+"""The message as scripts see it, and its implementation for parsed MIME messages."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -17,69 +17,69 @@ _DELIMITER = re.compile(r"\r?\n?--[^\r\n]*\Z")
 
 @dataclass(frozen=True, slots=True)
 class Envelope:
-    """Whom a message comes from and to whom it goes, as SMTP said it; without brackets."""
+    """The SMTP envelope of a message; addresses have no angle brackets."""
 
     sender: str  # "" for none
     recipient: str
 
 
 class Piece(Protocol):
-    """A part of a message, or all of it."""
+    """A MIME part of a message, or the whole message."""
 
     @property
     def size(self) -> int:
-        """The bytes of its body as it was sent."""
+        """The bytes of the encoded body."""
 
     @property
     def fields(self) -> Sequence[Header]:
-        """Its header fields in order."""
+        """The header fields in order."""
 
     @property
     def pieces(self) -> Sequence["Piece"]:
-        """The parts that it is made of; of an attached message that message."""
+        """The child parts; for an attached message the message itself."""
 
     def text(self) -> str:
-        """The beginning of its content; HTML without its tags, "" where it is made of others.
+        """Return the beginning of the content as text; "" if it has child parts.
 
-        It comes from the first limits.PIECE bytes.
+        HTML is converted to text. Only the first `limits.MAX_PART_BYTES` bytes are read.
         """
 
 
 class Message(Protocol):
-    """A message as far as a script looks into it; bodies are only read when they are asked for."""
+    """A message as scripts see it. Bodies are only read if a script needs them."""
 
     @property
     def size(self) -> int:
-        """Its bytes."""
+        """The bytes of the message."""
 
     @property
     def fields(self) -> Sequence[Header]:
-        """Its header fields in order."""
+        """The header fields in order."""
 
     @property
     def piece(self) -> Piece:
-        """It as the first of its parts."""
+        """The message as a part."""
 
     def raw_body(self) -> str:
-        """All behind the header, transfer encodings left as they are."""
+        """Return the body as text, with its transfer encodings."""
 
     @property
     def texts(self) -> Sequence[str]:
-        """Each text of it as a reader sees it; HTML without its tags."""
+        """Each text of the message; HTML is converted to text."""
 
     @property
     def has_attachment(self) -> bool:
-        """Whether there are files in it, besides those that belong to its HTML."""
+        """True if it has files that do not belong to its HTML."""
 
     def contents(self, kinds: Sequence[str]) -> Iterator[str]:
-        """The content of each part of these types (RFC 5173, section 5.2).
+        """Yield the content of each part with one of the types (RFC 5173, section 5.2).
 
         A type is "" for all, "text" or "text/html", in lower case.
         """
 
 
 class _Piece:
-    """A part of a message that was split."""
+    """A part of a parsed message."""
 
     def __init__(self, raw: bytes | Source, part: Part) -> None:
         self._raw, self._part = raw, part
@@ -108,38 +108,38 @@ class _Piece:
 
 
 class Letter:
-    """A message that was split into its parts."""
+    """A parsed MIME message."""
 
     def __init__(self, raw: bytes | Source, structure: Part) -> None:
         self._raw, self._structure = raw, structure
 
     @property
     def size(self) -> int:
-        """Its bytes."""
+        """The bytes of the message."""
         return len(self._raw)
 
     @cached_property
     def fields(self) -> Sequence[Header]:
-        """Its header fields in order."""
+        """The header fields in order."""
         return headers(self._raw, self._structure)
 
     @cached_property
     def piece(self) -> Piece:
-        """It as the first of its parts."""
+        """The message as a part."""
         return _Piece(self._raw, self._structure)
 
     def raw_body(self) -> str:
-        """All behind the header, transfer encodings left as they are."""
+        """Return the body as text, with its transfer encodings."""
         return self._piece(self._structure.body_start, len(self._raw))
 
     @cached_property
     def texts(self) -> Sequence[str]:
-        """Each text of it as a reader sees it; HTML without its tags."""
+        """Each text of the message; HTML is converted to text."""
         return list(self._texts())
 
     @cached_property
     def has_attachment(self) -> bool:
-        """Whether there are files in it, besides those that belong to its HTML."""
+        """True if it has files that do not belong to its HTML."""
         return any(True for _ in attached(self._structure))
 
     def _texts(self) -> Iterator[str]:
@@ -149,7 +149,7 @@ class Letter:
                 yield html_to_text(text) if part.content_type == "text/html" else text
 
     def contents(self, kinds: Sequence[str]) -> Iterator[str]:
-        """The content of each part of these types (RFC 5173, section 5.2)."""
+        """Yield the content of each part with one of the types (RFC 5173, section 5.2)."""
         for part in walk(self._structure):
             whole, half = part.content_type, part.content_type.partition("/")[0]
             if any(kind in ("", whole, half) for kind in kinds):
@@ -159,7 +159,7 @@ class Letter:
         if part.parts and part.content_type in _WRAPPED:
             inner = part.parts[0]
             return self._piece(inner.header_start, inner.body_start)
-        if part.parts:  # what stands before the first part and behind the last
+        if part.parts:  # the preamble and the epilogue
             before = self._piece(part.body_start, part.parts[0].header_start).rstrip("\r\n")
             behind = self._piece(part.parts[-1].body_end, part.body_end).lstrip("\r\n")
             return _DELIMITER.sub("", before) + behind.partition("\n")[2]

@@ -1,4 +1,4 @@
-"""Which commands, tests and extensions there are."""
+"""All commands, tests and extensions by name."""
 
 from mail.sieve.extensions import (
     attachments,

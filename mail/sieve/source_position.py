@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 
 class Place(NamedTuple):
-    """Where something stands in a script; both counts begin with 1, columns are characters."""
+    """A position in a script. Line and column begin at 1; columns count characters."""
 
     line: int
     column: int

@@ -1,4 +1,4 @@
-"""What a client of SMTP's family sends: command lines, and pieces of mail."""
+"""The bytes that a client of SMTP or LMTP sends: command lines and message data."""
 
 import asyncio
 import re
@@ -9,13 +9,13 @@ from mail.envelope.dsn_parameters import Unfit, Wish
 from mail.network.byte_stream import PIECE, Read, Vanished
 from mail.recipients.recipient_routes import Away, Taken
 
-COMMAND_MAX = 2048  # bytes of a command line, its end included
+COMMAND_MAX = 2048  # bytes of a command line with its CRLF
 
 MALFORMED = "500 5.5.2 That is no line of text"
 NO_ADDRESS = "553 5.1.3 That is no address"
 UNKNOWN = "555 5.5.4 A parameter is not known here"
 
-# A route before the address is passed over (RFC 5321, section 4.1.1.3)
+# A source route before the address is ignored (RFC 5321, section 4.1.1.3)
 PATH = re.compile(r'<(?:@[^:<>"]*:)?((?:"(?:[^"\\]|\\.)*"|[^"<>\s])*)>(?:\s+(.*))?')
 PARAMETER = re.compile(r"([A-Za-z0-9][A-Za-z0-9-]*)(?:=(\S+))?")
 SIZE = re.compile(r"[0-9]{1,20}")
@@ -23,41 +23,41 @@ CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
 
 class Wrong(Exception):
-    """The client's program says what it may not say; the text is our reply."""
+    """A command is refused because of a protocol error. The text is the SMTP reply."""
 
 
 class BareLineFeed(Wrong):
-    """A command line ends with LF alone. What follows can be the same line to another server."""
+    """A command line ends with LF alone. Other servers can read the next line as part of it."""
 
     def __init__(self) -> None:
         super().__init__("521 5.5.2 Error: bare <LF> received")
 
 
 class Overlong(Exception):
-    """A command line was too long, and is gone."""
+    """A command line was too long and is discarded."""
 
 
 class Wire:
-    """What the client has sent and nobody has looked at."""
+    """A reader of lines and pieces with a buffer of received bytes."""
 
     def __init__(self, reader: asyncio.StreamReader) -> None:
         self._read: Read = reader.read
         self._kept = bytearray()
 
     def through(self, read: Read) -> None:
-        """Go on with what this reads."""
+        """Read from another source from now on."""
         self._read = read
 
     def taken(self) -> bytes:
-        """What has come by now, and is no more here."""
+        """Return the buffered bytes and empty the buffer."""
         taken = bytes(self._kept)
         self._kept.clear()
         return taken
 
     async def line(self) -> bytes:
-        """Return the next line, without its CRLF.
+        """Return the next line without its CRLF.
 
-        Raises Overlong, BareLineFeed or Vanished if there is none.
+        Raises CommandLineTooLong, BareLineFeed or ConnectionClosed.
         """
         dropped = False
         while (end := self._kept.find(b"\n")) < 0:
@@ -74,7 +74,7 @@ class Wire:
         return line[:-1]
 
     async def exactly(self, size: int) -> bytes:
-        """So many bytes."""
+        """Return exactly this number of bytes. Raises ConnectionClosed."""
         while len(self._kept) < size:
             self._kept += await self.piece(kept=False)
         taken = bytes(self._kept[:size])
@@ -82,7 +82,7 @@ class Wire:
         return taken
 
     async def piece(self, *, kept: bool = True) -> bytes:
-        """What is there, as soon as anything is."""
+        """Return available bytes, as soon as there are any. Raises ConnectionClosed at the end."""
         if kept and self._kept:
             piece = bytes(self._kept[:PIECE])
             del self._kept[:PIECE]
@@ -97,29 +97,31 @@ class Wire:
 
     @property
     def ahead(self) -> bool:
-        """Whether a line has come already that nobody has looked at (RFC 2920)."""
+        """True if a further line is already buffered (RFC 2920)."""
         return b"\n" in self._kept
 
     def back(self, rest: bytes) -> None:
-        """Put back what belongs to the next command."""
+        """Put bytes back that belong to the next command."""
         self._kept[:0] = rest
 
 
 @dataclass(slots=True)
 class Transaction:
-    """What MAIL has begun."""
+    """An SMTP transaction: the parameters of MAIL and the recipients."""
 
     sender: str  # empty for the null path
-    size: int  # as announced; 0 if it was not
+    size: int  # SIZE parameter; 0 if missing
     utf8: bool
     digest: str = ""  # SHA-256 of the message, hex, once it has come
     recipients: list[Taken] = field(default_factory=list)
-    turned_away: list[Away] = field(default_factory=list)  # of the others, so many as are told of
-    wish: Wish = dsn_parameters.USUAL  # what was said of the message
+    turned_away: list[Away] = field(
+        default_factory=list
+    )  # at most as many as the delivery trace lists
+    wish: Wish = dsn_parameters.USUAL  # parameters of MAIL
 
 
 def command(line: bytes) -> tuple[str, str]:
-    """The verb in capitals, and what follows it."""
+    """Return the verb in capitals and the argument. Raises CommandRejected."""
     try:
         text = line.decode()
     except UnicodeDecodeError:
@@ -131,7 +133,7 @@ def command(line: bytes) -> tuple[str, str]:
 
 
 def path(keyword: str, argument: str) -> tuple[str, dict[str, str]]:
-    """The address in angle brackets, and the parameters behind it."""
+    """Return the address in angle brackets and the parameters after it. Raises CommandRejected."""
     if not argument.upper().startswith(keyword):
         raise Wrong(f"501 5.5.4 The command goes on with {keyword}<address>")
     found = PATH.fullmatch(argument[len(keyword) :].strip())
@@ -149,7 +151,7 @@ def path(keyword: str, argument: str) -> tuple[str, dict[str, str]]:
 
 
 def begun(sender: str, parameters: dict[str, str]) -> Transaction:
-    """The transaction that MAIL asks for."""
+    """Return the transaction that MAIL begins. Raises CommandRejected for bad parameters."""
     utf8 = parameters.pop("SMTPUTF8", None)
     body = parameters.pop("BODY", "7BIT").upper()
     size = parameters.pop("SIZE", "0")
@@ -166,7 +168,7 @@ def begun(sender: str, parameters: dict[str, str]) -> Transaction:
 
 
 def wanted(transaction: Transaction, parameters: dict[str, str]) -> Wish:
-    """What RCPT asks to be told of its recipient."""
+    """Return the DSN request of RCPT. Raises CommandRejected for bad parameters."""
     try:
         wish = dsn_parameters.of_recipient(parameters, transaction.wish, utf8=transaction.utf8)
     except Unfit as wrong:
@@ -177,6 +179,6 @@ def wanted(transaction: Transaction, parameters: dict[str, str]) -> Wish:
 
 
 def need_utf8(address: str, *, utf8: bool) -> None:
-    """Wrong, where the address is not ASCII and its sender did not say so (RFC 6531)."""
+    """Raise CommandRejected if an address is not ASCII without SMTPUTF8 (RFC 6531)."""
     if not utf8 and not address.isascii():
         raise Wrong("553 5.6.7 Such an address needs SMTPUTF8")

@@ -1,4 +1,4 @@
-"""Taking connections: what listeners of LMTP and SMTP share, and what their sessions share."""
+"""The listener of LMTP and SMTP and what its sessions share."""
 
 import asyncio
 import os
@@ -14,22 +14,22 @@ from models.runtime.environment import World
 
 
 class Session(Protocol):
-    """A conversation, as its listener knows it."""
+    """A session as its listener uses it."""
 
-    receiving: bool  # between 354 and the replies
+    receiving: bool  # between the 354 reply and the final replies
     gone: asyncio.Future[None]
 
     def dismiss(self, reply: str) -> None:
-        """Say why and hang up."""
+        """Send a reply and close the connection."""
 
     def abort(self) -> None:
-        """Hang up."""
+        """Close the connection at once."""
 
 
 class Listener:
-    """A listener, and all that its sessions share."""
+    """A listener with its sessions, byte budget and running deliveries."""
 
-    intake: Intake  # what is counted
+    intake: Intake  # of its protocol
 
     def __init__(
         self, world: World, spool: Path, limits: Limits | None = None, *, share: int = 1
@@ -48,15 +48,15 @@ class Listener:
 
     @property
     def limits(self) -> Limits:
-        """What a session that begins now is bound to: the largest message is a setting."""
+        """The limits of a session that begins now. The message size is a setting."""
         return self._given or limits_of(self.world.options, self._share)
 
     def converse(self) -> asyncio.BaseProtocol:
-        """A session for a connection that has come."""
+        """Return a session for a new connection."""
         raise NotImplementedError
 
     async def start(self, **where: Any) -> None:
-        """Listen at `host` and `port`, or on `sock`; `port` is then the one it took."""
+        """Listen at `host` and `port`, or on `sock`. `port` is then the port in use."""
         self._claim = self._claim or await asyncio.to_thread(claim, self.spool)
         loop = asyncio.get_running_loop()
         try:
@@ -67,9 +67,10 @@ class Listener:
         self.port = self._servers[0].sockets[0].getsockname()[1]
 
     async def close(self, timeout: float = 30) -> None:  # noqa: ASYNC109 - when patience ends
-        """Take no new mail, let DATA that has begun come to its end, then hang up.
+        """Stop accepting mail, wait for messages in DATA, then close all connections.
 
-        What still runs after so many seconds is given up; it was not acknowledged.
+        Deliveries that run longer than the timeout in seconds are cancelled; they were not
+        acknowledged.
         """
         self.closing = True
         for server in self._servers:
@@ -89,22 +90,24 @@ class Listener:
         self._release()
 
     def _release(self) -> None:
+        """Release the lock of the spool folder."""
         if self._claim is not None:
             os.close(self._claim)
             self._claim = None
 
     async def _gone(self, patience: float) -> None:
+        """Wait until sessions and deliveries have ended, at most this number of seconds."""
         waiting = [session.gone for session in self.sessions] + list(self._work)
         if waiting:
             await asyncio.wait(waiting, timeout=patience)
 
     def has_room(self, size: int) -> bool:
-        """Whether a message of that size may come now."""
+        """Return True if a message of that size can be received now."""
         free = room(self.spool) - self.limits.disk_reserve
         return self.budget.fits(size) and size <= free
 
     async def finish(self, work: Coroutine[Any, Any, list[str]]) -> list[str]:
-        """Do this even if the client goes away meanwhile; the replies that it comes to."""
+        """Run a delivery to its end even if the client disconnects. Returns the replies."""
         task = asyncio.create_task(work)
         self._work.add(task)
         task.add_done_callback(self._work.discard)

@@ -1,4 +1,4 @@
-"""Receiving mail from a neighbour (LMTP, RFC 2033)."""
+"""The LMTP server: mail from trusted servers (RFC 2033)."""
 
 import asyncio
 import logging
@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 
 class Lmtp(Listener):
-    """The listener. Its post is who takes the mail."""
+    """The LMTP listener. Its backend accepts recipients and delivers messages."""
 
     intake = metrics.LMTP
 
@@ -37,12 +37,12 @@ class Lmtp(Listener):
         self.post = post or Household(world)
 
     def converse(self) -> asyncio.BaseProtocol:
-        """A session for a connection that has come."""
+        """Return a session for a new connection."""
         return LmtpSession(self)
 
 
 class LmtpSession(Conversation):
-    """One session. It offers no AUTH and no STARTTLS: neighbours are trusted by their address."""
+    """An LMTP session without AUTH and STARTTLS: clients are trusted by their network."""
 
     hello = "LHLO"
 
@@ -70,7 +70,7 @@ class LmtpSession(Conversation):
         return super()._refused(transaction, trouble) * len(transaction.recipients)
 
     async def _done(self, spool: Spool, transaction: Transaction) -> list[str]:
-        """Deliver it; one reply for each recipient."""
+        """Deliver the message and return one reply per recipient."""
         size = spool.size
         to = self._taken(transaction, message_trace.new_id(self.listener.world))
         with spool:
@@ -86,7 +86,7 @@ class LmtpSession(Conversation):
 
 
 def answer(taken: Taken, outcome: object, size: int) -> str:
-    """The reply for a recipient, and a line of the log."""
+    """Return the reply for a recipient and log the result."""
     user = taken.user_id
     if isinstance(outcome, BaseException):
         reply = refusal(outcome, user=user)
@@ -99,7 +99,7 @@ def answer(taken: Taken, outcome: object, size: int) -> str:
 async def listen(
     world: World, host: str, port: int, *, spool: Path, limits: Limits | None = None
 ) -> Lmtp:
-    """Listen for LMTP, with our own users as recipients; port 0 takes any free one."""
+    """Start an LMTP listener for local accounts. Port 0 selects a free port."""
     lmtp = Lmtp(world, spool, limits)
     await lmtp.start(host=host, port=port)
     return lmtp

@@ -1,14 +1,14 @@
-"""What is counted of mail that comes in."""
+"""Metrics of received mail."""
 
 from collections.abc import Sequence
 
 from models.observability import metrics
 
-OUTCOMES = {"2": "delivered", "4": "later", "5": "refused"}  # by what a reply begins with
+OUTCOMES = {"2": "delivered", "4": "later", "5": "refused"}  # by the first digit of the reply
 
 
 class Intake:
-    """What is counted of one protocol, of which `name` is how its meters begin."""
+    """The metrics of one protocol."""
 
     def __init__(self, name: str, shown: str) -> None:
         begins = f"merganser_{name}"
@@ -24,7 +24,7 @@ class Intake:
         self.sessions = metrics.level(f"{begins}_sessions", f"{shown} sessions that are open.")
 
     def count(self, replies: Sequence[str], size: int = 0) -> None:
-        """Count the replies to the recipients of a message of so many bytes."""
+        """Count the replies to the recipients of a message, and its bytes if one accepted it."""
         for reply in replies:
             self.recipients.add(OUTCOMES.get(reply[:1], metrics.OTHER))
         if any(reply.startswith("2") for reply in replies):

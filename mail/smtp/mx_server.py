@@ -1,4 +1,4 @@
-"""Receiving mail from anywhere (SMTP, RFC 5321): for whom we know, and for nobody else."""
+"""The MX server: mail from other servers for local recipients (SMTP, RFC 5321)."""
 
 import asyncio
 import logging
@@ -24,7 +24,7 @@ from models.runtime.environment import World
 
 log = logging.getLogger(__name__)
 
-HEAD = 1 << 20  # bytes of a large message that are searched for its hops
+HEAD = 1 << 20  # bytes of a large message that are searched for Received fields
 
 NEEDS_TLS = "530 5.7.0 Mail for this address must come over TLS"
 NETWORK_FULL = "450 4.7.1 Too many messages from your network, try again later"
@@ -32,26 +32,26 @@ MAILBOX_FULL = "450 4.2.1 Too many of your messages for this mailbox, try again 
 
 
 class Doorway(Post, Protocol):
-    """A post that can put off what it could not deliver."""
+    """A backend that can also enqueue messages it could not deliver."""
 
     async def later(
         self, source: bytes | Path, taken: Sequence[Taken], sender: str, arrived: Arrived
     ) -> None:
-        """Have the queue try these again, and tell the sender where it fails; then durable."""
+        """Enqueue the message for these recipients, with a DSN if it fails. Then it is durable."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """What strangers may ask of us."""
+    """The limits for clients of the MX server."""
 
-    network_rate: int = 1000  # messages of a network in an hour; 0: any number
-    mailbox_rate: int = 100  # of these, to one account
-    patience: float = 8  # seconds that it may take to know a recipient
+    network_rate: int = 1000  # messages per network and hour; 0: no limit
+    mailbox_rate: int = 100  # of these to one account
+    patience: float = 8  # seconds to check a recipient
     greylist: Greylist | None = None
 
 
 class Mx(Smtp):
-    """The listener."""
+    """The MX listener."""
 
     intake = metrics.SMTP
 
@@ -70,17 +70,17 @@ class Mx(Smtp):
         self.mailboxes = Rates(self.rules.mailbox_rate, world.now)
 
     def converse(self) -> asyncio.BaseProtocol:
-        """A session for a connection that has come."""
+        """Return a session for a new connection."""
         return MxSession(self)
 
 
 class MxSession(SmtpSession):
-    """One session."""
+    """A session of the MX server."""
 
     def __init__(self, listener: Mx) -> None:
         super().__init__(listener)
         self._mx = listener
-        self._key = ""  # of the message that is coming, in the log and in Received
+        self._key = ""  # of the current message, in the log and in Received
 
     async def _begun(self, sender: str, parameters: dict[str, str]) -> Transaction:
         if self._mx.networks.full(self.network):
@@ -101,7 +101,10 @@ class MxSession(SmtpSession):
         return taken
 
     async def _welcome(self, transaction: Transaction, taken: Taken) -> None:
-        """Wrong where we know the recipient, and this client may not write to him now."""
+        """Raise CommandRejected if the client can't write to the recipient now.
+
+        Checks TLS, the limit per account and greylisting.
+        """
         if not self.tls and any(person.to.tls_only for person in taken.people):
             raise Wrong(NEEDS_TLS)
         if any(self._mx.mailboxes.full(key) for key in self._mailboxes([taken])):
@@ -112,15 +115,17 @@ class MxSession(SmtpSession):
                 raise Wrong(f"451 4.7.1 Not seen before, try again in {wait} seconds")
 
     def _mailboxes(self, taken: Sequence[Taken]) -> set[object]:
+        """Return the keys that messages to these accounts are counted by."""
         people = [person for each in taken for person in each.people]
         return {(self.network, person.to.user_id) for person in people}
 
     def _on_top(self, transaction: Transaction) -> bytes:
+        """Return the Received field and assign the queue ID."""
         self._key = f"{self._mx.world.key():x}"
         return self._hop(transaction, self._key)
 
     async def _done(self, spool: Spool, transaction: Transaction) -> list[str]:
-        """Deliver it; one reply for all."""
+        """Deliver the message and return one reply for all recipients."""
         size, arrived = spool.size, Arrived(self.client, transaction.digest)
         sender = transaction.sender
         to = self._taken(transaction, self._key)
@@ -147,10 +152,10 @@ class MxSession(SmtpSession):
     async def _reply(
         self, replies: list[str], failed: list[Taken], came: tuple[bytes | Path, str, Arrived]
     ) -> str:
-        """One answer for what became of many.
+        """Return one reply for the results of all recipients.
 
-        Where nobody has it, it comes again if that may help. Where some have it, the queue has
-        it for the others: it tries again, and reports to the sender.
+        If all failed, the client must send the message again if that can help. If some failed, the
+        queue retries for them and reports to the sender.
         """
         if len(failed) == len(replies):
             return min(replies)  # 4xx before 5xx
@@ -158,13 +163,13 @@ class MxSession(SmtpSession):
             source, sender, arrived = came
             try:
                 await self._mx.post.later(source, failed, sender, arrived)
-            except Exception as error:  # noqa: BLE001 - it comes again; who has it has it once
+            except Exception as error:  # noqa: BLE001 - the client sends it again; it is stored once
                 return refusal(error)
         log.info("taken", extra={"id": self._key, "ip": self.ip})
         return f"250 2.0.0 Taken as {self._key}"
 
     def _count(self, taken: Sequence[Taken]) -> None:
-        """Count what was delivered against what may come from this network."""
+        """Count a delivered message against the limits of the network."""
         if taken:
             self._mx.networks.add(self.network)
         for key in self._mailboxes(taken):
@@ -172,7 +177,7 @@ class MxSession(SmtpSession):
 
 
 def _circles(source: bytes | Path) -> bool:
-    """Whether it has come by too many servers; ours is among them."""
+    """Return True if the message has more Received fields than allowed, ours included."""
     if isinstance(source, Path):
         with source.open("rb") as file:
             return hops(file.read(HEAD)) > HOPS

@@ -1,6 +1,6 @@
-"""The PROXY protocol, by which a balancer before us tells whose connection it hands on.
+"""The PROXY protocol: a load balancer sends the client address before the connection's data.
 
-Version 1 is a line of text, version 2 has a binary head:
+Version 1 is a line of text, version 2 has a binary header:
 https://www.haproxy.org/download/3.0/doc/proxy-protocol.txt
 """
 
@@ -11,16 +11,16 @@ from mail.network.byte_stream import Vanished
 from mail.smtp.line_protocol import Wire
 
 SIGNATURE = b"\r\n\r\n\x00\r\nQUIT\n"
-LINE_MAX = 107  # bytes of version 1, with its end
-HEAD_MAX = 4096  # bytes behind the head of version 2: addresses, and what more is told
-ADDRESSES = {0x11: 4, 0x21: 16}  # TCP over IPv4 and IPv6, and the bytes of an address
+LINE_MAX = 107  # bytes of version 1 with its CRLF
+HEAD_MAX = 4096  # bytes after the fixed header of version 2
+ADDRESSES = {0x11: 4, 0x21: 16}  # bytes of an address for TCP over IPv4 and IPv6
 
 
 async def real_ip(wire: Wire) -> str | None:
-    """The client's address, as the head says that stands before all else.
+    """Read the header and return the client's IP address.
 
-    None where the balancer speaks for itself, as it does to see whether we live. Vanished where
-    there is no such head: nothing behind it can be believed.
+    Returns None for a health check of the balancer itself. Raises ConnectionClosed if there is no
+    valid header: the data after it can't be trusted.
     """
     begin = await wire.exactly(len(SIGNATURE))
     if begin == SIGNATURE:
@@ -29,6 +29,7 @@ async def real_ip(wire: Wire) -> str | None:
 
 
 async def _text(wire: Wire, begin: bytes) -> str | None:
+    """Read the rest of a version 1 header."""
     line = begin
     while not line.endswith(b"\r\n"):
         if len(line) >= LINE_MAX:
@@ -50,6 +51,7 @@ async def _text(wire: Wire, begin: bytes) -> str | None:
 
 
 async def _binary(wire: Wire) -> str | None:
+    """Read the rest of a version 2 header."""
     command, family, size = struct.unpack("!BBH", await wire.exactly(4))
     if command not in (0x20, 0x21) or size > HEAD_MAX:
         raise Vanished

@@ -1,4 +1,4 @@
-"""The field that each server writes on top of what it takes (RFC 5321, section 4.4)."""
+"""The Received header field that each server adds (RFC 5321, section 4.4)."""
 
 import ipaddress
 import re
@@ -15,18 +15,18 @@ _HEADER_END = re.compile(rb"\r?\n\r?\n")
 
 @dataclass(frozen=True, slots=True)
 class Hop:
-    """What is written of it."""
+    """The values of a Received field."""
 
     client: Client
-    hostname: str  # ours
-    key: str  # by which our log knows the message
+    hostname: str  # of this server
+    key: str  # as in the log
     at: datetime
-    extended: bool = True  # it said EHLO
+    extended: bool = True  # EHLO was sent
     utf8: bool = False
 
     @property
     def protocol(self) -> str:
-        """As RFC 3848 and RFC 6531, section 4.3 call it."""
+        """The protocol name of RFC 3848 and RFC 6531, section 4.3."""
         if not self.extended:
             return "SMTP"
         name = "UTF8SMTP" if self.utf8 else "ESMTP"
@@ -34,7 +34,7 @@ class Hop:
         return f"{name}{secure}{'A' if self.client.authenticated else ''}"
 
     def field(self) -> bytes:
-        """The field. Of who has signed in it does not say where from."""
+        """Return the header field. The address of a signed-in client is omitted."""
         client = self.client
         begin = "" if client.authenticated else f"from {client.helo} ({_literal(client.ip)})\r\n\t"
         tls = f" ({client.tls})" if client.tls else ""
@@ -43,13 +43,13 @@ class Hop:
 
 
 def _literal(ip: str | None) -> str:
-    """The address as RFC 5321, section 4.1.3 writes it."""
+    """Return the IP address as a literal (RFC 5321, section 4.1.3)."""
     if ip is None:
         return "unknown"
     return f"[IPv6:{ip}]" if ipaddress.ip_address(ip).version == 6 else f"[{ip}]"  # noqa: PLR2004
 
 
 def hops(raw: bytes) -> int:
-    """How many servers have written such a field on the message."""
+    """Return the number of Received fields in the header."""
     end = _HEADER_END.search(raw)
     return len(_FIELD.findall(raw[: end.start()] if end else raw))

@@ -1,4 +1,4 @@
-"""What we reply to clients of SMTP's family (RFC 5321, section 4.2; RFC 3463)."""
+"""SMTP replies to errors (RFC 5321, section 4.2; RFC 3463)."""
 
 import logging
 
@@ -16,7 +16,7 @@ from models.store.outages import DiskFull, unavailable
 
 log = logging.getLogger(__name__)
 
-MISTAKES = ("500", "501", "502", "503", "504", "555")  # of the client's program, not of its mail
+MISTAKES = ("500", "501", "502", "503", "504", "555")  # protocol errors of the client
 
 TRY_LATER = "451 4.3.0 Try again later"
 NO_ROOM = "452 4.3.1 No room for it now, try again later"
@@ -27,7 +27,7 @@ CLOSING = "421 4.3.2 Shutting down, come back later"
 CROWDED = "421 4.3.2 Too many connections, come back later"
 WAITED = "421 4.4.2 Waited too long for you"
 
-# RFC 3463: nobody there is final; a full mailbox may have room tomorrow
+# RFC 3463: an unknown user is final; a full mailbox is temporary
 REFUSALS: dict[type, str] = {
     NotFound: "550 5.1.1 No such user here",
     OverQuota: "452 4.2.2 Mailbox full",
@@ -39,11 +39,11 @@ REFUSALS: dict[type, str] = {
     Unwanted: "550 5.7.1 Refused as spam",
     Infected: "550 5.7.1 Refused: there is a virus in it",
 }
-REFUSED_REPLY = "550 5.7.1 Refused"  # to what is not among these
+REFUSED_REPLY = "550 5.7.1 Refused"  # to other refusals
 
 
 def refusal(error: BaseException, *, user: int | None = None) -> str:
-    """The reply to what went wrong. A bug is logged, without whose mail it was but the key."""
+    """Return the reply to an error. Unexpected errors are logged with the account ID only."""
     if isinstance(error, Rejected):
         return f"550 5.7.1 {error.words}"
     if isinstance(error, Refused):
@@ -56,6 +56,6 @@ def refusal(error: BaseException, *, user: int | None = None) -> str:
         OUTAGES.note_record(failure)
         return NO_ROOM if isinstance(failure, DiskFull) else TRY_LATER
     if isinstance(error, StatementError):
-        error.hide_parameters = True  # they are the mail itself
+        error.hide_parameters = True  # they contain mail
     log.error("receiving failed", exc_info=error, extra={"user": user})
     return TRY_LATER

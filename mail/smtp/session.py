@@ -1,7 +1,7 @@
-"""One session of SMTP's family, from its greeting to its end (RFC 5321, RFC 2033).
+"""A session of SMTP or LMTP, from its greeting to its end (RFC 5321, RFC 2033).
 
-What is alike in LMTP, in mail that comes from elsewhere and in submission is here: commands and
-their order, the message and its end, limits, and how a session ends.
+Shared by LMTP, the MX server and submission: commands and their order, the message and its end,
+limits, and the end of the session.
 """
 
 import asyncio
@@ -48,18 +48,18 @@ from models.runtime.options import MIB
 
 log = logging.getLogger(__name__)
 
-NO_HEADER = b"\r\n"  # above a first line that would go on with a field of ours, or of others
-TOLD = 100  # recipients of a message that were turned away, and are told of in its trace
-DISCARD_MAX = 256 * MIB  # bytes of a refused message that we read on for, to stay in step
+NO_HEADER = b"\r\n"  # ends the header if the first line would continue an added field
+TOLD = 100  # refused recipients in the delivery trace of a message
+DISCARD_MAX = 256 * MIB  # bytes of a refused message that are read and discarded
 
-Verb = Callable[[str], Awaitable[str]]  # takes the argument; the reply
+Verb = Callable[[str], Awaitable[str]]  # takes the argument, returns the reply
 
 
 class Conversation(SMTP):
-    """One session. What is said between its lines is that of its protocol's own class."""
+    """A session. Subclasses add the parts of their protocol."""
 
-    line_length_limit = 64 << 10  # the stream's buffer; lines are measured by Wire and Body
-    hello = "EHLO"  # what it has to begin with
+    line_length_limit = 64 << 10  # the stream's buffer; CommandReader and DataParser limit lines
+    hello = "EHLO"  # expected first command
 
     def __init__(self, listener: Listener) -> None:
         limits: Limits = listener.limits
@@ -72,14 +72,14 @@ class Conversation(SMTP):
         )
         self.listener = listener
         self.limits = limits
-        self.receiving = False  # between 354 and the replies
+        self.receiving = False  # between the 354 reply and the final replies
         self.gone: asyncio.Future[None] = self.loop.create_future()
         self._transaction: Transaction | None = None
         self._greeted = False
         self._mistakes = self._strangers = self._commands = 0
         self._leaving = False
         self._ends = self.loop.time() + limits.lifetime
-        self._held: list[str] = []  # replies to commands behind which others have come
+        self._held: list[str] = []  # replies to pipelined commands
         self._verbs: dict[str, Verb] = {
             "MAIL": self._mail,
             "RCPT": self._rcpt,
@@ -91,38 +91,34 @@ class Conversation(SMTP):
             "QUIT": self._quit,
         }
 
-    # ------------------------------------------------------------ what protocols do themselves
-
     async def _opened(self) -> str:
-        """The greeting, or why there is none: then the session ends."""
+        """Return the greeting, or the reply with which the session ends."""
         raise NotImplementedError
 
     async def _begun(self, sender: str, parameters: dict[str, str]) -> Transaction:
-        """What MAIL begins; Wrong, or a refusal."""
+        """Return the transaction of MAIL. Raises CommandRejected or Refused."""
         return begun(sender, parameters)
 
     async def _accepted(self, transaction: Transaction, address: str) -> Taken:
-        """Where mail for a recipient goes; Wrong, or a refusal."""
+        """Return where mail for a recipient goes. Raises CommandRejected or Refused."""
         raise NotImplementedError
 
     def _on_top(self, transaction: Transaction) -> bytes:
-        """The fields that we write above the message."""
+        """Return the header fields that are added to the message."""
         del transaction
         return b""
 
     async def _done(self, spool: Spool, transaction: Transaction) -> list[str]:
-        """Do what is to be done with a message; the replies to DATA."""
+        """Deliver or enqueue the message and return the replies to DATA."""
         raise NotImplementedError
 
     def _refused(self, transaction: Transaction, trouble: str) -> list[str]:
-        """The replies to DATA where the message cannot be taken."""
+        """Count a refused message and return the replies to DATA."""
         self.listener.intake.count([trouble] * len(transaction.recipients))
         return [trouble]
 
-    # ------------------------------------------------------------ the connection
-
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Begin, unless there are too many."""
+        """Register the session; close it if there are too many."""
         super().connection_made(transport)
         self.listener.sessions.add(self)
         self.listener.intake.sessions.add()
@@ -132,12 +128,13 @@ class Conversation(SMTP):
             self.dismiss(CROWDED)
 
     def connection_lost(self, error: Exception | None) -> None:
-        """Forget the session, once it has cleaned up behind itself."""
+        """Unregister the session after its task has ended."""
         super().connection_lost(error)
         if self._handler_coroutine is not None:
             self._handler_coroutine.add_done_callback(self._forget)
 
     def _forget(self, ended: asyncio.Task[None]) -> None:
+        """Unregister the session."""
         del ended
         self.listener.sessions.discard(self)
         self.listener.intake.sessions.add(by=-1)
@@ -145,12 +142,12 @@ class Conversation(SMTP):
             self.gone.set_result(None)
 
     def eof_received(self) -> bool | None:
-        """Let the session come to its end by itself: what was said before still counts."""
-        # not aiosmtpd's, which breaks off a delivery that is under way
+        """Let the session finish the commands it has received."""
+        # aiosmtpd's method would cancel a running delivery
         return asyncio.StreamReaderProtocol.eof_received(self)
 
     def dismiss(self, reply: str) -> None:
-        """Say why and hang up, whatever the session is doing."""
+        """Cancel what the session does, send a reply and close the connection."""
         if self._handler_coroutine is not None:
             self._handler_coroutine.cancel()
         if self.transport is not None and not self.transport.is_closing():
@@ -158,15 +155,16 @@ class Conversation(SMTP):
             self.transport.close()
 
     def abort(self) -> None:
-        """Hang up on a client that does not even take our last words."""
+        """Close the connection at once, for a client that does not read."""
         if self.transport is not None:
             cast("asyncio.WriteTransport", self.transport).abort()
 
     def _send(self, raw: bytes) -> None:
+        """Write bytes to the connection."""
         cast("asyncio.WriteTransport", self.transport).write(raw)
 
     def _reset_timeout(self, duration: float | None = None) -> None:
-        """Wait so long for what comes next, but not beyond the end of the session."""
+        """Restart the timeout, but not beyond the deadline of the session."""
         left = max(self._ends - self.loop.time(), 0.001)
         super()._reset_timeout(min(duration or self.limits.timeout, left))
 
@@ -178,7 +176,7 @@ class Conversation(SMTP):
             self.dismiss(WAITED)
 
     async def push(self, status: AnyStr) -> None:
-        """Send a reply, behind those that are held back; Vanished where nobody takes it."""
+        """Send a reply after those held back. Raises ConnectionClosed."""
         text = status if isinstance(status, str) else status.decode()
         replies, self._held = [*self._held, text, ""], []
         if self.transport is None:
@@ -188,8 +186,6 @@ class Conversation(SMTP):
             await self._writer.drain()
         except ConnectionError:
             raise Vanished from None
-
-    # ------------------------------------------------------------ commands
 
     async def _handle_client(self) -> None:
         self._wire = Wire(self._reader)
@@ -206,8 +202,9 @@ class Conversation(SMTP):
                 self.transport.close()
 
     async def _say(self, reply: str) -> None:
+        """Send or hold back a reply, count mistakes and end the session at a limit."""
         if self._transaction and self._wire.ahead and not self._leaving:
-            self._held.append(reply)  # commands in a row are answered in one piece
+            self._held.append(reply)  # replies to pipelined commands are sent together
         elif reply:
             await self.push(reply)
         self._mistakes += reply.startswith(MISTAKES)
@@ -218,7 +215,7 @@ class Conversation(SMTP):
             await self.push(ending)
 
     def _ending(self) -> str | None:
-        """Why the session ends now; None: it goes on."""
+        """Return the reply with which the session ends now, None if it continues."""
         if self.listener.closing:
             return CLOSING
         if self._mistakes > self.limits.mistakes:
@@ -230,7 +227,7 @@ class Conversation(SMTP):
         return None
 
     async def _turn(self) -> str:
-        """Take one command, and return the reply to it; "" where there is no more to say."""
+        """Handle one command and return its reply; "" if it is already sent."""
         try:
             verb, argument = command(await self._wire.line())
             self._reset_timeout()
@@ -245,20 +242,20 @@ class Conversation(SMTP):
         except Wrong as wrong:
             reply = str(wrong)
             self._leaving |= isinstance(wrong, BareLineFeed)
-        except Exception as error:  # noqa: BLE001 - one session's trouble is not the listener's
+        except Exception as error:  # noqa: BLE001 - an error of one session must not stop the listener
             reply = refusal(error)
-        if self.receiving:  # what follows is mail, and must not be taken for commands
+        if self.receiving:  # message data follows and must not be read as commands
             self._leaving = True
             return reply if reply.startswith("421") else "421 4.3.0 Try again later"
         return reply
 
     def _offers(self) -> list[str]:
-        """What we can do, as the reply to the greeting tells it."""
+        """Return the extensions for the reply to EHLO or LHLO."""
         size = f"SIZE {self.limits.message_max}"
         return ["PIPELINING", size, "8BITMIME", "SMTPUTF8", "ENHANCEDSTATUSCODES", "DSN"]
 
     def _greet(self) -> str:
-        """Begin anew with a client that has greeted us."""
+        """Reset the session and return the reply to EHLO or LHLO."""
         self._greeted, self._transaction = True, None
         *lines, last = [self.hostname, *self._offers()]
         return "\r\n".join([*(f"250-{line}" for line in lines), f"250 {last}"])
@@ -325,15 +322,14 @@ class Conversation(SMTP):
         return "250 2.1.5 Known here"
 
     def _turned_away(self, address: str, reply: str) -> None:
+        """Note a refused recipient for the delivery trace."""
         if self._transaction and len(self._transaction.turned_away) < TOLD:
             self._transaction.turned_away.append(Away(address, reply))
 
     def _taken(self, transaction: Transaction, queue_id: str) -> list[Taken]:
-        """The recipients with the id of their message; the first with who was turned away."""
+        """Return the recipients with the queue ID; the first one has the refused recipients."""
         to = [replace(each, queue_id=queue_id) for each in transaction.recipients]
         return [replace(to[0], beside=transaction.turned_away), *to[1:]]
-
-    # ------------------------------------------------------------ the message
 
     async def _data(self, argument: str) -> str:
         if argument:
@@ -350,6 +346,7 @@ class Conversation(SMTP):
         return "\r\n".join(replies)
 
     async def _receive(self, transaction: Transaction) -> list[str]:
+        """Read the message into a spool file, deliver it and return the replies."""
         with ExitStack() as until_handed_over:
             spool = Spool(self.listener.spool, self.listener.budget)
             until_handed_over.enter_context(spool)
@@ -364,7 +361,10 @@ class Conversation(SMTP):
         return await self.listener.finish(self._done(spool, transaction))
 
     async def _fill(self, spool: Spool, transaction: Transaction) -> str | None:
-        """Read to the message's end; what is wrong with it, if anything."""
+        """Read the message into the spool file. Returns a reply if it is refused, else None.
+
+        Raises CommandRejected if a refused message is far too large.
+        """
         body, trouble, seen, rest = Body(), None, 0, b""
         digest, on_top = hashlib.sha256(), self._on_top(transaction)
         while not body.ended:
@@ -386,6 +386,7 @@ class Conversation(SMTP):
         return trouble
 
     async def _keep(self, spool: Spool, body: Body, added: bytes, seen: int) -> str | None:
+        """Add bytes to the spool file. Returns a reply if the message is refused."""
         if seen > self.limits.message_max:
             return TOO_LARGE
         if body.overlong:

@@ -1,7 +1,6 @@
-"""SMTP as a server (RFC 5321): what mail from elsewhere and submission have in common.
+"""The part of the SMTP server that MX server and submission share (RFC 5321).
 
-Here is what lies around a message: the network a client comes from, TLS, its greeting, and the
-field Received that it is given.
+It handles the client's network, TLS, the greeting and the Received field.
 """
 
 import asyncio
@@ -22,27 +21,27 @@ from mail.tls.server_tls import Certificates, Tunnel
 from models.runtime.concurrency_limits import Crowd, Seat
 from models.runtime.environment import World
 
-EACH = 20  # connections of one network
+EACH = 20
 
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """How a place is open. As long as it has no certificate it offers no TLS."""
+    """The configuration of a listener. Without a certificate it offers no TLS."""
 
     limits: Limits = field(default_factory=Limits)
-    each: int = EACH  # connections of one network
+    each: int = EACH  # connections per network
     certificate: Certificates | None = None
     wrapped: bool = False  # TLS from the first byte
     proxies: tuple[str, ...] = ()  # networks of balancers that speak the PROXY protocol
 
     @property
     def secure(self) -> bool:
-        """Whether there is TLS for a connection that begins now."""
+        """True if a connection that begins now can use TLS."""
         return self.certificate is not None and self.certificate.ready
 
 
 class Smtp(Listener):
-    """A listener for SMTP."""
+    """An SMTP listener with a limit of connections per network."""
 
     def __init__(self, world: World, spool: Path, terms: Terms) -> None:
         self.terms = terms
@@ -51,13 +50,13 @@ class Smtp(Listener):
 
     @property
     def limits(self) -> Limits:
-        """What a session that begins now is bound to: the largest message is a setting."""
+        """The limits of a session that begins now. The message size is a setting."""
         largest, limits = self.world.options.message_max, self.terms.limits
         return replace(limits, message_max=largest, budget=max(limits.budget, largest))
 
 
 class SmtpSession(Conversation):
-    """One session, up to the message."""
+    """An SMTP session, without the delivery of messages."""
 
     def __init__(self, listener: Smtp) -> None:
         super().__init__(listener)
@@ -65,7 +64,7 @@ class SmtpSession(Conversation):
         self.ip: str | None = None
         self.helo = ""
         self.tls: str | None = None  # version and cipher
-        self.user: str | None = None  # who has signed in
+        self.user: str | None = None  # user who has signed in
         self._crowd = listener.crowd
         self._seat: Seat | None = None
         self._extended = False
@@ -75,12 +74,12 @@ class SmtpSession(Conversation):
 
     @property
     def client(self) -> Client:
-        """Who it is."""
+        """The address, HELO name, TLS and user of the client."""
         return Client(self.ip, self.helo, self.tls, self.user)
 
     @property
     def network(self) -> str | None:
-        """What counts as one neighbour."""
+        """The network of the client, which limits apply to."""
         return network(self.ip)
 
     async def _opened(self) -> str:
@@ -94,7 +93,7 @@ class SmtpSession(Conversation):
             return "421 4.7.0 Too many connections from your network, come back later"
         if self.terms.wrapped:
             if not self.terms.secure:
-                raise Vanished  # there is no certificate yet, and nothing is said in clear
+                raise Vanished  # no certificate yet, and plain text is not allowed
             await self._encrypt(self._wire.taken())
         return f"220 {self.hostname} ESMTP"
 
@@ -105,14 +104,17 @@ class SmtpSession(Conversation):
 
     def _send(self, raw: bytes) -> None:
         if self._shaking:
-            return  # nobody could read it
+            return  # the client could not read it during the handshake
         if self._tunnel is not None:
             self._tunnel.write(raw)
         else:
             super()._send(raw)
 
     async def _encrypt(self, came: bytes = b"") -> None:
-        """Begin with TLS; `came` is what the client has sent of it."""
+        """Do the TLS handshake; `received` are bytes of it already read.
+
+        Raises ConnectionClosed if the handshake fails.
+        """
         assert self.terms.certificate is not None  # noqa: S101 - else it is not offered
         context = self.terms.certificate.context()
         tunnel = Tunnel(context, self._reader.read, super()._send, came)
@@ -123,7 +125,7 @@ class SmtpSession(Conversation):
         self._reset_timeout()
 
     def dismiss(self, reply: str) -> None:
-        """Say why and hang up, whatever the session is doing."""
+        """Cancel what the session does, send a reply and close the connection."""
         try:
             super().dismiss(reply)
         except ConnectionError:
@@ -147,7 +149,7 @@ class SmtpSession(Conversation):
         return offers if extended else f"250 {self.hostname}"
 
     async def _starttls(self, argument: str) -> str:
-        """Encrypt, and forget what came before (RFC 3207): anybody may have said it."""
+        """Start TLS and discard all earlier input (RFC 3207)."""
         if argument:
             return "501 5.5.4 STARTTLS stands alone"
         if not self.terms.secure:
@@ -161,7 +163,7 @@ class SmtpSession(Conversation):
         return ""
 
     def _hop(self, transaction: Transaction, key: str) -> bytes:
-        """The field that is written on top."""
+        """Return the Received field."""
         world = self.listener.world
         utf8 = transaction.utf8
         hop = Hop(self.client, self.hostname, key, world.now(), self._extended, utf8)

@@ -1,4 +1,4 @@
-"""A message on its way in: without its dots, counted, and on disk once it is large."""
+"""Receive a message: remove dot-stuffing, count bytes, and move large messages to disk."""
 
 import fcntl
 import os
@@ -13,55 +13,55 @@ from typing import IO
 from models.store.outages import NO_SPACE
 
 END = b"\r\n.\r\n"
-LINE_MAX = 1 << 20  # bytes; neighbours that join lines are met, endless ones are not
-MEMORY = 1 << 20  # bytes of a message that stay in memory
-MARK = "incoming-"  # names of our files begin with it
+LINE_MAX = 1 << 20  # bytes; generous, since some servers join lines
+MEMORY = 1 << 20  # bytes of a message that are kept in memory
+MARK = "incoming-"  # of spool files
 
 
 class NoRoom(Exception):
-    """The budget for bytes in flight is used up, or the disk is full."""
+    """The byte budget is used up, or the disk is full."""
 
 
 @dataclass(slots=True)
 class Budget:
-    """Bytes of all messages on their way in, in memory and on disk together."""
+    """The number of bytes of all messages being received, in memory and on disk."""
 
     limit: int
     used: int = 0
 
     def take(self, count: int) -> None:
-        """Count these in, or raise NoRoom and count nothing."""
+        """Reserve bytes. Raises OutOfSpoolSpace and reserves none if they don't fit."""
         if not self.fits(count):
             raise NoRoom
         self.used += count
 
     def give(self, count: int) -> None:
-        """Count these out."""
+        """Release reserved bytes."""
         self.used -= count
 
     def fits(self, count: int) -> bool:
-        """Whether that many more bytes are within the limit."""
+        """Return True if that many more bytes are within the limit."""
         return self.used + count <= self.limit
 
 
 class Body:
-    """What DATA brings, in pieces cut anywhere (RFC 5321, sections 4.1.1.4 and 4.5.2).
+    """A parser of the data after DATA, in pieces (RFC 5321, sections 4.1.1.4 and 4.5.2).
 
-    CRLF, dot, CRLF ends it and nothing else does: whoever takes a bare CR or LF for a line's
-    end there can be made to see two messages in one.
+    Only CRLF, dot, CRLF ends the data. A parser that accepts a bare CR or LF as the end of a line
+    can be tricked into seeing two messages (SMTP smuggling).
     """
 
     def __init__(self) -> None:
         self.ended = False
-        self.overlong = False  # a line of more than LINE_MAX bytes was seen
-        self._held = END[:2]  # the CRLF of the command counts: a dot may come at once
+        self.overlong = False  # a line had more than MAX_LINE bytes
+        self._held = END[:2]  # the CRLF of the command counts: a dot can follow at once
         self._begun = False
-        self._line = 0  # bytes of the line that has not ended yet
+        self._line = 0  # bytes of the current line
 
     def feed(self, piece: bytes) -> tuple[bytes, bytes]:
-        """What this piece adds to the message, and what came behind the message's end.
+        """Return the message bytes of this piece, and the bytes after the end of the data.
 
-        A piece is shorter than LINE_MAX, so that a line too long is in two of them.
+        A piece must be shorter than MAX_LINE, so that a line that is too long is noticed.
         """
         seen = self._held + piece
         end = seen.find(END)
@@ -76,6 +76,7 @@ class Body:
         return added, self._held[3:] if self.ended else b""
 
     def _look(self, added: bytes) -> None:
+        """Measure the current line and note one that is too long."""
         first = added.find(b"\n")
         self._line += len(added) if first < 0 else first + 1
         self.overlong = self.overlong or self._line > LINE_MAX
@@ -84,12 +85,12 @@ class Body:
 
 
 def _begun(seen: bytes) -> int:
-    """How many of the last bytes may be the beginning of the end."""
+    """Return how many of the last bytes can be the beginning of END_OF_DATA."""
     return next((size for size in (4, 3, 2, 1) if seen.endswith(END[:size])), 0)
 
 
 class Spool:
-    """One message on its way in. Whoever has it discards it: `with` does."""
+    """A message that is being received. Leaving `with` discards it."""
 
     def __init__(self, folder: Path, budget: Budget) -> None:
         self.size = 0
@@ -98,7 +99,7 @@ class Spool:
         self._part = bytearray()  # not yet on disk
         self._file: IO[bytes] | None = None
         self._discarded = False
-        self._lock = threading.Lock()  # a thread may still write when we are told to go
+        self._lock = threading.Lock()  # a thread can still write while the file is discarded
 
     def __enter__(self) -> "Spool":
         return self
@@ -112,7 +113,7 @@ class Spool:
         self.discard()
 
     async def add(self, piece: bytes) -> None:
-        """Keep these bytes too. NoRoom where that would exceed the budget or the disk."""
+        """Append bytes. Raises OutOfSpoolSpace if the budget or the disk is exceeded."""
         self._budget.take(len(piece))
         self.size += len(piece)
         self._part += piece
@@ -120,21 +121,23 @@ class Spool:
             await self._spill()
 
     async def source(self) -> bytes | Path:
-        """The whole message; the file it is in, where it is too large for memory."""
+        """Return the whole message, or the path of the file that holds it."""
         if self._file is None:
             return bytes(self._part)
         await self._spill()
         return Path(self._file.name)
 
     def discard(self) -> None:
-        """Forget the message; its file is gone and its bytes count no more."""
+        """Delete the message with its file and release its bytes. Repeated calls have no effect."""
         with self._lock:
             self._discarded = True
             if self._file is not None:
                 self._file.close()
                 place = Path(self._file.name)
                 place.unlink(missing_ok=True)
-                for piece in place.parent.glob(f"{place.name}.*"):  # it was taken apart
+                for piece in place.parent.glob(
+                    f"{place.name}.*"
+                ):  # parts that the MIME parser wrote
                     piece.unlink(missing_ok=True)
                 self._file = None
         self._part = bytearray()
@@ -142,6 +145,7 @@ class Spool:
         self.size = 0
 
     async def _spill(self) -> None:
+        """Write the bytes in memory to the file."""
         part, self._part = self._part, bytearray()
         try:
             await to_thread(self._write, part)
@@ -151,6 +155,7 @@ class Spool:
             raise
 
     def _write(self, part: bytearray) -> None:
+        """Append to the file; creates it first. Runs in a thread."""
         with self._lock:
             if self._discarded:
                 return
@@ -164,15 +169,16 @@ class Spool:
 
 
 def room(folder: Path) -> int:
-    """Bytes that are free on the disk of this folder, for us."""
+    """Return the bytes that are free on the disk of this folder."""
     disk = os.statvfs(folder)
     return disk.f_bavail * disk.f_frsize
 
 
 def claim(folder: Path) -> int:
-    """Make the folder and remove what a crash has left there. Returns a handle to close at the end.
+    """Create and lock the spool folder; return the file descriptor of the lock.
 
-    As long as another process holds a claim, nothing is removed: the files may be its own.
+    Files that a crash has left are removed, unless another process holds the lock: they can be its
+    own. The caller closes the descriptor at the end.
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     handle = os.open(folder, os.O_RDONLY)

@@ -1,4 +1,4 @@
-"""Submission: mail that our own users hand in to be sent (RFC 6409), signed in (RFC 4954)."""
+"""The submission server: mail of local users (RFC 6409) after sign-in (RFC 4954)."""
 
 import asyncio
 import base64
@@ -31,7 +31,7 @@ from models.runtime.environment import World
 
 log = logging.getLogger(__name__)
 
-FAILURES = 3  # to sign in, of one session
+FAILURES = 3  # failed sign-ins per session
 ODD = re.compile(r"[^\x20-\x7e]+")
 
 NOT_SIGNED_IN = "530 5.7.0 Sign in first"
@@ -41,35 +41,35 @@ TOO_MANY_FAILURES = "454 4.7.0 Too many failures, wait before the next try"
 
 @dataclass(frozen=True, slots=True)
 class Writer:
-    """Who has signed in."""
+    """The user who has signed in to a session."""
 
     user_id: int
     name: str
     auth_version: int
     ip: str | None
-    app_password_id: int | None = None  # None: by the password of the account
+    app_password_id: int | None = None  # None: signed in with the password of the account
 
 
 class Clerk(Protocol):
-    """Who knows our users, and takes what they hand in."""
+    """The backend that signs users in and queues their messages."""
 
     async def sign_in(self, name: str, password: str, ip: str | None) -> Writer:
-        """Who that is; Refused."""
+        """Sign a user in. Raises Refused if that fails."""
 
     async def may_send(self, writer: Writer, sender: str) -> None:
-        """Refused who may not send as this now; "" is nobody, whom a report is from."""
+        """Raise Refused if the user must not send as this address now; "" is the null sender."""
 
     async def submit(
         self, writer: Writer, source: bytes | Path, sender: str, to: Sequence[tuple[str, Wish]]
     ) -> str:
-        """Queue a message for recipients, each with what is to be told of it; its id there.
+        """Queue a message for recipients, each with its DSN request; return the queue ID.
 
-        Refused, and nothing is queued.
+        Raises Refused; then nothing is queued.
         """
 
 
 class Submission(Smtp):
-    """The listener."""
+    """The submission listener."""
 
     intake = metrics.SUBMISSION
 
@@ -79,16 +79,16 @@ class Submission(Smtp):
 
     @property
     def limits(self) -> Limits:
-        """What a session that begins now is bound to."""
+        """The limits of a session that begins now."""
         return replace(super().limits, recipients=self.world.options.max_recipients)
 
     def converse(self) -> asyncio.BaseProtocol:
-        """A session for a connection that has come."""
+        """Return a session for a new connection."""
         return SubmissionSession(self)
 
 
 class SubmissionSession(SmtpSession):
-    """One session. Nothing is taken before TLS and AUTH."""
+    """A submission session. MAIL is refused before TLS and AUTH."""
 
     def __init__(self, listener: Submission) -> None:
         super().__init__(listener)
@@ -105,8 +105,6 @@ class SubmissionSession(SmtpSession):
         if self._failures >= FAILURES:
             return "421 4.7.0 Too many failures"
         return super()._ending()
-
-    # ------------------------------------------------------------ signing in
 
     async def _auth(self, argument: str) -> str:
         if not self._greeted or self._signed or self._transaction:
@@ -126,7 +124,7 @@ class SubmissionSession(SmtpSession):
         return await self._signed_in(*shown)
 
     async def _plain(self, initial: str) -> tuple[str, str] | None:
-        """Name and password (RFC 4616); None where the client thinks better of it."""
+        """Return name and password of AUTH PLAIN (RFC 4616), None if it is cancelled."""
         text = await self._answer("", initial)
         if text is None:
             return None
@@ -136,11 +134,16 @@ class SubmissionSession(SmtpSession):
         return shown[0], shown[1]
 
     async def _login(self, initial: str) -> tuple[str, str] | None:
+        """Return name and password of AUTH LOGIN, None if it is cancelled."""
         name = await self._answer("Username:", initial)
         password = None if name is None else await self._answer("Password:")
         return None if name is None or password is None else (name, password)
 
     async def _answer(self, challenge: str, initial: str = "") -> str | None:
+        """Return the decoded initial response, or the response to a challenge.
+
+        None if the client cancels. Raises binascii.Error, UnicodeDecodeError.
+        """
         line = initial.encode()
         if not line:
             await self.push(f"334 {base64.b64encode(challenge.encode()).decode()}")
@@ -151,6 +154,7 @@ class SubmissionSession(SmtpSession):
         return base64.b64decode(b"" if line == b"=" else line, validate=True).decode()
 
     async def _signed_in(self, name: str, password: str) -> str:
+        """Sign the user in and return the reply."""
         try:
             self._signed = await self._clerk.sign_in(name, password, self.ip)
         except RateLimited:
@@ -168,16 +172,15 @@ class SubmissionSession(SmtpSession):
         self._leaving |= text.startswith("421")
         return text
 
-    # ------------------------------------------------------------ the message
-
     def _who(self) -> Writer:
+        """Return the user. Raises CommandRejected before sign-in."""
         if self._signed is None:
             raise Wrong(NOT_SIGNED_IN)
         return self._signed
 
     async def _begun(self, sender: str, parameters: dict[str, str]) -> Transaction:
         writer = self._who()
-        parameters.pop("AUTH", None)  # RFC 4954, section 5: who it is, is known better
+        parameters.pop("AUTH", None)  # RFC 4954, section 5: the signed-in user is used
         transaction = await super()._begun(sender, parameters)
         try:
             await self._clerk.may_send(writer, sender)
@@ -193,7 +196,7 @@ class SubmissionSession(SmtpSession):
         return self._hop(transaction, f"{self.listener.world.key():x}")
 
     async def _done(self, spool: Spool, transaction: Transaction) -> list[str]:
-        """Queue it; one reply for all."""
+        """Queue the message and return one reply for all recipients."""
         writer, size = self._who(), spool.size
         to = [(taken.address, taken.wish) for taken in transaction.recipients]
         with spool:
@@ -202,7 +205,7 @@ class SubmissionSession(SmtpSession):
                 key = await self._clerk.submit(writer, source, transaction.sender, to)
             except Refused as error:
                 return self._refused(transaction, self._reply(error))
-            except Exception as error:  # noqa: BLE001 - nothing is lost: the client has it still
+            except Exception as error:  # noqa: BLE001 - nothing is lost: the client still has the message
                 return self._refused(transaction, refusal(error, user=writer.user_id))
         answer = f"250 2.0.0 Queued as {key}"
         log.info("submitted", extra={"user": writer.user_id, "bytes": size, "id": key})
@@ -212,7 +215,7 @@ class SubmissionSession(SmtpSession):
 
 
 def reply(error: Refused, *, sender: bool = False) -> str:
-    """The reply to a refusal, in its own words: who reads it has signed in."""
+    """Return the reply to a refusal, with its own text: the reader has signed in."""
     text = ODD.sub("?", error.message)[:200]
     if isinstance(error, RateLimited):
         return f"450 4.7.1 {text}"

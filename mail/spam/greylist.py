@@ -1,7 +1,7 @@
-"""Letting strangers come again: programs that send spam seldom do.
+"""Greylisting: refuse an unknown sender, network and recipient for some minutes.
 
-The first mail from a network, by a sender, for a recipient is put off; what comes of these three
-when that time is over is taken, and for as long as they keep writing.
+A retry after the delay is accepted, and so is later mail until the entry expires unused. Most
+programs that send spam don't retry.
 """
 
 import hashlib
@@ -18,8 +18,8 @@ from models.spam.greylist import Greylisted
 from models.store.columns import insert_or
 from models.store.prepared_statements import Prepared
 
-RETURN = timedelta(days=2)  # in which those come again who are put off
-NEW = 1000  # rows that one network makes in an hour
+RETURN = timedelta(days=2)  # in which a retry must come
+NEW = 1000  # rows per network and hour
 
 _SEEN = Prepared(
     select(col(Greylisted.since), col(Greylisted.until)).where(
@@ -29,7 +29,7 @@ _SEEN = Prepared(
 
 
 class Greylist:
-    """Who may not come yet. In `allow` are networks that always may."""
+    """The check of sender, network and recipient. Allowed networks are never refused."""
 
     def __init__(
         self, world: World, delay: timedelta, lifetime: timedelta, allow: tuple[str, ...] = ()
@@ -41,7 +41,7 @@ class Greylist:
         self._new = Rates(NEW, world.now)
 
     async def wait(self, ip: str | None, sender: str, recipient: str) -> int:
-        """Seconds to wait until these three may come; 0: they may."""
+        """Return the seconds until these three are accepted; 0 if they are accepted now."""
         near = network(ip)
         if near is None or within(ip, self._allow):
             return 0
@@ -57,10 +57,11 @@ class Greylist:
         return math.ceil(self._delay.total_seconds())
 
     async def _again(self, key: str, since: datetime, until: datetime) -> int:
+        """Return the seconds left of a known entry and extend an accepted one."""
         now = self._world.now()
         if since > now:
             return math.ceil((since - now).total_seconds())
-        if until - now < self._lifetime / 2:  # not at each message
+        if until - now < self._lifetime / 2:  # write only once per half lifetime
 
             def unit(turn: Turn) -> None:
                 longer = update(Greylisted).where(col(Greylisted.key) == key)
@@ -70,12 +71,13 @@ class Greylist:
         return 0
 
     async def _begin(self, key: str, now: datetime) -> None:
+        """Insert an entry. It expires if there is no retry within RETRY_WINDOW."""
         row = {"key": key, "since": now + self._delay, "until": now + self._delay + RETURN}
 
         def unit(turn: Turn) -> None:
             new = insert_or(turn.connection.dialect.name, Greylisted)
             fresh = {name: new.excluded[name] for name in ("since", "until")}
-            over = col(Greylisted.until) <= now  # somebody else may have begun just now
+            over = col(Greylisted.until) <= now  # another process can have inserted it just now
             again = new.on_conflict_do_update(index_elements=["key"], set_=fresh, where=over)
             turn.connection.execute(again, row)
 

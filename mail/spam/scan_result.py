@@ -1,16 +1,16 @@
-"""What scanners of ours have found in a message."""
+"""The result of the scanners for a message."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-MOST = 100  # symbols of a message that are kept, the weightiest
+MOST = 100  # symbols stored per message
 LONGEST = 200  # characters of a name or description
 
 
 @dataclass(frozen=True, slots=True)
 class Symbol:
-    """A rule of a spam filter that fits, and the points it gives."""
+    """A rule of the spam scanner that matched, with its score."""
 
     name: str
     score: float
@@ -19,23 +19,23 @@ class Symbol:
 
 @dataclass(frozen=True, slots=True)
 class Scan:
-    """What was found by those that have looked: `rspamd`, `clamd`."""
+    """The merged result of the scanners that ran: `rspamd`, `clamd`."""
 
     sources: Sequence[str] = ()
-    score: float | None = None  # points; None: nobody has judged
-    required: float = 0.0  # from where the filter itself would refuse
-    action: str = ""  # what the filter would do, in its words
+    score: float | None = None  # None: no scanner gave a score
+    required: float = 0.0  # score from which the scanner rejects
+    action: str = ""  # action name of the scanner
     symbols: Sequence[Symbol] = field(default=())
-    virus: str | None = None  # its name
+    virus: str | None = None  # None: no virus found
 
     @property
     def forced(self) -> bool:
-        """Whether the filter refuses it whatever its points are."""
+        """True if the scanner rejects the message although its score is below the threshold."""
         refuses = self.action in {"reject", "discard", "quarantine"}
         return self.score is not None and refuses and self.score < self.required
 
     def stored(self) -> dict[str, Any] | None:
-        """As it is kept with the message; None where nothing is said of it."""
+        """Return the result as stored with the message, None if it says nothing."""
         if self.score is None and self.virus is None:
             return None
         return {
@@ -48,10 +48,10 @@ class Scan:
 
 
 def weightiest(symbols: Sequence[Symbol]) -> list[Symbol]:
-    """As many as are kept: those that count most first."""
+    """Return the MAX_SYMBOLS symbols with the highest absolute score."""
     return sorted(symbols, key=lambda one: (-abs(one.score), one.name))[:MOST]
 
 
 def cut(text: str) -> str:
-    """The text in one line, as long as it may be."""
+    """Return the text in one line of at most MAX_TEXT characters."""
     return "".join(c if c.isprintable() else " " for c in text[:LONGEST]).strip()

@@ -1,16 +1,16 @@
-"""Which rules about senders hold for a message: what deliveries ask.
+"""Find the sender rules that match a message.
 
-A pattern is stored in one form, whatever its spelling, and matches:
+A pattern is stored in one form, however it is written, and matches:
 
 | pattern             | also written                        | senders                              |
 |---------------------|-------------------------------------|--------------------------------------|
 | `news@shop.example` |                                     | that address, with any label or none |
 | `news+x@shop.example` |                                   | that address, with this label        |
-| `shop.example`      | `*@shop.example`, `@shop.example`   | all of the domain, none below it     |
-| `*.shop.example`    | `*@*.shop.example`                  | all of the domains below it          |
+| `shop.example`      | `*@shop.example`, `@shop.example`   | the domain without its subdomains    |
+| `*.shop.example`    | `*@*.shop.example`                  | all subdomains of the domain         |
 
-Case counts nowhere, and domains are compared in Unicode. Dots of the local part count: unlike
-our own addresses, `a.b` and `ab` may be two people elsewhere.
+Case is ignored, and domains are compared in Unicode. Dots of the local part are significant: on
+other servers `a.b` and `ab` can be different users.
 """
 
 import unicodedata
@@ -30,14 +30,14 @@ from models.store.prepared_statements import among, prepared
 from models.users.roles import Role
 from models.users.rule_makers import Account, Maker, covers, join_of_maker, maker_columns
 
-DEEP = 10  # labels of a domain whose subdomains are meant
+DEEP = 10  # labels in the domain of a subdomain pattern
 BELOW = "*."
-OWN = 0  # the rank of rules of the account
+OWN = 0  # rank of rules of the account itself
 _READ = frozenset({"id", "place", "pattern", "action"})
 
 
 class Receiver(Protocol):
-    """Who receives a message, as far as rules ask."""
+    """The recipient of a message as sender rules see it."""
 
     @property
     def user_id(self) -> int:
@@ -45,29 +45,29 @@ class Receiver(Protocol):
 
     @property
     def domain_id(self) -> int | None:
-        """The domain of the address written to; of an address without one the account's."""
+        """The domain of the recipient address, or of the account if the address has none."""
 
     @property
     def role(self) -> Role:
-        """Of the account."""
+        """The role of the account."""
 
     @property
     def tags(self) -> Collection[str]:
-        """Of the account and of the address, in any case."""
+        """The tags of the account and of the address, in any case."""
 
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """A rule that a message matches, for one of its recipients."""
+    """A sender rule that matches a message, for one recipient."""
 
     id: int
     action: SenderAction
-    rank: int  # the lower, the more specific its place: account, tag, domain, everybody
-    by_header: bool  # it matches the From header alone
+    rank: int  # 0 account, 1 tag, 2 domain, 3 platform
+    by_header: bool  # the envelope sender does not match
 
 
 def checked_pattern(text: str, *, path: Sequence[str], index: int | None = None) -> str:
-    """The pattern in the form that is stored; Invalid where it is none."""
+    """Return the pattern in its stored form. Raises Invalid if it is not a pattern."""
     pattern = text.strip()
     local, at, domain = pattern.rpartition("@")
     if at and local in ("", "*"):
@@ -88,7 +88,7 @@ def checked_pattern(text: str, *, path: Sequence[str], index: int | None = None)
 
 
 def patterns(address: str) -> list[str]:
-    """All patterns that match this sender; none where it is no address, as that of a bounce."""
+    """Return all patterns that match a sender; [] if it is not an address."""
     local, _, domain = address.strip().rpartition("@")
     if not local or not domain or len(address) > LONGEST or not _plain(address):
         return []
@@ -102,17 +102,19 @@ def patterns(address: str) -> list[str]:
 
 
 def _address(address: str) -> str:
+    """Return the address in lower case, with the domain in Unicode."""
     local, _, domain = address.rpartition("@")
     return f"{unicodedata.normalize('NFC', local.lower())}@{normal_domain(domain)}"
 
 
 def _plain(text: str) -> bool:
-    """Whether a store takes it: no NUL, and no half of a character."""
+    """Return True if a database can store the text: no NUL, no lone surrogates."""
     return not any(sign == "\0" or "\ud800" <= sign <= "\udfff" for sign in text)
 
 
 @prepared
 def _matching(dialect: str) -> Select[*tuple[Any, ...]]:
+    """Select the rules of `places` with one of the `patterns`."""
     return (
         select(*picked(SenderRule, _READ), *maker_columns(SenderRule))
         .outerjoin(Maker, join_of_maker(SenderRule))
@@ -126,12 +128,11 @@ def _matching(dialect: str) -> Select[*tuple[Any, ...]]:
 async def rules_of(
     world: World, recipients: Sequence[Receiver], sender: str, from_address: str
 ) -> list[list[Match]]:
-    """The rules that a message matches, for each of its recipients in their order.
+    """Return the rules that match a message, for each receiver in the same order.
 
-    `sender` is that of the envelope, `from_address` the first of the From header: a rule that
-    fits either matches. One statement for all recipients, whose pairs of place and pattern are
-    looked up in an index; none where neither is an address. A rule for a domain, a tag or all
-    skips accounts that its maker may not administer.
+    A rule matches by the envelope sender or by the first From address. One SQL statement for all
+    receivers, none if both addresses are not valid. A rule of a domain, a tag or the platform does
+    not apply to accounts that its maker can't administer.
     """
     envelope, header = patterns(sender), patterns(from_address)
     wanted = list(dict.fromkeys([*envelope, *header]))
@@ -154,7 +155,7 @@ async def rules_of(
 
 
 def _places(to: Receiver) -> dict[str, int]:
-    """Where rules for a recipient stand, and how specific each place is."""
+    """Return the places with rules for a receiver, and the rank of each."""
     domain = {} if to.domain_id is None else {of_domain(to.domain_id): 2}
     tags = {of_tag(tag.strip().casefold()): 1 for tag in to.tags}
     return {of_user(to.user_id): OWN, **tags, **domain, EVERYBODY: 3}

@@ -1,6 +1,6 @@
-"""Whether a message is spam for somebody who receives it.
+"""Compute the spam verdict of a message for a recipient.
 
-The first line that fits decides:
+The first line that holds decides:
 
 | what holds                                | verdict              | reason |
 |-------------------------------------------|----------------------|--------|
@@ -11,17 +11,17 @@ The first line that fits decides:
 | the score is the level, or above          | spam                 | SCORE  |
 | anything else                             | no spam              | SCORE  |
 
-Of several rules those of the most specific place count: the account's, then those of its tags,
-of the domain, of everybody; within one place, and among tags, BLOCK wins over ALLOW, whatever
-the patterns. Rules for the sender of the envelope and for the From header count alike. But where
-DMARC has found From to be forged, and no seal overrules that, an ALLOW is left out, unless it is
-for the sender of the envelope and SPF has passed for that domain.
+If several rules match, the most specific place decides: account, tags, domain, platform. Within
+one place, and among tags, BLOCK has precedence over ALLOW. Rules match the
+envelope sender or the From header. If DMARC failed and no ARC seal overrules that, ALLOW rules are
+ignored, except for the envelope sender if SPF passed for its domain.
 
-What a scanner of ours counts in points becomes a score by the account's thresholds: `scored_by`.
-From the upper one on the message is refused, unless the level is 100, or an ALLOW holds; one with a
-virus is refused by whomsoever, where the operator wants that.
+The points of our scanners become a score by the thresholds of the account: `score_from_scan`. A
+message at or above the upper threshold is refused, unless the level is 100 or an ALLOW rule
+matches. A message with a virus is refused for all recipients if the operator configures that.
 
-Filters come behind, and overrule all but a virus and a level of 100: `filtered`.
+Filters run after the verdict and override all but a virus and a level of 100:
+`verdict_after_filter`.
 """
 
 import re
@@ -35,10 +35,10 @@ from mail.spam.scan_result import Scan
 from mail.spam.sender_rules import Match
 from models.spam.sender_rules import SenderAction
 
-EVERYTHING, NOTHING = 0, 100  # levels at which all is spam, and none is
-FLAGGED = 50  # what a filter calls spam without more words
-REFUSED = 75  # what it would refuse
-JUNK, REJECT = 8.0, 15.0  # points of a scanner that are as much, where nobody says others
+EVERYTHING, NOTHING = 0, 100  # spam levels
+FLAGGED = 50  # score of a message that is only flagged as spam
+REFUSED = 75  # score of a message that a spam filter would refuse
+JUNK, REJECT = 8.0, 15.0  # scanner points
 ACTIONS = {  # of rspamd
     "reject": REFUSED,
     "discard": REFUSED,
@@ -48,8 +48,8 @@ ACTIONS = {  # of rspamd
     "greylist": FLAGGED,
     "add header": 25,
 }
-POLICIES = {"quarantine": FLAGGED, "reject": REFUSED}  # of DMARC, where that has failed
-POINTS = 5.0  # from where SpamAssassin calls it spam, unless it says another number
+POLICIES = {"quarantine": FLAGGED, "reject": REFUSED}  # applied if DMARC failed
+POINTS = 5.0  # default threshold of SpamAssassin
 
 _NUMBER = r"(-?[0-9]{1,6}(?:\.[0-9]{1,9})?)"
 _FIRST = re.compile(rf"\s*\+?{_NUMBER}(?:\s*/\s*{_NUMBER})?")
@@ -61,7 +61,7 @@ _YES = ("yes", "true")
 
 
 class Reason(StrEnum):
-    """What decided."""
+    """What decided the verdict."""
 
     LEVEL = "LEVEL"
     RULE = "RULE"
@@ -72,40 +72,40 @@ class Reason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """What spam filters before us found: 0, nothing speaks against it, up to 100."""
+    """The score that spam filters of other servers gave: 0 to 100."""
 
     value: int = 0
-    source: str | None = None  # the field that says so, in lower case; None: none does
+    source: str | None = None  # header field name in lower case; None: no score found
 
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What is known of a message before anybody's rules are looked at."""
+    """The facts about a message that are the same for all recipients."""
 
     score: Score = Score()
-    forged: bool = False  # DMARC failed: whoever sent it is not who From says
-    vouched: bool = False  # SPF passed for the domain of the envelope's sender
-    scan: Scan | None = None  # what scanners of ours found
+    forged: bool = False  # DMARC failed
+    vouched: bool = False  # for the domain of the envelope sender
+    scan: Scan | None = None  # result of our scanners
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """From how many points of a scanner a recipient calls it spam, and has it refused."""
+    """The points of a scanner from which a recipient treats a message as spam or refuses it."""
 
     junk: float = JUNK
     reject: float = REJECT
-    viruses: bool = True  # are refused; by the operator
+    viruses: bool = True  # set by the operator
 
 
 @dataclass(frozen=True, slots=True)
 class Spam:
-    """The verdict for one recipient."""
+    """The spam verdict for one recipient."""
 
     is_spam: bool
     score: int
     reason: Reason
     rule_id: int | None = None
-    refused: bool = False  # it is not to be stored
+    refused: bool = False  # the message must not be stored
 
 
 def known(
@@ -115,11 +115,10 @@ def known(
     verification: Mapping[str, object] | None = None,
     scan: Scan | None = None,
 ) -> Known:
-    """What is known of a message that a trusted neighbour has handed over.
+    """Return the spam facts of a message that a trusted server handed over.
 
-    `believed` are names of fields, in any case; `sender` is that of the envelope;
-    `verification` is what the neighbour found out about it, as a letter has it. Of what came in
-    any other way nothing is known: `Known()`.
+    `trusted_names` are names of header fields, in any case. `verification` is the stored result of
+    authentication. For other messages pass no header fields.
     """
     found = verification or {}
     policy = POLICIES.get(str(found.get("policy")))
@@ -133,11 +132,12 @@ def known(
 
 
 def _alike(one: str, other: str) -> bool:
+    """Return True if two domains are the same after normalization."""
     return normal_domain(one) == normal_domain(other)
 
 
 def scored(opinions: Sequence[Opinion], believed: Collection[str]) -> Score:
-    """The highest score that one of the believed fields gives: none takes another's away."""
+    """Return the highest score of the trusted header fields."""
     names = {name.lower() for name in believed}
     best = Score()
     for one in opinions:
@@ -148,7 +148,7 @@ def scored(opinions: Sequence[Opinion], believed: Collection[str]) -> Score:
 
 
 def decided(facts: Known, rules: Sequence[Match], level: int, limits: Limits | None = None) -> Spam:
-    """The verdict for a recipient with these matching rules, this level, 0 to 100, and limits."""
+    """Return the verdict for a recipient with these matching rules, level (0 to 100) and limits."""
     limits = limits or Limits()
     scan = facts.scan or Scan()
     score, refused = max(facts.score.value, scored_by(scan, limits)), _refused(scan, limits)
@@ -168,13 +168,14 @@ def decided(facts: Known, rules: Sequence[Match], level: int, limits: Limits | N
 
 
 def _refused(scan: Scan, limits: Limits) -> bool:
+    """Return True if the scan result refuses the message."""
     return scan.forced or (scan.score is not None and scan.score >= limits.reject)
 
 
 def scored_by(scan: Scan, limits: Limits) -> int:
-    """The points of a scanner as a score: FLAGGED at the lower threshold, REFUSED at the upper.
+    """Return scanner points as a score: FLAGGED_SCORE and REFUSED_SCORE at the thresholds.
 
-    Between they grow in proportion, and so they do below and above.
+    The score is proportional to the points between, below and above the thresholds.
     """
     points = scan.score or 0.0
     if scan.forced:
@@ -188,7 +189,7 @@ def scored_by(scan: Scan, limits: Limits) -> int:
 
 
 def filtered(verdict: Spam, says: bool | None) -> Spam:
-    """The verdict behind a filter that says spam, or not; None where it says neither."""
+    """Return the verdict after a filter that sets spam or not spam; None leaves it unchanged."""
     never = verdict.reason is Reason.LEVEL and not verdict.is_spam
     if says is None or never or verdict.reason is Reason.VIRUS:
         return verdict
@@ -196,6 +197,11 @@ def filtered(verdict: Spam, says: bool | None) -> Spam:
 
 
 def _strongest(facts: Known, rules: Sequence[Match]) -> Match | None:
+    """Return the rule that decides, None if there is none.
+
+    ALLOW rules don't count for a forged From address, except by the envelope sender if SPF passed.
+    """
+
     def believed(rule: Match) -> bool:
         proven = not facts.forged or (facts.vouched and not rule.by_header)
         return proven or rule.action is SenderAction.BLOCK
@@ -207,21 +213,24 @@ def _strongest(facts: Known, rules: Sequence[Match]) -> Match | None:
 
 
 def _flag(text: str) -> int:
+    """Return the score of `X-Spam-Flag: Yes`."""
     return FLAGGED if text.strip().lower().startswith(_YES) else 0
 
 
 def _share(points: float, required: float, mark: int) -> int:
-    """Points as a score, where `required` of them stand for a mark."""
-    whole = int(max(mark * points / required, 0) + 1e-9)  # what is below the mark stays below
+    """Return points as a score, where `required` points give `score_at_required`."""
+    whole = int(max(mark * points / required, 0) + 1e-9)  # rounding must not reach the threshold
     return min(whole, 100)
 
 
 def _stars(text: str) -> int | None:
+    """Return the score of `X-Spam-Level: ****`."""
     found = _STARS.match(text)
     return _share(len(found[1]), POINTS, FLAGGED) if found else None
 
 
 def _points(text: str) -> int | None:
+    """Return the score of `X-Spam-Score: 7.2 / 15`."""
     found = _FIRST.match(text)
     if found is None:
         return None
@@ -230,7 +239,7 @@ def _points(text: str) -> int | None:
 
 
 def _status(text: str) -> int:
-    """`Yes, score=7.2 required=5.0 tests=…`; the word outweighs points of which we lack a mark."""
+    """Return the score of `Yes, score=7.2 required=5.0 tests=…`. The word outweighs the points."""
     points, required = _SCORE.search(text), _REQUIRED.search(text)
     needed = float(required[1]) if required else POINTS
     share = _share(float(points[1]), needed if needed > 0 else POINTS, FLAGGED) if points else 0
@@ -238,7 +247,7 @@ def _status(text: str) -> int:
 
 
 def _result(text: str) -> int | None:
-    """`default: False [3.20 / 15.00]; …`: with as many points as the second it is refused."""
+    """Return the score of `default: False [3.20 / 15.00]; …`, relative to the second number."""
     found = _RESULT.match(text)
     if found is None:
         return None

@@ -1,7 +1,8 @@
-"""Copies for audits: made in the unit that stores, sends or removes a message, and chained.
+"""Copies of messages for audits, made in the transaction that changes the message.
 
-The hash of a copy is that of the one before and of all that is claimed of it, the digest of its
-bytes among this: none can be changed, put in or left out without those behind it being wrong.
+The copies of an audit form a hash chain: the hash of a copy covers the hash before it and
+HASHED_COLUMNS, among them the digest of the bytes. A copy that is changed, inserted or removed
+makes all later hashes wrong.
 """
 
 import asyncio
@@ -27,20 +28,20 @@ from models.messages.tables import Message
 from models.runtime.environment import Turn, World
 from models.store.columns import Instant, Picked, picked
 
-STEP = 1000  # copies that are looked at together
-CHECKED = 100  # rows of pieces that are read together, perhaps with their bytes
-CLAIMED = (  # what the hash of a copy tells of, beside the hash before
+STEP = 1000  # copies that one statement reads
+CHECKED = 100  # blob rows that one statement reads, some with their bytes
+CLAIMED = (  # what the hash of a copy covers besides the previous hash
     "audit_id", "position", "origin_id", "road", "mailbox_path", "digest", "size",
     "received_at", "envelope_from", "envelope_to", "copied_at",
 )  # fmt: skip
-SHOWN = (  # what a copy has of a message, by the same names
+SHOWN = (  # columns that a copy takes from the message
     "digest", "size", "blob_id", "received_at", "date", "subject", "from_name", "from_address",
     "to", "cc", "bcc", "message_id", "preview", "attachment_count", "envelope_from",
     "envelope_to",
 )  # fmt: skip
 
 _LIVE = col(Audit.ended_at).is_(None), col(Audit.expires) > bindparam("now", type_=Instant)
-AUDITED: Any = (  # SQL: whether `user` is audited at `now`
+AUDITED: Any = (  # SQL: true if `user` is audited at `now`
     exists().where(col(Audit.user_id) == bindparam("user"), *_LIVE).correlate(None)
 )
 _RUNNING = select(*picked(Audit)).where(col(Audit.user_id) == bindparam("user"), *_LIVE)
@@ -74,14 +75,14 @@ _PIECES: Select[*tuple[Any, ...]] = (
 
 
 def unfinished(owner: Any) -> ColumnElement[bool]:
-    """SQL: whether an audit of this account has yet to copy what is there."""
+    """SQL: true if an audit of this user has not yet copied the existing messages."""
     return exists().where(
         col(Audit.user_id) == owner, ~col(Audit.copied), col(Audit.ended_at).is_(None)
     )
 
 
 def covers(audit: Any, *moments: datetime) -> bool:
-    """Whether one of these is in the time of an audit."""
+    """True if one of the times is in the period of the audit."""
     return any(
         (audit.start is None or audit.start <= at) and (audit.end is None or at < audit.end)
         for at in moments
@@ -89,9 +90,10 @@ def covers(audit: Any, *moments: datetime) -> bool:
 
 
 def stored(turn: Turn, user_id: int, ids: Sequence[int], road: AuditRoad) -> None:
-    """Copy messages that have just been stored, for all audits of their owner.
+    """Copy messages that were just stored, for all running audits of their user.
 
-    By their arrival or by the present moment: an old date shall not lead past an audit.
+    A message is copied if its arrival or the present time is in the period of the audit, so
+    that a message with an old date can't escape the audit.
     """
     now, running = turn.world.now(), _running(turn, user_id)
     if running:
@@ -103,14 +105,14 @@ def stored(turn: Turn, user_id: int, ids: Sequence[int], road: AuditRoad) -> Non
 def sent(
     turn: Turn, user_id: int, submission_id: int, facts: Mapping[str, Any], blobs: Sequence[int]
 ) -> None:
-    """Copy what is sent without leaving a message in a folder."""
+    """Copy a submission that leaves no message in a mailbox."""
     _unfiled(turn, user_id, (submission_id, AuditRoad.SENT), facts, blobs)
 
 
 def held(
     turn: Turn, user_id: int, item_id: int, facts: Mapping[str, Any], blobs: Sequence[int]
 ) -> None:
-    """Copy what came, and is held."""
+    """Copy a received message that goes to quarantine."""
     _unfiled(turn, user_id, (item_id, AuditRoad.RECEIVED), facts, blobs)
 
 
@@ -121,7 +123,10 @@ def _unfiled(
     facts: Mapping[str, Any],
     blobs: Sequence[int],
 ) -> None:
-    """Copy what lies in no folder: its key, how it came to be, and its columns."""
+    """Copy a message that is in no mailbox.
+
+    `origin` is the key of its row and how it came into the audit.
+    """
     now, (key, road) = turn.world.now(), what
     for audit in _running(turn, user_id):
         if covers(audit, now):
@@ -131,7 +136,7 @@ def _unfiled(
 
 
 def leaving(turn: Turn, user_id: int, ids: Sequence[int]) -> None:
-    """Copy what is about to be removed, or replaced, and has not been copied yet."""
+    """Copy messages before they are removed or replaced, for audits that are not complete yet."""
     late = [audit for audit in _running(turn, user_id) if not audit.copied]
     if late:
         rows = turn.connection.execute(_ROWS, {"ids": list(ids)}).all()
@@ -140,7 +145,7 @@ def leaving(turn: Turn, user_id: int, ids: Sequence[int]) -> None:
 
 
 def existing(turn: Turn, audit: Picked, ids: Sequence[int]) -> int:
-    """Copy these messages, as far as they are not yet; how many."""
+    """Copy the messages that the audit has no copy of and return their number."""
     return _copy(turn, audit, turn.connection.execute(_ROWS, {"ids": list(ids)}).all())
 
 
@@ -149,6 +154,7 @@ def _running(turn: Turn, user_id: int) -> Sequence[Picked]:
 
 
 def _copy(turn: Turn, audit: Any, rows: Sequence[Picked], road: AuditRoad | None = None) -> int:
+    """Copy the messages that the audit has no copy of and return their number."""
     given = {"audit": audit.id, "ids": [row.id for row in rows]}
     known = {(each.origin_id, each.digest) for each in turn.connection.execute(_KNOWN, given)}
     entries = [
@@ -175,7 +181,7 @@ def _append(
     entries: Sequence[dict[str, Any]],
     blobs: Mapping[int, Sequence[int]],
 ) -> None:
-    """Put copies at the end of the chain, whose row is held from here on."""
+    """Append copies to the hash chain of an audit. Locks the row of the audit."""
     size = sum(entry["size"] for entry in entries)
     given = {"audit": audit.id, "many": len(entries), "bytes": size}
     count, head = turn.connection.execute(_COUNT, given).one()
@@ -198,7 +204,7 @@ def _append(
 
 
 def chained(before: str, row: Mapping[str, Any]) -> str:
-    """The hash of a copy, behind that of the one before."""
+    """The hash of a copy, which covers the hash of the previous copy."""
     claimed = {name: _plain(row[name]) for name in CLAIMED}
     text = orjson.dumps([before, claimed], option=orjson.OPT_SORT_KEYS)
     return hashlib.sha256(text).hexdigest()
@@ -209,9 +215,9 @@ def _plain(value: Any) -> Any:
 
 
 async def broken_at(world: World, audit: Picked) -> int | None:
-    """The first place of the chain where a copy is not what it must be; None where all are.
+    """Return the first position of the hash chain with a wrong copy, or None if all are right.
 
-    One behind the last where copies are missing there.
+    If copies are missing at the end, this is the position after the last copy.
     """
     reached, head = 0, ""
     asked = select(*picked(AuditCopy, {*CLAIMED, "hash"})).where(
@@ -230,7 +236,7 @@ async def broken_at(world: World, audit: Picked) -> int | None:
 
 
 async def whole(world: World, copy: Picked) -> bytes:
-    """The message, byte for byte; Corrupt where it is lost or damaged."""
+    """Read the message of a copy, byte for byte. Raises CorruptBlob if it is lost or damaged."""
 
     async def piece(condition: ColumnElement[bool]) -> bytes:
         for row in await world.database.read(_PIECES.where(condition), {"copy": copy.id}):
@@ -243,7 +249,10 @@ async def whole(world: World, copy: Picked) -> bytes:
 
 
 async def check(world: World, audit_id: int, until: int) -> None:
-    """Raise Corrupt if one of the copies up to a place is damaged; see `check_pieces`."""
+    """Raise CorruptBlob if a blob of the copies up to `last_position` is damaged.
+
+    See `check_blobs` for the limit of bytes that are read.
+    """
     mine = (
         select(col(AuditBlob.blob_id))
         .join(AuditCopy, col(AuditCopy.id) == col(AuditBlob.copy_id))
@@ -257,7 +266,7 @@ async def check(world: World, audit_id: int, until: int) -> None:
 
 
 async def mbox(world: World, audit_id: int, until: int) -> AsyncGenerator[bytes]:
-    """The copies up to a place in the chain, as mboxrd: one message in memory at a time."""
+    """Yield the copies up to `last_position` in mboxrd format, one message at a time."""
     names = ("id", "position", "blob_id", "received_at", "envelope_from", "from_address")
     asked = select(*picked(AuditCopy, names)).where(
         col(AuditCopy.audit_id) == audit_id, col(AuditCopy.position) <= until

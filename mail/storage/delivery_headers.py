@@ -1,8 +1,8 @@
-"""What a delivery puts before a message: the end of its way, and the label of its address.
+"""The header fields that a delivery puts before a message, and the label of its address.
 
-Each recipient has fields of the own before the same bytes: `Return-Path` (RFC 5321, section 4.4),
-`Delivered-To`, and `X-Original-Rcpt`, the address that was asked for. What was cut out of the
-message is the same for all, and kept once; only what is left, which is small, is stored for each.
+Each recipient gets fields of its own before the same bytes: `Return-Path` (RFC 5321, section 4.4),
+`Delivered-To`, and `X-Original-Rcpt`, the address of RCPT TO. The blobs of the parts are stored
+once for all recipients; only the small layout is stored for each.
 """
 
 import re
@@ -27,9 +27,10 @@ _SUBJECT = re.compile(rb"(?im)^subject[ \t]*:[^\n]*\n(?:[ \t][^\n]*\n)*")
 async def stamped(
     source: bytes | Path, letter: Letter, to: Recipient, sender: str, made: ExitStack
 ) -> Letter:
-    """The letter, which was read from `source`, as this recipient gets it.
+    """The message, which was read from `source`, with the delivery headers of a recipient.
 
-    A repeat of its delivery is known by what came. Files that are needed go with `made`.
+    A repeated delivery is recognized by `received_digest`. New files are registered with
+    `temporary_files`.
     """
     prefix = fields(to, sender)
     letter = replace(letter, came=letter.came or letter.digest)
@@ -42,7 +43,7 @@ async def stamped(
 
 
 def fields(to: Recipient, sender: str) -> bytes:
-    """The fields that stand before the message of a recipient."""
+    """The header fields Return-Path, Delivered-To and X-Original-Rcpt of a recipient."""
     lines = {
         "Return-Path": f"<{sender}>",
         "Delivered-To": _wired(to.instead or to.address),
@@ -53,6 +54,7 @@ def fields(to: Recipient, sender: str) -> bytes:
 
 
 def _wired(address: str) -> str:
+    """The address with an A-label domain; unchanged if it has none."""
     try:
         return on_wire(address)
     except idna.IDNAError:
@@ -60,13 +62,13 @@ def _wired(address: str) -> str:
 
 
 def _labelled(header: bytes, letter: Letter, label: str) -> bytes:
-    """The header with the label before its subject."""
+    """The header with the label before the text of its subject."""
     text = _ODD.sub("", f"[{label}] {letter.facts.subject}")
     return b"".join(_with(header, unstructured("Subject", text)))
 
 
 def _with(header: bytes, subject: bytes) -> Iterator[bytes]:
-    """The header with this subject for the one it has: in its place, or before all others."""
+    """Yield the header with the new subject field in the place of the old, or before all fields."""
     kept, reached, found = list[bytes](), 0, False
     for each in _SUBJECT.finditer(header):
         kept += [header[reached : each.start()], b"" if found else subject]

@@ -1,4 +1,4 @@
-"""Putting a message in the place of an earlier one: a draft that is saved again keeps its id."""
+"""Replacement of a stored message by a new one: a draft that is saved again keeps its id."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -95,22 +95,22 @@ _OTHERS = (
 
 @dataclass(frozen=True, slots=True)
 class Earlier:
-    """The draft as it was read, and what the text index has of it (`indexing.words_of`)."""
+    """The message to replace, and its words in the text index (`indexing.words_of`)."""
 
     id: int
     digest: str
     words: Mapping[str, Any]
-    path: Sequence[str] = PATH  # of the input that named it
-    draft: bool = True  # it must be one, or must be none
-    beyond: bool = False  # it was let in: what it grows by is not refused
+    path: Sequence[str] = PATH  # path of the input field, for errors
+    draft: bool = True  # the message must still be, or not be, a draft
+    beyond: bool = False  # its growth is never refused
 
 
 def replace(turn: Turn, letter: Letter, kept: Kept, to: Place, earlier: Earlier) -> Placed:
-    """Store a message in the place of a draft inside the caller's unit, whose stream is held.
+    """Store a message in the place of an earlier one; the transaction holds the lock of the user.
 
-    Its id, keywords and what the new one says nothing of stay; it gets a new uid. So does what
-    is sent, and what is a draft again. Conflict where it has gone, or is no draft any more,
-    Stale where it has other content; OverQuota, NotFound, Gone.
+    The message keeps its id, keywords and all values that the new one doesn't set; it gets a
+    new UID. Raises Conflict if the earlier message is gone or its draft flag has changed, Stale
+    if it has other content, and OverQuota, NotFound and BlobRowDeleted.
     """
     row = turn.connection.execute(_THERE, {"key": earlier.id, "user": to.user_id}).first()
     if row is None or row.draft is not earlier.draft:
@@ -171,7 +171,10 @@ def replace(turn: Turn, letter: Letter, kept: Kept, to: Place, earlier: Earlier)
 
 
 def _take_quota(turn: Turn, user_id: int, more: int, *, beyond: bool) -> Picked:
-    """Count the difference; what is `used` then. What becomes no more is never refused."""
+    """Count the added bytes and return the new usage. Raises OverQuota.
+
+    A message that doesn't grow is never refused.
+    """
     platform = turn.world.options.default_quota
     given = {"user": user_id, "platform": platform, "more": more, "beyond": beyond}
     taken = turn.connection.execute(_USE, given).first()
@@ -181,14 +184,17 @@ def _take_quota(turn: Turn, user_id: int, more: int, *, beyond: bool) -> Picked:
 
 
 def _uid(turn: Turn, letter: Letter, row: Picked, to: Place, last: int) -> Picked:
-    """Bring the counters of both folders along, and take the next uid."""
+    """Update the counters of the old and the new mailbox, and take the next UID."""
     gone = {"box": row.mailbox_id, "unread": int(not row.seen), "bytes": row.size, "last": last}
     turn.connection.execute(_LEAVE, gone)
     return take_uids(turn, to, last, unseen=int(not to.seen), size=letter.size)
 
 
 def _thread(turn: Turn, facts: Facts, row: Picked, user_id: int) -> int:
-    """The conversation of others that it refers to; else its own, where it is alone; else a new."""
+    """The id of a thread that the message refers to, else its own if no other message is in it.
+
+    Otherwise a new thread is created.
+    """
     given = {"thread": row.thread_id, "key": row.id}
     alone = turn.connection.execute(_OTHERS, given).first() is None
     led = {"user": user_id, "keys": facts.thread_keys}

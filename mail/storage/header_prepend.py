@@ -1,4 +1,4 @@
-"""A message with another beginning: large ones are not read again, and never whole in memory."""
+"""Messages with a new beginning. Large ones are not parsed again, and never whole in memory."""
 
 import asyncio
 import hashlib
@@ -25,9 +25,10 @@ _FIELD = re.compile(rb"[!-9;-~]+[ \t]*:")
 
 
 async def before(source: bytes | Path, letter: Letter, prefix: bytes, made: ExitStack) -> Letter:
-    """The letter, which was read from `source`, with these fields before it.
+    """The message, which was read from `source`, with these header fields before it.
 
-    What was found out about it stays; its digest is another. Files that are needed go with `made`.
+    Its verification and scan results stay; its digest changes. New files are registered with
+    `temporary_files`.
     """
     if letter.facts.structure.truncated or not await _begins(source):
         fresh = await read(await remade(source, prefix, 0, made))
@@ -40,9 +41,9 @@ async def before(source: bytes | Path, letter: Letter, prefix: bytes, made: Exit
 
 
 async def remade(source: bytes | Path, head: bytes, start: int, made: ExitStack) -> bytes | Path:
-    """The message with `head` for its first `start` bytes; one in a file in another beside it.
+    """The message with `head` in the place of its first `old_size` bytes.
 
-    That file, and what is put beside it, go with `made`.
+    The copy of a file is a file beside it, which is removed with `temporary_files`.
     """
     if isinstance(source, bytes):
         return head + source[start:]
@@ -52,7 +53,7 @@ async def remade(source: bytes | Path, head: bytes, start: int, made: ExitStack)
 
 
 async def first(source: bytes | Path, many: int) -> bytes:
-    """So many bytes of the beginning of a message."""
+    """The first bytes of a message."""
     if isinstance(source, bytes):
         return source[:many]
     return await asyncio.to_thread(_first, source, many)
@@ -60,9 +61,10 @@ async def first(source: bytes | Path, many: int) -> bytes:
 
 @contextmanager
 def beside(source: Path) -> Generator[Path]:
-    """A file beside one, with a name that begins alike; it and all whose names begin with its go.
+    """Create a file beside `source` with a name that begins with its name; remove it at the end.
 
-    Whoever discards the first, or claims its folder, removes it as well: a crash leaves nothing.
+    Files with names that begin with the new name are removed too. The code that removes
+    `source` after a crash removes all of them.
     """
     handle, name = tempfile.mkstemp(dir=source.parent, prefix=f"{source.name}.")
     os.close(handle)
@@ -75,14 +77,17 @@ def beside(source: Path) -> Generator[Path]:
 
 
 def _copy(source: Path, path: Path, head: bytes, start: int) -> None:
-    with source.open("rb") as file, path.open("r+b") as out:  # it is there, or was given up
+    with (
+        source.open("rb") as file,
+        path.open("r+b") as out,
+    ):  # must exist: a removed file means the delivery was given up
         out.write(head)
         file.seek(start)
         shutil.copyfileobj(file, out, STEP)
 
 
 async def _begins(source: bytes | Path) -> bool:
-    """Whether the message begins with a field: one that is folded would become a part of ours."""
+    """True if the message begins with a field. A folded line would become a part of our field."""
     return bool(_FIELD.match(source if isinstance(source, bytes) else await first(source, 1000)))
 
 
@@ -103,7 +108,7 @@ def _digest(prefix: bytes, source: bytes | Path) -> str:
 
 
 def _behind(letter: Letter, prefix: bytes) -> Letter:
-    """The letter with these bytes before it: nothing is read again, and its places move."""
+    """The message with `prefix` before it. Nothing is parsed again; its offsets move."""
     more, facts = len(prefix), letter.facts
     structure = _moved(facts.structure, more)
     root = letter.root.content
@@ -121,7 +126,7 @@ def _behind(letter: Letter, prefix: bytes) -> Letter:
 
 
 def _moved(root: Part, more: int) -> Part:
-    """The tree with its places behind so many bytes; the header of the whole begins before."""
+    """The MIME tree with its offsets moved by `shift`; the header of the root still begins at 0."""
     done: dict[int, Part] = {}
     for part in reversed(list(mime.walk(root))):  # children before their parents
         done[id(part)] = replace(

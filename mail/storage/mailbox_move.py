@@ -1,4 +1,4 @@
-"""Moving stored messages between mailboxes, inside a transaction that holds the account."""
+"""Moves of stored messages between mailboxes, in a transaction that locks the user."""
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,14 @@ from models.messages.tables import Message
 from models.runtime.environment import Turn
 from models.store.columns import Picked, table_of
 
-COLUMNS = ("id", "mailbox_id", "uid", "size", "keywords", *SYSTEM_FLAGS)  # needed of each message
+COLUMNS = (
+    "id",
+    "mailbox_id",
+    "uid",
+    "size",
+    "keywords",
+    *SYSTEM_FLAGS,
+)  # that the rows of messages must have
 
 
 def relocate(
@@ -25,10 +32,11 @@ def relocate(
     homes: Mapping[int, Picked],
     changes: Mapping[str, Any],
 ) -> None:
-    """Move messages of one account to the mailboxes `homes`, by message id.
+    """Move messages of one user to the mailboxes that `mailboxes_by_message` names by message id.
 
-    The rows have COLUMNS, a mailbox has `id` and `retention`. `changes` are other columns of the
-    messages, flags among them, that change at the same time. Writes the journal and the counters.
+    The rows have COLUMNS, a mailbox has `id` and `retention`. `column_changes` are other
+    columns of the messages, such as flags, that change at the same time. Updates the journal
+    and the counters.
     """
     uids = _take_uids(turn, Counter(box.id for box in homes.values()))
     new_uids = {row.id: uids[homes[row.id].id].pop(0) for row in rows}
@@ -66,7 +74,7 @@ def relocate(
 
 
 def _flags_after(row: Picked, changes: Mapping[str, Any]) -> list[str]:
-    """The flags that a message has after these changes, as the journal names them."""
+    """The flags of a message after the changes, as the journal names them."""
     after = {name: changes.get(name, getattr(row, name)) for name in SYSTEM_FLAGS}
     system = {f"\\{name.capitalize()}" for name in SYSTEM_FLAGS}
     named = [f"\\{name.capitalize()}" for name in SYSTEM_FLAGS if after[name]]
@@ -74,7 +82,7 @@ def _flags_after(row: Picked, changes: Mapping[str, Any]) -> list[str]:
 
 
 def _take_uids(turn: Turn, wanted: Mapping[int, int]) -> dict[int, list[int]]:
-    """The next uids of these mailboxes, as many as are wanted of each."""
+    """Take the next UIDs of each mailbox."""
     found = {}
     for key, many in sorted(wanted.items()):
         taken = (
@@ -95,7 +103,7 @@ def _count(
     changes: Mapping[str, Any],
     last: int,
 ) -> None:
-    """Update the counters of the mailboxes that the messages left and came to."""
+    """Update the counters of the old and the new mailboxes."""
     counts: defaultdict[int, Counter[str]] = defaultdict(Counter)
     for row in rows:
         unseen = int(not changes.get("seen", row.seen))

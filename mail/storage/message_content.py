@@ -1,4 +1,4 @@
-"""Reading stored messages: exact bytes again, and the decoded content of their parts."""
+"""Readers of stored messages: their exact bytes, and the decoded content of their parts."""
 
 import asyncio
 import logging
@@ -42,10 +42,14 @@ from models.submission.tables import Submission
 
 log = logging.getLogger(__name__)
 
-AT_ONCE = 8  # large skeletons that are read from the store together
-LARGE = 8 * 1024  # bytes; from here on a thread works on them
+AT_ONCE = 8  # large layouts that are read from the store at the same time
+LARGE = 8 * 1024  # bytes; from this size on a thread works on them
 WHITE_MAX = 64 * 1024  # bytes of white space that may surround the content of a part
-CODED = ("base64", "quoted-printable", "x-uuencode")  # all other encodings are the content itself
+CODED = (
+    "base64",
+    "quoted-printable",
+    "x-uuencode",
+)  # with any other encoding the body is the content
 
 _ROOTS = select(*blob_reader.COLUMNS).where(col(Blob.id).in_(bindparam("ids", expanding=True)))
 ROOT = Prepared(select(*blob_reader.COLUMNS).where(col(Blob.id) == number("blob")))
@@ -53,7 +57,7 @@ _NO_PARTS = facts(b"").structure
 
 
 class Holding(NamedTuple):
-    """How the rows of a table find their pieces: one of `holder` by its `digest`, and its row."""
+    """The queries for a blob of an owner row by its `digest`, and for the owner row."""
 
     piece: Select[*tuple[Any, ...]]
     row: Select[*tuple[Any, ...]]
@@ -71,20 +75,20 @@ SUBMISSIONS = _holding(Submission.id, SubmissionBlob.submission_id, col(Submissi
 
 Read = Callable[[Select[*tuple[Any, ...]], Mapping[str, Any]], Awaitable[Sequence[Picked]]]
 Stream = AsyncGenerator[bytes]
-Found = TypeVar("Found")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """The decoded content of a part: how many bytes, and those from an offset to another."""
+    """The decoded content of a MIME part: its size, and its bytes between two offsets."""
 
     size: int
     stream: Callable[[int, int], Stream]
-    check: Callable[[int, int], Awaitable[None]]  # raises Corrupt if those bytes are damaged
+    check: Callable[[int, int], Awaitable[None]]  # raises CorruptBlob if those bytes are damaged
 
 
 class SharedResult:
-    """The result of one computation for all that wait for it; dropped with the last of them."""
+    """The result of one computation for all waiting callers; dropped with the last of them."""
 
     __slots__ = ("lock", "value", "waiting")
 
@@ -95,15 +99,16 @@ class SharedResult:
 
 
 def _charge_nobody(_count: int) -> None:
-    """Accept any number of bytes read."""
+    """Ignore the number of bytes read."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """A stored message: `row` has the columns that its reader asked for.
+    """A stored message. `row` has the columns that its reader selected.
 
-    A skeleton of more than 1 MiB is an Outline: its bytes are read when they are needed, within
-    the limit for all readers of the process. `charge` is called with each number of bytes read.
+    A layout of more than 1 MiB is a LazyMessageLayout: its bytes are read when they are needed,
+    within the memory limit for all readers of the process. `count_bytes_read` is called with
+    each number of bytes read.
     """
 
     row: Picked
@@ -111,14 +116,14 @@ class Stored:
     skeleton: Skeleton | Corrupt
     _store: Store
     _read: Read
-    shelf: Shelf = field(default_factory=partial(Shelf, 0))  # what was worked out before
+    shelf: Shelf = field(default_factory=partial(Shelf, 0))  # results of earlier calls
     _of: Holding = MESSAGES
     charge: Callable[[int], None] = _charge_nobody
     _shared: dict[Hashable, SharedResult] = field(default_factory=dict)
 
     @property
     def layout(self) -> Skeleton:
-        """The entries of the skeleton, perhaps without bytes. Corrupt if lost or damaged."""
+        """The layout, perhaps without bytes. Raises CorruptBlob if it is lost or damaged."""
         if isinstance(self.skeleton, Corrupt):
             raise Corrupt(str(self.skeleton)) from self.skeleton
         return self.skeleton
@@ -128,15 +133,15 @@ class Stored:
         """Bytes of the whole message."""
         return len(self.layout)
 
-    async def share(self, key: Hashable, make: Callable[[], Awaitable[Found]]) -> Found:
-        """Return what `make` returns; concurrent callers with this key share one result."""
+    async def share(self, key: Hashable, make: Callable[[], Awaitable[Result]]) -> Result:
+        """Return the result of `compute`; concurrent callers with this key share one result."""
         shared = self._shared.setdefault(key, SharedResult())
         shared.waiting += 1
         try:
             async with shared.lock:
                 if shared.value is None:
                     shared.value = (await make(),)
-                found: Found = shared.value[0]
+                found: Result = shared.value[0]
                 return found
         finally:
             shared.waiting -= 1
@@ -144,10 +149,14 @@ class Stored:
                 self._shared.pop(key, None)
 
     async def fetch(self, digest: str) -> bytes:
-        """The content of a piece of this message, verified."""
+        """Read and verify the content of a blob of this message."""
         return await blob_reader.read(self._store, await self._piece(digest))
 
     async def _piece(self, digest: str) -> Picked:
+        """Find the row of a blob.
+
+        Raises CorruptBlob without it, and NotFound if the message is deleted.
+        """
         for row in await self._read(self._of.piece, {"holder": self.row.id, "digest": digest}):
             return row
         if await self._read(self._of.row, {"holder": self.row.id}):
@@ -157,8 +166,8 @@ class Stored:
     async def whole(self, start: int = 0, end: int | None = None) -> Stream:
         """Yield the exact bytes of the message from `start` to `end`, at most 256 KiB at once.
 
-        However large the pieces in the range, few bytes of them are held. See `pieces.stream`
-        for what is verified.
+        However large the blobs in the range, few bytes of them are in memory. See
+        `blob_reader.stream_content` for the verification.
         """
         end = self.size if end is None else min(end, self.size)
         self.charge(max(0, end - start))
@@ -184,7 +193,7 @@ class Stored:
                 await literals.close()
 
     async def check(self, start: int = 0, end: int | None = None) -> None:
-        """Raise Corrupt if a piece between two offsets of the message is lost or damaged."""
+        """Raise CorruptBlob if a blob between two offsets of the message is lost or damaged."""
         layout = self.layout
         entries = list(layout.entries(start, self.size if end is None else min(end, self.size)))
         if isinstance(layout, Outline) and any(isinstance(one, Literal) for one in entries):
@@ -211,7 +220,7 @@ class Stored:
                 yield chunk
 
     async def _encoded(self, gap: Gap, piece: Picked, start: int, end: int) -> Stream:
-        """The base64 text of a piece, from offset `start` of the text to `end`."""
+        """Yield the base64 text of a blob, from offset `start` of the text to `end`."""
         lines = Lines(gap)
         at, until = lines.quad_before(start), lines.quad_after(end)
         content = blob_reader.stream(
@@ -230,11 +239,11 @@ class Stored:
                     max(0, start - lines.offset(at)) : end - lines.offset(at)
                 ]
 
-    async def examine(self, work: Callable[[Source], Found], *, apart: bool = False) -> Found:
-        """What `work` finds in the message; in a thread where there is much to do.
+    async def examine(self, work: Callable[[Source], Result], *, apart: bool = False) -> Result:
+        """Return the result of `function`, which reads the raw message without its blobs.
 
-        That is where there is much to go through, or it is said to be done `apart`. Cut parts
-        are put back only if it wants to look into one.
+        A large layout is examined in a thread, also if `in_thread` is true. If the function
+        needs bytes of a blob, it runs again on the whole message.
         """
         layout = self.layout
         held = self.size - sum(hole.end - hole.start for hole in layout.holes)
@@ -254,10 +263,10 @@ class Stored:
                 return await asyncio.to_thread(work, Whole(raw))
 
     async def opened(self, part: Part) -> Content:
-        """The decoded content of a part, also when it was cut out, to be read bit by bit.
+        """The decoded content of a part, to be read in chunks.
 
-        Memory is taken for what cannot be decoded bit by bit: all but base64 in proper lines
-        and what is not encoded at all.
+        Base64 in regular lines and content without an encoding are read in chunks; other
+        content is decoded in memory.
         """
         if part.encoding not in CODED:
             begin, last = part.body_start, part.body_end
@@ -274,7 +283,7 @@ class Stored:
         return _at_hand(await asyncio.to_thread(decoded, body, part.encoding))
 
     async def _cut_out(self, part: Part) -> Gap | None:
-        """The hole that is all of this part's body, white space around it apart."""
+        """The blob span that is the whole body of the part, apart from white space around it."""
         found: Gap | None = None
         for entry in self.layout.entries(part.body_start, part.body_end):
             first, last = max(part.body_start, entry.start), min(part.body_end, entry.end)
@@ -312,7 +321,7 @@ class Stored:
         return check
 
     async def content(self, part: Part) -> bytes:
-        """The decoded content of a part, also when it was cut out."""
+        """Read the decoded content of a part."""
         return await gathered(self.stream_content(part))
 
     async def stream_content(self, part: Part, start: int = 0, end: int | None = None) -> Stream:
@@ -325,16 +334,17 @@ class Stored:
 
 
 async def examine_each(
-    many: Sequence[Stored], work: Callable[[int, Source | None], Found]
-) -> list[Found]:
-    """Return what `work` finds in each message, by its index; its source is None if damaged.
+    many: Sequence[Stored], work: Callable[[int, Source | None], Result]
+) -> list[Result]:
+    """Return the result of `function` for each message; it gets the index and the source.
 
-    Messages whose bytes are in memory are examined together in one thread, others one by one.
+    The source is None if the message is damaged. Messages in memory are examined together in
+    one thread, others one by one.
     """
     outlines = [nth for nth, one in enumerate(many) if isinstance(one.skeleton, Outline)]
     held = [nth for nth, one in enumerate(many) if not isinstance(one.skeleton, Outline)]
 
-    def examine_held() -> dict[int, Found]:
+    def examine_held() -> dict[int, Result]:
         return {nth: work(nth, _source_or_none(many[nth])) for nth in held}
 
     found = await asyncio.to_thread(examine_held) if held else {}
@@ -358,10 +368,11 @@ async def sources(
     *,
     charge: Callable[[int], None] = _charge_nobody,
 ) -> list[Stored]:
-    """The messages of these rows, which have id, blob_id and structure; one statement.
+    """Open the stored messages of rows with id, blob_id and structure, with one statement.
 
-    `of` says of which table they are. `read` is that of an operation, which sees what its unit
-    has written. Damage to one message is logged, and raised as Corrupt where it is looked into.
+    `queries` are those of the table of the rows. `read_rows` reads through a transaction, which
+    sees its own changes. Damage to one message is logged, and raised as CorruptBlob when it is
+    read.
     """
     found = await read_sources(world, rows, read, of, charge=charge)
     for one in found:
@@ -377,9 +388,9 @@ async def read_sources(
     *,
     charge: Callable[[int], None] = _charge_nobody,
 ) -> list[Stored]:
-    """The messages of these rows, as `sources` returns them, without a line in the log.
+    """Open stored messages as `open_messages`, but without a log record of damage.
 
-    It is for callers whose Corrupt is logged where it is handled.
+    It is for callers that log CorruptBlob themselves.
     """
     read = read or world.database.read
     opened = await skeletons(world, await roots(rows, read))
@@ -403,7 +414,7 @@ class _Named(NamedTuple):
 
 
 async def submitted(world: World, submission_id: int, blob_id: int) -> Stored:
-    """A message in the queue, whose parts nobody asks for. Corrupt comes where it is read."""
+    """Open a message of the queue, without its MIME tree. Raises CorruptBlob when it is read."""
     row: Any = _Named(submission_id, blob_id)
     opened = await skeletons(world, await world.database.find(ROOT, {"blob": blob_id}))
     skeleton = skeleton_of(row, opened)
@@ -411,13 +422,13 @@ async def submitted(world: World, submission_id: int, blob_id: int) -> Stored:
 
 
 async def roots(rows: Sequence[Picked], read: Read) -> Sequence[Picked]:
-    """What is stored of the skeletons of these rows, in no order; one statement."""
+    """Read the rows of the layout blobs of messages, in no order, with one statement."""
     ids = list({row.blob_id for row in rows})
     return await read(_ROOTS, {"ids": ids}) if ids else []
 
 
 async def skeletons(world: World, blobs: Sequence[Picked]) -> dict[int, Skeleton | Corrupt]:
-    """The skeletons that these hold, by their keys; the damage of those that are damaged."""
+    """Open the layouts in these blobs, by blob id; the error instead of a damaged layout."""
     turn = asyncio.Semaphore(AT_ONCE)
     if len(blobs) == 1:
         return {blobs[0].id: await _skeleton(world.blobs, blobs[0], turn)}
@@ -432,25 +443,25 @@ def _log_damage(message: Stored) -> None:
 
 
 def skeleton_of(row: Picked, opened: Mapping[int, Skeleton | Corrupt]) -> Skeleton | Corrupt:
-    """The skeleton of a row."""
+    """The layout of a row, or the error if it is lost or damaged."""
     found = opened.get(row.blob_id)
     return Corrupt(f"The skeleton {row.blob_id} has no row") if found is None else found
 
 
 async def read_tree(row: Picked) -> Part:
-    """The MIME tree of a row; a large one is read in a thread."""
+    """Parse the MIME tree of a row; a large one in a thread."""
     if is_large_tree(row):
         return await asyncio.to_thread(tree_of, row)
     return tree_of(row)
 
 
 def is_large_tree(row: Picked) -> bool:
-    """True if the MIME tree of a row must be read in a thread."""
+    """True if the MIME tree of a row must be parsed in a thread."""
     return len(row.structure) >= LARGE
 
 
 def tree_of(row: Picked) -> Part:
-    """The MIME tree of a row."""
+    """Parse the MIME tree of a row."""
     return part_of(orjson.loads(row.structure))
 
 
@@ -465,13 +476,13 @@ async def _skeleton(store: Store, blob: Picked, turn: asyncio.Semaphore) -> Skel
 
 
 async def gathered(stream: Stream) -> bytes:
-    """All that a stream yields."""
+    """All bytes of a stream."""
     async with aclosing(stream):
         return b"".join([chunk async for chunk in stream])
 
 
 async def _quads(content: Stream) -> Stream:
-    """The same bytes, three by three; only the last are fewer."""
+    """Yield the same bytes in multiples of three; only the last chunk can have another size."""
     rest = b""
     async with aclosing(content):
         async for chunk in content:

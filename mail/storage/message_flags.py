@@ -17,17 +17,20 @@ _FLAGS = {"\\seen": "seen", "\\flagged": "flagged", "\\answered": "answered"}
 
 
 def flags(row: Any) -> list[str]:
-    """The flags and keywords of a row or of its columns by name, as IMAP names them."""
+    """Return the IMAP flags and keywords of a row, or of a mapping by column."""
     return named_flags(*(_BY_NAME if isinstance(row, dict) else _OF_ROW)(row))
 
 
 def named_flags(*marks: Any) -> list[str]:
-    """The flags that are set of SYSTEM_FLAGS, in their order, and the keywords behind them."""
+    """Return the IMAP names of the set flags in the order of SYSTEM_FLAGS, then the keywords."""
     return [*FLAGS_OF[marks[:-1]], *marks[-1]]
 
 
 def flags_of(flags: Sequence[str]) -> dict[str, Any]:
-    r"""Flags as a place has them: no message that came is a draft, or deleted, by a script."""
+    r"""Return IMAP flags as message columns.
+
+    `\Draft` and `\Deleted` are ignored: a script can't set them on a received message.
+    """
     found = {_FLAGS[low]: True for flag in flags if (low := flag.lower()) in _FLAGS}
     words = [flag for flag in flags if not flag.startswith("\\")]
     return {**found, "keywords": words[:KEYWORDS]}

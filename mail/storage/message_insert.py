@@ -1,4 +1,4 @@
-"""Storing messages in folders: inside a unit of work, which is the caller's."""
+"""Insertion of messages into mailboxes, inside the transaction of the caller."""
 
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
@@ -33,21 +33,21 @@ from models.users.tables import User
 
 
 class Way(StrEnum):
-    """How a message comes to an account, and so what it counts against."""
+    """The way a message comes to a user, which decides the limits it counts against."""
 
-    PUT_IN = "PUT_IN"  # by the account: the quota
-    RECEIVED = "RECEIVED"  # from outside: the quota, and what may come in an hour
+    PUT_IN = "PUT_IN"  # by the user: the quota
+    RECEIVED = "RECEIVED"  # from outside: the quota, and the messages of an hour
     FETCHED = (
         "FETCHED"  # by a connector, as new mail: counted as RECEIVED, but never refused for it
     )
-    AGAIN = "AGAIN"  # the same, in another folder as well: the quota
-    RELEASED = "RELEASED"  # from outside, and was held: what may come in an hour was counted then
-    NOTICE = "NOTICE"  # by us, about the quota: it goes in beyond it, and leads to no other
+    AGAIN = "AGAIN"  # a copy in another mailbox: the quota
+    RELEASED = "RELEASED"  # from quarantine: its hour was counted before
+    NOTICE = "NOTICE"  # a notice about the quota: never refused, and causes no other notice
 
 
 ARRIVING = frozenset({Way.RECEIVED, Way.FETCHED, Way.AGAIN, Way.RELEASED})
-COUNTED = frozenset({Way.RECEIVED, Way.FETCHED})  # among the messages of an hour
-HOUR = timedelta(hours=1)  # in which messages that come are counted
+COUNTED = frozenset({Way.RECEIVED, Way.FETCHED})
+HOUR = timedelta(hours=1)  # for the limit of received messages
 _RUNNING = col(User.received_until) > bindparam("now", type_=Instant)
 _NOTICE = (
     update(User)
@@ -56,14 +56,14 @@ _NOTICE = (
     .returning(col(User.used), ALLOWED.label("allowed"))
 )
 _PUT_IN = _NOTICE.where((ALLOWED == 0) | (col(User.used) + number("bytes") <= ALLOWED))
-COMING: dict[str, Any] = {  # so `many` messages more; `until` is when an hour ends that began now
+COMING: dict[str, Any] = {  # adds `many` messages; `until` is the end of an hour that begins now
     "received": case((_RUNNING, User.received + number("many")), else_=number("many")),
     "received_until": case(
         (_RUNNING, col(User.received_until)), else_=bindparam("until", type_=Instant)
     ),
 }
 _RECEIVED_LIMIT = func.coalesce(col(User.received_max), number("hourly"))
-# Checked by the UPDATE that counts, so that deliveries at once can't pass the limit together.
+# The UPDATE that counts also checks, so that concurrent deliveries can't pass the limit together.
 MAY_COME = or_(
     _RECEIVED_LIMIT == 0,
     col(User.received_until).is_(None),
@@ -71,7 +71,7 @@ MAY_COME = or_(
     col(User.received) < _RECEIVED_LIMIT,
 )
 CAME = col(User.received), col(User.received_max), col(User.received_until)
-# What came from outside is counted by the same statement: a row of its own costs another.
+# The same statement counts received messages: a separate row would need another statement.
 _FETCHED = _PUT_IN.values(**COMING).returning(*CAME)
 _TAKE = {
     Way.PUT_IN: Prepared(_PUT_IN),
@@ -102,24 +102,24 @@ _PUT = Prepared(insert(Message).inline())
 
 @dataclass(frozen=True, slots=True)
 class Letter(Parted):
-    """A message as it came, read once for all its recipients."""
+    """A parsed message, ready to be stored for all its recipients."""
 
-    verification: dict[str, Any] | None = None  # what the server that took it in found out
-    scan: Scan | None = None  # what scanners of ours found
+    verification: dict[str, Any] | None = None  # results of SPF, DKIM, DMARC and ARC
+    scan: Scan | None = None  # results of the scanners
     keeping: dict[int, asyncio.Future[Kept]] = field(default_factory=dict)  # by tenant
-    # likewise, and one for all letters that differ by what stands before them only
+    # by tenant, shared by all messages that differ only in their first header fields
     cut: dict[int, asyncio.Future[Pieces]] = field(default_factory=dict)
-    came: str | None = None  # the digest of what came, where we have changed that
-    ours: bool = False  # written here: where it is sent on, keys of its author's domain sign it
+    came: str | None = None  # the digest before a change by the delivery
+    ours: bool = False  # such a message is signed by the domain of its author
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a message goes, and how it lies there."""
+    """The mailbox, flags and other values that a message is stored with."""
 
     user_id: int
     mailbox_id: int
-    at: datetime  # of its arrival
+    at: datetime
     seen: bool = False
     flagged: bool = False
     answered: bool = False
@@ -128,22 +128,24 @@ class Place:
     envelope_from: str | None = None
     envelope_to: Sequence[str] = ()
     meta_data: dict[str, Any] | None = None
-    reference: tuple[int, str] | None = None  # the message it answers or forwards, and which
+    reference: tuple[int, str] | None = (
+        None  # the id of the message it answers or forwards, and the action
+    )
     origin: str | None = None
-    receipt: str | None = None  # the digest by which a repeat of the delivery is known
-    filters: Sequence[int] = ()  # that acted on it
-    path: str | None = None  # goes before `mailbox_id`: a folder that is made if it is not there
+    receipt: str | None = None  # identifies a repeated delivery
+    filters: Sequence[int] = ()  # the filters that matched
+    path: str | None = None  # overrides `mailbox_id`; created if it does not exist
 
 
 @dataclass(frozen=True, slots=True)
 class Placed:
-    """A message that is stored."""
+    """The ids of a message that was stored."""
 
     message_id: int
     uid: int
     modseq: int
     root_blob_id: int
-    blob_ids: Sequence[int]  # the root among them
+    blob_ids: Sequence[int]  # including the layout
 
 
 Item = tuple[Letter, Kept, Place]
@@ -151,7 +153,7 @@ Item = tuple[Letter, Kept, Place]
 
 @dataclass(frozen=True, slots=True)
 class _Going:
-    """A message that goes in, and what was found out about it."""
+    """A message that is about to be inserted, with its thread."""
 
     key: int
     letter: Letter
@@ -163,26 +165,27 @@ class _Going:
 
 @prepared
 def noted(dialect: str) -> Any:
-    """To send: a receipt, by its `digest`, of a `message_id` and `at` a time."""
+    """The statement that stores a delivery receipt with `digest`, `message_id` and `at`."""
     new = insert_or(dialect, Receipt)
     values = {"message_id": new.excluded.message_id, "at": new.excluded.at}
     return new.on_conflict_do_update(index_elements=["digest"], set_=values).inline()
 
 
 def place(turn: Turn, letter: Letter, kept: Kept, to: Place, *, way: Way = Way.PUT_IN) -> Placed:
-    """Store a message inside the caller's unit: quota, folder, rows and journal at once.
+    """Insert a message: quota, mailbox counters, rows and journal.
 
-    Raises OverQuota, TooMany, NotFound, Gone.
+    Raises OverQuota, TooMany if the user has received the limit of the hour, NotFound if user
+    or mailbox is gone, and BlobRowDeleted.
     """
     (placed,) = place_many(turn, [(letter, kept, to)], way=way)
     return placed
 
 
 def place_many(turn: Turn, items: Sequence[Item], *, way: Way = Way.PUT_IN) -> list[Placed]:
-    """Store messages of one account, by as few statements for many as for one; as `place`.
+    """Insert messages of one user, with as few statements for many as for one.
 
-    One UPDATE both checks and takes the quota, so two deliveries at once cannot both squeeze
-    into the last free bytes; it says too whether a limit is reached. All are stored, or none.
+    One UPDATE checks and takes the quota, so that two concurrent deliveries can't both use the
+    last free bytes. All messages are inserted or none. Raises as `insert_message`.
     """
     user_id, size = items[0][2].user_id, sum(letter.size for letter, _, _ in items)
     use = take_quota(turn, user_id, size, many=len(items), way=way)
@@ -194,11 +197,11 @@ def place_many(turn: Turn, items: Sequence[Item], *, way: Way = Way.PUT_IN) -> l
 
 
 def _placed(turn: Turn, user_id: int, items: Sequence[Item], way: Way) -> list[Placed]:
-    """Store messages for which there is room."""
+    """Insert messages after their size was counted in the quota."""
     last = turn.stands(user_id)
     asked = [(one.facts.thread_keys, storable(one.facts.subject)) for one, _, _ in items]
     led = thread_assignment.found(turn, user_id, asked)
-    if led is None:  # each is to find what those before it have joined
+    if led is None:  # each message must find the threads that the one before has merged
         return [one for item in items for one in _placed(turn, user_id, [item], way)]
     going = [_going(turn, item, one, way) for item, one in zip(items, led, strict=True)]
     blobs = blob_ids(turn, *(kept for _, kept, _ in items))
@@ -225,14 +228,14 @@ def _placed(turn: Turn, user_id: int, items: Sequence[Item], way: Way) -> list[P
 
 
 def _going(turn: Turn, item: Item, led: Led, way: Way) -> _Going:
-    """What is muted comes in as seen."""
+    """The values of one insert. A received message of a muted thread is seen."""
     letter, kept, to = item
     seen = to.seen or (led.muted and way in ARRIVING)
     return _Going(turn.world.key(), letter, kept, to, led, seen)
 
 
 def _by_folder(going: Sequence[_Going]) -> Iterable[list[_Going]]:
-    """Those of one folder, and of one cause, together: what the journal has one entry for."""
+    """Group the messages of one mailbox and origin, which share one journal entry."""
     found: dict[tuple[int, str | None], list[_Going]] = {}
     for one in going:
         found.setdefault((one.to.mailbox_id, one.to.origin), []).append(one)
@@ -240,7 +243,7 @@ def _by_folder(going: Sequence[_Going]) -> Iterable[list[_Going]]:
 
 
 def _row(turn: Turn, one: _Going, placed: Placed, folder: Picked) -> dict[str, Any]:
-    """What is stored of a message, by column."""
+    """The values of the row of a message, by column."""
     now, to, letter = turn.world.now(), one.to, one.letter
     return {
         **columns(letter),
@@ -253,7 +256,7 @@ def _row(turn: Turn, one: _Going, placed: Placed, folder: Picked) -> dict[str, A
         "blob_id": placed.root_blob_id,
         "received_at": to.at,
         "listed_at": to.at,
-        "saved_at": now,  # old mail may be put in today
+        "saved_at": now,  # an old message can be added today
         "expires": now + timedelta(seconds=folder.retention) if folder.retention else None,
         "seen": one.seen,
         "flagged": to.flagged,
@@ -271,7 +274,7 @@ def _row(turn: Turn, one: _Going, placed: Placed, folder: Picked) -> dict[str, A
 
 
 def _entry(rows: Sequence[dict[str, Any]], to: Place, way: Way) -> Entry:
-    """What the journal says of messages that came into one folder."""
+    """The journal entry of messages that were added to one mailbox."""
     facts = {
         "mailbox": to.mailbox_id,
         "uid": [row["uid"] for row in rows],
@@ -287,7 +290,7 @@ def _referring(going: Sequence[_Going], placed: Mapping[int, Placed]) -> list[Se
 
 
 def _receipts(turn: Turn, going: Sequence[_Going]) -> list[Sent]:
-    """What lets repeats be known."""
+    """The statements that store the delivery receipts."""
     new, now = noted(turn.connection.dialect.name), turn.world.now()
     return [
         (new, {"digest": one.to.receipt, "message_id": one.key, "at": now})
@@ -303,16 +306,19 @@ def _audit(turn: Turn, user_id: int, going: Sequence[_Going], way: Way) -> None:
 
 
 def _uids(turn: Turn, going: Sequence[_Going], last: int) -> Picked:
-    """Count messages in their folder; as `take_uids`."""
+    """Count the messages in their mailbox and take their UIDs; see `take_uids`."""
     to, unseen = going[0].to, sum(not one.seen for one in going)
     size = sum(one.letter.size for one in going)
     return take_uids(turn, to, last, many=len(going), unseen=unseen, size=size)
 
 
-def take_uids(  # noqa: PLR0913 - what a folder counts
+def take_uids(  # noqa: PLR0913 - the counters of a mailbox
     turn: Turn, to: Place, last: int, *, many: int = 1, unseen: int, size: int
 ) -> Picked:
-    """Count so many messages in a folder: `uid_next` is the one behind theirs. NotFound."""
+    """Count messages in a mailbox and take as many UIDs.
+
+    The returned `uid_next` is one above the last of them. Raises NotFound.
+    """
     taken = turn.fetched(
         _TAKE_UIDS,
         box=to.mailbox_id,
@@ -330,7 +336,7 @@ def take_uids(  # noqa: PLR0913 - what a folder counts
 
 
 def referring(to: Place) -> dict[str, Any]:
-    """What a message refers to, by column."""
+    """The values of the columns for the message that is answered or forwarded."""
     key, action = to.reference or (None, None)
     return {"reference_id": key, "reference_action": action}
 
@@ -344,9 +350,9 @@ def _road(to: Place, way: Way) -> AuditRoad:
 def take_quota(
     turn: Turn, user_id: int, size: int, *, many: int = 1, way: Way = Way.PUT_IN
 ) -> Picked:
-    """Count the bytes of so many messages as used; return `used` after that, and `allowed`.
+    """Count the bytes of messages as used; return the new `used`, and `allowed`.
 
-    Raises OverQuota, TooMany if the account has received its limit of the hour, NotFound.
+    Raises OverQuota, TooMany if the user has received the limit of the hour, and NotFound.
     """
     platform = turn.world.options.default_quota
     given: dict[str, Any] = {"user": user_id, "platform": platform, "bytes": size, "many": many}
@@ -364,7 +370,7 @@ def take_quota(
 
 
 def over_quota(turn: Turn, user_id: int) -> Refused:
-    """Why bytes were not taken: the account has no room for them, or is gone."""
+    """The reason why the quota was not taken: OverQuota, or NotFound if the user is gone."""
     given = {"user": user_id, "platform": turn.world.options.default_quota}
     row = turn.connection.execute(QUOTA, given).first()
     if row is None:
@@ -373,7 +379,7 @@ def over_quota(turn: Turn, user_id: int) -> Refused:
 
 
 def columns(letter: Letter) -> dict[str, Any]:
-    """What a list shows of a message, by column; what depends on its place is not among it."""
+    """The values of the columns that depend only on the content of a message."""
     facts = letter.facts
     named = facts.from_[:1]
     sender = named[0] if named else None

@@ -1,8 +1,8 @@
-"""The steps that messages take, gathered and written behind the deliveries.
+"""The delivery trace: the steps of messages, collected and written after the deliveries.
 
-A delivery takes no longer for it: its steps wait in memory for a second, and all that wait are
-written at once. What is lost where the process ends, or the store does not take them, is a second's
-steps; so is what does not fit into memory. Both are counted.
+Steps wait in memory for a second and are written together, so that a delivery doesn't wait for
+them. The steps of a second are lost if the process ends or the database fails, and steps that
+exceed MAX_WAITING. Both are counted.
 """
 
 import asyncio
@@ -37,6 +37,8 @@ LOST = metrics.counter("merganser_trace_lost", "Steps of messages that could not
 
 @dataclass
 class _Waiting:
+    """The steps that wait to be written, with the timer and tasks that write them."""
+
     rows: list[dict[str, Any]] = field(default_factory=list)
     timer: asyncio.TimerHandle | None = None
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
@@ -44,13 +46,13 @@ class _Waiting:
 
 @lru_cache(maxsize=4)
 def _waiting(_database: Database) -> _Waiting:
-    """What waits to be written into this store."""
+    """The steps that wait to be written into this database."""
     return _Waiting()
 
 
 @dataclass
 class Way:
-    """The steps of a message that came in."""
+    """A recorder of the delivery trace of one received message."""
 
     queue_id: str = ""
     sender: str = ""  # of the envelope
@@ -66,7 +68,7 @@ class Way:
         component: LogComponent = LogComponent.MTA,
         stored_message_id: int | None = None,
     ) -> None:
-        """Take down a step for a recipient: the address, and the domain that may see it."""
+        """Record a step for a recipient: its address, and the id of the domain that can read it."""
         address, domain_id = to
         self.steps.append(
             {
@@ -83,16 +85,17 @@ class Way:
         )
 
     def write(self, world: World, letter: Letter) -> None:
-        """Have the steps written, behind us."""
+        """Write the recorded steps in the background."""
         _note(world, self._taken(letter))
 
     def put(self, turn: Turn, letter: Letter) -> None:
-        """Write the steps now, in a unit that is about nothing that waits."""
+        """Write the recorded steps now, in a transaction that nothing else waits for."""
         rows = self._taken(letter)
         if turn.world.options.trace_for and rows:
             turn.connection.execute(insert(table_of(MessageStep)), rows)
 
     def _taken(self, letter: Letter) -> list[dict[str, Any]]:
+        """Remove the recorded steps and return their rows."""
         known = {"queue_id": self.queue_id, "message_id": cut(letter.facts.message_id)}
         known |= _sender_columns(self.sender)
         steps, self.steps = self.steps, []
@@ -108,12 +111,12 @@ class Way:
 
 
 def new_id(world: World) -> str:
-    """The queue id of a message that comes in."""
+    """A new queue id for a received message."""
     return world.random(10).hex()
 
 
 def cut(text: str | None) -> str | None:
-    """A text as it is stored, and looked for."""
+    """The stored and searched form of a text, shortened to MAX_TEXT_LENGTH."""
     made: str | None = storable(text[:LONGEST]) if text else None
     return made
 
@@ -140,16 +143,16 @@ def _recipient_columns(address: str) -> dict[str, str | None]:
 
 
 def _domain(key: str | None) -> str | None:
-    """The domain of an address in normal form; None if it has none."""
+    """The domain of a normalized address; None if it has none."""
     return key.rpartition("@")[2] or None if key else None
 
 
 def steps_of_submission(
     world: World, submission: Mapping[str, Any], recipients: Iterable[str]
 ) -> list[Sent]:
-    """Inserts of one step for each recipient of a submission, for the unit that queues it.
+    """The inserts of one step for each recipient, for the transaction that queues a submission.
 
-    `messageTrace` reads the submission itself, and only finds it by these steps.
+    `messageTrace` reads the submission itself and only finds it by these steps.
     """
     if not world.options.trace_for:
         return []
@@ -200,13 +203,15 @@ async def _write(world: World, waiting: _Waiting) -> None:
 
     try:
         await world.apply(unit)
-    except Exception:  # the edge of a task: the mail is safe, and more steps come
+    except (
+        Exception
+    ):  # outermost code of a task: the message is stored, and later steps must be written
         LOST.add(by=len(rows))
         log.exception("steps of messages are lost", extra={"rows": len(rows)})
 
 
 async def settle(world: World) -> None:
-    """Write what waits: before it is read here, and before the store is closed."""
+    """Write all waiting steps: before they are read here, and before the database is closed."""
     waiting = _waiting(world.database)
     if waiting.timer is not None:
         waiting.timer.cancel()

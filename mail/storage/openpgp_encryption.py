@@ -1,6 +1,6 @@
-"""Encrypting what arrives to the OpenPGP key of its account (RFC 3156).
+"""Encryption of received messages to the OpenPGP key of the user (RFC 3156).
 
-It fails closed: what cannot be encrypted is not stored.
+A message that can't be encrypted is not stored.
 """
 
 import asyncio
@@ -27,9 +27,9 @@ _VERSION = re.compile(rb"mime-version[ \t]*:", re.IGNORECASE)
 async def put_in(
     world: World, source: bytes | Path, letter: Letter, account: Picked, box: Picked
 ) -> Letter:
-    """The letter, no draft, as it is to be stored in this folder of an account.
+    """Encrypt a message, which is no draft, if the user or the mailbox requires it.
 
-    Unavailable where it cannot be encrypted, and account or folder ask for it.
+    Raises Unavailable if it can't be encrypted.
     """
     if not (account.encrypt_messages or box.encrypt_messages):
         return letter
@@ -39,10 +39,10 @@ async def put_in(
 async def encrypted(
     world: World, source: bytes | Path, letter: Letter, to: tuple[int, str]
 ) -> Letter:
-    """The letter, encrypted to an account: its key in the store, and that of OpenPGP, armoured.
+    """Encrypt a message to a user; `user_key` is the user id and the armoured OpenPGP key.
 
-    One that is encrypted already, by PGP/MIME or S/MIME, stays as it is. Unavailable where
-    nothing can be encrypted to the key.
+    A message that is already encrypted with PGP/MIME or S/MIME is returned unchanged. Raises
+    Unavailable if the key can't be used.
     """
     bytes_ = await sealed(world, source, letter, to)
     if bytes_ is None:
@@ -55,7 +55,7 @@ async def encrypted(
 async def sealed(
     world: World, source: bytes | Path, letter: Letter, to: tuple[int, str]
 ) -> bytes | None:
-    """The message as `encrypted` has it; None where it stays as it is. Unavailable likewise."""
+    """The bytes of `encrypt_message`; None if the message stays unchanged. Raises Unavailable."""
     if letter.facts.encrypted:
         return None
     user_id, key = to
@@ -71,7 +71,7 @@ async def sealed(
 
 
 async def to_all(world: World, raw: bytes, keys: Sequence[str]) -> bytes:
-    """The message, encrypted to all of these keys. Unavailable where it cannot be to one."""
+    """Encrypt a message to all of these keys. Raises Unavailable if one of them can't be used."""
 
     def work() -> bytes | None:
         outer, inner = _divided(raw, mime.facts(raw).structure.body_start)
@@ -85,6 +85,7 @@ async def to_all(world: World, raw: bytes, keys: Sequence[str]) -> bytes:
 
 
 def _sealed(world: World, source: bytes | Path, letter: Letter, key: str) -> bytes | None:
+    """Encrypt a message; None if the key can't be used."""
     raw = source if isinstance(source, bytes) else source.read_bytes()
     outer, inner = _divided(raw, letter.facts.structure.body_start)
     armored = _armored(world, inner, key)
@@ -92,7 +93,7 @@ def _sealed(world: World, source: bytes | Path, letter: Letter, key: str) -> byt
 
 
 def _divided(raw: bytes, body_start: int) -> tuple[bytes, bytes]:
-    """What stays readable, and the part that is encrypted: the body and what describes it."""
+    """The header that stays readable, and the part to encrypt: the body with its Content fields."""
     outer, inner = [], []
     for field in _fields(raw[:body_start]):
         if _OF_BODY.match(field):
@@ -103,7 +104,7 @@ def _divided(raw: bytes, body_start: int) -> tuple[bytes, bytes]:
 
 
 def _fields(head: bytes) -> Iterator[bytes]:
-    """The fields of a header with their folds, each line with its end; what is none, too."""
+    """Yield the fields of a header with their folded lines; a line without a name counts as one."""
     field = list[bytes]()
     for line in filter(None, head.splitlines()):
         if field and not line.startswith((b" ", b"\t")):
@@ -114,7 +115,7 @@ def _fields(head: bytes) -> Iterator[bytes]:
 
 
 def _armored(world: World, content: bytes, *keys: str) -> bytes | None:
-    """The content encrypted to the keys, in lines; None where that cannot be."""
+    """The armoured encryption of the content; None if a key is revoked, expired or unusable."""
     import pysequoia  # noqa: PLC0415 - few need it, and all wait for the start
 
     try:
@@ -123,7 +124,7 @@ def _armored(world: World, content: bytes, *keys: str) -> bytes | None:
             if cert.is_revoked or (cert.expiration and cert.expiration <= world.now()):
                 return None
         armored: bytes | None = pysequoia.encrypt(content, recipients=certs)
-    except (RuntimeError, ValueError):  # what they say may tell of the content
+    except (RuntimeError, ValueError):  # their text can contain parts of the content
         armored = _armored_to_short(world, content, *keys)
     if armored is None:
         return None
@@ -131,7 +132,7 @@ def _armored(world: World, content: bytes, *keys: str) -> bytes | None:
 
 
 def _armored_to_short(world: World, content: bytes, *keys: str) -> bytes | None:
-    """The content encrypted to the one key, which is too short for Sequoia's policy.
+    """The content encrypted to a single RSA key that is too short for Sequoia's policy.
 
     None if there are several keys, or if the key can't be used at all.
     """
@@ -143,7 +144,7 @@ def _armored_to_short(world: World, content: bytes, *keys: str) -> bytes | None:
 
 
 def _wrapped(outer: bytes, armored: bytes, mark: str) -> bytes:
-    """A message of two parts, as RFC 3156, section 4 has them."""
+    """The PGP/MIME message of two parts (RFC 3156, section 4)."""
     boundary = f"=_{mark}"
     lines = [
         "MIME-Version: 1.0",

@@ -30,12 +30,12 @@ HASHES: dict[int, type[hashes.HashAlgorithm]] = {
     11: hashes.SHA224,
 }
 VERSION = 4  # of keys and signatures
-SHORTEST = 10  # bytes of a key or signature, less than any has
+SHORTEST = 10  # bytes; less than any key or signature has
 
 
 @dataclass(frozen=True, slots=True)
 class ShortKey:
-    """A key that can encrypt, of a certificate that is neither revoked nor expired."""
+    """An RSA encryption key of a certificate that is neither revoked nor expired."""
 
     public: RSAPublicKey
     key_id: bytes
@@ -50,9 +50,10 @@ class ShortKey:
 
 
 def read(armored: str, now: datetime) -> ShortKey | None:
-    """The key of a certificate to encrypt to; None if it has none of RSA with 1,024 bits or more.
+    """The RSA encryption key of a certificate; None if it has none with 1,024 bits or more.
 
-    Raises ValueError or RuntimeError if the certificate can't be parsed.
+    None also for a revoked or expired certificate. Raises ValueError or RuntimeError if the
+    certificate can't be parsed.
     """
     from pysequoia.packet import (  # noqa: PLC0415 - few need it, and all wait for the start
         PacketPile,
@@ -90,7 +91,7 @@ def read(armored: str, now: datetime) -> ShortKey | None:
 
 
 def encrypt(content: bytes, key: ShortKey) -> bytes:
-    """The content encrypted to the key: an armoured OpenPGP message."""
+    """Encrypt the content to the key: an armoured OpenPGP message."""
     import pysequoia  # noqa: PLC0415 - few need it, and all wait for the start
 
     session_key = secrets.token_bytes(KEY_SIZE)
@@ -118,7 +119,7 @@ def _newest(bound: Iterable[tuple[Any, Any]]) -> list[tuple[Any, Any]]:
 
 
 def _bound(packets: list[Any], primary: RSAPublicKey) -> Iterator[tuple[Any, Any]]:
-    """Each key of a certificate with each of its self-signatures that is valid."""
+    """Yield each key of a certificate with each of its valid self-signatures."""
     from pysequoia.packet import SignatureType, Tag  # noqa: PLC0415 - as above
 
     first = _hashed(packets[0].body)
@@ -176,7 +177,7 @@ def _rsa(body: bytes) -> RSAPublicKey | None:
 
 
 def _hashed(body: bytes) -> bytes:
-    """A key packet as signatures hash it."""
+    """A key packet in the form that signatures hash."""
     return b"\x99" + len(body).to_bytes(2) + body
 
 

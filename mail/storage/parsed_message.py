@@ -1,7 +1,7 @@
-"""A message taken apart for storing: what is known of it, and its bytes in pieces.
+"""Parsing of messages for storage: their facts, their layout and their blobs.
 
-What is large is done in a process of its own, which leaves large pieces in files beside the
-message: whatever its size, it takes little memory here and holds up nobody.
+A helper process parses large messages and leaves large blobs in files beside the message, so that
+this process needs little memory and isn't blocked.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,26 +15,26 @@ from mail.mime import Facts
 from mail.storage.blobs.compression import digest_of
 from mail.storage.blobs.message_layout import Cut, Piece, pack
 
-CUT = 1024  # encoded bytes; smaller attachments stay where they are
+CUT = 1024  # encoded bytes; smaller attachments stay in the layout
 
 
 @dataclass(frozen=True, slots=True)
 class Parted:
-    """A message, and what it is made of."""
+    """The facts of a message, and its bytes split into a layout and blobs."""
 
     facts: Facts
     size: int  # bytes
     digest: str  # SHA-256 of the whole, hex
-    root: Piece  # what is left when large attachments are cut out
+    root: Piece  # the message without its large attachments
     pieces: Sequence[Piece]
-    structure: bytes  # the MIME tree as it is stored
+    structure: bytes  # the MIME tree as JSON
 
 
 async def parted(source: bytes | Path) -> Parted:
-    """Read a message, whatever it is, and take it apart.
+    """Parse a message and split it into layout and blobs, in a helper process if it is large.
 
-    Where it is a file, large pieces lie in files beside it, as `pack` puts them: whoever removes
-    it removes them.
+    Large blobs of a file are left in files beside it, as `split_message` does. The code that
+    removes the file must remove them too.
     """
     return await mime.worked(_parted, source)
 
@@ -49,6 +49,7 @@ def _parted(source: bytes | Path) -> Parted:
 
 
 def _cuts(facts: Facts) -> Iterator[Cut]:
+    """The encoded bodies of large attachments."""
     attached = {attachment.part for attachment in facts.attachments}
     return (
         Cut(part.body_start, part.body_end, part.encoding)

@@ -1,4 +1,4 @@
-"""Where received mail is stored: one unit of work per recipient."""
+"""Storage of received messages: one transaction for each recipient."""
 
 import asyncio
 import hashlib
@@ -24,9 +24,9 @@ from models.store.columns import Instant
 from models.store.prepared_statements import Prepared
 from models.users.tables import LimitKind
 
-Outcome = TypeVar("Outcome")
+Result = TypeVar("Result")
 
-SMALL = 64 * 1024  # bytes; larger messages are taken apart in a thread
+SMALL = 64 * 1024  # bytes; a larger message is processed in a thread
 _RECEIPT = Prepared(
     select(col(Message.id), col(Message.uid), col(Message.modseq), col(Message.blob_id))
     .join(Receipt, col(Receipt.message_id) == col(Message.id))
@@ -38,7 +38,7 @@ _RECEIPT = Prepared(
 
 
 async def read(source: bytes | Path) -> Letter:
-    """Read a message, whatever it is, and take it apart for storing."""
+    """Parse a message for storage."""
     found = await parted(source)
     return Letter(
         found.facts,
@@ -51,7 +51,7 @@ async def read(source: bytes | Path) -> Letter:
 
 
 async def stored(world: World, tenant_id: int, letter: Letter, *, again: bool = False) -> Kept:
-    """Make the bytes of a message safe, once for all its recipients in a tenant."""
+    """Store the blobs of a message, once for all its recipients in a tenant."""
     if again or tenant_id not in letter.keeping:
         small = keep_small(world, tenant_id, letter.root, letter.pieces)
         letter.keeping[tenant_id] = small or asyncio.ensure_future(
@@ -66,15 +66,16 @@ async def with_bytes(
     world: World,
     tenant_id: int,
     letter: Letter,
-    work: Callable[[Turn, Kept], Outcome],
+    work: Callable[[Turn, Kept], Result],
     *streams: int,
-) -> Outcome:
-    """Do `work` in a unit on these streams, with the bytes of a message safe before.
+) -> Result:
+    """Run `function` in a transaction that locks the streams, after the blobs are stored.
 
-    Where they have been collected meanwhile they are made safe anew, and it is done once more.
+    If the garbage collector has removed a blob in between, the blobs are stored and the
+    function is run once more.
     """
     return await with_all(
-        world, tenant_id, [letter], lambda turn, kept: work(turn, *kept), *streams
+        world, tenant_id, [letter], lambda transaction, stored: work(transaction, *stored), *streams
     )
 
 
@@ -82,27 +83,30 @@ async def with_all(
     world: World,
     tenant_id: int,
     letters: Sequence[Letter],
-    work: Callable[[Turn, Sequence[Kept]], Outcome],
+    work: Callable[[Turn, Sequence[Kept]], Result],
     *streams: int,
-) -> Outcome:
-    """The same with the bytes of several messages."""
+) -> Result:
+    """Run `function` in a transaction after the blobs of several messages are stored.
+
+    See `apply_with_blobs`.
+    """
     kept = [await stored(world, tenant_id, letter) for letter in letters]
     try:
-        return await world.apply(lambda turn: work(turn, kept), *streams)
+        return await world.apply(lambda transaction: work(transaction, kept), *streams)
     except Gone:
         kept = [await stored(world, tenant_id, letter, again=True) for letter in letters]
-        return await world.apply(lambda turn: work(turn, kept), *streams)
+        return await world.apply(lambda transaction: work(transaction, kept), *streams)
 
 
 async def receive(
     world: World, letter: Letter, to: Recipient, sender: str, *, into: Place | None = None
 ) -> Placed:
-    """Store a message for one recipient, in INBOX or `into` a place; on return it is durable.
+    """Store a message for one recipient, in INBOX or as `placement` says, durably.
 
-    A repeat after a lost reply is known by sender, recipient and content for a day, and
-    answered with the message that was stored then. Raises OverQuota if it doesn't fit and TooMany
-    if the account has received its limit of the hour, and tells the account of both; NotFound if
-    the account has gone.
+    A repeated delivery with the same sender, recipient and content is recognized for a day, and
+    returns the message that was stored first. Raises OverQuota if the message doesn't fit and
+    TooMany if the user has received the limit of the hour, and notifies the user of both;
+    NotFound if the user is gone.
     """
     there = into or usual(world, to, sender)
     placed = await receive_all(world, to, Copies(receipt_of(letter, to, sender), [(letter, there)]))
@@ -110,22 +114,22 @@ async def receive(
 
 
 def usual(world: World, to: Recipient, sender: str) -> Place:
-    """Where a message goes of which nobody says otherwise."""
+    """The placement in the default mailbox of the recipient."""
     envelope: Any = {"envelope_from": sender, "envelope_to": [to.address]}
     return Place(to.user_id, to.mailbox_id, world.now(), **envelope)
 
 
 def receipt_of(letter: Letter, to: Recipient, sender: str) -> str:
-    """By what a repeat of the delivery is known."""
+    """The digest that identifies a repeated delivery."""
     came = letter.came or letter.digest
     return hashlib.sha256(f"{sender}\0{to.user_id}\0{came}".encode()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
 class Copies:
-    """A message as it is to lie in each of several places."""
+    """The copies of a received message for several mailboxes of one recipient."""
 
-    receipt: str  # by which a repeat is known
+    receipt: str  # identifies a repeated delivery
     all: Sequence[tuple[Letter, Place]]
     way: Way = Way.RECEIVED
 
@@ -136,11 +140,11 @@ async def receive_all(
     copies: Copies,
     beside: Callable[[Turn, Placed | None], None] | None = None,
 ) -> Placed | None:
-    """Store a message for one recipient in all these places, or in none, in one unit.
+    """Store a message in several mailboxes of one recipient, in one transaction.
 
-    As `receive`; the first of the places counts, and is returned: None where there is none. In
-    the same unit is done what is to be done `beside`, but not by a repeat. A folder that is made
-    goes before another of the same: a message comes once into each.
+    Returns the first copy, or None without any. `after_insert` runs in the same transaction,
+    but not for a repeated delivery. A mailbox gets the message once. Raises as
+    `store_for_recipient`.
     """
 
     def unit(turn: Turn, kept: Sequence[Kept]) -> Placed | None:
@@ -166,9 +170,9 @@ async def receive_all(
 
 
 def place_all(turn: Turn, copies: Copies, kept: Sequence[Kept]) -> Placed | None:
-    """Store a message in its places inside the caller's unit; the first, None without any.
+    """Insert the copies of a message in the transaction of the caller; return the first, or None.
 
-    Raises as `place`.
+    Raises as `insert_message`.
     """
     first, taken = None, set[int]()
     for (letter, wanted), safe in zip(copies.all, kept, strict=True):
@@ -184,7 +188,7 @@ def place_all(turn: Turn, copies: Copies, kept: Sequence[Kept]) -> Placed | None
 
 
 def settled(turn: Turn, to: Place) -> Place:
-    """A place with its folder, which is made where that is wanted."""
+    """The placement with the mailbox id of its path; the mailbox is created if it is missing."""
     if to.path is None:
         return to
     return replace(to, mailbox_id=creation.made(turn, to.user_id, to.path) or to.mailbox_id)

@@ -1,4 +1,4 @@
-"""Which conversation a message belongs to; one is made of several that it belongs to."""
+"""Assignment of messages to threads, and merging of threads."""
 
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any, NamedTuple
@@ -13,7 +13,7 @@ from models.store.columns import insert_or
 from models.store.prepared_statements import Prepared, Sent, among, number, prepared
 from models.store.query_hints import without_index
 
-MOST = 1000  # messages of a conversation that takes others in, or is taken in
+MOST = 1000  # a thread with more messages is not merged
 _BEGUN = Prepared(insert(Thread).inline())
 
 
@@ -35,11 +35,11 @@ def _threads(dialect: str) -> Select[*tuple[Any, ...]]:
 
 
 class Led(NamedTuple):
-    """The conversation a message belongs to: the oldest it refers to, or a new one."""
+    """The thread of a message: the oldest that it refers to, or a new one."""
 
     id: int
-    others: list[int]  # that it refers to, too
-    muted: bool  # one of all these
+    others: list[int]  # other threads that the message refers to
+    muted: bool  # true if one of these threads is muted
     begun: list[Sent]
     refs: list[Sent]
 
@@ -47,10 +47,10 @@ class Led(NamedTuple):
 def found(
     turn: Turn, user_id: int, messages: Sequence[tuple[Sequence[str], str]]
 ) -> list[Led] | None:
-    """The conversations of messages that refer to these keys; new ones have these subjects.
+    """Assign a thread to each message by its thread keys; a new thread gets the subject.
 
-    None where one of several messages joins conversations: others are not to be found behind it
-    before that is written.
+    Returns None if one of several messages merges threads: the merge must be written before the
+    next message can be assigned.
     """
     keys = sorted({key for theirs, _ in messages for key in theirs})
     known: dict[str, tuple[int, bool]] = {}
@@ -76,12 +76,12 @@ def found(
 
 
 def sent(made: Iterable[Led]) -> list[Sent]:
-    """What writes it all: conversations before what leads to them."""
+    """The statements that insert the new threads, then their keys."""
     return [*(new for one in made for new in one.begun), *(ref for one in made for ref in one.refs)]
 
 
 def begun(turn: Turn, user_id: int, subject: str) -> tuple[int, Sent]:
-    """The key of a new conversation, and what makes it; the subject can be stored."""
+    """The id of a new thread and its insert statement. The subject must be storable."""
     key = turn.world.key()
     row = {
         "id": key,
@@ -94,25 +94,28 @@ def begun(turn: Turn, user_id: int, subject: str) -> tuple[int, Sent]:
 
 
 def ended(ids: Collection[int]) -> Delete:
-    """Remove those conversations that have no message left; what leads into them goes along."""
+    """The statement that deletes threads without messages; their keys are deleted by cascade."""
     left = select(col(Message.id)).where(col(Message.thread_id) == col(Thread.id))
     return delete(Thread).where(col(Thread.id).in_(ids), ~left.exists())
 
 
 def led(turn: Turn, user_id: int, keys: Sequence[str], thread_id: int) -> list[Sent]:
-    """What lets messages that refer to these keys come to this conversation.
+    """The statements that assign keys to a thread.
 
-    Keys that lead to one already go on to do so.
+    Keys that already have a thread keep it.
     """
     new = _joined(turn.connection.dialect.name)
     return [(new, {"user_id": user_id, "key": key, "thread_id": thread_id}) for key in keys]
 
 
 def merge(turn: Turn, user_id: int, into: int, others: Sequence[int], origin: str | None) -> None:
-    """Let the others of the account, whose stream is held, be part of the one that is oldest.
+    """Merge other threads of a user into the oldest one.
 
-    What was muted of them mutes all. A large one stays as it is: moving it would keep a
-    delivery waiting. Followers are told of all of them; those that are gone are null then.
+    The transaction holds the lock of the user.
+
+    If one of them is muted, the result is muted. A thread with MAX_MERGED_MESSAGES stays, since
+    moving it would delay a delivery. The journal entry names all threads; deleted ones resolve
+    to null.
     """
     sizes = _sizes(turn, [into, *others])
     taken = [key for key in others if sizes.get(key, 0) < MOST]

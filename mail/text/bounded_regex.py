@@ -1,7 +1,7 @@
-"""Regular expressions of strangers, in bounded time: steps are at most states times characters.
+"""Regular expressions of users in bounded time: at most states times characters.
 
-A subset of what Perl has: no look-around, no references back, which nobody can bound. All states
-are followed at once (Thompson, 1968), so no pattern makes a text slow.
+A subset of Perl without look-around and back-references, which can't be bounded. All states are
+followed at once (Thompson, 1968), so no pattern makes a text slow.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from models.errors import Invalid
 
 LONGEST = 200  # characters of a pattern
-STATES = 500  # of a pattern, counted repetitions written out
+STATES = 500  # of a pattern; counted repetitions are expanded
 DEPTH = 20  # groups in groups
-TEXT = 320  # characters that are looked at: an address has fewer (RFC 5321, section 4.5.3.1)
+TEXT = 320  # characters that are searched; an address has fewer (RFC 5321, section 4.5.3.1)
 REPEATED = 64  # the largest count in braces
 KINDS: dict[str, Callable[[str], bool]] = {
     "d": str.isdecimal,
@@ -37,15 +37,15 @@ BEGIN, END = "^", "$"
 
 @dataclass(frozen=True, slots=True)
 class Signs:
-    """Which characters fit one place."""
+    """A set of characters that matches one character."""
 
     singles: frozenset[str] = frozenset()
     spans: tuple[tuple[str, str], ...] = ()
-    kinds: tuple[str, ...] = ()  # names in KINDS; in capitals: none of these
-    others: bool = False  # all but these
+    kinds: tuple[str, ...] = ()  # keys of CHARACTER_CLASSES; upper case negates
+    others: bool = False  # all characters except these
 
     def fit(self, sign: str, *, fold: bool = True) -> bool:
-        """Whether this character does; with `fold` in either case."""
+        """True if the set contains a character, by default in either case."""
         forms = {sign, sign.lower(), sign.upper()} if fold else {sign}
         found = not forms.isdisjoint(self.singles) or any(
             low <= form <= high for form in forms for low, high in self.spans
@@ -57,31 +57,30 @@ class Signs:
 
 @dataclass(slots=True)
 class State:
-    """A place in a pattern: what it takes to go on, and where that leads."""
+    """A state of the automaton: the condition to leave it, and the next states."""
 
-    takes: Signs | str | None = None  # None: nothing; or BEGIN, END
-    ways: list[int] = field(default_factory=list)  # the better first
-    edge: int | None = None  # of groups: 2 begins the first, 3 ends it
+    takes: Signs | str | None = None  # None: none; or the anchor BEGIN or END
+    ways: list[int] = field(default_factory=list)  # preferred state first
+    edge: int | None = None  # 2n: group n begins here, 2n + 1: it ends
 
 
-# What a pattern is made of: characters, an anchor, a row, a choice, or a repetition.
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One behind the other."""
+    """Patterns that match one after another."""
 
     items: tuple["Node", ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """One of these."""
+    """Patterns of which one matches."""
 
     items: tuple["Node", ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Repeat:
-    """So often; `most` None: any number."""
+    """A repeated pattern; `max_count` None means no limit."""
 
     item: "Node"
     least: int
@@ -90,7 +89,7 @@ class Repeat:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """What stands in round brackets; they are counted from 1."""
+    """A pattern in parentheses; groups are counted from 1."""
 
     item: "Node"
     number: int
@@ -100,12 +99,12 @@ Node = Signs | str | Row | Choice | Repeat | Group
 
 
 class Expression:
-    """A pattern that is searched for, in any case."""
+    """A compiled pattern that is searched for without regard to case."""
 
     def __init__(self, pattern: str, *, slashes: bool = True) -> None:
-        """Read a pattern; Invalid where it is none, or not of our subset.
+        """Compile a pattern; with `allow_slashes` it can be written as /pattern/.
 
-        With `slashes` it may stand between two, as in Perl.
+        Raises Invalid if the pattern is invalid or not in the supported subset.
         """
         if not pattern or len(pattern) > LONGEST:
             raise _wrong(f"1 to {LONGEST} characters")
@@ -115,7 +114,7 @@ class Expression:
         self.groups = reader.groups
 
     def found_in(self, text: str) -> bool:
-        """Whether it is anywhere in the text, of which the beginning is looked at."""
+        """True if the pattern matches anywhere in the first 320 characters of a text."""
         end = len(text)
         text = text[:TEXT]
         now: set[int] = set()
@@ -135,7 +134,7 @@ class Expression:
                 yield from state.ways
 
     def _closed(self, begun: set[int], *, first: bool, last: bool) -> set[int]:
-        """All states that are reached without taking a character."""
+        """Return all states that are reached without reading a character."""
         seen, left = set(begun), list(begun)
         while left:
             state = self.states[left.pop()]
@@ -154,7 +153,7 @@ class Expression:
         return len(self.states) - 1
 
     def _built(self, node: Node) -> tuple[int, int]:
-        """The first and the last state of a part."""
+        """Add the states of a node, and return the first and the last one."""
         if isinstance(node, Signs | str):
             begin, end = self._new(node), self._new()
             self.states[begin].ways.append(end)
@@ -201,7 +200,7 @@ class Expression:
 
 
 class _Reader:
-    """Reads a pattern from its beginning to its end."""
+    """Parses a pattern from left to right."""
 
     def __init__(self, pattern: str) -> None:
         self.pattern, self.at = pattern, 0
@@ -219,6 +218,7 @@ class _Reader:
         return sign
 
     def read(self) -> Node:
+        """Parse the whole pattern. Raises Invalid."""
         node = self.choice(0)
         if self.next:
             raise _wrong("a ) closes nothing")
@@ -260,9 +260,9 @@ class _Reader:
         if self.next == "?":
             self.take()
             sign = self.take()
-            if sign == "i" and self.next == ")":
+            if sign == "i" and self.pattern.startswith(")", self.at):
                 self.take()
-                return Row(())  # in any case: that is how all is searched for
+                return Row(())  # every search ignores case
             if sign != ":":
                 raise _wrong("of groups with ? only (?:…), and (?i)")
         else:
@@ -301,7 +301,7 @@ class _Reader:
         return Signs(frozenset(singles), tuple(spans), tuple(kinds), others)
 
     def member(self, kinds: list[str]) -> str | None:
-        """A character of a set; None where it was a kind of characters."""
+        """Return a character of a bracket expression; None if a class was added to `classes`."""
         sign = self.take()
         if sign == "[" and self.next == ":":
             kinds.append(self.named())
@@ -328,11 +328,12 @@ class _Reader:
             if isinstance(node, str):
                 raise _wrong(f"{sign} repeats nothing")
             node = Repeat(node, least, most)
-            if self.next == "?":  # how much is taken makes no difference to whether it is found
+            if self.next == "?":  # greediness doesn't change whether there is a match
                 self.take()
         return node
 
     def counts(self) -> tuple[int, int | None]:
+        """Return the minimum and maximum count of {n}, {n,} or {n,m}."""
         inside = ""
         while self.next != "}":
             inside += self.take()
@@ -349,7 +350,7 @@ class _Reader:
 
 
 def _bare(pattern: str) -> str:
-    """The pattern without the slashes, and the i behind them, that Perl writes around one."""
+    """Remove the slashes and options that Perl writes around a pattern."""
     if pattern.startswith("/"):
         inner, slash, options = pattern[1:].rpartition("/")
         if slash and set(options) <= {"i", "u"}:

@@ -1,9 +1,9 @@
-"""Names that would pass for others: refused where they are to be ours.
+"""Refusal of names that look like other names, for addresses, domains and mailboxes here.
 
-After UTS 39: letters of one script, or of Latin beside those that are written with it
-(section 5.2, "highly restrictive"); nothing that only looks like a usual letter, such as a
-full-width one; and below an ASCII top level no name of Cyrillic or Greek letters all of which
-look like Latin ones. Mail from and to such names elsewhere is none of our business.
+After UTS 39, section 5.2 ("highly restrictive"): letters of one script, or of Latin and the scripts
+written with it; no compatibility characters, such as full-width letters. Below an ASCII top-level
+domain no Cyrillic or Greek name with only letters that look like Latin ones. Mail from and to such
+names on other servers is allowed.
 """
 
 import unicodedata
@@ -11,31 +11,31 @@ from functools import lru_cache
 
 from models.errors import Invalid
 
-# scripts that are written together, by the first word of the names of their letters
+# scripts that are written together, by the first word of their letters' Unicode names
 TOGETHER = (
     frozenset({"LATIN", "CJK", "HIRAGANA", "KATAKANA"}),
     frozenset({"LATIN", "CJK", "BOPOMOFO"}),
     frozenset({"LATIN", "CJK", "HANGUL"}),
 )
 _LETTERS = dict(zip("асԁеһіјӏорԛѕԝхуьвαικνορτυγη", "acdehijlopqswxybbaikvoptuyn", strict=True))
-# those that only look so when they are large
+# letters that look Latin only as capitals
 _CAPITALS = dict(zip("внкмтβεζημνυχ".upper(), "bhkmtbezhmnyx", strict=True))
 SEEN_AS_LATIN = frozenset(_LETTERS)
 
 
 def refuse_address(address: str, *, path: str = "address") -> None:
-    """Raise Invalid where what stands left of the @ would pass for another."""
+    """Raise Invalid if the local part of an address can be confused with another."""
     local, _, domain = address.rpartition("@")
     _refuse(local, domain, path)
 
 
 def refuse_domain(name: str, *, path: str = "name") -> None:
-    """Raise Invalid where the domain would pass for another."""
+    """Raise Invalid if a domain name can be confused with another."""
     _refuse(name, name, path)
 
 
 def passes_for(name: str, names: tuple[str, ...]) -> bool:
-    """Whether the name looks like one of these, and is none of them in any case."""
+    """True if the name looks like one of the names but equals none, ignoring case."""
     return name.casefold() not in _folded(names) and _seen(name) in _looks(names)
 
 
@@ -48,7 +48,7 @@ def _refuse(name: str, domain: str, path: str) -> None:
 
 @lru_cache(1024)
 def _deceptive(part: str, *, plain: bool) -> bool:
-    """Whether this part of a name would pass for another; `plain` where Latin is around it."""
+    """True if a part of a name is confusable. `latin_context`: the top-level domain is ASCII."""
     if part.isascii():
         return False
     folded = unicodedata.normalize("NFC", part.lower())
@@ -76,7 +76,7 @@ def _looks(names: tuple[str, ...]) -> frozenset[str]:
 
 
 def _seen(name: str) -> str:
-    """What people see of a name: Latin letters for those that look like them, blanks as one."""
+    """Return a name as people see it: Latin letters for lookalikes, single spaces."""
     usual = unicodedata.normalize("NFKC", name)
     shown = "".join(sign for sign in usual if unicodedata.category(sign) != "Cf")
     small = "".join(_CAPITALS.get(sign, sign) for sign in shown).lower()

@@ -1,4 +1,4 @@
-"""Which language of those we know is meant."""
+"""Choice of a text by language."""
 
 from collections.abc import Mapping
 from typing import TypeVar
@@ -9,7 +9,10 @@ OTHERS = {"no": "nb", "in": "id", "iw": "he", "zh-tw": "zh-hant", "zh-hk": "zh-h
 
 
 def closest(language: str | None, known: Mapping[str, Text]) -> Text | None:
-    """What is known in a language such as `de`, `pt-BR` or `zh_TW`, or else in a wider one."""
+    """Return the text of a language such as `de`, `pt-BR` or `zh_TW`, or of a wider one.
+
+    Returns None if there is none.
+    """
     code = (language or "").lower().replace("_", "-")
     found = None
     while code and not found:

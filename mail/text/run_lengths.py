@@ -1,14 +1,14 @@
-"""How long what stands between two marks is."""
+"""Lengths of the runs between two separators."""
 
 from typing import Any, AnyStr
 
 
 def longer(text: AnyStr, mark: AnyStr, most: int) -> bool:
-    """Whether more than `most` of a text stand anywhere without this mark.
+    """True if a run between two separators is longer than `max_length`.
 
-    It goes from the last mark that is near enough to the next: to divide the text takes longer.
+    The search goes backwards from the longest allowed end of a run, since splitting is slower.
     """
-    rfind: Any = text.rfind  # of both kinds
+    rfind: Any = text.rfind  # of str and bytes
     at = 0
     while len(text) - at > most:
         found = rfind(mark, at, at + most + len(mark))

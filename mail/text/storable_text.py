@@ -1,4 +1,4 @@
-"""What a store takes of what strangers write."""
+"""Text that the database can store."""
 
 import re
 from typing import Any
@@ -7,7 +7,7 @@ _ODD = re.compile("[\0\ud800-\udfff]")
 
 
 def storable(value: Any) -> Any:
-    """The value without NUL and lone surrogates, which no text column takes."""
+    """Return a JSON value without NUL and lone surrogates, which no text column accepts."""
     if isinstance(value, str):
         return (
             value.replace("\0", "").encode(errors="replace").decode()

@@ -1,9 +1,9 @@
-"""ACME (RFC 8555), from our account to a certificate, by challenges of HTTP.
+"""The ACME client (RFC 8555): certificates by HTTP-01 challenges.
 
-Libraries speak it, and wait: everything of a Client is called in a thread. They are imported
-when it is first needed, as most servers never do.
+The ACME library blocks, so all methods of the client must be called in a thread. The library is
+imported at first use, since most servers never need it.
 """
-# ruff: noqa: PLC0415 - see above
+# ruff: noqa: PLC0415 - see the docstring
 
 import asyncio
 import datetime
@@ -26,18 +26,18 @@ if TYPE_CHECKING:
     from acme.messages import AuthorizationResource, OrderResource
     from requests import Response
 
-PATIENCE = 15  # seconds for one answer
+PATIENCE = 15  # seconds, for one response
 BITS = 2048
-HOLDS = 6 * 60 * 60  # seconds that advice holds where nothing is said (RFC 9773, section 4.3.3)
-PIECE = datetime.timedelta(seconds=2)  # that one call waits: the server may be told to stop
-PAUSE = 1.0  # seconds between two questions whether it goes on
-SAID = 300  # characters of what a server says
-TOKEN = 200  # characters of a token, and more of what answers it
+HOLDS = 6 * 60 * 60  # without Retry-After (RFC 9773, section 4.3.3)
+PIECE = datetime.timedelta(seconds=2)  # maximum of one call, so that the server can stop
+PAUSE = 1.0  # seconds between two polls
+SAID = 300  # of an error text
+TOKEN = 200  # the key authorization can have twice as many
 WELL_KNOWN = "/.well-known/acme-challenge/"
 LIMITED = "rateLimited"
 UNKNOWN = "accountDoesNotExist"
 REVOKED, UNREASONABLE = "alreadyRevoked", "badRevocationReason"
-SENSELESS = (ValueError, TypeError, AttributeError, OverflowError)  # what odd answers come to
+SENSELESS = (ValueError, TypeError, AttributeError, OverflowError)  # what invalid responses raise
 UNBOUND = (
     "the authority asks for an account outside of ACME: set MERGANSER_ACME_EAB_KEY_ID and "
     "MERGANSER_ACME_EAB_HMAC"
@@ -45,7 +45,7 @@ UNBOUND = (
 
 
 class Failure(Exception):
-    """It did not go well: words for administrators, and the server's code of RFC 8555, if any."""
+    """An ACME request failed: a text for administrators, and the error type of RFC 8555 if any."""
 
     def __init__(self, message: str, *, code: str = "") -> None:
         text = "".join(sign if sign.isprintable() else " " for sign in message)
@@ -54,7 +54,7 @@ class Failure(Exception):
 
 
 class Reason(StrEnum):
-    """Why a certificate is revoked, as far as its holder says so (RFC 5280, section 5.3.1)."""
+    """The reason for revoking a certificate (RFC 5280, section 5.3.1)."""
 
     UNSPECIFIED = "UNSPECIFIED"
     KEY_COMPROMISE = "KEY_COMPROMISE"
@@ -74,7 +74,7 @@ CODES = {
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """An ACME server: its directory, and who signs its certificate, where that is no usual one."""
+    """An ACME server: its directory URL, CA file, and external account binding."""
 
     directory: str
     ca: Path | None = None
@@ -84,7 +84,7 @@ class Server:
 
 @dataclass(frozen=True, slots=True)
 class Advice:
-    """When a server would have a certificate renewed (RFC 9773), and how long it stands by that."""
+    """The window in which a server suggests the renewal (RFC 9773), and how long it is valid."""
 
     start: datetime.datetime
     end: datetime.datetime
@@ -93,7 +93,7 @@ class Advice:
 
 @dataclass(frozen=True, slots=True)
 class Challenge:
-    """What the server is to find under a token."""
+    """An HTTP-01 challenge: the key authorization that the server must find under the token."""
 
     token: str
     answer: str
@@ -101,12 +101,12 @@ class Challenge:
 
 
 def new_account_key() -> str:
-    """A key for an account, PEM."""
+    """Generate an ECDSA key for an ACME account, as PEM."""
     return _pem(ec.generate_private_key(ec.SECP256R1()))
 
 
 def new_key() -> str:
-    """A key for a certificate, PEM. Mail servers of all ages take RSA."""
+    """Generate an RSA key for a certificate, as PEM. All mail servers support RSA."""
     return _pem(rsa.generate_private_key(65537, BITS))
 
 
@@ -116,9 +116,9 @@ def _pem(key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey) -> str:
 
 
 def certificate_id(chain: str) -> str | None:
-    """What servers know a certificate by (RFC 9773, section 4.1), the first of this chain, PEM.
+    """The renewal id (RFC 9773, section 4.1) of the first certificate of a PEM chain.
 
-    None where it does not say which key signed it.
+    None if the certificate has no authority key identifier.
     """
     own = x509.load_pem_x509_certificate(chain.encode())
     try:
@@ -135,7 +135,7 @@ def _base64url(octets: bytes) -> str:
 
 
 def request(key: str, names: Sequence[str]) -> bytes:
-    """The signing request for these names, PEM."""
+    """The certificate signing request for these names, as PEM."""
     loaded: Any = serialization.load_pem_private_key(key.encode(), None)
     found = x509.SubjectAlternativeName([x509.DNSName(name) for name in names])
     asked = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([]))
@@ -147,7 +147,7 @@ def request(key: str, names: Sequence[str]) -> bytes:
 
 
 class Client:
-    """A conversation with a server. All of it waits; raises Failure."""
+    """A session with an ACME server. All methods block and raise AcmeError."""
 
     def __init__(self, server: Server, account_key: str) -> None:
         from acme.client import ClientNetwork, ClientV2
@@ -162,7 +162,7 @@ class Client:
         )
         self._binding = server.binding
         self._order: OrderResource | None = None
-        self._open: deque[AuthorizationResource] = deque()  # names the server has not judged yet
+        self._open: deque[AuthorizationResource] = deque()  # authorizations without a result
         try:
             with _told():
                 directory = ClientV2.get_directory(server.directory, self._net)
@@ -173,20 +173,20 @@ class Client:
 
     @property
     def identities(self) -> tuple[str, ...]:
-        """What stands in CAA records that let this authority issue; none: it does not say."""
+        """The CAA identities of the authority. Empty if it publishes none."""
         meta = self._client.directory.to_partial_json().get("meta")
         found = getattr(meta, "caa_identities", None) or ()
-        return tuple(str(each).lower() for each in found)
+        return tuple(str(identity).lower() for identity in found)
 
     @property
     def advises(self) -> bool:
-        """Whether the server says when certificates are to be renewed."""
+        """True if the server publishes renewal windows (RFC 9773)."""
         return "renewalInfo" in self._client.directory.to_partial_json()
 
     def advice(self, chain: str) -> Advice:
-        """When it would have this chain renewed; it may ask for more, or less, than makes sense.
+        """Load the suggested renewal window of a certificate. Raises AcmeError if it is invalid.
 
-        The library's renewal_time takes windows that end before they start, which count as none
+        The library's renewal_time accepts windows that end before they start, which are invalid
         (RFC 9773, section 4.2).
         """
         from acme.client import ClientV2
@@ -205,7 +205,7 @@ class Client:
             return Advice(window.start, window.end, holds)
 
     def enter(self, url: str | None, contact: str) -> str:
-        """Go on with the account at this URL, or make one, agreeing to the terms; its URL."""
+        """Use the account with this URL, or create one and agree to the terms. Returns its URL."""
         from acme import errors
         from acme.messages import NewRegistration, Registration, RegistrationResource
 
@@ -220,17 +220,17 @@ class Client:
             )
             try:
                 made = self._client.new_account(new)
-            except errors.ConflictError as there:
+            except errors.ConflictError as conflict:
                 self._net.account = RegistrationResource(
-                    uri=str(there.location), body=Registration()
+                    uri=str(conflict.location), body=Registration()
                 )
-                return str(there.location)
+                return str(conflict.location)
         return str(made.uri)
 
     def _bound(self) -> dict[str, Any] | None:
-        """What binds an account that is made to one outside of ACME, where the server asks for it.
+        """The external account binding (RFC 8555, section 7.3.4), if the server requires one.
 
-        RFC 8555, section 7.3.4.
+        Raises AcmeError if it is not configured.
         """
         from acme.messages import ExternalAccountBinding
 
@@ -242,9 +242,9 @@ class Client:
         return ExternalAccountBinding.from_data(public, *self._binding, self._client.directory)
 
     def order(self, csr: bytes, names: Sequence[str], replaces: str | None = None) -> list[str]:
-        """Ask for a certificate of these names; the URLs that say how each is to be proved.
+        """Order a certificate for these names. Returns the authorization URLs.
 
-        `replaces` is the id of the one that it follows, of this server (RFC 9773, section 5).
+        `replaced_id` is the renewal id of the certificate that it replaces (RFC 9773, section 5).
         """
         from acme.messages import Order, OrderResource
 
@@ -260,12 +260,12 @@ class Client:
             return urls
 
     def _ordered(self, names: Sequence[str], replaces: str | None) -> "Response":
-        """Order, and without saying what it replaces where the server does not take that."""
+        """Send the order, and repeat it without `replaced_id` if the server refuses that."""
         from acme import errors
         from acme.messages import IDENTIFIER_FQDN, Error, Identifier, NewOrder
         from josepy.json_util import field as member
 
-        class Replacing(NewOrder):  # the library has no field for it
+        class Replacing(NewOrder):  # the library lacks the field
             replaces: str | None = member("replaces", omitempty=True)
 
         url = self._client.directory["newOrder"]
@@ -274,14 +274,14 @@ class Client:
             try:
                 return self._post(url, Replacing(identifiers=asked, replaces=replaces))
             except errors.ConflictError:
-                pass  # it has been replaced already
+                pass  # the certificate was replaced already
             except Error as problem:
                 if problem.code in (LIMITED, UNKNOWN):
                     raise
         return self._post(url, NewOrder(identifiers=asked))
 
     def challenge(self, url: str) -> Challenge | None:
-        """What the server will look for there; None: it knows already that the name is ours."""
+        """Load the HTTP-01 challenge of an authorization. None if it is valid already."""
         from acme.challenges import HTTP01
         from acme.messages import STATUS_VALID, Authorization, AuthorizationResource
 
@@ -290,7 +290,7 @@ class Client:
             if body.status == STATUS_VALID:
                 return None
             name = body.identifier.value
-            ways = [each for each in body.challenges if isinstance(each.chall, HTTP01)]
+            ways = [offered for offered in body.challenges if isinstance(offered.chall, HTTP01)]
             if not ways:
                 raise Failure(f"the authority offers no challenge by HTTP for {name}")
             answer = ways[0].chall.validation(self._key)
@@ -301,15 +301,16 @@ class Client:
             return Challenge(token, answer, ways[0])
 
     def answer(self, challenge: Challenge) -> None:
-        """Say that it can be found now."""
+        """Tell the server that the challenge can be checked."""
         with _told():
             response = challenge.raw.chall.response(self._key)
             self._client.answer_challenge(challenge.raw, response)
 
     def proved(self) -> bool:
-        """Whether the server has found all; Failure where it says of a name why not.
+        """Poll the pending authorizations once. Returns True if all are valid.
 
-        Each name is asked for once, as far as there is time, and whoever asks comes again.
+        Raises AcmeError if the server refused one. It returns after about two seconds, so callers
+        must repeat it.
         """
         from acme.messages import STATUS_PENDING, STATUS_VALID
 
@@ -330,16 +331,16 @@ class Client:
         return not self._open
 
     def finish(self) -> None:
-        """Have the certificate made."""
+        """Tell the server to issue the certificate."""
         with _told():
             self._order = self._client.begin_finalization(self._asked)
 
     def issued(self) -> str | None:
-        """The chain, PEM, once it is there."""
+        """Poll for the certificate chain, as PEM. None if it is not issued yet."""
         from acme import errors
 
         with _told():
-            try:  # the library counts in local time
+            try:  # the library uses local time
                 ends = datetime.datetime.now() + PIECE  # noqa: DTZ005
                 self._order = self._client.poll_finalization(self._asked, ends)
             except errors.TimeoutError:
@@ -347,7 +348,10 @@ class Client:
         return str(self._asked.fullchain_pem)
 
     def revoke(self, chain: str, reason: Reason) -> None:
-        """Have the first certificate of this chain revoked, by our account; it may be already."""
+        """Revoke the first certificate of a chain with this account.
+
+        It is no error if it is revoked already.
+        """
         from acme.messages import Error
 
         own = x509.load_pem_x509_certificate(chain.encode())
@@ -373,21 +377,22 @@ class Client:
         self._net.session.close()
 
     def _post(self, url: str, said: Any) -> "Response":
-        """What the server answers; to nothing it shows what is there."""
+        """Send a signed request. Without a body it reads the resource (POST-as-GET)."""
         nonces = self._client.directory["newNonce"]
         return self._net.post(url, said, new_nonce_url=nonces)
 
     @property
     def _asked(self) -> "OrderResource":
-        assert self._order is not None  # noqa: S101 - whoever asks for more has ordered
+        """The current order, which must exist."""
+        assert self._order is not None  # noqa: S101 - `create_order` comes first
         return self._order
 
 
 @asynccontextmanager
 async def connect(server: Server, account_key: str) -> AsyncGenerator[Client]:
-    """Yield a client of this server, and close its connections afterwards. Raises Failure.
+    """Yield a client of an ACME server, and close its connections at the end. Raises AcmeError.
 
-    After a failure the exception keeps the client alive, and its connections with it.
+    The exception of a failure would otherwise keep the client and its connections alive.
     """
     client = await asyncio.to_thread(Client, server, account_key)
     try:
@@ -398,7 +403,7 @@ async def connect(server: Server, account_key: str) -> AsyncGenerator[Client]:
 
 @contextmanager
 def _told() -> Generator[None]:
-    """Say in our words what goes wrong; nothing of a key stands in them."""
+    """Convert exceptions of the library to AcmeError. Texts contain no key."""
     from acme import errors, messages
     from josepy.errors import DeserializationError
     from requests.exceptions import RequestException, SSLError
@@ -421,7 +426,7 @@ def _told() -> Generator[None]:
 
 
 def _said(problem: Any) -> Failure:
-    """What a server says of a problem (RFC 8555, section 6.7), and of which names."""
+    """The failure for a problem document (RFC 8555, section 6.7), with its subproblems."""
     code = str(problem.code or "error")
     words = [f"{code}: {problem.detail or 'no reason given'}"]
     for one in problem.subproblems or ():
@@ -431,15 +436,17 @@ def _said(problem: Any) -> Failure:
 
 
 def _refused(failed: "Sequence[AuthorizationResource]") -> Failure:
-    """Why the server did not find what it looked for: of the first name, and the other names."""
-    names = [str(one.body.identifier.value) for one in failed]
-    problems = (each.error for each in failed[0].body.challenges if each.error is not None)
+    """The failure for refused authorizations: the problem of the first, and the other names."""
+    names = [str(authorization.body.identifier.value) for authorization in failed]
+    problems = (
+        challenge.error for challenge in failed[0].body.challenges if challenge.error is not None
+    )
     problem = next(problems, None)
     why = _said(problem) if problem else Failure("the challenge failed")
     return failure_of(names, str(why), code=why.code)
 
 
 def failure_of(names: Sequence[str], why: str, *, code: str = "") -> Failure:
-    """That these names failed, the first of them so: what matters most stands first."""
+    """The failure for these names, with the reason of the first one."""
     others = f"; and not {', '.join(names[1:])}" if names[1:] else ""
     return Failure(f"{names[0]}: {why}{others}", code=code)

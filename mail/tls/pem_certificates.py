@@ -1,4 +1,4 @@
-"""Certificates as PEM: read, put in order, held against their keys, and asked for by name."""
+"""Parsing and validation of PEM certificates and keys, and matching of server names."""
 
 import re
 import ssl
@@ -18,23 +18,26 @@ from mail.addresses.address_syntax import ascii_domain, checked_domain
 from mail.tls.server_tls import loaded
 from models.errors import Invalid
 
-LONGEST = 1 << 16  # characters of a PEM text
-CHAIN = 10  # certificates of one chain
-LINKS = 20  # certificates that one may send, to have the chain found among them
-NAMES = 500  # of one certificate
-ORDERED = 100  # of one that ACME makes: more no authority takes
-BITS = 2048  # of RSA, at least
-LARGEST = 8192  # and at most: a larger one costs whoever shakes hands too much
+LONGEST = 1 << 16  # in one field
+CHAIN = 10
+LINKS = 20  # in the input, from which the chain is built
+NAMES = 500  # in one certificate
+ORDERED = 100  # authorities accept no more
+BITS = 2048
+LARGEST = 8192  # larger keys make handshakes too expensive
 CURVES = ("secp256r1", "secp384r1", "secp521r1")
-ISSUER = 300  # characters of an issuer that are kept
+ISSUER = 300
 BLOCK = re.compile(r"-----BEGIN ([A-Z0-9 ]{1,40})-----.*?-----END \1-----", re.DOTALL)
 LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")
-BROKEN = (ValueError, TypeError, UnsupportedAlgorithm)  # what reading of PEM raises
+BROKEN = (ValueError, TypeError, UnsupportedAlgorithm)  # what parsing raises
 
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """What somebody sent: PEM texts. The key may lie beside the certificate."""
+    """PEM texts of a certificate, its key and intermediate certificates.
+
+    The key can be in the text of the certificate.
+    """
 
     cert: str
     key: str | None = field(default=None, repr=False)
@@ -43,23 +46,23 @@ class Sent:
 
 @dataclass(frozen=True, slots=True)
 class Fitting:
-    """A key and its chain, which fit."""
+    """A private key with its certificate chain and the values of the certificate."""
 
-    key: str = field(repr=False)  # PEM, PKCS 8
-    chain: str  # PEM, its own first
-    names: tuple[str, ...]  # in the certificate, in ASCII
+    key: str = field(repr=False)  # PKCS #8
+    chain: str  # the certificate of the key first
+    names: tuple[str, ...]  # in ASCII
     sha1: str
     sha256: str
     spki: str
     issuer: str
     not_before: datetime
     not_after: datetime
-    for_servers: bool  # or it says that it is for something else
-    left: int  # certificates that were sent and belong to no chain of its own
+    for_servers: bool  # allowed by the extended key usage
+    left: int  # input certificates that are not in the chain
 
 
 def server_name(text: str) -> str:
-    """The name of a server in ASCII and lower case; Invalid where it can be none."""
+    """A server name in ASCII and lower case. Raises Invalid."""
     name = ascii_domain(checked_domain(text, path="serverName"))
     if not all(LABEL.fullmatch(label) for label in name.split(".")):
         raise Invalid("not the name of a server", constraint="domain", path=["serverName"])
@@ -69,7 +72,7 @@ def server_name(text: str) -> str:
 
 
 def public_name(text: str) -> str:
-    """The same, where an authority of the whole world may know it."""
+    """A server name that an authority can know: it has a dot. Raises Invalid."""
     name = server_name(text)
     if "." not in name:
         text = "no authority knows a name without a dot"
@@ -78,9 +81,9 @@ def public_name(text: str) -> str:
 
 
 def other_names(own: str, given: Sequence[str]) -> list[str]:
-    """Names that ACME is to put into a certificate beside its own, each once, in this order.
+    """The additional names for an ACME certificate, without duplicates, in order.
 
-    Invalid, with its place, where one can be none, or where there are too many with its own.
+    Raises Invalid with the index of an invalid name, or if there are too many.
     """
     path, many = ["acmeNames"], f"at most {ORDERED} names, that of the server among them"
     if len(given) > ORDERED:
@@ -102,19 +105,20 @@ def other_names(own: str, given: Sequence[str]) -> list[str]:
 
 
 def wildcard(name: str) -> str:
-    """The name with a star that covers this one: of its first label alone (RFC 6125)."""
+    """The wildcard name that covers this name: `*` for its first label (RFC 6125)."""
     return f"*.{name.partition('.')[2]}"
 
 
 def covers(names: Iterable[str], name: str) -> bool:
-    """Whether a certificate of these names is good for this one."""
+    """True if a certificate with these names is valid for this name."""
     return not {name, wildcard(name)}.isdisjoint(names)
 
 
 def fitting(sent: Sent, old_key: str | None = None) -> Fitting:
-    """What was sent, in order. Without a key in it the old one is taken, where it fits.
+    """Parse and validate a certificate, and build its chain.
 
-    Invalid, naming the field and the rule, for whatever cannot be served.
+    Without a key in the input, the old key is used if it matches. Raises Invalid with field and
+    rule if the certificate can't be used.
     """
     blocks = list(_blocks(sent.cert, "cert"))
     given = _key_of(sent, blocks)
@@ -133,19 +137,21 @@ def fitting(sent: Sent, old_key: str | None = None) -> Fitting:
     if len(certificates) > LINKS:
         raise Invalid(f"at most {LINKS} certificates", constraint="max", path=["cert"])
     spki = _spki(key.public_key())
-    own = next((each for each in certificates if _spki(each.public_key()) == spki), None)
+    own = next(
+        (candidate for candidate in certificates if _spki(candidate.public_key()) == spki), None
+    )
     if own is None:
         text = "key and certificate do not belong together"
         raise Invalid(text, constraint="mismatch", path=["privateKey" if given else "cert"])
     chain = _chain(own, certificates)
-    left = len({each.fingerprint(hashes.SHA256()) for each in certificates}) - len(chain)
+    left = len({candidate.fingerprint(hashes.SHA256()) for candidate in certificates}) - len(chain)
     made = _described(key, own, chain, left)
     _tried(made)
     return made
 
 
 def _key_of(sent: Sent, blocks: Sequence[tuple[str, str]]) -> str | None:
-    """The key that was sent, by itself or beside the certificate."""
+    """The private key in the input, as PEM. None if there is none. Raises Invalid."""
     if sent.key is not None:
         found = [pem for kind, pem in _blocks(sent.key, "privateKey") if kind.endswith("KEY")]
         if not found:
@@ -159,7 +165,7 @@ def _key_of(sent: Sent, blocks: Sequence[tuple[str, str]]) -> str | None:
 
 
 def _blocks(text: str, path: str, index: int | None = None) -> Iterator[tuple[str, str]]:
-    """What stands in a PEM text: kinds, and the blocks."""
+    """The type and text of each PEM block. Raises Invalid if the text is too long."""
     if len(text) > LONGEST:
         words = f"at most {LONGEST} characters"
         raise Invalid(words, constraint="length", path=[path], index=index)
@@ -170,6 +176,7 @@ def _blocks(text: str, path: str, index: int | None = None) -> Iterator[tuple[st
 def _certificates(
     blocks: Sequence[tuple[str, str]], path: str, index: int | None = None
 ) -> list[x509.Certificate]:
+    """The certificates among the PEM blocks. Raises Invalid."""
     try:
         pems = [pem for kind, pem in blocks if kind.endswith("CERTIFICATE")]
         return [x509.load_pem_x509_certificate(pem.encode()) for pem in pems[: LINKS + 1]]
@@ -187,7 +194,7 @@ PrivateKey = (
 
 
 def _key(pem: str) -> PrivateKey:
-    """A key that is strong enough; Invalid for any other."""
+    """Parse a private key. Raises Invalid if it is encrypted, weak or of another type."""
     path = ["privateKey"]
     if "ENCRYPTED" in pem:
         text = "the key is encrypted: send it without a passphrase, it is sealed here"
@@ -210,13 +217,14 @@ def _key(pem: str) -> PrivateKey:
 
 
 def _digest(certificate: x509.Certificate) -> str:
-    """SHA-256 of its public key."""
+    """SHA-256 of the public key of a certificate, in hexadecimal."""
     digest = hashes.Hash(hashes.SHA256())
     digest.update(_spki(certificate.public_key()))
     return digest.finalize().hex()
 
 
 def _spki(key: PublicKeyTypes) -> bytes:
+    """The SubjectPublicKeyInfo in DER. Empty if it can't be encoded."""
     try:
         return key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     except BROKEN:
@@ -224,10 +232,14 @@ def _spki(key: PublicKeyTypes) -> bytes:
 
 
 def _chain(own: x509.Certificate, known: Sequence[x509.Certificate]) -> list[x509.Certificate]:
-    """Its own first, then whoever signed the one before, as far as they are known."""
+    """The chain that begins with the leaf, as far as the issuers are known."""
     chain = [own]
     while len(chain) < CHAIN:
-        found = (each for each in known if each not in chain and _signed(chain[-1], each))
+        found = (
+            candidate
+            for candidate in known
+            if candidate not in chain and _signed(chain[-1], candidate)
+        )
         if (signer := next(found, None)) is None:
             break
         chain.append(signer)
@@ -235,6 +247,7 @@ def _chain(own: x509.Certificate, known: Sequence[x509.Certificate]) -> list[x50
 
 
 def _signed(one: x509.Certificate, by: x509.Certificate) -> bool:
+    """True if the issuer has signed the certificate."""
     try:
         one.verify_directly_issued_by(by)
     except (*BROKEN, InvalidSignature):
@@ -245,15 +258,16 @@ def _signed(one: x509.Certificate, by: x509.Certificate) -> bool:
 def _described(
     key: PrivateKey, own: x509.Certificate, chain: Sequence[x509.Certificate], left: int
 ) -> Fitting:
+    """The result of a validation. Raises Invalid if the certificate has too many names."""
     plain, form = serialization.NoEncryption(), serialization.PrivateFormat.PKCS8
     names = _names(own)
     if len(names) > NAMES:
         raise Invalid(f"at most {NAMES} names", constraint="max", path=["cert"])
     return Fitting(
         key.private_bytes(Encoding.PEM, form, plain).decode(),
-        "".join(each.public_bytes(Encoding.PEM).decode() for each in chain),
+        "".join(certificate.public_bytes(Encoding.PEM).decode() for certificate in chain),
         names,
-        own.fingerprint(hashes.SHA1()).hex(),  # noqa: S303 - as others show it, beside a better one
+        own.fingerprint(hashes.SHA1()).hex(),  # noqa: S303 - shown beside SHA-256
         own.fingerprint(hashes.SHA256()).hex(),
         _digest(own),
         _issuer(own),
@@ -265,14 +279,14 @@ def _described(
 
 
 def _names(own: x509.Certificate) -> tuple[str, ...]:
-    """The names in it; the common name counts only where there are no others (RFC 6125)."""
+    """The DNS names of a certificate. The common name counts only without others (RFC 6125)."""
     found: list[str]
     try:
         extension = own.extensions.get_extension_for_class(x509.SubjectAlternativeName)
         found = extension.value.get_values_for_type(x509.DNSName)
     except (x509.ExtensionNotFound, *BROKEN):
         common = own.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
-        found = [str(each.value) for each in common]
+        found = [str(attribute.value) for attribute in common]
     names = (name.lower().rstrip(".") for name in found)
     return tuple(dict.fromkeys(name for name in names if _possible(name)))
 
@@ -283,6 +297,7 @@ def _possible(name: str) -> bool:
 
 
 def _issuer(own: x509.Certificate) -> str:
+    """The issuer as printable text, cut to `MAX_ISSUER_CHARACTERS`. Empty if it is invalid."""
     try:
         said = own.issuer.rfc4514_string()
     except BROKEN:
@@ -291,6 +306,7 @@ def _issuer(own: x509.Certificate) -> str:
 
 
 def _for_servers(own: x509.Certificate) -> bool:
+    """True if the extended key usage allows TLS servers or is missing."""
     try:
         found = own.extensions.get_extension_for_class(x509.ExtendedKeyUsage)
     except (x509.ExtensionNotFound, *BROKEN):
@@ -300,7 +316,7 @@ def _for_servers(own: x509.Certificate) -> bool:
 
 
 def _tried(made: Fitting) -> None:
-    """Invalid where TLS would not take it, such as one signed by way of MD5."""
+    """Raise Invalid if OpenSSL refuses the certificate, for example because of an MD5 signature."""
     try:
         loaded(made.chain, made.key)
     except ssl.SSLError as problem:
@@ -310,8 +326,10 @@ def _tried(made: Fitting) -> None:
 
 
 def spki_of(pem: str) -> str | None:
-    """SHA-256 of the public key of the first certificate in a text; None where there is none."""
-    first = next((each[0] for each in BLOCK.finditer(pem) if each[1].endswith("CERTIFICATE")), None)
+    """SHA-256 of the public key of the first certificate in a PEM text. None without one."""
+    first = next(
+        (match[0] for match in BLOCK.finditer(pem) if match[1].endswith("CERTIFICATE")), None
+    )
     try:
         own = x509.load_pem_x509_certificate((first or "").encode())
     except BROKEN:

@@ -1,4 +1,4 @@
-"""TLS on the streams of a connection, as a server; the certificate is read anew when it changes."""
+"""TLS of the listeners: contexts, a certificate from files, and TLS over a byte stream."""
 
 import logging
 import os
@@ -23,18 +23,18 @@ log = logging.getLogger(__name__)
 
 
 class Certificates(Protocol):
-    """What a listener shows to whoever wants TLS."""
+    """The source of the TLS context of a listener."""
 
     @property
     def ready(self) -> bool:
-        """Whether there is anything to show: else there is no TLS."""
+        """True if there is a certificate. Otherwise the listener offers no TLS."""
 
     def context(self) -> ssl.SSLContext:
-        """For a connection that begins now; only where it is ready."""
+        """The context for a new connection. It needs `ready`."""
 
 
 def fresh() -> ssl.SSLContext:
-    """A context as we want it, without a certificate."""
+    """A server context with the TLS settings of all listeners, but without a certificate."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_CIPHER_SERVER_PREFERENCE
@@ -42,10 +42,10 @@ def fresh() -> ssl.SSLContext:
 
 
 def loaded(chain: str, key: str) -> ssl.SSLContext:
-    """A context with this chain and its key, both PEM; raises ssl.SSLError.
+    """A context with this chain and key, both PEM. Raises ssl.SSLError.
 
-    OpenSSL is reached through files only. This one lies in memory and has no name; where there
-    is no such thing, a file that is gone at once, with the key locked by a password of its own.
+    OpenSSL loads certificates only from files. This one is in memory and has no path. Systems
+    without such files use a temporary file with a random password on the key.
     """
     context = fresh()
     with _written(chain, key) as (path, password):
@@ -55,7 +55,7 @@ def loaded(chain: str, key: str) -> ssl.SSLContext:
 
 @contextmanager
 def _written(chain: str, key: str) -> Generator[tuple[str, str | None]]:
-    """A file that holds both, and the password of the key, where it has one."""
+    """The path of a temporary file with both, and the password of the key or None."""
     if hasattr(os, "memfd_create") and Path("/proc/self/fd").is_dir():
         handle = os.memfd_create("certificate", os.MFD_CLOEXEC)
         with os.fdopen(handle, "wb") as file:
@@ -67,28 +67,28 @@ def _written(chain: str, key: str) -> Generator[tuple[str, str | None]]:
     locked = load_pem_private_key(key.encode(), None).private_bytes(
         Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(password.encode())
     )
-    with tempfile.NamedTemporaryFile(prefix="merganser-") as file:  # for nobody else to read
+    with tempfile.NamedTemporaryFile(prefix="merganser-") as file:  # only this user can read it
         file.write(locked + chain.encode())
         file.flush()
         yield file.name, password
 
 
 class Certificate:
-    """A chain and its key, in files that others may replace while we run."""
+    """A chain and its key in files, which are loaded again when they change."""
 
     def __init__(self, chain: Path, key: Path | None = None) -> None:
-        """Read them; OSError, which ssl.SSLError is too, where that cannot be."""
+        """Load the files. Raises OSError, of which ssl.SSLError is a subclass."""
         self._files = [chain, key or chain]
         self._seen = self._stamps()
         self._context = self._made()
 
     @property
     def ready(self) -> bool:
-        """It was read, so it is."""
+        """Always True, since the files were loaded."""
         return True
 
     def context(self) -> ssl.SSLContext:
-        """For a connection that begins now. Files that do not fit leave the last ones in force."""
+        """The context for a new connection. Invalid new files leave the last context in use."""
         try:
             stamps = self._stamps()
             if stamps != self._seen:
@@ -100,8 +100,9 @@ class Certificate:
         return self._context
 
     def _stamps(self) -> list[tuple[int, int, int]]:
+        """Modification time in nanoseconds, size and inode of each file."""
         found = [file.stat() for file in self._files]
-        return [(each.st_mtime_ns, each.st_size, each.st_ino) for each in found]
+        return [(stat.st_mtime_ns, stat.st_size, stat.st_ino) for stat in found]
 
     def _made(self) -> ssl.SSLContext:
         context = fresh()
@@ -110,7 +111,7 @@ class Certificate:
 
 
 class Tunnel:
-    """What lies between the socket and the conversation once there is TLS."""
+    """TLS on the server side of a byte stream."""
 
     def __init__(
         self,
@@ -126,7 +127,7 @@ class Tunnel:
         self._tls = context.wrap_bio(self._came, self._goes, server_side=True)
 
     async def shake_hands(self) -> str:
-        """Begin; the version and the cipher. Vanished where the client does not go along."""
+        """Run the handshake. Returns version and cipher. Raises Vanished if it fails."""
         while True:
             try:
                 self._tls.do_handshake()
@@ -144,7 +145,7 @@ class Tunnel:
                 return f"{self._tls.version()} {cipher[0] if cipher else ''}".strip()
 
     async def read(self, most: int = PIECE) -> bytes:
-        """What has come, as soon as anything has; none at the end."""
+        """Read decrypted bytes as soon as there are any. Empty at the end."""
         while True:
             try:
                 return self._tls.read(most)
@@ -152,18 +153,19 @@ class Tunnel:
                 self._flush()
                 if not await self._more():
                     return b""
-            except ssl.SSLError:  # it has ended, or is broken: nothing behind it is believed
+            except ssl.SSLError:  # an error ends the stream
                 return b""
 
     def write(self, raw: bytes) -> None:
-        """Send this."""
+        """Encrypt and send bytes. Raises ConnectionResetError if the peer has closed TLS."""
         try:
             self._tls.write(raw)
-        except ssl.SSLError:  # the other side has ended it
+        except ssl.SSLError:  # the peer has closed TLS
             raise ConnectionResetError from None
         self._flush()
 
     async def _more(self) -> bool:
+        """Read encrypted bytes from the connection. False at its end."""
         raw = await self._read(PIECE)
         self._came.write(raw)
         return bool(raw)

@@ -1,7 +1,7 @@
-"""The certificates of a process, by the names that clients ask for (RFC 6066, section 3).
+"""The certificates of a process, selected by server name indication (RFC 6066, section 3).
 
-OpenSSL asks amid the handshake and waits: so all that may be asked for lies in memory, keys
-sealed, and a context is made when a name is first asked for.
+OpenSSL asks during the handshake and blocks the event loop. So all certificates are in memory, with
+encrypted keys, and a context is created when its certificate is first used.
 """
 
 import logging
@@ -18,12 +18,12 @@ from models.runtime.secret_box import Sealed
 
 log = logging.getLogger(__name__)
 
-CONTEXTS = 256  # that are kept: each takes some tens of kilobytes
+CONTEXTS = 256  # each takes some tens of kilobytes
 
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """A certificate that is stored."""
+    """A certificate that is stored in the database."""
 
     id: int
     version: int
@@ -32,22 +32,22 @@ class Held:
     not_before: datetime
     not_after: datetime
     chain: str = field(repr=False)
-    key: str = field(repr=False)  # sealed
+    key: str = field(repr=False)  # encrypted by the secret box
 
 
 def rank(of: Any, name: str, now: datetime) -> tuple[bool, bool, datetime]:
-    """The higher, the better a certificate is for this name: in time, stored for it, longest valid.
+    """The sort key of a certificate for a name: valid now, stored for the name, valid longest.
 
-    Of it `not_before`, `not_after` and `server_name` are read.
+    A higher rank is better. `certificate` needs `not_before`, `not_after` and `server_name`.
     """
     return of.not_before <= now < of.not_after, of.server_name == name, of.not_after
 
 
 class Keyring:
-    """What to show to whoever asks for a name, and to those who ask for none.
+    """The certificate for each server name, and for clients that send none.
 
-    A certificate that is stored for the name, else one that has the name in it; of several that
-    which is valid longest. Else the one of the file, else that for our own name, else any.
+    The order is: a certificate stored for the name, one that contains the name (the one valid
+    longest first), the certificate file, one for the server's own name, any other.
     """
 
     def __init__(
@@ -58,34 +58,34 @@ class Keyring:
         own: str = "",
         file: Certificates | None = None,
     ) -> None:
-        self._opened = opened  # the key, as PEM; raises Sealed
+        self._opened = opened  # returns the key as PEM; raises Sealed
         self._now = now
         self._own = own.lower()
         self._file = file
         self._held: dict[int, Held] = {}
         self._named: dict[str, list[Held]] = {}
         self._contexts: OrderedDict[tuple[int, int], ssl.SSLContext | None] = OrderedDict()
-        self._first = fresh()  # has no certificate: the callback brings one to each handshake
+        self._first = fresh()  # without certificate; the callback sets one in each handshake
         self._first.sni_callback = self._asked
 
     @property
     def ready(self) -> bool:
-        """Whether there is any certificate."""
+        """True if there is any certificate."""
         return bool(self._file or self._held)
 
     def context(self) -> ssl.SSLContext:
-        """For a connection that begins now."""
+        """The context for a new connection."""
         return self._first
 
     @property
     def versions(self) -> dict[int, int]:
-        """What is held, by key."""
-        return {key: held.version for key, held in self._held.items()}
+        """The versions of the certificates, by id."""
+        return {key: certificate.version for key, certificate in self._held.items()}
 
     def change(self, gone: Iterable[int], come: Sequence[Held]) -> None:
-        """Hold others from now on. Connections that are open stay as they are."""
-        left = {key: held for key, held in self._held.items() if key not in set(gone)}
-        self._held = left | {held.id: held for held in come}
+        """Remove and add certificates. Open connections are not affected."""
+        left = {key: value for key, value in self._held.items() if key not in set(gone)}
+        self._held = left | {certificate.id: certificate for certificate in come}
         named: defaultdict[str, list[Held]] = defaultdict(list)
         for held in self._held.values():
             for name in {held.server_name, *held.names}:
@@ -97,14 +97,18 @@ class Keyring:
                 del self._contexts[key]
 
     def found(self, name: str) -> list[Held]:
-        """The certificates for this name, best first."""
-        there = {held.id: held for held in self._named.get(name, ())}
-        there |= {held.id: held for held in self._named.get(wildcard(name), ())}
+        """The certificates for a name, best first."""
+        there = {certificate.id: certificate for certificate in self._named.get(name, ())}
+        there |= {
+            certificate.id: certificate for certificate in self._named.get(wildcard(name), ())
+        }
         now = self._now()
-        return sorted(there.values(), key=lambda held: rank(held, name, now), reverse=True)
+        return sorted(
+            there.values(), key=lambda certificate: rank(certificate, name, now), reverse=True
+        )
 
     def chosen(self, name: str | None) -> ssl.SSLContext | None:
-        """What to show to whoever asks for this name; None where there is nothing."""
+        """The context for a server name. None if there is no usable certificate."""
         name = (name or "").lower().rstrip(".")
         if context := self._usable(self.found(name) if name else ()):
             return context
@@ -113,14 +117,17 @@ class Keyring:
         if context := self._usable(self.found(self._own)):
             return context
         now = self._now()
-        others = sorted(self._held.values(), key=lambda held: rank(held, "", now), reverse=True)
+        others = sorted(
+            self._held.values(), key=lambda certificate: rank(certificate, "", now), reverse=True
+        )
         return self._usable(others)
 
     def _usable(self, found: Iterable[Held]) -> ssl.SSLContext | None:
-        """The context of the first that can be used."""
+        """The context of the first certificate that can be loaded."""
         return next((context for held in found if (context := self._made(held))), None)
 
     def _made(self, held: Held) -> ssl.SSLContext | None:
+        """The context of a certificate. None if it can't be loaded, which is logged."""
         key = (held.id, held.version)
         if key not in self._contexts:
             context = None
@@ -138,7 +145,7 @@ class Keyring:
     def _asked(
         self, handshake: ssl.SSLSocket | ssl.SSLObject, name: str | None, _first: ssl.SSLContext
     ) -> int | None:
-        """Amid a handshake: which certificate it goes on with."""
+        """The SNI callback: set the context of the handshake, or return a TLS alert."""
         if context := self.chosen(name):
             handshake.context = context
             return None

@@ -1,4 +1,4 @@
-"""`merganser export`: an account into a file, which is there whole or not at all."""
+"""`merganser export`: write an account into a file, completely or not at all."""
 
 import os
 import shutil
@@ -21,32 +21,33 @@ from resolvers.messages.filters.message_filter import MessageWhere
 from resolvers.transfer import export_writer, passphrases
 from resolvers.transfer.export_writer import After
 
-Began = Callable[[int], Callable[[int], None]]  # told how many, and then how many are done
+# takes the number of messages, returns a function that takes the number written
+Began = Callable[[int], Callable[[int], None]]
 
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What is to be exported, and whereto."""
+    """The account to export, and the file and options of the export."""
 
     path: Path
-    user: str  # name or address
-    format: ExportFormat | None = None  # None: by the name of the file
+    user: str  # username or address
+    format: ExportFormat | None = None  # None: from the file name
     mailbox: str | None = None
     settings: bool = True
-    passphrase: str | None = field(default=None, repr=False)  # for passwords of connectors
+    passphrase: str | None = field(default=None, repr=False)  # encrypts the passwords of connectors
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What is in the file."""
+    """The number of messages and bytes in the file, and the messages that could not be read."""
 
     messages: int
     bytes: int
-    damaged: list[str]  # that could not be read
+    damaged: list[str]
 
 
 def format_of(path: Path) -> ExportFormat:
-    """The format that the name of a file asks for. Trouble where it asks for none."""
+    """The format that the extension of a file means. Raises CommandError if it is unknown."""
     for kind, (ending, _) in ENDINGS.items():
         if path.suffix.lower() == f".{ending}":
             return kind
@@ -54,14 +55,18 @@ def format_of(path: Path) -> ExportFormat:
     raise Trouble(f"say with --format how to write {path.name}, or name it {known}")
 
 
-async def export(world: World, order: Order, began: Began) -> Outcome:
-    """Write an account into a file. Trouble where there is one of this name already."""
+async def export(environment: World, order: Order, began: Began) -> Outcome:
+    """Write an account into a new file.
+
+    Raises CommandError if the file exists or can't be written, if there is no such user or
+    mailbox, or if a passphrase is given and the file has no settings.
+    """
     kind = order.format or format_of(order.path)
     word = passphrases.checked(order.passphrase)
     if word is not None and (kind is ExportFormat.MBOX or not order.settings):
         raise Trouble("passwords are part of the settings, and these are left out", code=MISUSED)
-    user = await user_named(world, order.user)
-    ctx = on_behalf(world, user.id)
+    user = await user_named(environment, order.user)
+    ctx = on_behalf(environment, user.id)
     ids = await _ids(ctx, order.mailbox)
     part = order.path.with_name(f".{order.path.name}.part")
     try:
@@ -93,7 +98,7 @@ async def _ids(ctx: Context, path: str | None) -> list[int] | None:
 
 @dataclass(slots=True)
 class Writer:
-    """An account on its way into a file; what comes last in it waits in another."""
+    """Writes an account into a file. The directory of the archive is kept in a second file."""
 
     ctx: Context
     kind: ExportFormat
@@ -104,7 +109,7 @@ class Writer:
     passphrase: str | None = field(default=None, repr=False)
 
     async def write(self, began: Began) -> Outcome:
-        """Write all there is."""
+        """Write the archive, and report the number of exported messages."""
         state, damaged, done = State(), list[str](), 0
         after: After = None
         what = {"ids": self.ids, "settings": self.settings}

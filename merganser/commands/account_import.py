@@ -1,4 +1,4 @@
-"""`merganser import`: killed at any message it goes on from there."""
+"""`merganser import`: store the mail of a source. A killed import resumes at its checkpoint."""
 
 import asyncio
 import fcntl
@@ -35,58 +35,67 @@ from resolvers.transfer.import_writer import Import, Outcome, Reading, Ready
 
 KIND = "IMPORT"
 
-Progress = Callable[[int], None]  # how far in the source
+Progress = Callable[[int], None]  # takes the position in the source
 
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What is to be imported."""
+    """The source to import, and the account and options of the import."""
 
     path: Path
-    user: str  # name or address
-    mailbox: str | None = None  # one for all mail; None: as the source has it
-    data: Path = Path("var")  # the folder where running imports are known
-    settings: bool = True  # what an archive of ours has of these
-    passphrase: str | None = field(default=None, repr=False)  # that it was exported with
+    user: str  # username or address
+    mailbox: str | None = None  # for all messages; None: the mailboxes of the source
+    data: Path = Path("var")  # with the locks of running imports
+    settings: bool = True  # if the source is an archive that Merganser wrote
+    passphrase: str | None = field(default=None, repr=False)  # of the export
 
 
 @dataclass(slots=True)
 class Bringing:
-    """One that is running."""
+    """A running import with its source and its task."""
 
     work: Import
     origin: Source
     task_id: int
-    base: int  # how far earlier runs came
+    base: int  # of the source, by earlier runs
 
 
-async def user_named(world: World, who: str) -> Picked:
-    """The account of this name or address. Trouble where there is none."""
-    key = await address_resolution.login_of(world, who)
+async def user_named(environment: World, who: str) -> Picked:
+    """Load the ID and username of a user by username or address.
+
+    Raises CommandError if there is no such user.
+    """
+    key = await address_resolution.login_of(environment, who)
     asked = select(*picked(User, {"id", "username"})).where(col(User.id) == (key or 0))
-    for row in await world.database.read(asked):
+    for row in await environment.database.read(asked):
         return row
     raise Trouble(f"there is no user {who}: `merganser user list` shows all")
 
 
-async def bring(world: World, order: Order, began: Callable[[Source, int], Progress]) -> Outcome:
-    """Import all mail of a source, going on where an earlier run was broken off.
+async def bring(
+    environment: World, order: Order, began: Callable[[Source, int], Progress]
+) -> Outcome:
+    """Import all messages of a source, and resume an interrupted import.
 
-    `began` is told the source and how far in it we are. Trouble where it cannot go on.
+    `start_progress` takes the source and the position in it, and returns a function that takes
+    each later position. Raises CommandError if the source can't be read, the account is full, the
+    import is cancelled, or the same import runs in another process.
     """
     word = passphrases.checked(order.passphrase)
     if word is not None and not order.settings:
         raise Trouble("passwords are part of the settings, and these are left out", code=MISUSED)
-    user = await user_named(world, order.user)
-    origin = await _source(world, order.path)
+    user = await user_named(environment, order.user)
+    origin = await _source(environment, order.path)
     try:
         into = paths.checked_path(order.mailbox) if order.mailbox else None
         async with _alone(order.data, f"{user.id}\0{origin.path.resolve()}\0{into}"):
-            run, after = await _begun(world, origin, user.id, into)
+            run, after = await _begun(environment, origin, user.id, into)
             if after is None and origin.account:
                 await _furnish(run.work, origin.account, settings=order.settings)
             await _go_on(run, after, began(origin, run.base))
-            if origin.account and order.settings:  # now that they need not fetch it all again
+            if (
+                origin.account and order.settings
+            ):  # after the messages, so that connectors don't fetch them again
                 await transfer.bring(run.work, origin.account, word)
             await _finish(run)
     except OverQuota as full:
@@ -98,16 +107,16 @@ async def bring(world: World, order: Order, began: Callable[[Source, int], Progr
 
 
 async def _furnish(work: Import, account: Account, *, settings: bool) -> None:
-    if settings:  # first: folders that encrypt need the key
+    if settings:  # first, since mailboxes that encrypt need the key
         await import_writer.settle(work, account)
     await import_writer.furnish(work, account, notes=settings)
     if settings:
         await import_writer.introduce(work, account)
 
 
-async def _source(world: World, path: Path) -> Source:
+async def _source(environment: World, path: Path) -> Source:
     try:
-        return await asyncio.to_thread(source, path, world.options.message_max)
+        return await asyncio.to_thread(source, path, environment.options.message_max)
     except FileNotFoundError as problem:
         raise Trouble(f"there is nothing at {path}") from problem
     except OSError as problem:
@@ -118,7 +127,10 @@ async def _source(world: World, path: Path) -> Source:
 
 @asynccontextmanager
 async def _alone(data: Path, what: str) -> AsyncGenerator[None]:
-    """Hold this import: two at once would store everything twice. A kill lets go of it."""
+    """Lock this import, since two at once would store each message twice.
+
+    The end of the process releases the lock. Raises CommandError if another process holds it.
+    """
     path = data / f"import-{hashlib.sha256(what.encode()).hexdigest()[:16]}.lock"
     handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     try:
@@ -133,18 +145,18 @@ async def _alone(data: Path, what: str) -> AsyncGenerator[None]:
 
 
 async def _begun(
-    world: World, origin: Source, user_id: int, into: str | None
+    environment: World, origin: Source, user_id: int, into: str | None
 ) -> tuple[Bringing, str | None]:
-    """The import, and the place behind which it goes on: None at the beginning."""
-    ctx = on_behalf(world, user_id)
+    """Start or resume an import. Returns it with its checkpoint; None for a new import."""
+    ctx = on_behalf(environment, user_id)
     order = {"path": str(origin.path.resolve()), "mailbox": into}
     asked = select(*picked(Task)).where(
         col(Task.kind) == KIND, col(Task.user_id) == user_id, col(Task.finished_at).is_(None)
     )
     earlier = next((row for row in await ctx.read(asked) if row.order == order), None)
     note = dict((earlier and earlier.checkpoint) or {})
-    same = note.get("stamp") == origin.stamp  # else what stands there may be other mail
-    now, key = world.now(), earlier.id if earlier else world.key()
+    same = note.get("stamp") == origin.stamp  # otherwise the source has changed
+    now, key = environment.now(), earlier.id if earlier else environment.key()
     async with ctx.write(user_id) as session:
         task = await session.get(Task, key) or Task(
             id=key, kind=KIND, user_id=user_id, order=order, created_at=now
@@ -154,7 +166,9 @@ async def _begun(
         session.add(task)
         await session.flush()
         await ctx.record(session, user_id, ChangeKind.TASK_CHANGED, [key])
-    begun = key if same or not note else world.key()  # it reads again what it has brought
+    begun = (
+        key if same or not note else environment.key()
+    )  # a changed source is read from the start
     work = await import_writer.opened(ctx, user_id, into, begun)
     work.outcome = Outcome(**note.get("outcome", {}))
     base = int(note.get("at", 0)) if same else 0
@@ -170,7 +184,7 @@ async def _go_on(run: Bringing, after: str | None, progress: Progress) -> None:
         except OverQuota:
             if len(ready) < 2:  # noqa: PLR2004
                 raise
-            for each in ready:  # as many as fit
+            for each in ready:  # one by one, until the account is full
                 await _store(run, [each], each.found)
             await _store(run, [], group[-1])
         progress(_reached(run, group[-1]))
@@ -180,12 +194,12 @@ async def _go_on(run: Bringing, after: str | None, progress: Progress) -> None:
 
 
 async def _store(run: Bringing, ready: Sequence[Ready], last: Found) -> None:
-    """Store these and note that all up to `last` is done, in one unit."""
+    """Store messages and the checkpoint after the last one, in one transaction."""
     for again in (False, True):
         kept = await import_writer.keep(run.work, ready, again=again)
         try:
             await _unit(run, ready, kept, last)
-        except Gone:  # a piece was collected meanwhile
+        except Gone:  # housekeeping deleted a blob in between
             if again:
                 raise
         else:
@@ -212,7 +226,7 @@ async def _unit(run: Bringing, ready: Sequence[Ready], kept: Sequence[Kept], las
 
 
 async def _note(run: Bringing, session: AsyncSession, values: dict[str, Any]) -> bool:
-    """Write how far we are; returns whether somebody wants us to stop."""
+    """Update the task of the import. Returns True if the task was cancelled."""
     this = update(Task).where(col(Task.id) == run.task_id).values(**values)
     changed = await (await session.connection()).execute(this.returning(col(Task.cancelled)))
     stop = bool(changed.scalar_one())

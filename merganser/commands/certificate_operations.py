@@ -1,4 +1,4 @@
-"""Certificates, as an operator at the machine lists and sets them."""
+"""List, set, renew and delete certificates for the command line."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,10 +24,10 @@ COLUMNS = (
 )  # fmt: skip
 
 
-async def listed(world: World) -> list[dict[str, Any]]:
-    """All certificates, by name."""
-    asked = select(*picked(Certificate, COLUMNS)).order_by(col(Certificate.server_name))
-    return [_plain(row) for row in await world.database.read(asked)]
+async def listed(environment: World) -> list[dict[str, Any]]:
+    """Load all certificates by server name, as JSON values."""
+    statement = select(*picked(Certificate, COLUMNS)).order_by(col(Certificate.server_name))
+    return [_plain(row) for row in await environment.database.read(statement)]
 
 
 def _plain(row: Picked) -> dict[str, Any]:
@@ -46,7 +46,7 @@ def _plain(row: Picked) -> dict[str, Any]:
 
 
 def read(file: Path) -> str:
-    """What a file holds; Trouble where it cannot be read."""
+    """Read a text file. Raises CommandError if it can't be read or is not text."""
     try:
         return file.read_text()
     except (OSError, UnicodeDecodeError) as problem:
@@ -55,56 +55,63 @@ def read(file: Path) -> str:
 
 
 async def put(
-    world: World,
+    environment: World,
     name: str,
     files: tuple[Path | None, Path | None],
     *,
     acme: bool,
     names: Sequence[str] | None = None,
 ) -> tuple[dict[str, Any], list[Notice]]:
-    """Make or change one, from files with certificate and key, or by ACME; Trouble."""
+    """Set the certificate of a server, from PEM files or by ACME.
+
+    Returns it as JSON values, with notices for the operator. Raises CommandError if it is invalid.
+    """
     cert, key = (None if file is None else read(file) for file in files)
     sent = None if cert is None and key is None else Sent(cert or "", key)
     given = Given(name, sent, acme, names=None if names is None else tuple(names))
     try:
-        _, notices = await certificates.put(owner(world), given)
+        _, notices = await certificates.put(owner(environment), given)
     except Refused as refusal:
         raise Trouble(refusal.message) from None
-    return await one(world, name), notices
+    return await one(environment, name), notices
 
 
-async def one(world: World, name: str) -> dict[str, Any]:
-    """The certificate of this server; Trouble where there is none."""
-    return _plain(await _named(world, name))
+async def one(environment: World, name: str) -> dict[str, Any]:
+    """Load the certificate of a server as JSON values. Raises CommandError if there is none."""
+    return _plain(await _named(environment, name))
 
 
-async def _named(world: World, name: str) -> Picked:
-    row = await certificates.named(owner(world), name)
+async def _named(environment: World, name: str) -> Picked:
+    row = await certificates.named(owner(environment), name)
     if row is None:
         raise Trouble(f"there is no certificate for {name}: `merganser certificate list` shows all")
     return row
 
 
-async def renew(world: World, name: str) -> dict[str, Any]:
-    """Have it made anew by ACME, which a running server does; Trouble."""
-    row = await _named(world, name)
+async def renew(environment: World, name: str) -> dict[str, Any]:
+    """Request a renewal by ACME, which a running server does. Raises CommandError."""
+    row = await _named(environment, name)
     try:
-        await certificates.renew(owner(world), [row.id])
+        await certificates.renew(owner(environment), [row.id])
     except Refused as refusal:
         raise Trouble(refusal.message) from None
-    return await one(world, name)
+    return await one(environment, name)
 
 
-async def remove(world: World, name: str, reason: str | None = None) -> bool:
-    """Remove it, revoked before for a reason; whether it was. Trouble where there is none."""
-    row = await _named(world, name)
+async def remove(environment: World, name: str, reason: str | None = None) -> bool:
+    """Delete the certificate of a server. With a reason it is revoked first.
+
+    Returns True if it was revoked. Raises CommandError if there is none, or it can't be revoked.
+    """
+    row = await _named(environment, name)
     try:
-        return bool(await certificates.remove(owner(world), [row.id], _reason(reason)))
+        return bool(await certificates.remove(owner(environment), [row.id], _reason(reason)))
     except Refused as refusal:
         raise Trouble(refusal.message) from None
 
 
 def _reason(text: str | None) -> Reason | None:
+    """Parse the revocation reason of `--revoke`. Raises CommandError if it is unknown."""
     if text is None:
         return None
     spelt = {one.lower().replace("_", "-"): one for one in Reason}

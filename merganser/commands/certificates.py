@@ -28,10 +28,10 @@ def list_certificates(as_json: Json = False) -> None:
     from merganser.commands.environment_run import run
     from merganser.commands.terminal_tables import shown
 
-    async def work(world: "World", _settings: "Settings") -> list[dict[str, Any]]:
-        return await certificates.listed(world)
+    async def run_operation(environment: "World", _settings: "Settings") -> list[dict[str, Any]]:
+        return await certificates.listed(environment)
 
-    found = run(work)
+    found = run(run_operation)
     if as_json:
         typer.echo(json.dumps(found, indent=2, ensure_ascii=False))
         return
@@ -79,10 +79,12 @@ def put(
     if cert is None and not acme:
         raise Trouble("say --cert FILE, or --acme", code=MISUSED)
 
-    async def work(world: "World", _settings: "Settings") -> "tuple[dict[str, Any], list[Notice]]":
-        return await certificates.put(world, name, (cert, key), acme=acme, names=also or None)
+    async def run_operation(
+        environment: "World", _settings: "Settings"
+    ) -> "tuple[dict[str, Any], list[Notice]]":
+        return await certificates.put(environment, name, (cert, key), acme=acme, names=also or None)
 
-    found, notices = run(work)
+    found, notices = run(run_operation)
     for notice in notices:
         typer.echo(f"{notice.code}: {notice.message}", err=True)
     _print(found, as_json)
@@ -108,10 +110,10 @@ def renew(name: Name, as_json: Json = False) -> None:
     from merganser.commands import certificate_operations as certificates
     from merganser.commands.environment_run import run
 
-    async def work(world: "World", _settings: "Settings") -> dict[str, Any]:
-        return await certificates.renew(world, name)
+    async def run_operation(environment: "World", _settings: "Settings") -> dict[str, Any]:
+        return await certificates.renew(environment, name)
 
-    _print(run(work), as_json)
+    _print(run(run_operation), as_json)
 
 
 def delete(
@@ -134,19 +136,19 @@ def delete(
     from merganser.commands import certificate_operations as certificates
     from merganser.commands.environment_run import run
 
-    async def work(world: "World", _settings: "Settings") -> bool:
-        return await certificates.remove(world, name, revoke)
+    async def run_operation(environment: "World", _settings: "Settings") -> bool:
+        return await certificates.remove(environment, name, revoke)
 
-    if run(work):
+    if run(run_operation):
         typer.echo(f"The certificate of {name} is revoked.")
     typer.echo(f"{name} has no certificate here any more.")
 
 
 def certificates() -> typer.Typer:
-    """The commands about certificates."""
-    made = typer.Typer(help="List, set and renew certificates.", no_args_is_help=True)
-    made.command("list")(list_certificates)
-    made.command("set")(put)
-    made.command("renew")(renew)
-    made.command("delete")(delete)
-    return made
+    """Create the command group `certificate`."""
+    group = typer.Typer(help="List, set and renew certificates.", no_args_is_help=True)
+    group.command("list")(list_certificates)
+    group.command("set")(put)
+    group.command("renew")(renew)
+    group.command("delete")(delete)
+    return group

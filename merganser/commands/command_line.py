@@ -1,4 +1,4 @@
-"""The command line: what there is, and what each command does."""
+"""The command line with its top-level commands."""
 # ruff: noqa: PLC0415 - what a command needs is imported when it runs, so that --help is quick
 # ruff: noqa: PLR0913, PLR0917 - a parameter for each option: typer reads them
 
@@ -74,8 +74,8 @@ def serve(
 
     made: list[DemoAccount] = []
 
-    async def furnish(world: "World") -> None:
-        made.append(await _furnished(world, settings, demo_count))
+    async def furnish(environment: "World") -> None:
+        made.append(await _furnished(environment, settings, demo_count))
 
     def greet() -> None:
         logs.set_up(settings.log_level, settings.log_format)
@@ -84,7 +84,7 @@ def serve(
     uvloop.run(lifecycle.serve(settings, before=furnish, after=greet))
 
 
-async def _furnished(world: "World", settings: "Settings", count: int) -> "DemoAccount":
+async def _furnished(environment: "World", settings: "Settings", count: int) -> "DemoAccount":
     from merganser.demo.account import furnish
 
     with progress_bar() as bar:
@@ -93,7 +93,7 @@ async def _furnished(world: "World", settings: "Settings", count: int) -> "DemoA
         def progress(done: int, total: int) -> None:
             bar.update(task, completed=done, total=total, visible=True)
 
-        return await furnish(world, settings.data, count, progress)
+        return await furnish(environment, settings.data, count, progress)
 
 
 def init() -> None:
@@ -118,8 +118,8 @@ def demo(
     Example: merganser demo
     """
 
-    async def work(world: "World", settings: "Settings") -> None:
-        account = await _furnished(world, settings, count)
+    async def work(environment: "World", settings: "Settings") -> None:
+        account = await _furnished(environment, settings, count)
         typer.echo(f"User      {account.username} ({account.address})")
         typer.echo(f"Password  {account.password or '(somebody has changed it)'}")
         typer.echo(f"API key   {account.key}")
@@ -162,7 +162,7 @@ def bring(
 
     word = _passphrase(stdin=passphrase_stdin)
 
-    async def work(world: "World", known: "Settings") -> "Outcome":
+    async def work(environment: "World", known: "Settings") -> "Outcome":
         order = Order(path.absolute(), user, mailbox, known.data, settings, word)
         with progress_bar() as bar:
 
@@ -170,7 +170,7 @@ def bring(
                 task = bar.add_task(f"Importing {path.name}", total=origin.total, completed=at)
                 return lambda at: bar.update(task, completed=at)
 
-            return await work_through(world, order, began)
+            return await work_through(environment, order, began)
 
     try:
         outcome = run(work)
@@ -219,7 +219,7 @@ def export(
     chosen = ExportFormat(kind.upper()) if kind else account_export.format_of(path)
     word = _passphrase(stdin=passphrase_stdin)
 
-    async def work(world: "World", _settings: "Settings") -> "account_export.Outcome":
+    async def work(environment: "World", _settings: "Settings") -> "account_export.Outcome":
         order = account_export.Order(path.absolute(), user, chosen, mailbox, settings, word)
         with progress_bar() as bar:
 
@@ -227,7 +227,7 @@ def export(
                 task = bar.add_task(f"Exporting {user}", total=total)
                 return lambda done: bar.update(task, completed=done)
 
-            return await account_export.export(world, order, began)
+            return await account_export.export(environment, order, began)
 
     try:
         outcome = run(work)
@@ -363,24 +363,26 @@ def check(
     """
     from merganser.server.store.store_use import used_alone
 
-    async def work(world: "World", _settings: "Settings") -> dict[str, object]:
+    async def work(environment: "World", _settings: "Settings") -> dict[str, object]:
         from mail.consistency import verify
         from mail.maintenance import restore_mark
 
         if restored:
-            await restore_mark.restored(world)
+            await restore_mark.restored(environment)
         with progress_bar() as bar:
             task = bar.add_task("Checking", total=None)
 
             def progress(subject: str, done: int, total: int | None) -> None:
                 bar.update(task, description=subject, completed=done, total=total)
 
-            report = await verify(world, repair=repair, read_blobs=not quick, progress=progress)
+            report = await verify(
+                environment, repair=repair, read_blobs=not quick, progress=progress
+            )
         return report.as_json()
 
-    async def alone(world: "World", settings: "Settings") -> dict[str, object]:
-        async with used_alone(world, settings, "repair"):
-            return await work(world, settings)
+    async def alone(environment: "World", settings: "Settings") -> dict[str, object]:
+        async with used_alone(environment, settings, "repair"):
+            return await work(environment, settings)
 
     report = run(alone if repair or restored else work)
     _print_json(report)
@@ -410,7 +412,7 @@ def whole(
 
 
 def app() -> typer.Typer:
-    """The command line, ready to be called."""
+    """Create the command line with all commands."""
     from merganser.commands import certificates, connectors, domains, trusted_documents, users
     from merganser.commands import keys as commands_keys
     from merganser.commands import settings as commands_settings

@@ -1,4 +1,4 @@
-"""Connectors, as an operator at the machine lists, checks and runs them."""
+"""List, check and run connectors for the command line."""
 
 import asyncio
 import signal
@@ -32,7 +32,7 @@ from resolvers.connectors.check import Checked
 from resolvers.connectors.loaders import ConnectorWhere
 from resolvers.users.selection import Users
 
-EACH = 0.2  # seconds between two looks at a run
+EACH = 0.2  # seconds
 ALL = "`merganser connector list` shows all"
 
 Told = Callable[[Picked], None]
@@ -40,27 +40,27 @@ Told = Callable[[Picked], None]
 
 @dataclass(frozen=True, slots=True)
 class Named:
-    """A connector that was named on the command line."""
+    """A connector that was given on the command line."""
 
     key: int
     name: str
 
     @property
     def id(self) -> str:
-        """As GraphQL shows it."""
+        """The global ID of GraphQL."""
         return encode("Connector", self.key)
 
 
 @dataclass
 class Ending:
-    """Whether somebody at the terminal wants it to end, and who says that it was heard."""
+    """Whether Ctrl-C was pressed, with the callback that confirms it to the operator."""
 
     said: Callable[[], None]
     asked: bool = False
     working: "asyncio.Task[Any] | None" = None
 
     def signalled(self) -> None:
-        """End at the next safe point; a second time, at once."""
+        """Request a stop at the next safe point. A second interrupt cancels at once."""
         if not self.asked:
             self.asked = True
             self.said()
@@ -70,22 +70,22 @@ class Ending:
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """Which connectors are to run, and who is told of it."""
+    """The connectors to run, and the callbacks that show their progress."""
 
     connectors: Sequence[Named]
     trial: bool
-    began: Callable[[Named, Picked], Told]  # what is told of a run, whenever it was looked at
+    began: Callable[[Named, Picked], Told]  # returns a function that takes the run's row
     ending: Ending
 
 
-async def named(world: World, text: str) -> Named:
-    """The connector of this id, or of this name where only one has it; Trouble."""
-    asked = select(*picked(Connector, {"id", "name"})).where(col(Connector.once).is_(False))
+async def named(environment: World, text: str) -> Named:
+    """Find a connector by global ID or name. Raises CommandError unless exactly one matches."""
+    statement = select(*picked(Connector, {"id", "name"})).where(col(Connector.once).is_(False))
     try:
         of = col(Connector.id) == decode("Connector", text)
     except Invalid:
         of = col(Connector.name) == text
-    rows = await world.database.read(asked.where(of))
+    rows = await environment.database.read(statement.where(of))
     if not rows:
         raise Trouble(f"there is no connector {text}: {ALL}")
     if len(rows) > 1:
@@ -94,11 +94,14 @@ async def named(world: World, text: str) -> Named:
 
 
 async def listed(
-    world: World, user: str | None, *, failing: bool | None = None
+    environment: World, user: str | None, *, failing: bool | None = None
 ) -> list[dict[str, Any]]:
-    """The connectors there are, account by account, in plain values."""
-    users = None if user is None else Users(ids=(await user_operations.found(world, user),))
-    ctx, at, rows = owner(world), None, list[Any]()
+    """Load the connectors ordered by user, as JSON values.
+
+    Raises CommandError if there is no such user.
+    """
+    users = None if user is None else Users(ids=(await user_operations.found(environment, user),))
+    ctx, at, rows = owner(environment), None, list[Any]()
     where = ConnectorWhere(users, None, failing)
     while True:
         ask = Ask("connectors", MOST, at)
@@ -107,14 +110,14 @@ async def listed(
         if not page.next:
             break
         at = Cursor(ask.ordering, rows[-1].user_id, rows[-1].id)
-    names = await _usernames(world)
+    names = await _usernames(environment)
     return [_plain(row, names.get(row.user_id)) for row in rows]
 
 
-async def _usernames(world: World) -> dict[int, str]:
+async def _usernames(environment: World) -> dict[int, str]:
     having = select(col(Connector.user_id))
-    asked = select(*picked(User, {"id", "username"})).where(col(User.id).in_(having))
-    return {row.id: row.username for row in await world.database.read(asked)}
+    statement = select(*picked(User, {"id", "username"})).where(col(User.id).in_(having))
+    return {row.id: row.username for row in await environment.database.read(statement)}
 
 
 def _plain(row: Picked, username: str | None) -> dict[str, Any]:
@@ -137,37 +140,43 @@ def _plain(row: Picked, username: str | None) -> dict[str, Any]:
     }
 
 
-async def checked(world: World, text: str) -> tuple[Named, Checked]:
-    """What becomes of signing in to this one, with the password that is stored."""
-    one = await named(world, text)
-    return one, await check.check_stored(owner(world), one.key)
+async def checked(environment: World, text: str) -> tuple[Named, Checked]:
+    """Sign in to a connector's server with the stored password, and return the stages' results.
+
+    Raises CommandError if there is no such connector.
+    """
+    connector = await named(environment, text)
+    return connector, await check.check_stored(owner(environment), connector.key)
 
 
-async def log_of(world: World, text: str) -> tuple[Named, list[str] | None]:
-    """The lines of the last run of this one; None where it has had none."""
-    one = await named(world, text)
-    (lines,) = await connector_loaders.last_logs(owner(world), [one.key])
-    return one, lines
+async def log_of(environment: World, text: str) -> tuple[Named, list[str] | None]:
+    """Load the log lines of a connector's last run; None if it never ran.
+
+    Raises CommandError if there is no such connector.
+    """
+    connector = await named(environment, text)
+    (lines,) = await connector_loaders.last_logs(owner(environment), [connector.key])
+    return connector, lines
 
 
-async def ran(world: World, order: Order) -> list[tuple[Named, Picked]]:
-    """Run these one after another, to the end of each; those that were begun, as they ended.
+async def ran(environment: World, order: Order) -> list[tuple[Named, Picked]]:
+    """Run the connectors one after another; return the final row of each run that began.
 
-    The process is registered all the time: while it waits for a run that another process holds,
-    its heartbeats find out whether that process is dead.
+    The process stays registered: while it waits for a run that another process has leased,
+    its heartbeats detect whether that process is dead.
     """
     done: list[tuple[Named, Picked]] = []
-    async with used_by_server(world, waits=False), _interrupted(order.ending):
-        for one in order.connectors:
+    async with used_by_server(environment, waits=False), _interrupted(order.ending):
+        for connector in order.connectors:
             if order.ending.asked:
                 break
-            done.append((one, await _ran(world, order, one)))
+            done.append((connector, await _ran(environment, order, connector)))
     return done
 
 
 @asynccontextmanager
 async def _interrupted(ending: Ending) -> AsyncGenerator[None]:
-    """Hear of Ctrl-C here."""
+    """Handle Ctrl-C while the block runs."""
     loop, ending.working = asyncio.get_running_loop(), asyncio.current_task()
     loop.add_signal_handler(signal.SIGINT, ending.signalled)
     try:
@@ -176,29 +185,33 @@ async def _interrupted(ending: Ending) -> AsyncGenerator[None]:
         loop.remove_signal_handler(signal.SIGINT)
 
 
-async def _ran(world: World, order: Order, one: Named) -> Picked:
-    """Follow a run to its end, and do its work here wherever no other process does."""
-    (key,) = await connector_mutations.start(owner(world), [one.key], trial=order.trial)
-    gate = Gate.of(world.options, private=world.options.connectors_private)
+async def _ran(environment: World, order: Order, connector: Named) -> Picked:
+    """Start a run and follow it to its end. It runs here if no other process has leased it."""
+    (key,) = await connector_mutations.start(owner(environment), [connector.key], trial=order.trial)
+    gate = Gate.of(environment.options, private=environment.options.connectors_private)
     told: Told | None = None
     here: asyncio.Task[bool] | None = None
     stopped = False
     try:
         while True:
-            row = await _run(world, one, key)
-            told = told or order.began(one, row)
+            row = await _run(environment, connector, key)
+            told = told or order.began(connector, row)
             told(row)
-            if row.finished_at or row.stage == Stage.LISTEN:  # of a server, until the next is due
+            if (
+                row.finished_at or row.stage == Stage.LISTEN
+            ):  # a server goes on with IDLE until the next run is due
                 if here is not None:
                     await here
                 return row
             if order.ending.asked and not stopped:
-                await connector_mutations.stop(owner(world), [key])
+                await connector_mutations.stop(owner(environment), [key])
                 stopped = True
             if here is None or here.done():
                 if here is not None:
                     here.result()
-                here = asyncio.create_task(connector_worker.run_one(world, one.key, gate))
+                here = asyncio.create_task(
+                    connector_worker.run_one(environment, connector.key, gate)
+                )
             await asyncio.sleep(EACH)
     finally:
         if here is not None and not here.done():
@@ -206,20 +219,20 @@ async def _ran(world: World, order: Order, one: Named) -> Picked:
             await asyncio.gather(here, return_exceptions=True)
 
 
-async def _run(world: World, one: Named, key: int) -> Picked:
-    (row,) = await connector_loaders.runs_by_ids(owner(world), [key])
+async def _run(environment: World, connector: Named, key: int) -> Picked:
+    (row,) = await connector_loaders.runs_by_ids(owner(environment), [key])
     if row is None:
-        raise Trouble(f"{one.name} was removed while it ran")
+        raise Trouble(f"{connector.name} was removed while it ran")
     return row
 
 
-def summary(one: Named, row: Picked) -> dict[str, Any]:
-    """What came of a run, in plain values."""
+def summary(connector: Named, row: Picked) -> dict[str, Any]:
+    """The results of a run as JSON values."""
     began, ended = row.started_at or row.finished_at, row.finished_at or row.started_at
     seconds = (ended - began).total_seconds()
     return {
-        "id": one.id,
-        "name": one.name,
+        "id": connector.id,
+        "name": connector.name,
         "run": encode("ConnectorRun", row.id),
         "state": row.state.value,
         "listening": row.stage == Stage.LISTEN and not row.finished_at,

@@ -1,4 +1,4 @@
-"""How far a run of a connector has come: a bar where somebody watches, and lines elsewhere."""
+"""The progress of a connector run: a bar on a terminal, lines otherwise."""
 
 import time
 from contextlib import AbstractContextManager
@@ -24,7 +24,7 @@ STOPPING = "it ends at the next safe point; Ctrl-C again leaves at once"
 
 @dataclass
 class Bars(AbstractContextManager["Bars"]):
-    """Shows runs, one after another."""
+    """Shows the progress of runs, one after another."""
 
     trial: bool = False
     bar: "Progress" = field(default_factory=lambda: progress_bar(
@@ -49,11 +49,11 @@ class Bars(AbstractContextManager["Bars"]):
 
     @property
     def watched(self) -> bool:
-        """Whether somebody sees the bar."""
+        """True if stderr is a terminal."""
         return not self.bar.disable
 
     def stopping(self) -> None:
-        """Say that Ctrl-C was heard."""
+        """Confirm the first Ctrl-C."""
         self._say(f"merganser: {STOPPING}")
 
     def _say(self, line: str) -> None:
@@ -63,7 +63,7 @@ class Bars(AbstractContextManager["Bars"]):
             typer.echo(line, err=True)
 
     def began(self, one: "Named", row: "Picked") -> "Told":
-        """A run is followed from here on; what is to be told of it."""
+        """Begin to show a run. Returns the function that takes each later row of the run."""
         if row.trial is not self.trial:
             kind = "a" if row.trial else "no"
             self._say(f"{one.name}: a run is under way, which is {kind} trial: it is followed")
@@ -75,21 +75,21 @@ class Bars(AbstractContextManager["Bars"]):
 
 @dataclass
 class _Shown:
-    """A run, as it was shown last."""
+    """The counts of a run that were shown last."""
 
     bars: Bars
     name: str
     task: "TaskID"
     since: float = field(default_factory=time.monotonic)
     folder: str | None = None
-    seen: int = 0  # of all folders so far
-    handled: int = 0  # brought or left out
-    base: int = 0  # of folders that are done, with what was known
-    before: int = 0  # brought or left out in those
-    first: int | None = None  # bytes that had come before we looked
+    seen: int = 0  # in all folders so far
+    handled: int = 0  # imported or skipped
+    base: int = 0
+    before: int = 0
+    first: int | None = None  # None before the first row
 
     def told(self, row: "Picked") -> None:
-        """Show how far it is."""
+        """Show the counts of the run's row."""
         if row.finished_at:
             self.bars.bar.update(self.task, visible=False)
             return

@@ -20,8 +20,8 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Which = Annotated[str, typer.Argument(metavar="ID", help="Its id, or its name.")]
 
 INTERRUPTED = 130
-SHOWN = 20  # folders that are printed
-STAGES = {  # of a check, as people call them
+SHOWN = 20
+STAGES = {
     "RESOLVE": "name",
     "CONNECT": "connection",
     "TLS": "TLS",
@@ -51,10 +51,10 @@ def list_connectors(
     from merganser.commands.environment_run import run
     from merganser.commands.terminal_tables import shown
 
-    async def work(world: "World", _settings: "Settings") -> list[dict[str, Any]]:
-        return await connectors.listed(world, user, failing=failing)
+    async def run_operation(environment: "World", _settings: "Settings") -> list[dict[str, Any]]:
+        return await connectors.listed(environment, user, failing=failing)
 
-    found = run(work)
+    found = run(run_operation)
     if as_json:
         typer.echo(json.dumps(found, indent=2, ensure_ascii=False))
         return
@@ -80,10 +80,10 @@ def check(which: Which, as_json: Json = False) -> None:
     from merganser.commands import connector_operations as connectors
     from merganser.commands.environment_run import run
 
-    async def work(world: "World", _settings: "Settings") -> "tuple[Named, Checked]":
-        return await connectors.checked(world, which)
+    async def run_operation(environment: "World", _settings: "Settings") -> "tuple[Named, Checked]":
+        return await connectors.checked(environment, which)
 
-    one, found = run(work)
+    one, found = run(run_operation)
     if as_json:
         stages = [{"stage": each.stage, "ok": each.ok, "said": each.said} for each in found.stages]
         whole = {"id": one.id, "name": one.name, "ok": found.failure is None, "stages": stages,
@@ -144,14 +144,18 @@ def run_now(
     bars = Bars(trial)
     ending = connectors.Ending(bars.stopping)
 
-    async def work(world: "World", _settings: "Settings") -> "list[tuple[Named, Picked]]":
-        named = {one.key: one for one in [await connectors.named(world, each) for each in which]}
+    async def run_operation(
+        environment: "World", _settings: "Settings"
+    ) -> "list[tuple[Named, Picked]]":
+        named = {
+            one.key: one for one in [await connectors.named(environment, each) for each in which]
+        }
         order = connectors.Order(list(named.values()), trial, bars.began, ending)
         with bars:
-            return await connectors.ran(world, order)
+            return await connectors.ran(environment, order)
 
     try:
-        done = run(work)
+        done = run(run_operation)
     except (KeyboardInterrupt, asyncio.CancelledError):
         text = "left at once: what has come stays, and the next run goes on from there"
         raise Trouble(text, code=INTERRUPTED) from None
@@ -193,10 +197,12 @@ def log(which: Which) -> None:
     from merganser.commands import connector_operations as connectors
     from merganser.commands.environment_run import run
 
-    async def work(world: "World", _settings: "Settings") -> "tuple[Named, list[str] | None]":
-        return await connectors.log_of(world, which)
+    async def run_operation(
+        environment: "World", _settings: "Settings"
+    ) -> "tuple[Named, list[str] | None]":
+        return await connectors.log_of(environment, which)
 
-    one, lines = run(work)
+    one, lines = run(run_operation)
     if lines is None:
         raise Trouble(f"{one.name} has not run yet")
     for line in lines:
@@ -204,10 +210,10 @@ def log(which: Which) -> None:
 
 
 def connectors() -> typer.Typer:
-    """The commands about connectors."""
-    made = typer.Typer(help="List, check and run connectors.", no_args_is_help=True)
-    made.command("list")(list_connectors)
-    made.command("check")(check)
-    made.command("run")(run_now)
-    made.command("log")(log)
-    return made
+    """Create the command group `connector`."""
+    group = typer.Typer(help="List, check and run connectors.", no_args_is_help=True)
+    group.command("list")(list_connectors)
+    group.command("check")(check)
+    group.command("run")(run_now)
+    group.command("log")(log)
+    return group

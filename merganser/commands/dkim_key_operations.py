@@ -1,4 +1,4 @@
-"""Keys that domains sign with, as an operator at the machine lists, makes and rotates them."""
+"""List, create, rotate and activate DKIM keys for the command line."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -16,9 +16,12 @@ from resolvers.domains.dkim_keys import Record
 from resolvers.domains.dkim_rotation import NewKeys
 
 
-async def listed(world: World, name: str | None, *, check: bool) -> list[dict[str, Any]]:
-    """All keys, or those of a domain, with their records; with `check`, as DNS has them."""
-    ctx, at, rows = owner(world), None, list[Any]()
+async def listed(environment: World, name: str | None, *, check: bool) -> list[dict[str, Any]]:
+    """Load all DKIM keys or those of a domain, with their DNS records, as JSON values.
+
+    With `queries_dns` each has the state of its record in DNS.
+    """
+    ctx, at, rows = owner(environment), None, list[Any]()
     while True:
         ask = Ask("dkim-keys", MOST, at)
         page = await dkim_keys.page(ctx, None, ask, dkim_keys.SHOWN)
@@ -27,46 +30,48 @@ async def listed(world: World, name: str | None, *, check: bool) -> list[dict[st
             break
         at = Cursor(ask.ordering, page.rows[-1].domain, page.rows[-1].id)
     if name is not None:
-        (place,) = await dkim_key_mutations.chosen(ctx, [name])
-        rows = [row for row in rows if row.domain == place.name]
+        (domain,) = await dkim_key_mutations.chosen(ctx, [name])
+        rows = [row for row in rows if row.domain == domain.name]
     return await _shown(ctx, rows, check=check)
 
 
-async def make(world: World, names: Sequence[str], new: NewKey) -> list[dict[str, Any]]:
-    """Have these domains sign with new keys at once; their records."""
-    ctx = owner(world)
+async def make(environment: World, names: Sequence[str], new: NewKey) -> list[dict[str, Any]]:
+    """Create DKIM keys that the domains sign with at once; return them with their DNS records."""
+    ctx = owner(environment)
     return await _made(ctx, await dkim_key_mutations.put(ctx, names, new))
 
 
-async def rotate(world: World, names: Sequence[str]) -> list[dict[str, Any]]:
-    """Make keys to follow those of these domains; their records."""
-    ctx = owner(world)
+async def rotate(environment: World, names: Sequence[str]) -> list[dict[str, Any]]:
+    """Create the next DKIM keys of the domains, and return them with their DNS records."""
+    ctx = owner(environment)
     return await _made(ctx, await dkim_rotation.rotate(ctx, names, NewKeys()))
 
 
-async def activate(world: World, name: str, selector: str) -> None:
-    """Have a domain sign with the key of this selector from now on; Trouble where it has none."""
-    ctx = owner(world)
-    (place,) = await dkim_key_mutations.chosen(ctx, [name])
-    keys = [
+async def activate(environment: World, name: str, selector: str) -> None:
+    """Let a domain sign with the key of this selector. Raises CommandError if there is none."""
+    ctx = owner(environment)
+    (domain,) = await dkim_key_mutations.chosen(ctx, [name])
+    key_ids = [
         row.id
-        for row in await dkim_key_mutations.of_places(ctx, [place])
+        for row in await dkim_key_mutations.of_places(ctx, [domain])
         if row.selector == selector
     ]
-    if not keys:
+    if not key_ids:
         raise Trouble(f"{name} has no key {selector}: `merganser domain dkim-list` shows all")
-    await dkim_rotation.activate(ctx, keys)
+    await dkim_rotation.activate(ctx, key_ids)
 
 
-async def _made(ctx: Context, keys: list[int]) -> list[dict[str, Any]]:
-    return await _shown(ctx, [row for row in await dkim_keys.by_ids(ctx, keys) if row], check=False)
+async def _made(ctx: Context, key_ids: list[int]) -> list[dict[str, Any]]:
+    return await _shown(
+        ctx, [row for row in await dkim_keys.by_ids(ctx, key_ids) if row], check=False
+    )
 
 
 async def _shown(ctx: Context, rows: Sequence[Any], *, check: bool) -> list[dict[str, Any]]:
     advised = [dkim_keys.advised(Record.of(row)) for row in rows]
     found = await dkim_keys.states(ctx, [Record.of(row) for row in rows]) if check else []
     shown = []
-    for nth, (row, advice) in enumerate(zip(rows, advised, strict=True)):
+    for index, (row, advice) in enumerate(zip(rows, advised, strict=True)):
         shown.append(
             {
                 "id": encode("DkimKey", row.id),
@@ -75,7 +80,7 @@ async def _shown(ctx: Context, rows: Sequence[Any], *, check: bool) -> list[dict
                 "algorithm": DkimAlgorithm(row.algorithm).value,
                 "bits": row.key_size,
                 "state": DkimKeyState(row.state).value,
-                "dns": found[nth].value if found else None,
+                "dns": found[index].value if found else None,
                 "name": advice.name,
                 "record": advice.value,
             }

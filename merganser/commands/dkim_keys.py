@@ -16,7 +16,7 @@ Names = Annotated[list[str], typer.Argument(help='Names of domains; "*" is all w
 
 
 class Kind(StrEnum):
-    """What a key signs with."""
+    """The algorithm of a DKIM key, as an option value."""
 
     RSA = "rsa"
     ED25519 = "ed25519"
@@ -36,11 +36,11 @@ def dkim_list(
     from merganser.commands import dkim_key_operations
     from merganser.commands.environment_run import run
 
-    async def work(world: "World", _settings: "Settings") -> list[dict[str, Any]]:
-        return await dkim_key_operations.listed(world, name, check=check)
+    async def run_operation(environment: "World", _settings: "Settings") -> list[dict[str, Any]]:
+        return await dkim_key_operations.listed(environment, name, check=check)
 
     columns = ("domain", "selector", "algorithm", "bits", "state", "dns")
-    shown(run(work), columns, as_json=as_json)
+    shown(run(run_operation), columns, as_json=as_json)
 
 
 def dkim_add(
@@ -60,12 +60,12 @@ def dkim_add(
     from models.domains.dkim_keys import DkimAlgorithm
     from resolvers.domains.dkim_key_mutations import NewKey
 
-    new = NewKey(selector, algorithm=DkimAlgorithm[algorithm.name], key_size=bits)
+    new_key = NewKey(selector, algorithm=DkimAlgorithm[algorithm.name], key_size=bits)
 
-    async def work(world: "World", _settings: "Settings") -> list[dict[str, Any]]:
-        return await dkim_key_operations.make(world, names, new)
+    async def run_operation(environment: "World", _settings: "Settings") -> list[dict[str, Any]]:
+        return await dkim_key_operations.make(environment, names, new_key)
 
-    tell(run(work))
+    tell(run(run_operation))
 
 
 def dkim_rotate(names: Names) -> None:
@@ -78,10 +78,10 @@ def dkim_rotate(names: Names) -> None:
     from merganser.commands import dkim_key_operations
     from merganser.commands.environment_run import run
 
-    async def work(world: "World", _settings: "Settings") -> list[dict[str, Any]]:
-        return await dkim_key_operations.rotate(world, names)
+    async def run_operation(environment: "World", _settings: "Settings") -> list[dict[str, Any]]:
+        return await dkim_key_operations.rotate(environment, names)
 
-    tell(run(work))
+    tell(run(run_operation))
 
 
 def dkim_activate(
@@ -95,28 +95,28 @@ def dkim_activate(
     from merganser.commands import dkim_key_operations
     from merganser.commands.environment_run import run
 
-    async def work(world: "World", _settings: "Settings") -> None:
-        await dkim_key_operations.activate(world, name, selector)
+    async def run_operation(environment: "World", _settings: "Settings") -> None:
+        await dkim_key_operations.activate(environment, name, selector)
 
-    run(work)
+    run(run_operation)
     typer.echo(f"{name} signs with {selector}.")
 
 
 def tell(keys: list[dict[str, Any]]) -> None:
-    """Say what DNS should hold of these keys."""
+    """Print the TXT records of DKIM keys."""
     typer.echo("DNS should hold:")
     for key in keys:
         typer.echo(f"{key['name']}. TXT {_quoted(key['record'])}")
 
 
 def _quoted(text: str) -> str:
-    """A text as a zone file has it: in parts of 255 bytes."""
+    """Quote a text for a zone file, in strings of at most 255 bytes (RFC 1035)."""
     parts = [text[at : at + 255] for at in range(0, len(text), 255)]
     return " ".join(f'"{part}"' for part in parts)
 
 
 def add(domains: typer.Typer) -> None:
-    """Take these commands into those about domains."""
+    """Add the commands about DKIM keys to the command group `domain`."""
     domains.command("dkim-list")(dkim_list)
     domains.command("dkim-add")(dkim_add)
     domains.command("dkim-rotate")(dkim_rotate)

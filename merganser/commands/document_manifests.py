@@ -1,4 +1,4 @@
-"""Files with documents to be trusted: GraphQL itself, and what the compilers of clients write."""
+"""Read trusted documents from GraphQL files and from the manifests of client compilers."""
 
 import json
 import re
@@ -12,28 +12,34 @@ from merganser.errors import Trouble
 from resolvers.admin.trusted_documents import hash_of
 
 APOLLO = "apollo-persisted-query-manifest"
-OTHERS = {32: "MD5", 40: "SHA-1"}  # digits of hashes that compilers make unless told otherwise
+OTHERS = {32: "MD5", 40: "SHA-1"}  # by number of digits; the default hashes of some compilers
 HEX = re.compile(r"[0-9a-f]+", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A document in a file. Its lines are the file's own, if the file is nothing but it."""
+    """A GraphQL document, from a manifest or as a file of its own."""
 
     path: Path
-    line: int  # where it begins
+    line: int  # in the file
     text: str
-    name: str = ""  # in a manifest
+    name: str = ""  # empty for a GraphQL file
     fault: str | None = None
 
     def place(self, line: int | None = None) -> str:
-        """Where in the file it is, for people and editors."""
+        """The location `path:line` that editors understand, with the hash in a manifest.
+
+        `line` counts in the document and is used only for a GraphQL file.
+        """
         at = self.line if self.name or line is None else line
         return f"{self.path}:{at}" + (f": {self.name}" if self.name else "")
 
 
 def entries(path: Path) -> list[Entry]:
-    """The documents of a file; Trouble where it is no such file."""
+    """Read the documents of a GraphQL file or JSON manifest.
+
+    Raises CommandError if it can't be read or is not a known manifest.
+    """
     try:
         text = path.read_bytes().decode()
     except OSError as problem:
@@ -57,7 +63,10 @@ def _manifest(path: Path, raw: str) -> Iterator[Entry]:
 
 
 def _pairs(path: Path, found: Any) -> Iterator[tuple[str, str]]:
-    """Names and texts. Relay and graphql-codegen write one object, Apollo a list in another."""
+    """Yield hash and document of each entry of a manifest. Raises CommandError if it is unknown.
+
+    Relay and graphql-codegen write one object, Apollo an object with a list.
+    """
     pairs: list[tuple[Any, Any]]
     if isinstance(found, dict) and found.get("format") == APOLLO:
         listed = found.get("operations")
@@ -76,7 +85,7 @@ def _pairs(path: Path, found: Any) -> Iterator[tuple[str, str]]:
 
 
 def _fault(key: str, text: str) -> str | None:
-    """What is wrong with a name: clients will ask by it, and it must be the text's own hash."""
+    """Why a hash in a manifest is not the SHA-256 of its document; None if it is."""
     if key.removeprefix(PREFIX) == hash_of(text).hex():
         return None
     if (kind := OTHERS.get(len(key))) and HEX.fullmatch(key):

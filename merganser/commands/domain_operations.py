@@ -1,4 +1,4 @@
-"""Domains, as an operator at the machine makes, lists, renames and deletes them."""
+"""Create, list, rename and delete domains for the command line."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -23,17 +23,19 @@ from resolvers.domains.rename import Renamed
 
 
 async def add(
-    world: World, name: str, columns: Mapping[str, Any], *, with_key: bool
+    environment: World, name: str, columns: Mapping[str, Any], *, with_key: bool
 ) -> tuple[str, list[dict[str, Any]]]:
-    """Make a domain; returns its id, and its key, if it has one, as `dkimkeys.listed` does."""
-    row = await domain_mutations.create(owner(world), name, Values(columns), with_key=with_key)
-    keys = await dkim_key_operations.listed(world, row.name, check=False) if with_key else []
+    """Create a domain; return its global ID, and its DKIM keys as JSON values."""
+    row = await domain_mutations.create(
+        owner(environment), name, Values(columns), with_key=with_key
+    )
+    keys = await dkim_key_operations.listed(environment, row.name, check=False) if with_key else []
     return encode("Domain", row.id), keys
 
 
-async def listed(world: World) -> list[dict[str, Any]]:
-    """All domains by name, in plain values."""
-    ctx, at, found = owner(world), None, list[Any]()
+async def listed(environment: World) -> list[dict[str, Any]]:
+    """Load all domains by name, with their counts and limits, as JSON values."""
+    ctx, at, found = owner(environment), None, list[Any]()
     columns = {"active", "description", "tags", "user_count", "max_users", "address_count",
                "max_addresses", "quota_allocated", "quota", "backup_mx"}  # fmt: skip
     while True:
@@ -65,32 +67,39 @@ async def listed(world: World) -> list[dict[str, Any]]:
     ]
 
 
-async def rename(world: World, old: str, new: str, *, dry_run: bool) -> Renamed:
-    """Rename a domain, or only try."""
-    ctx = owner(world)
+async def rename(environment: World, old: str, new: str, *, dry_run: bool) -> Renamed:
+    """Rename a domain, or only report what would change. Raises CommandError if there is none."""
+    ctx = owner(environment)
     await _found(ctx, old)
     async with ctx.together(keep=not dry_run):
         return await domain_rename.rename(ctx, old, new)
 
 
-async def delete(world: World, names: Sequence[str], *, cascade: bool) -> int:
-    """Delete these domains, all or none; returns how many."""
-    ctx = owner(world)
+async def delete(environment: World, names: Sequence[str], *, cascade: bool) -> int:
+    """Delete domains in one transaction; return their number.
+
+    Raises CommandError if one is missing.
+    """
+    ctx = owner(environment)
     refs = [Named(id=(await _found(ctx, name)).id) for name in names]
     return len(await domain_mutations.remove(ctx, refs, cascade=cascade))
 
 
 async def _found(ctx: Context, name: str) -> Picked:
-    """The domain of this name; Trouble where there is none."""
+    """Load a domain by name. Raises CommandError if there is none."""
     row = await domain_loaders.named(ctx, name)
     if row is None:
         raise Trouble(f"there is no domain {name}: `merganser domain list` shows all")
     return row
 
 
-async def records(world: World, name: str, *, check: bool) -> list[dict[str, Any]]:
-    """What DNS should say of a domain, and, with `check`, what it says; in plain values."""
-    ctx = owner(world)
+async def records(environment: World, name: str, *, check: bool) -> list[dict[str, Any]]:
+    """Load the DNS records that a domain needs, as JSON values.
+
+    With `queries_dns` each has what DNS answers now. Raises CommandError if there is no such
+    domain.
+    """
+    ctx = owner(environment)
     row = await _found(ctx, name)
     (found,) = await dns_records.records(ctx, [Question.of(row, check=check)])
     return [

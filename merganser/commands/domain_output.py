@@ -1,4 +1,4 @@
-"""How commands about domains print what they have found."""
+"""Print the results of commands about domains."""
 # ruff: noqa: PLC0415 - what a command needs is imported when it runs, so that --help is quick
 
 from typing import Annotated, Any
@@ -9,7 +9,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def shown(found: list[dict[str, Any]], columns: tuple[str, ...], *, as_json: bool) -> None:
-    """Print what was found: these columns of it, or all of it as JSON."""
+    """Print these columns of the rows as a table, or all columns as JSON."""
     import json
 
     if as_json:

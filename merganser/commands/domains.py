@@ -54,10 +54,12 @@ def add(
     }
     columns = {name: value for name, value in given.items() if value is not None}
 
-    async def work(world: "World", _settings: "Settings") -> tuple[str, list[dict[str, Any]]]:
-        return await domains.add(world, name, columns, with_key=dkim)
+    async def run_operation(
+        environment: "World", _settings: "Settings"
+    ) -> tuple[str, list[dict[str, Any]]]:
+        return await domains.add(environment, name, columns, with_key=dkim)
 
-    key, keys = run(work)
+    key, keys = run(run_operation)
     typer.echo(f"{name} is made: {key}")
     if keys:
         dkim_keys.tell(keys)
@@ -71,11 +73,11 @@ def list_domains(as_json: Json = False) -> None:
     from merganser.commands import domain_operations as domains
     from merganser.commands.environment_run import run
 
-    async def work(world: "World", _settings: "Settings") -> list[dict[str, Any]]:
-        return await domains.listed(world)
+    async def run_operation(environment: "World", _settings: "Settings") -> list[dict[str, Any]]:
+        return await domains.listed(environment)
 
     columns = ("name", "active", "users", "max_users", "addresses", "allocated", "quota", "used")
-    shown(run(work), columns, as_json=as_json)
+    shown(run(run_operation), columns, as_json=as_json)
 
 
 def rename(
@@ -95,10 +97,10 @@ def rename(
     from merganser.commands import domain_operations as domains
     from merganser.commands.environment_run import run
 
-    async def work(world: "World", _settings: "Settings") -> "Renamed":
-        return await domains.rename(world, old, new, dry_run=dry_run)
+    async def run_operation(environment: "World", _settings: "Settings") -> "Renamed":
+        return await domains.rename(environment, old, new, dry_run=dry_run)
 
-    done = run(work)
+    done = run(run_operation)
     typer.echo(f"{old} {'would be' if dry_run else 'is'} {done.domain.name}.")
     counts = f"Addresses: {done.addresses}, users: {done.users}, aliases: {done.aliases}."
     typer.echo(counts)
@@ -117,10 +119,10 @@ def delete(
     from merganser.commands import domain_operations as domains
     from merganser.commands.environment_run import run
 
-    async def work(world: "World", _settings: "Settings") -> int:
-        return await domains.delete(world, names, cascade=cascade)
+    async def run_operation(environment: "World", _settings: "Settings") -> int:
+        return await domains.delete(environment, names, cascade=cascade)
 
-    typer.echo(f"{run(work)} deleted.")
+    typer.echo(f"{run(run_operation)} deleted.")
 
 
 def dns(
@@ -139,10 +141,10 @@ def dns(
     from merganser.commands import domain_operations as domains
     from merganser.commands.environment_run import run
 
-    async def work(world: "World", _settings: "Settings") -> list[dict[str, Any]]:
-        return await domains.records(world, name, check=check)
+    async def run_operation(environment: "World", _settings: "Settings") -> list[dict[str, Any]]:
+        return await domains.records(environment, name, check=check)
 
-    found = run(work)
+    found = run(run_operation)
     columns = ("state", "type", "name", "value", "found", "problem")
     shown(found, columns, as_json=as_json)
     if any(each["state"] in ("MISSING", "DIFFERENT") for each in found):
@@ -184,7 +186,7 @@ def _bytes(option: str, text: str | None) -> int | None:
 
 
 def domains() -> typer.Typer:
-    """The commands about domains."""
+    """Create the command group `domain`."""
     made = typer.Typer(help="Make, list, rename and delete domains.", no_args_is_help=True)
     made.command("add")(add)
     made.command("list")(list_domains)

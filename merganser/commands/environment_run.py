@@ -12,7 +12,11 @@ Result = TypeVar("Result")
 
 
 def run(work: "Callable[[World, Settings], Awaitable[Result]]", *, migrate: bool = False) -> Result:
-    """Do `work` in the world that the settings describe, beside a server if there is one."""
+    """Run an operation in the environment that the settings describe, and return its result.
+
+    A server can run at the same time. With `migrate` the database is migrated first. Raises
+    CommandError if the environment can't be opened.
+    """
     import uvloop
 
     from merganser.server.environment_factory import opened
@@ -23,7 +27,7 @@ def run(work: "Callable[[World, Settings], Awaitable[Result]]", *, migrate: bool
     logs.set_up("WARNING", settings.log_format)
 
     async def whole() -> Result:
-        async with opened(settings, migrate=migrate) as world:
-            return await work(world, settings)
+        async with opened(settings, migrate=migrate) as environment:
+            return await work(environment, settings)
 
     return uvloop.run(whole())

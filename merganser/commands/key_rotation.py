@@ -1,4 +1,4 @@
-"""Other keys for what is sealed in the store."""
+"""Rotation of the keys that stored secrets are encrypted with."""
 
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -14,56 +14,56 @@ from resolvers.admin.secret_rotation import Progress
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """A key, as far as one may know of it."""
+    """A key of the key file, without its bytes."""
 
     name: str
     made_at: datetime | None
-    sealed: int  # texts in the store
+    sealed: int  # stored secrets that are encrypted with it
     newest: bool
 
 
 @dataclass(slots=True)
 class Rotated:
-    """What came of it."""
+    """The result of a key rotation."""
 
-    name: str  # of the new key
+    name: str
     sealed: int = 0
-    removed: list[str] = field(default_factory=list)  # keys that nothing needs any more
-    closed: list[str] = field(default_factory=list)  # what no key opens
+    removed: list[str] = field(default_factory=list)  # names of keys without secrets
+    closed: list[str] = field(default_factory=list)  # secrets that no key decrypts
 
 
-async def listed(world: World) -> list[Key]:
-    """The keys, the newest last."""
-    at = await key_file.made_at(world.database)
-    many = await secret_rotation.counted(world, world.vault.keys)
-    newest = world.vault.newest
-    return [Key(name, at.get(name), many[name], name == newest) for name in world.vault.keys]
+async def listed(environment: World) -> list[Key]:
+    """Load the keys with their number of secrets, the newest last."""
+    at = await key_file.made_at(environment.database)
+    many = await secret_rotation.counted(environment, environment.vault.keys)
+    newest = environment.vault.newest
+    return [Key(name, at.get(name), many[name], name == newest) for name in environment.vault.keys]
 
 
 async def rotate(
-    world: World, settings: Settings, progress: Progress, *, keep_old: bool = False
+    environment: World, settings: Settings, progress: Progress, *, keep_old: bool = False
 ) -> Rotated:
-    """Make a key, seal everything with it, and remove the keys that nothing is sealed with.
+    """Create a key, encrypt all stored secrets with it, and remove keys without secrets.
 
-    Trouble while the store is served: a server knows the keys it started with. Killed at any
-    point, all can be read as before, and the next run ends what this one has begun: a key is in
-    the file before anything is sealed with it, and leaves it after the store needs it no longer.
+    Raises CommandError if a server runs, since a server knows only the keys it started with. If
+    the process is killed, all secrets stay readable and the next run completes the rotation: a
+    key is added to the file before its first use, and removed after its last one.
     """
-    async with used_alone(world, settings, "make other keys"):
+    async with used_alone(environment, settings, "make other keys"):
         path = key_file.path_of(settings)
         name, key = new_key()
         keys = {**key_file.read(path), name: key}
         key_file.write(path, keys)
-        world.fault("rotation")
-        world = replace(world, vault=Vault(keys))
-        await key_file.register(world.database, world.vault)
-        world.fault("rotation")
-        came = await secret_rotation.reseal(world, progress)
+        environment.fault("rotation")
+        environment = replace(environment, vault=Vault(keys))
+        await key_file.register(environment.database, environment.vault)
+        environment.fault("rotation")
+        came = await secret_rotation.reseal(environment, progress)
         done = Rotated(name, came.done, closed=came.closed)
         if not keep_old:
-            many = await secret_rotation.counted(world, keys)
+            many = await secret_rotation.counted(environment, keys)
             done.removed = [old for old in keys if not many[old] and old != name]
-            await key_file.forget(world.database, done.removed)
-            world.fault("rotation")
+            await key_file.forget(environment.database, done.removed)
+            environment.fault("rotation")
             key_file.write(path, {old: keys[old] for old in keys if old not in done.removed})
     return done

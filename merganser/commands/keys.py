@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from merganser.settings.settings import Settings
     from models.runtime.environment import World
 
-TOLD = 20  # complaints that are printed
+TOLD = 20
 
 
 def rotate(
@@ -31,7 +31,7 @@ def rotate(
     from merganser.commands.environment_run import run
     from merganser.commands.progress_bar import progress_bar
 
-    async def work(world: "World", settings: "Settings") -> "Rotated":
+    async def run_operation(environment: "World", settings: "Settings") -> "Rotated":
         from merganser.commands import key_rotation
 
         with progress_bar() as bar:
@@ -40,9 +40,9 @@ def rotate(
             def progress(done: int, total: int) -> None:
                 bar.update(task, completed=done, total=total)
 
-            return await key_rotation.rotate(world, settings, progress, keep_old=keep_old)
+            return await key_rotation.rotate(environment, settings, progress, keep_old=keep_old)
 
-    done = run(work)
+    done = run(run_operation)
     typer.echo(f"Key {done.name} is made, and {done.sealed} secrets are sealed with it.")
     if done.removed:
         typer.echo(f"Removed {' '.join(done.removed)}: only older backups need that.")
@@ -64,10 +64,10 @@ def list_keys(
     from merganser.commands.environment_run import run
     from merganser.commands.terminal_tables import shown
 
-    async def work(world: "World", _settings: "Settings") -> "list[Key]":
+    async def run_operation(environment: "World", _settings: "Settings") -> "list[Key]":
         from merganser.commands import key_rotation
 
-        return await key_rotation.listed(world)
+        return await key_rotation.listed(environment)
 
     rows = [
         {
@@ -76,7 +76,7 @@ def list_keys(
             "sealed": key.sealed,
             "newest": key.newest,
         }
-        for key in run(work)
+        for key in run(run_operation)
     ]
     if as_json:
         typer.echo(json.dumps(rows, indent=2))
@@ -97,7 +97,7 @@ def list_keys(
 
 
 def keys() -> typer.Typer:
-    """The commands about the keys of sealed secrets."""
+    """Create the command group `keys`."""
     made = typer.Typer(help="Keys that secrets in the store are sealed with.", no_args_is_help=True)
     made.command("list")(list_keys)
     made.command("rotate")(rotate)

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 def progress_bar(*columns: "str | ProgressColumn") -> "Bar":
-    """A bar on stderr, where somebody watches."""
+    """Create a progress bar on stderr. It is hidden if stderr is not a terminal."""
     from rich.console import Console
     from rich.progress import Progress
 

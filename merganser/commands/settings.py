@@ -1,4 +1,4 @@
-"""The commands `merganser setting …`: what is stored and can change while a server runs."""
+"""The commands `merganser setting …`, for stored settings that can change at run time."""
 # ruff: noqa: PLC0415 - what a command needs is imported when it runs, so that --help is quick
 
 from contextlib import suppress
@@ -36,13 +36,13 @@ def list_settings(
     from merganser.commands.environment_run import run
     from merganser.commands.terminal_tables import shown
 
-    async def work(world: "World", _settings: "Settings") -> "list[Found]":
+    async def run_operation(environment: "World", _settings: "Settings") -> "list[Found]":
         from merganser.server.environment_factory import owner
         from resolvers.admin import settings
 
-        return await settings.all_of(owner(world), part)
+        return await settings.all_of(owner(environment), part)
 
-    found = run(work)
+    found = run(run_operation)
     if as_json:
         typer.echo(json.dumps([_plain(each) for each in found], indent=2, ensure_ascii=False))
         return
@@ -65,13 +65,13 @@ def get(
 
     from merganser.commands.environment_run import run
 
-    async def work(world: "World", _settings: "Settings") -> "Found | None":
+    async def run_operation(environment: "World", _settings: "Settings") -> "Found | None":
         from merganser.server.environment_factory import owner
         from resolvers.admin import settings
 
-        return await settings.one(owner(world), key)
+        return await settings.one(owner(environment), key)
 
-    found = run(work)
+    found = run(run_operation)
     if found is None:
         raise Trouble(f"there is no setting {key}: `merganser setting list` shows all")
     typer.echo(
@@ -97,12 +97,12 @@ def put(
     """
     from merganser.commands.environment_run import run
 
-    async def work(world: "World", _settings: "Settings") -> "Found":
+    async def run_operation(environment: "World", _settings: "Settings") -> "Found":
         from resolvers.admin import settings
 
-        return await settings.put(_owner(world, reason), key, _read(key, value))
+        return await settings.put(_owner(environment, reason), key, _read(key, value))
 
-    typer.echo(f"{key} is {_told(run(work).value)}")
+    typer.echo(f"{key} is {_told(run(run_operation).value)}")
 
 
 def unset(
@@ -117,29 +117,29 @@ def unset(
     """
     from merganser.commands.environment_run import run
 
-    async def work(world: "World", _settings: "Settings") -> "list[Found]":
+    async def run_operation(environment: "World", _settings: "Settings") -> "list[Found]":
         from resolvers.admin import settings
 
-        found, _ = await settings.drop(_owner(world, reason), keys)
+        found, _ = await settings.drop(_owner(environment, reason), keys)
         return found
 
-    there = {each.key: each for each in run(work)}
+    there = {each.key: each for each in run(run_operation)}
     for key in dict.fromkeys(keys):
         typer.echo(f"{key} is {_told(there[key].value)}" if key in there else f"{key} is gone")
 
 
-def _owner(world: "World", reason: str | None) -> "Context":
+def _owner(environment: "World", reason: str | None) -> "Context":
     from merganser.server.environment_factory import owner
 
     if reason and (len(reason) > 255 or not reason.isprintable()):  # noqa: PLR2004 - as of the API
         raise Trouble("--reason: at most 255 printable characters", code=MISUSED)
-    ctx = owner(world)
+    ctx = owner(environment)
     ctx.reason = reason or None
     return ctx
 
 
 def _read(key: str, text: str) -> Any:
-    """The value as JSON has it."""
+    """Parse the value of a setting from the command line to a JSON value."""
     import json
 
     from merganser.settings.units import span
@@ -158,7 +158,7 @@ def _read(key: str, text: str) -> Any:
     elif declared.kind is Kind.BOOLEAN:
         given = SWITCHES.get(text.lower(), text)
     elif declared.kind is Kind.DURATION:
-        with suppress(ValueError):  # ISO 8601, or nothing we know
+        with suppress(ValueError):  # otherwise ISO 8601 or invalid, which is checked later
             read: Any = span(text)
             given = long(read)
     return given
@@ -171,13 +171,20 @@ def _told(value: object) -> str:
 
 
 def _plain(found: "Found") -> dict[str, Any]:
-    from dataclasses import asdict
-
-    return {**asdict(found), "kind": found.kind.value}
+    return {
+        "key": found.key,
+        "value": found.value,
+        "kind": found.kind.value,
+        "custom": found.custom,
+        "default": found.default,
+        "name": found.name,
+        "description": found.description,
+        "restart_required": found.restart_required,
+    }
 
 
 def settings() -> typer.Typer:
-    """The commands about stored settings."""
+    """Create the command group `setting`."""
     made = typer.Typer(help="List and change settings while a server runs.", no_args_is_help=True)
     made.command("list")(list_settings)
     made.command("get")(get)

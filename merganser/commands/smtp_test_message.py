@@ -1,4 +1,4 @@
-"""A test message, handed to the running server as a neighbour would."""
+"""A test message that is sent to the running server over LMTP."""
 
 import mimetypes
 import smtplib
@@ -17,7 +17,7 @@ TIMEOUT = 30.0  # seconds
 
 @dataclass(frozen=True, slots=True)
 class Test:
-    """What to send, and to whom."""
+    """Sender, recipient and content of a test message."""
 
     to: str
     sender: str
@@ -27,28 +27,31 @@ class Test:
 
 
 def message(test: Test) -> EmailMessage:
-    """The test message. Trouble where an attachment cannot be read or an address is none."""
-    made = EmailMessage()
+    """Compose the message. Raises CommandError if an attachment or an address is invalid."""
+    email = EmailMessage()
     try:
-        made["From"], made["To"], made["Subject"] = test.sender, test.to, test.subject
+        email["From"], email["To"], email["Subject"] = test.sender, test.to, test.subject
     except (ValueError, IndexError) as problem:
         raise Trouble(f"such a header is not possible: {problem}") from problem
-    made["Date"] = format_datetime(datetime.now(UTC))
-    made["Message-ID"] = make_msgid(domain="merganser.test")
-    made.set_content(test.text)
+    email["Date"] = format_datetime(datetime.now(UTC))
+    email["Message-ID"] = make_msgid(domain="merganser.test")
+    email.set_content(test.text)
     for file in test.files:
-        kind = mimetypes.guess_type(file.name)[0] or "application/octet-stream"
-        main, _, sub = kind.partition("/")
+        media_type = mimetypes.guess_type(file.name)[0] or "application/octet-stream"
+        main_type, _, subtype = media_type.partition("/")
         try:
             content = file.read_bytes()
         except OSError as problem:
             raise Trouble(f"cannot read {file}: {(problem.strerror or '').lower()}") from problem
-        made.add_attachment(content, maintype=main, subtype=sub, filename=file.name)
-    return made
+        email.add_attachment(content, maintype=main_type, subtype=subtype, filename=file.name)
+    return email
 
 
 def send(lmtp: str, test: Test) -> str:
-    """Hand a message to the LMTP server at this place; returns its answer. Trouble for a no."""
+    """Send a test message to an LMTP server at `host:port`, and return its reply.
+
+    Raises CommandError if the server can't be reached or rejects the message.
+    """
     host, port = split_host_port(lmtp)
     raw = message(test).as_bytes(policy=SMTPUTF8)
     try:
@@ -68,6 +71,7 @@ def send(lmtp: str, test: Test) -> str:
 
 
 def _checked(answer: tuple[int, bytes], whose: str) -> str:
+    """Return the reply as text. Raises CommandError if its code is not 2xx."""
     code, words = answer
     text = f"{code} {words.decode(errors='replace')}"
     if not 200 <= code < 300:  # noqa: PLR2004 - RFC 5321, section 4.2.1

@@ -1,4 +1,4 @@
-"""Tables for people at a terminal; whoever reads on a pipe gets whole lines."""
+"""Tables on stdout: wrapped on a terminal, with whole lines in a pipe."""
 
 from collections.abc import Iterable, Sequence
 
@@ -6,11 +6,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-WIDE = 400  # columns of a pipe: nothing is broken or cut there
+WIDE = 400  # characters, so that lines in a pipe are not wrapped
 
 
 def shown(columns: Sequence[str], rows: Iterable[Sequence[Text | str]]) -> None:
-    """Print a table. Texts are taken as they are, whatever brackets they have."""
+    """Print a table. Brackets in texts are not markup."""
     table = Table(box=None, padding=(0, 2, 0, 0))
     for name in columns:
         table.add_column(name, overflow="fold")

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from models.runtime.environment import World
     from resolvers.admin.trusted_documents import NewDocument
 
-TOLD = 100  # complaints that are printed; whoever has more has one mistake many times
+TOLD = 100  # more are mostly the same error again
 
 
 def add(
@@ -43,19 +43,22 @@ def add(
     found = [entry for path in files for entry in entries(path)]
     new = _judged(found)
 
-    async def work(world: "World", _settings: "Settings") -> int:
+    async def run_operation(environment: "World", _settings: "Settings") -> int:
         from merganser.server.environment_factory import owner
         from resolvers.admin import trusted_documents as documents
 
-        return await documents.add(owner(world), new)
+        return await documents.add(owner(environment), new)
 
-    added = run(work)
+    added = run(run_operation)
     known = len({each.text for each in new}) - added
     typer.echo(f"{added} added." + (f" {known} were there already." if known else ""))
 
 
 def _judged(found: "list[Entry]") -> "list[NewDocument]":
-    """The documents, if all of them are good; else each bad one is named, and Trouble."""
+    """Validate documents against the schema and return them.
+
+    Prints the errors of each invalid document, then raises CommandError.
+    """
     from graph.execution.documents.document_validation import judge
     from graph.schema import schema
     from merganser.commands.progress_bar import progress_bar
@@ -97,7 +100,7 @@ def list_documents(
     from merganser.commands.environment_run import run
     from merganser.commands.terminal_tables import shown
 
-    async def work(world: "World", _settings: "Settings") -> list[dict[str, Any]]:
+    async def run_operation(environment: "World", _settings: "Settings") -> list[dict[str, Any]]:
         from merganser.server.environment_factory import owner
         from resolvers.admin import trusted_documents as documents
 
@@ -107,10 +110,10 @@ def list_documents(
                 "operations": row.operations,
                 "added_at": row.added_at.isoformat(),
             }
-            for row in await documents.all_of(owner(world))
+            for row in await documents.all_of(owner(environment))
         ]
 
-    found = run(work)
+    found = run(run_operation)
     if as_json:
         typer.echo(json.dumps(found, indent=2, ensure_ascii=False))
         return
@@ -132,14 +135,14 @@ def remove(
 
     wanted = list(dict.fromkeys(_hash(each) for each in hashes))
 
-    async def work(world: "World", _settings: "Settings") -> None:
+    async def run_operation(environment: "World", _settings: "Settings") -> None:
         from merganser.server.environment_factory import owner
         from resolvers.admin import trusted_documents as documents
 
-        await documents.remove(owner(world), wanted)
+        await documents.remove(owner(environment), wanted)
 
     try:
-        run(work)
+        run(run_operation)
     except NotFound as problem:
         text = f"there is no document {problem.ref}: `merganser documents list` shows all"
         raise Trouble(text) from problem
@@ -156,7 +159,7 @@ def _hash(text: str) -> bytes:
 
 
 def documents() -> typer.Typer:
-    """The commands about trusted documents."""
+    """Create the command group `documents`."""
     made = typer.Typer(help="Add, list and remove trusted documents.", no_args_is_help=True)
     made.command("add")(add)
     made.command("list")(list_documents)

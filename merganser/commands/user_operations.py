@@ -1,4 +1,4 @@
-"""Users and API keys, as an operator at the machine makes, lists and ends them."""
+"""Create, list and delete users and API keys for the command line."""
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -43,7 +43,7 @@ from resolvers.users.update import Patch
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """An API key to be made, in the words of the command line."""
+    """The options of an API key to create."""
 
     name: str
     user: str | None = None
@@ -53,23 +53,24 @@ class Key:
     expires: datetime | None = None
 
 
-async def add(world: World, new: NewUser) -> tuple[str, list[str]]:
-    """Create an account; returns its id, and warnings."""
-    ctx = owner(world)
+async def add(environment: World, new: NewUser) -> tuple[str, list[str]]:
+    """Create a user; return the global ID and warnings."""
+    ctx = owner(environment)
     user = await creation_create.create(ctx, new)
     return encode("User", user.id), [one.message for one in ctx.warnings]
 
 
 async def create_from_file(
-    world: World, path: Path, form: UserFileFormat | None
+    environment: World, path: Path, form: UserFileFormat | None
 ) -> AsyncGenerator["Outcome"]:
-    """Create the accounts of a CSV or JSON Lines file; yields what became of each part of it.
+    """Create the users of a CSV or JSON Lines file; yield the results of each batch.
 
-    An account that exists is refused, so the same file can be given again after a crash.
+    A user that exists is rejected, so the same file can be given again after a crash. Raises
+    CommandError if the file can't be read or is invalid.
     """
     from resolvers.users.creation import file_create  # noqa: PLC0415 - it loads what imports of mail need
 
-    ctx = owner(world)
+    ctx = owner(environment)
     try:
         with path.open("rb") as file:
             head = file.read(file_create.HEAD)
@@ -84,44 +85,47 @@ async def create_from_file(
         raise Trouble(f"{path}: {refusal.message}") from refusal
 
 
-async def found(world: World, name: str) -> int:
-    """The id of the account of this user name or address; Trouble where there is none."""
-    key = await login_of(world, name)
+async def found(environment: World, name: str) -> int:
+    """The ID of the user with this username or address. Raises CommandError if there is none."""
+    key = await login_of(environment, name)
     if key is None:
         raise Trouble(f"there is no user {name}: `merganser user list` shows all")
     return key
 
 
-async def change_password(world: World, name: str, password: str) -> None:
-    """Give a user another password. All their tokens end."""
-    await set_password(owner(world), await found(world, name), password)
+async def change_password(environment: World, name: str, password: str) -> None:
+    """Change the password of a user and end all of the user's tokens.
+
+    Raises CommandError if there is no such user.
+    """
+    await set_password(owner(environment), await found(environment, name), password)
 
 
 async def set_password(ctx: Context, user_id: int, password: str) -> None:
-    """Give a user another password, in one unit; tokens made under the old one end."""
+    """Change the password of a user in one transaction. Tokens of the old password end."""
     await user_update.change(ctx, Users(ids=(user_id,)), Patch(password=NewPassword(password)))
 
 
-async def delete(world: World, name: str, after: datetime | None) -> datetime | None:
-    """End an account, or put off the end of one that waits for it; returns until when it waits.
+async def delete(environment: World, name: str, after: datetime | None) -> datetime | None:
+    """Delete a user, or postpone the deletion of a deleted user's data.
 
-    Its data goes by a task, of a server that is running or the next one.
+    Returns the time until which the data is kept. A task of a running server deletes the data.
     """
-    ctx = owner(world)
+    ctx = owner(environment)
     done = await user_delete.delete(ctx, Users(usernames=(name,)), after, mutation="user delete")
     until: datetime | None = done.tasks[0].not_before
     return until
 
 
-async def restore(world: World, name: str) -> tuple[list[str], list[str]]:
-    """Bring an account back; returns the addresses it has again, and those it has lost."""
-    done = await user_restore.restore(owner(world), Named(name=name))
+async def restore(environment: World, name: str) -> tuple[list[str], list[str]]:
+    """Restore a deleted user; return the recovered and the lost addresses."""
+    done = await user_restore.restore(owner(environment), Named(name=name))
     return list(done.recovered), list(done.lost)
 
 
-async def listed(world: World, where: UserWhere) -> list[dict[str, Any]]:
-    """These accounts by user name, in plain values."""
-    ctx, at, found = owner(world), None, list[Any]()
+async def listed(environment: World, where: UserWhere) -> list[dict[str, Any]]:
+    """Load users by username, as JSON values."""
+    ctx, at, found = owner(environment), None, list[Any]()
     columns = {
         "username",
         "name",
@@ -139,7 +143,7 @@ async def listed(world: World, where: UserWhere) -> list[dict[str, Any]]:
         if not page.next:
             break
         at = Cursor(ask.ordering, page.rows[-1].username_key, page.rows[-1].id)
-    addresses = await _main_addresses(world)
+    addresses = await _main_addresses(environment)
     return [
         {
             "id": encode("User", row.id),
@@ -157,34 +161,37 @@ async def listed(world: World, where: UserWhere) -> list[dict[str, Any]]:
     ]
 
 
-async def _main_addresses(world: World) -> dict[int, str]:
-    asked = select(col(Address.user_id), col(Address.shown)).where(col(Address.main))
-    return {row.user_id: row.shown for row in await world.database.read(asked)}
+async def _main_addresses(environment: World) -> dict[int, str]:
+    statement = select(col(Address.user_id), col(Address.shown)).where(col(Address.main))
+    return {row.user_id: row.shown for row in await environment.database.read(statement)}
 
 
-async def make_key(world: World, key: Key) -> tuple[str, str]:
-    """Make an API key; returns its id and its secret, which is nowhere else."""
-    user_id = await found(world, key.user) if key.user else None
+async def make_key(environment: World, key: Key) -> tuple[str, str]:
+    """Create an API key; return its global ID and its secret, which is not stored.
+
+    Raises CommandError if there is no such user, or the role needs one.
+    """
+    user_id = await found(environment, key.user) if key.user else None
     if user_id is None and not key.role.includes(Role.ADMIN):
         raise Trouble(f"say whose key it is with --user, or give it --role {Role.ADMIN}")
     new = NewKey(key.name, key.role, key.scopes, key.read_only, user_id, key.expires)
-    row, secret = await api_keys.create_key(owner(world), new)
+    row, secret = await api_keys.create_key(owner(environment), new)
     return encode("ApiKey", row.id), secret
 
 
-async def keys(world: World) -> list[dict[str, Any]]:
-    """All API keys, newest first, in plain values; their secrets nobody has."""
-    ctx, at, found = owner(world), None, list[Any]()
+async def keys(environment: World) -> list[dict[str, Any]]:
+    """Load all API keys as JSON values, the newest first, without their secrets."""
+    ctx, at, found = owner(environment), None, list[Any]()
     while True:
         page = await api_keys.keys(ctx, Ask(api_keys.NEWEST, MOST, at))
         found += page.rows
         if not page.next:
             break
         at = Cursor(api_keys.NEWEST, page.rows[-1].created_at, page.rows[-1].id)
-    asked = select(*picked(User, {"id", "username"})).where(
+    statement = select(*picked(User, {"id", "username"})).where(
         col(User.id).in_({row.user_id for row in found if row.user_id})
     )
-    names = {row.id: row.username for row in await world.database.read(asked)}
+    names = {row.id: row.username for row in await environment.database.read(statement)}
     return [
         {
             "id": encode("ApiKey", row.id),
@@ -201,14 +208,14 @@ async def keys(world: World) -> list[dict[str, Any]]:
     ]
 
 
-async def revoke(world: World, ids: list[str]) -> None:
-    """Delete these API keys, all or none."""
+async def revoke(environment: World, ids: list[str]) -> None:
+    """Delete API keys in one transaction. Raises CommandError if one is missing."""
     try:
         decoded = [decode("ApiKey", each) for each in ids]
     except Invalid as problem:
         raise Trouble("that is no id of a key: `merganser token list` shows them") from problem
-    there = await api_keys.keys_by_ids(owner(world), decoded)
+    there = await api_keys.keys_by_ids(owner(environment), decoded)
     for each, row in zip(ids, there, strict=True):
         if row is None:
             raise Trouble(f"there is no key {each}: `merganser token list` shows all")
-    await api_keys.delete_keys(owner(world), decoded)
+    await api_keys.delete_keys(owner(environment), decoded)

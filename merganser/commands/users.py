@@ -61,10 +61,10 @@ def add(
         quota=_bytes(quota),
     )
 
-    async def work(world: "World", _settings: "Settings") -> tuple[str, list[str]]:
-        return await user_operations.add(world, new)
+    async def run_operation(environment: "World", _settings: "Settings") -> tuple[str, list[str]]:
+        return await user_operations.add(environment, new)
 
-    key, warnings = run(work)
+    key, warnings = run(run_operation)
     typer.echo(f"{name} is made: {key}")
     for text in warnings:
         typer.echo(f"warning: {text}", err=True)
@@ -83,10 +83,10 @@ def passwd(
 
     password = _password(stdin=password_stdin)
 
-    async def work(world: "World", _settings: "Settings") -> None:
-        await user_operations.change_password(world, name, password)
+    async def run_operation(environment: "World", _settings: "Settings") -> None:
+        await user_operations.change_password(environment, name, password)
 
-    run(work)
+    run(run_operation)
     typer.echo(f"{name} has another password.")
 
 
@@ -115,10 +115,10 @@ def list_users(
 
     where = UserWhere(query, tuple(tag) if tag else None, domain=domain, disabled=disabled)
 
-    async def work(world: "World", _settings: "Settings") -> list[dict[str, Any]]:
-        return await user_operations.listed(world, where)
+    async def run_operation(environment: "World", _settings: "Settings") -> list[dict[str, Any]]:
+        return await user_operations.listed(environment, where)
 
-    found = run(work)
+    found = run(run_operation)
     columns = ("username", "address", "role", "messages", "used")
     _print(found, columns, as_json=as_json)
 
@@ -146,10 +146,10 @@ def delete(
             raise Trouble("all mail will be gone: say --yes, or --after", code=MISUSED)
         typer.confirm(f"Delete {name}, and all that is stored?", abort=True)
 
-    async def work(world: "World", _settings: "Settings") -> datetime | None:
-        return await user_operations.delete(world, name, until)
+    async def run_operation(environment: "World", _settings: "Settings") -> datetime | None:
+        return await user_operations.delete(environment, name, until)
 
-    waits = run(work)
+    waits = run(run_operation)
     when = f"kept until {waits:%Y-%m-%d %H:%M} UTC" if waits else "removed by a running server"
     typer.echo(f"{name} is deleted; what it has stored is {when}.")
 
@@ -164,10 +164,12 @@ def restore(
     from merganser.commands import user_operations
     from merganser.commands.environment_run import run
 
-    async def work(world: "World", _settings: "Settings") -> tuple[list[str], list[str]]:
-        return await user_operations.restore(world, name)
+    async def run_operation(
+        environment: "World", _settings: "Settings"
+    ) -> tuple[list[str], list[str]]:
+        return await user_operations.restore(environment, name)
 
-    recovered, lost = run(work)
+    recovered, lost = run(run_operation)
     typer.echo(f"{name} is back, with {' '.join(recovered) or 'no address'}.")
     if lost:
         typer.echo(f"taken by others, or of a domain that is gone: {' '.join(lost)}", err=True)
@@ -190,9 +192,9 @@ def import_users(
     from merganser.commands import user_operations
     from merganser.commands.environment_run import run
 
-    async def work(world: "World", _settings: "Settings") -> tuple[int, int]:
+    async def run_operation(environment: "World", _settings: "Settings") -> tuple[int, int]:
         created = refused = 0
-        async with aclosing(user_operations.create_from_file(world, file, form)) as outcomes:
+        async with aclosing(user_operations.create_from_file(environment, file, form)) as outcomes:
             async for outcome in outcomes:
                 created += outcome.created
                 refused += len({one["line"] for one in outcome.refused})
@@ -202,7 +204,7 @@ def import_users(
                     typer.echo(text, err=True)
         return created, refused
 
-    created, refused = run(work)
+    created, refused = run(run_operation)
     typer.echo(f"{created} accounts created, {refused} refused.")
     if refused:
         raise typer.Exit(WRONG)
@@ -235,10 +237,10 @@ def create(
         name, user, role, tuple(scope or ()), read_only=read_only, expires=_end(expires)
     )
 
-    async def work(world: "World", _settings: "Settings") -> tuple[str, str]:
-        return await user_operations.make_key(world, key)
+    async def run_operation(environment: "World", _settings: "Settings") -> tuple[str, str]:
+        return await user_operations.make_key(environment, key)
 
-    made, secret = run(work)
+    made, secret = run(run_operation)
     typer.echo(f"{made} is made; keep its secret, it is not shown again:", err=True)
     typer.echo(secret)
 
@@ -251,10 +253,10 @@ def list_tokens(as_json: Json = False) -> None:
     from merganser.commands import user_operations
     from merganser.commands.environment_run import run
 
-    async def work(world: "World", _settings: "Settings") -> list[dict[str, Any]]:
-        return await user_operations.keys(world)
+    async def run_operation(environment: "World", _settings: "Settings") -> list[dict[str, Any]]:
+        return await user_operations.keys(environment)
 
-    found = run(work)
+    found = run(run_operation)
     columns = ("id", "name", "user", "role", "scopes", "read_only", "expires_at")
     _print(found, columns, as_json=as_json)
 
@@ -269,10 +271,10 @@ def revoke(
     from merganser.commands import user_operations
     from merganser.commands.environment_run import run
 
-    async def work(world: "World", _settings: "Settings") -> None:
-        await user_operations.revoke(world, ids)
+    async def run_operation(environment: "World", _settings: "Settings") -> None:
+        await user_operations.revoke(environment, ids)
 
-    run(work)
+    run(run_operation)
     typer.echo(f"{len(ids)} revoked.")
 
 
@@ -335,7 +337,7 @@ def _cell(value: object) -> str:
 
 
 def users() -> typer.Typer:
-    """The commands about accounts."""
+    """Create the command group `user`."""
     made = typer.Typer(help="Make, list and change accounts.", no_args_is_help=True)
     made.command("add")(add)
     made.command("import")(import_users)
@@ -347,7 +349,7 @@ def users() -> typer.Typer:
 
 
 def tokens() -> typer.Typer:
-    """The commands about API keys."""
+    """Create the command group `token`."""
     made = typer.Typer(help="Make, list and revoke API keys.", no_args_is_help=True)
     made.command("create")(create)
     made.command("list")(list_tokens)

@@ -1,4 +1,4 @@
-"""Mail for the demo account, the same every time for the same seed."""
+"""Messages of the demo account. The same seed gives the same messages."""
 
 from merganser.demo.message_generator import Letter, letters
 

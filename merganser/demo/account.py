@@ -1,4 +1,4 @@
-"""The demo account: made once, filled through the delivery code, and never filled twice."""
+"""Create the demo account, and deliver its messages once through the delivery code."""
 
 import asyncio
 import json
@@ -39,63 +39,68 @@ from resolvers.messages.bulk import flags, row_changes
 from resolvers.users.creation import create as creation_create
 from resolvers.users.creation.create import NewUser
 
-COUNT = 520  # letters
-TOGETHER = 32  # letters on their way at once
+COUNT = 520
+TOGETHER = 32
 SEED = 1
 
-Progress = Callable[[int, int], None]  # letters that are there, of how many
+Progress = Callable[[int, int], None]  # takes the number delivered and the total
 
 
-async def furnish(world: World, data: Path, count: int, progress: Progress) -> DemoAccount:
-    """Make the account as far as it is not there yet, and all its letters."""
-    account = await _account(world, data)
-    row = await _row(world)
+async def furnish(environment: World, data: Path, count: int, progress: Progress) -> DemoAccount:
+    """Create the demo account if it is missing, and deliver its messages once.
+
+    Returns its credentials. Raises CommandError if the messages exceed the quota.
+    """
+    account = await _account(environment, data)
+    row = await _row(environment)
     if row is not None and not (row.internal_data or {}).get("demo", {}).get("filled"):
-        await _fill(world, row, count, progress)
+        await _fill(environment, row, count, progress)
     return account
 
 
-async def _account(world: World, data: Path) -> DemoAccount:
-    """The account's credentials: those that were noted, as far as they still hold."""
+async def _account(environment: World, data: Path) -> DemoAccount:
+    """Create the user and API key that are missing; return credentials that are still valid."""
     noted = read_account(data)
-    account = noted or DemoAccount(await _password(world))
-    row = await _row(world)
+    account = noted or DemoAccount(await _password(environment))
+    row = await _row(environment)
     if noted is None:
-        replaced(data / "demo.json", json.dumps(asdict(account)))  # before it is anybody's
+        replaced(data / "demo.json", json.dumps(asdict(account)))  # before the user exists
     if row is None:
         if account.password is None:
-            account = replace(account, password=await _password(world))
-        row = await _create(world, account)
+            account = replace(account, password=await _password(environment))
+        row = await _create(environment, account)
     elif noted is None and account.password:
-        await set_password(owner(world), row.id, account.password)
-    elif not await password_hashes.check(world, row.password, account.password or ""):
+        await set_password(owner(environment), row.id, account.password)
+    elif not await password_hashes.check(environment, row.password, account.password or ""):
         account = replace(account, password=None)
-    if account.key is None or not await _good(world, account.key):
+    if account.key is None or not await _good(environment, account.key):
         new = NewKey("demo", row.role, user_id=row.id)
-        account = replace(account, key=(await api_keys.create_key(owner(world), new))[1])
+        account = replace(account, key=(await api_keys.create_key(owner(environment), new))[1])
     if account != noted:
         replaced(data / "demo.json", json.dumps(asdict(account)))
     return account
 
 
-async def _password(world: World) -> str:
-    return new_passwords.generated(world, await password_policy.of_address(owner(world), ADDRESS))
+async def _password(environment: World) -> str:
+    return new_passwords.generated(
+        environment, await password_policy.of_address(owner(environment), ADDRESS)
+    )
 
 
-async def _row(world: World) -> Any:
-    key = await address_resolution.login_of(world, NAME)
-    asked = select(
+async def _row(environment: World) -> Any:
+    key = await address_resolution.login_of(environment, NAME)
+    statement = select(
         col(User.id),
         col(User.tenant_id),
         col(User.role),
         col(User.password),
         col(User.internal_data),
     ).where(col(User.id) == (key or 0))
-    return next(iter(await world.database.read(asked)), None)
+    return next(iter(await environment.database.read(statement)), None)
 
 
-async def _create(world: World, account: DemoAccount) -> Any:
-    begun = {"at": world.now().isoformat(), "filled": False}
+async def _create(environment: World, account: DemoAccount) -> Any:
+    begun = {"at": environment.now().isoformat(), "filled": False}
     new = NewUser(
         username=account.username,
         name="Demo Duck",
@@ -103,31 +108,31 @@ async def _create(world: World, account: DemoAccount) -> Any:
         password=account.password,
         internal_data={"demo": begun},
     )
-    ctx, domain = owner(world), ADDRESS.rpartition("@")[2]
+    ctx, domain = owner(environment), ADDRESS.rpartition("@")[2]
     if await domain_loaders.named(ctx, domain) is None:
         await domain_mutations.create(ctx, domain, Values(), with_key=False)
     await creation_create.create(ctx, new)
-    return await _row(world)
+    return await _row(environment)
 
 
-async def _good(world: World, secret: str) -> bool:
-    asked = select(col(ApiKey.id)).where(col(ApiKey.digest) == digest_of(secret))
-    return bool(await world.database.read(asked))
+async def _good(environment: World, secret: str) -> bool:
+    statement = select(col(ApiKey.id)).where(col(ApiKey.digest) == digest_of(secret))
+    return bool(await environment.database.read(statement))
 
 
-async def _fill(world: World, row: Any, count: int, progress: Progress) -> None:
-    """Deliver what is not there yet. The same letters again after a kill: all hangs on `at`."""
-    note = (row.internal_data or {}).get("demo") or {"at": world.now().isoformat()}
+async def _fill(environment: World, row: Any, count: int, progress: Progress) -> None:
+    """Deliver missing messages. The stored time `at` makes a later run generate the same ones."""
+    note = (row.internal_data or {}).get("demo") or {"at": environment.now().isoformat()}
     now = datetime.fromisoformat(note["at"])
     bag = await asyncio.to_thread(lambda: list(letters(SEED, count, now=now, owner=ADDRESS)))
-    boxes = await _boxes(world, row.id, {letter.mailbox for letter in bag})
-    there = await _digests(world, row.id)
+    boxes = await _boxes(environment, row.id, {letter.mailbox for letter in bag})
+    there = await _digests(environment, row.id)
     rest, done = iter(bag), 0
     while some := list(islice(rest, TOGETHER)):
-        await asyncio.gather(*(_deliver(world, row, boxes, there, one) for one in some))
+        await asyncio.gather(*(_deliver(environment, row, boxes, there, one) for one in some))
         done += len(some)
         progress(done, len(bag))
-    await _answered(world, row.id, [one for one in bag if one.answered])
+    await _answered(environment, row.id, [one for one in bag if one.answered])
 
     def finished(turn: Turn) -> None:
         data = {**(row.internal_data or {}), "demo": {**note, "filled": True}}
@@ -135,11 +140,11 @@ async def _fill(world: World, row: Any, count: int, progress: Progress) -> None:
             update(User).where(col(User.id) == row.id).values(internal_data=data)
         )
 
-    await world.apply(finished, row.id)
+    await environment.apply(finished, row.id)
 
 
-async def _boxes(world: World, user_id: int, paths: set[str]) -> dict[str, int]:
-    ctx = on_behalf(world, user_id)
+async def _boxes(environment: World, user_id: int, paths: set[str]) -> dict[str, int]:
+    ctx = on_behalf(environment, user_id)
     there = {row.path: int(row.id) for row in await mailbox_loaders.all_of(ctx, user_id, ())}
     for path in sorted(paths - there.keys()):
         for box in await mailbox_loaders.create(ctx, NewMailboxes([path])):
@@ -147,13 +152,13 @@ async def _boxes(world: World, user_id: int, paths: set[str]) -> dict[str, int]:
     return there
 
 
-async def _digests(world: World, user_id: int) -> set[str]:
-    asked = select(col(Message.digest)).where(col(Message.user_id) == user_id)
-    return {row.digest for row in await world.database.read(asked)}
+async def _digests(environment: World, user_id: int) -> set[str]:
+    statement = select(col(Message.digest)).where(col(Message.user_id) == user_id)
+    return {row.digest for row in await environment.database.read(statement)}
 
 
 async def _deliver(
-    world: World, row: Any, boxes: dict[str, int], there: set[str], one: Letter
+    environment: World, row: Any, boxes: dict[str, int], there: set[str], one: Letter
 ) -> None:
     letter = await received_messages.read(one.raw)
     if letter.digest in there:
@@ -171,18 +176,18 @@ async def _deliver(
         envelope_to=[ADDRESS],
     )
     try:
-        await received_messages.receive(world, letter, to, sender, into=place)
+        await received_messages.receive(environment, letter, to, sender, into=place)
     except OverQuota as refusal:
         raise Trouble(f"the demo account is full: {refusal}") from refusal
 
 
-async def _answered(world: World, user_id: int, replied: Sequence[Letter]) -> None:
-    ctx = on_behalf(world, user_id)
+async def _answered(environment: World, user_id: int, replied: Sequence[Letter]) -> None:
+    ctx = on_behalf(environment, user_id)
     digests = [(await received_messages.read(one.raw)).digest for one in replied]
     async with ctx.write(user_id) as session:
-        asked = select(col(Message.id)).where(
+        statement = select(col(Message.id)).where(
             col(Message.user_id) == user_id, col(Message.digest).in_(digests)
         )
-        ids = [row.id for row in await ctx.read(asked)]
+        ids = [row.id for row in await ctx.read(statement)]
         rows = await row_changes.chosen(session, ids)
         await flags.change(ctx, session, rows, row_changes.Changes({"answered": True}))

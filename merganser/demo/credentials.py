@@ -1,4 +1,4 @@
-"""The credentials of the demo account, noted beside the store."""
+"""The credentials of the demo account, stored in the data folder."""
 
 import json
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ ADDRESS = "demo@merganser.example"
 
 @dataclass(frozen=True, slots=True)
 class DemoAccount:
-    """How to sign in to the demo account. `password` is None if somebody has changed it."""
+    """The credentials of the demo account. `password` is None if it was changed."""
 
     password: str | None
     key: str | None = None
@@ -21,7 +21,7 @@ class DemoAccount:
 
 
 def read_account(data: Path) -> DemoAccount | None:
-    """Return the noted credentials; None if there is no note. Raises Trouble if it is damaged."""
+    """Read the stored credentials; None if there are none. Raises CommandError if damaged."""
     try:
         return DemoAccount(**json.loads((data / "demo.json").read_text()))
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""Documents, archives, cards and calendars, as valid as their readers ask for."""
+"""Documents, archives, cards and calendars that are valid files."""
 
 import base64
 import io
@@ -148,7 +148,7 @@ def vcard(name: str, address: str) -> bytes:
 
 @dataclass(frozen=True)
 class Event:
-    """What an invitation is about. `method` is one of RFC 5546's."""
+    """A calendar event. `method` is a method of RFC 5546."""
 
     method: str
     uid: str
@@ -208,7 +208,7 @@ def _tnef_attribute(level: int, number: int, content: bytes) -> bytes:
 
 
 def winmail(subject: str, name: str, content: bytes) -> bytes:
-    """Wrap a file as TNEF, the way some senders do to everybody's surprise."""
+    """Wrap a file as TNEF, as some mail programs do."""
     return struct.pack("<IH", 0x223E9F78, 1) + b"".join(
         (
             _tnef_attribute(1, 0x00089006, struct.pack("<I", 0x10000)),
@@ -237,6 +237,6 @@ def armor(kind: str, content: bytes) -> str:
 
 
 def pkcs7(rng: Random, size: int) -> bytes:
-    """Make something that begins as a PKCS #7 structure does and holds no secret at all."""
+    """Create random bytes that begin like a PKCS #7 structure."""
     inside = b"\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x07\x02" + rng.randbytes(size)
     return b"\x30\x82" + struct.pack(">H", len(inside)) + inside

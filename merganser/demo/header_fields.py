@@ -1,4 +1,4 @@
-"""Header fields of a letter: who, to whom, when, by which way, and what lists and shops add."""
+"""Header fields of a demo message, with those that lists and shops add."""
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
@@ -23,7 +23,7 @@ _BULK = ("newsletter", "shop", "travel")
 
 @dataclass(frozen=True)
 class Way:
-    """How a letter comes or goes. `own` ones were written by the owner and never travelled."""
+    """Recipients, time and references of a message. The account owner wrote `is_own` ones."""
 
     to: tuple[Person, ...]
     cc: tuple[Person, ...]
@@ -34,33 +34,33 @@ class Way:
     own: bool = False
 
 
-def new_id(desk: Desk, sender: Person) -> str:
-    """Make a Message-ID in one of the usual fashions."""
-    rng, domain = desk.rng, sender.address.rsplit("@", 1)[-1]
+def new_id(state: Desk, sender: Person) -> str:
+    """Create a Message-ID in one of the usual styles."""
+    rng, domain = state.rng, sender.address.rsplit("@", 1)[-1]
     number = rng.getrandbits(64)
     local = rng.choice((f"{number:016x}", f"{number}.{rng.randint(1, 99)}", f"CA+{number:X}=quack"))
     return f"<{local}@{domain}>"
 
 
-def envelope_from(note: Note, way: Way) -> str:
-    """Return the address of the envelope, empty for a bounce."""
-    if note.genre in _NOTICES:
+def envelope_from(message_text: Note, routing: Way) -> str:
+    """Return the envelope sender, empty for a bounce."""
+    if message_text.genre in _NOTICES:
         return ""
-    if LIST in way.to and not way.own:
+    if LIST in routing.to and not routing.own:
         return "python-users-bounces@lists.example.org"
-    if note.genre in _BULK:
-        domain = note.sender.address.rsplit("@", 1)[-1]
-        return f"bounce+{way.message_id[1:9].lower().replace('.', '-')}@{domain}"
-    return note.sender.address
+    if message_text.genre in _BULK:
+        domain = message_text.sender.address.rsplit("@", 1)[-1]
+        return f"bounce+{routing.message_id[1:9].lower().replace('.', '-')}@{domain}"
+    return message_text.sender.address
 
 
-def _style(note: Note) -> tuple[str, str]:
-    charset = "utf-8" if note.charset.startswith("utf") else note.charset
-    return charset, "b" if note.language in _BASE64_SCRIPTS else "q"
+def _style(message_text: Note) -> tuple[str, str]:
+    charset = "utf-8" if message_text.charset.startswith("utf") else message_text.charset
+    return charset, "b" if message_text.language in _BASE64_SCRIPTS else "q"
 
 
-def _people(note: Note, those: tuple[Person, ...]) -> str:
-    charset, style = _style(note)
+def _people(message_text: Note, those: tuple[Person, ...]) -> str:
+    charset, style = _style(message_text)
     rows = []
     for each in those:
         held = charset if fits(each.name, charset) else "utf-8"
@@ -68,46 +68,46 @@ def _people(note: Note, those: tuple[Person, ...]) -> str:
     return ", ".join(rows)
 
 
-def _stamp(desk: Desk, when: datetime) -> str:
-    zone = timezone(timedelta(minutes=desk.rng.choice(_ZONES)))
+def _stamp(state: Desk, when: datetime) -> str:
+    zone = timezone(timedelta(minutes=state.rng.choice(_ZONES)))
     return format_datetime(when.astimezone(zone))
 
 
-def fields(desk: Desk, note: Note, way: Way) -> list[str]:
-    """Return all fields of a letter but those of its content."""
-    rows = [] if way.own else _travelled(desk, note, way)
-    rows += [f"From: {_people(note, (note.sender,))}"]
-    rows += [f"To: {_recipients(desk, note, way)}"]
-    if way.cc:
-        rows.append(f"Cc: {_people(note, way.cc)}")
-    rows.append(f"Subject: {mime.words(note.subject, *_style(note))}")
-    sent = way.when - timedelta(seconds=0 if way.own else desk.rng.randint(2, 90))
-    rows += [f"Date: {_stamp(desk, sent)}", f"Message-ID: {way.message_id}"]
-    if way.parent:
-        rows += [f"In-Reply-To: {way.parent}", f"References: {' '.join(way.references)}"]
-    return rows + _genre_fields(desk, note, way)
+def fields(state: Desk, message_text: Note, routing: Way) -> list[str]:
+    """Return all header fields of a message except those of its content."""
+    rows = [] if routing.own else _travelled(state, message_text, routing)
+    rows += [f"From: {_people(message_text, (message_text.sender,))}"]
+    rows += [f"To: {_recipients(state, message_text, routing)}"]
+    if routing.cc:
+        rows.append(f"Cc: {_people(message_text, routing.cc)}")
+    rows.append(f"Subject: {mime.words(message_text.subject, *_style(message_text))}")
+    sent = routing.when - timedelta(seconds=0 if routing.own else state.rng.randint(2, 90))
+    rows += [f"Date: {_stamp(state, sent)}", f"Message-ID: {routing.message_id}"]
+    if routing.parent:
+        rows += [f"In-Reply-To: {routing.parent}", f"References: {' '.join(routing.references)}"]
+    return rows + _genre_fields(state, message_text, routing)
 
 
-def _recipients(desk: Desk, note: Note, way: Way) -> str:
-    if note.genre == "spam" and desk.rng.random() < 0.4:  # noqa: PLR2004 (two in five)
+def _recipients(state: Desk, message_text: Note, routing: Way) -> str:
+    if message_text.genre == "spam" and state.rng.random() < 0.4:  # noqa: PLR2004 (two in five)
         return "undisclosed-recipients:;"
-    if note.genre == "pond" and len(way.to) > 1:
-        return f"Volunteers: {_people(note, way.to)};"
-    return _people(note, way.to)
+    if message_text.genre == "pond" and len(routing.to) > 1:
+        return f"Volunteers: {_people(message_text, routing.to)};"
+    return _people(message_text, routing.to)
 
 
-def _travelled(desk: Desk, note: Note, way: Way) -> list[str]:
-    rng, sender = desk.rng, envelope_from(note, way)
-    domain = (sender or note.sender.address).rsplit("@", 1)[-1]
+def _travelled(state: Desk, message_text: Note, routing: Way) -> list[str]:
+    rng, sender = state.rng, envelope_from(message_text, routing)
+    domain = (sender or message_text.sender.address).rsplit("@", 1)[-1]
     place = f"192.0.2.{rng.randint(1, 254)}"
-    arrived = format_datetime(way.when)
+    arrived = format_datetime(routing.when)
     rows = [
         f"Return-Path: <{sender}>",
         f"Received: from mail.{domain} (mail.{domain} [{place}]) by {_HOST} with ESMTPS"
-        f" id {rng.getrandbits(44):011x} for <{desk.owner.address}>; {arrived}",
+        f" id {rng.getrandbits(44):011x} for <{state.owner.address}>; {arrived}",
         f"Authentication-Results: {_HOST}; dkim=pass header.d={domain}; spf=pass",
     ]
-    if note.genre != "spam":
+    if message_text.genre != "spam":
         seal = f"{rng.getrandbits(512):0128x}"
         rows.append(
             f"DKIM-Signature: v=1; a=rsa-sha256; c=relaxed/relaxed; d={domain}; s=pond;"
@@ -116,15 +116,15 @@ def _travelled(desk: Desk, note: Note, way: Way) -> list[str]:
     return rows
 
 
-def _genre_fields(desk: Desk, note: Note, way: Way) -> list[str]:
-    rng = desk.rng
+def _genre_fields(state: Desk, message_text: Note, routing: Way) -> list[str]:
+    rng = state.rng
     number = rng.randint(1000, 999999)
-    if LIST in way.to:
-        return _list_fields() if not way.own else []
-    if note.genre in _BULK:
-        return _bulk_fields(note, number)
-    if note.genre == "forge":
-        repository = note.subject.partition("]")[0].strip("[") or "kingfisher/app"
+    if LIST in routing.to:
+        return _list_fields() if not routing.own else []
+    if message_text.genre in _BULK:
+        return _bulk_fields(message_text, number)
+    if message_text.genre == "forge":
+        repository = message_text.subject.partition("]")[0].strip("[") or "kingfisher/app"
         project = repository.replace("/", ".")
         return [
             f"List-ID: {repository} <{project}.forge.example>",
@@ -140,9 +140,11 @@ def _genre_fields(desk: Desk, note: Note, way: Way) -> list[str]:
         "alert": ["X-Priority: 1 (Highest)", "Importance: high"],
         "spam": ["X-Spam-Flag: YES", f"X-Spam-Score: {number % 20 + 6}.{number % 10}"],
     }
-    if note.genre in fixed:
-        return fixed[note.genre]
-    language = [f"Content-Language: {note.language}"] if note.language != ENGLISH else []
+    if message_text.genre in fixed:
+        return fixed[message_text.genre]
+    language = (
+        [f"Content-Language: {message_text.language}"] if message_text.language != ENGLISH else []
+    )
     return [rng.choice(_MAILERS), *language]
 
 
@@ -159,11 +161,11 @@ def _list_fields() -> list[str]:
     ]
 
 
-def _bulk_fields(note: Note, number: int) -> list[str]:
-    domain = note.sender.address.rsplit("@", 1)[-1]
+def _bulk_fields(message_text: Note, number: int) -> list[str]:
+    domain = message_text.sender.address.rsplit("@", 1)[-1]
     return [
         f"List-Id: <letters.{domain}>",
         f"List-Unsubscribe: <https://{domain}/stop/{number}>, <mailto:stop+{number}@{domain}>",
         "List-Unsubscribe-Post: List-Unsubscribe=One-Click",
-        f"Feedback-ID: {number}:{note.genre}:demo",
+        f"Feedback-ID: {number}:{message_text.genre}:demo",
     ]

@@ -1,4 +1,4 @@
-"""Notes as HTML: plain pages of correspondents, and newsletters that want to be looked at."""
+"""Message texts as HTML pages and newsletters, AMP, Markdown and enriched text."""
 
 from html import escape
 
@@ -13,48 +13,50 @@ _FONTS = (
 )
 
 
-def _rows(note: Note) -> list[str]:
-    return [escape(each).replace("\n", "<br>\n") for each in note.paragraphs]
+def _rows(message_text: Note) -> list[str]:
+    return [escape(each).replace("\n", "<br>\n") for each in message_text.paragraphs]
 
 
-def _frame(note: Note, head: str, body: str) -> str:
-    direction = ' dir="rtl"' if note.language in RIGHT_TO_LEFT else ""
+def _frame(message_text: Note, head: str, body: str) -> str:
+    direction = ' dir="rtl"' if message_text.language in RIGHT_TO_LEFT else ""
     return (
-        f'<!DOCTYPE html>\n<html lang="{note.language}"{direction}>\n<head>\n'
-        f"<title>{escape(note.subject)}</title>\n{head}</head>\n<body>\n{body}</body>\n</html>\n"
+        f'<!DOCTYPE html>\n<html lang="{message_text.language}"{direction}>\n<head>\n'
+        f"<title>{escape(message_text.subject)}</title>\n{head}</head>\n<body>\n{body}</body>\n</html>\n"
     )
 
 
-def simple(desk: Desk, note: Note) -> str:
-    """Write a page as a mail program makes it from typing."""
-    font = desk.rng.choice(_FONTS)
-    body = "".join(f"<p>{row}</p>\n" for row in _rows(note))
-    if note.quoted:
+def simple(state: Desk, message_text: Note) -> str:
+    """Write a page as mail programs do."""
+    font = state.rng.choice(_FONTS)
+    body = "".join(f"<p>{row}</p>\n" for row in _rows(message_text))
+    if message_text.quoted:
         style = "margin:0 0 0 .8ex;border-left:1px solid #ccc;padding-left:1ex"
-        quoted = escape(note.quoted).replace("\n", "<br>\n")
+        quoted = escape(message_text.quoted).replace("\n", "<br>\n")
         body += f'<blockquote type="cite" style="{style}">{quoted}</blockquote>\n'
-    return _frame(note, "", f'<div style="font-family:{font};font-size:15px">\n{body}</div>\n')
+    return _frame(
+        message_text, "", f'<div style="font-family:{font};font-size:15px">\n{body}</div>\n'
+    )
 
 
-def pictured(desk: Desk, note: Note, sources: list[str]) -> str:
-    """Write a simple page with pictures between its paragraphs, from `cid:` or elsewhere."""
-    rows = [f"<p>{row}</p>\n" for row in _rows(note)]
+def pictured(state: Desk, message_text: Note, sources: list[str]) -> str:
+    """Write a simple page with pictures between its paragraphs."""
+    rows = [f"<p>{row}</p>\n" for row in _rows(message_text)]
     for at, source in enumerate(sources):
         place = min(len(rows), 2 + 2 * at)
         rows.insert(place, f'<p><img src="{source}" alt="" style="max-width:100%"></p>\n')
-    font = desk.rng.choice(_FONTS)
-    return _frame(note, "", f'<div style="font-family:{font}">\n{"".join(rows)}</div>\n')
+    font = state.rng.choice(_FONTS)
+    return _frame(message_text, "", f'<div style="font-family:{font}">\n{"".join(rows)}</div>\n')
 
 
-def newsletter(desk: Desk, note: Note, sources: list[str]) -> str:
-    """Write a page of tables and inline CSS, with pictures, a button and something remote."""
-    rng, tint = desk.rng, desk.rng.choice(_TINTS)
+def newsletter(state: Desk, message_text: Note, sources: list[str]) -> str:
+    """Write a page of tables and inline CSS, with pictures, a button and a remote picture."""
+    rng, tint = state.rng, state.rng.choice(_TINTS)
     number, font = rng.randint(1000, 99999), rng.choice(_FONTS)
     pictures = "".join(_picture(source) for source in sources)
     remote = f"http://example.com/pictures/{number}.jpg"
     text = "".join(
         f'<tr><td style="padding:8px 24px;font:16px/1.5 {font};color:#222">{row}</td></tr>\n'
-        for row in _rows(note)
+        for row in _rows(message_text)
     )
     head = (
         '<meta name="viewport" content="width=device-width">\n<style>\n'
@@ -66,7 +68,7 @@ def newsletter(desk: Desk, note: Note, sources: list[str]) -> str:
         '<table role="presentation" width="100%" bgcolor="#f2efe6"><tr><td align="center">\n'
         '<table class="sheet" role="presentation" width="600" style="background:#fff">\n'
         f'<tr><td style="background:{tint};color:#fff;padding:16px 24px;font:bold 24px {font}">'
-        f"{escape(note.sender.name)}</td></tr>\n{pictures}{text}"
+        f"{escape(message_text.sender.name)}</td></tr>\n{pictures}{text}"
         f'<tr><td align="center" style="padding:16px"><a class="button" '
         f'href="https://example.com/read/{number}?from=mail" style="background:{tint};color:#fff;'
         f'padding:12px 20px;border-radius:6px;text-decoration:none">Read on</a></td></tr>\n'
@@ -75,7 +77,7 @@ def newsletter(desk: Desk, note: Note, sources: list[str]) -> str:
         f"Unsubscribe</a>.</td></tr>\n</table>\n</td></tr></table>\n"
         f'<img src="http://example.com/open/{number}.gif" width="1" height="1" alt="">\n'
     )
-    return _frame(note, head, body)
+    return _frame(message_text, head, body)
 
 
 def _picture(source: str) -> str:
@@ -83,9 +85,9 @@ def _picture(source: str) -> str:
     return f'<tr><td><img src="{source}" alt="" style="{style}"></td></tr>\n'
 
 
-def amp(note: Note) -> str:
+def amp(message_text: Note) -> str:
     """Write a page in AMP for Email."""
-    body = "".join(f"<p>{row}</p>\n" for row in _rows(note))
+    body = "".join(f"<p>{row}</p>\n" for row in _rows(message_text))
     return (
         '<!doctype html>\n<html amp4email data-css-strict>\n<head>\n<meta charset="utf-8">\n'
         '<script async src="https://cdn.example.com/v0.js"></script>\n'
@@ -95,12 +97,12 @@ def amp(note: Note) -> str:
     )
 
 
-def markdown(note: Note) -> str:
+def markdown(message_text: Note) -> str:
     """Write a note in Markdown."""
-    return "\n\n".join((f"# {note.subject}", *note.paragraphs, "* * *")) + "\n"
+    return "\n\n".join((f"# {message_text.subject}", *message_text.paragraphs, "* * *")) + "\n"
 
 
-def enriched(note: Note) -> str:
+def enriched(message_text: Note) -> str:
     """Write a note as text/enriched (RFC 1896)."""
-    rows = [each.replace("<", "<<") for each in note.paragraphs]
-    return "\n\n".join((f"<bold>{note.subject}</bold>", *rows)) + "\n"
+    rows = [each.replace("<", "<<") for each in message_text.paragraphs]
+    return "\n\n".join((f"<bold>{message_text.subject}</bold>", *rows)) + "\n"

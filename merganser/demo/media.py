@@ -1,11 +1,11 @@
-"""Small real pictures, a sound and a film, drawn with nothing but bytes."""
+"""Small valid pictures, a sound and a film, created without libraries."""
 
 import math
 import struct
 import zlib
 from random import Random
 
-_WATER = 0.55  # where the water begins, in parts of the height
+_WATER = 0.55  # as a share of the height
 _DC_BITS = bytes((0, 1, 5, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0))
 _DC_CODES = ("00", "010", "011", "100", "101", "110", "1110", "11110", "111110", "1111110")
 
@@ -67,7 +67,7 @@ def _duck(row: bytearray, y: int, size: tuple[int, int]) -> None:
 
 
 def pond(rng: Random, width: int, height: int, grain: int = 16) -> bytes:
-    """Draw a duck on a pond as a PNG; `grain` (1 to 16) is what keeps it from getting small."""
+    """Draw a duck on a pond as a PNG. A higher `grain` (1 to 16) makes the file larger."""
     low, top, near, deep = _sky(rng)
     rows = []
     for y in range(height):
@@ -86,7 +86,7 @@ def pond(rng: Random, width: int, height: int, grain: int = 16) -> bytes:
 
 
 def dot() -> bytes:
-    """Write the smallest GIF, as senders use it to see that a letter was opened."""
+    """Write the smallest GIF, as senders use it to see that a message was opened."""
     return gif(1, 1, [0])
 
 
@@ -170,7 +170,7 @@ def mosaic(rng: Random) -> bytes:
 
 
 def quack(rng: Random, seconds: float = 0.8) -> bytes:
-    """Record a duck, or nearly, as a WAV of 8 kHz."""
+    """Synthesize the sound of a duck as a WAV file of 8 kHz."""
     rate, pitch = 8000, rng.randint(180, 320)
     count = int(rate * seconds)
     samples = bytearray()

@@ -1,4 +1,4 @@
-"""All shapes a letter of the demo account can have, and which letters have them."""
+"""The MIME structures of demo messages, and the genres that use them."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from merganser.demo import attachment_messages, report_messages, text_messages
 from merganser.demo.mime import Part
 from merganser.demo.text_library import Desk, Note
 
-WORLD = "world"  # a letter in one of the other languages, each in its turn
+WORLD = "world"  # the genre of messages in other languages than English
 _PEOPLE = ("family", "pond", "club", "team")
 _MACHINES = ("shop", "travel", "bank", "alert", "forge")
 _FRIENDS = ("family", "pond", "club", WORLD)
@@ -18,13 +18,13 @@ Build = Callable[[Desk, Note], Part]
 
 
 def named(build: Callable[..., object]) -> str:
-    """What is built, in words: the name of the function that does it."""
+    """The name of a shape: that of its function with hyphens."""
     return str(getattr(build, "__name__", "")).replace("_", "-")
 
 
 @dataclass(frozen=True)
 class Shape:
-    """A way to build a letter, and the genres it suits. `weight` counts beyond the first two."""
+    """A function that builds a message, and its genres. `weight` makes it more frequent."""
 
     build: Build
     genres: tuple[str, ...]
@@ -32,7 +32,7 @@ class Shape:
 
     @property
     def name(self) -> str:
-        """What the shape is called."""
+        """The name of the shape."""
         return named(self.build)
 
 
@@ -129,7 +129,7 @@ SHAPES = (
     Shape(report_messages.elsewhere, ("team", "pond")),
     Shape(report_messages.partial, ("club",)),
 )
-# What an answer in a conversation looks like.
+# The shapes of replies; repeated ones are more frequent.
 ANSWERS = (
     *[text_messages.as_is, text_messages.quoted, text_messages.flowed, text_messages.alternative]
     * 4,

@@ -1,4 +1,4 @@
-"""MIME by hand: fields, parts and whole letters as bytes, with nothing corrected on the way."""
+"""Serialize MIME fields, parts and messages without corrections."""
 
 import base64
 import binascii
@@ -15,7 +15,7 @@ _PHRASE = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~ -]+\Z")
 
 @dataclass(frozen=True)
 class Part:
-    """One entity of a letter. Its `fields` are whole lines, and `body` is encoded already."""
+    """A MIME part. `fields` are whole header lines, and `body` is encoded."""
 
     kind: str
     body: bytes = b""
@@ -28,7 +28,7 @@ class Part:
 
 @dataclass(frozen=True)
 class File:
-    """A file as it lies on somebody's disk."""
+    """A file with its name, content type and bytes."""
 
     name: str
     kind: str
@@ -118,7 +118,7 @@ def base64_lines(content: bytes) -> bytes:
 
 
 def uuencode(name: str, content: bytes) -> bytes:
-    """Write a file the way it was done before MIME."""
+    """Encode a file by uuencode."""
     rows = [binascii.b2a_uu(content[at : at + 45]) for at in range(0, len(content), 45)]
     written = b"".join((f"begin 644 {name}\n".encode(), *rows, b"`\nend\n"))
     return written.replace(b"\n", b"\r\n")
@@ -155,12 +155,12 @@ def attachment(file: File, disposition: str = "attachment", cid: str = "") -> Pa
 
 
 def multipart(subtype: str, *parts: Part, parameters: tuple[str, ...] = ()) -> Part:
-    """Put parts into one."""
+    """Build a multipart of these parts."""
     return Part(f"multipart/{subtype}", parts=parts, parameters=parameters)
 
 
 def rfc822(raw: bytes, fields: tuple[str, ...] = ()) -> Part:
-    """Put a whole letter into a part."""
+    """Build a part with an embedded message."""
     return Part("message/rfc822", raw, fields=fields)
 
 

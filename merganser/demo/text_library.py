@@ -1,4 +1,4 @@
-"""What the letters say: sections of text files, filled with words that a seed has drawn."""
+"""The texts of demo messages: sections of text files, filled with random words."""
 
 import textwrap
 from dataclasses import dataclass, field, replace
@@ -9,7 +9,7 @@ from random import Random
 from merganser.demo.mime import File
 
 ENGLISH = "en"
-# How letters in a language are encoded; the first one that holds all of the text is taken.
+# The charsets of messages in a language.
 CHARSETS: dict[str, tuple[str, ...]] = {
     "de": ("iso-8859-1", "iso-8859-15", "windows-1252", "utf-8"),
     "fr": ("iso-8859-15", "windows-1252", "utf-8", "iso-8859-1"),
@@ -64,7 +64,7 @@ _TRIES = 60
 
 @dataclass(frozen=True)
 class Person:
-    """Somebody who writes or is written to."""
+    """A sender or recipient."""
 
     name: str
     address: str
@@ -72,7 +72,7 @@ class Person:
 
 @dataclass(frozen=True)
 class Topic:
-    """Something to write about, for all senders of a section or for one of them."""
+    """Subject and paragraphs of a message, for one sender or all senders of a section."""
 
     subject: str
     paragraphs: list[str]
@@ -81,7 +81,7 @@ class Topic:
 
 @dataclass
 class Section:
-    """What people of one kind, or of one language, write about."""
+    """The senders, topics and phrases of one genre or language."""
 
     key: str
     senders: list[Person] = field(default_factory=list)
@@ -93,13 +93,13 @@ class Section:
 
     @property
     def language(self) -> str:
-        """Which language it is in."""
+        """The BCP 47 tag of the section's language."""
         return self.key if self.key in CHARSETS else ENGLISH
 
 
 @dataclass(frozen=True)
 class Library:
-    """All sections by name, and words for the gaps in them."""
+    """All sections by name, and the words for their placeholders."""
 
     sections: dict[str, Section]
     words: dict[str, list[str]]
@@ -107,7 +107,7 @@ class Library:
 
 @dataclass
 class Desk:
-    """What a letter is written at, and `when`. `used` are the subjects that are taken."""
+    """The state of the generator: random numbers, texts, shared files and used subjects."""
 
     rng: Random
     now: datetime
@@ -120,7 +120,7 @@ class Desk:
 
 @dataclass(frozen=True)
 class Note:
-    """A letter before it has a form. Greeting and closing are among the paragraphs."""
+    """The text of a message before it becomes MIME. Paragraphs include greeting and closing."""
 
     genre: str
     language: str
@@ -166,10 +166,10 @@ def _add(section: Section, line: str) -> None:
         section.topics[-1].paragraphs.append(line)
 
 
-def gaps(desk: Desk) -> dict[str, str]:
-    """Draw a word for each gap; one letter keeps them all through."""
-    rng = desk.rng
-    drawn = {key: rng.choice(choices) for key, choices in desk.library.words.items()}
+def gaps(state: Desk) -> dict[str, str]:
+    """Draw a random word for each placeholder of a message."""
+    rng = state.rng
+    drawn = {key: rng.choice(choices) for key, choices in state.library.words.items()}
     return {
         **drawn,
         "n": str(rng.choice(_NUMBERS)),
@@ -183,7 +183,7 @@ def gaps(desk: Desk) -> dict[str, str]:
 
 
 def fits(text: str, charset: str) -> bool:
-    """Tell whether a charset holds all of a text."""
+    """True if a charset can encode the text."""
     try:
         text.encode(charset)
     except UnicodeEncodeError:
@@ -192,69 +192,76 @@ def fits(text: str, charset: str) -> bool:
 
 
 def fitting(text: str, wanted: str) -> str:
-    """Return the wanted charset, or utf-8 where it does not hold all of the text."""
+    """Return the charset, or utf-8 if it can't encode the text."""
     return wanted if fits(text, wanted) else "utf-8"
 
 
 def familiar(section: Section, person: Person) -> str:
-    """Return the name that somebody signs with."""
+    """Return the name that a person signs with."""
     if section.key in _WHOLE_NAMES:
         return person.name
     return person.name.split(" ")[-1 if section.key in _LAST_NAMES else 0]
 
 
-def write(desk: Desk, key: str, charset: str = "", sender: Person | None = None) -> Note:
-    """Write a note about something of a section, under a subject that nothing had before."""
-    section, rng = desk.library.sections[key], desk.rng
-    filled, topic = gaps(desk), rng.choice(section.topics)
+def write(state: Desk, key: str, charset: str = "", sender: Person | None = None) -> Note:
+    """Write a text on a random topic of a section, with an unused subject."""
+    section, rng = state.library.sections[key], state.rng
+    filled, topic = gaps(state), rng.choice(section.topics)
     for _ in range(_TRIES):
-        if topic.subject.format_map(filled) not in desk.used:
+        if topic.subject.format_map(filled) not in state.used:
             break
-        filled, topic = gaps(desk), rng.choice(section.topics)
+        filled, topic = gaps(state), rng.choice(section.topics)
     subject = topic.subject.format_map(filled)
-    while subject in desk.used:
+    while subject in state.used:
         subject = f"{topic.subject.format_map(filled)} [{rng.randint(2, 10**6)}]"
-    desk.used.add(subject)
+    state.used.add(subject)
     sender = sender or topic.sender or rng.choice(section.senders)
     extras = rng.sample(section.extras, min(len(section.extras), rng.choice((0, 0, 1, 1, 2, 3))))
-    paragraphs = _framed(desk, section, sender, [*topic.paragraphs, *extras])
+    paragraphs = _framed(state, section, sender, [*topic.paragraphs, *extras])
     body = tuple(each.format_map(filled | {"me": familiar(section, sender)}) for each in paragraphs)
-    note = Note(key, section.language, "utf-8", sender, subject, body)
-    return with_charset(note, charset or _charset(desk, note))
+    message_text = Note(key, section.language, "utf-8", sender, subject, body)
+    return with_charset(message_text, charset or _charset(state, message_text))
 
 
-def _framed(desk: Desk, section: Section, sender: Person, body: list[str]) -> list[str]:
-    start = [desk.rng.choice(section.greetings)] if section.greetings else []
-    end = [desk.rng.choice(section.closings)] if section.closings else []
-    if sender == desk.owner:
-        end = [f"{desk.rng.choice(('Best wishes', 'Yours', 'Quack'))},|{{me}}"] if end else []
+def _framed(state: Desk, section: Section, sender: Person, body: list[str]) -> list[str]:
+    start = [state.rng.choice(section.greetings)] if section.greetings else []
+    end = [state.rng.choice(section.closings)] if section.closings else []
+    if sender == state.owner:
+        end = [f"{state.rng.choice(('Best wishes', 'Yours', 'Quack'))},|{{me}}"] if end else []
         start = []
     return [each.replace("|", "\n") for each in (*start, *body, *end)]
 
 
-def _charset(desk: Desk, note: Note) -> str:
-    text = whole(note)
-    if note.language != ENGLISH:
-        return desk.rng.choice(CHARSETS[note.language])
+def _charset(state: Desk, message_text: Note) -> str:
+    text = whole(message_text)
+    if message_text.language != ENGLISH:
+        return state.rng.choice(CHARSETS[message_text.language])
     if text.isascii():
-        return desk.rng.choice(_ENGLISH_CHARSETS)
+        return state.rng.choice(_ENGLISH_CHARSETS)
     return next(each for each in _ENGLISH_CHARSETS if fits(text, each))
 
 
-def with_charset(note: Note, charset: str) -> Note:
-    """Give a note a charset, or utf-8 if that one does not hold all of it."""
-    return replace(note, charset=fitting(whole(note), charset))
+def with_charset(message_text: Note, charset: str) -> Note:
+    """Return the text with a charset, or with utf-8 if the charset can't encode it."""
+    return replace(message_text, charset=fitting(whole(message_text), charset))
 
 
-def whole(note: Note) -> str:
-    """Return all text of a note in one piece."""
-    return "\n".join((note.sender.name, note.subject, *note.paragraphs, note.quoted))
+def whole(message_text: Note) -> str:
+    """Return sender name, subject and body as one string."""
+    return "\n".join(
+        (
+            message_text.sender.name,
+            message_text.subject,
+            *message_text.paragraphs,
+            message_text.quoted,
+        )
+    )
 
 
-def answer(desk: Desk, before: Note, sender: Person, when: datetime) -> Note:
-    """Write an answer to a note, with that note quoted below."""
-    section, rng = desk.library.sections[before.genre], desk.rng
-    filled = gaps(desk) | {"me": familiar(section, sender)}
+def answer(state: Desk, before: Note, sender: Person, when: datetime) -> Note:
+    """Write a reply that quotes the replied text."""
+    section, rng = state.library.sections[before.genre], state.rng
+    filled = gaps(state) | {"me": familiar(section, sender)}
     says = [rng.choice(section.replies)]
     if section.extras and rng.random() < 0.5:  # noqa: PLR2004 (every other one)
         says.append(rng.choice(section.extras))
@@ -262,8 +269,10 @@ def answer(desk: Desk, before: Note, sender: Person, when: datetime) -> Note:
     body = tuple(each.format_map(filled) for each in says)
     quoted = f"On {when:%Y-%m-%d at %H:%M}, {before.sender.name} wrote:\n{_quote(plain(before))}"
     subject = before.subject if before.subject.startswith("Re: ") else f"Re: {before.subject}"
-    note = Note(before.genre, before.language, before.charset, sender, subject, body, quoted)
-    return with_charset(note, before.charset)
+    message_text = Note(
+        before.genre, before.language, before.charset, sender, subject, body, quoted
+    )
+    return with_charset(message_text, before.charset)
 
 
 def _quote(text: str) -> str:
@@ -272,10 +281,13 @@ def _quote(text: str) -> str:
     )
 
 
-def plain(note: Note, width: int = _WIDTH) -> str:
-    """Write a note as lines of text."""
-    paragraphs = ["\n".join(_wrapped(each, width)) for each in note.paragraphs]
-    return "\n\n".join((*paragraphs, note.quoted) if note.quoted else paragraphs) + "\n"
+def plain(message_text: Note, width: int = _WIDTH) -> str:
+    """Return the body as wrapped lines."""
+    paragraphs = ["\n".join(_wrapped(each, width)) for each in message_text.paragraphs]
+    return (
+        "\n\n".join((*paragraphs, message_text.quoted) if message_text.quoted else paragraphs)
+        + "\n"
+    )
 
 
 def _wrapped(paragraph: str, width: int) -> list[str]:

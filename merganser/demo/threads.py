@@ -1,4 +1,4 @@
-"""Conversations: who answers whom, when, and with which references."""
+"""Threads of demo messages with their references."""
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -16,7 +16,7 @@ _LONGEST_WAIT = timedelta(hours=30)
 
 @dataclass(frozen=True)
 class Turn:
-    """One letter of a conversation. `parent` is the place of the letter it answers, or -1."""
+    """A message of a thread. `parent_index` is the index of the message it replies to, or -1."""
 
     note: Note
     when: datetime
@@ -25,29 +25,29 @@ class Turn:
     references: tuple[str, ...]
 
 
-def conversation(desk: Desk, start: datetime) -> list[Turn]:
-    """Hold a conversation of three to nine letters that is over before now."""
-    rng = desk.rng
+def conversation(state: Desk, start: datetime) -> list[Turn]:
+    """Generate a thread of three to nine messages that ends before now."""
+    rng = state.rng
     key = rng.choice(_SECTIONS)
-    senders = desk.library.sections[key].senders
-    people = [*rng.sample(senders, min(len(senders), rng.randint(2, 4))), desk.owner]
+    senders = state.library.sections[key].senders
+    people = [*rng.sample(senders, min(len(senders), rng.randint(2, 4))), state.owner]
     size = rng.choice(_SIZES)
-    wait = min(_LONGEST_WAIT, (desk.now - start) / (size + 1))
-    first = write(desk, key, sender=rng.choice(people))
-    turns = [Turn(first, start, new_id(desk, first.sender), -1, ())]
+    wait = min(_LONGEST_WAIT, (state.now - start) / (size + 1))
+    first = write(state, key, sender=rng.choice(people))
+    turns = [Turn(first, start, new_id(state, first.sender), -1, ())]
     while len(turns) < size:
-        turns.append(_next(desk, turns, people, wait))
+        turns.append(_next(state, turns, people, wait))
     return turns
 
 
-def _next(desk: Desk, turns: list[Turn], people: list[Person], wait: timedelta) -> Turn:
-    rng = desk.rng
-    # Mostly the last letter is answered, sometimes one further up.
+def _next(state: Desk, turns: list[Turn], people: list[Person], wait: timedelta) -> Turn:
+    rng = state.rng
+    # Most replies are to the last message, some to an earlier one.
     place = rng.choice((len(turns) - 1,) * 3 + (rng.randrange(len(turns)),))
     parent = turns[place]
     sender = rng.choice([each for each in people if each != parent.note.sender])
     seconds = int(wait.total_seconds() * rng.uniform(0.1, 1))
     when = turns[-1].when + timedelta(seconds=seconds)
-    note = answer(desk, parent.note, sender, parent.when)
+    message_text = answer(state, parent.note, sender, parent.when)
     references = (*parent.references, parent.message_id)
-    return Turn(note, when, new_id(desk, sender), place, references)
+    return Turn(message_text, when, new_id(state, sender), place, references)

@@ -1,4 +1,4 @@
-"""What the doctor says of certificates: those that end soon, or are not renewed."""
+"""Check certificates for expiry and failed renewals."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -18,12 +18,12 @@ from models.certificates import Certificate
 from models.store.columns import picked
 
 SOON = timedelta(days=14)
-SHOWN = 20  # certificates
+SHOWN = 20
 COLUMNS = ("server_name", "not_after", "acme", "acme_failures", "acme_state")
 
 
 async def certified(settings: Settings) -> list[Finding]:
-    """The certificates of file and store."""
+    """Check the certificate file and the stored certificates."""
     now = datetime.now(UTC)
     found: list[Finding] = []
     if settings.tls_cert is not None:
@@ -35,6 +35,7 @@ async def certified(settings: Settings) -> list[Finding]:
 
 
 def _file(file: Path, now: datetime) -> list[Finding]:
+    """Check the expiry of the certificate file; an unreadable file is a finding."""
     subject = f"{PREFIX}TLS_CERT"
     try:
         text = file.read_text(errors="replace")
@@ -46,8 +47,11 @@ def _file(file: Path, now: datetime) -> list[Finding]:
 
 
 async def _stored(settings: Settings, now: datetime) -> Sequence[Any]:
-    """Those to tell of; none where the store does not say."""
-    asked = (
+    """Load certificates that expire soon or failed to renew.
+
+    Returns none if the database can't be read, which the check of the database reports.
+    """
+    statement = (
         select(*picked(Certificate, COLUMNS))
         .where((col(Certificate.not_after) < now + SOON) | (col(Certificate.acme_failures) > 0))
         .order_by(col(Certificate.not_after))
@@ -58,13 +62,13 @@ async def _stored(settings: Settings, now: datetime) -> Sequence[Any]:
     async with environment_factory.database(settings) as store:
         try:
             with environment_factory.reached(settings):
-                return await store.read(asked)
+                return await store.read(statement)
         except Trouble:
-            return []  # the check of the store says why
+            return []  # the check of the database reports why
 
 
 def _there(settings: Settings) -> bool:
-    """Whether there may be a store: opening an SQLite file makes it."""
+    """True if the SQLite file exists, and for PostgreSQL. Opening an SQLite file creates it."""
     url = environment_factory.url_of(settings)
     return url.get_backend_name() != "sqlite" or Path(url.database or "").exists()
 

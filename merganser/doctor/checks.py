@@ -1,4 +1,4 @@
-"""What is right and wrong with this installation, and what to do about it."""
+"""The checks of `merganser doctor`: versions, files, database, ports and DNS."""
 
 import asyncio
 import os
@@ -30,34 +30,44 @@ from models.domains.tables import Domain
 from models.quantities import rounded
 from models.store.database import Database
 
-PATIENCE = 3.0  # seconds for an answer of DNS
-DOMAINS = 20  # looked up at most
-LOW = 1 << 30  # bytes free below which to warn
-FULL = 200 << 20  # bytes free below which to act
+PATIENCE = 3.0  # seconds
+DOMAINS = 20  # checked in DNS
+LOW = 1 << 30  # bytes; a hint below
+FULL = 200 << 20  # bytes; an action below
 RESERVED = ("example", "test", "invalid", "localhost")  # RFC 6761
-PUBLIC = 0o077  # permissions of others
-RECENT = datetime(2025, 1, 1, tzinfo=UTC)  # no clock that is right shows less
+PUBLIC = 0o077
+RECENT = datetime(2025, 1, 1, tzinfo=UTC)
 
 
 Check = Callable[[Settings], Awaitable[list[Finding]]]
 
 
 async def examine(settings: Settings) -> list[Finding]:
-    """Look at everything; a check that fails says so, and the others go on."""
-    checks: tuple[Check, ...] = (
-        _programs, _clock, _folder, _secret, _disk, _store, _vault, _seals, certified,
-        _blobs, _ports, _names,
-    )  # fmt: skip
+    """Run all checks and return their findings. A check that raises becomes a finding."""
+    checks: dict[str, Check] = {
+        "programs": _programs,
+        "clock": _clock,
+        "folder": _folder,
+        "secret": _secret,
+        "disk": _disk,
+        "store": _store,
+        "vault": _vault,
+        "seals": _seals,
+        "certified": certified,
+        "blobs": _blobs,
+        "ports": _ports,
+        "names": _names,
+    }
     found: list[Finding] = []
     try:
         environment_factory.url_of(settings)
     except Trouble as trouble:
         return action("store", trouble.message, f"set {PREFIX}STORE right")
-    for check in checks:
+    for name, check in checks.items():
         try:
             found += await check(settings)
         except Trouble as trouble:
-            found += action(check.__name__.strip("_"), trouble.message, "see there")
+            found += action(name, trouble.message, "see there")
     return found
 
 
@@ -104,13 +114,13 @@ async def _disk(settings: Settings) -> list[Finding]:
     found: list[Finding] = []
     for folder in _folders(settings):
         free = shutil.disk_usage(_existing(folder)).free
-        said = f"{rounded(free)} free for {folder}"
+        free_space = f"{rounded(free)} free for {folder}"
         if free < FULL:
-            found += action("disk", said, "make room: mail is refused with 452 soon")
+            found += action("disk", free_space, "make room: mail is refused with 452 soon")
         elif free < LOW:
-            found += hint("disk", said, "make room before it is urgent")
+            found += hint("disk", free_space, "make room before it is urgent")
         else:
-            found += ok("disk", said)
+            found += ok("disk", free_space)
     return found
 
 
@@ -133,9 +143,9 @@ def _existing(folder: Path) -> Path:
 
 async def _store(settings: Settings) -> list[Finding]:
     url = environment_factory.url_of(settings)
-    where = url.render_as_string(hide_password=True)
+    database_url = url.render_as_string(hide_password=True)
     if url.get_backend_name() == "sqlite" and not _there(url.database or ""):
-        return hint("store", f"{where} is not there yet", "`merganser init` makes it")
+        return hint("store", f"{database_url} is not there yet", "`merganser init` makes it")
     async with environment_factory.database(settings) as store:
         try:
             with environment_factory.reached(settings):
@@ -144,17 +154,19 @@ async def _store(settings: Settings) -> list[Finding]:
         except Trouble as trouble:
             return action("store", trouble.message, f"start it, or set {PREFIX}STORE right")
     if missing:
-        return action("store", f"{where} lacks {len(missing)} migrations", "run `merganser init`")
-    return ok("store", f"{where} is up to date{version}")
+        return action(
+            "store", f"{database_url} lacks {len(missing)} migrations", "run `merganser init`"
+        )
+    return ok("store", f"{database_url} is up to date{version}")
 
 
 async def _vault(settings: Settings) -> list[Finding]:
-    """The keys of sealed secrets: whether they are there, ours alone, and the right ones."""
-    path, needed = key_file.path_of(settings), await _needed(settings)
-    if not path.exists() and not needed:
+    """Check that the key file exists, is private, and has all keys that the database needs."""
+    path, fingerprints = key_file.path_of(settings), await _needed(settings)
+    if not path.exists() and not fingerprints:
         return hint("vault", f"{path} is not there yet", "`merganser init` makes it")
     try:
-        lacking = key_file.lacking(path, needed)
+        lacking = key_file.lacking(path, fingerprints)
     except Trouble as trouble:
         return action("vault", trouble.message, "bring the file back, or set its rights right")
     if lacking:
@@ -164,7 +176,7 @@ async def _vault(settings: Settings) -> list[Finding]:
 
 
 async def _seals(settings: Settings) -> list[Finding]:
-    """The keys that seal what is sent on: whether each can be used."""
+    """Check that each ARC key can be used."""
     if settings.arc_keys is None:
         return []
     try:
@@ -178,7 +190,10 @@ async def _seals(settings: Settings) -> list[Finding]:
 
 
 async def _needed(settings: Settings) -> dict[str, str]:
-    """Proofs of the keys that the store needs, by name; none where it does not say."""
+    """Load the fingerprints of the keys that the database needs, by key name.
+
+    Returns none if the database can't be read, which its own check reports.
+    """
     url = environment_factory.url_of(settings)
     if url.get_backend_name() == "sqlite" and not _there(url.database or ""):
         return {}
@@ -187,7 +202,7 @@ async def _needed(settings: Settings) -> dict[str, str]:
             with environment_factory.reached(settings):
                 return await key_file.proofs(store)
         except Trouble:
-            return {}  # the check of the store says why
+            return {}  # the check of the database reports why
 
 
 def _there(path: str) -> bool:
@@ -217,7 +232,7 @@ async def _large(what: str, url: str, setting: str) -> list[Finding]:
         await store.put(name, b"looked")
         read = await store.get(name)
         await store.delete([name])
-    except Exception as problem:  # noqa: BLE001 - whatever a bucket's client raises is the finding
+    except Exception as problem:  # noqa: BLE001 - each error of the object store's client is a finding
         text = f"cannot write there: {problem}".splitlines()[0]
         return action(what, text, f"give us the right to, or set {PREFIX}{setting}")
     finally:
@@ -233,8 +248,8 @@ async def _ports(settings: Settings) -> list[Finding]:
     for name, setting in sockets.listen_addresses(settings).items():
         subject = f"{name} port"
         try:
-            for one in sockets.bind_sockets(name, setting):
-                one.close()
+            for connection in sockets.bind_sockets(name, setting):
+                connection.close()
         except Trouble as trouble:
             greeting = await asyncio.to_thread(_greeting, name, setting)
             if greeting:
@@ -252,20 +267,20 @@ async def _ports(settings: Settings) -> list[Finding]:
 
 
 def _greeting(name: str, setting: str) -> bool:
-    """Whether one of ours answers there."""
+    """True if a listener of Merganser answers at the address."""
     host, port = sockets.split_host_port(setting)
     try:
-        with socket.create_connection((host, port), PATIENCE) as one:
-            one.settimeout(PATIENCE)
+        with socket.create_connection((host, port), PATIENCE) as connection:
+            connection.settimeout(PATIENCE)
             if name == "HTTP":
-                one.sendall(b"GET /health HTTP/1.0\r\n\r\n")
-                return one.recv(100).startswith(b"HTTP/1.1 200")
+                connection.sendall(b"GET /health HTTP/1.0\r\n\r\n")
+                return connection.recv(100).startswith(b"HTTP/1.1 200")
             if name == "ACME_HTTP":
-                one.sendall(b"GET / HTTP/1.0\r\n\r\n")
-                return one.recv(100).startswith(b"HTTP/1.1 404")
+                connection.sendall(b"GET / HTTP/1.0\r\n\r\n")
+                return connection.recv(100).startswith(b"HTTP/1.1 404")
             if name == "SUBMISSIONS":
-                return True  # it speaks after TLS has begun
-            return (b" LMTP" if name == "LMTP" else b" ESMTP") in one.recv(200)
+                return True  # its greeting comes after the TLS handshake
+            return (b" LMTP" if name == "LMTP" else b" ESMTP") in connection.recv(200)
     except OSError:
         return False
 
@@ -283,14 +298,17 @@ async def _names(settings: Settings) -> list[Finding]:
 
 
 async def _domains(settings: Settings) -> list[str]:
-    """The domains we serve; none where the store does not say."""
+    """Load the names of active domains.
+
+    Returns none if the database can't be read, which its own check reports.
+    """
     async with environment_factory.database(settings) as store:
         try:
             with environment_factory.reached(settings):
-                asked = select(col(Domain.name)).where(col(Domain.active)).limit(DOMAINS)
-                return [row.name for row in await store.read(asked)]
+                statement = select(col(Domain.name)).where(col(Domain.active)).limit(DOMAINS)
+                return [row.name for row in await store.read(statement)]
         except Trouble:
-            return []  # the check of the store says why
+            return []  # the check of the database reports why
 
 
 async def _looked_up(resolver: Resolver, name: str, kinds: tuple[str, ...]) -> Finding:

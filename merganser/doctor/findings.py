@@ -1,11 +1,11 @@
-"""How a check of the doctor comes out."""
+"""The findings of `merganser doctor`."""
 
 from dataclasses import dataclass
 from enum import StrEnum
 
 
 class Verdict(StrEnum):
-    """How a check came out."""
+    """The result of a check: fine, could be better, or needs action."""
 
     OK = "ok"
     HINT = "hint"
@@ -14,7 +14,7 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What a check says, and what to do."""
+    """The result of a check, with what was found and what to do."""
 
     subject: str
     verdict: Verdict
@@ -23,15 +23,15 @@ class Finding:
 
 
 def ok(subject: str, found: str) -> list[Finding]:
-    """All is well."""
+    """A list with one finding that all is well."""
     return [Finding(subject, Verdict.OK, found)]
 
 
 def hint(subject: str, found: str, todo: str) -> list[Finding]:
-    """It works, but could be better."""
+    """A list with one finding that something works, but could be better."""
     return [Finding(subject, Verdict.HINT, found, todo)]
 
 
 def action(subject: str, found: str, todo: str) -> list[Finding]:
-    """It does not work, or not for long."""
+    """A list with one finding that something does not work, or not for long."""
     return [Finding(subject, Verdict.ACTION, found, todo)]

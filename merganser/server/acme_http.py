@@ -1,6 +1,6 @@
-"""Plain HTTP for challenges of ACME alone, where nobody else answers at port 80.
+"""A listener on port 80 that answers only HTTP-01 challenges of ACME (RFC 8555, section 8.3).
 
-One short request for each connection, and nothing of what else HTTP can do.
+It reads one short request per connection and has no other feature of HTTP.
 """
 
 import asyncio
@@ -21,64 +21,71 @@ from resolvers.certificates import acme_worker
 log = logging.getLogger(__name__)
 
 NAME = "ACME_HTTP"
-HEAD = 8192  # bytes of a request
-PATIENCE = 10.0  # seconds for it, and for the answer to be taken
-CONNECTIONS, EACH = 200, 20  # at once, and of one network
+HEAD = 8192  # bytes
+PATIENCE = 10.0  # seconds to receive the request, and to send the response
+CONNECTIONS, EACH = 200, 20
 ASKED = re.compile(
     rf"(GET|HEAD) {re.escape(WELL_KNOWN)}([A-Za-z0-9_-]{{1,{TOKEN}}}) HTTP/1\.[01]\r\n".encode()
 )
 
 
 class Proving:
-    """The listener."""
+    """A listener for HTTP-01 challenges of ACME, with limits on open connections."""
 
-    def __init__(self, world: World) -> None:
-        self._world = world
+    def __init__(self, environment: World) -> None:
+        self._world = environment
         self._crowd = Crowd(CONNECTIONS, EACH)
         self._servers: list[asyncio.Server] = []
 
     @property
     def port(self) -> int:
-        """Where it listens."""
+        """The TCP port of the first socket."""
         port: int = self._servers[0].sockets[0].getsockname()[1]
         return port
 
     async def start(self, **where: object) -> None:
-        """Listen at `host` and `port`, or on `sock`."""
+        """Listen on `host` and `port`, or on the bound socket `sock`. Raises OSError."""
         server = await asyncio.start_server(self._come, limit=HEAD, **where)  # type: ignore[arg-type]  # ty: ignore[invalid-argument-type]
         self._servers.append(server)
 
     def close(self) -> None:
-        """Listen no more; who is here ends soon, or with the loop."""
+        """Stop accepting connections. Open ones end by their timeout."""
         for server in self._servers:
             server.close()
 
     async def _come(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         peer = writer.get_extra_info("peername")
         ip = str(peer[0]).partition("%")[0] if isinstance(peer, tuple) else None
-        seat = self._crowd.enter(network(ip))
+        slot = self._crowd.enter(network(ip))
         try:
-            if seat is not None:
+            if slot is not None:
                 async with asyncio.timeout(PATIENCE):
-                    head = await reader.readuntil(b"\r\n\r\n")
-                    writer.write(await self._answer(head))
+                    request_head = await reader.readuntil(b"\r\n\r\n")
+                    writer.write(await self._answer(request_head))
                     await writer.drain()
         except (OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
-            pass  # nobody who has to prove anything
-        except Exception:  # a listener's edge: the next connection may go well
+            pass  # not a certificate authority
+        except Exception:  # other connections must still be served
             log.exception("a challenge was not answered")
         finally:
-            if seat is not None:
-                seat.leave()
+            if slot is not None:
+                slot.leave()
             writer.close()
             with suppress(OSError, TimeoutError):
                 async with asyncio.timeout(PATIENCE):
                     await writer.wait_closed()
 
-    async def _answer(self, head: bytes) -> bytes:
-        asked = ASKED.match(head)
-        found = await acme_worker.answer(self._world, asked[2].decode()) if asked else None
-        status, text = ("200 OK", found) if found else ("404 Not Found", "There is nothing here.\n")
+    async def _answer(self, request_head: bytes) -> bytes:
+        """The HTTP response to a request head: the key authorization, or 404."""
+        request = ASKED.match(request_head)
+        key_authorization = (
+            await acme_worker.answer(self._world, request[2].decode()) if request else None
+        )
+        status, text = (
+            ("200 OK", key_authorization)
+            if key_authorization
+            else ("404 Not Found", "There is nothing here.\n")
+        )
         body = text.encode()
         fields = (
             f"HTTP/1.1 {status}",
@@ -88,25 +95,28 @@ class Proving:
             "X-Content-Type-Options: nosniff",
             "Connection: close",
         )
-        whole = "\r\n".join((*fields, "", "")).encode()
-        return whole if asked and asked[1] == b"HEAD" else whole + body
+        response_head = "\r\n".join((*fields, "", "")).encode()
+        return response_head if request and request[1] == b"HEAD" else response_head + body
 
 
 async def listen(
-    settings: Settings, world: World, part: Part, stack: AsyncExitStack
+    settings: Settings, environment: World, process_role: Part, stack: AsyncExitStack
 ) -> Sequence[Proving]:
-    """Listen, where a setting says so; the stack ends it."""
+    """Start the ACME listener if MERGANSER_ACME_HTTP is set, and close it with the stack.
+
+    Raises CommandError if the address can't be bound.
+    """
     if settings.acme_http is None:
         return []
-    one = Proving(world)
-    stack.callback(one.close)
-    if NAME in part.smtp:
-        for bound in part.smtp[NAME]:
-            await one.start(sock=bound)
-        return [one]
+    listener = Proving(environment)
+    stack.callback(listener.close)
+    if NAME in process_role.smtp:
+        for bound in process_role.smtp[NAME]:
+            await listener.start(sock=bound)
+        return [listener]
     host, port = sockets.split_host_port(settings.acme_http)
     try:
-        await one.start(host=host, port=port)
+        await listener.start(host=host, port=port)
     except OSError as problem:
         raise sockets.bind_failure(NAME, settings.acme_http, problem) from problem
-    return [one]
+    return [listener]

@@ -1,4 +1,4 @@
-"""The folder of keys by which ARC seals what is sent on."""
+"""The folder of keys that forwarded messages are sealed with (ARC, RFC 8617)."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,16 +13,19 @@ from models.errors import Refused
 
 @dataclass(frozen=True, slots=True)
 class Put:
-    """A key that lies in the folder."""
+    """An ARC key in the folder, with the TXT record of its public key."""
 
     path: Path
-    name: str  # in DNS
-    record: str  # what is said there
+    name: str
+    record: str
     new: bool
 
 
 def put(folder: Path, domain: str, selector: str) -> Put:
-    """Make the key of a domain, unless it is there. Trouble."""
+    """Create the ARC key of a domain, or load the one that exists.
+
+    Raises CommandError if the domain or the selector is invalid, or the file can't be used.
+    """
     try:
         known = arc_seal.on_wire(checked_domain(domain, path="domain"))
     except Refused as problem:
@@ -45,13 +48,16 @@ def put(folder: Path, domain: str, selector: str) -> Put:
 
 
 def names(folder: Path) -> list[str]:
-    """The keys of the folder, by their names in DNS. Trouble where one cannot be used."""
+    """Check all ARC keys of the folder and return their DNS names.
+
+    Raises CommandError if a key can't be used.
+    """
     try:
-        there = sorted(each for each in folder.iterdir() if each.suffix == ".pem")
-        for path in there:
+        paths = sorted(path for path in folder.iterdir() if path.suffix == ".pem")
+        for path in paths:
             arc_seal.loaded(path)
     except OSError as problem:
         raise Trouble(f"cannot read {folder}: {problem.strerror}") from problem
     except arc_seal.Unusable as problem:
         raise Trouble(str(problem)) from problem
-    return [each.stem for each in there]
+    return [path.stem for path in paths]

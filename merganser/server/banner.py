@@ -1,4 +1,4 @@
-"""What a server with a demo account says once it answers."""
+"""The banner of a server with a demo account: addresses, credentials and example commands."""
 
 import json
 import shlex
@@ -17,27 +17,27 @@ QUERY = (
     "{ viewer { user { mailbox(by: {specialUse: INBOX}) "
     "{ messages(first: 3) { nodes { subject } } } } } }"
 )
-_EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}  # noqa: S104 - not where we listen: how to get there
+_EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}  # noqa: S104 - not bound here, but replaced by loopback
 
 
 def shown(settings: Settings, account: DemoAccount) -> None:
-    """Print where to go and what to try, each line fit to be copied."""
+    """Print the addresses and credentials, and commands that can be copied."""
     console = Console(soft_wrap=True, highlight=False, markup=False)
     password = account.password or "(not the one we made: somebody has changed it)"
-    facts = (
+    account_lines = (
         ("GraphiQL", address(settings)),
         ("User", account.username),
         ("Password", password),
         ("API key", account.key or ""),
     )
-    mail = [
-        (name, place)
-        for name, place in sockets.listen_addresses(settings).items()
+    mail_addresses = [
+        (name, listen_address)
+        for name, listen_address in sockets.listen_addresses(settings).items()
         if name != "HTTP"
     ]
     console.print("\nMerganser is running. Ctrl-C ends it.\n", style="bold")
-    for name, fact in (*facts, *mail):
-        console.print(f"  {name:<12}{fact}")
+    for name, value in (*account_lines, *mail_addresses):
+        console.print(f"  {name:<12}{value}")
     console.print("\nRead three subjects:\n", style="bold")
     console.print(f"  {curl(settings, account)}")
     console.print("\nSend the account a message:\n", style="bold")
@@ -45,32 +45,34 @@ def shown(settings: Settings, account: DemoAccount) -> None:
 
 
 def send(settings: Settings, account: DemoAccount) -> str:
-    """A command that sends the account a message, from whatever shell it is typed into."""
-    usual = settings.lmtp == Settings.model_fields["lmtp"].default
-    there = "" if usual else f"MERGANSER_LMTP={shlex.quote(settings.lmtp)} "
-    return f"{there}{_program()} send-test --to {account.address}"
+    """The shell command that sends a test message to the demo account."""
+    is_default_lmtp = settings.lmtp == Settings.model_fields["lmtp"].default
+    lmtp_variable = "" if is_default_lmtp else f"MERGANSER_LMTP={shlex.quote(settings.lmtp)} "
+    return f"{lmtp_variable}{_program()} send-test --to {account.address}"
 
 
 def _program() -> str:
-    """How we are called from the folder we were started in."""
+    """How to call `merganser` from the current folder, quoted for a shell."""
     if sys.prefix == sys.base_prefix and shutil.which("merganser"):
         return "merganser"
-    beside, here = Path(sys.executable).with_name("merganser"), Path.cwd()
-    program = beside if beside.exists() else Path(sys.executable)  # a venv need not be in PATH
-    near = program.relative_to(here) if program.is_relative_to(here) else program
-    return shlex.quote(str(near)) + ("" if program == beside else " -m merganser")
+    script, current_folder = Path(sys.executable).with_name("merganser"), Path.cwd()
+    program = script if script.exists() else Path(sys.executable)  # the venv may not be in PATH
+    relative_path = (
+        program.relative_to(current_folder) if program.is_relative_to(current_folder) else program
+    )
+    return shlex.quote(str(relative_path)) + ("" if program == script else " -m merganser")
 
 
 def address(settings: Settings) -> str:
-    """Where GraphQL and GraphiQL are, seen from this machine."""
+    """The URL of GraphQL and GraphiQL on this machine."""
     host, port = split_host_port(settings.http)
-    bare = _EVERYWHERE.get(host) or (f"[{host}]" if ":" in host else host)
-    return f"http://{bare}:{port}/graphql"
+    url_host = _EVERYWHERE.get(host) or (f"[{host}]" if ":" in host else host)
+    return f"http://{url_host}:{port}/graphql"
 
 
 def curl(settings: Settings, account: DemoAccount) -> str:
-    """A command that works as it stands."""
-    words = [
+    """A curl command that sends the example query with the API key of the demo account."""
+    arguments = [
         "curl",
         "-s",
         address(settings),
@@ -81,4 +83,4 @@ def curl(settings: Settings, account: DemoAccount) -> str:
         "-d",
         json.dumps({"query": QUERY}),
     ]
-    return shlex.join(words)
+    return shlex.join(arguments)

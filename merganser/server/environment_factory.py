@@ -1,4 +1,4 @@
-"""The world as the settings describe it, opened for one command and closed behind it."""
+"""Open the environment of a process as its settings describe it, and close it at the end."""
 
 import os
 import secrets
@@ -47,9 +47,14 @@ UNREADY = "the store is not ready: run `merganser init` first"
 
 @asynccontextmanager
 async def opened(settings: Settings, *, migrate: bool = False) -> AsyncGenerator[World]:
-    """The world, with its store ready: migrated here, or else Trouble where it is not."""
+    """Open the environment of this process, and close it at the end.
+
+    With `migrate` the data folders are created and the database is migrated; otherwise raises
+    CommandError if the database is not at the last migration. Also raises CommandError if the
+    database, the object store, the key file or the secret can't be used.
+    """
     if not migrate and not _there(settings):
-        raise Trouble(UNREADY)  # and nothing is made that nobody asked for
+        raise Trouble(UNREADY)  # before any file is created
     make_folder(settings)
     key = secret(settings)
     async with database(settings) as store:
@@ -59,37 +64,38 @@ async def opened(settings: Settings, *, migrate: bool = False) -> AsyncGenerator
                 await store.refresh_statistics()
             elif await lacking(store):
                 raise Trouble(UNREADY)
-            large = blobs(settings)
+            object_store = blobs(settings)
             async with one_at_a_time(settings):
-                sealing = await vault(settings, store)
+                secret_box = await vault(settings, store)
                 await compare_secret(settings, store, key)
-                await _compare_blobs(settings, store, large)
-        bells = wakeups(settings, key)
-        world = World(
+                await _compare_blobs(settings, store, object_store)
+        process_wakeups = wakeups(settings, key)
+        environment = World(
             store,
-            large,
+            object_store,
             secret=key,
-            vault=sealing,
+            vault=secret_box,
             options=settings.options(),
-            wakeups=bells,
+            wakeups=process_wakeups,
             fault=fault(settings.fault),
         )
-        credential_cache.guard(world)
+        credential_cache.guard(environment)
         try:
             with reached(settings):
-                admin_settings.warn(await admin_settings.refresh(world))
-                await restore_mark.load(world)
-            yield world
+                admin_settings.warn(await admin_settings.refresh(environment))
+                await restore_mark.load(environment)
+            yield environment
         finally:
-            await settle(world)  # uses of credentials are noted behind the requests
-            await message_trace.settle(world)
-            await bells.close()
-            await large.close()
+            await settle(environment)  # uses of credentials are stored in the background
+            await message_trace.settle(environment)
+            await process_wakeups.close()
+            await object_store.close()
             await close_readers()
-            await password_hashes.close(world)
+            await password_hashes.close(environment)
 
 
 async def _compare_blobs(settings: Settings, store: Database, objects: Store) -> None:
+    """Compare the marks of the object stores with the database. Raises CommandError."""
     hot = objects.hot if isinstance(objects, Tiers) else objects
     await compare_blobs(store, hot, BLOBS, settings.blobs)
     if isinstance(objects, Tiers) and settings.cold_blobs is not None:
@@ -98,7 +104,7 @@ async def _compare_blobs(settings: Settings, store: Database, objects: Store) ->
 
 @asynccontextmanager
 async def database(settings: Settings) -> AsyncGenerator[Database]:
-    """The store's engine, closed at the end."""
+    """Open the database, and close it at the end. Raises CommandError if the URL is wrong."""
     with reached(settings):
         store = Database(settings.store)
     try:
@@ -109,14 +115,14 @@ async def database(settings: Settings) -> AsyncGenerator[Database]:
 
 @contextmanager
 def reached(settings: Settings) -> Generator[None]:
-    """Say in one sentence that the store cannot be reached, and why."""
+    """Raise errors of the database connection as CommandError with the URL and the reason."""
     try:
         yield
     except (DBAPIError, OSError, StoreUnavailable) as problem:
         cause = problem.__cause__ if isinstance(problem, StoreUnavailable) else None
         reason = _first(getattr(cause or problem, "orig", None) or cause or problem)
-        where = url_of(settings).render_as_string(hide_password=True)
-        raise Trouble(f"cannot use the store {where}: {reason}") from problem
+        url = url_of(settings).render_as_string(hide_password=True)
+        raise Trouble(f"cannot use the store {url}: {reason}") from problem
     except AddressError as problem:
         raise Trouble(f"MERGANSER_STORE is wrong: {problem}", code=MISUSED) from problem
     except ModuleNotFoundError as problem:
@@ -125,7 +131,10 @@ def reached(settings: Settings) -> Generator[None]:
 
 
 def url_of(settings: Settings) -> URL:
-    """The store's address. Trouble where it names no place that lasts."""
+    """The database URL of the settings, without a password.
+
+    Raises CommandError if it is no URL, or names an SQLite database in memory.
+    """
     try:
         if is_postgres(settings.store):
             address = parse_postgres_address(settings.store)
@@ -143,18 +152,21 @@ def url_of(settings: Settings) -> URL:
 
 
 def _first(problem: BaseException) -> str:
-    """The first line of what it says, or else its name."""
+    """The first line of the error's message, or the name of its class."""
     return next(iter(str(problem).strip().splitlines()), type(problem).__name__)
 
 
 def _there(settings: Settings) -> bool:
-    """Whether there may be a store: opening an SQLite file makes it."""
+    """True if the SQLite file exists, and for PostgreSQL. Opening an SQLite file creates it."""
     url = url_of(settings)
     return url.get_backend_name() != "sqlite" or Path(str(url.database)).exists()
 
 
 def make_folder(settings: Settings) -> None:
-    """The folder for all that is ours; also that of an SQLite store elsewhere."""
+    """Create the data folder and the folder of an SQLite file.
+
+    Raises CommandError if one can't be created or is not writable.
+    """
     url = url_of(settings)
     folders = [settings.data]
     if url.get_backend_name() == "sqlite" and url.database:
@@ -169,7 +181,11 @@ def make_folder(settings: Settings) -> None:
 
 
 def secret(settings: Settings) -> bytes:
-    """The key that signs what we hand out: set, or kept in a file that is made once."""
+    """The secret that tokens and cursors are signed with.
+
+    It is the setting, or else the content of the file `secret`, which is created at first.
+    Raises CommandError if the file can't be read or is invalid.
+    """
     if settings.secret:
         return settings.secret.get_secret_value().encode()
     path = settings.data / "secret"
@@ -184,7 +200,10 @@ def secret(settings: Settings) -> bytes:
 
 
 def blobs(settings: Settings) -> Store:
-    """The store of large bytes, or both as one. Trouble where one cannot be opened."""
+    """Open the object store, with its cold tier if one is set.
+
+    Raises CommandError if one of them can't be opened.
+    """
     hot = store_at(settings.blobs, "MERGANSER_BLOBS")
     if settings.cold_blobs is None:
         return hot
@@ -192,7 +211,7 @@ def blobs(settings: Settings) -> Store:
 
 
 def store_at(url: str, setting: str) -> Store:
-    """The store of large bytes that a setting names. Trouble where it cannot be opened."""
+    """Open the object store at a URL. Raises CommandError that names the setting."""
     try:
         return open_store(url)
     except (OSError, ValueError, BaseError) as problem:
@@ -200,25 +219,29 @@ def store_at(url: str, setting: str) -> Store:
 
 
 def fault(setting: str | None) -> Callable[[str], None]:
-    """What ends the process at the nth passing of a place: crash tests ask for it."""
+    """The function that is called at each fault point.
+
+    With a setting "name:n" it kills the process at the nth pass of that fault point, for crash
+    tests. Otherwise it does nothing.
+    """
     if setting is None:
         return lambda _place: None
-    where, _, nth = setting.partition(":")
+    fault_name, _, nth = setting.partition(":")
     passed = Counter[str]()
 
     def pass_by(place: str) -> None:
         passed[place] += 1
-        if place == where and passed[place] == int(nth):
+        if place == fault_name and passed[place] == int(nth):
             os.kill(os.getpid(), signal.SIGKILL)
 
     return pass_by
 
 
-def owner(world: World) -> Context:
-    """What an operation is handed that whoever owns the machine asks for."""
-    return Context(world, Viewer(role=Role.ROOT, scopes=frozenset({Scope.MASTER})))
+def owner(environment: World) -> Context:
+    """The context of an operator on the command line: role ROOT with all scopes."""
+    return Context(environment, Viewer(role=Role.ROOT, scopes=frozenset({Scope.MASTER})))
 
 
-def on_behalf(world: World, user_id: int) -> Context:
-    """What an operation is handed that is done for a user."""
-    return Context(world, Viewer(user_id, Role.USER, frozenset({Scope.MASTER})))
+def on_behalf(environment: World, user_id: int) -> Context:
+    """The context of a command that acts for a user: role USER with all scopes."""
+    return Context(environment, Viewer(user_id, Role.USER, frozenset({Scope.MASTER})))

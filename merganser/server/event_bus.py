@@ -1,5 +1,5 @@
-"""Which bus takes wake-ups to other processes, as the settings say."""
-# ruff: noqa: PLC0415 - what a bus needs is installed where it is used
+"""Create the event bus that the settings choose for wake-ups between processes."""
+# ruff: noqa: PLC0415 - the client library of a bus is an optional dependency
 
 import hashlib
 import hmac
@@ -15,16 +15,19 @@ from models.store.postgres.address import is_postgres
 
 
 def wakeups(settings: Settings, secret: bytes) -> Wakeups:
-    """The bells of a process, and the bus on which others hear them."""
-    asked = settings.wakeups.get_secret_value()
-    if asked == "auto":
-        asked = "postgresql" if is_postgres(settings.store) else "unix"
-    return Wakeups() if asked == "process" else Shared(_bus(settings, asked, secret))
+    """Create the wake-ups of a process, and the event bus that sends them to other processes.
+
+    Raises CommandError if the setting can't be used or a package is missing.
+    """
+    bus_setting = settings.wakeups.get_secret_value()
+    if bus_setting == "auto":
+        bus_setting = "postgresql" if is_postgres(settings.store) else "unix"
+    return Wakeups() if bus_setting == "process" else Shared(_bus(settings, bus_setting, secret))
 
 
-def _bus(settings: Settings, asked: str, secret: bytes) -> Bus:
-    parts = urlsplit(asked)
-    kind = parts.scheme or asked
+def _bus(settings: Settings, bus_setting: str, secret: bytes) -> Bus:
+    parts = urlsplit(bus_setting)
+    kind = parts.scheme or bus_setting
     channel = f"merganser.{hmac.digest(secret, b'wakeups', hashlib.sha256).hex()[:16]}"
     try:
         if kind == "unix":
@@ -34,14 +37,16 @@ def _bus(settings: Settings, asked: str, secret: bytes) -> Bus:
         if kind in DRIVERS:
             from models.events.bus.postgres_bus import PostgresBus
 
-            return PostgresBus(settings.store if asked == "postgresql" else driven(asked))
+            return PostgresBus(
+                settings.store if bus_setting == "postgresql" else driven(bus_setting)
+            )
         if kind in ("redis", "rediss"):
             from models.events.bus.redis_bus import RedisBus
 
-            return RedisBus(asked, channel)
+            return RedisBus(bus_setting, channel)
         from models.events.bus.nats_bus import NatsBus
 
-        return NatsBus(asked, channel)
+        return NatsBus(bus_setting, channel)
     except ModuleNotFoundError as problem:
         extra = {"redis": "redis", "nats": "nats"}.get(
             str(problem.name).partition(".")[0], "postgres"

@@ -1,7 +1,7 @@
-"""Connections of HTTP and WebSocket, each with its deadlines: who is slow is dropped.
+"""HTTP and WebSocket connections with deadlines. Slow clients are disconnected.
 
-Uvicorn waits for ever for the head of a request, and for a peer to read. Here one sweep a second
-looks at all connections; a request takes no timer of its own.
+Uvicorn sets no time limit for the head of a request or for a client to read its response. Here
+one pass per second checks all connections, so that a request needs no timer.
 """
 
 import ipaddress
@@ -18,58 +18,63 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from graph.http.response_headers import NOTHING, POLICY, USUAL
 from models.runtime.concurrency_limits import Crowd, Seat
 
-HEAD_MAX = 64 << 10  # bytes of a request line and its headers
+HEAD_MAX = 64 << 10  # bytes of the request line and the header fields
 HEADERS_MAX = 100
-PIPELINED_MAX = 16  # requests that wait for the answer to another one
+PIPELINED_MAX = 16  # requests that wait for the response to another one
 PARTING = 1.0  # seconds
-WRITTEN_LEAST = 16 << 10  # bytes that a peer reads while `write` lasts, where it has more to read
+WRITTEN_LEAST = 16 << 10  # bytes that a client must read per write timeout, if more are waiting
 VERSIONS = ("1.1", "1.0")
 INVALID_DATA = 1007  # RFC 6455, section 7.4.1
 REFUSED = "websocket.http.response.body"
 
 QUIET = logging.getLogger("uvicorn.error.strangers")
-QUIET.setLevel(logging.ERROR)  # that a stranger speaks no HTTP is said to the stranger
+QUIET.setLevel(logging.ERROR)  # a malformed request is answered, not logged
 
 
 @dataclass(frozen=True)
 class Desk:
-    """What all connections of a server share. Times are in seconds."""
+    """The open connections of a server, with their limits. Timeouts are in seconds."""
 
     crowd: Crowd
-    trusted: Sequence[ipaddress.IPv4Network | ipaddress.IPv6Network] = ()  # proxies, for many
-    head: float = 10  # for the head of a request, from the open connection or the last answer
-    idle: float = 5  # until a new request begins
-    write: float = 30  # for a peer to read what it was sent
+    trusted: Sequence[
+        ipaddress.IPv4Network | ipaddress.IPv6Network
+    ] = ()  # have no limit per address
+    head: float = 10  # for the head of a request, after the connect or the previous response
+    idle: float = 5  # until the next request begins
+    write: float = 30  # for a client to read what was sent
     here: dict[object, Seat] = field(default_factory=dict)
 
     def enter(self, connection: object, address: str | None) -> bool:
-        """Whether there is room for one more connection, of this address."""
+        """Count a new connection from this IP address. Returns False if a limit is reached."""
         each = self.crowd.most if self._is_trusted(address) else self.crowd.each
-        seat = self.crowd.enter(address, each)
-        if seat:
-            self.here[connection] = seat
-        return seat is not None
+        slot = self.crowd.enter(address, each)
+        if slot:
+            self.here[connection] = slot
+        return slot is not None
 
     def pass_on(self, one: object, other: object) -> None:
-        """The connection is another protocol's from now on."""
-        if seat := self.here.pop(one, None):
-            self.here[other] = seat
+        """Count the connection under another protocol object, after an upgrade to WebSocket."""
+        if slot := self.here.pop(one, None):
+            self.here[other] = slot
 
     def leave(self, connection: object) -> None:
-        """Make room."""
-        if seat := self.here.pop(connection, None):
-            seat.leave()
+        """Stop counting a closed connection."""
+        if slot := self.here.pop(connection, None):
+            slot.leave()
 
     def _is_trusted(self, address: str | None) -> bool:
         try:
-            known = ipaddress.ip_address((address or "").partition("%")[0])
+            address_object = ipaddress.ip_address((address or "").partition("%")[0])
         except ValueError:
-            return True  # a socket of this machine
-        return any(known in network for network in self.trusted)
+            return True  # a Unix socket has no IP address
+        return any(address_object in network for network in self.trusted)
 
 
 def answer(status: str, code: str, message: str, *more: str) -> bytes:
-    """A whole answer, from one who hangs up."""
+    """The bytes of an HTTP response with a GraphQL error, after which the connection closes.
+
+    `status` is the code with its reason, as in "400 Bad Request".
+    """
     body = orjson.dumps({"errors": [{"message": message, "extensions": {"code": code}}]})
     lines = [
         f"HTTP/1.1 {status}",
@@ -95,13 +100,16 @@ CROWDED = answer(
 
 @dataclass(slots=True)
 class Writing:
-    """How much a peer has left unread."""
+    """How much of the sent data a client has not read yet."""
 
     left: int = 0
     since: float = 0.0
 
     def stuck(self, transport: Any, now: float, most: float) -> bool:
-        """Whether the peer reads nothing, or next to nothing, for too long."""
+        """True if the client read less than MIN_BYTES_READ of waiting data within the timeout.
+
+        Call it about once per second with the time of the monotonic clock.
+        """
         left = transport.get_write_buffer_size()
         if not left or not self.left or left > self.left:
             self.left, self.since = left, now
@@ -113,29 +121,29 @@ class Writing:
 
 
 class Http(HttpToolsProtocol):
-    """One connection of HTTP."""
+    """One HTTP connection with its deadlines and limits."""
 
-    desk: Desk
+    tracker: Desk
 
     def connection_made(self, transport: Any) -> None:
-        """Let somebody in, or say that there is no room."""
+        """Accept the connection, or respond with 503 if there are too many."""
         self.logger = QUIET
         super().connection_made(transport)
-        self.until = time.monotonic() + self.desk.head  # 0 while a request is answered
-        self.head = 0  # bytes of it that have come
+        self.until = time.monotonic() + self.tracker.head  # 0 while a request is answered
+        self.head = 0  # bytes received
         self.over = False
-        self.active: Any = None  # the request that is being answered; others wait behind it
+        self.active: Any = None  # pipelined requests wait for its response
         self.writing = Writing()
-        if not self.desk.enter(self, self.client[0] if self.client else None):
+        if not self.tracker.enter(self, self.client[0] if self.client else None):
             self._end(CROWDED)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget them."""
-        self.desk.leave(self)
+        """Stop counting the connection."""
+        self.tracker.leave(self)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Read on, but no head without end."""
+        """Parse received bytes. Responds with 431 if the head of a request is too large."""
         if self.over:
             return
         super().data_received(data)
@@ -145,7 +153,7 @@ class Http(HttpToolsProtocol):
                 self._end(OVERSIZE)
 
     def on_headers_complete(self) -> None:
-        """Begin with a request; ValueError, which is answered 400, where it has no measure."""
+        """Begin with a request. Raises ValueError, which becomes status 400, beyond a limit."""
         if len(self.headers) > HEADERS_MAX or len(self.pipeline) > PIPELINED_MAX:
             raise ValueError("too much")
         if self.parser is not None and self.parser.get_http_version() not in VERSIONS:
@@ -158,35 +166,39 @@ class Http(HttpToolsProtocol):
         super()._start_asgi_task(cycle, app)
 
     def on_response_complete(self) -> None:
-        """Wait for the next request."""
+        """Set the deadline for the next request."""
         super().on_response_complete()
         if self.timeout_keep_alive_task is not None:
-            self.until = time.monotonic() + self.desk.idle + self.desk.head
+            self.until = time.monotonic() + self.tracker.idle + self.tracker.head
 
     def handle_websocket_upgrade(self) -> None:
-        """Hand the connection over."""
+        """Pass the connection to the WebSocket protocol."""
         super().handle_websocket_upgrade()
-        self.desk.pass_on(self, self.transport.get_protocol())
+        self.tracker.pass_on(self, self.transport.get_protocol())
 
     def send_400_response(self, msg: str) -> None:
-        """Say in JSON that this is no HTTP."""
+        """Respond with status 400 and a GraphQL error, in place of uvicorn's text."""
         self._end(MALFORMED)
 
     def resume_writing(self) -> None:
-        """The peer has read."""
+        """Note that the client has read what was sent."""
         self.writing.left = 0
         super().resume_writing()
 
     def sweep(self, now: float) -> None:
-        """Drop the peer if it is too slow."""
-        late = self.until and now > self.until
-        if (late and self.over) or self.writing.stuck(self.transport, now, self.desk.write):
+        """Close the connection if a deadline of the monotonic clock has passed."""
+        is_late = self.until and now > self.until
+        if (is_late and self.over) or self.writing.stuck(self.transport, now, self.tracker.write):
             self.transport.abort()
-        elif late and not self.transport.is_closing():
+        elif is_late and not self.transport.is_closing():
             self._end(LATE if self.head else b"")
 
     def _end(self, last: bytes) -> None:
-        """Say the last word. Who is cut off while sending may not hear it: we wait for a moment."""
+        """Send a last response and close.
+
+        A client that is still sending may lose the response if the connection is reset, so it
+        gets CLOSE_TIMEOUT to read it.
+        """
         if self.over or self.transport.is_closing():
             return
         self.over, self.until = True, time.monotonic() + PARTING
@@ -194,7 +206,7 @@ class Http(HttpToolsProtocol):
         self.pipeline.clear()
         active = self.active
         if active is not None and not active.response_complete:
-            active.disconnected = True  # whoever answers it is heard by nobody
+            active.disconnected = True  # the app's response goes nowhere
             active.message_event.set()
             last = b"" if active.response_started else last
         self.transport.write(last)
@@ -202,30 +214,30 @@ class Http(HttpToolsProtocol):
 
 
 class Socket(WebSocketsSansIOProtocol):
-    """One WebSocket."""
+    """One WebSocket connection with its deadlines."""
 
-    desk: Desk
+    tracker: Desk
 
     def connection_made(self, transport: Any) -> None:
-        """Take the connection over."""
+        """Take the connection over from the HTTP protocol."""
         super().connection_made(transport)
-        self.until = time.monotonic() + self.desk.head
+        self.until = time.monotonic() + self.tracker.head
         self.writing = Writing()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget them."""
-        self.desk.leave(self)
+        """Stop counting the connection."""
+        self.tracker.leave(self)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Read on; who does not shake hands is told, in the only protocol there is before."""
+        """Parse received bytes. A malformed handshake gets an HTTP response with status 400."""
         super().data_received(data)
         if self.conn.handshake_exc is not None and not self.handshake_initiated:
             self.transport.write(MALFORMED)
             self.transport.close()
 
     def send_receive_event_to_app(self) -> None:
-        """Hand a message to the app; text that is none ends the socket, and no more is said."""
+        """Pass a message to the app. A text message that is not UTF-8 closes with code 1007."""
         if self.curr_msg_data_type == "text":
             try:
                 b"".join(self.frames).decode()
@@ -237,23 +249,28 @@ class Socket(WebSocketsSansIOProtocol):
         super().send_receive_event_to_app()
 
     async def send(self, message: Any) -> None:
-        """Send, and know that a refusal ends the handshake too: uvicorn would log an error."""
+        """Send an event of the app. After a denial response the handshake counts as complete.
+
+        Otherwise uvicorn would log an error.
+        """
         await super().send(message)
         if message["type"] == REFUSED and not message.get("more_body", False):
             self.handshake_complete = True
 
     def resume_writing(self) -> None:
-        """The peer has read."""
+        """Note that the client has read what was sent."""
         self.writing.left = 0
         super().resume_writing()
 
     def sweep(self, now: float) -> None:
-        """Drop the peer if it is too slow."""
-        late = not self.handshake_initiated and now > self.until
-        if late or self.writing.stuck(self.transport, now, self.desk.write):
+        """Close the connection if a deadline of the monotonic clock has passed."""
+        is_late = not self.handshake_initiated and now > self.until
+        if is_late or self.writing.stuck(self.transport, now, self.tracker.write):
             self.transport.abort()
 
 
-def protocols(desk: Desk) -> tuple[type[Http], type[Socket]]:
-    """The protocols of one server."""
-    return type("Http", (Http,), {"desk": desk}), type("Socket", (Socket,), {"desk": desk})
+def protocols(tracker: Desk) -> tuple[type[Http], type[Socket]]:
+    """Subclasses of both protocols that use this tracker, since uvicorn creates their objects."""
+    return type("Http", (Http,), {"tracker": tracker}), type(
+        "Socket", (Socket,), {"tracker": tracker}
+    )

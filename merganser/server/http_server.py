@@ -1,4 +1,4 @@
-"""The HTTP server: its limits, and the credential without which it must not be reachable."""
+"""The HTTP server with its limits, and the check that a credential exists if it is public."""
 
 import contextlib
 import gc
@@ -29,13 +29,13 @@ from models.runtime.concurrency_limits import Crowd
 from models.runtime.environment import World
 from models.users.tables import User
 
-COLLECT = (20_000, 5, 5)  # objects, or rounds, after which the collector looks
-GRACE = 20  # seconds that requests have to end
-SWEEP = 10  # ticks, of a tenth of a second each
+COLLECT = (20_000, 5, 5)  # of each generation of the garbage collector
+GRACE = 20  # seconds for requests to end
+SWEEP = 10  # of uvicorn, 0.1 seconds each
 
 
 class Web(uvicorn.Server):
-    """Uvicorn's server; the signals are ours, since it is not the last thing to be closed."""
+    """Uvicorn's server without its signal handlers, since workers must end after it."""
 
     def __init__(self, app: App, config: uvicorn.Config, up: Callable[[], None] | None) -> None:
         super().__init__(config)
@@ -43,7 +43,7 @@ class Web(uvicorn.Server):
         self._up = up
 
     async def on_tick(self, counter: int) -> bool:
-        """Look after the connections once a second."""
+        """Close connections that are too slow, once per second."""
         if counter % SWEEP == 0:
             now = time.monotonic()
             for one in list(self.server_state.connections):
@@ -53,26 +53,26 @@ class Web(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None]:
-        """Leave the signals alone: `merganser/server/lifecycle.py` takes them."""
+        """Set no signal handlers: `merganser/server/lifecycle.py` handles signals."""
         yield
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Begin to answer, and say so."""
+        """Begin to accept requests, and call `on_started`."""
         await super().startup(sockets)
         gc.collect()
-        gc.freeze()  # what is here stays: looking through it takes a tenth of a second each time
+        gc.freeze()  # these objects stay: checking them takes 0.1 seconds per collection
         gc.set_threshold(*COLLECT)
         if self._up is not None:
             self._up()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Let requests end; uvicorn would wait for streams that have no end by themselves."""
+        """End subscriptions, which uvicorn would wait for, then wait for other requests."""
         self._app.break_off()
         await super().shutdown(sockets)
 
 
 def web(app: App, settings: Settings, up: Callable[[], None] | None = None) -> Web:
-    """The HTTP server of this app, for sockets that are given; calls `up` once it answers."""
+    """Create the HTTP server of this app. It calls `on_started` when it accepts requests."""
     http, websocket = http_connections.protocols(desk(settings))
     return Web(
         app,
@@ -94,7 +94,7 @@ def web(app: App, settings: Settings, up: Callable[[], None] | None = None) -> W
 
 
 def desk(settings: Settings) -> Desk:
-    """What the connections of a server share."""
+    """Create the limits and timeouts of HTTP connections from the settings."""
     return Desk(
         Crowd(settings.connections, settings.connections_each),
         tuple(ipaddress.ip_network(each) for each in settings.proxies),
@@ -105,7 +105,7 @@ def desk(settings: Settings) -> Desk:
 
 
 def endpoint(settings: Settings) -> Endpoint:
-    """How GraphQL is answered, and what each may ask."""
+    """The options of the GraphQL endpoint: timeouts, origins and limits of callers."""
     guards = Guards(
         Budgets(Rates(settings.budget_strangers, settings.budget_users, settings.budget_admins)),
         Crowd(settings.operations, settings.operations_each),
@@ -123,24 +123,24 @@ def endpoint(settings: Settings) -> Endpoint:
 
 
 def uploads(settings: Settings, many: int) -> Limits:
-    """What uploads may take in one of so many processes; the largest one always fits."""
+    """The upload limits of one of several processes. The largest upload always fits."""
     usual = Limits()
     budget = max(share(usual.budget, many), settings.upload_max)
     return replace(usual, budget=budget, disk_reserve=settings.disk_reserve)
 
 
-async def require_credential(world: World, settings: Settings) -> None:
-    """Raise Trouble if other machines can reach the server and no credential exists."""
+async def require_credential(environment: World, settings: Settings) -> None:
+    """Raise CommandError if other machines can reach the server and no credential exists."""
     names = exposed_settings(settings)
     if not names or settings.bootstrap_key:
         return
-    now = world.now()
+    now = environment.now()
     good = or_(col(ApiKey.expires_at).is_(None), col(ApiKey.expires_at) > now)
     known = or_(
         exists(select(col(ApiKey.id)).where(good)),
         exists(select(col(User.id)).where(col(User.password).is_not(None), ~col(User.disabled))),
     )
-    (row,) = await world.database.read(select(known.label("known")))
+    (row,) = await environment.database.read(select(known.label("known")))
     if not row.known:
         raise Trouble(
             f"{PREFIX}{names[0]} is open to other machines and no credential is set: "

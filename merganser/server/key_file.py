@@ -1,4 +1,4 @@
-"""The file of keys that secrets in the store are sealed with."""
+"""The key file, and the table of keys that stored secrets are encrypted with."""
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -22,20 +22,20 @@ from models.runtime.secret_box import SIZE, Vault, new_key
 from models.store.columns import insert_or
 from models.store.database import Database
 
-OTHERS = 0o077  # rights of anybody else
+OTHERS = 0o077  # of group and others
 
 
 def path_of(settings: Settings) -> Path:
-    """Where the keys lie: a line each, `name key`, the newest last."""
+    """The path of the key file. It has a line `name key` per key, the newest last."""
     return settings.vault or settings.data / "vault"
 
 
 async def vault(settings: Settings, store: Database) -> Vault:
-    """Return the keys; create the key file if the store needs none yet.
+    """Load the keys as a secret box; create the key file if the database needs none yet.
 
     The caller holds `common_facts.one_at_a_time`, or two servers of an empty store would create
-    two key files. Raises Trouble if a key is missing that secrets in the store are sealed with, or
-    if the file has a key that other servers, which run, don't know.
+    two key files. Raises CommandError if a key is missing that stored secrets are encrypted with,
+    or if the file has a key that other running servers don't know.
     """
     path, needed = path_of(settings), await proofs(store)
     if not path.exists():
@@ -58,29 +58,37 @@ async def vault(settings: Settings, store: Database) -> Vault:
             f" don't know: stop them first{await key_file_source(store)}"
         )
     await register(store, made)
-    proof = made.proof(made.newest)
+    fingerprint = made.proof(made.newest)
     known = await registered(store, KEY_FILE)
-    if known is None or known.digest != proof:
-        await register_fact(store, KEY_FILE, proof, str(path.absolute()))
+    if known is None or known.digest != fingerprint:
+        await register_fact(store, KEY_FILE, fingerprint, str(path.absolute()))
     return made
 
 
 async def proofs(store: Database) -> dict[str, str]:
-    """What tells the keys that the store needs, by their names: `Vault.proof`."""
-    asked = select(col(VaultKey.name), col(VaultKey.proof))
-    return {row.name: row.proof for row in await store.read(asked)}
+    """Load the fingerprints of the keys that the database needs, by key name."""
+    statement = select(col(VaultKey.name), col(VaultKey.proof))
+    return {row.name: row.proof for row in await store.read(statement)}
 
 
 def lacking(path: Path, needed: Mapping[str, str]) -> list[str]:
-    """The needed keys that the file has not. Trouble where it cannot be read, or by others too."""
+    """The names of needed keys that are not in the file, or differ from their fingerprint.
+
+    Raises CommandError as `read_keys`.
+    """
     made = Vault(read(path))
     return [
-        name for name, proof in needed.items() if name not in made.keys or made.proof(name) != proof
+        name
+        for name, fingerprint in needed.items()
+        if name not in made.keys or made.proof(name) != fingerprint
     ]
 
 
 def read(path: Path) -> dict[str, bytes]:
-    """The keys of the file. Trouble where it cannot be read, or others may read it."""
+    """Read the keys of the file by name.
+
+    Raises CommandError if the file can't be read, is invalid, or is readable by other users.
+    """
     try:
         mode, text = path.stat().st_mode, path.read_text()
     except OSError as problem:
@@ -98,7 +106,7 @@ def read(path: Path) -> dict[str, bytes]:
 
 
 def write(path: Path, keys: Mapping[str, bytes]) -> None:
-    """Write the file anew. Trouble where it cannot be written."""
+    """Replace the content of the key file. Raises CommandError if it can't be written."""
     try:
         replaced(path, _text(keys))
     except OSError as problem:
@@ -110,7 +118,7 @@ def _text(keys: Mapping[str, bytes]) -> str:
 
 
 async def register(store: Database, made: Vault) -> None:
-    """Let the store know which keys it needs, before anything is sealed with them."""
+    """Insert the keys into the database, before a secret is encrypted with them."""
     known = {row.name for row in await store.read(select(col(VaultKey.name)))}
     rows = [
         {"name": name, "proof": made.proof(name), "created_at": datetime.now(UTC)}
@@ -121,16 +129,16 @@ async def register(store: Database, made: Vault) -> None:
         async with store.write() as session:
             connection = await session.connection()
             new = insert_or(connection.dialect.name, VaultKey).values(rows)
-            await connection.execute(new.on_conflict_do_nothing())  # a neighbour starts as well
+            await connection.execute(new.on_conflict_do_nothing())  # another server may start now
 
 
 async def forget(store: Database, names: Sequence[str]) -> None:
-    """Let the store know that it needs these keys no longer."""
+    """Delete keys from the database that no secret is encrypted with any more."""
     async with store.write() as session:
         await session.exec(delete(VaultKey).where(col(VaultKey.name).in_(names)))
 
 
 async def made_at(store: Database) -> dict[str, datetime]:
-    """When each key was made, by its name."""
-    asked = select(col(VaultKey.name), col(VaultKey.created_at))
-    return {row.name: row.created_at for row in await store.read(asked)}
+    """Load the creation time of each key, by key name."""
+    statement = select(col(VaultKey.name), col(VaultKey.created_at))
+    return {row.name: row.created_at for row in await store.read(statement)}

@@ -1,6 +1,6 @@
-"""The server: HTTP, LMTP and what goes on behind them, until told to stop.
+"""Start and stop a server process: listeners and workers.
 
-All of it in one process, or the part of one process of several
+A single process runs all of them. Of several processes each has a role
 (merganser/server/processes/process_supervisor.py).
 """
 
@@ -51,7 +51,7 @@ from resolvers.notifications import push_worker, webhook_worker
 
 log = logging.getLogger("merganser")
 
-PATIENCE = 25.0  # seconds that workers have to end
+PATIENCE = 25.0  # seconds
 
 Before = Callable[[World], Awaitable[None]]
 After = Callable[[], None]
@@ -64,225 +64,243 @@ async def serve(
     after: After | None = None,
     part: Part = ALONE,
 ) -> None:
-    """Run everything, or a part, in this process until SIGINT or SIGTERM.
+    """Run the server, or one role of it, in this process until SIGINT or SIGTERM.
 
-    `before` is done with the store ready and nothing listening, `after` once HTTP answers.
+    `before_listening` runs when the database is ready and no socket accepts connections yet,
+    `after_start` when HTTP accepts requests. Raises CommandError if the server can't start or a
+    worker fails.
     """
-    otlp.signals(settings)  # before anything is made
-    ending = Ending(settings.drain.total_seconds(), starting=asyncio.current_task())
+    otlp.signals(settings)  # raises before a file is created
+    shutdown = Ending(settings.drain.total_seconds(), starting=asyncio.current_task())
     loop = asyncio.get_running_loop()
-    for which in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(which, ending.signalled, which)
+    for signal_number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(signal_number, shutdown.signalled, signal_number)
     if part.parent is not None:
-        loop.add_reader(part.parent, _orphaned, ending, part.parent)
+        loop.add_reader(part.parent, _orphaned, shutdown, part.parent)
     try:
-        async with _house(settings, part, ending) as (world, guard):
-            watching = _begun(guard.run(), ending)
+        async with _house(settings, part, shutdown) as (environment, guard):
+            guard_task = _begun(guard.run(), shutdown)
             try:
                 if before is not None:
-                    await before(world)
+                    await before(environment)
                 if part.listens:
-                    await _open(settings, world, ending, after or part.up, part)
+                    await _open(settings, environment, shutdown, after or part.up, part)
                 else:
-                    await _behind(settings, world, ending, part)
+                    await _behind(settings, environment, shutdown, part)
             finally:
-                watching.cancel()
-                await asyncio.wait([watching])
+                guard_task.cancel()
+                await asyncio.wait([guard_task])
     except asyncio.CancelledError:
-        if not ending.asked:
+        if not shutdown.asked:
             raise
-    if ending.broken is not None:
+    if shutdown.broken is not None:
         raise Trouble("a worker ended by itself, so the server stopped: see its log")
 
 
 async def prepare(settings: Settings, server: str) -> None:
-    """Migrate the store, end what `server` held before, and see whether we may listen."""
+    """Migrate the database, free the leases of the server's former run, and check the settings.
+
+    Raises CommandError if the settings don't allow the server to listen.
+    """
     otlp.signals(settings)
     smtp_listeners.certificate(settings)
-    async with opened(settings, migrate=True) as world:
-        await leases.end_server(world, server)
+    async with opened(settings, migrate=True) as environment:
+        await leases.end_server(environment, server)
         with reached(settings):
-            await RestoreGuard(world).prepare()
-        _route(world)
-        await http_server.require_credential(world, settings)
-        await smtp_listeners.required(settings, world)
+            await RestoreGuard(environment).prepare()
+        _route(environment)
+        await http_server.require_credential(environment, settings)
+        await smtp_listeners.required(settings, environment)
 
 
-def _orphaned(ending: Ending, parent: int) -> None:
+def _orphaned(shutdown: Ending, parent: int) -> None:
     asyncio.get_running_loop().remove_reader(parent)
     log.error("the first process has ended, so this one ends too")
-    ending.signalled(signal.SIGTERM)
+    shutdown.signalled(signal.SIGTERM)
 
 
 @asynccontextmanager
 async def _house(
-    settings: Settings, part: Part, ending: Ending
+    settings: Settings, part: Part, shutdown: Ending
 ) -> AsyncGenerator[tuple[World, RestoreGuard]]:
-    """The world of a server, and what detects that its database was restored.
+    """Open the environment of a server process, with the guard that detects a restored database.
 
-    The store is locked, migrated and compared with its mark; if there are several processes, the
-    first one has migrated and compared it.
+    The database is locked, migrated and compared with its restore mark. Of several processes the
+    first one has migrated and compared it before.
     """
     make_folder(settings)
-    alone = part is ALONE
+    is_whole_server = part is ALONE
     async with AsyncExitStack() as stack:
-        if alone or store_lock.lock_of(settings.store) is None:
+        if is_whole_server or store_lock.lock_of(settings.store) is None:
             with reached(settings):
                 await stack.enter_async_context(store_lock.serving(settings.store))
-        world = await stack.enter_async_context(opened(settings, migrate=alone))
-        process = world.process
+        environment = await stack.enter_async_context(opened(settings, migrate=is_whole_server))
+        process = environment.process
         process.server = part.server or stack.enter_context(server_identity(settings.data))
         process.name = part.ship.name if part.ship else "alone"
-        process.on_reserved = partial(ending.signalled, signal.SIGTERM)
-        if alone:
-            await leases.end_server(world, process.server)
+        process.on_reserved = partial(shutdown.signalled, signal.SIGTERM)
+        if is_whole_server:
+            await leases.end_server(environment, process.server)
         if store_lock.lock_of(settings.store) is not None:
-            await leases.end_exclusive(world)  # the lock of the file proves it
-        await stack.enter_async_context(used_by_server(world))
-        guard = RestoreGuard(world, writes=part.works)
-        if alone:
+            await leases.end_exclusive(environment)  # the lock of the file proves it
+        await stack.enter_async_context(used_by_server(environment))
+        guard = RestoreGuard(environment, writes=part.works)
+        if is_whole_server:
             with reached(settings):
                 await guard.prepare()
         if part.works:
             stack.push_async_callback(guard.stop)
-        yield world, guard
+        yield environment, guard
 
 
-async def _behind(settings: Settings, world: World, ending: Ending, part: Part) -> None:
-    """Work behind the requests that other processes answer, until told to stop."""
-    route, spool = _route(world), settings.data / "spool" / "http"
+async def _behind(settings: Settings, environment: World, shutdown: Ending, part: Part) -> None:
+    """Run the workers until the process is cancelled, while other processes answer requests."""
+    outbound, spool = _route(environment), settings.data / "spool" / "http"
     sockets.raise_open_file_limit()
-    async with _exporting(settings, world, part), _workers(world, route, ending, spool, part):
+    async with (
+        _exporting(settings, environment, part),
+        _workers(environment, outbound, shutdown, spool, part),
+    ):
         part.up()
         log.info("working")
         await asyncio.get_running_loop().create_future()
 
 
 async def _open(
-    settings: Settings, world: World, ending: Ending, after: After | None, part: Part
+    settings: Settings, environment: World, shutdown: Ending, after: After | None, part: Part
 ) -> None:
-    """Listen and work until told to stop, then end in the reverse order."""
-    route = _route(world)
-    await http_server.require_credential(world, settings)
+    """Run listeners and workers until shutdown, then close them in the reverse order."""
+    outbound = _route(environment)
+    await http_server.require_credential(environment, settings)
     spool = settings.data / "spool"
     sockets.raise_open_file_limit()
     app = create_app(
-        world,
+        environment,
         spool=spool / "http",
         bootstrap=_told(settings.bootstrap_key),
         settings=http_server.endpoint(settings),
         readers=Readers(Access(settings.metrics), _told(settings.metrics_key)),
-        checks=await readiness.checks(world, ending, spool / "http", part),
+        checks=await readiness.checks(environment, shutdown, spool / "http", part),
         processes=readiness.process_counts(part),
         compiled=settings.compiled_executor,
         fleet=part.ship,
         uploads=http_server.uploads(settings, part.many),
     )
     async with AsyncExitStack() as stack:
-        await stack.enter_async_context(_exporting(settings, world, part))
+        await stack.enter_async_context(_exporting(settings, environment, part))
         stack.callback(os.close, await asyncio.to_thread(claim, spool / "http"))
         bound = part.http or sockets.bind_sockets(
             "HTTP", settings.http, patience=settings.write_timeout
         )
-        for one in bound:
-            stack.callback(one.close)
-        await stack.enter_async_context(_workers(world, route, ending, spool / "http", part))
-        lmtp = await _lmtp(settings, world, part)
+        for http_socket in bound:
+            stack.callback(http_socket.close)
+        await stack.enter_async_context(
+            _workers(environment, outbound, shutdown, spool / "http", part)
+        )
+        lmtp = await _lmtp(settings, environment, part)
         stack.push_async_callback(lmtp.close)
-        await smtp_listeners.listen(settings, world, part, stack)
-        await acme_http.listen(settings, world, part, stack)
-        ending.web = http_server.web(app, settings, after)
+        await smtp_listeners.listen(settings, environment, part, stack)
+        await acme_http.listen(settings, environment, part, stack)
+        shutdown.web = http_server.web(app, settings, after)
         stack.push_async_callback(app.end)
-        places = {name.lower(): place for name, place in sockets.listen_addresses(settings).items()}
-        log.info("listening", extra=places)
-        await ending.web.serve(sockets=list(bound))
+        addresses = {
+            name.lower(): place for name, place in sockets.listen_addresses(settings).items()
+        }
+        log.info("listening", extra=addresses)
+        await shutdown.web.serve(sockets=list(bound))
         log.info("stopping")
 
 
-def _exporting(settings: Settings, world: World, part: Part) -> AbstractAsyncContextManager[None]:
-    return otlp.exporting(settings, world, part.ship.name if part.ship else None)
+def _exporting(
+    settings: Settings, environment: World, part: Part
+) -> AbstractAsyncContextManager[None]:
+    return otlp.exporting(settings, environment, part.ship.name if part.ship else None)
 
 
 def _told(secret: SecretStr | None) -> str | None:
     return secret.get_secret_value() if secret else None
 
 
-def _route(world: World) -> Route:
+def _route(environment: World) -> Route:
     try:
-        return mx_hosts.route_of(world)
+        return mx_hosts.route_of(environment)
     except Invalid as problem:
         raise Trouble(f"MERGANSER_NEXT_HOP is wrong: {problem}", code=MISUSED) from problem
 
 
-async def _lmtp(settings: Settings, world: World, part: Part) -> Lmtp:
+async def _lmtp(settings: Settings, environment: World, part: Part) -> Lmtp:
     spool = settings.data / "spool" / "lmtp"
     if part.lmtp:
-        lmtp = Lmtp(world, spool, share=part.many)
+        lmtp = Lmtp(environment, spool, share=part.many)
         for bound in part.lmtp:
             await lmtp.start(sock=bound)
         return lmtp
     host, port = sockets.split_host_port(settings.lmtp)
     try:
-        return await listen(world, host, port, spool=spool)
+        return await listen(environment, host, port, spool=spool)
     except OSError as problem:
         raise sockets.bind_failure("LMTP", settings.lmtp, problem) from problem
 
 
 @asynccontextmanager
 async def _workers(
-    world: World, route: Route, ending: Ending, spool: Path, part: Part
+    environment: World, outbound: Route, shutdown: Ending, spool: Path, part: Part
 ) -> AsyncGenerator[None]:
-    """All that goes on behind requests. One that breaks takes the server along.
+    """Run the workers, and stop them at the end. If one fails, the server stops.
 
-    What must be in each process is what this process hears; the rest is done in one of several.
+    Each process follows events; only one of several processes runs the other workers.
     """
-    cancelled = [stream_reader.watch(world), wakeups.hear(world), admin_settings.follow(world)]
+    cancellable = [
+        stream_reader.watch(environment),
+        wakeups.hear(environment),
+        admin_settings.follow(environment),
+    ]
     if part.ship is not None:
-        cancelled.append(part.ship.run())
-    ended_by_event: list[Coroutine[None, None, None]] = []
+        cancellable.append(part.ship.run())
+    stoppable: list[Coroutine[None, None, None]] = []
     if part.works:
-        ended_by_event += [
-            outbound_worker.run(world, route, stop=ending.stop),
-            housekeeping.run(world, ending.stop, spool),
+        stoppable += [
+            outbound_worker.run(environment, outbound, stop=shutdown.stop),
+            housekeeping.run(environment, shutdown.stop, spool),
         ]
-        cancelled += [
-            index_worker.run(world),
-            snooze_worker.run(world),
-            training_worker.run(world),
-            tasks.run(world),
-            webhook_worker.run(world, worded),
-            push_worker.run(world, global_ids.encode),
-            dkim_rotation.run(world),
-            acme_worker.run(world),
-            connector_worker.run(world),
+        cancellable += [
+            index_worker.run(environment),
+            snooze_worker.run(environment),
+            training_worker.run(environment),
+            tasks.run(environment),
+            webhook_worker.run(environment, worded),
+            push_worker.run(environment, global_ids.encode),
+            dkim_rotation.run(environment),
+            acme_worker.run(environment),
+            connector_worker.run(environment),
         ]
-    asked = [_begun(work, ending) for work in ended_by_event]
-    running = [_begun(work, ending) for work in cancelled]
-    ending.workers = [*asked, *running]
+    asked = [_begun(work, shutdown) for work in stoppable]
+    running = [_begun(work, shutdown) for work in cancellable]
+    shutdown.workers = [*asked, *running]
     try:
         yield
     finally:
-        ending.stop.set()
+        shutdown.stop.set()
         for task in running:
             task.cancel()
-        _, late = await asyncio.wait([*asked, *running], timeout=PATIENCE)
-        for task in late:
+        _, late_tasks = await asyncio.wait([*asked, *running], timeout=PATIENCE)
+        for task in late_tasks:
             task.cancel()
-        await asyncio.gather(*late, return_exceptions=True)
+        await asyncio.gather(*late_tasks, return_exceptions=True)
 
 
-def _begun(work: Coroutine[None, None, None], ending: Ending) -> asyncio.Task[None]:
+def _begun(work: Coroutine[None, None, None], shutdown: Ending) -> asyncio.Task[None]:
     task = asyncio.create_task(work)
 
     def ended(task: asyncio.Task[None]) -> None:
-        if task.cancelled() or (task.exception() is None and ending.stop.is_set()):
+        if task.cancelled() or (task.exception() is None and shutdown.stop.is_set()):
             return
-        ending.broken = task.exception() or RuntimeError("it returned")
-        log.error("a worker ended by itself", exc_info=ending.broken)
-        if ending.web is not None:
-            ending.web.should_exit = True
-        elif ending.starting is not None:
-            ending.starting.cancel()
+        shutdown.broken = task.exception() or RuntimeError("it returned")
+        log.error("a worker ended by itself", exc_info=shutdown.broken)
+        if shutdown.web is not None:
+            shutdown.web.should_exit = True
+        elif shutdown.starting is not None:
+            shutdown.starting.cancel()
 
     task.add_done_callback(ended)
     return task

@@ -1,37 +1,37 @@
-"""Files that only we may read."""
+"""Files that only the user of the process can read."""
 
 import os
 from pathlib import Path
 
 
 def once(path: Path, text: str) -> None:
-    """Write a file; if somebody was quicker, theirs stays."""
-    part = written(path, text)
+    """Create a file with this text. A file that exists is kept."""
+    temporary = written(path, text)
     try:
-        os.link(part, path)  # unlike a rename this never replaces
+        os.link(temporary, path)  # unlike a rename, a link never replaces a file
     except FileExistsError:
         pass
     finally:
-        part.unlink()
+        temporary.unlink()
 
 
 def replaced(path: Path, text: str) -> None:
-    """Write a file in the place of the old one, whole or not at all, and safe on the disk."""
+    """Replace a file atomically, and return when the disk has it."""
     written(path, text).rename(path)
-    folder = os.open(path.parent, os.O_RDONLY)
+    folder_descriptor = os.open(path.parent, os.O_RDONLY)
     try:
-        os.fsync(folder)
+        os.fsync(folder_descriptor)
     finally:
-        os.close(folder)
+        os.close(folder_descriptor)
 
 
 def written(path: Path, text: str) -> Path:
-    """A new file beside `path`, safe on the disk."""
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    """Write a temporary file beside `path`, synced to the disk, and return its path."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     try:
-        os.write(handle, text.encode())
-        os.fsync(handle)
+        os.write(descriptor, text.encode())
+        os.fsync(descriptor)
     finally:
-        os.close(handle)
-    return part
+        os.close(descriptor)
+    return temporary

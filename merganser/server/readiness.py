@@ -1,4 +1,4 @@
-"""What must be well for this server to be sent work."""
+"""The checks of `/health/ready`."""
 
 import asyncio
 import os
@@ -20,56 +20,65 @@ VERSIONS: Select[Any] = select(column("version_num")).select_from(table("alembic
 
 
 async def versions(database: Database) -> set[str]:
-    """Up to where the store is migrated."""
+    """Load the revisions that the database is migrated to."""
     return {row.version_num for row in await database.read(VERSIONS)}
 
 
 async def checks(
-    world: World, ending: Ending, spool: Path, part: Part = ALONE
+    environment: World, shutdown: Ending, spool: Path, process_role: Part = ALONE
 ) -> Mapping[str, Check]:
-    """What to ask, by the names that are told to anybody. The store must be migrated.
+    """Make the readiness checks, by their public names. The database must be migrated.
 
     A server of several processes is ready if at least one of those that listen is up: a missing
     one is replaced meanwhile, and the others answer.
     """
-    ours = await versions(world.database)
+    ours = await versions(environment.database)
 
     async def migrations() -> bool:
-        return await versions(world.database) == ours
+        return await versions(environment.database) == ours
 
     async def workers() -> bool:
-        return bool(ending.workers) and not any(task.done() for task in ending.workers)
+        return bool(shutdown.workers) and not any(task.done() for task in shutdown.workers)
 
     async def writable() -> bool:
         return await asyncio.to_thread(_writable, spool)
 
     async def serving() -> bool:
-        return not ending.asked
+        return not shutdown.asked
 
     async def processes() -> bool:
-        return part.board is None or part.board.up_count(part.many) > 0
+        return process_role.board is None or process_role.board.up_count(process_role.many) > 0
 
-    named = {"migrations": migrations, "workers": workers, "spool": writable, "serving": serving}
-    return named if part.board is None else {**named, "processes": processes}
+    checks_by_name = {
+        "migrations": migrations,
+        "workers": workers,
+        "spool": writable,
+        "serving": serving,
+    }
+    return (
+        checks_by_name if process_role.board is None else {**checks_by_name, "processes": processes}
+    )
 
 
-def process_counts(part: Part) -> Callable[[], Mapping[str, int]]:
+def process_counts(process_role: Part) -> Callable[[], Mapping[str, int]]:
     """Make the function that counts the processes of this server for `/health/ready`."""
 
     def counts() -> Mapping[str, int]:
-        if part.board is None:
+        if process_role.board is None:
             return {"up": 1, "configured": 1}
-        size = part.board.size
-        return {"up": part.board.up_count(size), "configured": size}
+        size = process_role.board.size
+        return {"up": process_role.board.up_count(size), "configured": size}
 
     return counts
 
 
 def _writable(folder: Path) -> bool:
-    """Whether a file can be made there: OSError where it cannot."""
-    handle, name = tempfile.mkstemp(prefix=MARK, dir=folder)  # removed at a start, if we die now
+    """True if a file can be written in the folder. Raises OSError otherwise."""
+    descriptor, name = tempfile.mkstemp(
+        prefix=MARK, dir=folder
+    )  # a start removes it if the process dies now
     try:
-        return os.write(handle, b"?") == 1
+        return os.write(descriptor, b"?") == 1
     finally:
-        os.close(handle)
+        os.close(descriptor)
         Path(name).unlink()

@@ -14,30 +14,30 @@ SIZE = 16  # bytes
 
 @contextmanager
 def server_identity(folder: Path) -> Generator[str]:
-    """Hold the identity of the server with this data folder. Forks hold it, too.
+    """Yield the ID of the server with this data folder, and lock its file. Forks hold the lock too.
 
     The lock of the file proves that the former process with this identity has ended. A second
     server with the same folder, and one with a copy of the folder, gets another identity.
     """
-    handle = os.open(folder / "server-id", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    descriptor = os.open(folder / "server-id", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             yield secrets.token_hex(SIZE)
             return
-        stored = os.read(handle, 2 * SIZE)
+        stored = os.read(descriptor, 2 * SIZE)
         if len(stored) < 2 * SIZE:
             stored = secrets.token_hex(SIZE).encode()
-            os.ftruncate(handle, 0)
-            os.pwrite(handle, stored, 0)
-        yield _identity(stored, os.fstat(handle))
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, stored, 0)
+        yield _identity(stored, os.fstat(descriptor))
     finally:
-        os.close(handle)
+        os.close(descriptor)
 
 
 def read_server_identity(folder: Path) -> str:
-    """Return the identity of the server with this data folder; empty if it never started."""
+    """Return the ID of the server with this data folder; empty if it never started."""
     path = folder / "server-id"
     try:
         return _identity(path.read_bytes()[: 2 * SIZE], path.stat())

@@ -1,4 +1,4 @@
-"""How a server is told to stop."""
+"""The state of a server's shutdown."""
 
 import asyncio
 import logging
@@ -12,23 +12,23 @@ log = logging.getLogger("merganser")
 
 @dataclass
 class Ending:
-    """Whether we have been told to stop, and what a signal breaks off until we listen.
+    """Whether a stop was requested, and what a signal must cancel.
 
-    Told to stop we are not ready any more, but for `drain` seconds we answer as before: so
-    long a load balancer may take to send its requests elsewhere.
+    After a stop was requested the server is not ready, but it answers for `drain_seconds` more,
+    until a load balancer sends its requests to other servers.
     """
 
     drain: float = 0.0
     asked: bool = False
     web: http_server.Web | None = None
     starting: asyncio.Task[None] | None = None
-    broken: BaseException | None = None  # a worker that ended by itself
+    broken: BaseException | None = None  # of a worker that ended although no stop was requested
     workers: list[asyncio.Task[None]] = field(default_factory=list)
-    later: asyncio.TimerHandle | None = None  # ends the draining
+    later: asyncio.TimerHandle | None = None  # ends the drain time
     stop: asyncio.Event = field(default_factory=asyncio.Event)
 
     def signalled(self, which: signal.Signals) -> None:
-        """Stop; a second signal does not wait, a second Ctrl-C not even for requests to end."""
+        """Begin to stop. A second signal skips the drain time, a second Ctrl-C also requests."""
         patient, self.asked = self.drain > 0 and not self.asked, True
         if self.later is not None:
             self.later.cancel()

@@ -1,4 +1,4 @@
-"""Where SMTP listens: for mail from elsewhere, and for submission."""
+"""The SMTP listeners: for mail from other servers, and for submission."""
 
 import asyncio
 from collections.abc import Sequence
@@ -21,19 +21,22 @@ from models.runtime.environment import World
 from resolvers.certificates import certificate_reload
 from resolvers.submission.smtp_submission import Clerk
 
-COMMANDS = 2000  # of one connection
-STRANGERS = 50  # recipients of one connection whom nobody knows
+COMMANDS = 2000  # per connection
+STRANGERS = 50  # per connection
 
 
 class Common(NamedTuple):
-    """What all listeners have alike."""
+    """The options that all SMTP listeners of a process share."""
 
     certificate: Keyring
-    budget: int  # bytes on their way in
+    budget: int  # bytes of messages that are being received
 
 
 def certificate(settings: Settings) -> Certificate | None:
-    """The certificate of files for SMTP, if one is set. Trouble where it cannot be read."""
+    """Load the certificate of MERGANSER_TLS_CERT; None if it is not set.
+
+    Raises CommandError if the files can't be read.
+    """
     if settings.tls_cert is None:
         return None
     try:
@@ -44,9 +47,9 @@ def certificate(settings: Settings) -> Certificate | None:
         raise Trouble(text, code=MISUSED) from problem
 
 
-async def required(settings: Settings, world: World) -> None:
-    """Trouble where submission is to be open and there is no certificate, nor one on its way."""
-    if settings.tls_cert is not None or await certificate_reload.any_stored(world):
+async def required(settings: Settings, environment: World) -> None:
+    """Raise CommandError if a submission listener is set and no certificate is set or stored."""
+    if settings.tls_cert is not None or await certificate_reload.any_stored(environment):
         return
     for name in ("SUBMISSION", "SUBMISSIONS"):
         if name in sockets.listen_addresses(settings):
@@ -57,46 +60,49 @@ async def required(settings: Settings, world: World) -> None:
             raise Trouble(text, code=MISUSED)
 
 
-async def _keyring(settings: Settings, world: World, stack: AsyncExitStack) -> Keyring:
-    """All certificates there are, and what is changed of them while we run."""
-    ring = certificate_reload.keyring(world, certificate(settings))
-    await certificate_reload.refresh(world, ring)
-    following = asyncio.create_task(certificate_reload.follow(world, ring))
-    stack.callback(following.cancel)
-    return ring
+async def _keyring(settings: Settings, environment: World, stack: AsyncExitStack) -> Keyring:
+    """Load all certificates, and follow their changes until the stack closes."""
+    certificates = certificate_reload.keyring(environment, certificate(settings))
+    await certificate_reload.refresh(environment, certificates)
+    follow_task = asyncio.create_task(certificate_reload.follow(environment, certificates))
+    stack.callback(follow_task.cancel)
+    return certificates
 
 
 async def listen(
-    settings: Settings, world: World, part: Part, stack: AsyncExitStack
+    settings: Settings, environment: World, process_role: Part, stack: AsyncExitStack
 ) -> Sequence[Listener]:
-    """Listen wherever a setting says so; the stack ends it."""
-    opened: list[Listener] = []
-    stack.push_async_callback(end, opened)
-    await required(settings, world)
-    common = Common(await _keyring(settings, world, stack), BUDGET // part.many)
-    for name, place in sockets.listen_addresses(settings).items():
+    """Start the SMTP listeners that are set, and close them with the stack.
+
+    Raises CommandError if a certificate is missing or an address can't be bound.
+    """
+    started: list[Listener] = []
+    stack.push_async_callback(end, started)
+    await required(settings, environment)
+    common = Common(await _keyring(settings, environment, stack), BUDGET // process_role.many)
+    for name, address in sockets.listen_addresses(settings).items():
         if name in ("HTTP", "LMTP", "ACME_HTTP"):
             continue
-        listener = _listener(name, settings, world, common)
-        opened.append(listener)
-        if name in part.smtp:
-            for bound in part.smtp[name]:
-                await listener.start(sock=bound)
+        listener = _listener(name, settings, environment, common)
+        started.append(listener)
+        if name in process_role.smtp:
+            for bound_socket in process_role.smtp[name]:
+                await listener.start(sock=bound_socket)
             continue
-        host, port = sockets.split_host_port(place)
+        host, port = sockets.split_host_port(address)
         try:
             await listener.start(host=host, port=port)
         except OSError as problem:
-            raise sockets.bind_failure(name, place, problem) from problem
-    return opened
+            raise sockets.bind_failure(name, address, problem) from problem
+    return started
 
 
 async def end(listeners: Sequence[Listener]) -> None:
-    """End them all at once, each with what it is about to take."""
+    """Close all listeners concurrently; each one finishes the message that it is storing."""
     await asyncio.gather(*(listener.close() for listener in listeners))
 
 
-def _listener(name: str, settings: Settings, world: World, common: Common) -> Smtp:
+def _listener(name: str, settings: Settings, environment: World, common: Common) -> Smtp:
     limits = Limits(
         budget=common.budget,
         disk_reserve=settings.disk_reserve,
@@ -117,9 +123,9 @@ def _listener(name: str, settings: Settings, world: World, common: Common) -> Sm
     )
     spool = settings.data / "spool" / name.lower()
     if name != "SMTP":
-        return Submission(world, spool, terms, Clerk(world))
+        return Submission(environment, spool, terms, Clerk(environment))
     greylist = None
     if delay := settings.greylist_delay:
-        greylist = Greylist(world, delay, settings.greylist_for, settings.greylist_allow)
+        greylist = Greylist(environment, delay, settings.greylist_for, settings.greylist_allow)
     rates = settings.smtp_network_rate, settings.smtp_mailbox_rate
-    return Mx(world, spool, terms, Rules(*rates, greylist=greylist))
+    return Mx(environment, spool, terms, Rules(*rates, greylist=greylist))

@@ -18,9 +18,9 @@ def split_host_port(text: str) -> tuple[str, int]:
 
 
 def resolve_address(name: str, setting: str) -> list[tuple[int, tuple[str, int]]]:
-    """Return family and address of each socket that a setting asks for.
+    """Return family, and host with port, of each socket for a listen address.
 
-    Raises Trouble if the host has no address.
+    Raises CommandError if the host has no address.
     """
     host, port = split_host_port(setting)
     try:
@@ -33,11 +33,11 @@ def resolve_address(name: str, setting: str) -> list[tuple[int, tuple[str, int]]
 def bind_sockets(
     name: str, setting: str, *, patience: timedelta = timedelta(0), shared: bool = False
 ) -> list[socket.socket]:
-    """Return sockets bound to all addresses of a setting. Raises Trouble that names the setting.
+    """Return sockets bound to all IP addresses of a listen address.
 
-    If a peer reads nothing of what was sent for `patience`, the kernel ends the connection, also
-    while its buffers are full. Several processes can bind `shared` sockets: the kernel spreads
-    the connections evenly.
+    If a peer reads no sent data for `unread_timeout`, the kernel ends the connection,
+    also while its buffers are full. Several processes can bind shared sockets: the kernel spreads
+    the connections evenly. Raises CommandError that names the setting.
     """
     bound: list[socket.socket] = []
     try:
@@ -65,19 +65,19 @@ def bind_sockets(
 def _drop_dead_peers(listener: socket.socket, patience: timedelta) -> None:
     """Let the kernel drop peers that vanished or never read; accepted sockets inherit it."""
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    if patience and hasattr(socket, "TCP_USER_TIMEOUT"):  # of Linux
+    if patience and hasattr(socket, "TCP_USER_TIMEOUT"):  # only on Linux
         milliseconds = min(int(patience.total_seconds() * 1000), 2**31 - 1)
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
 
 
 def raise_open_file_limit() -> None:
     """Let this process open as many files and connections as the system allows."""
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    _, hard_limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard_limit, hard_limit))
 
 
 def bind_failure(name: str, setting: str, problem: OSError) -> Trouble:
-    """Return the error for a setting whose address can't be bound."""
+    """Return the error that names a setting with an address that can't be bound."""
     reason = (problem.strerror or str(problem)).lower()
     return Trouble(f"cannot listen on {setting}: {reason}; set {PREFIX}{name} to another place")
 
@@ -96,7 +96,7 @@ def listen_addresses(settings: Settings) -> dict[str, str]:
 
 
 def exposed_settings(settings: Settings) -> list[str]:
-    """Return the names of settings whose addresses other machines can reach."""
+    """Return the names of settings with addresses that other machines can reach."""
     return [
         name
         for name, setting in listen_addresses(settings).items()

@@ -1,4 +1,4 @@
-"""What an operator can set about HTTP: which documents, how many connections, how long."""
+"""Settings of HTTP: documents, connections, limits and timeouts."""
 
 from datetime import timedelta
 from typing import Literal
@@ -10,7 +10,7 @@ from merganser.settings.value_types import Names, Size, Span, networked, shown
 
 
 class HttpSettings(BaseSettings):
-    """Each is an environment variable: `MERGANSER_` and the name in capitals."""
+    """Settings of HTTP. Each is the environment variable `MERGANSER_` with the name in capitals."""
 
     documents: Literal["any", "trusted"] = Field(
         default="any",

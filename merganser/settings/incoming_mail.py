@@ -1,4 +1,4 @@
-"""What an operator can set about mail that comes in: what is checked, believed, and held."""
+"""Settings of incoming mail: authentication checks, trusted headers and quarantine."""
 
 from datetime import timedelta
 from pathlib import Path
@@ -12,7 +12,7 @@ from models.runtime.options import MIB
 
 
 class IncomingSettings(BaseSettings):
-    """Each is an environment variable: `MERGANSER_` and the name in capitals."""
+    """Settings of incoming mail. Each is the variable `MERGANSER_` with the name in capitals."""
 
     authserv_ids: Names = Field(
         default=USUAL.authserv_ids,
@@ -101,10 +101,10 @@ class IncomingSettings(BaseSettings):
     @field_validator("spam_headers")
     @classmethod
     def _fields(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        there = {name.lower(): name for name in USUAL.spam_headers}
+        known_fields = {name.lower(): name for name in USUAL.spam_headers}
         if names == ("none",):
             return ()
         for each in names:
-            if each.lower() not in there:
+            if each.lower() not in known_fields:
                 raise ValueError("not a field of a spam filter that we read")
-        return tuple(there[each.lower()] for each in names)
+        return tuple(known_fields[each.lower()] for each in names)

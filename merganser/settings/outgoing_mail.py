@@ -1,4 +1,4 @@
-"""What an operator can set about mail that leaves: which way, how fast, how safe."""
+"""Settings of outgoing mail: next hop, DANE, connections and rates."""
 
 from datetime import timedelta
 
@@ -9,7 +9,7 @@ from merganser.settings.value_types import USUAL, Span
 
 
 class OutgoingSettings(BaseSettings):
-    """Each is an environment variable: `MERGANSER_` and the name in capitals."""
+    """Settings of outgoing mail. Each is the variable `MERGANSER_` with the name in capitals."""
 
     next_hop: SecretStr | None = Field(
         default=None,

@@ -1,4 +1,4 @@
-"""What an operator can set about scanners of mail."""
+"""Settings of the scanners rspamd and clamd."""
 
 import re
 from datetime import timedelta
@@ -11,12 +11,13 @@ from mail.network.outbound_http import target
 from merganser.settings.value_types import PLACE, USUAL, Size, Span
 from models.errors import Invalid
 
-SHORTEST, LONGEST = timedelta(seconds=1), timedelta(minutes=4)  # a client waits for ten
+# an SMTP client waits for 10 minutes
+SHORTEST, LONGEST = timedelta(seconds=1), timedelta(minutes=4)
 DOWN: dict[str, Any] = {"hint": "write accept or defer"}
 
 
 class ScannerSettings(BaseSettings):
-    """Each is an environment variable: `MERGANSER_` and the name in capitals."""
+    """Settings of scanners. Each is the variable `MERGANSER_` with the name in capitals."""
 
     rspamd: str = Field(
         default=USUAL.rspamd,

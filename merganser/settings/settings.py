@@ -1,4 +1,4 @@
-"""What an operator can set: the environment, read once, here and nowhere else."""
+"""All settings of the environment. Only this module reads the variables."""
 
 import os
 from dataclasses import fields
@@ -27,7 +27,7 @@ from models.store.postgres.address import is_postgres, parse_postgres_address
 
 PREFIX = "MERGANSER_"
 FAULT = r"^[a-z]+:[1-9][0-9]*$"
-DRIVERS = {  # what people write, and what we open
+DRIVERS = {
     "sqlite": "sqlite+aiosqlite",
     "sqlite+aiosqlite": "sqlite+aiosqlite",
     "postgres": "postgresql+asyncpg",
@@ -35,12 +35,12 @@ DRIVERS = {  # what people write, and what we open
     "postgresql+asyncpg": "postgresql+asyncpg",
 }
 
-BUSES = ("unix", "postgres", "postgresql", "redis", "rediss", "nats", "tls")  # as URLs
-ALONE = ("auto", "process", "unix", "postgresql")  # as words
+BUSES = ("unix", "postgres", "postgresql", "redis", "rediss", "nats", "tls")
+ALONE = ("auto", "process", "unix", "postgresql")  # values without a URL
 
 
 def driven(url: str) -> str:
-    """The URL of a store with its driver."""
+    """Add the driver of SQLAlchemy to a database URL. Raises ValueError if it is unsupported."""
     scheme, mark, rest = url.partition("://")
     if not mark or scheme not in DRIVERS:
         raise ValueError("write sqlite:///path or postgresql://user:password@host/database")
@@ -61,7 +61,7 @@ class Settings(
     SigningSettings,
     ScannerSettings,
 ):
-    """Each is an environment variable: `MERGANSER_` and the name in capitals."""
+    """All settings. Each is the environment variable `MERGANSER_` with the name in capitals."""
 
     model_config = SettingsConfigDict(
         env_prefix=PREFIX,
@@ -76,14 +76,14 @@ class Settings(
         description="Folder for all that is ours: store, blobs, spool and secret.",
     )
     store: Url = Field(
-        default_factory=lambda known: f"sqlite+aiosqlite:///{known['data']}/merganser.db",
+        default_factory=lambda values: f"sqlite+aiosqlite:///{values['data']}/merganser.db",
         description="Database: sqlite:///path, or a connection URI of PostgreSQL with the "
         "parameters that libpq documents, such as "
         "postgresql://user:password@host/database?sslmode=verify-full.",
         json_schema_extra=shown("sqlite:///{data}/merganser.db"),
     )
     blobs: str = Field(
-        default_factory=lambda known: f"{known['data']}/blobs",
+        default_factory=lambda values: f"{values['data']}/blobs",
         description="Where large bytes live: a folder, or s3://bucket/prefix and its kind.",
         json_schema_extra=shown("{data}/blobs"),
     )
@@ -394,9 +394,9 @@ class Settings(
     @field_validator("wakeups")
     @classmethod
     def _bus(cls, secret: SecretStr) -> SecretStr:
-        asked = secret.get_secret_value()
-        scheme, mark, rest = asked.partition("://")
-        if not (scheme in BUSES and rest if mark else asked in ALONE):
+        bus = secret.get_secret_value()
+        scheme, mark, rest = bus.partition("://")
+        if not (scheme in BUSES and rest if mark else bus in ALONE):
             raise ValueError(scheme)
         return secret
 
@@ -410,17 +410,22 @@ class Settings(
         return place
 
     def options(self) -> Options:
-        """What the floors below are told."""
+        """The values that models, mail and resolvers use."""
         return Options(**{each.name: getattr(self, each.name) for each in fields(Options)})
 
 
 def read() -> Settings:
-    """The settings of this process; Trouble, naming the variable, where one is wrong."""
-    known = [(PREFIX + name).upper() for name in Settings.model_fields]
+    """Read the settings from the environment.
+
+    Raises CommandError with the name of the variable if one is unknown or invalid.
+    """
+    variables = [(PREFIX + name).upper() for name in Settings.model_fields]
     for name in os.environ:
-        if name.startswith(PREFIX) and name not in known:
-            near = get_close_matches(name, known, 1, 0.0)[0]
-            raise Trouble(f"{name} is no setting of ours; did you mean {near}?", code=MISUSED)
+        if name.startswith(PREFIX) and name not in variables:
+            similar_name = get_close_matches(name, variables, 1, 0.0)[0]
+            raise Trouble(
+                f"{name} is no setting of ours; did you mean {similar_name}?", code=MISUSED
+            )
     try:
         return Settings()
     except ValidationError as problem:
@@ -428,41 +433,45 @@ def read() -> Settings:
 
 
 def _sentence(problem: ValidationError) -> str:
-    """The first thing that is wrong. Never the value: it may be a secret."""
+    """A sentence about the first invalid setting, without its value, which may be a secret."""
     first = problem.errors(include_url=False, include_input=False)[0]
     field = str(first["loc"][0])
     extra = Settings.model_fields[field].json_schema_extra
     hint = extra.get("hint") if isinstance(extra, dict) else None
-    words = str(hint or first["msg"]).removeprefix("Value error, ")
-    return f"{(PREFIX + field).upper()} is wrong: {words[:1].lower()}{words[1:]}"
+    reason = str(hint or first["msg"]).removeprefix("Value error, ")
+    return f"{(PREFIX + field).upper()} is wrong: {reason[:1].lower()}{reason[1:]}"
 
 
 def table(settings: type[Settings] = Settings) -> str:
-    """The settings as a Markdown table; docs/settings.md is this, printed."""
+    """The settings as a Markdown table, which docs/settings.md has."""
     lines = ["| variable | default | meaning |", "|---|---|---|"]
-    known = settings.model_fields
-    parts = (
+    field_infos = settings.model_fields
+    grouped_classes = (
         *(AccountSettings, IncomingSettings, SmtpSettings, OutgoingSettings, SigningSettings),
         *(ScannerSettings, HttpSettings),
     )
-    apart = [part.model_fields for part in parts]  # the first come last
-    for name in sorted(known, key=lambda name: [name in each for each in apart]):
-        spec = known[name]
-        extra = spec.json_schema_extra if isinstance(spec.json_schema_extra, dict) else {}
+    fields_of_parts = [
+        part.model_fields for part in grouped_classes
+    ]  # a stable sort: other settings first, then part by part
+    for name in sorted(field_infos, key=lambda name: [name in each for each in fields_of_parts]):
+        field_info = field_infos[name]
+        extra = (
+            field_info.json_schema_extra if isinstance(field_info.json_schema_extra, dict) else {}
+        )
         if not extra.get("hidden"):
-            default = extra.get("default") or _default(spec)
-            lines.append(f"| `{(PREFIX + name).upper()}` | {default} | {spec.description} |")
+            default = extra.get("default") or _default(field_info)
+            lines.append(f"| `{(PREFIX + name).upper()}` | {default} | {field_info.description} |")
     return "\n".join(lines)
 
 
-def _default(spec: FieldInfo) -> str:
-    value = spec.default
+def _default(field_info: FieldInfo) -> str:
+    value = field_info.default
     if value in (None, "", ()):
         return "none"
     if isinstance(value, timedelta):
         return spanned(value)
     if isinstance(value, tuple) and isinstance(value[0], timedelta):
         return ", ".join(map(spanned, value))
-    if any(isinstance(each, BeforeValidator) and each.func is size for each in spec.metadata):
+    if any(isinstance(each, BeforeValidator) and each.func is size for each in field_info.metadata):
         return sized(value)
     return str(value)

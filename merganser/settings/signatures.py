@@ -1,4 +1,4 @@
-"""What an operator can set about what domains publish: keys that sign, and policies."""
+"""Settings of DKIM keys and MTA-STS policies of hosted domains."""
 
 from datetime import timedelta
 from typing import Literal
@@ -10,7 +10,7 @@ from merganser.settings.value_types import USUAL, Span
 
 
 class SigningSettings(BaseSettings):
-    """Each is an environment variable: `MERGANSER_` and the name in capitals."""
+    """Settings of signatures. Each is the variable `MERGANSER_` with the name in capitals."""
 
     dkim_host: bool = Field(
         default=USUAL.dkim_host,

@@ -1,4 +1,4 @@
-"""What an operator can set about SMTP: where it listens, and what clients may ask."""
+"""Settings of the SMTP listeners, their limits, the queue and ACME."""
 
 import re
 from datetime import timedelta
@@ -16,7 +16,7 @@ NETWORKS: dict[str, Any] = {"hint": "write addresses and networks such as 10.0.0
 
 
 class SmtpSettings(BaseSettings):
-    """Each is an environment variable: `MERGANSER_` and the name in capitals."""
+    """Settings of SMTP. Each is the environment variable `MERGANSER_` with the name in capitals."""
 
     smtp: str | None = Field(
         default=None,

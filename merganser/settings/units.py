@@ -1,4 +1,4 @@
-"""Sizes and spans of time as people write them: "64 MiB", "14 days"."""
+"""Sizes and durations as people write them: "64 MiB", "14 days"."""
 
 import re
 from datetime import timedelta
@@ -15,33 +15,39 @@ _AMOUNT = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*")
 
 
 def size(text: object) -> object:
-    """Bytes, of "1 GiB", "500 MB" or "1024"; what is no text stays as it is."""
+    """Parse a size such as "1 GiB", "500 MB" or "1024" to bytes.
+
+    Returns values that are not strings unchanged. Raises ValueError if the text is no size.
+    """
     if not isinstance(text, str):
         return text
-    found = _AMOUNT.fullmatch(text)
-    unit = _SIZES.get(found[2].lower()) if found else None
-    if found is None or unit is None:
+    match = _AMOUNT.fullmatch(text)
+    unit = _SIZES.get(match[2].lower()) if match else None
+    if match is None or unit is None:
         raise ValueError("write a size such as 64 MiB")
-    return int(float(found[1]) * unit) if "." in found[1] else int(found[1]) * unit
+    return int(float(match[1]) * unit) if "." in match[1] else int(match[1]) * unit
 
 
 def span(text: object) -> object:
-    """A span of time, of "10 min", "24 h" or "14 days"; what is no text stays as it is."""
+    """Parse a duration such as "10 min", "24 h" or "14 days" to a timedelta.
+
+    Returns values that are not strings unchanged. Raises ValueError if the text is no duration.
+    """
     if not isinstance(text, str):
         return text
-    found = _AMOUNT.fullmatch(text)
-    name = found[2].lower() if found else ""
+    match = _AMOUNT.fullmatch(text)
+    name = match[2].lower() if match else ""
     unit = _SPANS.get(name) or _SPANS.get(name.removesuffix("s"))
-    if found is None or unit is None:
+    if match is None or unit is None:
         raise ValueError("write a time such as 10 min, 24 h or 14 days")
     try:
-        return timedelta(seconds=float(found[1]) * unit)
+        return timedelta(seconds=float(match[1]) * unit)
     except OverflowError:
         raise ValueError("that is too long") from None
 
 
 def sized(count: int) -> str:
-    """Bytes in the largest unit that divides them: 1 GiB, 1500 bytes."""
+    """Format a size in the largest unit that divides it: "1 GiB", "1500 bytes"."""
     for name, unit in BINARY:
         if count and count % unit == 0:
             return f"{count // unit} {name}"
@@ -49,7 +55,7 @@ def sized(count: int) -> str:
 
 
 def spanned(time: timedelta) -> str:
-    """A span in the largest unit that divides it: 14 days, 24 h, 10 min."""
+    """Format a duration in the largest unit that divides it: "14 days", "24 h", "10 min"."""
     seconds = int(time.total_seconds())
     for name, unit in (("days", 86400), ("h", 3600), ("min", 60)):
         if seconds > unit and seconds % unit == 0:

@@ -1,4 +1,4 @@
-"""What an operator can set about accounts: how one signs in, and what a user may have."""
+"""Settings of accounts: sign-in, passwords, second factors and limits."""
 
 import re
 from datetime import timedelta
@@ -16,7 +16,7 @@ PER: dict[str, Any] = {"hint": "write how many in what time, such as 100/HOUR"}
 
 
 class AccountSettings(BaseSettings):
-    """Each is an environment variable: `MERGANSER_` and the name in capitals."""
+    """Settings of accounts. Each is the variable `MERGANSER_` with the name in capitals."""
 
     max_app_passwords: int = Field(
         default=USUAL.max_app_passwords, ge=0, description="Application passwords of a user."

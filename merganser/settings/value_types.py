@@ -1,4 +1,4 @@
-"""How settings are spelt: the kinds of values that the environment has."""
+"""Types of settings that are parsed from environment variables."""
 
 from datetime import timedelta
 from ipaddress import ip_network
@@ -10,7 +10,7 @@ from pydantic_settings import NoDecode
 from merganser.settings.units import size, span
 from models.runtime.options import Options
 
-PLACE = r"^[^:].*:[0-9]{1,5}$"  # a host always: without one we would listen to the whole world
+PLACE = r"^[^:].*:[0-9]{1,5}$"  # a host is required, since without one all interfaces would listen
 HOST = r"^[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?$"
 USUAL = Options()
 
@@ -20,7 +20,7 @@ def _listed(text: object) -> object:
 
 
 def networked(names: tuple[str, ...]) -> tuple[str, ...]:
-    """The names, where each is an address or a network."""
+    """Return IP addresses and networks unchanged. Raises ValueError if one is invalid."""
     for each in names:
         ip_network(each)
     return names
@@ -33,5 +33,5 @@ Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_listed)]
 
 
 def shown(text: str) -> dict[str, Any]:
-    """How the table shows a default that depends on others, or is none."""
+    """The schema entry with the text that the settings table shows as the default."""
     return {"default": text}

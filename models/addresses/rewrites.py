@@ -1,4 +1,4 @@
-"""Rules for mail on its way: who gets a copy, and which recipients are replaced."""
+"""Tables of BCC rules and recipient rewrites."""
 
 from enum import StrEnum
 
@@ -9,14 +9,14 @@ from models.users.rule_makers import MadeByAccount
 
 
 class BccDirection(StrEnum):
-    """Which end of a message a rule looks at."""
+    """The end of a message that a rule compares."""
 
     SENDER = "SENDER"
     RECIPIENT = "RECIPIENT"
 
 
 class BccRule(Row, MadeByAccount, table=True):
-    """Mail from or to an address of a domain, or any of its addresses, is copied."""
+    """Copies the mail from or to an address, or all addresses of a domain."""
 
     __tablename__ = "bcc_rules"
     __table_args__ = (
@@ -25,16 +25,17 @@ class BccRule(Row, MadeByAccount, table=True):
     )
 
     direction: BccDirection = choice(BccDirection)
-    local: str  # normal form: mail/addresses/address_syntax.py; "": the whole domain
+    # normal form: mail/addresses/address_syntax.py; "": all addresses of the domain
+    local: str
     domain_id: int = ref("domains.id")
-    bcc_to: str  # as it was written
+    bcc_to: str  # as it was entered
     active: bool = True
     created_at: Moment
     updated_at: Moment
 
 
 class RecipientRewrite(Row, MadeByAccount, table=True):
-    """Mail for an address, or for any address of a domain, goes elsewhere."""
+    """Replaces a recipient, or all recipients of a domain, before delivery."""
 
     __tablename__ = "recipient_rewrites"
     __table_args__ = (
@@ -42,10 +43,10 @@ class RecipientRewrite(Row, MadeByAccount, table=True):
         Index("recipient_rewrites_oldest", "created_at", "id"),
     )
 
-    local: str  # normal form, as above
-    domain: str  # normal form; it need not be ours
-    target: str  # an address as it was written, or "@" and a domain
-    outside: bool = False  # that was in no domain of ours when it was said
+    local: str  # normal form: mail/addresses/address_syntax.py
+    domain: str  # normal form; it can be a domain of another server
+    target: str  # an address as it was entered, or "@" and a domain
+    outside: bool = False  # the target was in no domain of this server when the rule was made
     active: bool = True
     created_at: Moment
     updated_at: Moment

@@ -1,4 +1,4 @@
-"""Which addresses take mail, and to whom accounts write."""
+"""Tables of addresses and contacts."""
 
 from enum import StrEnum
 from typing import Any
@@ -21,7 +21,7 @@ from models.store.columns import (
 
 
 class AddressKind(StrEnum):
-    """What happens to its mail."""
+    """The kind of an address: what happens to its mail."""
 
     MAILBOX = "MAILBOX"
     FORWARD = "FORWARD"
@@ -34,7 +34,7 @@ LEARNING = (AddressKind.LEARN_SPAM, AddressKind.LEARN_HAM)
 
 
 class Address(Row, table=True):
-    """An address, or a pattern with one "*". Without a domain it holds in all of them."""
+    """An address, or a pattern with one "*". Without a domain it applies to all domains."""
 
     __tablename__ = "addresses"
     __table_args__ = (
@@ -70,27 +70,26 @@ class Address(Row, table=True):
 
     local: str  # normal form: mail/addresses/address_syntax.py
     domain_id: int | None = ref("domains.id", default=None)
-    shown: str  # the whole address as its owner writes it, dots and all
+    shown: str  # the whole address as its owner writes it
     kind: AddressKind = choice(AddressKind, default=AddressKind.MAILBOX)
     user_id: int | None = ref("users.id", default=None)
-    targets: list[str] = plain(list)  # of a FORWARD, as they are shown: without passwords
-    relays: str | None = (
-        None  # those with their passwords, as JSON, sealed: mail/recipients/forward_targets.py
-    )
-    forwards_max: MaybeNumber = None  # messages a day; None: the platform's, 0: unlimited
-    forwarded: Number = 0  # messages, in the day that is running
-    forwarded_until: MaybeMoment = None  # its end
-    answers: bool = False  # a FORWARD, by itself: what is in models/autoreply.py is switched on
-    replied: Number = 0  # answers, in the day that is running
-    replied_until: MaybeMoment = None  # its end
+    targets: list[str] = plain(list)  # of a FORWARD, without passwords
+    # encrypted JSON of the targets with their passwords: mail/recipients/forward_targets.py
+    relays: str | None = None
+    forwards_max: MaybeNumber = None  # messages a day; None: the platform's limit, 0: unlimited
+    forwarded: Number = 0  # messages in the current day
+    forwarded_until: MaybeMoment = None  # end of that day
+    answers: bool = False  # a FORWARD with its own autoreply (models/autoreply.py)
+    replied: Number = 0  # autoreplies in the current day
+    replied_until: MaybeMoment = None  # end of that day
     name: str | None = None
     main: bool = False
     active: bool = True
     send_as: bool = True
     expires_at: MaybeMoment = None
-    masked: bool = False  # made by who owns it, who may also switch it off
-    for_domain: str | None = None  # site that it was given to
-    last_received_at: MaybeMoment = None  # noted behind the deliveries: mail/recipients/contacts.py
+    masked: bool = False  # created by its owner, who can also deactivate it
+    for_domain: str | None = None  # the website it was created for
+    last_received_at: MaybeMoment = None  # updated after deliveries: mail/recipients/contacts.py
     tags: list[str] = plain(list)
     public_comment: str | None = None
     private_comment: str | None = None
@@ -101,7 +100,7 @@ class Address(Row, table=True):
 
 
 class Correspondent(Owned, table=True):
-    """Somebody an account has had mail from, or has written to: the address register."""
+    """An address the user has received mail from or sent mail to."""
 
     __tablename__ = "correspondents"
     __table_args__ = (
@@ -111,8 +110,10 @@ class Correspondent(Owned, table=True):
     )
 
     user_id: int = ref("users.id", index=False)
-    key: str = Field(sa_type=ByBytes)  # the address as compared: mail/addresses/address_syntax.py
+    key: str = Field(
+        sa_type=ByBytes
+    )  # the address in normal form: mail/addresses/address_syntax.py
     called: str | None = Field(default=None, sa_type=ByBytes)  # the name, case folded
-    address: str  # as it was written last
+    address: str  # as it was last written
     name: str | None = None
     last_used_at: Moment

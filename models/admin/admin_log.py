@@ -1,4 +1,4 @@
-"""The administrative log: who changed what of others."""
+"""Table of the admin log: administrative mutations with what they changed."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from models.users.roles import Role
 
 
 class AdminLogEntry(Row, table=True):
-    """An administrative mutation and one thing it changed. Never a secret."""
+    """One object that an administrative mutation changed. It contains no secret."""
 
     __tablename__ = "admin_log"
     __table_args__ = (
@@ -20,16 +20,15 @@ class AdminLogEntry(Row, table=True):
     )
 
     at: Moment
-    actor: str  # user name, or the name of a key
-    actor_id: MaybeNumber = None  # user; None: a key of the platform
+    actor: str  # username, or the name of a key
+    actor_id: MaybeNumber = None  # the user; None: an API key of the platform
     role: Role = choice(Role)
     ip: str | None = None
-    mutation: str  # as the schema calls it
+    mutation: str  # its name in the schema
     target_kind: str | None = None  # type of the target
     target_id: MaybeNumber = None
-    domain_id: int | None = ref(  # whose target
-        "domains.id", index=False, ondelete="SET NULL", default=None
-    )
+    # of the target
+    domain_id: int | None = ref("domains.id", index=False, ondelete="SET NULL", default=None)
     before: dict[str, Any] | None = plain()
     after: dict[str, Any] | None = plain()
     reason: str | None = None

@@ -1,4 +1,4 @@
-"""Audits: legal copies of somebody's mail, kept apart from the account and after its end."""
+"""Tables of audits: legal copies of a user's mail, which outlast the account."""
 
 from datetime import datetime
 from enum import StrEnum
@@ -22,7 +22,7 @@ from models.users.roles import Role
 
 
 class AuditRoad(StrEnum):
-    """How a message came to be copied."""
+    """The reason why a message was copied."""
 
     STORED = "STORED"
     ARCHIVED = "ARCHIVED"
@@ -32,9 +32,9 @@ class AuditRoad(StrEnum):
 
 
 class Audit(Row, table=True):
-    """An audit of an account, which may be gone: no key of the store leads to it.
+    """An audit of a user, who may be deleted: no foreign key points to the user.
 
-    Its copies are a chain: `copies` of them, of which `head` is the hash of the last.
+    Its copies are a hash chain: `copies` is their number, `head` the hash of the last one.
     """
 
     __tablename__ = "audits"
@@ -47,17 +47,17 @@ class Audit(Row, table=True):
     reason: str | None = None
     created_at: Moment
     created_by: str
-    task_id: Number  # of the first copy
-    copied: bool = False  # whether all that was there is copied
+    task_id: Number  # of the task that made the first copies
+    copied: bool = False  # all messages that existed at the start are copied
     copies: Number = 0
     size: Number = 0  # bytes of the messages
     head: str = ""
-    ended_at: MaybeMoment = None  # its copies are gone since, or go just now
-    removed: bool = False  # before its time: it goes with the last copy
+    ended_at: MaybeMoment = None  # its copies were deleted then, or are being deleted
+    removed: bool = False  # ended early: the row is deleted with the last copy
 
 
 class AuditCopy(Row, table=True):
-    """A copy of a message as it was. Its bytes are those that its reference rows name."""
+    """A copy of a message. Its bytes are the blobs of its reference rows."""
 
     __tablename__ = "audit_copies"
     __table_args__ = (
@@ -67,7 +67,7 @@ class AuditCopy(Row, table=True):
 
     audit_id: int = ref("audits.id", index=False)
     position: Number  # in the chain, from 1
-    origin_id: Number  # the message, or the submission that left none
+    origin_id: Number  # the message, or the submission if there is no message
     road: AuditRoad = choice(AuditRoad)
     mailbox_path: str | None = None
     digest: str  # SHA-256 of the whole message, hex
@@ -87,11 +87,11 @@ class AuditCopy(Row, table=True):
     envelope_from: str | None = None
     envelope_to: list[str] = plain(list)
     copied_at: Moment
-    hash: str  # of all that is claimed of it, and of the one before: mail/storage/audit_copies.py
+    hash: str  # of the other columns and the copy before: mail/storage/audit_copies.py
 
 
 class AuditBlob(SQLModel, table=True):
-    """A copy needs a blob, whatever becomes of the message."""
+    """The reference row that keeps a blob of an audit copy from being deleted."""
 
     __tablename__ = "audit_blobs"
 
@@ -100,7 +100,7 @@ class AuditBlob(SQLModel, table=True):
 
 
 class AuditAccess(Row, table=True):
-    """Somebody looked at copies."""
+    """A log entry: an administrator has read copies."""
 
     __tablename__ = "audit_accesses"
     __table_args__ = (Index("audit_accesses_of_audit", "audit_id", "at", "id"),)

@@ -1,4 +1,4 @@
-"""Small values under keys: of accounts, and shared by all."""
+"""Table of small values under keys, of users and shared ones."""
 
 from datetime import datetime
 
@@ -9,10 +9,7 @@ from models.store.columns import ByBytes, Instant, Number, Row, ref
 
 
 class KeyValue(Row, table=True):
-    """A value under its key, in a store. It belongs to a stream: an account's, or PLATFORM.
-
-    Those of PLATFORM are shared: everybody who has signed in reads them.
-    """
+    """A value of a user's stream, or of PLATFORM: those are readable by all signed-in users."""
 
     __tablename__ = "key_values"
     __table_args__ = (
@@ -24,8 +21,8 @@ class KeyValue(Row, table=True):
     stream_id: int = ref("streams.id", index=False)
     store: str
     key: str = Field(sa_type=ByBytes)  # slashes make levels
-    level: str = Field(sa_type=ByBytes)  # the key as far as its last slash, "" where it has none
-    version: Number  # of the change that wrote it: a modseq, which its stream gives once
+    level: str = Field(sa_type=ByBytes)  # the key up to its last slash; "" if it has none
+    version: Number  # MODSEQ of the change that wrote it
     size: Number  # bytes of key and value
     expires_at: datetime | None = Field(default=None, sa_type=Instant, index=True)
     value: str

@@ -1,4 +1,4 @@
-"""Settings that are changed while we run."""
+"""Tables of settings that are changed at run time."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from models.store.columns import MaybeNumber, Moment, Plain, Row, plain
 
 
 class SettingValue(SQLModel, table=True):
-    """A setting that has another value than its default."""
+    """A setting with another value than its default."""
 
     __tablename__ = "settings"
 
@@ -19,7 +19,7 @@ class SettingValue(SQLModel, table=True):
 
 
 class SettingChange(Row, table=True):
-    """What became of a setting, and by whom."""
+    """A change of a setting, and who made it."""
 
     __tablename__ = "setting_changes"
     __table_args__ = (Index("ix_setting_changes_key", "key", "at", "id"),)

@@ -1,4 +1,4 @@
-"""Work that goes on behind a request, and tokens that take work back."""
+"""Tables of background tasks and of undo tokens."""
 
 from datetime import datetime
 from enum import StrEnum
@@ -24,7 +24,7 @@ from models.store.columns import (
 
 
 class TaskState(StrEnum):
-    """Where a task stands."""
+    """The state of a task."""
 
     QUEUED = "QUEUED"
     RUNNING = "RUNNING"
@@ -34,7 +34,7 @@ class TaskState(StrEnum):
 
 
 class Task(Row, table=True):
-    """Background work. Held by a lease with a heartbeat; goes on from its checkpoint."""
+    """A task. The process that works on it has a lease, and continues after its checkpoint."""
 
     __tablename__ = "tasks"
     __table_args__ = (
@@ -51,17 +51,18 @@ class Task(Row, table=True):
     kind: str
     state: TaskState = choice(TaskState, default=TaskState.QUEUED)
     user_id: int | None = ref("users.id", default=None)
-    actor_id: int | None = Field(default=None, sa_type=Big, index=True)  # who asked, of another's
-    not_before: MaybeMoment = None  # it waits until then
+    # the administrator who requested it for another user
+    actor_id: int | None = Field(default=None, sa_type=Big, index=True)
+    not_before: MaybeMoment = None  # it starts no earlier
     done: Number = 0
     total: MaybeNumber = None
-    order: dict[str, Any] = plain(dict)  # what is to be done
+    order: dict[str, Any] = plain(dict)  # the input
     checkpoint: dict[str, Any] | None = plain()
     result: dict[str, Any] | None = plain()
     error: str | None = None
-    cancelled: bool = False  # asked to stop at the next safe point
-    lease: MaybeNumber = None  # who holds it
-    holder: MaybeNumber = None  # the process that holds it; see models/runtime/leases.py
+    cancelled: bool = False  # requested to stop at the next safe point
+    lease: MaybeNumber = None  # number of the current lease
+    holder: MaybeNumber = None  # the process with the lease; see models/runtime/leases.py
     attempts: Number = 0
     created_at: Moment
     started_at: MaybeMoment = None
@@ -69,10 +70,10 @@ class Task(Row, table=True):
 
 
 class Undo(Owned, table=True):
-    """How to take back what was done to messages. Good for ten minutes, once."""
+    """The data that reverts a change of messages. It is valid for ten minutes, once."""
 
     __tablename__ = "undos"
 
     digest: str = Field(unique=True)  # SHA-256 of the token, hex
-    before: dict[str, Any] = plain(dict)  # what each message was: resolvers/admin/tasks.py
+    before: dict[str, Any] = plain(dict)  # the messages before the change: resolvers/admin/tasks.py
     expires_at: datetime = Field(sa_type=Instant, index=True)

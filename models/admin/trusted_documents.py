@@ -1,4 +1,4 @@
-"""Documents that are trusted: whoever runs the server has added them."""
+"""Table of trusted documents, which operators have added."""
 
 from sqlalchemy import LargeBinary
 from sqlmodel import Field, SQLModel
@@ -7,14 +7,14 @@ from models.store.columns import Moment, plain
 
 
 class Document(SQLModel, table=True):
-    """A GraphQL document that clients may name by its hash. Never changed: another text is another.
+    """A GraphQL document that clients can name by its hash. It never changes.
 
-    Beside no stream: it belongs to the installation, and only the command line writes it.
+    It belongs to no stream: only the command line writes it, for the whole installation.
     """
 
     __tablename__ = "documents"
 
     hash: bytes = Field(primary_key=True, sa_type=LargeBinary)  # SHA-256 of `text` in UTF-8
     text: str
-    operations: list[str] = plain(list)  # their names; one without a name is none of them
+    operations: list[str] = plain(list)  # names of its operations
     added_at: Moment

@@ -1,4 +1,4 @@
-"""Passwords of single programs."""
+"""Table of application passwords."""
 
 from datetime import datetime
 
@@ -9,7 +9,7 @@ from models.store.columns import Instant, MaybeMoment, MaybeNumber, Moment, Owne
 
 
 class AppPassword(Owned, table=True):
-    """A password of one program. It is found by its selector, so that one hash is checked."""
+    """A password for one mail program. Its selector finds it, so that one hash is checked."""
 
     __tablename__ = "app_passwords"
     __table_args__ = (Index("uq_app_passwords_selector", "user_id", "selector", unique=True),)
@@ -19,13 +19,13 @@ class AppPassword(Owned, table=True):
     password: str  # Argon2id, PHC form
     scopes: list[str] = plain(list)
     active: bool = True
-    ttl: MaybeNumber = None  # seconds; each use puts the end off by this
+    ttl: MaybeNumber = None  # seconds after the last use until it expires
     expires_at: datetime | None = Field(default=None, sa_type=Instant, index=True)
     last_used_at: MaybeMoment = None
     last_used_ip: str | None = None
-    last_event_id: MaybeNumber = None  # of the security log
+    last_event_id: MaybeNumber = None  # the last entry of the security log about it
     made_by: MaybeNumber = None  # the administrator who made it for its user
-    made_by_key: MaybeNumber = None  # or the API key, without an account
-    maker: str | None = None  # the maker's name; None: the user has made it
+    made_by_key: MaybeNumber = None  # the API key without a user that made it
+    maker: str | None = None  # the maker's name; None: the user made it
     created_at: Moment
     updated_at: MaybeMoment = None

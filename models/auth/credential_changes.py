@@ -1,8 +1,8 @@
-"""What credentials and their rights changed to, noted by the store itself.
+"""Changes of credentials and their rights, which database triggers record.
 
-Triggers add a row for every change that can end or narrow a token or a key, or widen what it
-reaches, whoever makes the change: no code can forget it. A process that remembers credentials
-reads the rows that it has not seen (`ChangeReader`), with one statement however many it remembers.
+Triggers add a row for every change that can end or restrict a token or a key, or extend its access.
+So no code can forget it. A process that caches credentials reads the new rows with one statement
+for any number of cached credentials: see `CredentialChangeReader`.
 """
 
 from collections.abc import Sequence
@@ -19,26 +19,26 @@ from models.store.columns import Big, Instant, Number
 from models.store.prepared_statements import Prepared
 
 KEPT_FOR = timedelta(hours=1)
-KEPT = 1000  # of the newest rows, however old they are
-PLATFORM = 0  # stands for credentials without an account
+KEPT = 1000  # the newest rows are kept at any age
+PLATFORM = 0  # stands for credentials without a user
 
 
 class CredentialChange(SQLModel, table=True):
-    """A change of an account's credentials, or of what they are good for."""
+    """A change of the credentials of a user, or of their rights."""
 
     __tablename__ = "credential_changes"
     id: int | None = Field(default=None, primary_key=True, sa_type=Big)
-    user_id: Number  # PLATFORM: of keys without an account
-    # PostgreSQL: the id of the transaction; SQLite: one more than the last
+    user_id: Number  # PLATFORM_USER_ID: keys without a user
+    # PostgreSQL: the id of the transaction; SQLite: the last position plus one
     position: int = Field(sa_type=Big, index=True)
     at: datetime = Field(sa_type=Instant, index=True)
 
 
 @dataclass(frozen=True, slots=True)
 class WatchedTable:
-    """A table whose changes are noted: its column of the account, and the columns that count.
+    """A table with recorded changes: the column of its user, and the columns that matter.
 
-    `sooner` is an end that counts if it comes earlier; a later one takes nothing away.
+    `expiry_column` is an expiry, which matters if it becomes earlier.
     """
 
     owner: str
@@ -49,11 +49,11 @@ class WatchedTable:
 
     @property
     def updated(self) -> tuple[str, ...]:
-        """The columns whose change is noted."""
+        """The columns with recorded changes."""
         return (*self.columns, self.sooner) if self.sooner else self.columns
 
     def condition(self) -> str:
-        """SQL: true if an update counts."""
+        """Return SQL that is true if an update matters."""
         parts = [f"old.{name} IS DISTINCT FROM new.{name}" for name in self.columns]
         if self.sooner:
             parts.append(f"new.{self.sooner} < old.{self.sooner}")
@@ -84,7 +84,7 @@ WATCHED = {
         ),
     ),
     "domain_admins": WatchedTable("user_id", ("user_id", "domain_id"), inserted=True),
-    # what is no longer shared is refused by the share's own row
+    # a share that ends deletes its row, which is checked at each use
     "mailbox_shares": WatchedTable("user_id", inserted=True, deleted=False),
 }  # fmt: skip
 
@@ -103,8 +103,8 @@ def _sqlite(table: str, watched: WatchedTable) -> list[str]:
         made.append(f"CREATE TRIGGER {name}_in AFTER INSERT ON {table} BEGIN {noted('new')} END")
     if watched.updated:
         made.append(
-            f"CREATE TRIGGER {name}_up AFTER UPDATE OF {', '.join(watched.updated)} ON {table}"
-            f" WHEN {watched.condition()} BEGIN {noted('old')} END"
+            f"CREATE TRIGGER {name}_up AFTER UPDATE OF {', '.join(watched.updated)}"
+            f" ON {table} WHEN {watched.condition()} BEGIN {noted('old')} END"
         )
     if watched.deleted:
         made.append(f"CREATE TRIGGER {name}_out AFTER DELETE ON {table} BEGIN {noted('old')} END")
@@ -126,8 +126,8 @@ END $$
 def _postgresql(table: str, watched: WatchedTable) -> list[str]:
     name, made = f"credential_changes_{table}", list[str]()
     run = f"FOR EACH ROW {{}}EXECUTE FUNCTION note_credential_change('{watched.owner}')"
-    some = [("INSERT", watched.inserted), ("DELETE", watched.deleted)]
-    if events := " OR ".join(event for event, wanted in some if wanted):
+    watched_events = [("INSERT", watched.inserted), ("DELETE", watched.deleted)]
+    if events := " OR ".join(event for event, is_on in watched_events if is_on):
         made.append(f"CREATE TRIGGER {name} AFTER {events} ON {table} {run.format('')}")
     if watched.updated:
         when = run.format(f"WHEN ({watched.condition()}) ")
@@ -146,9 +146,9 @@ CREATE = {
 
 
 def old_changes(now: datetime) -> ColumnElement[bool]:
-    """SQL: changes that every process has read, or that it remembers nothing of.
+    """Return SQL that is true for changes that every process has read or does not need.
 
-    The newest are kept however old they are: the clocks of the database and of `now` may differ.
+    The newest are kept at any age: the clocks of the database and of `now` may differ.
     """
     newest = select(func.max(col(CredentialChange.id)) - KEPT).scalar_subquery()
     return (col(CredentialChange.at) <= now - KEPT_FOR) & (col(CredentialChange.id) <= newest)
@@ -158,9 +158,9 @@ def old_changes(now: datetime) -> ColumnElement[bool]:
 def _unseen(dialect: str) -> Prepared:
     """Return the statement that reads the changes from a position on.
 
-    Changes of one store have growing positions on SQLite, which has one writer. On PostgreSQL the
-    position is the transaction: whatever was not visible to a statement belongs to a transaction
-    at or behind the `xmin` of its snapshot. `started` tells one server from another.
+    Positions increase on SQLite, which has one writer. On PostgreSQL the position is the
+    transaction: a change that was not visible to a statement belongs to a transaction at or after
+    the `xmin` of its snapshot. `started` distinguishes servers.
     """
     one = select(literal(1).label("one")).subquery("one")
     newest = select(func.coalesce(func.max(col(CredentialChange.position)), 0) + 1)
@@ -187,30 +187,31 @@ def _unseen(dialect: str) -> Prepared:
 
 @dataclass
 class ChangeReader:
-    """What a process has read of the changes."""
+    """The changes that a process has read."""
 
     _seen: int = 0
-    _known: frozenset[int] = frozenset()  # changes that it read, and may read again
-    _store: tuple[Any, ...] | None = field(default=None)  # which server, and incarnation
+    _known: frozenset[int] = frozenset()  # changes that may be returned again
+    # start time of the server, and incarnation
+    _store: tuple[Any, ...] | None = field(default=None)
     _beat: int = 0
 
     def statement(self, dialect: str) -> tuple[Prepared, dict[str, int]]:
-        """Return the statement that reads what is new, and the values of its parameters."""
+        """Return the statement that reads new changes, and the values of its parameters."""
         return _unseen(dialect), {"seen": self._seen}
 
     def accounts(self, rows: Sequence[Any]) -> frozenset[int] | None:
-        """Return the accounts of the changes that were not known yet.
+        """Return the users of the changes that were not read before.
 
-        None if this is another store than before, such as a restored one or a former standby:
-        then nothing is certain that was remembered.
+        None if this is another database than before, such as a restored one or a former standby:
+        then all cached credentials are invalid.
         """
         first = rows[0]
         store, beat = (first.started, first.number), first.beat or 0
-        same = self._store is None or (
+        is_same = self._store is None or (
             store == self._store and beat >= self._beat and first.horizon >= self._seen
         )
         self._store, self._beat, self._seen = store, beat, first.horizon
         changes = {row.change: row.user_id for row in rows if row.change is not None}
         new = frozenset(changes[change] for change in changes.keys() - self._known)
         self._known = frozenset(changes)
-        return new if same else None
+        return new if is_same else None

@@ -1,4 +1,4 @@
-"""Second factors."""
+"""Tables of second factors."""
 
 from sqlmodel import Field, SQLModel
 
@@ -6,20 +6,20 @@ from models.store.columns import MaybeMoment, MaybeNumber, Moment, Number, Owned
 
 
 class TotpSeed(SQLModel, table=True):
-    """Seeds for codes by time, sealed: models/runtime/secret_box.py."""
+    """The encrypted TOTP secrets of a user (models/runtime/secret_box.py)."""
 
     __tablename__ = "totp_seeds"
 
     user_id: int = ref("users.id", primary_key=True, index=False)
     seed: str | None = None  # in use
-    pending: str | None = None  # shown, and not yet proved
+    pending: str | None = None  # shown to the user, and not confirmed yet
     pending_at: MaybeMoment = None
-    last_step: MaybeNumber = None  # of the last code that was taken: no code works twice
+    last_step: MaybeNumber = None  # of the last accepted code: no code is valid twice
     enabled_at: MaybeMoment = None
 
 
 class RecoveryCode(Owned, table=True):
-    """A code for whoever has lost the factor. Works once."""
+    """A code that replaces a lost second factor. It is valid once."""
 
     __tablename__ = "recovery_codes"
 
@@ -29,7 +29,7 @@ class RecoveryCode(Owned, table=True):
 
 
 class WebauthnKey(Owned, table=True):
-    """A security key, or a passkey."""
+    """A security key or passkey."""
 
     __tablename__ = "webauthn_keys"
 
@@ -43,10 +43,10 @@ class WebauthnKey(Owned, table=True):
 
 
 class WebauthnChallenge(Owned, table=True):
-    """A challenge that was handed out. Good once, and for a while."""
+    """A WebAuthn challenge. It is valid once, for a limited time."""
 
     __tablename__ = "webauthn_challenges"
 
     challenge: str = Field(unique=True)  # base64url
-    registers: bool  # a new key, or else signs in by one
+    registers: bool  # true: registers a new key; false: signs in
     created_at: Moment

@@ -1,4 +1,4 @@
-"""The security log: who tried to sign in, and what was done to credentials."""
+"""Table of the security log: sign-ins and credential changes of users."""
 
 from typing import Any
 
@@ -7,12 +7,12 @@ from sqlmodel import Field
 
 from models.store.columns import MaybeMoment, MaybeNumber, Moment, Number, Row, plain, ref
 
-# Kind of the task that writes to the account: resolvers/auth/security_messages.py
+# Kind of the task that sends a message to the user: resolvers/auth/security_messages.py
 LETTER = "SECURITY_LETTER"
 
 
 class AuthEvent(Row, table=True):
-    """A security event. Equal ones are one row, for six hours from the first."""
+    """A security event. Equal events within six hours of the first one are one row."""
 
     __tablename__ = "auth_events"
     __table_args__ = (
@@ -22,18 +22,18 @@ class AuthEvent(Row, table=True):
         Index("ix_auth_events_ip_key", "ip_key", "created_at", "id"),
     )
 
-    user_id: int | None = ref("users.id", index=False, default=None)  # None: of no account
-    fold: str = Field(unique=True)  # what makes events equal; of one that is over, with its id
+    user_id: int | None = ref("users.id", index=False, default=None)  # None: of no user
+    fold: str = Field(unique=True)  # key of equal events; after its time, with the id of the row
     action: str  # such as authenticate, totp enable, password change, act as
     result: str  # success, fail, disabled, suspended
     protocol: str | None = None
     ip: str | None = None
-    ip_key: str | None = None  # as 32 hex digits of IPv6: networks are ranges of these
+    ip_key: str | None = None  # 32 hex digits of IPv6: networks are ranges of these
     session_id: str | None = None
-    by: str | None = None  # the administrator, where it was not the user
+    by: str | None = None  # the administrator, if it was not the user
     by_id: MaybeNumber = None
     detail: dict[str, Any] | None = plain()
     count: Number = 1
     created_at: Moment
     last_at: Moment
-    told_at: MaybeMoment = None  # when the journal told of it last
+    told_at: MaybeMoment = None  # when the last journal entry about it was written

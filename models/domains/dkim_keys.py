@@ -1,4 +1,4 @@
-"""Keys that domains sign their mail with (DKIM, RFC 6376, RFC 8463)."""
+"""Table of DKIM signing keys (RFC 6376, RFC 8463)."""
 
 from enum import StrEnum
 
@@ -6,26 +6,26 @@ from sqlalchemy import Index, text
 
 from models.store.columns import MaybeMoment, MaybeNumber, Moment, Number, Row, choice, ref
 
-ALL = "*"  # in place of a domain: of all that have no key of their own
+ALL = "*"  # instead of a domain: all domains without their own key
 
 
 class DkimAlgorithm(StrEnum):
-    """What a key signs with (RFC 8301, RFC 8463)."""
+    """The algorithm of a signing key (RFC 8301, RFC 8463)."""
 
     RSA = "RSA"
     ED25519 = "ED25519"
 
 
 class DkimKeyState(StrEnum):
-    """Where a key stands in its life."""
+    """The state of a signing key."""
 
-    PENDING = "PENDING"  # it signs as soon as its record is seen
+    PENDING = "PENDING"  # it signs as soon as DNS has its record
     ACTIVE = "ACTIVE"
-    RETIRED = "RETIRED"  # it signs no more; its record is needed for what is on its way
+    RETIRED = "RETIRED"  # it no longer signs; messages in transit still need its record
 
 
 class DkimKey(Row, table=True):
-    """A key, of a domain or another name of one; several of a domain differ by selector."""
+    """A signing key of a domain or alias domain; keys of a domain differ by selector."""
 
     __tablename__ = "dkim_keys"
     __table_args__ = (
@@ -38,17 +38,17 @@ class DkimKey(Row, table=True):
         ),
     )
 
-    domain_id: int | None = ref("domains.id", default=None)  # None: ALL
-    domain: str  # normal form, or ALL
+    domain_id: int | None = ref("domains.id", default=None)  # None: ALL_DOMAINS
+    domain: str  # normal form, or ALL_DOMAINS
     selector: str
     algorithm: DkimAlgorithm = choice(DkimAlgorithm)
     key_size: MaybeNumber = None  # bits, of RSA
-    private: str  # PEM, sealed
-    public: str  # as p= has it
+    private: str  # PEM, encrypted
+    public: str  # the p= tag of its DNS record
     state: DkimKeyState = choice(DkimKeyState)
     description: str | None = None
-    looks: Number = 0  # at DNS, for a PENDING one
-    due_at: MaybeMoment = None  # of the next look, or when a RETIRED one is deleted
+    looks: Number = 0  # DNS checks of a PENDING key
+    due_at: MaybeMoment = None  # time of the next check, or of the deletion of a RETIRED key
     created_at: Moment
     activated_at: MaybeMoment = None
     retired_at: MaybeMoment = None

@@ -1,4 +1,4 @@
-"""Domains whose mail we take."""
+"""Tables of domains, alias domains and storage totals."""
 
 from sqlmodel import Field, SQLModel
 
@@ -6,7 +6,7 @@ from models.store.columns import Big, MaybeNumber, Moment, Number, Row, plain, r
 
 
 class Domain(Row, table=True):
-    """A domain. It has a stream of its own. In limits 0 is: none."""
+    """A domain with its own stream. A limit of 0 means unlimited."""
 
     __tablename__ = "domains"
 
@@ -18,23 +18,24 @@ class Domain(Row, table=True):
     max_users: Number = 0
     default_user_quota: MaybeNumber = None  # bytes; None: the platform's
     max_user_quota: Number = 0  # bytes
-    quota: Number = 0  # bytes, of all its users together
+    quota: Number = 0  # bytes of all its users together
     user_count: Number = 0
     address_count: Number = 0
     quota_allocated: Number = 0  # bytes
-    backup_mx: bool = False  # only relayed to the primary server
-    relay_all_recipients: bool = False  # also those without an address here
-    relay_unknown_only: bool = False  # those with an address here are delivered
-    relay_host_id: MaybeNumber = None  # mail of its senders leaves by that host, if it is there
-    password_min: MaybeNumber = None  # characters of a password that is set; None: the platform's
-    password_classes: MaybeNumber = None  # kinds of characters, likewise
-    global_address_list: bool = True  # its users see each other
+    backup_mx: bool = False  # mail is only relayed to the primary server
+    relay_all_recipients: bool = False  # also recipients without an address here
+    relay_unknown_only: bool = False  # recipients with an address here are delivered
+    relay_host_id: MaybeNumber = None  # for mail of its senders; ignored if that row is deleted
+    password_min: MaybeNumber = None  # characters of a new password; None: the platform's
+    # kinds of characters in a new password; None: the platform's
+    password_classes: MaybeNumber = None
+    global_address_list: bool = True  # its users see each other as contacts
     created_at: Moment
     updated_at: Moment
 
 
 class DomainAlias(Row, table=True):
-    """A second name of a domain: one level only, an alias has no aliases."""
+    """A second name of a domain, with the same addresses. An alias has no aliases."""
 
     __tablename__ = "domain_aliases"
 
@@ -45,9 +46,9 @@ class DomainAlias(Row, table=True):
 
 
 class DomainTotal(SQLModel, table=True):
-    """What users of a domain store: the sum over `part`, which spreads those who write.
+    """The storage of a domain's users: the sum over `part`, which spreads concurrent writers.
 
-    Triggers on `users` keep it: models/domains/total_triggers.py.
+    Triggers on `users` update it: models/domains/total_triggers.py.
     """
 
     __tablename__ = "domain_totals"

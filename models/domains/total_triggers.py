@@ -1,7 +1,8 @@
-"""What the users of a domain store, kept by the store itself: no road can forget it.
+"""Triggers that update the storage totals of domains.
 
-A row for each sixteenth of the users: who stores mail of one domain at once seldom waits
-for the same row. Reading adds sixteen up, however many users there are.
+Since they are triggers, no code can forget it. Each domain has a row for each sixteenth of its
+users, so concurrent deliveries to one domain seldom wait for the same row. A read adds up sixteen
+rows for any number of users.
 """
 
 

@@ -1,10 +1,10 @@
-"""The incarnation of the store: the line of history that its rows belong to.
+"""The incarnation of the database: the history that its rows belong to.
 
-A restore of the database returns it to an earlier moment. What clients have seen after that
-moment never happened in the restored database. A new incarnation begins then: the numbers of all
-streams of the journal rise above every number that an earlier incarnation can have given, and
-all mailboxes get a new UIDVALIDITY. So cursors, UIDs and signed links of the lost history are
-recognized, although they look like those of today.
+A restore returns the database to an earlier moment. The changes after that moment, which clients
+have seen, don't exist in the restored database. A new incarnation begins then: the positions of all
+streams of the journal rise above every position that an earlier incarnation can have given, and all
+mailboxes get a new UIDVALIDITY. So cursors, UIDs and signed links of the lost history are
+recognized, although they look like valid ones.
 """
 
 from dataclasses import dataclass
@@ -28,36 +28,36 @@ from models.mailboxes.tables import Mailbox
 from models.store.columns import Big, Instant, MaybeMoment, Number, Picked, insert_or, table_of
 from models.users.tables import User
 
-MARK = "00/incarnation.json"  # the object that the collector leaves alone, see RestoreGuard
-ROW = 1  # the key of the only row
-RATE = 1 << 23  # numbers a second; the base stays below 2^53 until the year 2060
+MARK = "00/incarnation.json"  # an object that the garbage collector keeps, see RestoreGuard
+ROW = 1  # of the only row
+RATE = 1 << 23  # the base stays below 2^53 until the year 2060
 EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
-ROOM = 1 << 20  # at least so far above the last number of a stream
-# More mailboxes than were created in the lost history: UIDVALIDITY is counted from the clock.
+ROOM = 1 << 20  # between the last position of a stream and the new ones
+# More than the mailboxes created in the lost history: UIDVALIDITY begins with the time of day.
 MAILBOXES = int(timedelta(days=1).total_seconds())
 
 
 class StoreIncarnation(SQLModel, table=True):
-    """The incarnation of this store, in one row."""
+    """The incarnation of this database, in one row."""
 
     __tablename__ = "store_incarnation"
 
     id: int = Field(primary_key=True, sa_type=Big, sa_column_kwargs={"autoincrement": False})
-    store: str  # random: a mark of another store says nothing about this one
-    number: Number = 0  # how many incarnations have begun after the first
-    base: Number = 0  # numbers of earlier incarnations are below it; 0 in the first
-    beat: Number = 0  # rises with each mark that is written outside the database
+    store: str  # random: the mark of another database is ignored
+    number: Number = 0  # count of incarnations after the first
+    base: Number = 0  # positions of earlier incarnations are below it; 0 in the first
+    beat: Number = 0  # increased by each mark that is written to the object store
     began_at: MaybeMoment = None
     reason: str | None = None  # why this incarnation began
 
 
 class DroppedObject(SQLModel, table=True):
-    """An object that no row names any more; it is kept as long as a restore may need it."""
+    """An object that no row names; it is kept while a restore may need it."""
 
     __tablename__ = "dropped_objects"
 
     name: str = Field(primary_key=True)
-    at: datetime = Field(sa_type=Instant, index=True)  # when no row named it for the first time
+    at: datetime = Field(sa_type=Instant, index=True)  # when it was first found without a row
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,33 +78,33 @@ READ = select(*COLUMNS).where(col(StoreIncarnation.id) == ROW)
 
 
 def incarnation_of(row: Picked | None) -> Incarnation:
-    """The incarnation that a row of `READ` says; the first if there is no row."""
+    """Convert a row of `SELECT_INCARNATION`; return the first incarnation if there is no row."""
     return Incarnation(*row) if row else Incarnation()
 
 
 def create(connection: Connection, store: str) -> None:
-    """Write the row of the first incarnation unless there is a row."""
+    """Insert the row of the first incarnation unless there is a row."""
     new = insert_or(connection.dialect.name, StoreIncarnation)
     values = {"id": ROW, "store": store, "number": 0, "base": 0, "beat": 0}
     connection.execute(new.values(**values).on_conflict_do_nothing())
 
 
 def advance(connection: Connection) -> Incarnation:
-    """Raise the beat by one, which a mark outside the database then tells of."""
+    """Increase the beat by one, and return the incarnation. A mark is written with that beat."""
     beat = update(StoreIncarnation).where(col(StoreIncarnation.id) == ROW)
     raised = beat.values(beat=StoreIncarnation.beat + 1)
     return Incarnation(*connection.execute(raised.returning(*COLUMNS)).one())
 
 
 def lock(connection: Connection) -> Incarnation:
-    """Hold the row until the transaction ends."""
+    """Lock the row until the end of the transaction, and return its incarnation."""
     return Incarnation(*connection.execute(READ.with_for_update()).one())
 
 
 def begin(connection: Connection, above: Incarnation, *, reason: str, at: datetime) -> Incarnation:
-    """Begin a new incarnation; the row is locked.
+    """Begin a new incarnation, and return it. The caller has locked the row.
 
-    `above` holds the highest base and beat known, in the database or outside.
+    `highest_known` has the highest base and beat of the database and the object store.
     """
     clock = int((at - EPOCH).total_seconds() * RATE)
     base = max(clock, above.base + ROOM)
@@ -122,7 +122,7 @@ def begin(connection: Connection, above: Incarnation, *, reason: str, at: dateti
 
 
 def _raise_streams(connection: Connection, base: int, at: datetime) -> None:
-    """Let all streams go on above `base`, with nothing left of what was before."""
+    """Let all streams continue above `base`, and delete their changes."""
     room = col(Stream.last) + ROOM
     last = case((room > base, room), else_=cast(base, BigInteger))
     connection.execute(delete(Change))
@@ -130,7 +130,7 @@ def _raise_streams(connection: Connection, base: int, at: datetime) -> None:
 
 
 def _renew_uid_validity(connection: Connection, least: int) -> None:
-    """Give all mailboxes a UIDVALIDITY that none of the account has had."""
+    """Give all mailboxes a UIDVALIDITY that no mailbox of the user has had."""
     users, mailboxes = table_of(User), table_of(Mailbox)
     start: ColumnElement[int] = case(
         (users.c.uid_validity > least, users.c.uid_validity), else_=cast(least, BigInteger)

@@ -1,4 +1,4 @@
-"""The change journal: the one true order of what happened, stream by stream."""
+"""The journal: the table of all committed changes, in order in each stream."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -38,16 +38,16 @@ from models.store.columns import (
 )
 from models.store.prepared_statements import Prepared, Sent, among, fetched, number, prepared, send
 
-MOST = 500  # events a batch
-LONGEST = 1000  # ids a row: a larger change is a task's work, row by row
-PARAMETERS = 10_000  # of one statement; PostgreSQL takes 32,767
-PLATFORM = 0  # the stream of what belongs to no account and no domain
+MOST = 500  # events of a batch
+LONGEST = 1000  # larger changes are made by tasks, in several rows
+PARAMETERS = 10_000  # of one statement; PostgreSQL allows 32,767
+PLATFORM = 0  # the stream of changes that belong to no user and no domain
 
-Position = Mapping[int, int]  # a place in several streams: stream -> number of its last event
+Position = Mapping[int, int]  # stream id -> position of its last event
 
 
 class ChangeKind(StrEnum):
-    """What happened."""
+    """The kind of a change."""
 
     MAILBOX_CREATED = "MAILBOX_CREATED"
     MAILBOX_UPDATED = "MAILBOX_UPDATED"
@@ -90,23 +90,25 @@ class ChangeKind(StrEnum):
 
 
 class Stream(Row, table=True):
-    """A line of events. It has the id of its account or domain, and is made with it.
+    """The journal of one user or domain. It has the same id.
 
-    Its row is the clock of the stream, and the lock of whoever changes what belongs to it.
+    Its row has the last position of the stream. Transactions that change the user or domain lock
+    it.
     """
 
     __tablename__ = "streams"
 
-    last: Number = 0  # the newest event: `modseq` of RFC 7162, where it is an account's
-    gone: Number = 0  # the newest event that is no longer kept
-    gone_at: MaybeMoment = None  # when that happened; None where none was, or all were forgotten
+    last: Number = 0  # position of the newest event: MODSEQ (RFC 7162) if the stream is a user's
+    gone: Number = 0  # position of the newest event that is no longer kept
+    # time of that event; None if there is none, or if all events were dropped
+    gone_at: MaybeMoment = None
 
 
 class Change(SQLModel, table=True):
-    """One change, to one object or to many at once.
+    """One change of one object or of many objects.
 
-    Each object takes a number, counted from 1 without gaps in its stream; `last` is the
-    number of the last one. So a bulk change is one row, and a reader may stop inside it.
+    Each object has a position, counted from 1 without gaps in its stream; `last` is the position of
+    the last one. So a bulk change is one row, and a follower can stop inside it.
     """
 
     __tablename__ = "changes"
@@ -116,15 +118,16 @@ class Change(SQLModel, table=True):
     at: Moment
     kind: ChangeKind = choice(ChangeKind)
     ids: list[int] = plain(list)
-    facts: dict[str, Any] = plain(dict)  # a list has one for each id, anything else holds for all
-    origin: str | None = None  # session id or idempotency key of the cause
+    # a list has one item for each id; other values apply to all ids
+    facts: dict[str, Any] = plain(dict)
+    origin: str | None = None  # session id or idempotency key of the caller
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What to record: a change of `kind` to these objects, at most LONGEST of them.
+    """A change to record: `kind` for these objects, at most MAX_IDS_PER_ROW.
 
-    `facts` are what its readers need beyond the ids: lists have one item for each id.
+    `facts` are further values that followers need: lists have one item for each id.
     """
 
     kind: ChangeKind
@@ -135,7 +138,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One object's part in a change, and the position after it."""
+    """The part of a change for one object, and the positions after it."""
 
     kind: ChangeKind
     object_id: int
@@ -147,12 +150,12 @@ class Event:
 
     @property
     def modseq(self) -> int:
-        """The number of the change this is a part of."""
+        """The MODSEQ of the change that this event is a part of."""
         return int(self.facts["modseq"])
 
 
-# Made once: building a statement costs more than running it. Streams are held in the order
-# of their ids: nobody deadlocks.
+# Built once: building a statement costs more than running it. Streams are locked in the order of
+# their ids, so there is no deadlock.
 _LOCK = (
     select(col(Stream.id))
     .where(col(Stream.id).in_(bindparam("streams", expanding=True)))
@@ -178,28 +181,32 @@ _COUNT_EACH = (
 
 @prepared
 def _held(dialect: str) -> Select[*tuple[Any, ...]]:
-    asked = select(col(Stream.id), col(Stream.last)).order_by(col(Stream.id))
-    return asked.where(among(dialect, col(Stream.id), "streams")).with_for_update()
+    streams = select(col(Stream.id), col(Stream.last)).order_by(col(Stream.id))
+    return streams.where(among(dialect, col(Stream.id), "streams")).with_for_update()
 
 
 def hold(connection: Connection, streams: Sequence[int]) -> dict[int, int]:
-    """Hold these streams until the unit ends; where each stands."""
-    asked = _held(connection.dialect.name)
-    return dict(fetched(connection, asked, {"streams": list(streams)}).raw)
+    """Lock streams until the end of the transaction, and return their last positions.
+
+    Streams that do not exist are absent.
+    """
+    statement = _held(connection.dialect.name)
+    return dict(fetched(connection, statement, {"streams": list(streams)}).raw)
 
 
 async def lock(session: AsyncSession, streams: Sequence[int]) -> None:
-    """Hold these streams until the unit ends."""
+    """Lock streams until the end of the session's transaction."""
     if streams:
         await (await session.connection()).execute(_LOCK, {"streams": list(streams)})
 
 
 def count(connection: Connection, stream_id: int, many: int) -> int:
-    """Take the next `many` numbers of a stream, inside the caller's unit; returns the last.
+    """Reserve the next positions of a stream, and return the last one.
 
-    Counting on the stream's row holds its lock until commit. So entries of one stream
-    become visible in the order of their numbers, and a reader that asks for "all after
-    7" never misses an 8 that was committed later than a 9. Who counts must append.
+    The update locks the stream's row until the commit. So entries of one stream become visible in
+    the order of their positions, and a follower that reads "all after 7" never misses an 8 that was
+    committed later than a 9. The caller must append entries for all positions. Raises NotFound if
+    there is no such stream.
     """
     counted = fetched(connection, _COUNT, {"stream": stream_id, "many": many}).raw
     last: int | None = counted[0][0] if counted else None
@@ -209,12 +216,12 @@ def count(connection: Connection, stream_id: int, many: int) -> int:
 def append(
     connection: Connection, stream_id: int, entry: Entry, *, last: int, at: datetime
 ) -> None:
-    """Write the entry whose numbers, up to `last`, were counted before."""
+    """Write an entry. Its positions, up to `last`, must be reserved."""
     send(connection, [(_APPEND, _row(stream_id, entry, last=last, at=at))])
 
 
 def told(stream_id: int, entries: Sequence[Entry], *, since: int, at: datetime) -> list[Sent]:
-    """What counts and appends entries in a stream that is held, and stands at `since`."""
+    """Return the statements that record entries in a locked stream with this last position."""
     appended: list[Sent] = []
     for entry in entries:
         since += len(entry.ids)
@@ -225,11 +232,11 @@ def told(stream_id: int, entries: Sequence[Entry], *, since: int, at: datetime) 
 def record_each(
     connection: Connection, entries: Mapping[int, Sequence[Entry]], *, at: datetime
 ) -> Position:
-    """Count and append entries in each of these streams, which are held; where each stands now.
+    """Record entries in locked streams, and return the last position of each.
 
-    As few statements for many streams as for one. What has no stream is left out.
+    It takes as few statements for many streams as for one. Ids without a stream are absent.
     """
-    totals = {stream: sum(len(one.ids) for one in told) for stream, told in entries.items()}
+    totals = {key: sum(len(entry.ids) for entry in group) for key, group in entries.items()}
     usual = Counter(totals.values()).most_common(1)[0][0] if totals else 0
     streams = list(totals)
     reached: dict[int, int] = {}
@@ -254,7 +261,10 @@ def record_each(
 
 
 async def record(session: AsyncSession, stream_id: int, entry: Entry, *, at: datetime) -> int:
-    """Count and append an entry in the unit of this session; returns its last number."""
+    """Record an entry in the transaction of the session, and return its last position.
+
+    Raises NotFound if there is no such stream.
+    """
 
     def write(connection: Connection) -> int:
         last = count(connection, stream_id, len(entry.ids))
@@ -269,15 +279,15 @@ async def record(session: AsyncSession, stream_id: int, entry: Entry, *, at: dat
 async def restart(
     session: AsyncSession, streams: Sequence[int], *, origin: str | None, at: datetime
 ) -> None:
-    """Let no reader of these accounts' streams, which are held, go on from where it is.
+    """Make all followers of these users' streams resync. The caller has locked the streams.
 
-    What was is forgotten, and one number more, which nobody has read. Behind it the account
-    has changed: so that whoever waits sees the gap.
+    All changes are deleted, and one position is skipped that no follower has read. The next one is
+    a change of the user, so that waiting followers see the gap.
     """
     connection, these = await session.connection(), col(Stream.id).in_(streams)
     await connection.execute(delete(Change).where(col(Change.stream_id).in_(streams)))
-    told = {"last": Stream.last + 2, "gone": Stream.last + 1, "gone_at": None}
-    ahead = update(Stream).where(these).values(told)
+    positions = {"last": Stream.last + 2, "gone": Stream.last + 1, "gone_at": None}
+    ahead = update(Stream).where(these).values(positions)
     counted = (await connection.execute(ahead.returning(col(Stream.id), col(Stream.last)))).all()
     rows = [
         _row(key, Entry(ChangeKind.USER_CHANGED, [key], {}, origin), last=last, at=at)
@@ -289,9 +299,9 @@ async def restart(
 
 
 async def lift(session: AsyncSession, streams: Sequence[int], *, to: int) -> None:
-    """Let these streams, which are held and stand below, go on from this number.
+    """Set a higher last position of these locked streams.
 
-    What was is forgotten, so that no reader goes on from where it is.
+    All changes are deleted, so that all followers resync.
     """
     if streams:
         connection, these = await session.connection(), col(Stream.id).in_(streams)
@@ -302,9 +312,12 @@ async def lift(session: AsyncSession, streams: Sequence[int], *, to: int) -> Non
 async def record_all(
     session: AsyncSession, entries: Mapping[int, Sequence[Entry]], *, at: datetime
 ) -> None:
-    """What `record` does, for many streams, which are held: as few statements as for one."""
+    """Record entries in many locked streams, with as few statements as for one.
+
+    Raises NotFound if a stream does not exist.
+    """
     connection = await session.connection()
-    lasts = await connection.run_sync(lambda plain: record_each(plain, entries, at=at))
+    lasts = await connection.run_sync(lambda connection: record_each(connection, entries, at=at))
     for key in entries:
         found(lasts.get(key), str(key), path=["user"])
     session.info["reached"] = {**reached(session), **lasts}
@@ -323,12 +336,12 @@ def _row(stream_id: int, entry: Entry, *, last: int, at: datetime) -> dict[str, 
 
 
 def reached(session: AsyncSession) -> Position:
-    """Where each stream stands after what this unit has recorded."""
+    """Return the last positions of the streams in which this session has recorded changes."""
     known: Position = session.info.get("reached", {})
     return known
 
 
-_NEXT = (  # of one stream, which most follow: to build it takes longer than to read by it
+_NEXT = (  # of one stream, the usual case: building it takes longer than running it
     select(*picked(Change))
     .where(
         col(Change.stream_id) == number("stream"),
@@ -340,7 +353,7 @@ _NEXT = (  # of one stream, which most follow: to build it takes longer than to 
 
 
 def coming(since: Position, most: int = MOST) -> tuple[Select[*tuple[Any, ...]], dict[str, int]]:
-    """What `after` reads, and the values of its parameters."""
+    """Return the select of `select_next_changes`, and the values of its parameters."""
     if len(since) != 1:
         return after(since, most), {}
     ((stream, last),) = since.items()
@@ -349,8 +362,11 @@ def coming(since: Position, most: int = MOST) -> tuple[Select[*tuple[Any, ...]],
 
 
 def after(since: Position, most: int = MOST) -> Select[*tuple[Any, ...]]:
-    """To read: the next changes of these streams, oldest first; enough for so many events."""
-    later = (
+    """Return the select of the next changes of these streams, with at least `max_events` events.
+
+    The oldest changes come first. All changes are returned if there are fewer events.
+    """
+    is_later = (
         and_(
             col(Change.stream_id) == stream,
             col(Change.last).between(number + 1, number + most + LONGEST),  # there are no gaps
@@ -358,11 +374,11 @@ def after(since: Position, most: int = MOST) -> Select[*tuple[Any, ...]]:
         for stream, number in since.items()
     )
     order = (col(Change.stream_id), col(Change.last))
-    return select(*picked(Change)).where(or_(false(), *later)).order_by(*order).limit(most)
+    return select(*picked(Change)).where(or_(false(), *is_later)).order_by(*order).limit(most)
 
 
 def events(changes: Iterable[Picked], since: Position) -> Iterator[Event]:
-    """The changes as readers see them: object by object, each with the position after it."""
+    """Yield the events of changes after these positions, one for each object."""
     for change in changes:
         first = change.last - len(change.ids) + 1
         for nth, key in enumerate(change.ids):

@@ -1,4 +1,4 @@
-"""Bells that tell readers of the journal to look. They carry no news, and may be lost."""
+"""Wake-ups: hints for followers that streams have grown. They have no content, and can be lost."""
 
 import asyncio
 import contextlib
@@ -13,51 +13,51 @@ from models.events.bus import Bus
 
 log = logging.getLogger(__name__)
 
-PAUSE = 0.005  # seconds between two messages of a process: what is told meanwhile is one message
-LONGEST = 4000  # bytes of a message; PostgreSQL takes 8,000
-PATIENCE = 2.0  # seconds in which a bus takes a message, or is dead
-AGAIN = 0.25  # seconds until a dead bus is tried again; each time twice as long
-SELDOM = 5.0  # seconds at most
+PAUSE = 0.005  # seconds between two messages of a process; wake-ups of that time share one message
+LONGEST = 4000  # PostgreSQL allows 8,000
+PATIENCE = 2.0  # seconds after which a bus counts as disconnected
+AGAIN = 0.25  # seconds until the next try; it doubles each time
+SELDOM = 5.0  # seconds
 
 Recalled = Callable[[int | None], None]
 
-# Bells of those who work behind all streams: rung where there is something for them to do.
+# Ids of workers, which are woken when there is work for them.
 WEBHOOKS, TASKS, UNINDEXED, PUSHES = -1, -2, -3, -4
 LESSONS = -5
 CONNECTORS = -6
 CERTIFICATES = -7
 QUEUE = -8
-GATHERED = frozenset({WEBHOOKS, PUSHES})  # of those who gather all that grows
+GATHERED = frozenset({WEBHOOKS, PUSHES})  # these workers follow all streams
 
 
 class Gathering(asyncio.Event):
-    """A bell that remembers which streams have grown since it was last asked."""
+    """An event that remembers which streams have grown since they were last taken."""
 
     def __init__(self) -> None:
         super().__init__()
         self._grown: dict[int, int] = {}
 
     def rung(self, stream: int, last: int) -> None:
-        """Ring for this stream, which has come to the number `last`."""
+        """Set the event, and remember the last position of a stream."""
         self._grown[stream] = max(last, self._grown.get(stream, 0))
         self.set()
 
     def taken(self) -> set[int]:
-        """Be silent again, and tell for which streams it rang."""
+        """Clear the event, and return the streams that have grown."""
         return set(self.numbers())
 
     def numbers(self) -> dict[int, int]:
-        """Be silent again, and return the highest number of each stream for which it rang."""
+        """Clear the event, and return the last position of each stream that has grown."""
         self.clear()
         grown, self._grown = self._grown, {}
         return grown
 
 
 class Wakeups:
-    """In-process bells, one set per stream; below zero are those of workers."""
+    """Wakes the followers of streams in this process. Negative ids are those of workers."""
 
-    dead = False  # whether we know that we do not hear what other processes do
-    shared = False  # whether other processes may work on the same store
+    dead = False  # wake-ups of other processes do not arrive now
+    shared = False  # other processes may use the same database
 
     def __init__(self) -> None:
         self._bells: defaultdict[int, set[asyncio.Event]] = defaultdict(set)
@@ -67,14 +67,14 @@ class Wakeups:
 
     @property
     def followed(self) -> list[int]:
-        """The streams that somebody listens to."""
+        """The streams that have followers."""
         return list(self._bells)
 
     @contextmanager
     def listen(
         self, streams: Iterable[int], bell: asyncio.Event | None = None
     ) -> Generator[asyncio.Event]:
-        """A bell that rings whenever one of the streams grows; a new one, or this too."""
+        """Set an event, by default a new one, whenever one of these streams grows."""
         streams, bell = list(streams), bell or asyncio.Event()
         for stream in streams:
             self._bells[stream].add(bell)
@@ -89,7 +89,7 @@ class Wakeups:
 
     @contextmanager
     def gather(self) -> Generator[Gathering]:
-        """A bell that rings whatever stream grows, and where webhooks or push channels change."""
+        """Return an event for all streams, and for changes of webhooks and push channels."""
         bell = Gathering()
         self._gathering.add(bell)
         try:
@@ -98,7 +98,7 @@ class Wakeups:
             self._gathering.discard(bell)
 
     def ring(self, stream: int, last: int) -> None:
-        """Tell that `stream` has come to `last`; who was told before is not told again."""
+        """Wake the followers in this process, unless they were woken for this position before."""
         if stream >= 0 or stream in GATHERED:
             for gathering in self._gathering:
                 gathering.rung(stream, last)
@@ -108,46 +108,50 @@ class Wakeups:
                 bell.set()
 
     def tell(self, reached: Mapping[int, int]) -> None:
-        """Ring for all these streams, here and wherever else the bells are heard."""
+        """Wake the followers of these streams, in all processes."""
         for stream, last in reached.items():
             self.ring(stream, last)
 
     def guard(self, warden: Recalled) -> None:
-        """Call `warden` for each account whose credentials are to be looked at again.
+        """Call `listener` with the user id when credentials of a user must be checked again.
 
-        0 stands for credentials of no account, None for all there are.
+        The id is 0 for credentials without a user, and None for all credentials.
         """
         self._wardens.append(warden)
 
     def recall(self, accounts: Collection[int | None]) -> None:
-        """Let credentials of these be looked at again, as `guard` has it, here and elsewhere."""
+        """Call the credentials listeners for these users, in all processes."""
         for account in accounts:
             self.recalled(account)
 
     def recalled(self, account: int | None) -> None:
-        """The same, here alone."""
+        """Call the credentials listeners in this process."""
         for warden in self._wardens:
             warden(account)
 
     def rouse(self) -> None:
-        """Ring for those who work behind all streams, and whoever follows no row."""
+        """Wake all workers."""
         for bell in set().union(*(self._bells[key] for key in self._bells if key < 0)):
             bell.set()
 
     async def hear(self, joined: Callable[[], None]) -> None:
-        """Hear other processes until cancelled; `joined` is called whenever that begins."""
+        """Receive wake-ups of other processes until cancelled.
+
+        `on_connected` is called whenever that begins, also after a reconnect.
+        """
         joined()
         await asyncio.get_running_loop().create_future()
 
     async def close(self) -> None:
-        """Tell what is left to be told."""
+        """Send the remaining wake-ups."""
 
 
 class Shared(Wakeups):
-    """Bells that are heard in all processes on a bus.
+    """Wakes followers in all processes on an event bus.
 
-    What is told while a message is under way waits for the next: so they are few, however many
-    units there are. A message that the bus does not take is lost; whoever misses it looks.
+    Wake-ups that arise while a message is being sent share the next message, so there are few
+    messages for any number of transactions. A message that the bus refuses is lost; followers also
+    read from time to time.
     """
 
     shared = True
@@ -155,23 +159,23 @@ class Shared(Wakeups):
     def __init__(self, bus: Bus) -> None:
         super().__init__()
         self._bus = bus
-        self._name = secrets.token_hex(8)  # so that we do not hear ourselves
+        self._name = secrets.token_hex(8)  # to ignore the messages of this process
         self._waiting: dict[int, int] = {}
         self._recalls: dict[int | None, None] = {}
         self._sending: asyncio.Task[None] | None = None
-        self._retry = 0.0  # of the loop's clock: until then nothing is sent
+        self._retry = 0.0  # time of the loop, before which nothing is sent
         self._pause = AGAIN
-        self._told = False  # the log knows that there is trouble
+        self._told = False
 
     def tell(self, reached: Mapping[int, int]) -> None:
-        """Ring here, and send the numbers to the other processes."""
+        """Wake the followers in this process, and send the positions to other processes."""
         super().tell(reached)
         if reached:
             self._waiting.update(reached)
             self._send()
 
     def recall(self, accounts: Collection[int | None]) -> None:
-        """Recall here, and in the other processes."""
+        """Call the credentials listeners of this process and of other processes."""
         super().recall(accounts)
         if accounts:
             self._recalls.update(dict.fromkeys(accounts))
@@ -188,7 +192,7 @@ class Shared(Wakeups):
             lines = [f"!{'' if account is None else account}" for account in recalls]
             lines += [f"{stream} {last}" for stream, last in told.items()]
             if asyncio.get_running_loop().time() < self._retry:
-                return  # it is dead, and what it would have told is found by looking
+                return  # disconnected; followers find the changes when they read
             try:
                 for message in _messages(self._name, lines):
                     await self._deliver(message)
@@ -203,14 +207,14 @@ class Shared(Wakeups):
         try:
             async with asyncio.timeout(PATIENCE):
                 await self._bus.send(message)
-        except Exception:  # the connection may be an old one, of before the bus was away
+        except Exception:  # the connection may be older than an outage of the bus
             if self.dead:
                 raise
             async with asyncio.timeout(PATIENCE):
                 await self._bus.send(message)
 
     def _trouble(self, problem: BaseException | None) -> None:
-        """Tell the log, once until all is well again."""
+        """Log a failure once until the bus works again."""
         if not self._told:
             reason = type(problem).__name__ if problem else "it was closed"
             facts = {"bus": self._bus.name, "problem": reason}
@@ -228,9 +232,9 @@ class Shared(Wakeups):
         return pause * random.uniform(0.75, 1)  # noqa: S311 - so that not all come at once
 
     async def hear(self, joined: Callable[[], None]) -> None:
-        """Hear other processes until cancelled; a bus that is dead is tried again and again."""
+        """Receive wake-ups of other processes until cancelled; reconnect after each failure."""
 
-        def begun() -> None:
+        def note_connected() -> None:
             self.dead = False
             self._well()
             joined()
@@ -238,7 +242,7 @@ class Shared(Wakeups):
         while True:
             problem: Exception | None = None
             try:
-                await self._bus.hear(self._heard, begun)
+                await self._bus.hear(self._heard, note_connected)
             except Exception as broken:  # noqa: BLE001 - no event depends on the bus
                 problem = broken
             self.dead = True
@@ -249,7 +253,7 @@ class Shared(Wakeups):
         name, *lines = message.split("\n")
         if name == self._name:
             return
-        with contextlib.suppress(ValueError):  # of another version, or of no process of ours
+        with contextlib.suppress(ValueError):  # of another version or program
             for line in lines:
                 if line.startswith("!"):
                     self.recalled(int(line[1:]) if line[1:] else None)
@@ -258,7 +262,7 @@ class Shared(Wakeups):
                     self.ring(int(stream), int(last))
 
     async def close(self) -> None:
-        """Tell what is left to be told, and let go of the bus."""
+        """Send the remaining wake-ups, and close the bus."""
         if self._sending:
             await self._sending
         try:
@@ -269,7 +273,7 @@ class Shared(Wakeups):
 
 
 def _messages(name: str, lines: list[str]) -> Iterator[str]:
-    """The lines as messages that are not too long, each below the name of who sends it."""
+    """Yield the lines as messages of limited length, each with the sender's name first."""
     message = name
     for line in lines:
         if len(message) + len(line) >= LONGEST:
@@ -280,7 +284,7 @@ def _messages(name: str, lines: list[str]) -> Iterator[str]:
 
 
 async def rest(events: Iterable[asyncio.Event], pause: float) -> None:
-    """Wait for one of these, or for so long."""
+    """Wait for one of these events, or for the timeout."""
     waits = [asyncio.ensure_future(event.wait()) for event in events]
     try:
         await asyncio.wait(waits, timeout=max(pause, 0), return_when=asyncio.FIRST_COMPLETED)

@@ -1,4 +1,4 @@
-"""Which bytes are stored, and what refers to them. The bytes: mail/blobs."""
+"""Tables of blobs and their reference rows, and of uploads. The bytes: mail/storage/blobs."""
 
 from datetime import datetime
 from enum import StrEnum
@@ -8,18 +8,18 @@ from sqlmodel import Field, SQLModel
 
 from models.store.columns import Instant, MaybeMoment, Moment, Number, Owned, Row, ref
 
-COLD = ".cold"  # how the names of objects in the cold store end
+COLD = ".cold"  # of the names of objects in the cold object store
 
 
 class StorageTier(StrEnum):
-    """Where bytes lie: where they are read fast, or where they cost less."""
+    """The storage of a blob: fast, or cheap."""
 
     HOT = "HOT"
     COLD = "COLD"
 
 
 class Blob(Row, table=True):
-    """A piece of a message, once per tenant. Small ones lie here, large ones in the store."""
+    """Bytes that are stored once for each tenant: small ones here, large ones as an object."""
 
     __tablename__ = "blobs"
     __table_args__ = (UniqueConstraint("tenant_id", "digest"),)
@@ -29,14 +29,14 @@ class Blob(Row, table=True):
     size: Number  # plain bytes
     stored_size: Number  # compressed bytes
     codec: str
-    name: str | None = Field(default=None, unique=True)  # in the store
+    name: str | None = Field(default=None, unique=True)  # of the object
     data: bytes | None = Field(default=None, sa_type=LargeBinary)
     created_at: Moment
-    damaged_at: MaybeMoment = None  # when `check --repair` found no bytes of this digest
+    damaged_at: MaybeMoment = None  # when `check --repair` found no bytes with this digest
 
 
 class MessageBlob(SQLModel, table=True):
-    """A message needs a blob. No counter: these rows are the count."""
+    """The reference row of a message's blob. There is no counter: these rows are counted."""
 
     __tablename__ = "message_blobs"
 
@@ -45,7 +45,7 @@ class MessageBlob(SQLModel, table=True):
 
 
 class SubmissionBlob(SQLModel, table=True):
-    """A message on its way needs a blob, also when its stored copy is gone."""
+    """The reference row of a submission's blob, also if the message was deleted."""
 
     __tablename__ = "submission_blobs"
 
@@ -56,20 +56,20 @@ class SubmissionBlob(SQLModel, table=True):
 class Upload(Owned, table=True):
     """Bytes sent before the mutation that uses them. Kept for a day.
 
-    An unfinished upload has neither `digest` nor `blob_name`. On SQLite its bytes are in a file
-    of the machine (mail/files/resumable_file.py), on PostgreSQL in the objects of its parts
+    An unfinished upload has neither `digest` nor `blob_name`. On SQLite its bytes are in a file of
+    the machine (mail/files/resumable_file.py), on PostgreSQL in the objects of its parts
     (`UploadPart`).
     """
 
     __tablename__ = "uploads"
 
     size: Number
-    received: Number = 0  # bytes that are safe; not used when the upload is finished
+    received: Number = 0  # bytes that are stored; not used when the upload is finished
     digest: str | None = None  # SHA-256, hex
     content_type: str
     filename: str | None = None
-    told: str | None = None  # Upload-Metadata, as it came
-    blob_name: str | None = Field(default=None, unique=True)  # in the store, not compressed
+    told: str | None = None  # Upload-Metadata header, unchanged
+    blob_name: str | None = Field(default=None, unique=True)  # of the object, not compressed
     created_at: Moment
     expires_at: datetime = Field(sa_type=Instant, index=True)
 
@@ -87,4 +87,4 @@ class UploadPart(Row, table=True):
     start: Number  # offset of the first byte in the upload
     size: Number
     digest: str  # SHA-256, hex
-    name: str = Field(unique=True)  # in the store, not compressed
+    name: str = Field(unique=True)  # of the object, not compressed

@@ -1,4 +1,4 @@
-"""Files for drafts, and links to them that are given out."""
+"""Tables of stored files and of links to them."""
 
 from enum import StrEnum
 
@@ -18,7 +18,7 @@ from models.store.columns import (
 
 
 class FileAttachmentMode(StrEnum):
-    """How somebody gets a file."""
+    """How a recipient gets a file."""
 
     ATTACH = "ATTACH"
     LINK = "LINK"
@@ -27,7 +27,7 @@ class FileAttachmentMode(StrEnum):
 
 
 class File(Owned, table=True):
-    """A stored file. Pages run by (created_at, id)."""
+    """A stored file. Pages are in the order of (created_at, id)."""
 
     __tablename__ = "files"
     __table_args__ = (Index("files_of_user", "user_id", "created_at", "id"),)
@@ -39,22 +39,24 @@ class File(Owned, table=True):
     blob_id: int = ref("blobs.id", ondelete="RESTRICT")
     created_at: Moment
     updated_at: Moment
-    used_at: Moment = Field(sa_type=Instant, index=True)  # to about a day; without shares it ends
+    # accurate to about a day; unused files without shares are deleted
+    used_at: Moment = Field(sa_type=Instant, index=True)
 
 
 class FileShare(Owned, table=True):
-    """A link to a file. Its address is worked out of the key and our secret: it is not stored."""
+    """A link to a file. Its URL is computed from the id and the signing secret."""
 
     __tablename__ = "file_shares"
 
     file_id: int = ref("files.id")
     mode: FileAttachmentMode = choice(FileAttachmentMode)
-    blob_id: int | None = ref("blobs.id", ondelete="RESTRICT", default=None)  # a copy as of then
+    # a copy of the file at the time of the share
+    blob_id: int | None = ref("blobs.id", ondelete="RESTRICT", default=None)
     size: MaybeNumber = None  # of the copy
     digest: str | None = None  # of the copy
     password: str | None = None  # PHC: resolvers/auth/passwords/password_hashes.py
     expires_at: MaybeMoment = Field(default=None, sa_type=Instant, index=True)
-    idle: bool = False  # each access puts the end off
+    idle: bool = False  # each access extends the expiry
     access_count: Number = 0
     last_access_at: MaybeMoment = None
     created_at: Moment

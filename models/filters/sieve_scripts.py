@@ -1,4 +1,4 @@
-"""Scripts in Sieve, and what they remember."""
+"""Tables of Sieve scripts and of their data about earlier mail."""
 
 from datetime import datetime
 from enum import StrEnum
@@ -21,7 +21,7 @@ from models.store.columns import (
 
 
 class SieveScript(Owned, table=True):
-    """A script of an account. One of them, at most, runs: others it may include."""
+    """A script of a user. At most one is active; it can include others."""
 
     __tablename__ = "sieve_scripts"
     __table_args__ = (
@@ -40,31 +40,31 @@ class SieveScript(Owned, table=True):
     size: Number  # bytes of the content
     active: bool = False
     requires: list[str] = plain(list)  # extensions it uses
-    last_error: str | None = None  # of a run since it is as it is
+    last_error: str | None = None  # of a run of the current content
     last_error_at: MaybeMoment = None
     created_at: Moment
     updated_at: Moment
 
 
 class MemoryKind(StrEnum):
-    """What is remembered."""
+    """The kind of data that a script stores."""
 
-    VACATION = "VACATION"  # whom a script has answered
-    DUPLICATE = "DUPLICATE"  # what has come
+    VACATION = "VACATION"  # senders who got a vacation reply
+    DUPLICATE = "DUPLICATE"  # messages that were received
 
 
 class SieveMemory(SQLModel, table=True):
-    """What the scripts of an account have to know of mail that came before."""
+    """Data of a user's scripts about earlier mail."""
 
     __tablename__ = "sieve_memories"
 
     user_id: int = ref("users.id", primary_key=True, index=False)
     kind: MemoryKind = choice(MemoryKind, primary_key=True)
     key: str = Field(primary_key=True)  # a digest
-    receipt: str  # of the delivery that has left it: a repeat of that is none of its own
+    receipt: str  # of the delivery that stored it: a repeat of that delivery ignores it
     until: datetime = Field(sa_type=Instant, index=True)
 
 
 def scripted(owner: Any) -> ColumnElement[bool]:
-    """SQL: whether a script of this account runs."""
+    """Return SQL that is true if the user has an active script."""
     return exists().where(col(SieveScript.user_id) == owner, col(SieveScript.active))

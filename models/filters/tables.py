@@ -1,4 +1,4 @@
-"""Filters: forms that say what happens to mail that comes in."""
+"""Table of filters."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from models.store.columns import Moment, Number, Owned, plain
 
 
 class Filter(Owned, table=True):
-    """A rule of a user. mail/filters/filter_compiler.py defines `query` and `action`."""
+    """A rule of a user for received mail. mail/filters/filter_compiler.py defines its JSON."""
 
     __tablename__ = "filters"
     __table_args__ = (
@@ -18,13 +18,12 @@ class Filter(Owned, table=True):
     )
 
     name: str = ""
-    order: Number  # the lowest first, of equal ones the oldest
+    order: Number  # ascending; filters with equal order run by age
     query: dict[str, Any] = plain(dict)
     action: dict[str, Any] = plain(dict)
-    targets: list[str] = plain(list)  # of the action, as they are shown
-    relays: str | None = (
-        None  # those of the targets with passwords, sealed: mail/recipients/forward_targets.py
-    )
+    targets: list[str] = plain(list)  # of the action, without passwords
+    # encrypted targets with their passwords: mail/recipients/forward_targets.py
+    relays: str | None = None
     active: bool = True
     meta_data: dict[str, Any] | None = plain()
     match_count: Number = 0
@@ -32,5 +31,5 @@ class Filter(Owned, table=True):
 
 
 def filtered(owner: Any) -> ColumnElement[bool]:
-    """SQL: whether this account has filters that are in force."""
+    """Return SQL that is true if the user has active filters."""
     return exists().where(col(Filter.user_id) == owner, col(Filter.active))

@@ -1,4 +1,4 @@
-"""Folders that are shared with other accounts, and what these may do there (RFC 4314)."""
+"""Table of mailbox shares and their rights (RFC 4314)."""
 
 from collections.abc import Iterable
 from enum import StrEnum
@@ -10,7 +10,7 @@ from models.store.columns import Number, ref
 
 
 class ShareRight(StrEnum):
-    """What somebody may do in another's folder (RFC 4314, section 2.1)."""
+    """A right on a mailbox of another user (RFC 4314, section 2.1)."""
 
     LOOKUP = "LOOKUP"
     READ = "READ"
@@ -30,32 +30,32 @@ _BITS = {right: 1 << nth for nth, right in enumerate(ShareRight)}
 
 
 class MailboxShare(SQLModel, table=True):
-    """What an account may do in a folder of another; without a row nothing.
+    """The rights of a user on a mailbox of another user.
 
-    A grantee hears what happens to the folder behind `since`, a number in its owner's stream.
+    The grantee gets the events of the mailbox after `since`, a position in the owner's stream.
     """
 
     __tablename__ = "mailbox_shares"
     __table_args__ = (Index("mailbox_shares_of_user", "user_id", "owner_id", "mailbox_id"),)
 
     mailbox_id: int = ref("mailboxes.id", primary_key=True, index=False)
-    user_id: int = ref("users.id", primary_key=True, index=False)  # with whom it is shared
+    user_id: int = ref("users.id", primary_key=True, index=False)  # the grantee
     owner_id: Number
-    rights: Number  # a bit for each
+    rights: Number  # one bit for each right
     since: Number
 
 
 def written(rights: Iterable[ShareRight]) -> int:
-    """These rights as they are stored."""
+    """Return rights as the stored bits."""
     return sum(_BITS[right] for right in frozenset(rights))
 
 
 def rights_of(stored: int) -> Rights:
-    """The rights that are stored so."""
+    """Return the rights of stored bits."""
     return frozenset(right for right, bit in _BITS.items() if stored & bit)
 
 
 def holding(right: ShareRight) -> ColumnElement[bool]:
-    """The WHERE clause for shares with this right."""
+    """Return SQL that is true for shares with this right."""
     bits: ColumnElement[int] = col(MailboxShare.rights).bitwise_and(_BITS[right])
     return bits != 0

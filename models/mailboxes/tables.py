@@ -1,4 +1,4 @@
-"""Folders of messages."""
+"""Tables of mailboxes, subscriptions and annotations."""
 
 from enum import StrEnum
 
@@ -9,7 +9,7 @@ from models.store.columns import Big, Moment, Number, Owned, choice, ref
 
 
 class SpecialUse(StrEnum):
-    """Role of a folder (RFC 6154)."""
+    """The special use of a mailbox (RFC 6154)."""
 
     INBOX = "INBOX"
     DRAFTS = "DRAFTS"
@@ -23,19 +23,19 @@ class SpecialUse(StrEnum):
     SCHEDULED = "SCHEDULED"
 
 
-# Mailboxes that messages leave again at a time: nothing else is stored there by rules or imports.
+# Mailboxes that messages leave at a set time. Rules and imports don't store messages there.
 HOLDING_USES = frozenset({SpecialUse.SNOOZED, SpecialUse.SCHEDULED})
 
 
 class Mailbox(Owned, table=True):
-    """A folder. `path` is unique per user, its levels divided by "/".
+    """A mailbox. `path` is unique for each user; "/" separates its levels.
 
-    The counters are columns, kept in the unit that changes what they count.
+    The counters are columns, updated in the transaction that changes the messages.
     """
 
     __tablename__ = "mailboxes"
     __table_args__ = (
-        # on PostgreSQL of the path's MD5: a row of an index has 2.7 KB there, and a path may more
+        # on PostgreSQL over the path's MD5: an index row is limited to 2.7 KB, a path is not
         UniqueConstraint("user_id", "path"),
         Index(
             "uq_mailboxes_special_use",
@@ -50,32 +50,33 @@ class Mailbox(Owned, table=True):
     path: str
     guid: str  # 32 hex digits
     special_use: SpecialUse | None = choice(SpecialUse, default=None, nullable=True)
-    uid_validity: Number  # rises per user even when a path comes again
+    uid_validity: Number  # increases for each user, also if a path is used again
     uid_next: Number = 1  # RFC 9051, section 2.3.1.1
-    modseq: Number = 0  # number, in the account's stream, of its newest change of messages
-    modify_index: Number = 0  # the same, changes of the folder itself included
+    modseq: Number = 0  # position of the newest change of its messages in the user's stream
+    modify_index: Number = 0  # position of its newest change, that of the mailbox itself included
     total: Number = 0  # messages
     unseen: Number = 0
     size: Number = 0  # bytes
     subscribed: bool = True
     hidden: bool = False
-    encrypt_messages: bool = False  # to the key of the account, what arrives here
-    retention: int | None = Field(default=None, sa_type=Big)  # seconds that new messages live
+    encrypt_messages: bool = False  # new messages are encrypted to the user's key
+    # seconds until new messages are deleted
+    retention: int | None = Field(default=None, sa_type=Big)
     created_at: Moment
 
 
 class Subscription(SQLModel, table=True):
-    """A path that is subscribed to without a folder; a folder itself says whether it is."""
+    """A subscribed path without a mailbox; `Mailbox.subscribed` is for mailboxes."""
 
     __tablename__ = "mailbox_subscriptions"
 
     user_id: int = ref("users.id", primary_key=True, index=False)
-    digest: str = Field(primary_key=True)  # SHA-256 of the path, hex: an index takes no longer one
+    digest: str = Field(primary_key=True)  # SHA-256 of the path, hex: an index row is limited
     path: str
 
 
 class MailboxEntry(SQLModel, table=True):
-    """An annotation of a folder (RFC 5464)."""
+    """An annotation of a mailbox (RFC 5464)."""
 
     __tablename__ = "mailbox_metadata"
 

@@ -1,4 +1,4 @@
-"""Keywords that have a name and a colour."""
+"""Table of labels: names and colours of keywords."""
 
 from sqlalchemy import UniqueConstraint
 
@@ -6,15 +6,15 @@ from models.store.columns import Moment, Owned
 
 
 class Label(Owned, table=True):
-    """What a keyword of an account's messages is called, and its colour.
+    """The name and the colour of a keyword for people.
 
-    A keyword is the same in any case: `folded` is unique per user.
+    Keywords are case-insensitive: `folded` is unique for each user.
     """
 
     __tablename__ = "labels"
     __table_args__ = (UniqueConstraint("user_id", "folded"),)
 
-    keyword: str  # as it was spelled
+    keyword: str  # as it was entered
     folded: str  # in lower case
     name: str
     color: str | None = None  # #rrggbb

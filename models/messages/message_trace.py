@@ -1,4 +1,4 @@
-"""What became of messages, step by step, for as long as operators may ask."""
+"""Table of the delivery trace."""
 
 from enum import StrEnum
 
@@ -45,8 +45,9 @@ class MessageStep(Row, table=True):
     )
 
     at: Moment = Field(index=True)
-    queue_id: str  # that was given when it came in, or into the queue
-    message_id: str | None = None  # in angle brackets, cut: mail/storage/message_trace.py
+    queue_id: str  # assigned on arrival, or in the queue
+    # Message-ID in angle brackets, cut: mail/storage/message_trace.py
+    message_id: str | None = None
     component: LogComponent = choice(LogComponent, default=LogComponent.MTA)
     event: str
     detail: str | None = None
@@ -56,6 +57,7 @@ class MessageStep(Row, table=True):
     sender: str | None = None  # of the envelope, as given; None if it is empty or not known
     sender_compared: str | None = None  # the same in normal form
     sender_domain: str | None = None  # of `sender_compared`
-    stored_message_id: MaybeNumber = None  # the message that was stored or is sent; may be gone
-    domain_id: MaybeNumber = None  # whose administrators may see it; it may be gone
-    submission_id: MaybeNumber = None  # which may be gone
+    # the message that was stored or is sent; it may be deleted
+    stored_message_id: MaybeNumber = None
+    domain_id: MaybeNumber = None  # its administrators can see the step; it may be deleted
+    submission_id: MaybeNumber = None  # it may be deleted

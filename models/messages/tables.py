@@ -1,4 +1,4 @@
-"""Stored mail."""
+"""Tables of messages, threads and delivery receipts."""
 
 from datetime import datetime
 from typing import Any
@@ -28,11 +28,11 @@ def _arrival(inserted: Any) -> datetime:
 
 
 class Message(Owned, table=True):
-    """One message. Pages run newest first, by (listed_at, id).
+    """A message. Pages are in descending order of (listed_at, id).
 
-    A message keeps its id for life. In no mailbox it lies in the archive, from where it
-    can be brought back until `purge_at`. Everything a list shows is here; its bytes are
-    the blob `blob_id` and those that its reference rows name.
+    Its id never changes. A message without a mailbox is a deleted message, which can be restored
+    until `purge_at`. The row has all that lists show; the bytes are in the blob `blob_id` and in
+    those of its reference rows.
     """
 
     __tablename__ = "messages"
@@ -42,7 +42,7 @@ class Message(Owned, table=True):
         Index("messages_unseen", "mailbox_id", "listed_at", "id", **_where("NOT seen")),
         Index("messages_of_user", "user_id", "listed_at", "id", **_where("archived_at IS NULL")),
         Index("messages_to_index", "id", **_where("NOT indexed")),
-        # with a column that is always the same: SQLite would else take just any of an account
+        # with a constant column: otherwise SQLite might choose another index of the user
         Index("messages_waiting", "user_id", "indexed", "id", **_where("NOT indexed")),
         Index(
             "messages_archived", "user_id", "archived_at", "id", **_where("archived_at IS NOT NULL")
@@ -50,7 +50,7 @@ class Message(Owned, table=True):
         Index("messages_to_purge", "purge_at", **_where("purge_at IS NOT NULL")),
         Index("messages_to_expire", "expires", **_where("expires IS NOT NULL")),
         Index("messages_to_wake", "snoozed_until", **_where("snoozed_until IS NOT NULL")),
-        # with a column that is always the same, as above
+        # with a constant column, as above
         Index(
             "messages_snoozed",
             *("user_id", "archived_at", "listed_at", "id"),
@@ -63,16 +63,16 @@ class Message(Owned, table=True):
     uid: Number
     modseq: Number
     thread_id: int = ref("threads.id", ondelete="RESTRICT")
-    blob_id: Number  # what is left of it without large attachments; its reference rows hold it
+    blob_id: Number  # the message without large attachments; a reference row keeps it
     digest: str  # SHA-256 of the whole message, hex
     received_at: Moment
-    # where it stands in lists: its arrival, or when it came back from being snoozed
+    # its time in lists: the arrival, or the end of the snooze
     listed_at: datetime = Field(sa_type=Instant, sa_column_kwargs={"default": _arrival})
-    saved_at: Moment  # put into this folder
+    saved_at: Moment  # when it was put into this mailbox
     date: MaybeMoment = None
     expires: MaybeMoment = None
-    snoozed_until: MaybeMoment = None  # it lies in the folder of what is snoozed until then
-    snoozed_from: MaybeNumber = None  # the folder it goes back to, which may be gone since
+    snoozed_until: MaybeMoment = None  # it is in the SNOOZED mailbox until then
+    snoozed_from: MaybeNumber = None  # the mailbox it returns to, which may be deleted
     size: Number  # bytes, as received
     seen: bool = False
     flagged: bool = False
@@ -83,7 +83,7 @@ class Message(Owned, table=True):
     subject: str = ""
     from_name: str | None = None
     from_address: str | None = None
-    sender: list[str | None] | None = plain()  # [name, address], where it is not From
+    sender: list[str | None] | None = plain()  # [name, address], if it is not From
     reply_to: list[list[str | None]] = plain(list)
     to: list[list[str | None]] = plain(list)
     cc: list[list[str | None]] = plain(list)
@@ -99,36 +99,36 @@ class Message(Owned, table=True):
     attachment_count: Number = 0
     attachments: list[dict[str, Any]] = plain(list)
     structure: bytes = Field(sa_type=LargeBinary)  # the MIME tree: mail/messages
-    envelope_from: str | None = None  # None: it did not come by SMTP
+    envelope_from: str | None = None  # None: it was not received over SMTP
     envelope_to: list[str] = plain(list)
     meta_data: dict[str, Any] | None = plain()
     verification: dict[str, Any] | None = plain()  # spf, dkim, dmarc, arc, results; on arrival
-    # what scanners found: score, required, action, symbols [name, score, description], virus
+    # results of scanners: score, required, action, symbols [name, score, description], virus
     spam: dict[str, Any] | None = plain()
-    filters: list[int] | None = plain()  # that acted on it as it came, which may be gone since
-    # where it was sent on to as it came, as shown: without passwords; None: nowhere
+    filters: list[int] | None = plain()  # that acted on it at delivery; they may be deleted
+    # targets it was forwarded to at delivery, without passwords; None: none
     forwarded_to: list[str] | None = plain()
-    reference_id: MaybeNumber = None  # the message it answers or forwards, which may be gone
+    reference_id: MaybeNumber = None  # the message it replies to or forwards, which may be deleted
     reference_action: str | None = None
     archived_at: MaybeMoment = None
-    archived_from: str | None = None  # path of the folder it was deleted from
-    archived_mailbox_id: MaybeNumber = None  # that folder, which may be gone since
+    archived_from: str | None = None  # path of the mailbox it was deleted from
+    archived_mailbox_id: MaybeNumber = None  # that mailbox, which may be deleted
     purge_at: MaybeMoment = None
     indexed: bool = False  # its words are in the text index
 
 
 class Thread(Owned, table=True):
-    """A conversation."""
+    """The messages of one conversation."""
 
     __tablename__ = "threads"
 
     subject: str = ""  # of its first message
     created_at: Moment
-    muted: bool = False  # what is received of it is seen from the beginning
+    muted: bool = False  # its new messages are stored as seen
 
 
 class ThreadRef(SQLModel, table=True):
-    """A Message-ID with the subject it was seen under, and the conversation it belongs to."""
+    """A Message-ID with a normalized subject, and the thread it belongs to."""
 
     __tablename__ = "thread_refs"
 
@@ -138,7 +138,7 @@ class ThreadRef(SQLModel, table=True):
 
 
 class Receipt(SQLModel, table=True):
-    """A delivery that was done, kept for a day: a repeat after a lost reply is known by it."""
+    """A finished delivery, kept for a day: it identifies a repeat after a lost reply."""
 
     __tablename__ = "receipts"
 

@@ -1,4 +1,4 @@
-"""Push channels: where users are told of mail that comes, and how far it has been told."""
+"""Table of push channels: how users are notified of new mail."""
 
 from enum import StrEnum
 
@@ -21,7 +21,7 @@ from models.store.columns import (
 
 
 class PushKind(StrEnum):
-    """By which service a user is told."""
+    """The service of a push channel."""
 
     PUSHOVER = "PUSHOVER"
     WEB_PUSH = "WEB_PUSH"
@@ -29,9 +29,9 @@ class PushKind(StrEnum):
 
 
 class PushChannel(Owned, table=True):
-    """Where a user is told of new mail: one of each kind.
+    """A service that notifies a user of new mail: one channel of each kind.
 
-    It is read from the journal of the account, behind `number`; whoever holds the lease tells it.
+    The process with the lease reads the journal of the user after `number`.
     """
 
     __tablename__ = "push_channels"
@@ -55,7 +55,7 @@ class PushChannel(Owned, table=True):
     user_id: int = ref("users.id", index=False)
     kind: PushKind = choice(PushKind)
     active: bool = True
-    target: str  # sealed JSON: key, token, endpoint
+    target: str  # encrypted JSON: key, token, endpoint
     title: str | None = None
     text: str | None = None
     senders: list[str] = plain(list)
@@ -63,36 +63,37 @@ class PushChannel(Owned, table=True):
     only_priority: bool = False
     evaluate_priority: bool = False
     mailboxes: list[int] = plain(list)
-    number: Number = 0  # up to here the journal has been told
-    test_at: MaybeMoment = None  # a sample is asked for since
+    number: Number = 0  # position up to which the journal was read
+    test_at: MaybeMoment = None  # when a test notification was requested
     failures: Number = 0  # in a row
-    retry_at: MaybeMoment = None  # nothing is posted before
+    retry_at: MaybeMoment = None  # nothing is sent before
     last_error: str | None = None
     last_push_at: MaybeMoment = None
-    window_at: MaybeMoment = None  # since when pushes are counted, to hold a storm back
-    pushed: Number = 0  # since then
+    # start of the window in which notifications are counted and limited
+    window_at: MaybeMoment = None
+    pushed: Number = 0  # notifications in that window
     lease: MaybeNumber = None
-    holder: MaybeNumber = None  # the process that holds it; see models/runtime/leases.py
+    holder: MaybeNumber = None  # the process with the lease; see models/runtime/leases.py
     created_at: Moment
     updated_at: Moment
 
 
 class PushKey(Row, table=True):
-    """The pair of keys by which push services know this platform (RFC 8292): the only row."""
+    """The key pair that identifies this platform to push services (RFC 8292): the only row."""
 
     __tablename__ = "push_keys"
 
-    public: str  # base64url of the point, uncompressed, as browsers want it
-    private: str  # sealed
+    public: str  # base64url of the uncompressed point, as browsers need it
+    private: str  # encrypted
     created_at: Moment
 
 
 def heard(stream: Mapped[int]) -> ColumnElement[bool]:
-    """SQL: whether a stream is read for any channel that is active."""
+    """Return SQL that is true if a stream has active push channels."""
     return exists().where(col(PushChannel.user_id) == stream, col(PushChannel.active))
 
 
 def read(stream: Mapped[int]) -> Select[int]:
-    """SQL: which event of a stream was read last for all of its channels that are active."""
+    """Return SQL for the lowest position that the active channels of a stream have read."""
     first = select(func.min(col(PushChannel.number)))
     return first.where(col(PushChannel.user_id) == stream, col(PushChannel.active))

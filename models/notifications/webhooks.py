@@ -1,4 +1,4 @@
-"""Webhooks: where events are posted, how far the journal has been read for them, what waits."""
+"""Tables of webhooks, their read positions and their deliveries."""
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
@@ -41,17 +41,17 @@ TRIED_FOR = timedelta(days=1)
 
 
 class PostState(StrEnum):
-    """How far a post has come."""
+    """The state of a webhook delivery."""
 
     WAITING = "WAITING"
     DONE = "DONE"
-    DEAD = "DEAD"  # given up
+    DEAD = "DEAD"  # expired
 
 
 class Webhook(Row, table=True):
-    """Where events are posted: those of an account, of a domain, or, with neither, of all.
+    """A URL that gets the events of a user, of a domain, or, with neither, of the platform.
 
-    With both they are those of the account as long as it is of the domain.
+    With both it gets the events of the user while the user is in the domain.
     """
 
     __tablename__ = "webhooks"
@@ -61,10 +61,10 @@ class Webhook(Row, table=True):
     types: list[str] = plain(list)
     url: str
     active: bool = True
-    secret: str  # sealed, like the next
-    old_secret: str | None = None  # signs beside the new one
+    secret: str  # encrypted, like `old_secret`
+    old_secret: str | None = None  # signs in addition to the new one
     old_until: MaybeMoment = None
-    since: Moment  # what happened before is none of its
+    since: Moment  # earlier events are not delivered
     failures: Number = 0  # in a row
     retry_at: MaybeMoment = None  # nothing is posted before
     last_delivery_at: MaybeMoment = None
@@ -72,33 +72,33 @@ class Webhook(Row, table=True):
 
 
 def wide() -> ColumnElement[bool]:
-    """SQL: webhooks for all there is."""
+    """Return SQL that is true for webhooks that get all events."""
     return col(Webhook.user_id).is_(None) & col(Webhook.domain_id).is_(None)
 
 
 def narrow(stream: Mapped[int]) -> ColumnElement[bool]:
-    """SQL: whether a stream may tell of what active webhooks of accounts and domains are for."""
+    """Return SQL that is true if active webhooks of users or domains may need a stream."""
     active = col(Webhook.active)
     users = select(col(Webhook.user_id)).where(active, col(Webhook.user_id).is_not(None))
     domains = select(col(Webhook.domain_id)).where(
         active, col(Webhook.domain_id).is_not(None), col(Webhook.user_id).is_(None)
     )
-    homes = select(col(User.domain_id)).where(
+    domains_of_users = select(col(User.domain_id)).where(
         col(User.id).in_(users), col(User.domain_id).is_not(None)
     )
-    people = select(col(User.id)).where(col(User.domain_id).in_(domains))
-    some = (stream.in_(each) for each in (users, domains, homes, people))
-    return or_(stream == PLATFORM, *some)
+    users_of_domains = select(col(User.id)).where(col(User.domain_id).in_(domains))
+    selects = (users, domains, domains_of_users, users_of_domains)
+    return or_(stream == PLATFORM, *(stream.in_(ids) for ids in selects))
 
 
 def heard(stream: Mapped[int]) -> ColumnElement[bool]:
-    """SQL: whether a stream is read for any webhook that is active."""
+    """Return SQL that is true if any active webhook may need a stream."""
     active = col(Webhook.active)
     return or_(exists().where(active, wide()), and_(exists().where(active), narrow(stream)))
 
 
 class WebhookFeed(SQLModel, table=True):
-    """How far a stream of the journal has been read for webhooks; no row: not at all."""
+    """The position up to which a stream was read for webhooks; no row: not read yet."""
 
     __tablename__ = "webhook_feeds"
 
@@ -107,7 +107,7 @@ class WebhookFeed(SQLModel, table=True):
 
 
 class WebhookLane(SQLModel, table=True):
-    """What waits for one webhook of one stream: posted in order, by whoever holds the lease."""
+    """The queue of a webhook for one stream. The process with the lease posts it in order."""
 
     __tablename__ = "webhook_lanes"
     __table_args__ = (
@@ -116,14 +116,14 @@ class WebhookLane(SQLModel, table=True):
     )
 
     webhook_id: int = ref("webhooks.id", primary_key=True, index=False)
-    stream_id: int = Field(primary_key=True, sa_type=Big)  # the stream itself may be gone
+    stream_id: int = Field(primary_key=True, sa_type=Big)  # the stream itself may be deleted
     due_at: Moment
     lease: MaybeNumber = None
-    holder: MaybeNumber = None  # the process that holds it; see models/runtime/leases.py
+    holder: MaybeNumber = None  # the process with the lease; see models/runtime/leases.py
 
 
 class WebhookDelivery(Row, table=True):
-    """An event for a webhook, and what came of posting it."""
+    """One event for one webhook, with its attempts."""
 
     __tablename__ = "webhook_deliveries"
     __table_args__ = (
@@ -142,43 +142,45 @@ class WebhookDelivery(Row, table=True):
 
     webhook_id: int = ref("webhooks.id", index=False)
     stream_id: int = Field(sa_type=Big)
-    number: Number  # in the stream
-    event: str  # the same in each try, each replay, and for each webhook
+    number: Number  # position in the stream
+    event: str  # id of the event: the same in each attempt, each replay, and for each webhook
     type: str
-    at: Moment  # when it happened
-    body: dict[str, Any] = plain(dict)  # what it was, with our keys
+    at: Moment  # time of the event
+    body: dict[str, Any] = plain(dict)  # the event, with internal ids
     state: PostState = choice(PostState, default=PostState.WAITING)
     attempt: Number = 0
     status: MaybeNumber = None
     error: str | None = None
-    duration: MaybeNumber = None  # milliseconds of the last try
-    expires_at: Moment  # given up then
+    duration: MaybeNumber = None  # milliseconds of the last attempt
+    expires_at: Moment  # no attempts after it
     next_attempt_at: MaybeMoment = None
 
 
 def read(stream: Mapped[int]) -> Select[int]:
-    """SQL: which event of a stream was read last for webhooks."""
+    """Return SQL for the position up to which a stream was read for webhooks."""
     return select(col(WebhookFeed.number)).where(col(WebhookFeed.stream_id) == stream)
 
 
 def put(connection: Connection, now: datetime, rows: Sequence[dict[str, Any]]) -> None:
-    """Store deliveries, each at the end of its lane; not of webhooks that are deleted meanwhile."""
+    """Insert deliveries at the end of their lanes, except those of webhooks that were deleted."""
     lanes = sorted({(row["webhook_id"], row["stream_id"]) for row in rows})
-    there = {key for key, _ in lanes}
-    living = select(col(Webhook.id)).where(col(Webhook.id).in_(there)).order_by(col(Webhook.id))
-    living = living.with_for_update(read=True, key_share=True)
-    left = set(connection.execute(living).scalars())
-    rows = [row for row in rows if row["webhook_id"] in left]
+    webhook_ids = {key for key, _ in lanes}
+    existing = (
+        select(col(Webhook.id)).where(col(Webhook.id).in_(webhook_ids)).order_by(col(Webhook.id))
+    )
+    existing = existing.with_for_update(read=True, key_share=True)
+    existing_ids = set(connection.execute(existing).scalars())
+    rows = [row for row in rows if row["webhook_id"] in existing_ids]
     if not rows:
         return
     connection.execute(insert(WebhookDelivery), rows)
     new = insert_or(connection.dialect.name, WebhookLane)
-    same = {"due_at": table_of(WebhookLane).c.due_at}  # it may wait for another try
+    unchanged = {"due_at": table_of(WebhookLane).c.due_at}  # the lane may wait for a retry
     connection.execute(
-        new.on_conflict_do_update(index_elements=["webhook_id", "stream_id"], set_=same),
+        new.on_conflict_do_update(index_elements=["webhook_id", "stream_id"], set_=unchanged),
         [
             {"webhook_id": webhook, "stream_id": stream, "due_at": now}
             for webhook, stream in lanes
-            if webhook in left
+            if webhook in existing_ids
         ],
     )

@@ -1,9 +1,8 @@
-"""What the process counts of itself: plain numbers, read when somebody looks.
+"""The metrics of a process: plain numbers that are read on request.
 
-Each module makes its meters at import, by `counter`, `histogram` and `level`, and feeds them
-on the event loop's thread. A feed is one look into a dict: 0.2 µs. Labels are words of our
-own, or names that somebody has judged; however many come, a meter keeps `most` combinations,
-and the rest counts as OTHER.
+Modules create their meters at import, by `counter`, `up_down_counter` and `histogram`, and change
+them on the event loop's thread. A change is one lookup in a dict: 0.2 µs. Labels are fixed words or
+checked names. A meter keeps at most `max_combinations` of labels; the rest counts as OTHER.
 """
 
 from bisect import bisect_left
@@ -11,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import NamedTuple, TypeVar
 
-OTHER = "other"  # stands for all combinations of labels there was no room for
-MOST = 200  # combinations of labels that a meter keeps
+OTHER = "other"  # stands for all combinations of labels above the limit
+MOST = 200  # of labels in a meter
 SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
 MANY = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 250.0)
 
@@ -20,7 +19,7 @@ Labels = tuple[str, ...]
 
 
 class Kind(StrEnum):
-    """What a family of numbers is, in the words of OpenMetrics."""
+    """The type of a metric family in OpenMetrics."""
 
     COUNTER = "counter"
     GAUGE = "gauge"
@@ -29,17 +28,18 @@ class Kind(StrEnum):
 
 
 class Across(StrEnum):
-    """What a number of one process is beside those of others of the same server."""
+    """How the values of several processes of a server are combined."""
 
-    SUM = "sum"  # a part of the whole: they are added up
-    EACH = "each"  # of that process alone: each is shown, with the name of its worker
-    SAME = "same"  # the same wherever one asks: whoever is asked tells it
+    SUM = "sum"  # they are added up
+    EACH = "each"  # each is exported, with the name of its worker as label
+    SAME = "same"  # they are the same in all processes, so one of them is exported
 
 
 class Point(NamedTuple):
-    """One number, or, of a histogram, the sum of what was noted and how much fell where.
+    """A value, or the data of a histogram: the sum of its values and their counts.
 
-    `counts` are those up to each bound, one by one, and last those above all bounds.
+    `counts` has the number of values up to each bound, not cumulated, and last those above all
+    bounds.
     """
 
     labels: Labels
@@ -48,7 +48,7 @@ class Point(NamedTuple):
 
 
 class Family(NamedTuple):
-    """The numbers of one name. Names end in their unit; that of a counter has no `_total`."""
+    """The points of one metric name. Names end in their unit; counters have no `_total`."""
 
     name: str
     kind: Kind
@@ -60,7 +60,7 @@ class Family(NamedTuple):
 
 
 class Counter:
-    """Counts up, for each combination of labels."""
+    """A value that only increases, for each combination of labels."""
 
     def __init__(self, name: str, help: str, labels: Labels = (), most: int = MOST) -> None:
         self.name = name
@@ -70,7 +70,7 @@ class Counter:
         self._values: dict[Labels, float] = {} if labels else {(): 0}
 
     def add(self, *labels: str, by: float = 1) -> None:
-        """Count one more, or so many."""
+        """Increase the value of these labels, by 1 or by `amount`."""
         try:
             self._values[labels] += by
         except KeyError:
@@ -81,25 +81,25 @@ class Counter:
         self._values[labels] = self._values.get(labels, 0) + by
 
     def of(self, *labels: str) -> float:
-        """What stands there."""
+        """Return the value of these labels."""
         return self._values.get(labels, 0)
 
     def family(self) -> Family:
-        """All that was counted."""
+        """Return the current values as a family."""
         points = [Point(labels, value) for labels, value in self._values.items()]
         return Family(self.name, Kind.COUNTER, self.help, self.labels, points)
 
 
 class Level(Counter):
-    """Goes up and down: how many there are at this moment, in all processes together."""
+    """A value that increases and decreases. The values of all processes are added up."""
 
     def family(self) -> Family:
-        """How many there are."""
+        """Return the current values as a family of gauges."""
         return super().family()._replace(kind=Kind.GAUGE)
 
 
 class Histogram:
-    """Notes values: how many fell below which bound, and their sum."""
+    """Counts observed values by bounds, and adds them up."""
 
     def __init__(
         self,
@@ -119,7 +119,7 @@ class Histogram:
             self._begin(())
 
     def note(self, value: float, *labels: str) -> None:
-        """Note one value."""
+        """Count one value for these labels."""
         row = self._rows.get(labels) or self._begin(labels)
         row[bisect_left(self.bounds, value)] += 1
         row[-1] += value
@@ -129,7 +129,7 @@ class Histogram:
         return self._rows.setdefault(labels, [0] * (len(self.bounds) + 1) + [0.0])
 
     def family(self) -> Family:
-        """All that was noted."""
+        """Return the current counts as a family."""
         points = [
             Point(labels, row[-1], tuple(map(int, row[:-1]))) for labels, row in self._rows.items()
         ]
@@ -137,7 +137,7 @@ class Histogram:
 
 
 def _room(names: Labels, labels: Labels, taken: int, most: int) -> Labels:
-    """These labels, or those of all the rest where no room is left."""
+    """Return the labels, or OTHER for each if there is no room for another combination."""
     if len(labels) != len(names):
         raise TypeError(f"{len(names)} labels are needed: {', '.join(names)}")
     return labels if taken < most else (OTHER,) * len(names)
@@ -157,33 +157,33 @@ def _kept(meter: Made) -> Made:
 
 
 def counter(name: str, help: str, *labels: str, most: int = MOST) -> Counter:
-    """Make a counter; its name begins with merganser_ and has no `_total`."""
+    """Create a counter. Its name begins with merganser_ and has no `_total`."""
     return _kept(Counter(name, help, labels, most))
 
 
 def level(name: str, help: str, *labels: str, most: int = MOST) -> Level:
-    """Make a meter of how many there are."""
+    """Create a meter of a current number, which increases and decreases."""
     return _kept(Level(name, help, labels, most))
 
 
 def histogram(
     name: str, help: str, *labels: str, bounds: tuple[float, ...] = SECONDS, most: int = MOST
 ) -> Histogram:
-    """Make a histogram, by default of seconds."""
+    """Create a histogram, by default of seconds."""
     return _kept(Histogram(name, help, labels, bounds, most))
 
 
 def families() -> list[Family]:
-    """All that is counted in this process, by name."""
+    """Return the families of all meters of this process, by name."""
     return [_all[name].family() for name in sorted(_all)]
 
 
 def gauge(name: str, help: str, value: float, across: Across) -> Family:
-    """A number that somebody has just looked up."""
+    """Return a family with one value that was just read."""
     return Family(name, Kind.GAUGE, help, (), [Point((), value)], across=across)
 
 
 def info(name: str, help: str, facts: Mapping[str, str]) -> Family:
-    """Facts that are all labels."""
+    """Return a family of constant labels."""
     points = [Point(tuple(facts.values()), 1)]
     return Family(name, Kind.INFO, help, tuple(facts), points, across=Across.SAME)

@@ -1,4 +1,4 @@
-"""Numbers of several processes as those of one."""
+"""Merges the metrics of several processes into those of a server."""
 
 from collections.abc import Iterable, Sequence
 from operator import add
@@ -9,23 +9,23 @@ from models.observability.metrics import OTHER, Across, Family, Kind, Labels, Po
 
 CUMULATIVE = (Kind.COUNTER, Kind.HISTOGRAM)
 WORKER = "worker"
-MOST = 1000  # combinations of labels that are carried on: a process may begin anew many times
+MOST = 1000  # of labels that are kept over restarts, since a process may restart many times
 
 
 def merged(counted: Iterable[tuple[str, bool, Sequence[Family]]]) -> list[Family]:
-    """What these have counted together: each has a name, and whether it is up, and its numbers.
+    """Merge the families of processes, each with its name and whether it is running.
 
-    Of one that is not up only what it has added to is told, so that no sum goes down.
+    From a process that has ended only the sums are used, so that no sum decreases.
     """
     found: dict[str, Family] = {}
     for name, up, families in counted:
         for family in families:
             if not up and not _adds_up(family):
                 continue
-            one = _named(family, name) if family.across is Across.EACH else family
+            own = _named(family, name) if family.across is Across.EACH else family
             there = found.get(family.name)
-            points = _summed(there.points if there else (), one.points)
-            found[family.name] = one._replace(points=points)
+            points = _summed(there.points if there else (), own.points)
+            found[family.name] = own._replace(points=points)
     return list(found.values())
 
 
@@ -35,7 +35,7 @@ def _named(family: Family, worker: str) -> Family:
 
 
 def carried(before: Sequence[Family], now: Sequence[Family]) -> list[Family]:
-    """What a process has counted, with what was counted before in its place."""
+    """Add the counts of an earlier run of a process to its current ones."""
     then = {family.name: family for family in before if _adds_up(family)}
     return [
         family._replace(points=_summed(then[family.name].points, family.points, MOST))
@@ -52,7 +52,7 @@ def _adds_up(family: Family) -> bool:
 def _summed(
     first: Sequence[Point], second: Sequence[Point], most: int | None = None
 ) -> list[Point]:
-    """Both, added up where the labels are the same; beyond `most` what is new counts as OTHER."""
+    """Add points with the same labels; above `max_combinations` new labels count as OTHER."""
     found: dict[Labels, Point] = {point.labels: point for point in first}
     for point in second:
         labels = point.labels
@@ -65,12 +65,12 @@ def _summed(
 
 
 def packed(families: Sequence[Family]) -> bytes:
-    """Numbers as bytes."""
+    """Serialize families as JSON."""
     return orjson.dumps(families, default=tuple)
 
 
 def unpacked(text: bytes) -> list[Family]:
-    """Numbers that were packed."""
+    """Convert the JSON of `serialize_families`."""
     return [
         Family(
             name,

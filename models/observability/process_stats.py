@@ -1,4 +1,4 @@
-"""What the kernel says of this process."""
+"""Metrics of this process that the kernel measures."""
 
 import os
 import resource
@@ -14,12 +14,15 @@ SELF = Path("/proc/self")
 
 
 def started() -> float:
-    """Seconds since the epoch at which this process began; of the first look, outside Linux."""
+    """Return the start of this process in seconds since the epoch.
+
+    Outside Linux it is the time of the first call.
+    """
     return _started(os.getpid())
 
 
 @cache
-def _started(_pid: int) -> float:  # what a process is forked from has begun before it
+def _started(_pid: int) -> float:  # the id is the cache key: a fork starts later
     try:
         ticks = int(SELF.joinpath("stat").read_text().rpartition(")")[2].split()[19])
         lines = Path("/proc/stat").read_text().splitlines()
@@ -30,7 +33,7 @@ def _started(_pid: int) -> float:  # what a process is forked from has begun bef
 
 
 def families() -> list[Family]:
-    """The usual numbers, by the names they have everywhere."""
+    """Return the standard process metrics of Prometheus."""
     each = Across.EACH
     cpu = Family(
         "process_cpu_seconds",

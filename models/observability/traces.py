@@ -1,7 +1,7 @@
-"""What an operation did and how long it took, where it is one of the few that are traced.
+"""The spans of operations that are traced.
 
-An operation that is traced has a Span as `current`; whoever works for it adds parts. All
-others pay one look. No part names what mail, variables or documents hold.
+A traced operation has a Span as `current`, and the code that works for it adds child spans. All
+other operations pay one lookup. No span contains values of mail, variables or documents.
 """
 
 from contextvars import ContextVar
@@ -11,14 +11,14 @@ from types import TracebackType
 
 from models.observability.metrics import Histogram
 
-MOST = 100  # parts of one operation; what comes behind them is only counted
+MOST = 100  # child spans of an operation; further ones are only counted
 
 Fact = str | int | float | bool | list[str]
 
 
 @dataclass(slots=True)
 class Span:
-    """A piece of work. Times are nanoseconds since the epoch; `ended` is 0 while it goes on."""
+    """A piece of work. Times are nanoseconds since the epoch; `ended` is 0 until the end."""
 
     name: str
     began: int = field(default_factory=time_ns)
@@ -26,10 +26,10 @@ class Span:
     facts: dict[str, Fact] = field(default_factory=dict)
     parts: list["Span"] = field(default_factory=list)
     failed: bool = False
-    left: int = MOST  # parts it may still have; a part has none
+    left: int = MOST  # children that it may still have; a child has none
 
     def part(self, name: str) -> "Span | None":
-        """Begin a part; None where there were enough."""
+        """Begin a child span; return None if there are too many."""
         self.left -= 1
         if self.left < 0:
             return None
@@ -39,7 +39,7 @@ class Span:
 
     @property
     def lost(self) -> int:
-        """How many parts there was no room for."""
+        """The number of child spans above the limit."""
         return max(0, -self.left)
 
 
@@ -47,9 +47,9 @@ current: ContextVar[Span | None] = ContextVar("span", default=None)
 
 
 class Timed:
-    """Times a block: always in a histogram, and as a part of what is traced, if it is.
+    """Measures a block: always in a histogram, and as a child span if the operation is traced.
 
-    Facts of the part are given by `facts`, before the block ends.
+    Set attributes of `span` before the block ends.
     """
 
     __slots__ = ("_began", "_labels", "_meter", "_name", "part")

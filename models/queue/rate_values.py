@@ -6,12 +6,12 @@ from enum import StrEnum
 from functools import lru_cache
 from typing import NamedTuple
 
-MOST = 1_000_000_000  # messages of a rate
+MOST = 1_000_000_000  # messages
 RATE_PATTERN = re.compile(r"([1-9][0-9]{0,8})/(SECOND|MINUTE|HOUR|DAY)")  # a rate in a setting
 
 
 class RateFrame(StrEnum):
-    """The time in which a rate counts messages."""
+    """The length of the window in which messages are counted."""
 
     SECOND = "SECOND"
     MINUTE = "MINUTE"
@@ -30,7 +30,7 @@ class RateFrame(StrEnum):
 
 
 class Rate(NamedTuple):
-    """A number of messages in a time; 0 means any number."""
+    """A number of messages in a window; 0 means unlimited."""
 
     value: int
     frame: RateFrame
@@ -41,6 +41,6 @@ NONE = Rate(0, RateFrame.HOUR)
 
 @lru_cache(maxsize=64)
 def parse_rate(text: str) -> Rate:
-    """Return the rate of a setting such as 100/HOUR; NONE if it is empty."""
+    """Parse the rate of a setting, such as 100/HOUR. Return UNLIMITED for any other text."""
     found = RATE_PATTERN.fullmatch(text)
     return Rate(int(found[1]), RateFrame(found[2])) if found else NONE

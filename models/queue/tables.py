@@ -1,4 +1,4 @@
-"""The outbound queue: one row per recipient."""
+"""Tables of the outbound queue: one row for each recipient."""
 
 from enum import StrEnum
 from typing import Any
@@ -18,7 +18,7 @@ from models.store.columns import (
 
 
 class DeliveryState(StrEnum):
-    """How far a delivery to one recipient has come."""
+    """The state of the delivery to one recipient."""
 
     PENDING = "PENDING"
     DEFERRED = "DEFERRED"
@@ -29,12 +29,12 @@ class DeliveryState(StrEnum):
     CANCELLED = "CANCELLED"
 
 
-# What becomes due by its time: neither in the line of its destination, nor held, nor leased.
+# Entries that become due at a time: not in the queue of their destination, not held, not leased.
 DUE = "next_at IS NOT NULL AND turn_at IS NULL AND held_at IS NULL AND lease IS NULL"
-# What is not at its end. Letter by letter as the index has it: a parameter would not find that.
+# Entries that are not finished. The text is exactly that of the index: a parameter can't use it.
 OPEN = "state IN ('PENDING', 'DEFERRED')"
-DEFERRED = "state = 'DEFERRED'"  # what is tried again, likewise
-RANKS = 3  # those in a hurry; usual ones; those that can wait, and whoever was tried before
+DEFERRED = "state = 'DEFERRED'"  # entries that are retried
+RANKS = 3  # urgent; normal; bulk mail and retries
 MIDDLE = 1
 
 
@@ -54,49 +54,49 @@ class Delivery(MaybeOwned, table=True):
 
     submission_id: int = ref("submissions.id")
     recipient: str
-    domain: str  # or `via`: what is sent there is sent in one go
-    via: str | None = None  # the relay or page it goes to, without a password
-    secret: str | None = None  # the same with its password, sealed for the delivery
+    domain: str  # or `via`: entries with the same value share connections
+    via: str | None = None  # the relay or webhook it goes to, without its password
+    secret: str | None = None  # `via` with its password, encrypted
     state: DeliveryState = choice(DeliveryState, default=DeliveryState.PENDING)
     attempts: Number = 0
-    next_at: MaybeMoment = None  # None: nothing more is tried
-    turn_at: MaybeMoment = None  # its place in the line of its destination; None: it is not in it
-    rank: Number = MIDDLE  # which of the lines; see RANKS
-    held_at: MaybeMoment = None  # since when an administrator has stopped it
-    hurried_at: MaybeMoment = None  # it is to be tried as soon as may be, somebody said then
-    holder: MaybeNumber = None  # the process that holds it; see models/runtime/leases.py
-    lease: MaybeNumber = None  # who holds it
-    final_dot_at: MaybeMoment = None  # the whole message may be with the other side since
+    next_at: MaybeMoment = None  # None: no more attempts
+    turn_at: MaybeMoment = None  # its place in the queue of its destination; None: not in it
+    rank: Number = MIDDLE  # see RANK_COUNT
+    held_at: MaybeMoment = None  # when an administrator put it on hold
+    hurried_at: MaybeMoment = None  # when an immediate attempt was requested
+    holder: MaybeNumber = None  # the process with the lease; see models/runtime/leases.py
+    lease: MaybeNumber = None  # number of the current lease
+    final_dot_at: MaybeMoment = None  # since then the other server may have the whole message
     last_code: MaybeNumber = None  # SMTP
     last_response: str | None = None
     mx: str | None = None
     tls: str | None = None  # version and cipher
     delivered_at: MaybeMoment = None
-    notify: str | None = None  # of what is to be told (RFC 3461); None: it was not said
-    orcpt: str | None = None  # the first recipient: type;address
+    notify: str | None = None  # NOTIFY (RFC 3461); None: absent
+    orcpt: str | None = None  # the original recipient: type;address
     delay_told_at: MaybeMoment = None
-    success_owed: str | None = None  # what became of it; its sender is still to be told of that
-    reported_at: MaybeMoment = None  # by another server, which had taken it
-    reported_by: str | None = None  # as it names itself
-    report_proven: bool | None = None  # it showed what only we and that server know
+    success_owed: str | None = None  # the result that the sender is still to be notified of
+    reported_at: MaybeMoment = None  # when another server, which accepted the message, sent a DSN
+    reported_by: str | None = None  # the name of that server
+    report_proven: bool | None = None  # the DSN has the secret that only that server got
     created_at: Moment
     expires_at: Moment
 
 
 class PlaceTurn(SQLModel, table=True):
-    """How far the turns of a place are given away, where so many messages may go in a minute."""
+    """The next free delivery slot of a destination with a limit of messages per minute."""
 
     __tablename__ = "place_turns"
 
     place: str = Field(primary_key=True)
-    free_at: Moment  # from then on the next one may go
-    until: Moment = Field(index=True)  # up to then those have turns that were put off, too
+    free_at: Moment  # time of the next free slot
+    until: Moment = Field(index=True)  # time of the last slot of entries that were postponed
 
 
 def answer(of: Any) -> str | None:
-    """What the other side said last, code and words, on one line; None where it never did.
+    """Return the last SMTP reply of the other server in one line; None if there is none.
 
-    Of the row `last_code` and `last_response` are read.
+    Reads `last_code` and `last_response` of the row.
     """
     said = " ".join(str(part) for part in (of.last_code, of.last_response) if part)
     return said or None

@@ -1,4 +1,4 @@
-"""Policies of encryption that other domains publish (MTA-STS, RFC 8461), as they were read."""
+"""Table of MTA-STS policies of other domains (RFC 8461)."""
 
 from datetime import datetime
 from enum import StrEnum
@@ -9,7 +9,7 @@ from models.store.columns import Instant, MaybeMoment, Moment, Number, Row, choi
 
 
 class StsMode(StrEnum):
-    """What a policy asks of senders."""
+    """The mode of a policy."""
 
     ENFORCE = "enforce"
     TESTING = "testing"
@@ -17,15 +17,15 @@ class StsMode(StrEnum):
 
 
 class StsPolicy(Row, table=True):
-    """The policy of a domain, or that it could not be had."""
+    """The policy of a domain, or a failed attempt to fetch it."""
 
     __tablename__ = "sts_policies"
 
-    domain: str = Field(unique=True)  # as the wire has it
-    policy_id: str  # that of the record in DNS it was read for
+    domain: str = Field(unique=True)  # in ASCII
+    policy_id: str  # `id` of the DNS record when it was fetched
     mode: StsMode = choice(StsMode)
-    mx: list[str] = plain(list)  # names of servers; * for the first label
+    mx: list[str] = plain(list)  # patterns of MX hosts; * for the first label
     max_age: Number  # seconds
     fetched_at: Moment
     expires_at: datetime = Field(sa_type=Instant, index=True)
-    retry_at: MaybeMoment = None  # until then it is not asked for again
+    retry_at: MaybeMoment = None  # it is not fetched again before

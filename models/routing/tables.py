@@ -1,7 +1,4 @@
-"""Ways out of here: relay hosts of senders, transports and TLS policies of destinations.
-
-And forwarding hosts, whose mail was somebody else's before it comes to us.
-"""
+"""Tables of relay hosts, transports, TLS policies and forwarding hosts."""
 
 from enum import StrEnum
 
@@ -11,7 +8,7 @@ from models.store.columns import MaybeMoment, Moment, Number, Row, choice
 
 
 class TlsPolicyLevel(StrEnum):
-    """How much encryption the way to a destination has to have."""
+    """The TLS requirement of a destination."""
 
     NONE = "NONE"
     MAY = "MAY"
@@ -24,35 +21,35 @@ class TlsPolicyLevel(StrEnum):
 
 
 class RelayHost(Row, table=True):
-    """A way out for the mail of domains that name it."""
+    """A server that sends the mail of the domains that use it."""
 
     __tablename__ = "relay_hosts"
 
     host: str  # lower case, or an address
     port: Number = 25
     username: str | None = None
-    secret: str | None = None  # its password, sealed
-    tls: bool = True  # nothing goes there without, and the certificate is checked
+    secret: str | None = None  # its password, encrypted
+    tls: bool = True  # TLS with a verified certificate is required
     active: bool = True
     created_at: Moment
 
 
 class Transport(Row, table=True):
-    """A way to a destination."""
+    """A route that is configured for a destination."""
 
     __tablename__ = "transports"
 
     destination: str = Field(unique=True)  # domain, .domain, address or /regular expression/
-    next_hop: str  # host:port; [host] is not looked up as a domain
+    next_hop: str  # host:port; [host] without MX lookup
     lookup_mx: bool = False  # `next_hop` is a domain
     username: str | None = None
-    secret: str | None = None  # its password, sealed
+    secret: str | None = None  # its password, encrypted
     active: bool = True
     created_at: Moment
 
 
 class TlsPolicy(Row, table=True):
-    """How much encryption a destination asks for."""
+    """The configured TLS requirement of a destination."""
 
     __tablename__ = "tls_policies"
 
@@ -65,11 +62,11 @@ class TlsPolicy(Row, table=True):
 
 
 class ForwardingHost(Row, table=True):
-    """An address whose mail is forwarded to us, and so fails SPF."""
+    """An IP address that forwards mail to this server, so that SPF fails."""
 
     __tablename__ = "forwarding_hosts"
 
     host: str = Field(unique=True)  # IP address or network, in normal form
-    source: str  # the name it came from
-    filter_spam: bool = False  # else its mail is never refused as spam
+    source: str  # the name it was resolved from
+    filter_spam: bool = False  # if false, its mail is never refused as spam
     created_at: Moment

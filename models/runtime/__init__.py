@@ -1,1 +1,1 @@
-"""What a process is and does beside its tables: its registration, and its leases."""
+"""The environment, options, registration and leases of a process."""

@@ -1,13 +1,13 @@
-"""Waits that outlast a step of the clock.
+"""Correction of waits after the clock of a server was set back.
 
 Times at which work is due are times of day, since they must outlast a reboot. If the clock of a
 server is set back, they are too far ahead. So each heartbeat compares the time of day with the
-time since the boot, and makes all waits shorter by the time by which the clock was set back.
-It does so at the second heartbeat after the step: a transaction that read the clock before the
-step may commit a wait after the first one. A clock that was ahead between two heartbeats counts,
-too. A clock that is set forward only makes waits end early.
+time since the boot, and shortens all waits by the time by which the clock was set back. It does so
+at the second heartbeat after the step, since a transaction that read the clock before the step may
+commit a wait after the first one. A clock that was ahead between two heartbeats counts, too. A
+clock that is set forward only makes waits end early.
 
-The end of a hold that a user has chosen is a time of day by intention, and stays as it is.
+The end of a hold that a user has chosen is a time of day by intention, and does not change.
 """
 
 import logging
@@ -41,8 +41,8 @@ from models.users.tables import Usage, User
 
 log = logging.getLogger(__name__)
 
-STEP = timedelta(seconds=30)  # smaller steps are left alone
-KEPT = timedelta(days=1)  # for which the clock of a server that has ended is remembered
+STEP = timedelta(seconds=30)  # smaller steps are ignored
+KEPT = timedelta(days=1)  # after it the clock of a server that has ended is deleted
 _SECOND = timedelta(seconds=1)
 _MILLISECOND = timedelta(milliseconds=1)
 
@@ -93,24 +93,24 @@ WAITS = (
 
 
 def is_ahead(until: datetime, now: datetime, longest: timedelta) -> bool:
-    """True while a wait of at most `longest` goes on.
+    """True while a wait of at most `longest_wait` lasts.
 
-    An end further ahead was computed before the clock was set back: that wait is over.
+    An end further ahead was computed before the clock was set back, so that wait is over.
     """
     return now < until <= now + longest
 
 
 def follow_clock(turn: Turn, *, steady: bool = True) -> bool:
-    """Note the clock of this server. If it was set back, make all waits shorter by that time.
+    """Store the clock of this server. If it was set back, shorten all waits by that time.
 
-    Unless the clock is `steady`, a step is left to the next heartbeat. Return whether waits were
-    made shorter.
+    If the clock is not steady, the step is handled at the next heartbeat. Return True if the waits
+    were shortened.
     """
     process, now = turn.world.process, turn.world.now()
     boot, ahead = boot_id(), clock_ahead(now)
-    asked = select(*map(col, (ServerClock.boot, ServerClock.ahead, ServerClock.seen_at)))
-    mine = asked.where(col(ServerClock.server) == process.server).with_for_update()
-    known = turn.connection.execute(mine).first()
+    stored_clocks = select(*map(col, (ServerClock.boot, ServerClock.ahead, ServerClock.seen_at)))
+    own_clock = stored_clocks.where(col(ServerClock.server) == process.server).with_for_update()
+    known = turn.connection.execute(own_clock).first()
     back = (_former_ahead(process, known, ahead) - ahead) * _MILLISECOND
     if known is not None and known.boot == boot:
         back = max(back, (known.ahead - ahead) * _MILLISECOND)
@@ -129,9 +129,10 @@ def follow_clock(turn: Turn, *, steady: bool = True) -> bool:
 
 
 def _former_ahead(process: Registration, known: Any, ahead: int) -> int:
-    """Return how far this process has seen the clock ahead, less what waits have followed since.
+    """Return how many milliseconds this process has seen its clock ahead.
 
-    Another process that made all waits shorter has lowered the note of this server's clock.
+    The time by which waits were shortened since is subtracted: another process that shortened all
+    waits has lowered the stored clock of this server.
     """
     if process.was_ahead is None:
         return ahead
@@ -142,9 +143,9 @@ def _former_ahead(process: Registration, known: Any, ahead: int) -> int:
 
 
 def observe_clock(world: World) -> bool:
-    """Note a step since the last heartbeat; return False if there was one.
+    """Note a step of the clock since the last heartbeat; return False if there was one.
 
-    Then transactions that read the clock before the step may still be under way.
+    Transactions that read the clock before the step may still be running then.
     """
     process, highest = world.process, world.clock.take_highest()
     if (highest - clock_ahead(world.now())) * _MILLISECOND <= STEP:
@@ -154,10 +155,10 @@ def observe_clock(world: World) -> bool:
 
 
 def forget_clocks(turn: Turn) -> bool:
-    """Forget the clocks of servers that have ended.
+    """Delete the clocks of servers that have ended.
 
-    If one of them was ahead of this server's clock, make all waits shorter by that time. Return
-    whether one was.
+    If one of them was ahead of this server's clock, shorten all waits by that time. Return True if
+    the waits were shortened.
     """
     now = turn.world.now()
     ended = (
@@ -176,10 +177,11 @@ def forget_clocks(turn: Turn) -> bool:
 
 
 def shorten_waits(turn: Turn, by: timedelta) -> None:
-    """Let all that waits be due earlier by so much.
+    """Make everything that waits due earlier by this time.
 
-    That includes what other servers wrote. If their clocks were set back too, they must not do
-    the same again: so the notes of their clocks become lower by that time.
+    That includes the waits that other servers wrote. The stored clocks of those servers become
+    lower by the same time: if their clocks were set back too, they must not shorten the waits
+    again.
     """
     now, dialect = turn.world.now(), turn.connection.dialect.name
     notes, changed = table_of(ServerClock), 0
@@ -197,6 +199,7 @@ def shorten_waits(turn: Turn, by: timedelta) -> None:
 
 
 def _earlier(dialect: str, column: Any, by: timedelta) -> ColumnElement[Any]:
+    """Return SQL for the time in a column minus a difference."""
     if dialect == "sqlite":  # a text with microseconds, as SQLAlchemy stores it
         moved = func.strftime("%Y-%m-%d %H:%M:%f000", column, f"-{by / _SECOND:.3f} seconds")
         return type_coerce(moved, Instant)

@@ -1,4 +1,4 @@
-"""How many may be here at once: in all, and of each."""
+"""Limits on how many users of a resource are active at once: in total, and for each key."""
 
 from collections.abc import Hashable
 from dataclasses import dataclass, field
@@ -6,14 +6,14 @@ from dataclasses import dataclass, field
 
 @dataclass(eq=False, slots=True)
 class Seat:
-    """One who is here. Leaving twice is leaving once."""
+    """A slot that is in use. To release it twice has no further effect."""
 
     crowd: "Crowd"
     who: Hashable
     taken: bool = True
 
     def move(self, who: Hashable, each: int) -> bool:
-        """Be counted as somebody else, who may have so many; False where those are all taken."""
+        """Count this slot for another key; return False if all slots of that key are in use."""
         if self.crowd.of(who) >= each:
             return False
         self.crowd.count(self.who, -1)
@@ -22,7 +22,7 @@ class Seat:
         return True
 
     def leave(self) -> None:
-        """Make room."""
+        """Release the slot."""
         if self.taken:
             self.taken = False
             self.crowd.here -= 1
@@ -31,20 +31,20 @@ class Seat:
 
 @dataclass(eq=False)
 class Crowd:
-    """Those who are here; it remembers nobody who has left."""
+    """Counts the slots in use. It keeps nothing about a key without slots."""
 
-    most: int  # in all
-    each: int  # of one
+    most: int  # in total
+    each: int
     here: int = 0
     _counts: dict[Hashable, int] = field(default_factory=dict)
 
     @property
     def full(self) -> bool:
-        """Whether nobody more is let in."""
+        """True if all slots are in use."""
         return self.here >= self.most
 
     def enter(self, who: Hashable, each: int | None = None) -> Seat | None:
-        """A seat; None where all are taken, or all of this one's."""
+        """Return a new slot, or None if all slots, or all of this key, are in use."""
         count = self._counts.get(who, 0)
         if self.here >= self.most or count >= (self.each if each is None else each):
             return None
@@ -53,11 +53,11 @@ class Crowd:
         return Seat(self, who)
 
     def of(self, who: Hashable) -> int:
-        """How many of one are here."""
+        """Return the number of slots in use for a key."""
         return self._counts.get(who, 0)
 
     def count(self, who: Hashable, more: int) -> None:
-        """Count so many more of one."""
+        """Add a number, which can be negative, to the count of a key."""
         now = self._counts.get(who, 0) + more
         if now:
             self._counts[who] = now

@@ -1,4 +1,4 @@
-"""The outside world, as we are lent it, and the options that are in force."""
+"""The environment of a process: database, object store, wake-ups, clock and options."""
 
 import secrets
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
@@ -34,29 +34,29 @@ def _now() -> datetime:
 
 
 def _no_fault(_place: str) -> None:
-    """Nothing goes wrong; crash tests bring one that ends the process at a place."""
+    """Do nothing at a fault point. Crash tests pass a function that ends the process."""
 
 
 @dataclass(frozen=True, slots=True)
 class Adopted:
-    """Options as settings make them, and how far the platform's stream had come by then.
+    """Options that a transaction has stored, with the position of that change.
 
-    A unit that changes settings puts it into the `info` of its session, by this type: it is
-    in force in this process as soon as the unit is durable.
+    A transaction that changes settings puts this object into the `info` of its session, under
+    this class as key. The options apply in this process once the transaction is committed.
     """
 
     options: Options
-    number: int
+    number: int  # of the change in the PLATFORM stream
 
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """Store, blobs, bells, clock, dice and keys. Tests bring their own."""
+    """What a process depends on. Tests pass their own values."""
 
     database: Database
     blobs: Store
-    secret: bytes = field(repr=False)  # signs what we hand out: addresses of bytes
-    vault: Vault = field(default_factory=Vault.fresh, repr=False)  # seals what we must read again
+    secret: bytes = field(repr=False)  # signs download links and SRS addresses
+    vault: Vault = field(default_factory=Vault.fresh, repr=False)  # encrypts secrets
     options: Options = field(default_factory=Options)
     wakeups: Wakeups = field(default_factory=Wakeups)
     shelf: Shelf = field(default_factory=Shelf, repr=False)
@@ -65,9 +65,10 @@ class World:
     key: Callable[[], int] = field(default_factory=Keys)
     process: Registration = field(default_factory=Registration, repr=False)
     fault: Callable[[str], None] = _no_fault
-    clock: ObservedClock = field(init=False, repr=False)  # the same as `now`
-    base: Options = field(init=False, repr=False)  # the options we were given, before any setting
-    settled: int = field(init=False, default=0, repr=False)  # `Adopted.number` of those in force
+    clock: ObservedClock = field(init=False, repr=False)  # the same object as `now`
+    base: Options = field(init=False, repr=False)  # the options before any stored setting
+    # `CommittedOptions.position` of `options`
+    settled: int = field(init=False, default=0, repr=False)
     incarnation: Incarnation = field(init=False, default=Incarnation(), repr=False)
 
     def __post_init__(self) -> None:
@@ -77,104 +78,108 @@ class World:
         object.__setattr__(self, "now", clock)
 
     def adopt(self, adopted: "Adopted") -> None:
-        """Let other options be in force from now on, unless newer ones are.
+        """Use other options from now on, unless newer ones are in use.
 
-        `options` stays a plain attribute: hot paths read it at every message. Whoever needs
-        two of them to fit together takes the whole object first.
+        `options` stays a plain attribute, since hot paths read it for every message. Code that
+        needs several consistent options must read the whole object once.
         """
         if adopted.number >= self.settled:
             object.__setattr__(self, "settled", adopted.number)
             object.__setattr__(self, "options", adopted.options)
 
     def enter(self, incarnation: Incarnation) -> None:
-        """Work in this incarnation of the store; wake all who follow a stream if it is another."""
-        before = self.incarnation
+        """Work in this incarnation of the database. If it is another one, wake all followers."""
+        previous = self.incarnation
         object.__setattr__(self, "incarnation", incarnation)
-        if before.base != incarnation.base:
+        if previous.base != incarnation.base:
             for stream in self.wakeups.followed:
                 self.wakeups.ring(stream, incarnation.base)
 
     @asynccontextmanager
     async def write(self, *streams: int) -> AsyncGenerator[AsyncSession]:
-        """A unit of work on what belongs to these streams: all or nothing. Then bells ring.
+        """Open a transaction that locks these streams, and commit it at the end of the block.
 
-        Their rows are locked first. So no two units wait for each other, and what we read
-        of an account or a domain stays true until we have written.
+        Nothing is stored if the block raises. The locks are taken first, in the order of the ids,
+        so transactions can't deadlock, and the rows of a user or domain don't change between
+        reading and writing. Followers are woken after the commit. Raises StreamBusy if a stream
+        stays locked.
         """
         session: AsyncSession | None = None
         try:
             async with self.database.queued(streams), self.database.write() as session:
                 await journal.lock(session, streams)
                 yield session
-        finally:  # a caller that was cancelled during the commit has changed the store
+        finally:  # a caller that was cancelled during the commit has changed the database
             if session is not None and is_committed(session):
-                if adopted := session.info.get(Adopted):
-                    self.adopt(adopted)
+                if committed := session.info.get(Adopted):
+                    self.adopt(committed)
                 self.wakeups.tell({**journal.reached(session), **_rung(session)})
 
     async def apply(self, work: Callable[["Turn"], Outcome], *streams: int) -> Outcome:
-        """A unit of work that is a plain function of its turn: for hot paths.
+        """Run `work` in a transaction that locks these streams, and commit it.
 
-        It runs again if another process has made the same primary key.
+        For hot paths: `work` is a synchronous function that uses a plain connection. It runs again
+        if a generated id is in use. Followers are woken after the commit.
         """
 
-        def unit(connection: Connection) -> tuple[Outcome, Turn]:
-            held = journal.hold(connection, streams) if streams else {}
-            turn = Turn(connection, self, held)
-            return work(turn), turn
+        def run(connection: Connection) -> tuple[Outcome, Turn]:
+            positions = journal.hold(connection, streams) if streams else {}
+            transaction = Turn(connection, self, positions)
+            return work(transaction), transaction
 
         async with self.database.queued(streams):
-            for left in reversed(range(TRIES)):
+            for tries_left in reversed(range(TRIES)):
                 try:
-                    outcome, turn = await self.database.apply(unit)
+                    outcome, transaction = await self.database.apply(run)
                     break
                 except Exception as problem:
-                    if not left or not is_key_collision(problem):
+                    if not tries_left or not is_key_collision(problem):
                         raise
-        self.wakeups.tell({**turn.reached, **dict.fromkeys(turn.bells, 0)})
+        self.wakeups.tell({**transaction.reached, **dict.fromkeys(transaction.bells, 0)})
         return outcome
 
     async def apply_aside(self, work: Callable[["Turn"], Outcome]) -> Outcome:
-        """A unit of work for heartbeats: it waits for no connection of the others."""
+        """Run `work` in a transaction on the connection that is reserved for heartbeats."""
 
-        def unit(connection: Connection) -> tuple[Outcome, Turn]:
-            turn = Turn(connection, self)
-            return work(turn), turn
+        def run(connection: Connection) -> tuple[Outcome, Turn]:
+            transaction = Turn(connection, self)
+            return work(transaction), transaction
 
-        outcome, turn = await self.database.apply_aside(unit)
-        self.wakeups.tell({**turn.reached, **dict.fromkeys(turn.bells, 0)})
+        outcome, transaction = await self.database.apply_aside(run)
+        self.wakeups.tell({**transaction.reached, **dict.fromkeys(transaction.bells, 0)})
         return outcome
 
     async def join(self, session: AsyncSession, work: Callable[["Turn"], Outcome]) -> Outcome:
-        """Do `work`, a plain function of its turn, inside the unit of this session."""
+        """Run `work`, a synchronous function, inside the transaction of this session."""
 
-        def unit(connection: Connection) -> tuple[Outcome, Turn]:
-            turn = Turn(connection, self)
-            return work(turn), turn
+        def run(connection: Connection) -> tuple[Outcome, Turn]:
+            transaction = Turn(connection, self)
+            return work(transaction), transaction
 
-        outcome, turn = await (await session.connection()).run_sync(unit)
-        session.info["reached"] = {**journal.reached(session), **turn.reached}
-        ring(session, *turn.bells)
+        outcome, transaction = await (await session.connection()).run_sync(run)
+        session.info["reached"] = {**journal.reached(session), **transaction.reached}
+        ring(session, *transaction.bells)
         return outcome
 
 
 def ring(session: AsyncSession, *bells: int) -> None:
-    """Ring these bells of workers once the unit of this session is stored."""
+    """Wake these workers (`wakeups.TASKS` and so on) when the session has committed."""
     if bells:
         session.info["bells"] = {**_rung(session), **dict.fromkeys(bells, 0)}
 
 
 def _rung(session: AsyncSession) -> dict[int, int]:
+    """Return the ids of the workers that are woken after the commit, each with the value 0."""
     known: dict[int, int] = session.info.get("bells", {})
     return known
 
 
 @dataclass(slots=True)
 class Turn:
-    """A unit of work on a plain connection, and how far it has brought each stream.
+    """A transaction on a plain connection, with the positions that it has given.
 
-    `held` says where a stream stands, as far as that is known. `bells` of workers are rung
-    once it is stored.
+    `locked_positions` has the last positions of locked streams. `workers_to_wake` has the ids of
+    the workers that are woken after the commit.
     """
 
     connection: Connection
@@ -184,24 +189,30 @@ class Turn:
     bells: set[int] = field(default_factory=set)
 
     def count(self, stream_id: int, many: int) -> int:
-        """Take the next numbers of a stream; returns the last. Whoever counts must append."""
+        """Reserve the next positions of a stream, and return the last one.
+
+        The caller must append entries for all of them. Raises NotFound if there is no such stream.
+        """
         last = self.reached[stream_id] = journal.count(self.connection, stream_id, many)
         self.held.pop(stream_id, None)
         return last
 
     def append(self, stream_id: int, entry: Entry, *, at: datetime) -> None:
-        """Write the entry whose numbers were counted just before."""
+        """Write the entry for the positions that were reserved just before."""
         last = self.reached[stream_id]
         journal.append(self.connection, stream_id, entry, last=last, at=at)
 
     def record(self, stream_id: int, entry: Entry, *, at: datetime) -> int:
-        """Count and append; returns the entry's last number."""
+        """Reserve positions for an entry and write it; return its last position."""
         last = self.count(stream_id, len(entry.ids))
         self.append(stream_id, entry, at=at)
         return last
 
     def stands(self, stream_id: int) -> int:
-        """The last number of a stream, which is held from here on."""
+        """Lock a stream until the end of the transaction, and return its last position.
+
+        Raises NotFound if there is no such stream.
+        """
         if stream_id not in self.held:
             self.held |= journal.hold(self.connection, [stream_id])
         return found(self.held.get(stream_id), str(stream_id), path=["user"])
@@ -209,20 +220,23 @@ class Turn:
     def told(
         self, stream_id: int, entries: Sequence[Entry], *, at: datetime
     ) -> tuple[int, list[Sent]]:
-        """The last number of these entries, and what records them: it must be sent."""
-        since = self.stands(stream_id)
-        last = since + sum(len(entry.ids) for entry in entries)
+        """Return the last position of these entries, and the statements that record them.
+
+        Locks the stream. The caller must execute the statements.
+        """
+        position = self.stands(stream_id)
+        last = position + sum(len(entry.ids) for entry in entries)
         self.held[stream_id] = self.reached[stream_id] = last
-        return last, journal.told(stream_id, entries, since=since, at=at)
+        return last, journal.told(stream_id, entries, since=position, at=at)
 
     def fetched(self, statement: Prepared, **given: Any) -> Rows:
-        """The rows of a statement that was made once."""
+        """Return the rows of a prepared statement."""
         return fetched(self.connection, statement, given)
 
     def fetched_all(self, statement: Prepared, given: Sequence[Mapping[str, Any]]) -> Rows:
-        """The same with the values of several, of whose rows nobody knows the order."""
+        """Return the rows of a prepared statement for several sets of parameters, in any order."""
         return fetched_all(self.connection, statement, given)
 
     def send(self, works: Sequence[Sent]) -> None:
-        """Change rows, by statements that were made once; none may see what another does."""
+        """Execute prepared statements that change rows and don't depend on each other."""
         send(self.connection, works)

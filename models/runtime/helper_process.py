@@ -1,4 +1,4 @@
-"""Processes of their own, for work that would hold the interpreter's lock for long."""
+"""Helper processes for work that would hold the interpreter's lock for long."""
 
 import asyncio
 import ctypes
@@ -18,26 +18,26 @@ Outcome = TypeVar("Outcome")
 
 
 class Apart:
-    """So many processes at most, each begun when it is first wanted."""
+    """A pool of helper processes, each started when it is first needed."""
 
     def __init__(self, most: int, *, nice: int = 0) -> None:
-        """`nice` is added to what the server has: how far everything else goes before them."""
+        """Limit the number of processes; `nice` is added to the priority value of the server."""
         self.most, self.nice = most, nice
-        self._made: ProcessPoolExecutor | None = None
+        self._executor: ProcessPoolExecutor | None = None
 
     def submit(
         self, work: Callable[Given, Outcome], *args: Given.args, **more: Given.kwargs
     ) -> "Future[Outcome]":
-        """Do `work`, a function of a module: arguments and what it gives are pickled.
+        """Run a module-level function in a helper process. Arguments and result are pickled.
 
-        BrokenProcessPool, then or from the future, where a process was ended from outside.
+        Raises BrokenProcessPool, at once or from the future, if a process was killed.
         """
-        if self._made is None:
+        if self._executor is None:
             spawn = multiprocessing.get_context("spawn")
-            self._made = ProcessPoolExecutor(
+            self._executor = ProcessPoolExecutor(
                 self.most, spawn, initializer=_begin, initargs=(self.nice,)
             )
-        pool = self._made
+        pool = self._executor
         try:
             job = pool.submit(work, *args, **more)
         except BrokenProcessPool:
@@ -47,8 +47,8 @@ class Apart:
         return job
 
     async def close(self) -> None:
-        """End the processes, once they have done what they are at. They may be wanted again."""
-        pool, self._made = self._made, None
+        """Stop the processes after their current work. A later call of `submit` starts new ones."""
+        pool, self._executor = self._executor, None
         if pool:
             await asyncio.to_thread(pool.shutdown, cancel_futures=True)
 
@@ -57,18 +57,19 @@ class Apart:
             self._leave(pool)
 
     def _leave(self, pool: ProcessPoolExecutor) -> None:
-        """Have new processes next time: these cannot be used any more."""
-        if self._made is pool:
-            self._made = None
+        """Let the next call of `submit` start new processes."""
+        if self._executor is pool:
+            self._executor = None
 
 
 def _begin(nice: int) -> None:
     """Leave Ctrl-C to the server, yield to it, and end with it.
 
-    In its session: Linux would else weigh the two as groups first, and us as much (sched(7)).
+    The new process group is in the session of the server. In another session Linux would first
+    weigh the two as groups, with the same share for both (sched(7)).
     """
     with suppress(OSError, AttributeError):
-        # Linux only (prctl(2)): nobody else would end us after the server was killed.
+        # Linux only (prctl(2)): otherwise this process would outlive a server that was killed.
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     with suppress(OSError):
         os.setpgid(0, 0)

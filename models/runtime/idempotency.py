@@ -1,4 +1,4 @@
-"""Answers to be given again."""
+"""Stored payloads of mutations with an idempotency key."""
 
 from datetime import datetime
 from typing import Any
@@ -9,12 +9,13 @@ from models.store.columns import Instant, plain
 
 
 class Replay(SQLModel, table=True):
-    """What a mutation answered under an idempotency key. Lies in the unit that did the work."""
+    """The payload of a mutation under its idempotency key, stored in the same transaction."""
 
     __tablename__ = "replays"
 
-    principal: str = Field(primary_key=True)  # whose key it is: a user, an API key
+    # the user or API key that has sent the idempotency key
+    principal: str = Field(primary_key=True)
     key: str = Field(primary_key=True)
-    asked: str  # digest of mutation and input: the key is good for no other
+    asked: str  # digest of mutation and input; the key is valid for these only
     answer: dict[str, Any] = plain(dict)
     at: datetime = Field(sa_type=Instant, index=True)

@@ -1,8 +1,8 @@
 """Leases: which process works on a row. A lease ends when its holder's heartbeat stops.
 
 Each leased row names its holder, a row of `server_processes`. Each process increases a counter
-there. A process whose counter stands still is deleted by another one, and its leases are given
-back in the same unit of work. So no lease depends on the time of day.
+there. If a counter stops, another process deletes that row and ends its leases in the same
+transaction. So no lease depends on the time of day.
 """
 
 import asyncio
@@ -50,7 +50,7 @@ log = logging.getLogger(__name__)
 LEASED: tuple[Any, ...] = (
     Delivery, Task, Connector, WebhookLane, PushChannel, Certificate, Lesson,
 )  # fmt: skip
-# of each leased table: what names the work that needs the row, and what differs at each lease
+# for each leased table: the column with the key of the work, and the column of the lease number
 _WORK: tuple[tuple[Any, Any], ...] = (
     (col(Delivery.id), col(Delivery.lease)),
     *((col(table.lease), col(table.lease)) for table in LEASED[1:-1]),
@@ -64,14 +64,14 @@ BELLS = (
 
 
 def held(process_id: int, lease: int) -> dict[str, Any]:
-    """Column values of a row that this process takes."""
+    """Return the column values of a row that this process leases."""
     return {"lease": lease, "holder": process_id}
 
 
 def freed(table: Any) -> dict[str, Any]:
-    """Column values of a row whose lease ends before its work is done: it is due at once.
+    """Return the column values that end the lease of a row before its work is done.
 
-    A recipient goes back to its place in the line of its destination.
+    The row is due at once. A queue entry keeps its place in the queue of its destination.
     """
     values: dict[str, Any] = {"holder": None}
     if table is not Lesson:
@@ -93,7 +93,10 @@ def is_registered(process_id: Any) -> ColumnElement[bool]:
 
 @contextmanager
 def in_use(world: World, *work: int) -> Generator[None]:
-    """Keep leases from being freed while this process uses them. `work` has keys of `_WORK`."""
+    """Keep these leases from being freed during the block.
+
+    `work_keys` has values of the work columns of `_LEASE_KEYS`.
+    """
     world.process.work.update(work)
     try:
         yield
@@ -103,27 +106,33 @@ def in_use(world: World, *work: int) -> Generator[None]:
 
 
 class StoreReserved(Exception):
-    """The process must not use the store: a command has it for itself, or has changed its keys."""
+    """This process must not use the database.
+
+    A command has it for itself, or has changed its secret keys.
+    """
 
 
 async def ensure_registered(world: World) -> int:
-    """Register this process unless it is registered; return its id. Raises StoreReserved."""
+    """Register this process unless it is registered, and return its id.
+
+    Raises DatabaseReserved if this process must not use the database.
+    """
     process = world.process
     async with process.lock:
         if process.id is None:
             key = world.key()
 
-            def unit(turn: Turn) -> None:
-                _register(turn, key)
-                _follow_clocks(turn)  # no other transaction of this process is under way
+            def register(transaction: Turn) -> None:
+                _register(transaction, key)
+                _follow_clocks(transaction)  # no other transaction of this process is running
 
-            await world.apply(unit)
+            await world.apply(register)
             process.id = key
     return process.id
 
 
 def _register(turn: Turn, key: int) -> None:
-    """Insert the row of this process, and end what earlier runs of the same process held."""
+    """Insert the row of this process, and end the leases of earlier runs of the process."""
     process, now = turn.world.process, turn.world.now()
     if turn.connection.dialect.name == "postgresql":  # SQLite has one writer anyway
         turn.connection.execute(text(f"SELECT pg_advisory_xact_lock({REGISTERING})"))
@@ -152,13 +161,13 @@ def _register(turn: Turn, key: int) -> None:
 
 
 def _follow_clocks(turn: Turn, *, steady: bool = True) -> None:
-    """Make waits shorter by the time by which a clock was set back, or was ahead at its end."""
+    """Shorten waits if the clock of this server, or of one that has ended, was set back."""
     if follow_clock(turn, steady=steady) | forget_clocks(turn):
         turn.bells |= set(BELLS)
 
 
 def _check_free(turn: Turn) -> None:
-    """Raise StoreReserved if this process must not use the store."""
+    """Raise DatabaseReserved if this process must not use the database."""
     if turn.world.process.exclusive is not None:
         return
     reserved = select(col(ServerProcess.exclusive)).where(col(ServerProcess.exclusive).is_not(None))
@@ -171,14 +180,14 @@ def _check_free(turn: Turn) -> None:
 
 
 async def other_processes(world: World) -> Sequence[Any]:
-    """The processes that are registered beside this one."""
+    """Return `id`, `beats`, `host` and `pid` of the other registered processes."""
     columns = (ServerProcess.id, ServerProcess.beats, ServerProcess.host, ServerProcess.pid)
     asked = select(*map(col, columns)).where(col(ServerProcess.id) != (world.process.id or 0))
     return await world.database.read(asked)
 
 
 def free_orphans(turn: Turn) -> int:
-    """Give back each lease whose holder is not registered; return how many rows were held."""
+    """End each lease without a registered holder; return the number of rows."""
     registered, many = select(col(ServerProcess.id)), 0
     for table in LEASED:
         lost = [col(table.holder).is_not(None), col(table.holder).not_in(registered)]
@@ -192,25 +201,26 @@ def free_orphans(turn: Turn) -> int:
 
 
 async def end_server(world: World, server: str) -> None:
-    """Delete the registrations of a server that is known to have ended, with their leases."""
+    """Delete the registrations of a server that has certainly ended, with their leases."""
 
-    def unit(turn: Turn) -> None:
-        turn.connection.execute(delete(ServerProcess).where(col(ServerProcess.server) == server))
-        free_orphans(turn)
+    def delete_processes(transaction: Turn) -> None:
+        processes = delete(ServerProcess).where(col(ServerProcess.server) == server)
+        transaction.connection.execute(processes)
+        free_orphans(transaction)
 
-    await world.apply(unit)
+    await world.apply(delete_processes)
 
 
 async def free_stale(world: World) -> int:
-    """Give back what the store leases to this process and no work uses; return how many rows.
+    """End the leases of this process that no work uses; return the number of rows.
 
     A commit can be lost after it was reported: an asynchronous standby that replaces the primary
-    may have a claim and lack the end of its work. A commit can also succeed without an answer. A
-    row counts only if the last look has found it, too: its work may begin or end between the
-    reading of the store and that of the work.
+    may have the start of a lease without its end. A commit can also succeed without a response. A
+    row counts only if the last check found it, too, since its work may begin or end between the
+    reading of the database and that of the work.
     """
     process = world.process
-    if process.id is None or process.abandoned:  # an abandoned lease is given back after a pause
+    if process.id is None or process.abandoned:  # an abandoned lease ends after a pause
         return 0
     parts = [
         select(
@@ -227,31 +237,31 @@ async def free_stale(world: World) -> int:
     if not stale:
         return 0
 
-    def unit(turn: Turn) -> int:
-        many = 0
+    def free(transaction: Turn) -> int:
+        count = 0
         for row in stale:  # work that has ended meanwhile has ended the lease
             table, (work_column, lease_column) = LEASED[row.place], _WORK[row.place]
-            this = update(table).where(work_column == row.work, lease_column == row.lease)
-            this = this.where(col(table.holder) == process.id)
-            many += turn.connection.execute(this.values(**freed(table))).rowcount
-        turn.bells |= set(BELLS)
-        return many
+            leased = update(table).where(work_column == row.work, lease_column == row.lease)
+            leased = leased.where(col(table.holder) == process.id)
+            count += transaction.connection.execute(leased.values(**freed(table))).rowcount
+        transaction.bells |= set(BELLS)
+        return count
 
-    many = await world.apply_aside(unit)
-    if many:
-        log.warning("leases without work were given back", extra={"rows": many})
-    return many
+    row_count = await world.apply_aside(free)
+    if row_count:
+        log.warning("leases without work were given back", extra={"rows": row_count})
+    return row_count
 
 
 async def end_exclusive(world: World) -> None:
-    """Delete the registrations of commands that had the store alone and are known to have ended."""
+    """Delete the registrations of commands that had the database for themselves and have ended."""
     these = delete(ServerProcess).where(col(ServerProcess.exclusive).is_not(None))
-    await world.apply(lambda turn: turn.connection.execute(these).close())
+    await world.apply(lambda transaction: transaction.connection.execute(these).close())
 
 
 @asynccontextmanager
 async def registered(world: World) -> AsyncGenerator[None]:
-    """Keep this process registered, with heartbeats. Leaving the last block gives leases back."""
+    """Keep this process registered, with heartbeats. Its leases end with the last block."""
     process = world.process
     process.users += 1
     try:
@@ -275,20 +285,21 @@ async def registered(world: World) -> AsyncGenerator[None]:
 
 
 async def deregister(world: World) -> None:
-    """Delete the registration of this process, and give its leases back."""
+    """Delete the registration of this process, and end its leases."""
     process = world.process
     if process.id is not None:
-        this = delete(ServerProcess).where(col(ServerProcess.id) == process.id)
+        own_row = delete(ServerProcess).where(col(ServerProcess.id) == process.id)
 
-        def unit(turn: Turn) -> None:
-            turn.connection.execute(this)
-            free_orphans(turn)
+        def delete_registration(transaction: Turn) -> None:
+            transaction.connection.execute(own_row)
+            free_orphans(transaction)
 
         process.id = None
-        await world.apply(unit)
+        await world.apply(delete_registration)
 
 
 async def _send_heartbeats(world: World) -> None:
+    """Send heartbeats until cancelled, and free dead and stale leases."""
     failing = False
     while True:
         await asyncio.sleep(world.process.beat)
@@ -308,68 +319,75 @@ async def _send_heartbeats(world: World) -> None:
 
 
 async def send_heartbeat(world: World) -> None:
-    """Increase the counter of this process; register it anew if another process deleted it."""
+    """Increase the counter of this process.
+
+    If another process has deleted the registration, register this process again.
+    """
     process = world.process
     process_id = await ensure_registered(world)
-    due = [each for each in process.abandoned if each.due <= time.monotonic()]
+    due_leases = [lease for lease in process.abandoned if lease.due <= time.monotonic()]
     steady = observe_clock(world)
 
-    def unit(turn: Turn) -> bool:
+    def beat(transaction: Turn) -> bool:
         values = {"beats": ServerProcess.beats + 1, "beat_at": boot_time()}
-        this = update(ServerProcess).where(col(ServerProcess.id) == process_id)
-        beaten = this.values(**values, seen_at=turn.world.now())
-        lost = not turn.connection.execute(beaten).rowcount
-        if lost:
-            _register(turn, process_id)
+        own_row = update(ServerProcess).where(col(ServerProcess.id) == process_id)
+        increased = own_row.values(**values, seen_at=transaction.world.now())
+        is_deleted = not transaction.connection.execute(increased).rowcount
+        if is_deleted:
+            _register(transaction, process_id)
             for restore in process.restore:
-                restore(turn)
-        _follow_clocks(turn, steady=steady)
-        for each in due:
-            mine = update(each.table).where(*each.where, col(each.table.holder) == process_id)
-            turn.connection.execute(mine.values(**freed(each.table)))
-            turn.bells |= set(BELLS)
-        return lost
+                restore(transaction)
+        _follow_clocks(transaction, steady=steady)
+        for lease in due_leases:
+            row = update(lease.table).where(*lease.where, col(lease.table.holder) == process_id)
+            transaction.connection.execute(row.values(**freed(lease.table)))
+            transaction.bells |= set(BELLS)
+        return is_deleted
 
-    if await world.apply_aside(unit):
+    if await world.apply_aside(beat):
         log.warning("this process was taken for dead: others may have done a part of its work")
-    process.abandoned = [each for each in process.abandoned if each not in due]
+    process.abandoned = [lease for lease in process.abandoned if lease not in due_leases]
     if steady:
-        process.was_ahead = None  # waits have followed it
+        process.was_ahead = None  # the waits are shortened
 
 
 def abandon(world: World, table: Any, *where: Any, after: float) -> None:
-    """Give back a lease whose work failed here, `after` so many seconds, once the store answers."""
+    """End the lease of failed work, at a heartbeat after `delay_seconds`."""
     lease = AbandonedLease(table, where, time.monotonic() + after)
     world.process.abandoned.append(lease)
 
 
 async def end_dead(world: World) -> int:
-    """Delete the processes whose heartbeat has stopped, with their leases; return how many."""
+    """Delete the processes without a heartbeat, and end their leases.
+
+    Return the number of processes.
+    """
     process = world.process
     columns = (ServerProcess.id, ServerProcess.beats, ServerProcess.boot, ServerProcess.beat_at)
     asked = select(*map(col, columns))
-    rows = await world.apply_aside(lambda turn: turn.connection.execute(asked).all())
-    beats = [
+    rows = await world.apply_aside(lambda transaction: transaction.connection.execute(asked).all())
+    heartbeats = [
         Heartbeat(row.id, row.beats, row.boot, row.beat_at) for row in rows if row.id != process.id
     ]
-    dead = process.observer.find_dead(beats, one_machine=world.database.dialect == "sqlite")
-    found = frozenset(each.process_id for each in beats)
+    dead = process.observer.find_dead(heartbeats, one_machine=world.database.dialect == "sqlite")
+    found = frozenset(heartbeat.process_id for heartbeat in heartbeats)
     gone, process.known = process.known - found, found
     if not dead and not gone:
         return 0
-    many = await world.apply_aside(lambda turn: _end(turn, dead))
+    many = await world.apply_aside(lambda transaction: _end(transaction, dead))
     if many:
         log.warning("processes without a heartbeat were taken for dead", extra={"processes": many})
     return many
 
 
 def _end(turn: Turn, dead: Sequence[Heartbeat]) -> int:
-    """Delete processes unless they have given a heartbeat since; return how many."""
+    """Delete processes unless they have sent a heartbeat since; return the number deleted."""
     many = 0
-    for each in dead:
-        this = delete(ServerProcess).where(
-            col(ServerProcess.id) == each.process_id, col(ServerProcess.beats) == each.beats
+    for heartbeat in dead:
+        row = delete(ServerProcess).where(
+            col(ServerProcess.id) == heartbeat.process_id,
+            col(ServerProcess.beats) == heartbeat.beats,
         )
-        many += turn.connection.execute(this).rowcount
+        many += turn.connection.execute(row).rowcount
     free_orphans(turn)
     return many

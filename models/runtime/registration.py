@@ -1,4 +1,4 @@
-"""What a process knows of its own registration, and of the other processes' heartbeats."""
+"""The registration of this process, and the heartbeats of the others."""
 
 import asyncio
 import secrets
@@ -17,7 +17,7 @@ UNKNOWN = "unknown"  # boot identity outside Linux
 
 
 def boot_id() -> str:
-    """The identity of this machine's boot; another one after each boot."""
+    """Return the identity of this boot of the machine."""
     try:
         return BOOT.read_text().strip()
     except OSError:
@@ -25,18 +25,18 @@ def boot_id() -> str:
 
 
 def boot_time() -> int:
-    """Milliseconds since the boot. No change of the time of day moves this clock."""
+    """Return the milliseconds since the boot. No change of the time of day affects them."""
     clock = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
     return time.clock_gettime_ns(clock) // 1_000_000
 
 
 def clock_ahead(now: datetime) -> int:
-    """Milliseconds by which the time of day is ahead of the time since the boot."""
+    """Return the milliseconds by which the time of day is ahead of the time since the boot."""
     return int(now.timestamp() * 1000) - boot_time()
 
 
 class ObservedClock:
-    """The clock of a process; it remembers how far ahead it was.
+    """The clock of a process. It remembers how far it was ahead of the time since the boot.
 
     A clock may be set forward and back between two heartbeats. So each reading counts.
     """
@@ -55,7 +55,7 @@ class ObservedClock:
         return now
 
     def take_highest(self) -> int:
-        """Return `clock_ahead` of the reading that was furthest ahead since the last call."""
+        """Return the highest `clock_ahead_of_boot` of a reading since the last call."""
         now = clock_ahead(self.read())
         highest = now if self._highest is None else max(self._highest, now)
         self._highest = None
@@ -74,11 +74,11 @@ class Heartbeat:
 
 @dataclass
 class HeartbeatObserver:
-    """Finds the processes whose heartbeat has stopped, by clocks that nobody can set.
+    """Finds the processes without a heartbeat, by clocks that no operator can set.
 
-    The observer measures with its own monotonic clock how long a counter has not changed. A look
-    counts for one interval at most, so a pause of the observer or of the store kills nobody. On
-    one machine the age of a heartbeat by CLOCK_BOOTTIME tells the same without waiting.
+    The observer measures with its own monotonic clock how long a counter has not changed. A check
+    counts for one interval at most, so a pause of the observer or of the database ends no process.
+    On one machine the age of a heartbeat by CLOCK_BOOTTIME shows the same without a wait.
     """
 
     beat: float = BEAT
@@ -87,15 +87,15 @@ class HeartbeatObserver:
     _looked_at: float | None = None
 
     def find_dead(self, heartbeats: Sequence[Heartbeat], *, one_machine: bool) -> list[Heartbeat]:
-        """Return the processes that count as dead."""
+        """Return the heartbeats of the processes that count as dead."""
         now, before = time.monotonic(), self._looked_at
         passed = 0.0 if before is None else min(now - before, self.beat)
         self._looked_at = now
         known, self._unchanged = self._unchanged, {}
-        for each in heartbeats:
-            beats, seconds = known.get(each.process_id, (None, 0.0))
-            same = seconds + passed if beats == each.beats else 0.0
-            self._unchanged[each.process_id] = (each.beats, same)
+        for heartbeat in heartbeats:
+            beats, seconds = known.get(heartbeat.process_id, (None, 0.0))
+            unchanged = seconds + passed if beats == heartbeat.beats else 0.0
+            self._unchanged[heartbeat.process_id] = (heartbeat.beats, unchanged)
         if one_machine:
             return [each for each in heartbeats if self._is_old(each, first=before is None)]
         return [
@@ -103,6 +103,7 @@ class HeartbeatObserver:
         ]
 
     def _is_old(self, heartbeat: Heartbeat, *, first: bool) -> bool:
+        """True if a heartbeat is from another boot, or too old by CLOCK_BOOTTIME."""
         if heartbeat.boot != boot_id():
             return True
         age = (boot_time() - heartbeat.beat_at) / 1000
@@ -112,17 +113,17 @@ class HeartbeatObserver:
 
 @dataclass(frozen=True, slots=True)
 class AbandonedLease:
-    """A lease whose work failed in this process; it is given back later, by a heartbeat."""
+    """The lease of work that failed in this process. A later heartbeat ends it."""
 
     table: Any
     where: Sequence[Any]
-    due: float  # of the monotonic clock
+    due: float  # seconds of the monotonic clock
 
 
 class HeldRow(NamedTuple):
-    """A row that the store leases to this process."""
+    """A row that the database leases to this process."""
 
-    place: int  # of its table in `leases.LEASED`
+    place: int  # in `leases.LEASED_TABLES`
     work: int
     lease: int
 
@@ -131,28 +132,29 @@ class HeldRow(NamedTuple):
 class Registration:
     """The registration of this process. `id` is None while the process is not registered.
 
-    `restore` holds what takes back the leases of work that is still under way, after the process
-    was taken for dead: it runs in the unit of work that registers the process anew. `under_way`
-    lists the recipients that this process sends to; `work` has the keys of all other work that
-    needs a lease. What the store leases beside them is given back: see `leases.free_stale`.
+    `restore_leases` has functions that take back the leases of work that continues after the
+    process was taken for dead. They run in the transaction that registers the process again.
+    `sending_entry_ids` has functions that return the ids of the queue entries that this process
+    sends; `work_keys` has the keys of all other work that needs a lease. All other leases of this
+    process are ended: see `leases.free_stale_leases`.
     """
 
     server: str = field(default_factory=lambda: secrets.token_hex(8))
     name: str = "process"
-    exclusive: str | None = None
+    exclusive: str | None = None  # the work for which a command needs the database for itself
     beat: float = BEAT
     dead_after: float = DEAD_AFTER
     id: int | None = None
-    users: int = 0  # `leases.registered` blocks that are open
+    users: int = 0  # `leases.registered_process` blocks that are open
     restore: list[Callable[[Any], None]] = field(default_factory=list)
     under_way: list[Callable[[], Iterable[int]]] = field(default_factory=list)
     work: Counter[int] = field(default_factory=Counter)  # several rows may share a lease
-    suspected: frozenset[HeldRow] = frozenset()  # what the last look has found without work
+    suspected: frozenset[HeldRow] = frozenset()  # rows that the last check found without work
     on_reserved: Callable[[], None] | None = None  # called when the process must not go on
     abandoned: list[AbandonedLease] = field(default_factory=list)
-    known: frozenset[int] = frozenset()  # processes that the last look has found
-    noted_ahead: int | None = None  # `clock_ahead` that the last heartbeat stored
-    was_ahead: int | None = None  # `clock_ahead` before a step that waits are still to follow
+    known: frozenset[int] = frozenset()  # that the last check found
+    noted_ahead: int | None = None  # milliseconds, of the last heartbeat
+    was_ahead: int | None = None  # milliseconds; None if no waits are to be shortened
     lock: asyncio.Lock = field(default_factory=asyncio.Lock, repr=False)
     task: "asyncio.Task[None] | None" = field(default=None, repr=False)
     observer: HeartbeatObserver = field(init=False, repr=False)

@@ -1,4 +1,4 @@
-"""Secrets that must be read again, such as seeds of codes: sealed with a key outside the store."""
+"""Encryption of secrets that must be read again, with keys outside the database."""
 
 import base64
 import binascii
@@ -10,43 +10,43 @@ from dataclasses import dataclass, field
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-SIZE = 32  # bytes of a key: AES-256-GCM
+SIZE = 32  # bytes: AES-256-GCM
 NONCE = 12  # bytes (NIST SP 800-38D, section 8.2.2)
 
 
 class Sealed(Exception):
-    """It cannot be opened: sealed with a key we have not, for another place, or damaged."""
+    """The text can't be decrypted: unknown key, another place, or damaged."""
 
 
 @dataclass(frozen=True, slots=True)
 class Vault:
-    """Seals texts with its newest key, and opens what any of its keys has sealed.
+    """Encrypts texts with its newest key, and decrypts them with any of its keys.
 
-    `keys` are by name, the newest last. A sealed text is `name.nonce+text`, and holds for the
-    place it was sealed for: moved to another row, it cannot be opened.
+    `keys` are by name, the newest last. An encrypted text is `name.nonce+text`. It is valid for one
+    place only: a copy in another row can't be decrypted.
     """
 
     keys: Mapping[str, bytes] = field(repr=False)
 
     @classmethod
     def fresh(cls) -> "Vault":
-        """One with a key of its own, lost with the process."""
+        """Create a box with a new key, which is lost with the process."""
         name, key = new_key()
         return cls({name: key})
 
     @property
     def newest(self) -> str:
-        """The name of the key that seals."""
+        """The name of the key that encrypts."""
         return list(self.keys)[-1]
 
     def seal(self, text: str, place: str) -> str:
-        """The text, for this place only: such as `totp:` and the account's key."""
+        """Encrypt a text for one place, such as `totp:` and the user's id."""
         name, nonce = self.newest, secrets.token_bytes(NONCE)
         sealed = AESGCM(self.keys[name]).encrypt(nonce, text.encode(), place.encode())
         return f"{name}.{base64.urlsafe_b64encode(nonce + sealed).decode()}"
 
     def open(self, sealed: str, place: str) -> str:
-        """The text that was sealed for this place; raises Sealed."""
+        """Decrypt a text that was encrypted for this place. Raises DecryptionError."""
         name, _, text = sealed.partition(".")
         if name not in self.keys:
             raise Sealed(f"there is no key {name}")
@@ -58,10 +58,10 @@ class Vault:
         return opened.decode()
 
     def proof(self, name: str) -> str:
-        """What tells this key from others, and tells nothing of it."""
+        """Return a hash that identifies a key and does not reveal it."""
         return hmac.digest(self.keys[name], b"merganser vault", "sha256").hex()
 
 
 def new_key() -> tuple[str, bytes]:
-    """A key, and a name for it."""
+    """Generate a key; return its name and its bytes."""
     return secrets.token_hex(4), secrets.token_bytes(SIZE)

@@ -1,4 +1,4 @@
-"""The processes that work on a store."""
+"""Tables of the processes that use the database, and of the clocks of their servers."""
 
 from sqlmodel import Field, SQLModel
 
@@ -6,30 +6,30 @@ from models.store.columns import Moment, Number, Row, plain
 
 
 class ServerProcess(Row, table=True):
-    """A process that works on the store. Its leases end when its row is deleted.
+    """A process that uses the database. Its leases end when its row is deleted.
 
     The process increases `beats` every few seconds. Another process deletes the row when the
-    counter stands still: see models/runtime/leases.py.
+    counter stops: see models/runtime/leases.py.
     """
 
     __tablename__ = "server_processes"
 
     server: str = Field(index=True)  # identity of the server; a restart does not change it
     name: str  # of the process within its server, or of the command
-    exclusive: str | None = None  # what a command does that needs the store for itself
+    exclusive: str | None = None  # the work for which a command needs the database for itself
     host: str
     pid: Number
     version: str
     boot: str  # identity of the machine's boot
     beats: Number = 0
     beat_at: Number  # of the last heartbeat: milliseconds of CLOCK_BOOTTIME on that machine
-    vault_keys: list[str] = plain(list)  # names of the keys that the process can open secrets with
+    vault_keys: list[str] = plain(list)  # names of the keys of its secret box
     started_at: Moment
     seen_at: Moment  # time of day of the last heartbeat; for people only
 
 
 class ServerClock(SQLModel, table=True):
-    """The clock of a server at its last heartbeat; a restart finds out whether it was set back."""
+    """The clock of a server at its last heartbeat. It shows after a restart if it was set back."""
 
     __tablename__ = "server_clocks"
 

@@ -1,4 +1,4 @@
-"""Searches that are kept: virtual folders."""
+"""Table of saved searches."""
 
 from typing import Any
 
@@ -8,12 +8,12 @@ from models.store.columns import Moment, Owned, plain
 
 
 class SavedSearch(Owned, table=True):
-    """A filter of an account's messages, under a name that is the same in any case."""
+    """A named filter of a user's messages. The name is case-insensitive."""
 
     __tablename__ = "saved_searches"
     __table_args__ = (UniqueConstraint("user_id", "folded"),)
 
     name: str
     folded: str  # the name in lower case
-    filter: dict[str, Any] = plain(dict)  # as the API's JSON has it
+    filter: dict[str, Any] = plain(dict)  # in the JSON of the API
     created_at: Moment

@@ -1,8 +1,8 @@
-"""The text index: FTS5 on SQLite, a tsvector of our own words on PostgreSQL.
+"""The text index of messages: FTS5 on SQLite, a tsvector on PostgreSQL.
 
-Each message is a row, whose number is its id. Its owner's token is a word of the row, so
-that the index itself finds only the owner's; deleted messages are left in and joined away.
-What a replaced draft was is taken out.
+Each message is a row with the message's id. A token of its user is a word of the row, so the index
+finds only messages of that user. Rows of deleted messages stay, and joins exclude them. Rows of
+replaced drafts are deleted.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,16 +25,17 @@ from sqlalchemy import (
 from models.store.columns import Big
 
 TABLE = "search_words"
-NEXT = "search_words_next"  # an index that is being made anew, beside the one in use
-APART = "\u2022"  # is in no word: neither a letter nor a digit
+NEXT = "search_words_next"  # an index that is being rebuilt, beside the one in use
+APART = "\u2022"  # occurs in no word: neither a letter nor a digit
 ENGINES = {"sqlite": "SQLite FTS5", "postgresql": "PostgreSQL tsvector, GIN"}
 
 
 def _create(name: str) -> dict[str, tuple[str, ...]]:
+    """Return the statements that create an index, by dialect."""
     return {
         "sqlite": (
             f"CREATE VIRTUAL TABLE {name} USING fts5"
-            "(owner, words, content='', tokenize='ascii')",  # the words are divided and folded
+            "(owner, words, content='', tokenize='ascii')",  # words are already folded
         ),
         "postgresql": (
             f"CREATE TABLE {name} (rowid bigint PRIMARY KEY, words tsvector NOT NULL)",
@@ -56,7 +57,7 @@ TAKE_OVER = {
         f"ALTER INDEX ix_{NEXT}_words RENAME TO ix_{TABLE}_words",
     ),
 }
-# Messages that an index has not which is to be put in use: of keys alone, since rows are wide.
+# Messages that a rebuilt index lacks. Only ids are compared, since rows of messages are wide.
 LOST = {
     "sqlite": "SELECT id FROM messages EXCEPT SELECT id FROM search_words_next_docsize",
     "postgresql": "SELECT id FROM messages EXCEPT SELECT rowid FROM search_words_next",
@@ -83,14 +84,14 @@ _LISTED = {
 
 
 def owner(user_id: int) -> str:
-    """The word that all rows of a user have, and no text can."""
+    """Return the word of all rows of a user, which no text contains."""
     return f"u{user_id}{APART}"
 
 
 def rows(dialect: str, name: str = TABLE) -> TableClause:
-    """The rows of the index, with one column: the keys of messages.
+    """Return the table clause of the index. Its only column is the id of the message.
 
-    FTS5 finds a row that is not there too, where it keeps no content: so ask what it keeps.
+    FTS5 without content also finds absent rows, so on SQLite it is the table of its row sizes.
     """
     if dialect == "sqlite":
         return table(f"{name}_docsize", column("id", Big))
@@ -98,7 +99,7 @@ def rows(dialect: str, name: str = TABLE) -> TableClause:
 
 
 def there(dialect: str, name: str) -> TextClause:
-    """Whether there is an index of this name: a row, or none."""
+    """Return SQL that selects a row if there is an index of this name."""
     if dialect == "sqlite":
         asked = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = :name"
     else:
@@ -107,29 +108,31 @@ def there(dialect: str, name: str) -> TextClause:
 
 
 def insert(dialect: str, name: str = TABLE) -> TextClause:
-    """To index a message: `id`, `owner`, and `words` as `mail/search/tokenizer.py` writes them."""
+    """Return the insert of a message: `id`, `owner`, and `words` of mail/search/tokenizer.py."""
     return text(_INSERT[dialect].replace(TABLE, name))
 
 
 def delete(dialect: str, name: str = TABLE) -> TextClause:
-    """To forget a message: FTS5 must be told the very words that it was given."""
+    """Return the delete of a message. FTS5 needs the same words as the insert."""
     return text(_DELETE[dialect].replace(TABLE, name))
 
 
 def forget(connection: Connection, words: Mapping[str, Any], *, known: bool) -> None:
-    """Forget a message, which the index knows or not, and in one that is being made as well."""
+    """Delete a message from the index, if it is indexed, and from an index being rebuilt."""
     dialect = connection.dialect.name
     if known:
         connection.execute(delete(dialect), dict(words))
     if connection.execute(there(dialect, NEXT)).first():
-        listed = rows(dialect, NEXT)
-        (key,) = listed.c
+        (key,) = rows(dialect, NEXT).c
         if connection.execute(select(key).where(key == words["id"])).first():
             connection.execute(delete(dialect, NEXT), dict(words))
 
 
 def found(dialect: str, query: str, ids: Sequence[int] = ()) -> TextClause:
-    """Return SQL that finds message ids. mail/search/tokenizer.py writes `query`."""
+    """Return SQL for the ids of matching messages, and of `extra_ids`.
+
+    `match_query` is written by mail/search/tokenizer.py.
+    """
     asked = _FOUND[dialect]
     given: list[BindParameter[Any]] = [bindparam("query", query, unique=True)]
     if ids:
@@ -138,8 +141,8 @@ def found(dialect: str, query: str, ids: Sequence[int] = ()) -> TextClause:
     return text(asked).bindparams(*given)
 
 
-# Of an SQLite index; with the same parameters. One row each: for every row that is fetched a
-# thread has to wait for its turn again.
+# For SQLite, with the same parameters. The result is one row, since a thread waits for the
+# interpreter's lock again for every row that it fetches.
 SOME = text("""
 SELECT count(*) AS many, json_group_array(rowid) AS ids
 FROM (SELECT rowid FROM search_words WHERE search_words MATCH :query LIMIT :most)
@@ -155,7 +158,7 @@ ALL = {
     dialect: text(f"{_FOUND[dialect]} UNION ALL {_LISTED[dialect]}").bindparams(*_GIVEN)
     for dialect in _FOUND
 }
-ALONE = text(_FOUND["postgresql"]).bindparams(_GIVEN[0])  # where nothing waits
+ALONE = text(_FOUND["postgresql"]).bindparams(_GIVEN[0])  # if no messages wait to be indexed
 LISTED = text("SELECT value AS rowid FROM json_each(:ids)").bindparams(_GIVEN[1])
 
 _SIZE = {
@@ -170,10 +173,10 @@ WHERE search_words MATCH :query AND rowid < :before ORDER BY rowid DESC LIMIT :m
 SELECT rowid, ts_rank(words, cast(:query AS text)::tsquery) AS score FROM search_words
 WHERE words @@ cast(:query AS text)::tsquery AND rowid < :before ORDER BY rowid DESC LIMIT :many""",
 }
-# Whether there is more to merge shows in what has changed.
+# The number of changes shows whether there is more to merge.
 MERGE = text("INSERT INTO search_words (search_words, rank) VALUES ('merge', :pages)")
 CHANGED = text("SELECT total_changes()")
-# Of messages that have gone; FTS5 would have to be told their words.
+# Rows of deleted messages, on PostgreSQL. FTS5 would need their words.
 DEAD = text("""
 DELETE FROM search_words WHERE rowid > :after AND rowid <= :last
   AND NOT EXISTS (SELECT 1 FROM messages WHERE id = search_words.rowid)
@@ -181,10 +184,10 @@ DELETE FROM search_words WHERE rowid > :after AND rowid <= :last
 
 
 def size(dialect: str) -> TextClause:
-    """To ask how many bytes the index takes."""
+    """Return SQL for the size of the index in bytes."""
     return text(_SIZE[dialect])
 
 
 def hits(dialect: str, query: str, before: int, many: int) -> TextClause:
-    """To find message ids with their scores, the highest id first, from below an id."""
+    """Return SQL for the ids and scores of matching messages below an id, the highest id first."""
     return text(_HITS[dialect]).bindparams(query=query, before=before, many=many)

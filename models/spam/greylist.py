@@ -1,4 +1,4 @@
-"""Who has been told to come again."""
+"""Table of greylisted senders."""
 
 from sqlmodel import Field, SQLModel
 
@@ -10,6 +10,6 @@ class Greylisted(SQLModel, table=True):
 
     __tablename__ = "greylisted"
 
-    key: str = Field(primary_key=True)  # a digest of the three
-    since: Moment  # its mail is taken from then on
-    until: Moment = Field(index=True)  # then it is forgotten
+    key: str = Field(primary_key=True)  # digest of the three
+    since: Moment  # mail is accepted from then on
+    until: Moment = Field(index=True)  # the row is deleted then

@@ -1,4 +1,4 @@
-"""Mail that is held: nobody has it in a folder, and its owner decides what becomes of it."""
+"""Tables of the quarantine: messages that are held back for a user to release."""
 
 from datetime import datetime
 from typing import Any
@@ -10,9 +10,9 @@ from models.store.columns import Instant, Moment, Number, Owned, plain, ref
 
 
 class QuarantineItem(Owned, table=True):
-    """A message that is held for one account. Pages run newest first, by (created_at, id).
+    """A message in the quarantine of a user. Pages are in descending order of (created_at, id).
 
-    Its bytes are the blob `blob_id` and those that its reference rows name.
+    Its bytes are the blob `blob_id` and those of its reference rows.
     """
 
     __tablename__ = "quarantine_items"
@@ -28,8 +28,8 @@ class QuarantineItem(Owned, table=True):
     )
 
     domain_id: int | None = ref("domains.id", ondelete="SET NULL", default=None)  # of `recipient`
-    queue_id: str  # by which logs tell of it
-    receipt: str  # by which a repeat of the delivery is known
+    queue_id: str  # as in log records
+    receipt: str  # digest that identifies a repeat of the delivery
     sender: str  # of the envelope; empty: a bounce
     recipient: str  # of the envelope
     from_name: str | None = None
@@ -38,22 +38,22 @@ class QuarantineItem(Owned, table=True):
     score: float
     symbols: list[dict[str, Any]] = plain(list)  # name, score, description
     tests: str = ""  # their names, with spaces between
-    virus: str | None = None  # what was found
+    virus: str | None = None  # its name
     size: Number  # bytes
     digest: str  # SHA-256 of the whole message, hex
     blob_id: Number
     structure: bytes = Field(sa_type=LargeBinary)  # the MIME tree: mail/messages
     attachments: list[dict[str, Any]] = plain(list)
-    verification: dict[str, Any] | None = plain()  # as a message has it
-    # what its sender wants to be told of, and the address that he named; None: he has not said
+    verification: dict[str, Any] | None = plain()  # as in `Message`
+    # the DSN request of the sender; None: absent
     wish: dict[str, Any] | None = plain()
-    notified: bool = False  # a letter has told of it
+    notified: bool = False  # the user got a notice about it
     created_at: Moment
     expires_at: datetime = Field(sa_type=Instant, index=True)
 
 
 class QuarantineBlob(SQLModel, table=True):
-    """A message that is held needs a blob."""
+    """The reference row that keeps a blob of the quarantine from being deleted."""
 
     __tablename__ = "quarantine_blobs"
 

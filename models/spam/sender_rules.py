@@ -1,4 +1,4 @@
-"""Senders whose mail is never spam, or always: for an account, a label, a domain, or all."""
+"""Table of allow and block rules for senders, of a user, a tag, a domain, or the platform."""
 
 from enum import StrEnum
 
@@ -8,21 +8,21 @@ from sqlmodel import Field
 from models.store.columns import ByBytes, Moment, Row, choice, ref
 from models.users.rule_makers import MadeByAccount
 
-EVERYBODY = "all"  # the place of rules for all
+EVERYBODY = "all"  # `place` of rules for all users
 
 
 class SenderAction(StrEnum):
-    """What becomes of a sender's mail."""
+    """What a rule does with the mail of a sender."""
 
     ALLOW = "ALLOW"
     BLOCK = "BLOCK"
 
 
 class SenderRule(Row, MadeByAccount, table=True):
-    """A pattern of senders, once in each place: of an account, a tag, a domain, or of all.
+    """A pattern of senders, once for each `place`.
 
-    At most one of `user_id`, `domain_id` and `tag` is set; `place` says the same, and is what
-    deliveries look for.
+    At most one of `user_id`, `domain_id` and `tag` is set. `place` is the same as text, and is what
+    deliveries read by.
     """
 
     __tablename__ = "sender_rules"
@@ -42,15 +42,15 @@ class SenderRule(Row, MadeByAccount, table=True):
 
 
 def of_user(key: int) -> str:
-    """The place of an account's rules."""
+    """Return the `place` of a user's rules."""
     return f"user:{key}"
 
 
 def of_tag(folded: str) -> str:
-    """The place of the rules for all that have a tag, which is case folded."""
+    """Return the `place` of the rules for all users with a tag, which is case folded."""
     return f"tag:{folded}"
 
 
 def of_domain(key: int) -> str:
-    """The place of a domain's rules."""
+    """Return the `place` of a domain's rules."""
     return f"domain:{key}"

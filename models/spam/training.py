@@ -1,4 +1,4 @@
-"""What a spam filter is to learn from what users do with their mail."""
+"""Table of messages that spam filters are trained with."""
 
 from datetime import datetime
 
@@ -8,14 +8,14 @@ from models.store.columns import Instant, MaybeNumber, Number, lease_index, ref
 
 
 class Lesson(SQLModel, table=True):
-    """A message that was spam after all, or was not. It goes once it has been learned."""
+    """A message that a user moved to or from Junk. The row is deleted after the training."""
 
     __tablename__ = "lessons"
     __table_args__ = (lease_index("lessons"),)
 
     message_id: int = ref("messages.id", primary_key=True, index=False)
     spam: bool
-    turn: Number  # another one each time that somebody changes his mind
+    turn: Number  # increased each time the user changes the verdict
     due_at: datetime = Field(sa_type=Instant, index=True)
-    holder: MaybeNumber = None  # the process that holds it; see models/runtime/leases.py
+    holder: MaybeNumber = None  # the process with the lease; see models/runtime/leases.py
     attempts: Number = 0

@@ -1,1 +1,1 @@
-"""Database access, and what is true of all rows of the store together."""
+"""Database access, and the columns and rules that all tables share."""

@@ -1,18 +1,18 @@
-"""What was worked out of bytes that never change, kept while there is room."""
+"""A cache of values that were computed from bytes that never change."""
 
 from collections import OrderedDict
 from collections.abc import Hashable
 from typing import Any
 
 ROOM = 16 << 20  # bytes
-LARGEST = ROOM // 16  # one thing shall not push out all others
+LARGEST = ROOM // 16  # bytes; one entry must not push out all others
 
 
 class Shelf:
-    """The things that were used last, by what they were made of: digests, and how.
+    """Keeps the values that were used last, up to a number of bytes.
 
-    Whoever looks here has seen before that the viewer may have it. Things are shared: nobody
-    changes them.
+    Keys name the digests of the bytes and the function. Callers check first that the viewer can see
+    the value. Values are shared and must not be changed.
     """
 
     def __init__(self, room: int = ROOM) -> None:
@@ -24,7 +24,7 @@ class Shelf:
         return len(self._things)
 
     def get(self, key: Hashable) -> Any:
-        """What was put there, or None."""
+        """Return the cached value, or None."""
         found = self._things.get(key)
         if found is None:
             return None
@@ -32,7 +32,7 @@ class Shelf:
         return found[0]
 
     def put(self, key: Hashable, thing: Any, size: int) -> None:
-        """Keep a thing of about so many bytes, if it is not too large."""
+        """Cache a value of about `size` bytes unless it is too large."""
         if size > min(LARGEST, self._room):
             return
         self.remove(key)
@@ -43,6 +43,6 @@ class Shelf:
             self.used -= gone
 
     def remove(self, key: Hashable) -> None:
-        """Forget a thing; one that is not there is no error."""
+        """Remove a key, which can be absent."""
         _, size = self._things.pop(key, (None, 0))
         self.used -= size

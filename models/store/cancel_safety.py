@@ -1,8 +1,8 @@
-"""An SQLite connection that is not cut off in the middle of a unit of work.
+"""SQLite connections that end a statement before a cancellation takes effect.
 
-A statement whose caller is cancelled runs on in its thread, and holds the lock of the one
-writer with it. So it is waited for, and the unit goes on to its end, which is its commit or
-its failure; only then does the caller hear that it was called off.
+If the caller of a statement is cancelled, the statement continues in its thread, and keeps the
+lock of the only writer. So the statement is awaited, and the transaction goes on to its commit or
+failure. Then CancelledError is raised.
 """
 
 import asyncio
@@ -16,13 +16,13 @@ import aiosqlite
 
 Outcome = TypeVar("Outcome")
 
-# the tasks that are in a unit, and whether one was called off meanwhile
+# the tasks that are inside `delay_cancellation`, and whether they were cancelled since
 _UNITS: WeakKeyDictionary[asyncio.Task[Any], bool] = WeakKeyDictionary()
 
 
 @contextmanager
 def unit() -> Generator[None]:
-    """What is called off inside hears of it at the end, unless the unit has failed by then."""
+    """Raise a cancellation of the block only at its end, unless the block has failed."""
     task = asyncio.current_task()
     if task is None:
         yield
@@ -38,13 +38,16 @@ def unit() -> Generator[None]:
 
 
 def called_off() -> bool:
-    """Whether our unit was called off meanwhile: who can still fail may do so."""
+    """True if the current `delay_cancellation` block was cancelled: it can still fail."""
     task = asyncio.current_task()
     return task is not None and _UNITS.get(task, False)
 
 
 async def to_the_end(future: asyncio.Future[Outcome]) -> Outcome:
-    """Wait for it, also when called off; outside a unit that is heard right after."""
+    """Await a future, also if the caller is cancelled, and return its result.
+
+    CancelledError is raised afterwards, or at the end of a `delay_cancellation` block.
+    """
     called_off = False
     while not future.done():
         try:
@@ -62,7 +65,7 @@ async def to_the_end(future: asyncio.Future[Outcome]) -> Outcome:
 
 
 class Patient(aiosqlite.Connection):
-    """A connection whose statements end before anybody hears of a cancellation."""
+    """A connection that ends a statement before a cancellation is raised."""
 
     async def _execute(self, fn: Any, *args: Any, **kwargs: Any) -> Any:
         statement = super()._execute(fn, *args, **kwargs)  # type: ignore[no-untyped-call]
@@ -70,7 +73,7 @@ class Patient(aiosqlite.Connection):
 
 
 def connect(*args: Any, **kwargs: Any) -> Patient:
-    """A connection for SQLAlchemy, which awaits it."""
+    """Return a connection for SQLAlchemy, which awaits it. The arguments are those of sqlite3."""
     connection = Patient(lambda: sqlite3.connect(*args, **kwargs), 64)
     connection._thread.daemon = True  # noqa: SLF001 - as SQLAlchemy's own creator does
     return connection

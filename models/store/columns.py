@@ -24,7 +24,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.types import TypeDecorator
 from sqlmodel import Field, SQLModel
 
-# Names for all constraints: SQLite can only drop what has one.
+# Names for all constraints: SQLite can't drop a constraint without a name.
 SQLModel.metadata.naming_convention = {
     "ix": "ix_%(column_0_N_label)s",
     "uq": "uq_%(table_name)s_%(column_0_N_name)s",
@@ -45,8 +45,8 @@ LAST_INSTANT = datetime.max.replace(tzinfo=UTC)
 def storable_instant(value: datetime) -> datetime:
     """Convert an aware datetime to UTC.
 
-    A time zone can put the instant outside the years 1 to 9999, which are all that datetime
-    holds. The first or last instant takes its place. Raises ValueError for a naive datetime.
+    A time zone can put the instant outside the years 1 to 9999, which are all that datetime holds.
+    The first or last instant takes its place. Raises ValueError for a naive datetime.
     """
     if value.tzinfo is None:
         raise ValueError("naive datetime: say which zone it is in")
@@ -80,8 +80,8 @@ class Instant(TypeDecorator[datetime]):
         return None if value is None else stored_instant(value)
 
 
-# A bare `int` has only 32 bits on PostgreSQL. The nullable ones stand apart, since a union
-# with None around an annotation loses what it says.
+# A bare `int` has only 32 bits on PostgreSQL. The nullable types are separate, since a union
+# with None around an annotation loses its `Field`.
 Number = Annotated[int, Field(sa_type=Big)]
 MaybeNumber = Annotated[int | None, Field(sa_type=Big)]
 Moment = Annotated[datetime, Field(sa_type=Instant)]
@@ -89,7 +89,7 @@ MaybeMoment = Annotated[datetime | None, Field(sa_type=Instant)]
 
 
 class Row(SQLModel):
-    """A table with the usual key: `World.key()` makes it, not the database."""
+    """Base of tables with a generated id as key, made by `Environment.new_id()`."""
 
     id: int = Field(primary_key=True, sa_type=Big, sa_column_kwargs={"autoincrement": False})
 
@@ -104,57 +104,61 @@ def partial_index(name: str, condition: str, *columns: str) -> Index:
 
 
 def lease_index(table: str) -> Index:
-    """Return the index that finds the rows that a process holds; see models/runtime/leases.py."""
+    """Return the index of the rows that a process leases; see models/runtime/leases.py."""
     return partial_index(f"{table}_leased", "holder IS NOT NULL", "holder")
 
 
 def ref(target: str, *, index: bool = True, ondelete: OnDelete = "CASCADE", **more: Any) -> Any:
-    """A foreign key; by default the row goes when the row it points at goes."""
+    """Return a foreign key column. By default the row is deleted with the row that it names."""
     return Field(foreign_key=target, ondelete=ondelete, sa_type=Big, index=index, **more)
 
 
 def plain(default: type[list[Any]] | type[dict[str, Any]] | None = None) -> Any:
-    """Lists and dictionaries as JSON; without a `default` the column may be null."""
+    """Return a JSON column of lists or dictionaries; it can be null if there is no `default`."""
     if default is None:
         return Field(sa_type=Plain, default=None, nullable=True)
     return Field(sa_type=Plain, default_factory=default)
 
 
 class Owned(Row):
-    """A row of somebody's account."""
+    """Base of tables with rows of users."""
 
     user_id: int = ref("users.id")
 
 
 class MaybeOwned(Row):
-    """A row of somebody's account, or of the platform's own doing: then of nobody's."""
+    """Base of tables with rows of users, or of the platform (None)."""
 
     user_id: int | None = ref("users.id", default=None)
 
 
 def choice(options: type[StrEnum], **more: Any) -> Any:
-    """One of a StrEnum, stored as its text: PostgreSQL's own enums cannot lose a value."""
+    """Return a column of a StrEnum, stored as text.
+
+    PostgreSQL's own enums can't lose a value.
+    """
     values = Enum(
         options, native_enum=False, length=32, values_callable=lambda e: [o.value for o in e]
     )
     return Field(sa_type=values, **more)
 
 
-Picked = CoreRow[*tuple[Any, ...]]  # columns of one row, by name: a value, not an instance
+# columns of one row, by name, without an instance of the table class
+Picked = CoreRow[*tuple[Any, ...]]
 
 
 def picked(table: type[SQLModel], names: Iterable[str] | None = None) -> list[Column[Any]]:
-    """Columns of `table` by name, all without names: what lists select instead of instances."""
+    """Return columns of a table, all by default, so that a select returns no instances."""
     columns: dict[str, Column[Any]] = dict(table_of(table).c)
     return [columns[name] for name in (columns if names is None else sorted(names))]
 
 
 def table_of(table: type[SQLModel]) -> Table:
-    """The table behind a class, for statements that name its columns themselves."""
-    found: Table = inspect(table).local_table
-    return found
+    """Return the Core table of a table class."""
+    core: Table = inspect(table).local_table
+    return core
 
 
 def insert_or(dialect: str, table: type[SQLModel]) -> Any:
-    """An insert that may say on_conflict_do_nothing or on_conflict_do_update."""
+    """Return an insert that has `on_conflict_do_nothing` and `on_conflict_do_update`."""
     return {"sqlite": sqlite.insert, "postgresql": postgresql.insert}[dialect](table)

@@ -1,4 +1,4 @@
-"""Which transactions became durable, for callers that are cancelled meanwhile."""
+"""Which transactions were committed, for callers that are cancelled during the commit."""
 
 import asyncio
 from contextvars import ContextVar
@@ -13,12 +13,12 @@ COMMITTED = "committed"  # key in the `info` of a session
 
 @dataclass
 class WorkProgress:
-    """Whether a piece of work, such as one field of a mutation, has committed a transaction."""
+    """Shows if a piece of work, such as one field of a mutation, has committed."""
 
     committed: bool = False
 
 
-# The piece of work that the current task does, if a caller wants to know how far it came.
+# The piece of work of the current task, if a caller wants to know whether it has committed.
 current_work: ContextVar[WorkProgress | None] = ContextVar("current_work", default=None)
 
 
@@ -29,7 +29,7 @@ def note_commit() -> None:
 
 
 def is_committed(session: AsyncSession | None) -> bool:
-    """True if the transaction of this session is durable."""
+    """True if the transaction of this session is committed."""
     return session is not None and bool(session.info.get(COMMITTED))
 
 

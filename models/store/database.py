@@ -1,4 +1,4 @@
-"""One engine, and the ways to use it: `read()`, `write()` and, for hot paths, `apply()`."""
+"""The database: reads, write sessions and, for hot paths, transactions on a plain connection."""
 
 import asyncio
 import sqlite3
@@ -48,7 +48,8 @@ Outcome = TypeVar("Outcome")
 
 
 def _json(value: object) -> str:
-    return orjson.dumps(value).decode()  # umlauts as they are: they are searched for
+    """Serialize a value with unescaped non-ASCII characters, since searches compare them."""
+    return orjson.dumps(value).decode()
 
 
 STORE = metrics.histogram(
@@ -57,9 +58,9 @@ STORE = metrics.histogram(
     "once; unit, a unit of work; apply, one in one go.",
     "work",
 )
-# How PostgreSQL reads. A word that all messages have is found by another way than one that few
-# have: so what is asked counts, and no way is kept for all. A page takes less time than it takes
-# to compile it, or to begin parallel workers, and its rows by their keys no longer than in order.
+# Settings of PostgreSQL for reads. A word that all messages have needs another plan than a rare
+# one, so each statement is planned with its values. A page takes less time than to compile it or
+# to start parallel workers. Rows by key take no longer than rows in order.
 READING = (
     "plan_cache_mode = force_custom_plan",
     "jit = off",
@@ -67,16 +68,16 @@ READING = (
     "random_page_cost = 1.1",
 )
 BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_BUSY_RECOVERY, sqlite3.SQLITE_LOCKED)
-POOL_WAIT = 10.0  # seconds that a unit waits for a connection of the pool
+POOL_WAIT = 10.0  # seconds that a transaction waits for a connection of the pool
 COMMON: dict[str, Any] = {
     "json_serializer": _json,
     "json_deserializer": orjson.loads,
-    "hide_parameters": True,  # what a statement carries is nothing for a log
+    "hide_parameters": True,  # parameters must not be logged
 }
 
 
 class OpenTransaction(Protocol):
-    """A transaction that the current request has open, and reads through."""
+    """A transaction that the current request has open; its reads use it."""
 
     database: "Database"
 
@@ -87,24 +88,24 @@ class OpenTransaction(Protocol):
     async def read(
         self, statement: Select[*tuple[Any, ...]], given: Mapping[str, Any] | None = None
     ) -> Sequence[Any] | None:
-        """Return the rows as the transaction sees them; None if it has ended meanwhile."""
+        """Return the rows as the transaction sees them; None if it has ended."""
 
 
-# The transaction of the request that the current task works for. `Context.together` sets it.
+# The transaction of the request that the current task works for.
 current_transaction: ContextVar[OpenTransaction | None] = ContextVar(
     "current_transaction", default=None
 )
 
 
 class Database:
-    """The store.
+    """The database of a process.
 
-    Inside an open transaction of a request (`current_transaction`), every read goes through that
-    transaction. So code that only knows the store sees what the request has written.
+    Inside an open transaction of a request (`current_transaction`), every read uses that
+    transaction. So code that only knows the database sees what the request has written.
 
-    Reads give Core rows, writes work with instances: an instance costs four times its row.
-    A session lives as long as one unit of work, never as long as a request: sibling
-    fields of a query run at once, and a session serves one task.
+    Reads return Core rows, writes use instances: an instance costs four times its row. A session
+    lives as long as one transaction, never as long as a request: sibling fields of a query run at
+    once, and a session serves one task.
     """
 
     def __init__(self, url: str) -> None:
@@ -121,14 +122,14 @@ class Database:
         self._group: GroupCommit | None = None
         self._batches: Batches | None = None
         self._gate: StreamGate | None = None
-        self._aside: AsyncEngine | None = None  # has a connection that no other work can take
+        self._aside: AsyncEngine | None = None  # has a connection that only heartbeats use
         if self.dialect == "sqlite":
             event.listen(self.engine.sync_engine, "connect", _tune_sqlite)
             event.listen(self.engine.sync_engine, "begin", _begin_sqlite)
             raise_first_failure(self.engine.sync_engine)
             writer = create_engine(
                 make_url(url).set(drivername="sqlite"), isolation_level="AUTOCOMMIT", **COMMON
-            )  # which begins and ends nothing by itself
+            )  # `WriteQueue` begins and ends its transactions
             event.listen(writer, "connect", _tune_sqlite)
             turn = StoreTurn(make_url(url).database)
             checkpoints = Checkpoints(writer)
@@ -149,70 +150,71 @@ class Database:
 
     @property
     def engines(self) -> list[Engine]:
-        """All that statements go through, but those of heartbeats."""
+        """All engines of statements, except that of heartbeats."""
         more = [self._batches.engine] if self._batches else []
         return [self.engine.sync_engine, self._readers.engine, *more]
 
     async def read(
         self, statement: Select[*Columns], given: Mapping[str, Any] | None = None
     ) -> Sequence[CoreRow[*Columns]]:
-        """The rows of one select: rows, never instances.
+        """Return the rows of a select, never instances.
 
-        Hot paths make their select once, and give the values of its parameters here.
-        Like all methods of this class, raises StoreUnavailable if the store can't do it now.
+        Hot paths build their select once, and pass the values of its parameters here. Like all
+        methods of this class, raises StorageUnavailable if the database can't answer now.
         """
-        if (joined := self._joined()) is not None:
-            rows = await joined.read(statement, given)
+        if (transaction := self._joined()) is not None:
+            rows = await transaction.read(statement, given)
             if rows is not None:
                 return rows
         with Timed(STORE, "store read", "read"), _failures:
             return await self._readers.read(statement, given)
 
     def _joined(self) -> OpenTransaction | None:
-        """Return the open transaction of the current request on this store, if there is one."""
-        joined = current_transaction.get()
-        return joined if joined is not None and joined.database is self and joined.is_open else None
+        """Return the open transaction of the current request on this database, or None."""
+        found = current_transaction.get()
+        return found if found is not None and found.database is self and found.is_open else None
 
     async def find(self, statement: Prepared, given: Mapping[str, Any]) -> Sequence[Any]:
-        """The rows of a select that was made once, with these values of its parameters."""
+        """Return the rows of a prepared select with these values of its parameters."""
         if self._joined() is not None:
             return await self.read(statement.made, given)
         with Timed(STORE, "store find", "find"), _failures:
             return await self._readers.find(statement, given)
 
     async def follow(self, steps: Steps[Outcome]) -> Outcome:
-        """What a search finds that may have to go through much, in one go."""
+        """Run dependent selects one after the other, and return their result."""
         if self._joined() is not None:
             return await told_later(steps, self._step)
         with Timed(STORE, "store search", "search"), _failures:
             return await self._readers.follow(steps)
 
     async def _step(self, step: Step) -> Sequence[Any]:
+        """Return the rows of one step of dependent selects."""
         statement, given = step
         plain = statement.made if isinstance(statement, Prepared) else statement
         return await self.read(plain, given)
 
     async def ping(self) -> None:
-        """Ask the store for a sign of life; raises where it gives none."""
+        """Read from the database; raises if it does not answer."""
         await self.read(select(literal(1)))
 
     async def probe(self) -> None:
-        """Write to the store; raises if it can't be written."""
+        """Write a row; raises if the database can't be written."""
         await self.apply(write_probe)
 
     def queued(self, streams: Sequence[int]) -> AbstractAsyncContextManager[None]:
-        """Wait for a place among the units of these streams, before a connection is taken.
+        """Wait for a place among the transactions of these streams before taking a connection.
 
-        On SQLite all units wait for one writer anyway, without a connection each.
+        On SQLite all transactions wait for one writer, without a connection each.
         """
         return self._gate.enter(streams) if self._gate and streams else nullcontext()
 
     @asynccontextmanager
     async def write(self) -> AsyncGenerator[AsyncSession]:
-        """Open a unit of work: all of it is durable on leaving, or, on an exception, nothing.
+        """Open a transaction that is committed at the end of the block, or rolled back on an error.
 
-        If the task is cancelled during the commit, the commit is waited for, and CancelledError is
-        raised after it. `is_committed` tells whether the unit is stored.
+        If the task is cancelled during the commit, CancelledError is raised after the commit has
+        ended. `is_committed` shows whether the transaction is stored.
         """
         opened: AsyncSession | None = None
         with Timed(STORE, "store unit", "unit"), _failures:
@@ -224,10 +226,10 @@ class Database:
                     note_commit()
 
     async def apply(self, work: Callable[[Connection], Outcome]) -> Outcome:
-        """A unit of work in one go: statements only, on a plain connection.
+        """Run `work`, a synchronous function, in a transaction on a plain connection.
 
-        On SQLite it takes one hop to the writer's thread, however many statements it has,
-        and shares its wait for the disk with its neighbours.
+        On SQLite it takes one hop to the writer's thread, for any number of statements, and shares
+        its wait for the disk with other transactions.
         """
         with Timed(STORE, "store apply", "apply"), _failures:
             if self._batches:
@@ -239,14 +241,14 @@ class Database:
             return outcome
 
     async def refresh_statistics(self) -> None:
-        """Let SQLite's planner know how much there is. Call it when much was written."""
+        """Update the statistics of SQLite's query planner. Call it after many writes."""
         if self.dialect == "sqlite":
             await self.apply(refresh_statistics)
 
     async def apply_aside(self, work: Callable[[Connection], Outcome]) -> Outcome:
-        """A unit of work that waits for no connection of the others: heartbeats must not be late.
+        """Run `work` in a transaction on the connection that is reserved for heartbeats.
 
-        On SQLite it waits for the one writer, as any other.
+        Heartbeats must not be late. On SQLite it waits for the only writer, like all transactions.
         """
         if self._aside is None:
             return await self.apply(work)
@@ -256,12 +258,13 @@ class Database:
 
     @asynccontextmanager
     async def _write_alone(self) -> AsyncGenerator[AsyncSession]:
+        """Open a session, and commit it at the end of the block."""
         async with AsyncSession(self.engine, expire_on_commit=False) as session:
             yield session
             await commit(session)
 
     async def close(self) -> None:
-        """Let go of all connections."""
+        """Close all connections."""
         if self._batches:
             await self._batches.close()
         await self._readers.close()
@@ -271,15 +274,15 @@ class Database:
 
 
 def crossed(problem: BaseException | None) -> bool:
-    """Whether the store has ended a unit because of another one, as in a deadlock.
+    """True if the database rolled a transaction back because of another one, as in a deadlock.
 
-    Nothing of it is stored, and it may be tried again.
+    Nothing of it is stored, and it can be retried.
     """
     return isinstance(problem, KeyCollision) or is_deadlock(problem)
 
 
 class _Failures:
-    """Raise StoreUnavailable for failures of the store that pass, and count them."""
+    """Raises StorageUnavailable for temporary failures of the database, and counts them."""
 
     def __enter__(self) -> None: ...
 
@@ -302,11 +305,11 @@ class _Failures:
             raise failure from problem
 
 
-_failures = _Failures()  # it keeps nothing between calls
+_failures = _Failures()  # it has no state between calls
 
 
 class Readers:
-    """Threads that read an SQLite store, each with a connection of its own.
+    """Threads that read an SQLite database, each with its own connection.
 
     A statement is one hop to a thread and back. Through aiosqlite it is a dozen.
     """
@@ -339,9 +342,10 @@ class Readers:
             return connection.execute(statement, given).all()
 
     async def find(self, statement: Prepared, given: Mapping[str, Any]) -> Sequence[Any]:
-        """The few rows of a prepared select, read where we are: a thread costs as much again.
+        """Return the few rows of a prepared select, read on the event loop's thread.
 
-        A store that is locked for a moment, as while it recovers, is waited for in a thread.
+        A hop to a thread would cost as much again. If the database is locked for a moment, as
+        during its recovery, the select waits in a thread.
         """
         if self._near is None:
             self._near = self.engine.raw_connection()
@@ -358,7 +362,7 @@ class Readers:
             cursor.close()
 
     async def follow(self, steps: Steps[Outcome]) -> Outcome:
-        """What a search finds, read in one thread."""
+        """Run dependent selects in one thread, and return their result."""
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._threads, told, steps, self._ask)
 
@@ -381,11 +385,11 @@ class Readers:
 
 
 def _tune_sqlite(connection: Any, _record: Any) -> None:
-    connection.isolation_level = None  # we say BEGIN ourselves, see _begin_sqlite
+    connection.isolation_level = None  # `_begin_sqlite_transaction` sends BEGIN
     for pragma in (
         "journal_mode=WAL",
         "foreign_keys=ON",
-        "synchronous=FULL",  # what we acknowledged survives a power cut
+        "synchronous=FULL",  # what was acknowledged survives a power cut
         "busy_timeout=5000",
         "wal_autocheckpoint=4000",  # pages: fewer commits wait for a checkpoint
     ):
@@ -408,7 +412,7 @@ def _tune_postgres(connection: Any, _record: Any) -> None:
 
 
 def _begin_sqlite(connection: Connection) -> None:
-    # A writer takes the lock first. A reader that turns writer half-way can fail with
-    # SQLITE_BUSY at once, whatever busy_timeout says.
+    # A writer takes the lock first. A reader that becomes a writer can fail with SQLITE_BUSY at
+    # once, in spite of busy_timeout.
     writing = connection.get_execution_options().get("merganser_write")
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writing else "BEGIN")

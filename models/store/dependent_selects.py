@@ -1,4 +1,4 @@
-"""Selects of which each depends on what the one before has found."""
+"""Selects that depend on the rows of the selects before them."""
 
 from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from typing import Any, TypeVar
@@ -8,12 +8,13 @@ from sqlalchemy import Select
 from models.store.prepared_statements import Prepared
 
 Outcome = TypeVar("Outcome")
-Step = tuple[Prepared | Select[*tuple[Any, ...]], Mapping[str, Any]]  # with its values
+# a statement with the values of its parameters
+Step = tuple[Prepared | Select[*tuple[Any, ...]], Mapping[str, Any]]
 Steps = Generator[Step, Sequence[Any], Outcome]
 
 
 def told(steps: Steps[Outcome], ask: Callable[[Step], Sequence[Any]]) -> Outcome:
-    """What becomes of these steps, each of which is asked by `ask`."""
+    """Run the selects of a generator with `read`, and return its result."""
     try:
         step = next(steps)
         while True:
@@ -26,7 +27,7 @@ def told(steps: Steps[Outcome], ask: Callable[[Step], Sequence[Any]]) -> Outcome
 async def told_later(
     steps: Steps[Outcome], ask: Callable[[Step], Awaitable[Sequence[Any]]]
 ) -> Outcome:
-    """The same, where each answer is waited for."""
+    """Run the selects of a generator with the coroutine function `read`, and return its result."""
     try:
         step = next(steps)
         while True:
@@ -37,6 +38,6 @@ async def told_later(
 
 
 def only(step: Step) -> Steps[Sequence[Any]]:
-    """One step alone."""
+    """Yield one select, and return its rows."""
     found = yield step
     return found

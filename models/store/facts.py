@@ -1,4 +1,4 @@
-"""Rows about the store itself: what its servers must have in common, and a row to test writing."""
+"""Rows about the database: what its servers must have in common, and a row to test writing."""
 
 import socket
 import zlib
@@ -11,10 +11,10 @@ from models.store.columns import Moment, Row, insert_or
 
 
 class StoreFact(SQLModel, table=True):
-    """Something that every server of this store must have, such as the secret.
+    """A thing that every server of this database must have, such as the signing secret.
 
-    `digest` identifies it and does not reveal it. `host` and `place` say where the server that
-    registered it has it.
+    `digest` identifies it and does not reveal it. `host` and `place` name the machine and the file
+    of the server that registered it.
     """
 
     __tablename__ = "store_facts"
@@ -27,7 +27,7 @@ class StoreFact(SQLModel, table=True):
 
 
 class WriteProbe(Row, table=True):
-    """The last successful write of a machine that only tested whether the store can be written."""
+    """The last successful write of a machine that only tested whether the database is writable."""
 
     __tablename__ = "write_probes"
 
@@ -35,7 +35,7 @@ class WriteProbe(Row, table=True):
 
 
 def write_probe(connection: Connection) -> None:
-    """Write this machine's row. Other machines have their own: none waits for another's lock."""
+    """Write this machine's row. Each machine has its own row, so none waits for another's lock."""
     key = zlib.crc32(socket.gethostname().encode())
     new = insert_or(connection.dialect.name, WriteProbe).values(id=key, at=datetime.now(UTC))
     connection.execute(

@@ -1,26 +1,27 @@
-"""Keys: 64-bit numbers that tell when, roughly, and nothing else."""
+"""Generated ids: 64-bit numbers that begin with the time of their creation."""
 
 import secrets
 import threading
 import time
 from array import array
 
-CHANCE = 22  # bits
-AHEAD = 256  # keys for which chance is fetched at once: a call of the system costs more than a key
-EPOCH = 1_735_689_600_000  # 2025 began, in milliseconds; 41 bits of them last until 2094
+CHANCE = 22
+AHEAD = 256  # ids whose random bits are fetched at once: a system call costs more than an id
+EPOCH = 1_735_689_600_000  # 2025-01-01; 41 bits of milliseconds last until 2094
 
 
 class Keys:
-    """Makes keys: 41 bits of milliseconds, 22 of chance, each above the one before.
+    """Generates ids: 41 bits of milliseconds and 22 random bits, each higher than the one before.
 
-    A key is there before its row, rows lie in the order they came, a deleted row's key
-    never returns (the full-text index counts on it), and nobody can count our mail by them.
+    An id is known before its row is stored, rows are stored in the order of their creation, the id
+    of a deleted row is never used again (the full-text index relies on it), and ids don't reveal
+    the number of messages.
     """
 
     def __init__(self) -> None:
         self._last = 0
         self._chance: list[int] = []
-        self._lock = threading.Lock()  # the writer's thread makes keys too
+        self._lock = threading.Lock()  # the writer's thread generates ids too
 
     def __call__(self) -> int:
         now = time.time_ns() // 1_000_000 - EPOCH

@@ -1,4 +1,4 @@
-"""Collisions of generated primary keys: told from conflicts of user data, and retried."""
+"""Collisions of generated primary keys, which are retried, unlike conflicts of user data."""
 
 import re
 from functools import cache
@@ -8,18 +8,18 @@ from sqlalchemy import Engine, event
 from sqlalchemy.engine import ExceptionContext
 from sqlmodel import SQLModel
 
-TRIES = 3  # of a unit of work whose generated key was taken
+TRIES = 3  # of a transaction whose generated id was in use
 _POSTGRES = re.compile(r'unique constraint "pk_(\w+)"')
 _SQLITE = re.compile(r"UNIQUE constraint failed: (\w+)\.id\b(?!,)")
 
 
 class KeyCollision(Exception):
-    """Another process made the same primary key in the same millisecond. Nothing was stored."""
+    """Another process generated the same id in the same millisecond. Nothing was stored."""
 
 
 @cache
 def _generated() -> frozenset[str]:
-    """Names of the tables whose primary key is a generated id."""
+    """Return the names of the tables with a generated id as primary key."""
     tables = SQLModel.metadata.tables.values()
     return frozenset(
         table.name for table in tables if [column.name for column in table.primary_key] == ["id"]
@@ -27,7 +27,7 @@ def _generated() -> frozenset[str]:
 
 
 def is_key_collision(problem: BaseException | None) -> bool:
-    """True if a generated primary key was taken; False for any other constraint."""
+    """True if a generated id is in use; False for any other constraint."""
     if problem is None or isinstance(problem, KeyCollision):
         return problem is not None
     text = str(getattr(problem, "orig", None) or problem)
@@ -42,8 +42,8 @@ def _translate(context: ExceptionContext) -> None:
 
 
 def raise_key_collisions(engine: Engine) -> None:
-    """Let the statements of this engine raise KeyCollision in place of IntegrityError.
+    """Let the statements of this engine raise KeyCollision instead of IntegrityError.
 
-    Code that answers CONFLICT for an IntegrityError then never sees a collision of keys.
+    Code that reports a conflict for an IntegrityError then never sees a collision of ids.
     """
     event.listen(engine, "handle_error", _translate)

@@ -1,4 +1,4 @@
-"""Keyset pages: a cursor is the sort key of a row, and where it belongs."""
+"""Keyset pages: a cursor has the sort key of a row and the name of its list."""
 
 import base64
 import hashlib
@@ -13,14 +13,14 @@ from models.errors import Invalid
 Row = TypeVar("Row")
 Sortable = datetime | str | int
 
-MOST = 250  # rows a page; more is refused, not cut, so that clients notice
+MOST = 250  # a larger page is refused, not cut, so that clients notice
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 LONGEST = 2048  # characters of a cursor
 
 
 @dataclass(frozen=True, slots=True)
 class Cursor:
-    """A place in the list of this `ordering`: at the row (at, id)."""
+    """A position in the list of this `ordering`: at the row (at, id)."""
 
     ordering: str
     at: Sortable
@@ -32,15 +32,18 @@ class Cursor:
 
     @classmethod
     def parse(cls, text: str, ordering: str, *, path: str) -> "Cursor":
-        """Raises Invalid for a made-up cursor, and for one of another list or ordering."""
+        """Decode a cursor of a client.
+
+        Raises InvalidInput if it is no cursor, or one of another list or ordering.
+        """
         try:
             decoded = base64.urlsafe_b64decode(text[:LONGEST] + "=" * (-len(text) % 4)).decode()
             plain, check = decoded.rsplit("|", 1)
-            version, of, rest = plain.split("|", 2)
+            version, name, rest = plain.split("|", 2)
             at, key = rest.rsplit("|", 1)
-            if (version, of, check) != ("1", ordering, _check(plain)):
+            if (version, name, check) != ("1", ordering, _check(plain)):
                 raise ValueError(text)
-            return cls(of, _read(at), int(key))
+            return cls(name, _read(at), int(key))
         except (ValueError, OverflowError) as problem:
             raise Invalid(
                 "not a cursor of this list", constraint="cursor", path=[path]
@@ -69,7 +72,7 @@ def _check(plain: str) -> str:
 
 
 def ordering(name: str, conditions: object = None) -> str:
-    """The name of an ordering, with a mark of the conditions that narrow the list."""
+    """Return the name of an ordering, with a digest of the conditions that narrow the list."""
     if not conditions:
         return name
     return f"{name}~{hashlib.sha256(repr(conditions).encode()).hexdigest()[:12]}"
@@ -77,7 +80,7 @@ def ordering(name: str, conditions: object = None) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Page(Generic[Row]):
-    """Rows in reading order, and whether there are more on either side."""
+    """Rows in reading order, and whether there are more before and after them."""
 
     rows: Sequence[Row]
     next: bool
@@ -86,7 +89,7 @@ class Page(Generic[Row]):
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """Which page: `count` rows after a place, or, going `back`, before it."""
+    """A request for `count` rows after a cursor or, if `is_backward`, before it."""
 
     ordering: str
     count: int = 20
@@ -102,7 +105,7 @@ class Ask:
         last: int | None,
         before: str | None,
     ) -> "Ask":
-        """What a client asked for. Raises Invalid where that makes no page."""
+        """Convert the page arguments of a client. Raises InvalidInput if they contradict."""
         if first is not None and last is not None:
             raise Invalid("ask for the first or the last, not both", constraint="page")
         back = last is not None
@@ -116,10 +119,15 @@ class Ask:
         return cls(ordering, count, place, back)
 
     def page(self, found: Sequence[Row], *, more: bool = False) -> Page[Row]:
-        """The page of what was found, in reading order: rows beyond it, or `more`, are another."""
+        """Return the page of these rows, which were selected in the order of the request.
+
+        There is another page if there are more rows than requested, or if `has_more` is true.
+        """
         more = more or len(found) > self.count
         rows = found[max(0, len(found) - self.count) :] if self.back else found[: self.count]
-        behind = self.place is not None  # we came from there: cheap, and allowed by Relay
+        has_cursor = self.place is not None  # a guess without a query, which Relay allows
         return Page(
-            rows, next=behind if self.back else more, previous=more if self.back else behind
+            rows,
+            next=has_cursor if self.back else more,
+            previous=more if self.back else has_cursor,
         )

@@ -1,4 +1,4 @@
-"""What a store of large bytes can do. The stores themselves: mail/blobs."""
+"""The interface of object stores, which mail/storage/blobs implements."""
 
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from datetime import datetime
@@ -7,7 +7,7 @@ from typing import NamedTuple, Protocol
 
 
 class Stored(NamedTuple):
-    """An object as `list` tells of it."""
+    """An entry of the list of objects."""
 
     name: str
     modified: datetime
@@ -15,31 +15,31 @@ class Stored(NamedTuple):
 
 
 class Store(Protocol):
-    """Objects by name. What `put` has returned from survives a power cut."""
+    """A store of objects by name. An object survives a power cut once `put` has returned."""
 
     async def put(self, name: str, data: bytes) -> None:
-        """Store `data`."""
+        """Store bytes under a name."""
 
     async def put_file(self, name: str, path: Path) -> None:
-        """Store what the file holds, without having it all in memory."""
+        """Store the contents of a file, without holding all of them in memory."""
 
     async def get(self, name: str) -> bytes:
-        """The whole object; KeyError where there is none."""
+        """Return the whole object. Raises KeyError if it does not exist."""
 
     async def get_range(self, name: str, start: int, end: int) -> bytes:
-        """Its bytes from `start` up to, not with, `end`."""
+        """Return the bytes from `start` up to, but not including, `end`."""
 
     async def size(self, name: str) -> int | None:
         """Return the size of an object in bytes, or None if it does not exist."""
 
     def stream(self, name: str, start: int, end: int) -> AsyncGenerator[bytes]:
-        """The same in pieces of at most 1 MiB."""
+        """Yield the bytes from `start` up to `end` in parts of at most 1 MiB."""
 
     async def delete(self, names: Sequence[str]) -> None:
-        """Remove these; those that are not there are no error."""
+        """Delete objects. Names that do not exist are no error."""
 
     def list(self) -> AsyncIterator[Stored]:
-        """All objects, and what interrupted writes have left."""
+        """Yield all objects, and the remains of interrupted writes."""
 
     async def close(self) -> None:
-        """Let go of connections and threads."""
+        """Close connections and threads."""

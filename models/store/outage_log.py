@@ -10,18 +10,18 @@ from models.store.outages import Component, StoreUnavailable, StreamBusy
 log = logging.getLogger(__name__)
 
 LOCKS = "account locks"
-# seconds without a failure until an outage is over
+# seconds without a failure after which an outage is over
 QUIET = {Component.STORE: 2.0, Component.BLOBS: 2.0, Component.DISK: 30.0, LOCKS: 30.0}
 
 
 @dataclass
 class Outage:
-    """An outage that goes on."""
+    """An outage that has not ended."""
 
     began: float
     last: float
     failures: int = 0
-    records: int = 0  # records of the log that told of it and were not written
+    records: int = 0  # log records about it that were not written
 
 
 class OutageLog:
@@ -29,11 +29,11 @@ class OutageLog:
 
     def __init__(self) -> None:
         self._open: dict[str, Outage] = {}
-        self._lock = threading.Lock()  # threads that read SQLite log too
+        self._lock = threading.Lock()  # the threads that read SQLite log too
 
     @property
     def is_quiet(self) -> bool:
-        """True if there is no outage: the usual case, which must cost nothing."""
+        """True if there is no outage, which is the usual case and must cost nothing."""
         return not self._open
 
     def note_failure(self, failure: StoreUnavailable) -> None:
@@ -53,7 +53,7 @@ class OutageLog:
             log.warning("a component is unavailable", extra=facts)
 
     def note_record(self, failure: StoreUnavailable) -> None:
-        """Count a record of the log that is not written, since it tells of an outage."""
+        """Count a log record that is not written, since an outage caused it."""
         with self._lock:
             if outage := self._open.get(name_of(failure)):
                 outage.records += 1
@@ -61,7 +61,7 @@ class OutageLog:
         self.note_failure(failure)
 
     def note_success(self, component: Component = Component.STORE) -> None:
-        """Log the end of an outage, once nothing has failed for a moment."""
+        """Log the end of an outage if nothing has failed for a moment."""
         others = (LOCKS, Component.DISK) if component is Component.STORE else ()
         names = (component, *others)
         for name in names:
@@ -80,7 +80,7 @@ class OutageLog:
 
 
 def name_of(failure: StoreUnavailable) -> str:
-    """The name under which failures of a kind are one outage."""
+    """Return the name under which failures of one kind are one outage."""
     return LOCKS if isinstance(failure, StreamBusy) else str(failure.component)
 
 

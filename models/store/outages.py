@@ -1,7 +1,8 @@
-"""Failures of the store and of the object storage that pass, told from bugs.
+"""Temporary failures of the database and the object store, as opposed to bugs.
 
 One place decides whether an exception means "try again later": a lost connection, a lock that was
-not free in time, an exhausted pool, a transaction given up for another one, a full or busy disk.
+not free in time, an exhausted pool, a transaction rolled back because of another one, a full or
+busy disk.
 """
 
 import errno
@@ -17,7 +18,7 @@ RETRY_AFTER = timedelta(seconds=5)
 
 
 class Component(StrEnum):
-    """What is unavailable."""
+    """A component that can be unavailable."""
 
     STORE = "store"
     BLOBS = "blobs"
@@ -25,10 +26,10 @@ class Component(StrEnum):
 
 
 class StoreUnavailable(Exception):
-    """The store or the object storage can't do this now: the same request can succeed later.
+    """The database or the object store can't do this now; the same request can succeed later.
 
-    This is no refusal of the request (`models.errors.Refused`): whoever does a task must stop
-    and try it again, and must not count it as failed.
+    It is no refusal of the request (`models.errors.RequestError`). A task must stop and retry, and
+    must not count as failed.
     """
 
     def __init__(
@@ -39,21 +40,21 @@ class StoreUnavailable(Exception):
         retry_after: timedelta = RETRY_AFTER,
     ) -> None:
         super().__init__(message)
-        self.is_noted = False  # the outage log has counted it
+        self.is_noted = False  # the outage log has counted this failure
         self.message = message
         self.component = component
         self.retry_after = retry_after
 
 
 class StreamBusy(StoreUnavailable):
-    """Somebody holds the lock of an account or domain for too long."""
+    """Another transaction holds the lock of a stream for too long."""
 
     def __init__(self) -> None:
         super().__init__("the account is locked by another transaction, try again later")
 
 
 class DiskFull(StoreUnavailable):
-    """A disk has no room: that of the store, of the object storage, or of the data folder."""
+    """A disk is full: that of the database, of the object store, or of the data folder."""
 
     def __init__(self, component: Component) -> None:
         super().__init__(f"{FULL_DISKS[component]} is full, try again later", component=component)
@@ -64,7 +65,7 @@ FULL_DISKS = {
     Component.BLOBS: "the disk of the object storage",
     Component.DISK: "the disk of the data folder",
 }
-# of a system call: the disk is full, or the part of it that the process may have
+# error numbers of a system call: the disk, or the process' share of it, is full
 NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 NO_SPACE_STATE = "53100"  # PostgreSQL: disk_full
 CROSSED = ("40001", "40P01")  # PostgreSQL: serialization failure, deadlock
@@ -87,12 +88,12 @@ CONNECTION_ENDED = (
 
 
 def is_deadlock(problem: BaseException | None) -> bool:
-    """True if the store ended a transaction because of another one, as in a deadlock."""
+    """True if the database rolled a transaction back because of another one, as in a deadlock."""
     return any(_sqlstate(cause) in CROSSED for cause in _causes(problem))
 
 
 def unavailable(problem: BaseException | None) -> StoreUnavailable | None:
-    """Say what is unavailable if this failure, or its cause, passes; None if it is a bug."""
+    """Return the StorageUnavailable that this failure, or its cause, means; None if it is a bug."""
     for cause in _causes(problem):
         if isinstance(cause, StoreUnavailable):
             return cause
@@ -106,7 +107,7 @@ def unavailable(problem: BaseException | None) -> StoreUnavailable | None:
 
 
 def _full_disk(problem: BaseException) -> Component | None:
-    """Return whose disk has no room, if the exception says so."""
+    """Return the component with the full disk, if the exception means that."""
     if isinstance(problem, OSError):
         return Component.DISK if problem.errno in NO_SPACE else None
     code: int = getattr(problem, "sqlite_errorcode", 0)
@@ -115,7 +116,7 @@ def _full_disk(problem: BaseException) -> Component | None:
 
 
 def _causes(problem: BaseException | None) -> Iterator[BaseException]:
-    """The exception, what the driver said, and what it was raised from."""
+    """Yield the exception, that of the driver, and those it was raised from."""
     seen: set[int] = set()
     while problem is not None and id(problem) not in seen:
         seen.add(id(problem))

@@ -1,4 +1,4 @@
-"""Statements that are made once: their text, their parameters and how their rows are made."""
+"""Statements that are compiled once: their text, their parameters and how rows are built."""
 
 import re
 from collections import namedtuple
@@ -41,22 +41,22 @@ Given = ParamSpec("Given")
 Build = Callable[[Sequence[Any]], list[Any]]
 Bind = Callable[[Mapping[str, Any]], tuple[Any, ...]]
 
-Text = tuple[str, tuple[Any, ...]]  # a statement as the driver takes it, and its values
+Text = tuple[str, tuple[Any, ...]]  # SQL text for the driver, and the values of its parameters
 Made = Select[*tuple[Any, ...]] | UpdateBase
 
-KEPT = 512  # statements of one kind: clients choose columns as they like
-TOGETHER = 32  # rows of one statement; fewer are a power of two, so that few texts are kept
-PARAMETERS = 4000  # of statements that go as one: PostgreSQL keeps the plan of each, for a while
-# One row that is put in, and no parameter behind it, which would be the same for all rows.
+KEPT = 512  # statements of one function: clients choose columns freely
+TOGETHER = 32  # fewer rows are a power of two, so that few texts are cached
+PARAMETERS = 4000  # of combined statements: PostgreSQL keeps the plan of each for a while
+# An insert of one row without parameters after it: those would be the same for all rows.
 _ROW = re.compile(r"(INSERT INTO .+? VALUES )(\([^()]+\))([^?$]*)", re.DOTALL)
 _NUMBERED = re.compile(r"\$(\d+)")  # a parameter of PostgreSQL
 
 
 class Prepared:
-    """A statement with named parameters.
+    """A statement with named parameters that is compiled once for each dialect.
 
-    Outside a unit it is a select that reads few rows, each found by an index, so that a store
-    at hand is asked on the spot: no thread is woken for it.
+    Outside a transaction it is a select that reads few rows by an index. So SQLite can read it on
+    the event loop's thread.
     """
 
     __slots__ = ("_driven", "made")
@@ -66,13 +66,13 @@ class Prepared:
         self._driven: dict[str, Driven] = {}
 
     def driven(self, dialect: Dialect) -> "Driven":
-        """The statement as the driver takes it."""
+        """Return the compiled statement for a dialect."""
         if dialect.name not in self._driven:
             self._driven[dialect.name] = Driven(self.made, dialect)
         return self._driven[dialect.name]
 
     def ready(self, engine: Engine, given: Mapping[str, Any]) -> tuple["Driven", tuple[Any, ...]]:
-        """The statement and its values; those who count an engine's statements hear of it."""
+        """Return the compiled statement and its values, and notify listeners of the engine."""
         driven = self.driven(engine.dialect)
         values = driven.values(given)
         _told(engine, driven.sql, values)
@@ -80,23 +80,24 @@ class Prepared:
 
 
 def _told(engine: Engine, sql: str, values: Sequence[Any]) -> None:
+    """Notify the listeners that count the statements of an engine."""
     dispatch: Any = engine.dispatch
-    for heard in dispatch.before_cursor_execute:
-        heard(None, None, sql, values, None, False)
+    for listener in dispatch.before_cursor_execute:
+        listener(None, None, sql, values, None, False)
 
 
 Sent = tuple[Prepared, Mapping[str, Any]]  # a statement, and the values of its parameters
 
 
 def fetched(connection: Connection, statement: Prepared, given: Mapping[str, Any]) -> "Rows":
-    """The rows of a statement inside a unit."""
+    """Return the rows of a prepared statement in the transaction of this connection."""
     return fetched_all(connection, statement, [given])
 
 
 def fetched_all(
     connection: Connection, statement: Prepared, given: Sequence[Mapping[str, Any]]
 ) -> "Rows":
-    """The same with the values of several, of whose rows nobody knows the order."""
+    """Return the rows of a prepared statement for several sets of parameters, in any order."""
     driven, raw = statement.driven(connection.dialect), list[Any]()
     cursor = connection.connection.cursor()
     try:
@@ -110,18 +111,18 @@ def fetched_all(
 
 
 def send(connection: Connection, works: Sequence[Sent]) -> None:
-    """Change rows inside a unit; none of these changes may see another.
+    """Execute statements that change rows and don't depend on each other.
 
-    What is written by the same statement is written together, kinds in the order in which they
-    first come. A store behind a wire takes all at once: each way there costs more than the work.
+    Rows of the same statement are written together, in the order of the first use of each
+    statement. PostgreSQL gets all in few round trips, since a round trip costs more than the work.
     """
-    together: dict[Prepared, list[Mapping[str, Any]]] = {}
+    parameter_sets: dict[Prepared, list[Mapping[str, Any]]] = {}
     for statement, given in works:
-        together.setdefault(statement, []).append(given)
+        parameter_sets.setdefault(statement, []).append(given)
     dialect = connection.dialect
     texts: Iterable[Text] = (
         text
-        for statement, given in together.items()
+        for statement, given in parameter_sets.items()
         for text in statement.driven(dialect).texts(given)
     )
     if dialect.name != "sqlite":
@@ -136,16 +137,16 @@ def send(connection: Connection, works: Sequence[Sent]) -> None:
 
 
 def _gathered(texts: Iterable["Text"]) -> Iterator["Text"]:
-    """Statements of PostgreSQL, as many in one as have room for their parameters."""
-    some, values = list[str](), list[Any]()
-    for sql, more in texts:
-        if some and len(values) + len(more) > PARAMETERS:
-            yield _joined(*some), tuple(values)
-            some, values = [], []
-        some.append(sql)
-        values += more
-    if some:
-        yield _joined(*some), tuple(values)
+    """Combine statements of PostgreSQL, up to MAX_COMBINED_PARAMETERS parameters in each."""
+    combined, values = list[str](), list[Any]()
+    for sql, own_values in texts:
+        if combined and len(values) + len(own_values) > PARAMETERS:
+            yield _joined(*combined), tuple(values)
+            combined, values = [], []
+        combined.append(sql)
+        values += own_values
+    if combined:
+        yield _joined(*combined), tuple(values)
 
 
 def _behind(taken: int, found: re.Match[str]) -> str:
@@ -153,7 +154,7 @@ def _behind(taken: int, found: re.Match[str]) -> str:
 
 
 def _numbered_on(texts: Iterable[str]) -> Iterator[str]:
-    """Texts whose parameters, where they are numbered, go on behind those of the text before."""
+    """Yield the texts with their numbered parameters renumbered one after the other."""
     taken = 0
     for text in texts:
         yield _NUMBERED.sub(partial(_behind, taken), text)
@@ -162,21 +163,21 @@ def _numbered_on(texts: Iterable[str]) -> Iterator[str]:
 
 @lru_cache(KEPT)
 def _joined(*texts: str) -> str:
-    """Statements of PostgreSQL as one, whose parameters are theirs one after the other."""
+    """Join statements of PostgreSQL by WITH; the parameters follow one another."""
     *others, last = _numbered_on(texts)
-    named = ", ".join(f"part{nth} AS ({text})" for nth, text in enumerate(others))
-    return f"WITH {named} {last}" if named else last
+    parts = ", ".join(f"part{nth} AS ({text})" for nth, text in enumerate(others))
+    return f"WITH {parts} {last}" if parts else last
 
 
 class Column(NamedTuple):
-    """A column of what a driver gives: its type, and what makes a value of it, if anything."""
+    """A column of the driver's rows: its type, and the function that converts its values."""
 
     type: TypeEngine[Any]
     process: Callable[[Any], Any] | None
 
     @property
     def expression(self) -> str:
-        """Python that makes the value of the variable `{0}`, by the function `{1}`."""
+        """Python code that converts the variable `{0}` with the function `{1}`."""
         if self.process is None:
             return "{0}"
         if isinstance(self.type, Boolean):
@@ -189,7 +190,7 @@ class Column(NamedTuple):
 
 
 class Rows(Sequence[Any]):
-    """Rows as the driver gave them in `raw`; their values are made when somebody looks."""
+    """Rows of the driver in `raw`, which are converted when they are first read."""
 
     __slots__ = ("_made", "driven", "raw")
 
@@ -200,7 +201,7 @@ class Rows(Sequence[Any]):
 
     @property
     def made(self) -> list[Any]:
-        """The rows, by names."""
+        """The rows as named tuples."""
         if self._made is None:
             self._made = self.driven.rows(self.raw)
         return self._made
@@ -219,39 +220,39 @@ class Rows(Sequence[Any]):
         return self._made[at]
 
     def values(self, column: str) -> list[Any]:
-        """What the driver gave for one column."""
+        """Return the unconverted values of a column."""
         at = self.driven.places[column]
         return [row[at] for row in self.raw]
 
     def read(self, column: str) -> list[Any]:
-        """The values of one column."""
+        """Return the converted values of a column."""
         process, values = self.driven.columns[column].process, self.values(column)
         if process is None or values.count(None) == len(values):
             return values
         return [None if value is None else process(value) for value in values]
 
     def chosen(self, order: Sequence[int]) -> "Rows":
-        """The rows at these places, in this order."""
+        """Return the rows at these indexes, in this order."""
         return Rows(self.driven, [self.raw[at] for at in order])
 
 
 def values_of(rows: Sequence[Any], column: str) -> list[Any]:
-    """What these rows hold in a column that every driver gives as it is: text, or a number."""
+    """Return the values of a column that every driver returns unchanged: text, or a number."""
     return rows.values(column) if isinstance(rows, Rows) else [getattr(r, column) for r in rows]
 
 
 def read_of(rows: Sequence[Any], column: str) -> list[Any]:
-    """What these rows hold in a column."""
+    """Return the values of a column."""
     return rows.read(column) if isinstance(rows, Rows) else [getattr(row, column) for row in rows]
 
 
 def chosen(rows: Sequence[Any], order: Sequence[int]) -> Sequence[Any]:
-    """The rows at these places, in this order."""
+    """Return the rows at these indexes, in this order."""
     return rows.chosen(order) if isinstance(rows, Rows) else [rows[at] for at in order]
 
 
 class Driven:
-    """The text of a statement for one kind of store, without SQLAlchemy around each run."""
+    """A statement compiled for one dialect, which runs without SQLAlchemy's execution."""
 
     __slots__ = ("_parts", "_repeated", "columns", "places", "rows", "sql", "values")
 
@@ -262,7 +263,7 @@ class Driven:
         self._parts = _ROW.fullmatch(self.sql)
         self._repeated: dict[int, str] = {1: self.sql}
         binds, defaults = compiled.binds, compiled.params
-        # the values of the parameters, by their names, in the order of the text
+        # returns the values of named parameters in the order of the text
         self.values = _binder(
             [
                 (
@@ -275,13 +276,13 @@ class Driven:
         )
         entries = compiled._result_columns  # noqa: SLF001 - the order of the text, with types
         self.columns = {
-            one.keyname: Column(one.type, _processor(one.type, dialect)) for one in entries
+            entry.keyname: Column(entry.type, _processor(entry.type, dialect)) for entry in entries
         }
         self.places = {name: at for at, name in enumerate(self.columns)}
         self.rows = _builder(self.columns)
 
     def texts(self, given: Sequence[Mapping[str, Any]]) -> Iterator[Text]:
-        """The statement with each of these values; rows that are put in go together."""
+        """Yield SQL and values for these sets of parameters; rows of an insert are combined."""
         most, at = TOGETHER if self._parts else 1, 0
         while at < len(given):
             many = min(most, 1 << (len(given) - at).bit_length() - 1)
@@ -293,16 +294,16 @@ class Driven:
             at += many
 
     def _of(self, many: int) -> str:
-        """The text with so many rows."""
+        """Return the text of an insert with this number of rows."""
         if many not in self._repeated:
-            assert self._parts is not None  # noqa: S101 - else they go one by one
+            assert self._parts is not None  # noqa: S101 - only inserts are repeated
             head, row, tail = self._parts.groups()
             self._repeated[many] = head + ", ".join(_numbered_on([row] * many)) + tail
         return self._repeated[many]
 
 
 def _binder(parameters: Sequence[tuple[str, Any, Callable[[Any], Any] | None]]) -> Bind:
-    """Makes what the driver is given of values by their names."""
+    """Compile a function that converts named values to the tuple that the driver needs."""
     scope: dict[str, Any] = {}
     parts = []
     for nth, (name, default, process) in enumerate(parameters):
@@ -317,7 +318,7 @@ def _binder(parameters: Sequence[tuple[str, Any, Callable[[Any], Any] | None]]) 
 
 
 def _builder(columns: Mapping[str, Column]) -> Build:
-    """Makes rows, with names, of what the driver gives."""
+    """Compile a function that converts the driver's rows to named tuples."""
     Picked = namedtuple("Picked", columns, rename=True)  # type: ignore[misc]
     names = [f"c{nth}" for nth in range(len(columns))]
     scope: dict[str, Any] = {"kind": Picked, "new": tuple.__new__}
@@ -337,12 +338,13 @@ def _builder(columns: Mapping[str, Column]) -> Build:
 
 
 def _processor(kind: TypeEngine[Any], dialect: Dialect) -> Callable[[Any], Any] | None:
+    """Return the function that converts the driver's values of a type, if one is needed."""
     if dialect.name == "postgresql":
         if isinstance(kind, Instant):
             return stored_instant
-        if isinstance(kind, Numeric | Float):  # SQLAlchemy would ask what the driver calls it
+        if isinstance(kind, Numeric | Float):  # SQLAlchemy would need the driver's type code
             return Decimal if kind.asdecimal else float
-    if dialect.name == "sqlite":  # shorter ways to the same values
+    if dialect.name == "sqlite":  # faster than SQLAlchemy's, with the same results
         if isinstance(kind, Instant):
             return instant
         if isinstance(kind, JSON):
@@ -351,19 +353,19 @@ def _processor(kind: TypeEngine[Any], dialect: Dialect) -> Callable[[Any], Any] 
 
 
 def instant(text: str) -> datetime:
-    """What SQLite keeps is UTC, without saying so."""
+    """Convert a stored time of SQLite, which is UTC without a time zone."""
     return datetime.fromisoformat(f"{text}+00:00")
 
 
 def number(name: str) -> BindParameter[int]:
-    """A parameter that is a key or a count."""
+    """Return a parameter that is an id or a count."""
     return bindparam(name, type_=Big)
 
 
 def among(
     dialect: str, key: Any, name: str, kind: type[TypeEngine[Any]] = BigInteger
 ) -> ColumnElement[bool]:
-    """SQL: a key is one of those in a parameter, which is one however many they are."""
+    """Return SQL that is true if a key is in a list, which is a single parameter of any length."""
     if dialect == "sqlite":
         each = func.json_each(bindparam(name, type_=JSON)).table_valued("value")
         found: ColumnElement[bool] = key.in_(select(each.c.value))
@@ -372,7 +374,7 @@ def among(
 
 
 def listed(dialect: str, name: str, columns: Sequence[str]) -> Subquery:
-    """SQL: rows of whole numbers with these columns, which are a parameter, a list of lists."""
+    """Return SQL for rows of integers with these columns; the parameter is a list of lists."""
     if dialect == "sqlite":
         each = func.json_each(bindparam(name, type_=JSON)).table_valued("value")
         texts = [f"json_extract(value, '$[{nth}]')" for nth in range(len(columns))]
@@ -388,7 +390,7 @@ def listed(dialect: str, name: str, columns: Sequence[str]) -> Subquery:
 
 
 def prepared(make: Callable[Given, Made]) -> Callable[Given, Prepared]:
-    """Keep the statements that a function makes, by its arguments."""
+    """Cache the prepared statements of a function that builds statements, by its arguments."""
 
     @lru_cache(KEPT)
     @wraps(make)

@@ -9,7 +9,7 @@ from sqlalchemy.sql.functions import FunctionElement
 
 
 class UnindexedCondition(FunctionElement[bool]):
-    """Conditions joined by AND, of which the planner only tests rows."""
+    """Conditions joined by AND that are tested on rows, and never use an index."""
 
     type = Boolean()
     name = "unindexed"
@@ -17,11 +17,11 @@ class UnindexedCondition(FunctionElement[bool]):
 
 
 def without_index(*conditions: ColumnElement[bool]) -> ColumnElement[bool]:
-    """Return SQL that tests these conditions on rows which another condition finds.
+    """Return SQL that tests these conditions on rows that another condition finds.
 
     Without statistics, SQLite assumes that every key of an index has as many rows. It then reads
-    all messages of an account rather than those of 20 conversations. PostgreSQL always has
-    statistics, and gets the conditions as they are.
+    all messages of a user instead of those of 20 threads. PostgreSQL always has statistics, and
+    gets the conditions unchanged.
     """
     return UnindexedCondition(and_(*conditions).self_group())
 

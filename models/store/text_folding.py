@@ -24,7 +24,7 @@ DROP = f"DROP FUNCTION {NAME}(text)"
 
 @cache
 def dropped_characters() -> frozenset[str]:
-    """Return combining accents and invisible characters. Vowel signs are not among them."""
+    """Return the combining accents and invisible characters. Vowel signs are not among them."""
     codes = chain(range(0x80, 0x3400), range(0xA000, 0xAC00), range(0xF900, 0x1FC00))
     return frozenset(c for c in map(chr, codes) if unicodedata.combining(c) or _UNSEEN.fullmatch(c))
 
@@ -50,7 +50,7 @@ def fold_text(text: str) -> str:
 
 
 def _pieces(text: str) -> Iterator[str]:
-    """Cut a long text at blanks, since normalizing a text keeps all other threads waiting."""
+    """Cut a long text at spaces, since normalizing a text blocks all other threads."""
     start = 0
     while start < len(text):
         blank = text.rfind(" ", start, start + PIECE)
@@ -69,10 +69,10 @@ def _fold_value(value: Any) -> str | None:
 
 
 def create_in_postgres(collation: str) -> str:
-    """Return the statement that makes `fold_text` in PostgreSQL.
+    """Return the SQL that creates `fold_text` in PostgreSQL.
 
-    PostgreSQL has no case folding before version 18: lower() and the characters for which it
-    differs do the same. `collation` is one of COLLATIONS.
+    PostgreSQL has no case folding before version 18. It uses lower(), and replaces the characters
+    for which case folding differs. `collation` is one of COLLATIONS.
     """
     single: list[tuple[str, str]] = []
     lower = f'lower(normalize(value, NFKD) COLLATE "{collation}")'
@@ -90,8 +90,9 @@ def create_in_postgres(collation: str) -> str:
     from_, to = ("".join(characters) for characters in zip(*single, strict=True))
     dropped = character_ranges(sorted(dropped_characters()))
     return (
-        f"CREATE FUNCTION {NAME}(value text) RETURNS text LANGUAGE sql IMMUTABLE PARALLEL SAFE"
-        " RETURNS NULL ON NULL INPUT AS $$ SELECT (CASE WHEN octet_length(value) = length(value)"
+        f"CREATE FUNCTION {NAME}(value text) RETURNS text LANGUAGE sql IMMUTABLE"
+        " PARALLEL SAFE RETURNS NULL ON NULL INPUT AS $$"
+        " SELECT (CASE WHEN octet_length(value) = length(value)"
         f' THEN lower(value COLLATE "{collation}") ELSE normalize(regexp_replace('
         f"translate({lower}, '{from_}', '{to}'), '[{dropped}]', '', 'g'), NFC) END)"
         ' COLLATE "default" $$'

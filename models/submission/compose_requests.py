@@ -1,4 +1,4 @@
-"""What is asked of a client that writes, who would hear it, and which files a draft was given."""
+"""Tables of compose requests, of the clients that listen for them, and of the files of drafts."""
 
 from typing import Any
 
@@ -8,20 +8,20 @@ from models.store.columns import Instant, MaybeNumber, Moment, Number, Owned, pl
 
 
 class ComposeRequest(Owned, table=True):
-    """A window to write in that was asked for; clients of the account open it while it lasts."""
+    """A compose window that was requested; clients of the user open it until it expires."""
 
     __tablename__ = "compose_requests"
 
-    identity_id: MaybeNumber = None  # of what has no row of its own as well
-    mailbox_id: MaybeNumber = None  # may be gone by now
-    written: dict[str, Any] = plain(dict)  # what is in the window, by field
+    identity_id: MaybeNumber = None  # also of an identity without a row
+    mailbox_id: MaybeNumber = None  # it may be deleted
+    written: dict[str, Any] = plain(dict)  # the contents of the window, by field
     requested_by: str | None = None
     created_at: Moment
     expires_at: Moment = Field(sa_type=Instant, index=True)
 
 
 class ComposeListener(Owned, table=True):
-    """A client that would open such a window. It is connected to the process `holder`."""
+    """A client that opens compose windows. It is connected to the process `holder`."""
 
     __tablename__ = "compose_listeners"
 
@@ -29,7 +29,7 @@ class ComposeListener(Owned, table=True):
 
 
 class DraftFile(SQLModel, table=True):
-    """A stored file that a draft was given, in their order by `nth`."""
+    """A stored file attached to a draft; `nth` is the order."""
 
     __tablename__ = "draft_files"
 

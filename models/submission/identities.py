@@ -1,4 +1,4 @@
-"""What users say of themselves as senders."""
+"""Table of identities."""
 
 from sqlalchemy import Index, text
 
@@ -6,11 +6,11 @@ from models.store.columns import MaybeNumber, Moment, Owned, plain
 
 
 class Identity(Owned, table=True):
-    """What belongs to one sender of an account. Without a row a sender has what is implied.
+    """A From address of a user with its name and signature. Without a row it has the defaults.
 
-    Of one of the account's own addresses it has the key of that address, which it follows
-    where it is renamed; of any other sender one that is made of account and address. So its
-    id was known before there was a row: resolvers/submission/identities.py.
+    The id of one of the user's own addresses is the id of that address, so it follows a rename. Any
+    other id is computed from user and address, so it is known before there is a row:
+    resolvers/submission/identities.py.
     """
 
     __tablename__ = "identities"
@@ -24,15 +24,16 @@ class Identity(Owned, table=True):
         ),
     )
 
-    local: str  # with the domain the normal form of the address: mail/addresses/address_syntax.py
+    # with `domain`: normal form, mail/addresses/address_syntax.py
+    local: str
     domain: str
     shown: str  # the whole address as it is written
-    name: str | None = None  # None: that of the address, or of the account
-    preferred: bool = False  # the default; where no row is, the main address is
+    name: str | None = None  # None: that of the address, or of the user
+    preferred: bool = False  # the default identity; without such a row, the main address
     reply_to: str | None = None
     bcc: list[str] = plain(list)
     signature_text: str | None = None
     signature_html: str | None = None  # sanitised
-    mailbox_id: MaybeNumber = None  # for copies; one that is gone is Sent
+    mailbox_id: MaybeNumber = None  # for copies; Sent if it is deleted
     created_at: Moment
     updated_at: Moment

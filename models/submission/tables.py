@@ -1,4 +1,4 @@
-"""Messages on their way out."""
+"""Table of submissions."""
 
 from enum import StrEnum
 
@@ -7,11 +7,11 @@ from sqlmodel import Field
 
 from models.store.columns import MaybeMoment, MaybeNumber, MaybeOwned, Moment, Number, choice, ref
 
-ARRIVED = 0  # a copy of what came in: of no submission
+ARRIVED = 0  # value of `copy_of` for the copy of a received message
 
 
 class SubmissionState(StrEnum):
-    """Where a submission stands: the sum of its deliveries."""
+    """The state of a submission, derived from its queue entries."""
 
     SCHEDULED = "SCHEDULED"
     HELD_FOR_UNDO = "HELD_FOR_UNDO"
@@ -23,15 +23,15 @@ class SubmissionState(StrEnum):
     CANCELLED = "CANCELLED"
 
 
-# As the partial indexes have it, letter by letter: a parameter would not find them.
+# The text is exactly that of the partial indexes: a parameter can't use them.
 WAITING = "state IN ('SCHEDULED', 'HELD_FOR_UNDO', 'QUEUED', 'SENDING')"
 
 
 class Submission(MaybeOwned, table=True):
-    """A message handed in for sending, with a delivery for each recipient.
+    """A message handed in for sending, with a queue entry for each recipient.
 
-    What is nobody's is sent on by the platform itself, for an address that forwards, or is a
-    copy that a rule has made: the account is not told of it.
+    Without a user it is sent by the platform, for an address that forwards or as the copy of a BCC
+    rule. No user is notified of it.
     """
 
     __tablename__ = "submissions"
@@ -84,20 +84,19 @@ class Submission(MaybeOwned, table=True):
     queue_id: str = Field(unique=True)
     state: SubmissionState = choice(SubmissionState, default=SubmissionState.QUEUED)
     message_id: int | None = ref("messages.id", ondelete="SET NULL", default=None)
-    blob_id: Number  # its reference rows hold it
+    blob_id: Number  # a reference row keeps it
     size: Number
     envelope_from: str
     send_time: MaybeMoment = None
     undo_until: MaybeMoment = None
-    # The submission that a rule had copied, which may be gone, or ARRIVED.
+    # The submission that a BCC rule copied, which may be deleted, or COPY_OF_RECEIVED.
     copy_of: MaybeNumber = None
-    # By these a report that comes back is known: ENVID as a program gave it (RFC 3461), and the
-    # Message-ID, cut.
+    # They identify a DSN that comes back: ENVID of the client (RFC 3461), and the Message-ID, cut.
     envid: str | None = None
     header_id: str | None = None
-    ret: str | None = None  # what a report of failure returns: FULL or HDRS; None: not said
-    ours: bool = False  # written here: keys of its author's domain sign it
-    # When the hold ends: a scheduled time or an undo window. Null if the submission is not held.
+    ret: str | None = None  # RET (RFC 3461): FULL or HDRS; None: absent
+    ours: bool = False  # composed here: it is signed for the domain of its author
+    # End of the hold: a scheduled time or an undo window. Null if the submission is not held.
     release_at: MaybeMoment = None
     # The mailbox that the copy moves to from SCHEDULED when the hold ends; null: there is no copy.
     sent_mailbox_id: MaybeNumber = None

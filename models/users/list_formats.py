@@ -1,10 +1,10 @@
-"""Formats of files that list accounts."""
+"""Formats of files with lists of users."""
 
 from enum import StrEnum
 
 
 class UserFileFormat(StrEnum):
-    """How a file lists accounts."""
+    """The format of a file with a list of users."""
 
     CSV = "CSV"
     JSON_LINES = "JSON_LINES"

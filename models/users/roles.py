@@ -1,11 +1,11 @@
-"""Who may do what: roles of people, scopes of their credentials, and what is delegated."""
+"""Roles of users, scopes of credentials, and delegated permissions."""
 
 from enum import StrEnum
 from functools import lru_cache
 
 
 class Role(StrEnum):
-    """Each includes the ones before it."""
+    """A role. Each includes the rights of the ones before it."""
 
     PUBLIC = "PUBLIC"
     USER = "USER"
@@ -14,10 +14,11 @@ class Role(StrEnum):
     ROOT = "ROOT"
 
     def includes(self, other: "Role") -> bool:
+        """True if this role has all rights of the other one."""
         return RANKS[self] >= RANKS[other]
 
     def administers(self, other: "Role") -> bool:
-        """True if an account of this role may administer another account of the role `other`."""
+        """True if a user of this role can administer another user of the role `other`."""
         if self is Role.ROOT:
             return True
         if self is Role.ADMIN:
@@ -29,7 +30,7 @@ RANKS = {role: rank for rank, role in enumerate(Role)}
 
 
 class Scope(StrEnum):
-    """What a credential is good for."""
+    """What a credential can be used for."""
 
     MASTER = "MASTER"
     READ = "READ"
@@ -44,7 +45,7 @@ class Scope(StrEnum):
 
 
 class AdminPermission(StrEnum):
-    """What a DOMAIN_ADMIN may do for users of the domains."""
+    """A right of a DOMAIN_ADMIN over the users of its domains."""
 
     SYNCJOBS = "SYNCJOBS"
     QUARANTINE = "QUARANTINE"
@@ -65,7 +66,7 @@ class AdminPermission(StrEnum):
 
 
 class UserPermission(StrEnum):
-    """What a USER may change himself."""
+    """A right of a USER over its own account."""
 
     SPAM_ALIAS = "SPAM_ALIAS"
     TLS_POLICY = "TLS_POLICY"
@@ -91,5 +92,5 @@ INCLUDES = {
 
 @lru_cache(256)
 def opened(scopes: frozenset[Scope]) -> frozenset[Scope]:
-    """`scopes` and all they include."""
+    """Return the scopes and all scopes that they include."""
     return scopes.union(*(INCLUDES.get(scope, frozenset()) for scope in scopes))

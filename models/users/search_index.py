@@ -1,9 +1,9 @@
-"""What lists of accounts are found and ordered by, where a plain index does not do.
+"""Indexes for lists of users that plain columns can't have.
 
-Parts of names by an index of trigrams: FTS5's own on SQLite; on PostgreSQL, where no extension
-may be asked for, an index over a function of ours. `users.words` is what is searched. Parts of
-fewer than three letters have no trigram: for those, lists look for beginnings. Their indexes on
-PostgreSQL compare by bytes, as SQLite's do anyway, so that what begins alike lies together.
+Parts of names are found by an index of trigrams: FTS5's own on SQLite; on PostgreSQL an index over
+a function, since extensions can't be required. `users.words` is the searched text. Parts of
+less than three letters have no trigram: lists search for prefixes instead. The prefix indexes on
+PostgreSQL compare bytes, as SQLite does, so that equal prefixes are adjacent.
 """
 
 from datetime import datetime
@@ -27,9 +27,9 @@ from sqlmodel import col
 from models.store.columns import Big, Instant
 from models.users.tables import User
 
-LETTERS = 3  # of a trigram
-LAST = "\U0010ffff"  # behind all that begins alike
-_LAST_LOGIN = {  # of those who never did the beginning of time: null has no place in an order
+LETTERS = 3
+LAST = "\U0010ffff"  # sorts after all texts with the same prefix
+_LAST_LOGIN = {  # the epoch for users who never signed in: null has no order
     "sqlite": "coalesce(users.last_login_at, '1970-01-01 00:00:00.000000')",
     "postgresql": "coalesce(users.last_login_at, '1970-01-01 00:00:00+00'::timestamptz)",
 }
@@ -88,9 +88,9 @@ DROP = {
 
 
 def words_of(username: str, name: str | None, address: str | None) -> str:
-    """What an account is found by; each part in a line of its own, so that none runs over.
+    """Return the text that a user is found by, with each part in its own line.
 
-    User name and address stand there as they are shown, and as they are compared: without dots,
+    Username and address are included in the form that is shown, and in normal form: without dots,
     the domain in Unicode.
     """
     parts = [part.casefold() for part in (username, name, address) if part]
@@ -111,7 +111,10 @@ def _decoded(label: str) -> str:
 
 
 def holding(dialect: str, part: str) -> ColumnElement[bool]:
-    """Whether the account's words hold this part, of three letters or more, in any case."""
+    """Return SQL that is true if the search text contains a part of at least three letters.
+
+    The case is ignored.
+    """
     part = part.casefold()
     held: ColumnElement[bool] = col(User.words).contains(part, autoescape=True)
     if dialect == "sqlite":
@@ -126,7 +129,7 @@ def holding(dialect: str, part: str) -> ColumnElement[bool]:
 
 
 def beginning(dialect: str, column: Any, part: str) -> ColumnElement[bool]:
-    """Whether the text of a column begins so, in this case: a range of its index."""
+    """Return SQL that is true if a column begins with a prefix, in the same case."""
     text = collate(column, "C") if dialect == "postgresql" else column
     found: ColumnElement[bool] = (text >= part) & (text < part + LAST)
     return found

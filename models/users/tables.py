@@ -1,4 +1,4 @@
-"""Who has an account, and what is left of those that were deleted."""
+"""Tables of users, their tags, limits and deleted accounts."""
 
 from datetime import datetime
 from enum import StrEnum
@@ -22,16 +22,16 @@ from models.users.roles import Role
 
 
 class UsageKind(StrEnum):
-    """What is counted for so long, and then from the beginning."""
+    """A count that is limited in a window."""
 
     RECIPIENTS = "RECIPIENTS"  # addresses written to; a row of `Usage`
-    RECEIVED = "RECEIVED"  # messages that came; in the row of the account
-    AUTOREPLIES = "AUTOREPLIES"  # automatic answers; a row of `Usage`
-    FORWARDS = "FORWARDS"  # messages sent on to targets; a row of `Usage`
+    RECEIVED = "RECEIVED"  # messages received; columns of `User`
+    AUTOREPLIES = "AUTOREPLIES"  # automatic replies; a row of `Usage`
+    FORWARDS = "FORWARDS"  # messages forwarded to targets; a row of `Usage`
 
 
 class LimitKind(StrEnum):
-    """What an account may have, or do, no more than so much of."""
+    """What a limit of a user restricts."""
 
     STORAGE = "STORAGE"
     RECIPIENTS = "RECIPIENTS"
@@ -41,7 +41,7 @@ class LimitKind(StrEnum):
 
 
 class LimitSource(StrEnum):
-    """Who has set a limit of an account."""
+    """The owner of a limit that applies to a user."""
 
     USER = "USER"
     DOMAIN = "DOMAIN"
@@ -49,7 +49,7 @@ class LimitSource(StrEnum):
 
 
 class UsageLevel(StrEnum):
-    """How far a limit is used up."""
+    """How much of a limit is used."""
 
     NORMAL = "NORMAL"
     WARNING = "WARNING"
@@ -70,7 +70,7 @@ class ProtocolScope(StrEnum):
 
 
 class Frequency(StrEnum):
-    """How often something is written to somebody."""
+    """The frequency of a notice."""
 
     NEVER = "NEVER"
     HOURLY = "HOURLY"
@@ -79,7 +79,7 @@ class Frequency(StrEnum):
 
 
 class DelimiterAction(StrEnum):
-    """What becomes of mail to an address with a label."""
+    """What happens to mail for an address with a label."""
 
     NONE = "NONE"
     SUBFOLDER = "SUBFOLDER"
@@ -87,7 +87,7 @@ class DelimiterAction(StrEnum):
 
 
 class User(Row, table=True):
-    """An account. Its journal is the stream of its id."""
+    """A user. Its journal is the stream with the same id."""
 
     __tablename__ = "users"
     __table_args__ = (
@@ -101,60 +101,59 @@ class User(Row, table=True):
     )
 
     username: str  # lower case, as shown
-    username_key: str = Field(unique=True)  # as compared: mail/addresses/address_syntax.py
+    username_key: str = Field(unique=True)  # normal form: mail/addresses/address_syntax.py
     name: str | None = None
-    words: str = ""  # user name, name and main address, case folded: models/users/search_index.py
+    words: str = ""  # username, name and main address, case folded: models/users/search_index.py
     role: Role = choice(Role, default=Role.USER)
     domain_id: int | None = ref("domains.id", ondelete="RESTRICT", default=None)
-    tenant_id: Number  # whose blobs it shares; stays when the domain changes
+    tenant_id: Number  # of its blobs; it stays if the domain changes
     password: str | None = None  # Argon2id, PHC form
-    temporary_password: str | None = None  # beside the real one, never over it
+    temporary_password: str | None = None  # in addition to the password
     temporary_from: MaybeMoment = None
     temporary_until: MaybeMoment = None
     password_changed_at: MaybeMoment = None
     require_password_change: bool = False
-    auth_version: Number = 1  # tokens made under an older one have ended
-    disabled: bool = False  # neither signs in nor receives
-    suspended: bool = False  # does not sign in, still receives
-    deleted_at: MaybeMoment = None  # then it is disabled too, and `DeletedUser` has the rest
-    kicked_at: MaybeMoment = None  # connections opened before have ended
-    smtp_allowed_networks: list[str] = plain(list)  # submission from there only; none: anywhere
-    tls_enforce_in: bool = False  # mail from elsewhere comes over TLS, or not at all
-    tls_enforce_out: bool = False  # so does what goes to servers elsewhere
-    upload_sent_messages: bool = False  # what is sent by submission is kept in Sent
-    second_factors: list[str] = plain(list)  # those that are on: TOTP, WEBAUTHN, CUSTOM
+    auth_version: Number = 1  # tokens of an older version are invalid
+    disabled: bool = False  # can neither sign in nor receive
+    suspended: bool = False  # can't sign in, still receives
+    deleted_at: MaybeMoment = None  # then it is disabled too, and `DeletedUser` has its other data
+    kicked_at: MaybeMoment = None  # connections opened before were closed
+    smtp_allowed_networks: list[str] = plain(list)  # for submission; empty: any
+    tls_enforce_in: bool = False  # mail from other servers is accepted over TLS only
+    tls_enforce_out: bool = False  # mail to other servers is sent over TLS only
+    upload_sent_messages: bool = False  # submitted mail is stored in Sent
+    second_factors: list[str] = plain(list)  # those that are enabled: TOTP, WEBAUTHN, CUSTOM
     disabled_scopes: list[str] = plain(list)  # of IMAP, POP3, SMTP
-    webmail_access: bool = True  # may sign in for a token
-    permissions: list[str] = plain(list)  # what a USER may change: models/users/roles.py
-    admin_permissions: list[str] = plain(list)  # what a DOMAIN_ADMIN may
-    from_whitelist: list[str] = plain(list)  # further senders: addresses, domains, patterns
+    webmail_access: bool = True  # can sign in for a token
+    permissions: list[str] = plain(list)  # of a USER: models/users/roles.py
+    admin_permissions: list[str] = plain(list)  # of a DOMAIN_ADMIN
+    # additional From addresses: addresses, domains, patterns
+    from_whitelist: list[str] = plain(list)
     pub_key: str | None = None  # OpenPGP, armoured
-    key_info: dict[str, Any] | None = plain()  # what it says: name, address, fingerprint, expires
-    encrypt_messages: bool = False  # to the key, all that arrives
-    targets: list[str] = plain(list)  # what comes goes there too, as an address has them
-    relays: str | None = None  # those with their passwords, as an address has them
-    encrypt_forwarded: bool = False  # to the key, what goes there
+    key_info: dict[str, Any] | None = plain()  # of that key: name, address, fingerprint, expires
+    encrypt_messages: bool = False  # received mail is encrypted to the key
+    targets: list[str] = plain(list)  # received mail is also sent there; see `Address`
+    relays: str | None = None  # encrypted targets with their passwords; see `Address`
+    encrypt_forwarded: bool = False  # forwarded mail is encrypted to the key
     delimiter_action: DelimiterAction = choice(DelimiterAction, default=DelimiterAction.NONE)
-    retention: MaybeNumber = None  # seconds; of new folders and messages
-    spam_level: Number = 50  # 0 everything is spam … 100 nothing is
+    retention: MaybeNumber = None  # seconds; of new mailboxes and messages
+    spam_level: Number = 50  # 0: everything is spam … 100: nothing is
     junk_score: float | None = None
     reject_score: float | None = None
     quarantine_notification: Frequency = choice(Frequency, default=Frequency.DAILY)
-    recipients: MaybeNumber = None  # a day; None: the platform's, 0: unlimited
-    forwards: MaybeNumber = None  # messages to targets a day; None: the platform's, 0: unlimited
-    received_max: MaybeNumber = None  # messages an hour; None: the platform's, 0: unlimited
-    received: Number = (
-        0  # messages, in the hour that is running; here, as each delivery writes here
-    )
-    received_until: MaybeMoment = None  # its end
-    received_told_until: MaybeMoment = None  # no refusal for it is told before
+    recipients: MaybeNumber = None  # a day; None: the platform's limit, 0: unlimited
+    forwards: MaybeNumber = None  # messages a day; None: the platform's limit, 0: unlimited
+    received_max: MaybeNumber = None  # messages an hour; None: the platform's limit, 0: unlimited
+    # messages in the current hour; in this row, which each delivery updates anyway
+    received: Number = 0
+    received_until: MaybeMoment = None  # end of that hour
+    received_told_until: MaybeMoment = None  # no other notice about refused mail before
     quota: MaybeNumber = None  # bytes; None: the domain's, 0: unlimited
     used: Number = 0  # bytes
-    # no refusal for want of room is told before; None: no letter told of one yet, since storage
-    # passed a mark
+    # no other notice about a full quota before; None: no notice since storage reached a level
     storage_told_until: MaybeMoment = None
     message_count: Number = 0
-    uid_validity: Number = 0  # the last one given to a mailbox; rises by at least one
+    uid_validity: Number = 0  # the last one of a mailbox; increases by at least one
     language: str | None = None
     tags: list[str] = plain(list)
     meta_data: dict[str, Any] | None = plain()
@@ -165,7 +164,7 @@ class User(Row, table=True):
 
 
 class UserTag(SQLModel, table=True):
-    """A label of an account, case folded: what lists are narrowed by."""
+    """A tag of a user, case folded, by which lists are filtered."""
 
     __tablename__ = "user_tags"
 
@@ -174,7 +173,7 @@ class UserTag(SQLModel, table=True):
 
 
 class DomainAdmin(SQLModel, table=True):
-    """A domain that a DOMAIN_ADMIN is in charge of."""
+    """A domain that a DOMAIN_ADMIN administers."""
 
     __tablename__ = "domain_admins"
 
@@ -183,7 +182,7 @@ class DomainAdmin(SQLModel, table=True):
 
 
 class Usage(SQLModel, table=True):
-    """What an account has used of a limit, in the window that is running."""
+    """The usage of a limit of a user in the current window."""
 
     __tablename__ = "usages"
 
@@ -191,22 +190,23 @@ class Usage(SQLModel, table=True):
     kind: UsageKind = choice(UsageKind, primary_key=True)
     used: Number = 0
     until: datetime = Field(sa_type=Instant, index=True)
-    told_until: MaybeMoment = None  # no refusal is told before
+    told_until: MaybeMoment = None  # no other notice before
 
 
 class DeletedUser(SQLModel, table=True):
-    """An account that waits for its end: what it takes to bring it back.
+    """A user that waits for its final deletion, with the data to restore it.
 
-    Its row among the users stays, with a `username_key` that nobody can have and no domain.
+    Its row in `users` stays, with a `username_key` that no other user can have and no domain.
     """
 
     __tablename__ = "deleted_users"
 
     id: int = ref("users.id", primary_key=True, index=False)
     username_key: str = Field(index=True)
-    disabled: bool = False  # it was, before
-    domain_id: int | None = ref("domains.id", ondelete="SET NULL", default=None)  # where it was
-    addresses: list[dict[str, Any]] = plain(list)  # rows of `addresses` as they were
+    disabled: bool = False  # the value before the deletion
+    # before the deletion
+    domain_id: int | None = ref("domains.id", ondelete="SET NULL", default=None)
+    addresses: list[dict[str, Any]] = plain(list)  # rows of `addresses` before the deletion
     deleted_at: Moment
     delete_after: MaybeMoment = None  # None: at once
     task_id: MaybeNumber = None

@@ -1,4 +1,4 @@
-"""What addresses that forward answer by themselves: set and cleared with the addresses."""
+"""Autoreplies of forwarding addresses, stored together with their addresses."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ from resolvers.autoreply import validation as autoreply_validation
 
 @dataclass
 class Replies:
-    """What addresses answer, by id: as it is, as it is to be, and which columns differ."""
+    """The autoreplies of addresses by address id: stored rows, new rows, changed columns."""
 
     were: Mapping[int, Picked] = field(default_factory=dict)
     rows: dict[int, dict[str, Any]] = field(default_factory=dict)
@@ -24,18 +24,22 @@ class Replies:
 
     @property
     def changed(self) -> set[int]:
-        """Addresses that answer something else now."""
+        """Ids of the addresses whose autoreply is changed or deleted."""
         return {*self.rows, *self.gone}
 
     def logged(self, key: int) -> tuple[Any, Any]:
-        """What the log has of an address, before and after; words only as others."""
+        """Return the admin log values of one autoreply before and after the change."""
         if key in self.gone:
             return {"enabled": self.were[key].enabled}, None
         return autoreply_validation.logged(self.were.get(key), self.rows[key], self.told[key])
 
 
 def facts(given: Mapping[str, Any], at: Sequence[str]) -> dict[str, Any]:
-    """What an address is to answer, by column, as it is stored; raises all that cannot be."""
+    """Validate the autoreply columns of an input and return them as stored.
+
+    Raises InvalidInput with all problems if a value is not allowed, nothing is given or
+    `addresses` is given.
+    """
     problems = Problems()
     found = autoreply_validation.facts(given, problems, at)
     with problems.caught():
@@ -49,7 +53,7 @@ def facts(given: Mapping[str, Any], at: Sequence[str]) -> dict[str, Any]:
 
 
 def able(kind: AddressKind, at: Sequence[str]) -> None:
-    """Invalid where addresses of this kind answer nothing."""
+    """Raise InvalidInput unless the kind is FORWARD, the only kind with an autoreply of its own."""
     if kind is not AddressKind.FORWARD:
         words = f"only a FORWARD answers by itself, not a {kind}; an account does by autoreplySet"
         raise Invalid(words, constraint="exclusive", path=at)
@@ -58,7 +62,10 @@ def able(kind: AddressKind, at: Sequence[str]) -> None:
 def change(
     replies: Replies, key: int, values: Mapping[str, Any], now: datetime, at: Sequence[str]
 ) -> bool:
-    """Have an address answer so; whether that is switched on. Invalid where it says nothing."""
+    """Set columns of an address' autoreply and return whether it is enabled.
+
+    Raises InvalidInput if the autoreply is enabled without a text.
+    """
     was = replies.were.get(key)
     row = autoreply_validation.made({"id": key, "address_id": key}, was, values, now, at)
     names = autoreply_validation.news(was, row)
@@ -68,19 +75,22 @@ def change(
 
 
 def clear(replies: Replies, key: int) -> None:
-    """Have an address answer nothing."""
+    """Mark the autoreply of an address for deletion."""
     if key in replies.were:
         replies.gone.append(key)
 
 
 async def there(session: AsyncSession, rows: Sequence[Picked]) -> Replies:
-    """What these addresses answer as it is; no statement where they are all accounts'."""
+    """Read the stored autoreplies of the FORWARD addresses among these.
+
+    Runs no statement if no address has the kind FORWARD.
+    """
     ids = [row.id for row in rows if row.kind is AddressKind.FORWARD]
     return Replies(await autoreply_validation.there(session, ids) if ids else {})
 
 
 async def store(session: AsyncSession, replies: Replies) -> None:
-    """Store what is another now."""
+    """Write the changed autoreplies and delete the ones marked for deletion."""
     await autoreply_validation.write(session, replies.rows, replies.told)
     if replies.gone:
         await autoreply_validation.forget(session, replies.gone)

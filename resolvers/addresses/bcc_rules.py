@@ -1,4 +1,4 @@
-"""Operations on rules that have mail copied. A DOMAIN_ADMIN has those of the domains."""
+"""Read and change BCC rules. A DOMAIN_ADMIN has access to those of the administered domains."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -36,7 +36,7 @@ DETAIL = ("bccTo", "direction", "active")  # what the security log tells of a ru
 
 @dataclass(frozen=True, slots=True)
 class NewRule:
-    """A rule to be made."""
+    """The columns of a BCC rule to create."""
 
     match: str
     bcc_to: str
@@ -46,7 +46,7 @@ class NewRule:
 
 @dataclass(frozen=True, slots=True)
 class Values:
-    """What to set; None leaves it as it is."""
+    """The columns of BCC rules to change. None leaves a column unchanged."""
 
     match: str | None = None
     bcc_to: str | None = None
@@ -55,7 +55,11 @@ class Values:
 
 
 def _visible(ctx: Context) -> ColumnElement[bool]:
-    """The WHERE clause for rules: all, or with BCC_MAPS those of the domains one administers."""
+    """Return the WHERE clause for the rules that the viewer can see.
+
+    An ADMIN sees all rules; with the permission BCC_MAPS an administrator sees those of the
+    administered domains.
+    """
     viewer = ctx.viewer
     if viewer.role.includes(Role.ADMIN) or AdminPermission.BCC_MAPS in viewer.permissions:
         return domain_loaders.administered(ctx, col(BccRule.domain_id))
@@ -63,7 +67,7 @@ def _visible(ctx: Context) -> ColumnElement[bool]:
 
 
 def _rules(ctx: Context, names: Collection[str] | None = None) -> Select[*tuple[Any, ...]]:
-    """The rules that the viewer sees, with the `name` of their domain."""
+    """Select the visible rules with `name`, the name of their domain."""
     columns = None if names is None else {"id", "created_at", *names} - {"name"}
     return (
         select(*picked(BccRule, columns), col(Domain.name).label("name"))
@@ -73,27 +77,30 @@ def _rules(ctx: Context, names: Collection[str] | None = None) -> Select[*tuple[
 
 
 async def by_ids(ctx: Context, ids: list[int]) -> list[Picked | None]:
-    """The rules with these ids, in this order; None where the viewer sees none."""
+    """Load BCC rules by id, in the given order. None for an id that the viewer can't see."""
     return await by_keys(ctx, _rules(ctx), col(BccRule.id), ids)
 
 
 async def page(ctx: Context, ask: Ask, columns: Collection[str]) -> Page[Picked]:
-    """A page of the rules one sees, in the order they were made."""
+    """Read a page of the visible rules, the oldest first."""
     place = (col(BccRule.created_at), col(BccRule.id))
     return await pagination.one(ctx, Scan(_rules(ctx, columns), ask, place, falling=False))
 
 
 async def count(ctx: Context) -> int:
-    """How many rules that list has."""
+    """Count the visible rules."""
     many = select(func.count().label("many")).select_from(BccRule)
     (row,) = await ctx.read(many.where(_visible(ctx)))
     return int(row.many)
 
 
 async def create(ctx: Context, new: NewRule) -> int:
-    """Make a rule; return its key. Raises Conflict if there is one for the same mail.
+    """Create a BCC rule and return its id.
 
-    Raises Forbidden if the address belongs to an account above the viewer.
+    Raises InvalidInput if an address is not allowed, NotFound if the viewer does not administer
+    the domain, Conflict if a rule for the same mail exists, LimitReached if the domain has too
+    many rules, and Forbidden if the address belongs to an account with a higher role than the
+    viewer.
     """
     problems = Problems()
     with problems.caught():
@@ -130,9 +137,9 @@ async def create(ctx: Context, new: NewRule) -> int:
 
 
 async def change(ctx: Context, ids: Sequence[int], values: Values) -> None:
-    """Change rules, all or none. The viewer becomes their maker.
+    """Change BCC rules, all or none, and make the viewer their maker.
 
-    Raises Conflict if two would be for the same mail; Forbidden as `create`.
+    Raises Conflict if two rules would match the same mail, and the errors of `create_rule`.
     """
     problems = Problems()
     name = None
@@ -168,7 +175,7 @@ async def change(ctx: Context, ids: Sequence[int], values: Values) -> None:
 
 
 async def remove(ctx: Context, ids: Sequence[int]) -> None:
-    """Remove these rules, all or none. Raises Forbidden as `create`."""
+    """Delete BCC rules, all or none. Raises the errors of `create_rule` for a rule's address."""
     places = {row.domain_id for row in await _seen(ctx, ids)}
     async with ctx.write(PLATFORM, *places) as session:
         rows = await _seen(ctx, ids)
@@ -188,9 +195,10 @@ async def remove(ctx: Context, ids: Sequence[int]) -> None:
 async def _note(
     ctx: Context, session: AsyncSession, done: Sequence[Done], *matches: Collection[str]
 ) -> None:
-    """Write it to the log of administrators, and of one address to the log of its account.
+    """Write the entries to the admin log and to the security logs of the accounts concerned.
 
-    `matches` are what each of the rules is for, before and after.
+    `rule_matches` holds, for each entry, the address patterns of its rule before and after the
+    change.
     """
     await admin_log.note(ctx, session, *done)
     pairs = zip(done, matches, strict=True)
@@ -216,7 +224,10 @@ async def _note(
 
 
 async def _home(ctx: Context, name: Normal) -> Picked:
-    """The domain, under any of its names, that a rule is for; NotFound where it is not theirs."""
+    """Return the domain that a rule applies to, found by its name or an alias domain.
+
+    Raises NotFound if the viewer can't see the domain.
+    """
     second = select(col(DomainAlias.domain_id)).where(col(DomainAlias.alias) == name.domain)
     named = (col(Domain.name) == name.domain) | col(Domain.id).in_(second)
     asked = select(col(Domain.id), col(Domain.name)).where(
@@ -228,12 +239,16 @@ async def _home(ctx: Context, name: Normal) -> Picked:
 
 
 async def _still(ctx: Context, name: Normal, home: Picked) -> None:
+    """Raise NotFound if the domain name belongs to another domain than before the transaction."""
     if (await _home(ctx, name)).id != home.id:  # the name has passed to another meanwhile
         raise NotFound(name.domain, path=["match"])
 
 
 async def _seen(ctx: Context, ids: Sequence[int]) -> list[Picked]:
-    """These rules, each once; NotFound where the viewer sees one not."""
+    """Load BCC rules, each once.
+
+    Raises NotFound if one is not visible and InvalidInput if none is given.
+    """
     rows = {row.id: row for row in await by_ids(ctx, list(ids)) if row}
     all_found(ids, rows)
     if not rows:
@@ -242,6 +257,7 @@ async def _seen(ctx: Context, ids: Sequence[int]) -> list[Picked]:
 
 
 async def _room(ctx: Context, home: Picked, more: int) -> None:
+    """Raise LimitReached if the domain can't have this number of additional rules."""
     many = select(func.count().label("many")).where(col(BccRule.domain_id) == home.id)
     (found,) = await ctx.read(many)
     if found.many + more > MOST:
@@ -252,7 +268,10 @@ async def _room(ctx: Context, home: Picked, more: int) -> None:
 async def _free(
     ctx: Context, ids: Sequence[int], wanted: Mapping[tuple[BccDirection, int, str], int]
 ) -> None:
-    """Conflict where another rule than these is for one of these; the first's index is told."""
+    """Raise Conflict if a rule other than `rule_ids` has one of these keys.
+
+    A key is direction, domain id and local part. The error has the first index.
+    """
     of = (col(BccRule.direction), col(BccRule.domain_id), col(BccRule.local))
     asked: Select[*tuple[Any, ...]] = select(*of).where(
         tuple_(*of).in_(list(wanted)), col(BccRule.id).not_in(ids)
@@ -265,7 +284,10 @@ async def _free(
 async def _fits(
     ctx: Context, rows: Sequence[Picked], given: Mapping[str, Any], home: Picked | None
 ) -> None:
-    """Refuse what rules cannot become."""
+    """Raise an error if the changed columns lead to rules that are not allowed.
+
+    Raises InvalidInput, Conflict, Forbidden or LimitReached.
+    """
     wanted: dict[tuple[BccDirection, int, str], int] = {}
     for index, row in enumerate(rows):
         new = {column.name: getattr(row, column.name) for column in picked(BccRule)}
@@ -285,7 +307,7 @@ async def _fits(
 
 
 def _other(name: Normal, home: str, bcc_to: str, *, index: int | None = None) -> None:
-    """Invalid where the copy would go to the very address whose mail it is."""
+    """Raise InvalidInput if the copy would go to the same address as the original."""
     to = normal(bcc_to)
     if name.local and to.local == name.local and to.domain in (name.domain, home):
         text = "that is the address itself"
@@ -293,7 +315,7 @@ def _other(name: Normal, home: str, bcc_to: str, *, index: int | None = None) ->
 
 
 def _facts(rows: Sequence[Picked]) -> dict[int, dict[str, Any]]:
-    """What the log of administrators says of rules."""
+    """Return the values of rules for the admin log, by rule id."""
     return {
         row.id: {
             "match": f"{row.local}@{row.name}",
@@ -308,18 +330,20 @@ def _facts(rows: Sequence[Picked]) -> dict[int, dict[str, Any]]:
 def _pairs(
     before: Sequence[Picked], after: Mapping[int, dict[str, Any]]
 ) -> list[tuple[Picked, tuple[dict[str, Any], dict[str, Any]]]]:
+    """Pair each rule with its admin log values before and after the change."""
     facts = _facts(before)
     return [(row, (facts[row.id], after[row.id])) for row in before]
 
 
 def _changed(row: Picked, before: dict[str, Any], after: dict[str, Any]) -> Done:
+    """Return the admin log entry of a changed rule, with the changed values only."""
     names = [name for name in after if before[name] != after[name]]
     old, new = ({name: facts[name] for name in names} for facts in (before, after))
     return Done("bccRuleUpdate", "BccRule", row.id, row.domain_id, old, new)
 
 
 async def _tell(ctx: Context, session: AsyncSession, places: Collection[int]) -> None:
-    """Let who follows these domains, or all, look at them again."""
+    """Record DOMAIN_CHANGED in the streams of these domains and of the platform."""
     keys = sorted(places)
     told = {key: [(ChangeKind.DOMAIN_CHANGED, [key])] for key in keys}
     await ctx.record_all(session, {**told, PLATFORM: [(ChangeKind.DOMAIN_CHANGED, keys)]})

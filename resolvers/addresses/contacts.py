@@ -1,4 +1,4 @@
-"""The address register: with whom an account writes."""
+"""Contacts: addresses that an account has exchanged mail with, and colleagues."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -24,14 +24,15 @@ ENTRY: tuple[Any, ...] = (
     col(Correspondent.address),
     col(Correspondent.last_used_at),
 )
-LONGEST = 320  # characters of what is looked for
+LONGEST = 320  # characters
 
 
 @dataclass(frozen=True, slots=True)
 class OfUser:
-    """Those of a user's correspondents whose address or name begins so, the newest first.
+    """A search for a user's contacts by the beginning of their address or name.
 
-    Of colleagues it may also be within; of one or two letters how the address begins.
+    Colleagues are also found by any part of their name if the query has at least three
+    characters.
     """
 
     user_id: int
@@ -40,9 +41,9 @@ class OfUser:
 
 
 async def by_ids(ctx: Context, ids: list[int]) -> list[Picked | None]:
-    """The entries with these ids, in this order; None where the viewer sees none.
+    """Load contacts by id, in the given order. None for an id that the viewer can't see.
 
-    Those are the own correspondents and, by the keys of their main addresses, colleagues.
+    An id is that of a contact of the viewer, or that of the main address of a colleague.
     """
     mine = select(*ENTRY).where(visible(ctx, Correspondent), col(Correspondent.id).in_(ids))
     theirs = _colleagues(ctx).where(col(Address.id).in_(ids))
@@ -52,7 +53,10 @@ async def by_ids(ctx: Context, ids: list[int]) -> list[Picked | None]:
 
 
 def _colleagues(ctx: Context) -> Select[*tuple[Any, ...]]:
-    """Those who live in the viewer's domain, where its users see each other, as entries."""
+    """Select the other users of the viewer's domain as contacts.
+
+    Selects nothing unless the domain has the global address list enabled.
+    """
     own = (
         select(col(User.domain_id))
         .join(Domain, col(Domain.id) == col(User.domain_id))
@@ -77,7 +81,7 @@ def _colleagues(ctx: Context) -> Select[*tuple[Any, ...]]:
 
 
 def checked(query: str, most: int) -> tuple[str, int]:
-    """What is looked for, and how many are wanted; Invalid where that cannot be."""
+    """Return the trimmed query and the limit. Raises InvalidInput if one is not allowed."""
     if len(query) > LONGEST:
         words = f"at most {LONGEST} characters"
         raise Invalid(words, constraint="max", path=["query"])
@@ -87,9 +91,10 @@ def checked(query: str, most: int) -> tuple[str, int]:
 
 
 async def begun(ctx: Context, keys: list[OfUser]) -> list[list[Picked]]:
-    """These entries, of the viewer's own account: correspondents, and behind them colleagues.
+    """Load the contacts of each search, the last used first, and then colleagues.
 
-    One statement for each of the two, however many are asked for.
+    Colleagues are added for searches of the viewer's own account only. Runs one statement for
+    all contacts and one for all colleagues.
     """
     found = await together(ctx, [_scan(ctx, key) for key in keys], ["last_used_at", "id"])
     mine = [key for key in keys if key.user_id == ctx.viewer.user_id]
@@ -104,6 +109,7 @@ async def begun(ctx: Context, keys: list[OfUser]) -> list[list[Picked]]:
 
 
 def _near(ctx: Context, key: OfUser) -> Select[*tuple[Any, ...]]:
+    """Select the colleagues that a search finds, ordered by address."""
     dialect, part = ctx.world.database.dialect, key.query.casefold()
     rows = _colleagues(ctx)
     if len(part) >= LETTERS:
@@ -114,6 +120,7 @@ def _near(ctx: Context, key: OfUser) -> Select[*tuple[Any, ...]]:
 
 
 def _scan(ctx: Context, key: OfUser) -> Select[*tuple[Any, ...]]:
+    """Select the contacts that a search finds, the last used first."""
     dialect, mine = ctx.world.database.dialect, col(Correspondent.user_id) == key.user_id
     rows = select(*ENTRY).where(mine, visible(ctx, Correspondent))
     if key.query:

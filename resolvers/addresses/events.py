@@ -1,4 +1,4 @@
-"""Telling of changed addresses: the journals of accounts and domains."""
+"""Record changes of addresses in the journals of users and domains."""
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
@@ -14,18 +14,19 @@ from resolvers.context import Context
 
 @dataclass
 class News:
-    """What is to be told, beside the addresses that changed."""
+    """Details of an address change for the journal entries."""
 
     did: str | None = None
-    former: Mapping[int, int | None] = field(default_factory=dict)  # domains they were in, by id
-    # accounts with another main address, and the streams that tell of them beside their own
+    former: Mapping[int, int | None] = field(default_factory=dict)  # by address id
+    # other streams that record the new main address of a user
     users: Mapping[int, Collection[int]] = field(default_factory=dict)
 
 
 async def tell(ctx: Context, session: AsyncSession, rows: Iterable[Any], news: News) -> None:
-    """Write to the journals, which are held, what was done to these addresses.
+    """Record changed addresses in the streams of their users and domains.
 
-    Each is told of by its owner and by its domain, and by the one it was in before.
+    The transaction must hold locks on these streams. A moved address is also recorded in the
+    stream of its former domain, an address without user and domain in that of the platform.
     """
     told: defaultdict[tuple[int, bool], list[int]] = defaultdict(list)
     for row in rows:
@@ -38,7 +39,7 @@ async def tell(ctx: Context, session: AsyncSession, rows: Iterable[Any], news: N
             told[place, bool(row.user_id)].append(row.id)
     entries: defaultdict[int, list[Entry]] = defaultdict(list)
     done: dict[str, Any] = {"did": news.did} if news.did else {}
-    again: dict[str, Any] = {"twice": True}  # the account's own stream tells it too
+    again: dict[str, Any] = {"twice": True}  # the user's own stream has the same event
     for (stream, twice), ids in told.items():
         more = {**done, **again} if twice else done
         entries[stream] += ctx.entries(ChangeKind.ADDRESS_CHANGED, ids, **more)

@@ -1,4 +1,4 @@
-"""Operations on addresses."""
+"""Load, find, list and count addresses."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -23,12 +23,12 @@ from resolvers.context import Context
 from resolvers.pagination import Scan, together
 from resolvers.sql_text import holding, same, within
 
-TERMS = 100  # tags of one filter
+TERMS = 100  # per filter
 
 
 @dataclass(frozen=True, slots=True)
 class Named:
-    """An address by its id, or as it is written; a pattern is written with its `*`."""
+    """A reference to an address by id or by its text. The text of a catch-all contains `*`."""
 
     id: int | None = None
     address: str = ""
@@ -36,7 +36,7 @@ class Named:
 
 @dataclass(frozen=True, slots=True)
 class AddressWhere:
-    """Which addresses to list; all conditions hold. A user of 0 is one that nobody sees."""
+    """Conditions of an address list; all must hold. The user id 0 matches no address."""
 
     query: str | None = None
     forward: str | None = None
@@ -52,20 +52,20 @@ class AddressWhere:
 
 @dataclass(frozen=True, slots=True)
 class OfUser:
-    """A page of one user's addresses, by their normal form."""
+    """A page of one user's addresses, ordered by their normal form."""
 
     user_id: int
     ask: Ask
     columns: frozenset[str]
     query: str | None = None
-    temporary: bool = False  # only those that end, or can be switched off by their owner
+    temporary: bool = False  # only temporary addresses
 
 
 def visible_addresses(ctx: Context) -> ColumnElement[bool]:
-    """Addresses of accounts that the viewer may see, and of the domains one administers."""
+    """Return the WHERE clause for addresses of visible users and of administered domains."""
     if ctx.viewer.role.includes(Role.ADMIN):
         return true()  # a deleted account has none
-    # looked up for each address: a list of all that one sees may be long
+    # checked per address, since a list of all visible users can be long
     owner = select(col(User.id)).where(col(User.id) == col(Address.user_id), visible_users(ctx))
     theirs = owner.exists()
     if ctx.viewer.administers:
@@ -74,15 +74,15 @@ def visible_addresses(ctx: Context) -> ColumnElement[bool]:
 
 
 async def by_ids(ctx: Context, ids: list[int]) -> list[Picked | None]:
-    """The addresses with these ids, in this order; None where the viewer sees none."""
+    """Load addresses by id, in the given order. None for an id that the viewer can't see."""
     seen = select(*picked(Address)).where(visible_addresses(ctx))
     return await pagination.by_keys(ctx, seen, col(Address.id), ids)
 
 
 async def named(ctx: Context, texts: Sequence[str]) -> list[Picked | None]:
-    """The addresses that are written so, in this order; None where the viewer sees none.
+    """Load addresses by their text, in the given order. None if the viewer sees none.
 
-    In the domain of that name, or in the one that it is another name of.
+    The domain part can be the name of a domain or of an alias domain.
     """
     wanted = [normal(f"*{text}" if text.startswith("@") else text) for text in texts]
     own: Select[*tuple[Any, ...]] = select(
@@ -103,16 +103,19 @@ async def named(ctx: Context, texts: Sequence[str]) -> list[Picked | None]:
             or_(places.c.id.is_not(None), col(Address.domain_id).is_(None)),
             visible_addresses(ctx),
         )
-        .order_by(places.c.far.desc())  # of two the nearer one stays
+        .order_by(
+            places.c.far.desc()
+        )  # the row of the domain itself overwrites that of an alias domain
     )
     rows = {(row.local, row.called or "*"): row for row in await ctx.read(asked)}
     return [rows.get((one.local, one.domain)) for one in wanted]
 
 
 async def chosen(ctx: Context, refs: Sequence[Named], *, path: str = "addresses") -> list[Picked]:
-    """The rows of these addresses, in the order they are named, each once.
+    """Load the referenced addresses in the order of the references, each once.
 
-    NotFound where the viewer sees none such.
+    Raises InvalidInput if there are too many references, and NotFound with the index of an
+    address that the viewer can't see.
     """
     most = ctx.world.options.bulk
     check_count(len(refs), most, f"name 1 to {most} addresses", path=[path])
@@ -130,7 +133,10 @@ async def chosen(ctx: Context, refs: Sequence[Named], *, path: str = "addresses"
 
 
 async def resolved(ctx: Context, address: str) -> Picked | None:
-    """The address that takes mail for this one, as far as the viewer may see it."""
+    """Return the address record that receives mail for this address.
+
+    Returns None if there is none or the viewer can't see it.
+    """
     try:
         row = await resolve(ctx.world, address)
     except NotFound:
@@ -141,14 +147,14 @@ async def resolved(ctx: Context, address: str) -> Picked | None:
 async def listed(
     ctx: Context, where: AddressWhere, ask: Ask, columns: Collection[str]
 ) -> Page[Picked]:
-    """A page of the addresses one sees, by their normal form."""
+    """Read a page of the visible addresses, ordered by their normal form."""
     rows = select(*picked(Address, {"id", "local", *columns})).where(*_conditions(ctx, where))
     place = (col(Address.local), col(Address.id))
     return await pagination.one(ctx, Scan(rows, ask, place, falling=False))
 
 
 async def count(ctx: Context, where: AddressWhere) -> int:
-    """How many addresses such a list has."""
+    """Count the visible addresses that meet the conditions."""
     asked = select(func.count()).select_from(Address).where(*_conditions(ctx, where))
     (row,) = await ctx.read(asked)
     return int(row[0])
@@ -179,6 +185,7 @@ def _conditions(ctx: Context, where: AddressWhere) -> list[ColumnElement[bool]]:
 
 
 def _labelled(ctx: Context, where: AddressWhere) -> list[ColumnElement[bool]]:
+    """Return the WHERE clauses for tags. Raises InvalidInput if there are more than MAX_TAGS."""
     for name, terms in (("tags", where.tags), ("requiredTags", where.required_tags)):
         if len(terms or ()) > TERMS:
             raise Invalid(f"at most {TERMS}", constraint="max", path=["filter", name])
@@ -190,13 +197,13 @@ def _labelled(ctx: Context, where: AddressWhere) -> list[ColumnElement[bool]]:
 
 
 def _temporary(ctx: Context) -> ColumnElement[bool]:
-    """Those with an end that is to come, and those without one that their owners made."""
+    """Return the WHERE clause for user-made addresses and those that expire in the future."""
     endless = and_(col(Address.masked), col(Address.expires_at).is_(None))
     return or_(col(Address.expires_at) > ctx.world.now(), endless)
 
 
 async def mains(ctx: Context, user_ids: list[int]) -> list[Picked | None]:
-    """The main addresses of these users, in this order; None where there is none."""
+    """Load the main addresses of users, in the given order. None for a user without one."""
     seen = select(*picked(Address)).where(col(Address.main), visible_addresses(ctx))
     return await pagination.by_keys(ctx, seen, col(Address.user_id), user_ids)
 
@@ -209,7 +216,7 @@ def _of(ctx: Context, key: OfUser) -> list[ColumnElement[bool]]:
 
 
 async def pages(ctx: Context, keys: list[OfUser]) -> list[Page[Picked]]:
-    """These pages of users' addresses, each in reading order."""
+    """Load pages of users' addresses, each in reading order."""
     columns = frozenset({"id", "local"}).union(*(key.columns for key in keys))
     place = (col(Address.local), col(Address.id))
     scans = []
@@ -220,14 +227,14 @@ async def pages(ctx: Context, keys: list[OfUser]) -> list[Page[Picked]]:
 
 
 async def counts(ctx: Context, keys: list[OfUser]) -> list[int]:
-    """How many addresses these lists have, in their order."""
+    """Count the addresses of each list, in the given order."""
     many = func.count().label("many")
     scans = [select(many).select_from(Address).where(*_of(ctx, key)) for key in keys]
     return [row.many for (row,) in await together(ctx, scans)]
 
 
 async def temporary(ctx: Context, user_ids: list[int]) -> list[int]:
-    """How many temporary addresses that have not ended these users have, in their order."""
+    """Count the temporary addresses of users that have not expired, in the given order."""
     asked = (
         select(col(Address.user_id), func.count())
         .where(

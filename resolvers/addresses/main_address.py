@@ -1,4 +1,4 @@
-"""The main address of an account: by it the account is found, and lives in a domain."""
+"""The main address of a user, which decides the user's domain and search words."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -24,14 +24,14 @@ from resolvers.users.quota.quota_allocation import effective, give, seat
 
 @dataclass
 class Changed:
-    """Addresses that are not main any more, and accounts with the streams that tell of them."""
+    """Former main addresses, and by user id the other streams that record the new main address."""
 
     rows: list[Any] = field(default_factory=list)
     users: dict[int, set[int]] = field(default_factory=dict)
 
 
 async def of(ctx: Context, user_id: int) -> Picked | None:
-    """The main address of an account; None where it has none."""
+    """Return the main address of a user, or None."""
     mine = (col(Address.user_id) == user_id, col(Address.main))
     return next(iter(await ctx.read(select(*picked(Address)).where(*mine))), None)
 
@@ -39,10 +39,11 @@ async def of(ctx: Context, user_id: int) -> Picked | None:
 async def change(
     ctx: Context, session: AsyncSession, user: Picked, address: Any, path: Sequence[str]
 ) -> Changed:
-    """Make this the main address of its owner, in a unit that holds the account and the domains.
+    """Make an address the main address of its user.
 
-    An account whose main address is in another domain moves there: Forbidden unless the viewer
-    is in charge of both, LimitReached where that one has no place for it.
+    The transaction must hold locks on the streams of the user and the domains. A user whose new
+    main address is in another domain moves there. Raises Forbidden unless the viewer
+    administers both domains, and LimitReached if the new domain has no room for the user.
     """
     changed, connection = Changed(), await session.connection()
     now, old = ctx.world.now(), await of(ctx, user.id)
@@ -60,7 +61,10 @@ async def change(
 async def known_by(
     ctx: Context, session: AsyncSession, user: Picked, address: Any, path: Sequence[str]
 ) -> None:
-    """Let the account be found by this main address, and live where it is."""
+    """Update the user's search words and domain to match the main address.
+
+    Raises Forbidden or LimitReached as `set_main_address`.
+    """
     words = words_of(user.username, user.name, address.shown)
     values = {"words": words, "updated_at": ctx.world.now()}
     if address.domain_id != user.domain_id:
@@ -73,6 +77,11 @@ async def known_by(
 async def _move(
     ctx: Context, session: AsyncSession, user: Picked, domain_id: int, path: Sequence[str]
 ) -> None:
+    """Count the user in the new domain and no longer in the former one.
+
+    Raises Forbidden unless the viewer administers both domains, and LimitReached if the domain
+    has no room.
+    """
     viewer = ctx.viewer
     both = {user.domain_id, domain_id} <= viewer.administers
     if not (both or viewer.role.includes(Role.ADMIN)):

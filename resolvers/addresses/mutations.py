@@ -1,4 +1,4 @@
-"""Making and deleting addresses, and what all changes of addresses share."""
+"""Create and delete addresses, with the checks that all address mutations share."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -34,13 +34,13 @@ from resolvers.users.delete import count_places
 from resolvers.users.selection import managed_one
 
 TAKEN = "the address is taken"
-REPLY = ("autoreply",)  # where it is in the input
-SHOWN = ("kind", "targets", "active", "main", "send_as", "expires_at", "forwards_max")  # in the log
+REPLY = ("autoreply",)  # its place in the input
+SHOWN = ("kind", "targets", "active", "main", "send_as", "expires_at", "forwards_max")
 
 
 @dataclass(frozen=True, slots=True)
 class NewAddress:
-    """An address to be made; `facts` by column."""
+    """An address to create. `facts` holds optional columns by name."""
 
     address: str
     kind: AddressKind | None = None  # None: a MAILBOX of a user, else a FORWARD
@@ -53,7 +53,11 @@ class NewAddress:
 
 
 async def create(ctx: Context, new: NewAddress) -> Address:
-    """Make an address. Conflict where it is taken; LimitReached where its domain has all it may."""
+    """Create an address and return it.
+
+    Raises InvalidInput with all problems of the input, Conflict if the address exists, and
+    LimitReached if its domain has no room for another address.
+    """
     problems, shown = Problems(), ""
     with problems.caught():
         shown = spelled(new.address, wildcard=new.wildcard)
@@ -105,7 +109,11 @@ async def create(ctx: Context, new: NewAddress) -> Address:
 async def added(
     ctx: Context, made: Address, name: str, *, main: bool, replies: Replies | None = None
 ) -> Address:
-    """Store an address in the domain of this name, in one unit, and tell of it."""
+    """Store an address in the domain of this name, record it in the journals and the admin log.
+
+    Makes it the main address of its user if `is_main` is set or the user has none. Raises
+    NotFound, Forbidden, Conflict or LimitReached.
+    """
     user = None if made.user_id is None else await managed_one(ctx, made.user_id)
     here = None if name == EVERYWHERE else await domain_loaders.named(ctx, name)
     streams = [made.user_id or PLATFORM, here.id if here else PLATFORM]
@@ -140,13 +148,17 @@ async def added(
                 after["autoreply"] = replies.logged(made.id)[1]
             done = Done("addressCreate", "Address", made.id, made.domain_id, None, after)
             await admin_log.note(ctx, session, done)
-    except IntegrityError as clash:  # somebody was quicker, on a store with several writers
+    except IntegrityError as clash:  # another writer inserted the same address first
         raise Conflict(TAKEN, path=["address"]) from clash
     return made
 
 
 async def _place(ctx: Context, session: AsyncSession, name: str) -> Domain | None:
-    """The domain for a new address, held; None for one that is in all domains."""
+    """Return the locked domain of a new address; None for an address of all domains.
+
+    Raises Forbidden if the viewer may not create addresses there, LimitReached if it has no
+    room.
+    """
     if name != EVERYWHERE:
         return await domain_loaders.ensure(ctx, session, name, path="address")
     if not ctx.viewer.role.includes(Role.ADMIN):
@@ -158,7 +170,10 @@ async def _place(ctx: Context, session: AsyncSession, name: str) -> Domain | Non
 async def free(
     ctx: Context, local: str, domain_id: int | None, path: Sequence[str], *, but: int = 0
 ) -> None:
-    """Conflict where another address has this normal form; its domain, if it has one, is held."""
+    """Raise Conflict if another address has this normal form.
+
+    The transaction must hold the lock on the stream of the domain.
+    """
     here = col(Address.domain_id)
     same = here.is_(None) if domain_id is None else here == domain_id
     asked = select(col(Address.id)).where(col(Address.local) == local, same)
@@ -167,9 +182,11 @@ async def free(
 
 
 async def remove(ctx: Context, ids: Sequence[int]) -> None:
-    """Delete these addresses, all or none. Conflict where one is the main address of its user.
+    """Delete addresses, all or none.
 
-    Whoever is not in charge of them deletes only those that they made for themselves.
+    Raises NotFound if the viewer can't see an address, Conflict if one is the main address of
+    its user, and Forbidden if the viewer does not administer it. Owners can delete the
+    temporary addresses that they created.
     """
     most = ctx.world.options.bulk
     check_count(len(ids), most, f"name 1 to {most} addresses", path=["ids"])
@@ -199,7 +216,7 @@ async def remove(ctx: Context, ids: Sequence[int]) -> None:
 
 
 def streams_of(rows: Iterable[Any]) -> set[int]:
-    """The streams of these addresses: of their owners and domains, or the platform's."""
+    """Return the stream ids of the users and domains of addresses, or the platform's."""
     keys: set[int] = set()
     for row in rows:
         keys |= {key for key in (row.user_id, row.domain_id) if key} or {PLATFORM}
@@ -207,21 +224,25 @@ def streams_of(rows: Iterable[Any]) -> set[int]:
 
 
 async def in_order(ctx: Context, ids: Sequence[int], path: Sequence[str]) -> list[Picked]:
-    """These addresses, each once; NotFound where the viewer sees none such."""
+    """Load addresses in the order of the ids, each once.
+
+    Raises NotFound if one is not visible.
+    """
     rows = {row.id: row for row in await address_loaders.by_ids(ctx, list(ids)) if row}
     all_found(ids, rows, path=path)
     return list(rows.values())
 
 
 def in_charge(ctx: Context, row: Any) -> bool:
-    """Whether the viewer is in charge of the address, and not only its owner."""
+    """True if the viewer administers the address; being its owner is not enough."""
     return ctx.viewer.role.includes(Role.ADMIN) or row.domain_id in ctx.viewer.administers
 
 
 async def refuse_others(ctx: Context, rows: Sequence[Picked], path: Sequence[str]) -> None:
-    """Forbidden where an address is not the viewer's to change, by role, scope or permission.
+    """Raise Forbidden if the viewer may not change one of the addresses.
 
-    An owner changes the own; who is in charge of the domain those of users, and of nobody.
+    Owners change their own addresses, administrators those of their domains. The owner's role
+    must not exceed the viewer's. Checks role, scope and permission.
     """
     viewer, mine = ctx.viewer, ctx.viewer.user_id
     if any(row.user_id != mine or not mine for row in rows):
@@ -243,12 +264,12 @@ async def refuse_others(ctx: Context, rows: Sequence[Picked], path: Sequence[str
 
 
 def forbidden(words: str, needed: Role, path: Sequence[str], index: int) -> Forbidden:
-    """The refusal of one of several."""
+    """Return a Forbidden error for one of several addresses."""
     refusal = Forbidden(words, requires=needed, path=path)
     refusal.index = index
     return refusal
 
 
 def facts_of(row: Any, names: Collection[str]) -> dict[str, Any]:
-    """Columns of an address as the log has them, without what is nothing."""
+    """Return the columns of an address that are not None, by their GraphQL name."""
     return {word(name): getattr(row, name) for name in names if getattr(row, name) is not None}

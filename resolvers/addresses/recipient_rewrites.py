@@ -1,4 +1,4 @@
-"""Operations on recipients that are replaced: of an ADMIN, for the whole platform."""
+"""Recipient rewrites of the platform, which an ADMIN reads and changes."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ EXISTS = "there is such a rewrite already"
 
 @dataclass(frozen=True, slots=True)
 class NewRewrite:
-    """A rewrite to be made."""
+    """The columns of a recipient rewrite to create."""
 
     match: str
     to: str
@@ -40,7 +40,7 @@ class NewRewrite:
 
 @dataclass(frozen=True, slots=True)
 class Values:
-    """What to set; None leaves it as it is."""
+    """The columns of recipient rewrites to change. None leaves a column unchanged."""
 
     match: str | None = None
     to: str | None = None
@@ -57,28 +57,29 @@ def _rewrites(ctx: Context, names: Collection[str] | None = None) -> Select[*tup
 
 
 async def by_ids(ctx: Context, ids: list[int]) -> list[Picked | None]:
-    """The rewrites with these ids, in this order; None where the viewer sees none."""
+    """Load recipient rewrites by id, in the given order. None for ids that the viewer can't see."""
     return await by_keys(ctx, _rewrites(ctx), col(RecipientRewrite.id), ids)
 
 
 async def page(ctx: Context, ask: Ask, columns: Collection[str]) -> Page[Picked]:
-    """A page of all rewrites, in the order they were made."""
+    """Read a page of all recipient rewrites, the oldest first."""
     place = (col(RecipientRewrite.created_at), col(RecipientRewrite.id))
     return await pagination.one(ctx, Scan(_rewrites(ctx, columns), ask, place, falling=False))
 
 
 async def count(ctx: Context) -> int:
-    """How many rewrites there are."""
+    """Count the recipient rewrites."""
     many = select(func.count().label("many")).select_from(RecipientRewrite)
     (row,) = await ctx.read(many.where(_visible(ctx)))
     return int(row.many)
 
 
 async def create(ctx: Context, new: NewRewrite) -> int:
-    """Make a rewrite; its key.
+    """Create a recipient rewrite and return its id.
 
-    Conflict where there is one for the same recipient; Invalid where it would lead to itself,
-    alone or with others.
+    Raises Conflict if a rewrite for the same recipient exists, InvalidInput if rewrites would
+    form a loop, LimitReached if there are MAX_REWRITES, and Forbidden if the recipient belongs
+    to an account with a higher role than the viewer.
     """
     name = matched(new.match, path="from")
     target = replacement(new.to, name)
@@ -114,7 +115,7 @@ async def create(ctx: Context, new: NewRewrite) -> int:
 
 
 async def change(ctx: Context, ids: Sequence[int], values: Values) -> None:
-    """Change rewrites, all or none; refused as in `create`."""
+    """Change recipient rewrites, all or none. Raises the errors of `create_rewrite`."""
     name = None if values.match is None else matched(values.match, path="from")
     if name is None and values.to is None and values.active is None:
         raise Invalid("say what to change", constraint="required", path=[])
@@ -146,7 +147,7 @@ async def change(ctx: Context, ids: Sequence[int], values: Values) -> None:
 
 
 async def remove(ctx: Context, ids: Sequence[int]) -> None:
-    """Remove these rewrites, all or none."""
+    """Delete recipient rewrites, all or none. Raises NotFound if one does not exist."""
     places = await _homes(ctx, _ends(await _seen(ctx, ids)))
     async with ctx.write(PLATFORM, *places.values()) as session:
         rows = await _seen(ctx, ids)
@@ -165,7 +166,7 @@ def _name(row: Picked) -> Normal:
 
 
 def _ends(rows: Sequence[Picked], name: Normal | None = None, to: str | None = None) -> set[str]:
-    """The domains at the ends of these rewrites, as they are and as they become."""
+    """Return the domains of the matches and targets of rewrites, before and after the change."""
     found = {row.domain for row in rows} | {normal(row.target).domain for row in rows}
     return found | ({name.domain} if name else set()) | ({normal(to).domain} if to else set())
 
@@ -173,7 +174,10 @@ def _ends(rows: Sequence[Picked], name: Normal | None = None, to: str | None = N
 def _become(
     rows: Sequence[Picked], name: Normal | None, to: str | None
 ) -> dict[int, tuple[Normal, str]]:
-    """What these rewrites are to be: from where to where. Invalid where that cannot be."""
+    """Return the match and target of each rewrite after the change, by id.
+
+    Raises InvalidInput if a target is not allowed.
+    """
     made = {}
     for index, row in enumerate(rows):
         of = name or _name(row)
@@ -186,15 +190,15 @@ def _become(
 
 
 async def _all(ctx: Context) -> dict[int, Normal]:
-    """What all rewrites are for, by their keys."""
+    """Load the matched addresses of all rewrites by rewrite id."""
     rows = await ctx.read(select(*picked(RecipientRewrite, ("id", "local", "domain"))))
     return {row.id: _name(row) for row in rows}
 
 
 async def _check(ctx: Context, changed: Mapping[int, tuple[Normal, str]]) -> None:
-    """Refuse rewrites that would lead to themselves or in a circle.
+    """Raise InvalidInput if a rewrite leads back to its own recipient.
 
-    Those that are switched off count: one could be switched on without a word.
+    Inactive rewrites count, since they can be activated without this check.
     """
     for index, (name, target) in enumerate(changed.values()):
         to = normal(target)
@@ -210,7 +214,7 @@ async def _check(ctx: Context, changed: Mapping[int, tuple[Normal, str]]) -> Non
 
 
 async def _homes(ctx: Context, names: Collection[str]) -> dict[str, int]:
-    """The keys of our domains among these names, also second ones."""
+    """Return the domain ids of these names that are domains or alias domains of the platform."""
     own: Select[*tuple[Any, ...]] = select(
         col(Domain.name).label("name"), col(Domain.id).label("key")
     ).where(col(Domain.name).in_(names))
@@ -222,7 +226,10 @@ async def _homes(ctx: Context, names: Collection[str]) -> dict[str, int]:
 
 
 async def _seen(ctx: Context, ids: Sequence[int]) -> list[Picked]:
-    """These rewrites, each once; NotFound where the viewer sees one not."""
+    """Load recipient rewrites, each once.
+
+    Raises NotFound if one is not visible and InvalidInput if none is given.
+    """
     rows = {row.id: row for row in await by_ids(ctx, list(ids)) if row}
     all_found(ids, rows)
     if not rows:
@@ -231,7 +238,7 @@ async def _seen(ctx: Context, ids: Sequence[int]) -> list[Picked]:
 
 
 def _facts(row: Picked) -> dict[str, Any]:
-    """What the log of administrators says of a rewrite."""
+    """Return the values of a rewrite for the admin log."""
     return {"from": f"{row.local}@{row.domain}", "to": row.target, "active": row.active}
 
 
@@ -243,7 +250,7 @@ def _changed(row: Picked, now: Picked) -> Done:
 
 
 async def _tell(ctx: Context, session: AsyncSession, places: Mapping[str, int]) -> None:
-    """Let who follows the domains of ours at either end, or all, look at them again."""
+    """Record DOMAIN_CHANGED in the streams of the domains at either end and of the platform."""
     keys = sorted(set(places.values()))
     told = {key: [(ChangeKind.DOMAIN_CHANGED, [key])] for key in [*keys, PLATFORM] if keys}
     if keys:

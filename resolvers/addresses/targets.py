@@ -1,4 +1,4 @@
-"""Where an address may forward to: mail addresses, relays, and pages that it is posted to."""
+"""Validate the targets of forwarding addresses: mail addresses, relays and webhooks."""
 
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
@@ -18,14 +18,14 @@ from models.errors import Invalid, Problems
 from resolvers.context import Context
 
 MOST = 100  # targets of an address
-LONGEST = 2048  # characters of one
+LONGEST = 2048  # characters
 RELAYS = ("smtp", "smtps")
 SECRET = f":{HIDDEN}@"
 
 
 @dataclass(frozen=True, slots=True)
 class Targets:
-    """Targets as they are shown, each once, and the whole relays among them by that."""
+    """Targets in the form shown to users, and relay URLs with password by their shown form."""
 
     shown: Sequence[str] = ()
     relays: Mapping[str, str] = field(default_factory=dict)
@@ -34,9 +34,10 @@ class Targets:
 def checked_targets(
     ctx: Context, texts: Sequence[str], known: Mapping[str, str], path: Sequence[str]
 ) -> Targets:
-    """The targets in the form we keep; Invalid, with the index of each that is none.
+    """Validate targets and return them in their stored form, each once.
 
-    A relay whose password is hidden is one of those that are `known`: it stays as it was.
+    A relay URL with the hidden password keeps the password of `known_relays`. Raises
+    InvalidInput with the index of each target that is not allowed.
     """
     if len(texts) > MOST:
         raise Invalid(f"at most {MOST} targets", constraint="max", path=path)
@@ -58,6 +59,10 @@ def checked_targets(
 def _checked(
     ctx: Context, text: str, known: Mapping[str, str], path: Sequence[str]
 ) -> tuple[str, str | None]:
+    """Return a target as shown, and with its password if it is a relay that has one.
+
+    Raises InvalidInput if the target is not allowed.
+    """
     if len(text) > LONGEST or not text.isprintable():
         words = f"at most {LONGEST} printable characters"
         raise Invalid(words, constraint="length", path=path)
@@ -76,7 +81,10 @@ def _checked(
 
 
 def _relay(text: str, *, private: bool, path: Sequence[str]) -> tuple[str, str | None]:
-    """A relay as it is shown, and whole where it has a password."""
+    """Return a relay URL as shown, and with its password if it has one.
+
+    Raises InvalidInput if the URL is not allowed.
+    """
     try:
         parts = urlsplit(text)
         port, host = parts.port, outbound_http.host_of(parts.hostname or "")
@@ -103,7 +111,7 @@ def _relay(text: str, *, private: bool, path: Sequence[str]) -> tuple[str, str |
 
 
 async def names_of(ctx: Context, domain_ids: Collection[int | None]) -> dict[int, set[str]]:
-    """The further names of these domains."""
+    """Load the names of the alias domains of these domains, by domain id."""
     found: defaultdict[int, set[str]] = defaultdict(set)
     keys = {key for key in domain_ids if key}
     asked = select(col(DomainAlias.domain_id), col(DomainAlias.alias))
@@ -113,7 +121,7 @@ async def names_of(ctx: Context, domain_ids: Collection[int | None]) -> dict[int
 
 
 def refuse_itself(address: Any, names: Mapping[int, set[str]], path: Sequence[str]) -> None:
-    """Invalid where a target of an address is itself, by whatever name of its domain."""
+    """Raise InvalidInput if an address forwards to itself under any name of its domain."""
     local, name = normal(address.shown)
     known = {name, *names.get(address.domain_id, ())}
     for index, target in enumerate(address.targets):

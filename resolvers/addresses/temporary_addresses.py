@@ -1,4 +1,4 @@
-"""Addresses that users make for themselves: random ones, with an end or to be switched off."""
+"""Temporary addresses, which users create for themselves with a random local part."""
 
 from dataclasses import dataclass
 from datetime import timedelta
@@ -25,14 +25,14 @@ from resolvers.domains import loaders as domain_loaders
 from resolvers.sql_text import checked
 from resolvers.users.selection import managed_one
 
-LETTERS = "abcdefghijkmnpqrstuvwxyz23456789"  # 32 that nobody takes for one another
-LONG = 12  # of them: 60 bits
-YEARS = timedelta(days=3660)  # the longest that one lasts
+LETTERS = "abcdefghijkmnpqrstuvwxyz23456789"  # 32 characters that are hard to confuse
+LONG = 12  # characters, which are 60 bits
+YEARS = timedelta(days=3660)
 
 
 @dataclass(frozen=True, slots=True)
 class NewTemporary:
-    """A temporary address to be made."""
+    """A temporary address to create."""
 
     user_id: int | None = None  # None: the viewer's
     domain: str | None = None  # None: that of the main address
@@ -42,10 +42,10 @@ class NewTemporary:
 
 
 async def create(ctx: Context, new: NewTemporary) -> Address:
-    """Make an address of random letters that delivers to the user.
+    """Create an address with a random local part that delivers to the user.
 
-    NotFound where the user has no address in the domain; LimitReached where user or domain has
-    all it may.
+    Raises InvalidInput, NotFound if the user has no address in the domain, and LimitReached if
+    the user or the domain has no room for another address.
     """
     problems, comment, site = Problems(), None, None
     with problems.caught():
@@ -100,7 +100,10 @@ def _random(ctx: Context) -> str:
 
 
 async def _place(ctx: Context, user_id: int, name: str | None) -> Picked:
-    """The domain, where the user has an address already."""
+    """Return id and name of the domain, in which the user must have an address already.
+
+    Without a name it is the domain of the main address. Raises NotFound or InvalidInput.
+    """
     if name is None:
         main = await main_address.of(ctx, user_id)
         if main is None:
@@ -118,7 +121,10 @@ async def _place(ctx: Context, user_id: int, name: str | None) -> Picked:
 
 
 async def _room(ctx: Context, user_id: int) -> None:
-    """LimitReached where the user, who is held, has as many as may be."""
+    """Raise LimitReached if the user has the highest number of temporary addresses.
+
+    The transaction must hold the lock on the user's stream.
+    """
     most = ctx.world.options.temporary_addresses
     asked = select(func.count().label("many")).where(
         col(Address.user_id) == user_id, col(Address.masked)

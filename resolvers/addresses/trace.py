@@ -1,4 +1,4 @@
-"""Where mail for an address would go, step by step."""
+"""The address trace: how mail for an address would be processed, step by step."""
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
@@ -31,41 +31,40 @@ from resolvers.users import loaders as user_loaders
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One decision. `record` is the type, as the schema calls it, and the key of what decided."""
+    """One decision. `record` is the GraphQL type and the id of the record that decided."""
 
     stage: str
     input: str
     output: Sequence[str] = ()
     record: tuple[str, int] | None = None
-    matched: str | None = None  # address or pattern
+    matched: str | None = None  # address or catch-all
 
 
 @dataclass
 class Trace:
-    """How far the way is known: the address by now, and what it led to."""
+    """The state of an address trace: the current address and what was found so far."""
 
     address: str
     sender: str | None = None
     steps: list[Step] = field(default_factory=list)
-    found: Any = None  # row of the address that takes the mail
-    user: Any = None  # and of its account
+    found: Any = None  # the address that receives the mail
+    user: Any = None  # the user of that address
     ended: bool = False
-    outside: bool = False  # a rewrite may have led to others
+    outside: bool = False  # a rewrite can have changed the domain to a remote one
 
 
 Stage = Callable[[Context, Trace], Awaitable[None]]
 
 
 async def trace(ctx: Context, address: str, sender: str | None = None) -> list[Step]:
-    """What would become of mail for this address, as far as the viewer may know.
+    """Return the steps that mail for this address would take, as far as the viewer can see them.
 
-    With a `sender`, that of envelope and From alike, rules about senders are looked at too.
-
-    What is not the viewer's looks like what is not there.
+    With a `sender`, used for envelope and From, sender rules are checked too. Records that the
+    viewer can't see are treated as if they did not exist.
     """
     try:
         way = Trace(checked(address), sender)
-    except Invalid:  # as who sends there is told
+    except Invalid:  # the same step as for an unknown address
         return [Step("ADDRESS", address)]
     for stage in STAGES:
         if not way.ended:
@@ -74,7 +73,10 @@ async def trace(ctx: Context, address: str, sender: str | None = None) -> list[S
 
 
 async def _rewrite(ctx: Context, way: Trace) -> None:
-    """The recipient is replaced, once; of other domains only who sees all is told."""
+    """Apply the recipient rewrite.
+
+    Only an ADMIN sees rewrites of domains that the viewer does not administer.
+    """
     theirs = await domain_loaders.named(ctx, _domain(way.address))
     if theirs or ctx.viewer.role.includes(Role.ADMIN):
         found = await recipient_rewrites.rewritten(ctx.world, [way.address])
@@ -86,7 +88,7 @@ async def _rewrite(ctx: Context, way: Trace) -> None:
 
 
 async def _alias(ctx: Context, way: Trace) -> None:
-    """The domain is a second name of another."""
+    """Replace an alias domain by its target domain."""
     local, _, name = way.address.rpartition("@")
     asked = (
         select(col(DomainAlias.id), col(Domain.name))
@@ -105,7 +107,10 @@ async def _alias(ctx: Context, way: Trace) -> None:
 
 
 async def _backup(ctx: Context, way: Trace) -> None:
-    """The domain's mail is held for other servers: mail/recipients/backup_mx.py."""
+    """End the trace if this server relays the domain's mail as backup MX.
+
+    See mail/recipients/backup_mx.py.
+    """
     home = await domain_loaders.named(ctx, _domain(way.address))
     if home is None or not (home.active and home.backup_mx):
         return
@@ -120,12 +125,12 @@ async def _backup(ctx: Context, way: Trace) -> None:
 
 
 async def _address(ctx: Context, way: Trace) -> None:
-    """The best of the addresses and patterns there are; one that is off refuses."""
+    """Find the address or catch-all that receives the mail. An inactive address ends the trace."""
     found = await resolve_all(ctx.world, [way.address], ctx.read)
     row = found.get(way.address)
     (seen,) = await address_loaders.by_ids(ctx, [row.id]) if row else [None]
     if seen is None and way.outside and not await is_ours(ctx.world, _domain(way.address)):
-        way.ended = True  # to whom the rewrite says
+        way.ended = True  # the rewrite sends it to a remote recipient
         return
     if seen is None:
         way.steps.append(Step("ADDRESS", way.address))
@@ -143,7 +148,7 @@ async def _address(ctx: Context, way: Trace) -> None:
 
 
 def _answered(way: Trace, found: Sequence[Standing | None]) -> None:
-    """By itself, now, if the sender is one whom that is for."""
+    """Add a step for each autoreply that is active now."""
     for one in found:
         if one and one.active_now:
             way.steps.append(Step("AUTOREPLY", way.address, [way.address], ("Autoreply", one.id)))
@@ -154,7 +159,7 @@ def _domain(address: str) -> str:
 
 
 async def _account(ctx: Context, way: Trace) -> None:
-    """The account that it delivers to; a disabled one refuses."""
+    """Find the user that receives the mail. A disabled user ends the trace."""
     (user,) = await user_loaders.by_ids(ctx, [way.found.user_id])
     taken = user is not None and not user.disabled
     output = [user.username] if user is not None and taken else []
@@ -164,7 +169,10 @@ async def _account(ctx: Context, way: Trace) -> None:
 
 
 async def _sender(ctx: Context, way: Trace) -> None:
-    """A rule about the sender decides whether it goes to Junk; another's is told without it."""
+    """Add the sender rule that decides between INBOX and Junk.
+
+    The step has no record if the viewer can't see the rule.
+    """
     if not way.sender:
         return
     asked = select(col(UserTag.tag)).where(col(UserTag.user_id) == way.user.id)
@@ -183,7 +191,7 @@ async def _sender(ctx: Context, way: Trace) -> None:
 
 
 class _Receiver(NamedTuple):
-    """Whose rules are asked for."""
+    """The user whose sender rules are read."""
 
     user_id: int
     domain_id: int | None
@@ -192,18 +200,18 @@ class _Receiver(NamedTuple):
 
 
 async def _filters(ctx: Context, way: Trace) -> None:
-    """Filters that may send it on or drop it, as far as the viewer sees them."""
+    """Add the active filters that redirect or delete messages, as far as the viewer sees them."""
     for row in await filter_loaders.all_of(ctx, way.found.user_id):
         if row.active and (row.targets or row.action.get("delete")):
             way.steps.append(Step("FILTER", way.found.shown, row.targets, ("Filter", row.id)))
 
 
 async def _reply(ctx: Context, way: Trace) -> None:
-    """The account answers."""
+    """Add the autoreply of the user."""
     _answered(way, await autoreplies.of_users(ctx, [way.user.id]))
 
 
-# In the order in which mail goes through them: each appends its steps, and may end the way.
+# In processing order. Each stage appends its steps and can end the trace.
 STAGES: Sequence[Stage] = (
     _rewrite,
     _alias,

@@ -1,4 +1,4 @@
-"""Changing addresses, one or many."""
+"""Update addresses, one or many."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -41,27 +41,27 @@ from resolvers.domains import loaders as domain_loaders
 from resolvers.users.delete import count_places
 from resolvers.users.selection import managed_one
 
-AT = ("set",)  # where the patch is in the input
+AT = ("set",)  # the place of the patch in the input
 REPLY = (*AT, "autoreply")
 OF_OWNERS = frozenset({"name", "main"})
-OF_MASKED = OF_OWNERS | {"active"}  # of those that owners make for themselves
+OF_MASKED = OF_OWNERS | {"active"}  # of temporary addresses
 LOGGED = ("name", "tags", *SHOWN)
 
 
 @dataclass(frozen=True, slots=True)
 class Patch:
-    """What to change; what is not given stays. `facts` by column, None clears."""
+    """The new values of addresses. Values that are not given stay; None clears a column."""
 
     facts: Mapping[str, Any] = field(default_factory=dict)
     address: str | None = None
     main: bool | None = None
     targets: Sequence[str] | None = None
     autoreply: Mapping[str, Any] | None = None  # by column
-    unanswered: bool = False  # what it answers is forgotten
+    unanswered: bool = False
 
     @property
     def names(self) -> set[str]:
-        """The columns it changes."""
+        """Names of the columns that the patch changes."""
         more = {"address": self.address, "main": self.main, "targets": self.targets}
         found = {*self.facts, *(name for name, given in more.items() if given is not None)}
         return found | {"autoreply"} if self.unanswered or self.autoreply is not None else found
@@ -69,27 +69,29 @@ class Patch:
 
 @dataclass
 class Work:
-    """Addresses as they are, and what each is to have, by id and column."""
+    """Stored addresses with the new values of each, by address id and column."""
 
     rows: Sequence[Picked]
     values: dict[int, dict[str, Any]] = field(default_factory=dict)
     replies: Replies = field(default_factory=Replies)
 
     def fresh(self, row: Picked) -> dict[str, Any]:
-        """What is another now."""
+        """Return the new values that differ from the stored ones."""
         values = self.values.get(row.id, {})
         return {name: value for name, value in values.items() if getattr(row, name) != value}
 
     def as_it_will_be(self, row: Picked) -> Any:
-        """The address with its new values."""
+        """Return the address with its new values."""
         stored = {column.name: getattr(row, column.name) for column in picked(Address)}
         return SimpleNamespace(**{**stored, **self.values.get(row.id, {})})
 
 
 async def change(ctx: Context, refs: Sequence[Named], patch: Patch) -> list[int]:
-    """Change these addresses, all or none; returns their ids, in the order they are named.
+    """Update addresses, all or none, and return their ids in the order of the references.
 
-    Owners change name and main of their own; the rest is for whoever is in charge of the domain.
+    Owners change name and main address; other columns need an administrator of the domain.
+    Raises InvalidInput, NotFound, Forbidden, LimitReached, or Conflict if another transaction
+    changed an address or the new text is in use.
     """
     if not patch.names:
         raise Invalid("change at least one thing", constraint="required", path=AT)
@@ -123,19 +125,19 @@ async def change(ctx: Context, refs: Sequence[Named], patch: Patch) -> list[int]
                 work.replies = await autoreplies.there(session, rows)
             await _prepare(ctx, session, work, replace(patch, autoreply=said or None), shown)
             await _apply(ctx, session, work, patch, streams)
-    except IntegrityError as clash:  # somebody was quicker, on a store with several writers
+    except IntegrityError as clash:  # another writer inserted the same address first
         raise Conflict(TAKEN, path=[*AT, "address"]) from clash
     return [row.id for row in seen]
 
 
 def _owned(rows: Sequence[Picked], patch: Patch) -> list[Picked]:
-    """Those whose owners live by them, or will."""
+    """Return the addresses that are the main address of their user, or become it."""
     touched = patch.main or patch.address is not None
     return [row for row in rows if touched and row.user_id and (patch.main or row.main)]
 
 
 def _alone(rows: Sequence[Picked], patch: Patch) -> None:
-    """Invalid for what can be of one address only, and is said of several."""
+    """Raise InvalidInput if the patch has values for one address only but there are several."""
     several = {"address": patch.address is not None, "main": bool(patch.main)}
     for name, given in several.items():
         if given and len(rows) > 1:
@@ -144,6 +146,7 @@ def _alone(rows: Sequence[Picked], patch: Patch) -> None:
 
 
 async def _refuse(ctx: Context, rows: Sequence[Picked], patch: Patch) -> None:
+    """Raise Forbidden if the viewer may not make these changes to one of the addresses."""
     for index, row in enumerate(rows):
         if in_charge(ctx, row):
             continue
@@ -158,7 +161,10 @@ async def _refuse(ctx: Context, rows: Sequence[Picked], patch: Patch) -> None:
 async def _prepare(
     ctx: Context, session: AsyncSession, work: Work, patch: Patch, shown: str | None
 ) -> None:
-    """Work out what each address is to have, and refuse what cannot be."""
+    """Compute the new values of each address.
+
+    Raises an error with the index of the first address that can't be changed so.
+    """
     names = await names_of(ctx, {row.domain_id for row in work.rows})
     learns = bool(ctx.world.options.rspamd_learn)
     for index, row in enumerate(work.rows):
@@ -197,7 +203,7 @@ def _targets(ctx: Context, row: Picked, work: Work, patch: Patch) -> None:
         return
     try:
         known = forward_targets.opened(ctx.world, row.id, row.relays)
-    except Sealed:  # with a key that is lost: whoever knows the passwords says them again
+    except Sealed:  # the key is lost, so the passwords must be given again
         known = {}
     to: Targets = checked_targets(ctx, patch.targets, known, [*AT, "targets"])
     work.values[row.id]["targets"] = list(to.shown)
@@ -229,6 +235,10 @@ def _main(ctx: Context, row: Picked, work: Work, patch: Patch) -> None:
 
 
 async def _rename(ctx: Context, session: AsyncSession, row: Picked, work: Work, shown: str) -> None:
+    """Set a new text of an address, after checking that it is free.
+
+    Raises InvalidInput for a catch-all and the errors of `lock_or_create_domain`.
+    """
     path = [*AT, "address"]
     if "*" in row.shown:
         words = "a pattern is not renamed: make another one"
@@ -249,7 +259,10 @@ async def _rename(ctx: Context, session: AsyncSession, row: Picked, work: Work, 
 async def _apply(
     ctx: Context, session: AsyncSession, work: Work, patch: Patch, streams: Collection[int]
 ) -> None:
-    """Store what is another now, and tell of it: addresses that become alike in one statement."""
+    """Store the changed values and record them in the journals and the admin log.
+
+    Addresses with the same new values share one statement.
+    """
     connection, now = await session.connection(), ctx.world.now()
     changed, moved, table = list[Picked](), dict[int, int | None](), table_of(Address)
     alike: dict[str, list[int]] = {}
@@ -261,7 +274,7 @@ async def _apply(
         if "domain_id" in fresh:
             moved[row.id] = row.domain_id
     mains = Changed()
-    for row in _owned(changed, patch):  # before the rest: none may be main beside another
+    for row in _owned(changed, patch):  # first, since a user has at most one main address
         user, new = await managed_one(ctx, row.user_id, path="addresses"), work.as_it_will_be(row)
         if (user.domain_id or PLATFORM) not in streams:
             raise Conflict("the account has moved meanwhile", path=["addresses"])

@@ -1,4 +1,4 @@
-"""What can be said of an address: in which form, and what goes with what."""
+"""Validate the text and the columns of addresses."""
 
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
@@ -14,15 +14,15 @@ from resolvers.users.validation import camel
 
 NAME = 128  # characters
 COMMENT = 1000
-MOST = (1 << 31) - 1  # messages a day
-EVERYWHERE = "*"  # instead of a domain: in all that are ours
+MOST = (1 << 31) - 1
+EVERYWHERE = "*"  # in place of the domain part: all domains of the platform
 
 
 def spelled(text: str, *, wildcard: bool, path: Sequence[str] = ("address",)) -> str:
-    """The address as its owner writes it, or the pattern; Invalid where it can be none.
+    """Return the text of an address or catch-all as stored. Raises InvalidInput.
 
-    `@domain` is `*@domain`. A pattern has one `*`: alone, at one end of the local part, or
-    instead of the domain.
+    `@domain` means `*@domain`. A catch-all has one `*`: as the whole local part, at its begin
+    or end, or in place of the domain.
     """
     text = unicodedata.normalize("NFC", text.strip())
     text = f"*{text}" if text.startswith("@") else text
@@ -56,7 +56,7 @@ def spelled(text: str, *, wildcard: bool, path: Sequence[str] = ("address",)) ->
 
 
 def _at(path: Sequence[str], check: Callable[..., Any], *given: Any) -> Any:
-    """What a check says; what it refuses stands at this place."""
+    """Return the result of a check; an InvalidInput that it raises gets this path."""
     try:
         return check(*given)
     except Invalid as refusal:
@@ -65,7 +65,10 @@ def _at(path: Sequence[str], check: Callable[..., Any], *given: Any) -> Any:
 
 
 def facts(given: Mapping[str, Any], problems: Problems, at: Sequence[str] = ()) -> dict[str, Any]:
-    """These facts, by column, as they are stored; what cannot be is told to `problems`."""
+    """Return the columns in their stored form.
+
+    Adds an error to `problems` for each invalid value.
+    """
     found = {}
     for name, value in given.items():
         with problems.caught():
@@ -75,14 +78,14 @@ def facts(given: Mapping[str, Any], problems: Problems, at: Sequence[str] = ()) 
 
 
 def word(name: str) -> str:
-    """What a client calls a column."""
+    """Return the GraphQL name of a column."""
     return {"forwards_max": "forwards"}.get(name, camel(name))
 
 
 def consistent(address: Any, problems: Problems, at: Sequence[str] = (), *, learns: bool) -> None:
-    """Look for what does not go together in an address, as it would be stored.
+    """Add an error to `problems` for each combination of columns that is not allowed.
 
-    `learns`: there is a spam filter that does.
+    `spam_filter_learns` is true if a spam filter is configured that can be trained.
     """
     kind, targets = AddressKind(address.kind), list(address.targets)
     with problems.caught():
@@ -107,7 +110,7 @@ def consistent(address: Any, problems: Problems, at: Sequence[str] = (), *, lear
 
 
 def can_be_main(address: Any) -> bool:
-    """Whether this may be the main address of its user."""
+    """True if the address may be the main address of its user."""
     whole = "*" not in address.local and address.domain_id is not None
     return whole and address.kind == AddressKind.MAILBOX and address.expires_at is None
 

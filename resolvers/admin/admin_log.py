@@ -1,4 +1,4 @@
-"""The administrative log: who changed what of others, and why; and who may read of it."""
+"""The admin log: changes that administrators made to others, and who can read them."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -20,28 +20,28 @@ from resolvers.auth.security_log import actor
 from resolvers.context import Context
 from resolvers.pagination import Scan, by_keys
 
-LONGEST = 128  # characters of a condition
+LONGEST = 128  # characters
 NEWEST = "adminlog-newest"
-AUDIT = "Audit"  # a type of targets
-NONE = 0  # an account that nobody has
-MOST = 1000  # entries of one statement
+AUDIT = "Audit"
+NONE = 0
+MOST = 1000
 SHOWN = frozenset(column.name for column in picked(AdminLogEntry))
 
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """What an administrative mutation, as the schema calls it, did to one thing."""
+    """What an administrative mutation did to one object. `mutation` is its GraphQL name."""
 
     mutation: str
-    kind: str | None = None  # type of the target, as the schema calls it
+    kind: str | None = None  # GraphQL type of the target
     target_id: int | None = None
-    domain_id: int | None = None  # whose administrators may read of it
-    before: Mapping[str, Any] | None = None  # only what changed; secrets are taken out here
+    domain_id: int | None = None  # its administrators can read the entry
+    before: Mapping[str, Any] | None = None  # only changed values; secrets are removed later
     after: Mapping[str, Any] | None = None
 
 
 async def note(ctx: Context, session: AsyncSession, *done: Done) -> None:
-    """Write it in the unit that does it."""
+    """Insert entries into the admin log in the transaction that makes the changes."""
     if not done:
         return
     connection = await session.connection()
@@ -70,16 +70,16 @@ async def note(ctx: Context, session: AsyncSession, *done: Done) -> None:
 
 @dataclass(frozen=True, slots=True)
 class EntryWhere:
-    """Which entries to list; all conditions hold."""
+    """Conditions of an admin log list; all must hold."""
 
     actor_id: int | None = None
-    target: tuple[str, int] | None = None  # type, as the schema calls it, and key
+    target: tuple[str, int] | None = None  # GraphQL type and id
     mutation: str | None = None
     since: datetime | None = None  # inclusive
     until: datetime | None = None  # exclusive
 
     def terms(self) -> list[ColumnElement[bool]]:
-        """The WHERE clause. Raises Invalid where a condition can be none."""
+        """Return the WHERE clauses. Raises InvalidInput if the mutation name is not allowed."""
         found: list[ColumnElement[bool]] = []
         if self.actor_id is not None:
             found.append(col(AdminLogEntry.actor_id) == self.actor_id)
@@ -99,9 +99,10 @@ class EntryWhere:
 
 
 def _visible(ctx: Context) -> ColumnElement[bool]:
-    """The WHERE clause for entries: those of the domains one administers, or all there are.
+    """Return the WHERE clause for the entries that the viewer can see.
 
-    Of audits ROOT learns, and who did it: another ADMIN may be the one who is audited.
+    A DOMAIN_ADMIN sees those of the administered domains, an ADMIN all except audits by others,
+    ROOT all. Another ADMIN can be the audited user.
     """
     viewer = ctx.viewer
     if viewer.role is Role.ROOT:
@@ -115,7 +116,7 @@ def _visible(ctx: Context) -> ColumnElement[bool]:
 
 
 async def page(ctx: Context, where: EntryWhere, ask: Ask, columns: Collection[str]) -> Page[Picked]:
-    """A page of entries, the newest first."""
+    """Read a page of visible entries, the newest first."""
     names = SHOWN.intersection(columns) | {"at", "id"}
     rows = select(*picked(AdminLogEntry, names)).where(_visible(ctx), *where.terms())
     place = (col(AdminLogEntry.at), col(AdminLogEntry.id))
@@ -123,13 +124,13 @@ async def page(ctx: Context, where: EntryWhere, ask: Ask, columns: Collection[st
 
 
 async def count(ctx: Context, where: EntryWhere) -> int:
-    """How many entries such a list has."""
+    """Count the visible entries that meet the conditions."""
     many = select(func.count().label("many")).select_from(AdminLogEntry)
     (row,) = await ctx.read(many.where(_visible(ctx), *where.terms()))
     return int(row.many)
 
 
 async def by_ids(ctx: Context, ids: list[int]) -> list[Picked | None]:
-    """The entries with these ids, in this order; None where the viewer sees none."""
+    """Load admin log entries by id, in the given order. None for ids that the viewer can't see."""
     seen = select(*picked(AdminLogEntry)).where(_visible(ctx))
     return await by_keys(ctx, seen, col(AdminLogEntry.id), ids)

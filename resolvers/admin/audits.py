@@ -1,4 +1,4 @@
-"""Audits: made and ended by administrators, and who looked at what they hold."""
+"""Audits: created and ended by administrators, with a log of every access to the copies."""
 
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
@@ -27,9 +27,9 @@ from resolvers.context import Context
 from resolvers.pagination import Scan, by_keys
 from resolvers.users.selection import managed_one
 
-KIND = "AUDIT_COPY"  # of the task that copies what is there
-CHUNK = 500  # messages of a unit
-MOST = 10  # audits of an account that run at once
+KIND = "AUDIT_COPY"  # the task that copies the stored messages
+CHUNK = 500  # messages per transaction
+MOST = 10  # per user
 LONGEST = timedelta(days=36_500)
 REASON = 1000  # characters
 NEWEST, COPIES, ACCESSES = "audits-", "copies+", "accesses-"
@@ -41,7 +41,7 @@ LOOKED = (col(AuditAccess.at), col(AuditAccess.id))
 
 @dataclass(frozen=True, slots=True)
 class NewAudit:
-    """An audit to be made: of the mail that arrives from `start` on and before `end`."""
+    """An audit to create, of the mail that arrives from `start` on and before `end`."""
 
     user_id: int
     expires: datetime
@@ -52,7 +52,7 @@ class NewAudit:
 
 @dataclass(frozen=True, slots=True)
 class OfAudit:
-    """A page of what belongs to an audit, with the columns its reader asked for."""
+    """A page of the copies or accesses of one audit, with the selected columns."""
 
     audit_id: int
     ask: Ask
@@ -60,7 +60,10 @@ class OfAudit:
 
 
 def seen(ctx: Context) -> ColumnElement[bool]:
-    """The WHERE clause for audits: an ADMIN's all but of themselves, and ROOT's all."""
+    """Return the WHERE clause for visible audits.
+
+    ROOT sees all, an ADMIN all except audits of the own account.
+    """
     viewer, there = ctx.viewer, ~col(Audit.removed)
     if viewer.role is Role.ROOT:
         return there
@@ -70,14 +73,19 @@ def seen(ctx: Context) -> ColumnElement[bool]:
 
 
 def _of_seen(ctx: Context, column: Any) -> ColumnElement[bool]:
-    """The WHERE clause for what belongs to audits that the viewer sees, and are not over."""
+    """Return the WHERE clause for rows of visible audits that have not ended."""
     there = select(col(Audit.id)).where(seen(ctx), col(Audit.ended_at).is_(None))
     term: ColumnElement[bool] = column.in_(there)
     return term
 
 
 async def create(ctx: Context, new: NewAudit) -> int:
-    """Begin an audit; its key. What is there is copied by a task, what comes as it comes."""
+    """Create an audit and return its id.
+
+    A task copies the stored messages; new ones are copied on arrival. Raises InvalidInput,
+    NotFound, Forbidden for the viewer's own account, and LimitReached if the user has too many
+    active audits.
+    """
     now = ctx.world.now()
     if not now < new.expires <= now + LONGEST:
         raise Invalid("an audit ends in the future", constraint="range", path=["expires"])
@@ -117,7 +125,10 @@ async def create(ctx: Context, new: NewAudit) -> int:
 
 
 async def remove(ctx: Context, ids: Sequence[int]) -> None:
-    """End audits before their time, all or none; housekeeping takes the copies."""
+    """End audits early, all or none. Housekeeping deletes the copies later.
+
+    Raises NotFound if the viewer can't see an audit.
+    """
     async with ctx.write(PLATFORM) as session:
         rows = {row.id: row for row in await ctx.load_all(by_ids, ids) if row}
         all_found(ids, rows)
@@ -134,12 +145,12 @@ async def remove(ctx: Context, ids: Sequence[int]) -> None:
 
 
 async def by_ids(ctx: Context, ids: list[int]) -> list[Picked | None]:
-    """The audits with these ids, in this order; None where the viewer sees none."""
+    """Load audits by id, in the given order. None for ids that the viewer can't see."""
     return await by_keys(ctx, select(*picked(Audit)).where(seen(ctx)), col(Audit.id), ids)
 
 
 async def states(ctx: Context, ids: list[int]) -> list[TaskState]:
-    """How far the first copies of these audits have come; CANCELLED of those that are gone."""
+    """Return the states of the tasks that make the first copies; CANCELLED for missing audits."""
     asked = (
         select(col(Audit.id), col(Audit.copied), col(Task.state))
         .outerjoin(Task, col(Task.id) == col(Audit.task_id))
@@ -155,13 +166,13 @@ async def states(ctx: Context, ids: list[int]) -> list[TaskState]:
 async def page(
     ctx: Context, user_id: int | None, ask: Ask, columns: frozenset[str]
 ) -> Page[Picked]:
-    """A page of audits, of one account or of all, the newest first."""
+    """Read a page of audits of one user or of all users, the newest first."""
     rows = select(*picked(Audit, {"id", "created_at", *columns})).where(*_of(ctx, user_id))
     return await pagination.one(ctx, Scan(rows, ask, AGE, falling=True))
 
 
 async def count(ctx: Context, user_id: int | None) -> int:
-    """How many audits such a list has."""
+    """Count the visible audits of one user or of all users."""
     (row,) = await ctx.read(select(func.count()).select_from(Audit).where(*_of(ctx, user_id)))
     return int(row[0])
 
@@ -171,7 +182,7 @@ def _of(ctx: Context, user_id: int | None) -> list[ColumnElement[bool]]:
 
 
 async def copies(ctx: Context, keys: list[OfAudit]) -> list[Page[Picked]]:
-    """These pages of copies, in the order of the chain; who asks is noted in the same unit."""
+    """Load pages of copies in chain order, and log the access in the same transaction."""
     columns = frozenset({"id", "position"}).union(*(key.columns for key in keys))
     scans = []
     for key in keys:
@@ -183,7 +194,7 @@ async def copies(ctx: Context, keys: list[OfAudit]) -> list[Page[Picked]]:
 
 
 async def copy_counts(ctx: Context, keys: list[OfAudit]) -> list[int]:
-    """How many copies these audits have."""
+    """Count the copies of audits, in the given order."""
     many = func.count().label("many")
     scans = [select(many).select_from(AuditCopy).where(*_copies_of(ctx, key)) for key in keys]
     return [row.many for (row,) in await pagination.together(ctx, scans)]
@@ -194,7 +205,7 @@ def _copies_of(ctx: Context, key: OfAudit) -> list[ColumnElement[bool]]:
 
 
 async def copies_by_ids(ctx: Context, ids: list[int]) -> list[Picked | None]:
-    """The copies with these ids, in this order; None where the viewer sees none. It is noted."""
+    """Load copies by id, in the given order, and log the access. None if the viewer sees none."""
     theirs = select(*picked(AuditCopy)).where(_of_seen(ctx, col(AuditCopy.audit_id)))
     if not ctx.viewer.role.includes(Role.ADMIN):
         return [None for _ in ids]
@@ -205,7 +216,7 @@ async def copies_by_ids(ctx: Context, ids: list[int]) -> list[Picked | None]:
 
 
 async def accesses(ctx: Context, keys: list[OfAudit]) -> list[Page[Picked]]:
-    """These pages of those who looked, the last first."""
+    """Load pages of the accesses to audits, the latest first."""
     columns = frozenset({"id", "at"}).union(*(key.columns for key in keys))
     scans = []
     for key in keys:
@@ -215,7 +226,7 @@ async def accesses(ctx: Context, keys: list[OfAudit]) -> list[Page[Picked]]:
 
 
 async def access_counts(ctx: Context, keys: list[OfAudit]) -> list[int]:
-    """How many times somebody looked at these audits."""
+    """Count the accesses to audits, in the given order."""
     many = func.count().label("many")
     scans = [select(many).select_from(AuditAccess).where(*_accesses_of(ctx, key)) for key in keys]
     return [row.many for (row,) in await pagination.together(ctx, scans)]
@@ -227,14 +238,14 @@ def _accesses_of(ctx: Context, key: OfAudit) -> list[ColumnElement[bool]]:
 
 
 async def accesses_by_ids(ctx: Context, ids: list[int]) -> list[Picked | None]:
-    """The looks with these ids, in this order; None where the viewer sees none."""
+    """Load accesses by id, in the given order. None for ids that the viewer can't see."""
     there = select(col(Audit.id)).where(seen(ctx))
     theirs = select(*picked(AuditAccess)).where(col(AuditAccess.audit_id).in_(there))
     return await by_keys(ctx, theirs, col(AuditAccess.id), ids)
 
 
 async def _looked(ctx: Context, session: AsyncSession, audits: Sequence[int], action: str) -> None:
-    """Write down who looks, in the unit in which they do."""
+    """Insert an access row of the viewer for each visible active audit."""
     there = select(col(Audit.id)).where(
         col(Audit.id).in_(audits), seen(ctx), col(Audit.ended_at).is_(None)
     )
@@ -259,9 +270,10 @@ async def _looked(ctx: Context, session: AsyncSession, audits: Sequence[int], ac
 
 
 async def exported(ctx: Context, key: int, *, check: bool = False) -> AsyncGenerator[bytes]:
-    """The copies of an audit as a mailbox file, which is noted before the first byte.
+    """Return the copies of an audit as an mbox file, after the access is logged.
 
-    With `check`, raises Corrupt if a copy is damaged: see `audit.check`.
+    Raises NotFound if there is no active audit. With `verifies_copies`, raises the error of
+    `audit_copies` for a damaged copy before the first byte.
     """
     async with ctx.write() as session:
         row: Picked = found(await ctx.load(by_ids, key), str(key))
@@ -274,12 +286,15 @@ async def exported(ctx: Context, key: int, *, check: bool = False) -> AsyncGener
 
 
 async def broken_at(ctx: Context, row: Picked) -> int | None:
-    """Where the chain of copies is broken; None where it is whole, or gone with its end."""
+    """Return the position where the chain of copies is broken.
+
+    None if it is intact or the audit has ended.
+    """
     return None if row.ended_at is not None else await audit_copies.broken_at(ctx.world, row)
 
 
 async def plan(ctx: Context, order: dict[str, Any], _checkpoint: dict[str, Any]) -> Plan:
-    """What a chunk holds: the account, so that nothing leaves it meanwhile."""
+    """Plan the next chunk: lock the stream of the user so that no message is deleted meanwhile."""
     asked = select(col(Audit.user_id)).where(col(Audit.id) == order["audit"])
     return Plan([row.user_id for row in await ctx.read(asked)])
 
@@ -287,7 +302,7 @@ async def plan(ctx: Context, order: dict[str, Any], _checkpoint: dict[str, Any])
 async def step(
     ctx: Context, session: AsyncSession, order: dict[str, Any], checkpoint: dict[str, Any], _: Plan
 ) -> Step:
-    """Copy the next messages, those in folders and those in the archive, by their keys."""
+    """Copy the next messages, including deleted ones, in the order of their ids."""
     asked = select(*picked(Audit)).where(
         col(Audit.id) == order["audit"], col(Audit.ended_at).is_(None)
     )

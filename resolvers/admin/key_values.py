@@ -1,4 +1,4 @@
-"""Small values under keys: private to an account, or shared by all."""
+"""Key-value entries: private to a user, or shared by all."""
 
 import re
 from collections import defaultdict
@@ -28,30 +28,30 @@ from resolvers.admin.admin_log import Done
 from resolvers.context import Context, Needs
 from resolvers.pagination import Scan, by_keys
 
-DEFAULT = "default"  # the store of who names none
-LONGEST = 1024  # bytes of a key that can be, whatever is set: an index holds it twice
+DEFAULT = "default"  # used if the input names no store
+LONGEST = 1024  # whatever the setting says: an index holds the key twice
 LIFE = (timedelta(seconds=1), timedelta(days=3650))
-READ_BY = Role.ADMIN  # what others keep; who is below that acts as them
+READ_BY = Role.ADMIN  # roles below it need a token to act as the user
 WRITTEN_BY = Role.ROOT
-SHARED_BY = Role.ADMIN  # who writes what all may read
-SCOPES = frozenset({Scope.READ, Scope.SETTINGS})  # either shows entries that are come by
-_ODD = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\U0010ffff]")  # the last ends every range
-_UNKEPT = re.compile("[\0\ud800-\udfff]")  # what no store takes
+SHARED_BY = Role.ADMIN  # writes the entries that all users can read
+SCOPES = frozenset({Scope.READ, Scope.SETTINGS})  # one of them is needed to load entries by id
+_ODD = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\U0010ffff]")  # U+10FFFF ends prefix ranges
+_UNKEPT = re.compile("[\0\ud800-\udfff]")  # not supported by every database
 
 
 @dataclass(frozen=True, slots=True)
 class Namespace:
-    """Whose entries, and of which store. Those of PLATFORM are shared."""
+    """The owner and the store of entries. Entries of the owner PLATFORM are shared."""
 
-    owner: int  # an account, or PLATFORM
+    owner: int  # a user id, or PLATFORM
     store: str = DEFAULT
 
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """Entries whose keys begin so: those of one level, or `recurse` into the levels below.
+    """Conditions of a list of entries: one level below a prefix, or with `recurse` all levels.
 
-    With `exact` it is the entry of this very key.
+    With `exact` it is only the entry with the prefix as its key.
     """
 
     within: Namespace
@@ -60,7 +60,7 @@ class Listing:
     recurse: bool = False
 
     def terms(self, ctx: Context) -> list[ColumnElement[bool]]:
-        """The WHERE clause: a range of an index."""
+        """Return the WHERE clauses, which describe one range of an index."""
         key = col(KeyValue.key)
         found = [*_of(self.within), _visible(ctx, [self.within.owner])]
         if self.exact:
@@ -72,25 +72,25 @@ class Listing:
 
 @dataclass(frozen=True, slots=True)
 class NewValue:
-    """A value to be set, for so long; `if_version` is the version there must be, 0 for none."""
+    """A value to set with its time to live.
+
+    `if_version` is the required version, 0 for no entry.
+    """
 
     value: str
     ttl: timedelta | None = None
     if_version: int | None = None
 
 
-# ---------------------------------------------------------------- reading
-
-
 async def find(ctx: Context, within: Namespace, key: str) -> Picked | None:
-    """The entry of this key, as far as the viewer sees it."""
+    """Return the entry of a key, or None if the viewer sees none."""
     _known(ctx, within)
     return await ctx.load(named, (within, checked_key(key)))
 
 
 async def named(ctx: Context, keys: list[tuple[Namespace, str]]) -> list[Picked | None]:
-    """The entries of these keys, in this order; None where the viewer sees none."""
-    # a list for each column, since SQLite finds lists of rows by no index
+    """Load entries by namespace and key, in the given order. None if the viewer sees none."""
+    # a list per column, since SQLite uses no index for lists of row values
     owners = {within.owner for within, _ in keys}
     asked = select(*picked(KeyValue)).where(
         col(KeyValue.stream_id).in_(owners),
@@ -104,7 +104,7 @@ async def named(ctx: Context, keys: list[tuple[Namespace, str]]) -> list[Picked 
 
 
 async def by_ids(ctx: Context, ids: list[int]) -> list[Picked | None]:
-    """The entries with these ids, in this order; None where the viewer sees none."""
+    """Load entries by id, in the given order. None for ids that the viewer can't see."""
     if not SCOPES & opened(ctx.viewer.scopes):
         return [None] * len(ids)
     return await by_keys(ctx, select(*picked(KeyValue)).where(_visible(ctx)), col(KeyValue.id), ids)
@@ -113,7 +113,10 @@ async def by_ids(ctx: Context, ids: list[int]) -> list[Picked | None]:
 async def page(
     ctx: Context, asked: Listing, ask: Ask, columns: Collection[str], *, values: bool = True
 ) -> Page[Picked]:
-    """A page of entries by key; without `values` none is read."""
+    """Read a page of entries, ordered by key. Without `with_values` no value is read.
+
+    Raises InvalidInput if the store is unknown or the prefix is not allowed.
+    """
     _check_listing(ctx, asked)
     names = {"id", "key", *columns} - (set() if values else {"value"})
     chosen: list[Any] = [*picked(KeyValue, names)]
@@ -125,16 +128,17 @@ async def page(
 
 
 async def count(ctx: Context, asked: Listing) -> int:
-    """How many entries such a list has."""
+    """Count the entries of a list."""
     many = select(func.count().label("many")).select_from(KeyValue)
     (row,) = await ctx.read(many.where(*asked.terms(ctx)))
     return int(row.many)
 
 
 def _visible(ctx: Context, owners: Collection[int] | None = None) -> ColumnElement[bool]:
-    """The WHERE clause for entries that last: one's own, what is shared, and READ_BY others'.
+    """Return the WHERE clause for entries that the viewer sees and that are not expired.
 
-    Whoever knows the owners says so: the store then looks at their accounts alone.
+    These are the viewer's own, shared ones, and for READER_OF_OTHERS those of visible users.
+    With `owner_ids` the database checks these users only.
     """
     owner, lasts = col(KeyValue.stream_id), _lasting(ctx.world.now())
     mine = owner.in_((PLATFORM, ctx.viewer.user_id))
@@ -146,7 +150,7 @@ def _visible(ctx: Context, owners: Collection[int] | None = None) -> ColumnEleme
 
 
 def _lasting(now: datetime) -> ColumnElement[bool]:
-    # no OR: SQLite would take it for two ranges of the index of ends, and read all there are
+    # no OR: SQLite would read two ranges of the index of expiry times, which are all rows
     return func.coalesce(col(KeyValue.expires_at) > now, true())
 
 
@@ -155,15 +159,15 @@ def _of(within: Namespace) -> list[ColumnElement[bool]]:
 
 
 def _level(key: str) -> str:
-    """The key as far as its last slash."""
+    """Return the key up to and including its last slash."""
     return key[: key.rfind("/") + 1]
 
 
-# ---------------------------------------------------------------- what can be
-
-
 def checked_key(key: str) -> str:
-    """The key, which is compared letter by letter. Invalid where none can be like this."""
+    """Return the key. Keys are compared character by character.
+
+    Raises InvalidInput if the key is too long, or has control characters or empty levels.
+    """
     _check_letters(key, "key")
     if not all(key.split("/")):
         raise Invalid("a key has no empty levels", constraint="pattern", path=["key"])
@@ -190,7 +194,7 @@ def _known(ctx: Context, within: Namespace) -> None:
 
 
 def _check_new(ctx: Context, key: str) -> None:
-    """See that a key that is not there yet is within its limits."""
+    """Raise LimitReached if a new key is longer or deeper than the settings allow."""
     options = ctx.world.options
     for what, used, limit in (
         ("bytes", len(key.encode()), options.key_value_key),
@@ -229,13 +233,11 @@ def _number(value: str) -> int:
         raise Invalid(text, constraint="number", path=["key"]) from problem
 
 
-# ---------------------------------------------------------------- writing
-
-
 async def put(ctx: Context, within: Namespace, key: str, new: NewValue) -> KeyValue:
-    """Set a value, and for how long it lasts: for ever without a TTL.
+    """Set the value of a key and when it expires; without TTL it never expires.
 
-    Stale where there is another version than it must be.
+    Raises StaleObject if the stored version is not `if_version`, and Forbidden, InvalidInput or
+    LimitReached.
     """
     _begin(ctx, within, key)
     _check_value(ctx, new.value)
@@ -252,16 +254,17 @@ async def put(ctx: Context, within: Namespace, key: str, new: NewValue) -> KeyVa
 async def increment(
     ctx: Context, within: Namespace, key: str, difference: int, *, create_missing: bool = False
 ) -> KeyValue:
-    """Add to a value that is a whole number, and lasts as long as before.
+    """Add to a value that is a whole number; its expiry time stays.
 
-    NotFound where there is none, unless it is to begin with 0 then.
+    Raises NotFound if there is no entry and `create_missing` is false, and InvalidInput if the
+    value is not a number or would exceed 2^53.
     """
     _begin(ctx, within, key)
     async with ctx.write(within.owner) as session:
         old = await _held(ctx, within, key)
         if old is None and not create_missing:
             raise NotFound(key, path=["key"])
-        # whoever writes here holds the stream, so nobody adds to the same number meanwhile
+        # the stream is locked, so no other transaction changes the same number
         number = (_number(old.value) if old else 0) + difference
         if abs(number) >= quantities.WHOLE:
             rule = "max" if number > 0 else "min"
@@ -272,12 +275,12 @@ async def increment(
 
 
 async def remove(ctx: Context, within: Namespace, key: str, *, recursive: bool = False) -> int:
-    """Remove an entry, and all below it where it is `recursive`; how many there were."""
+    """Delete an entry, with `recursive` also all entries below it, and return their number."""
     _begin(ctx, within, key)
     which: ColumnElement[bool] = col(KeyValue.key) == key
     if recursive:
         dialect, found = ctx.world.database.dialect, col(KeyValue.key)
-        # SQLite makes no ranges of an OR: the range around both, whose other keys are few
+        # SQLite uses no index range for an OR: this range contains both, and few other keys
         which = beginning(dialect, found, key) & (which | beginning(dialect, found, f"{key}/"))
     async with ctx.write(within.owner) as session:
         ids = (await _removed(ctx, session, *_of(within), which))[within.owner]
@@ -292,9 +295,10 @@ async def remove(ctx: Context, within: Namespace, key: str, *, recursive: bool =
 
 
 async def forget(ctx: Context, session: AsyncSession, owners: Sequence[int], prefix: str) -> None:
-    """Remove what these accounts, which are held, keep below a prefix in any store.
+    """Delete the entries of users below a prefix in every store.
 
-    As few statements for many accounts as for one.
+    The transaction must hold locks on the users' streams. The number of statements does not
+    depend on the number of users.
     """
     removed = await _removed(
         ctx,
@@ -308,10 +312,9 @@ async def forget(ctx: Context, session: AsyncSession, owners: Sequence[int], pre
 
 
 def _begin(ctx: Context, within: Namespace, key: str) -> None:
-    """See that the viewer may write here, and that there can be such a key.
+    """Raise Forbidden if the viewer may not write here, and InvalidInput for a bad key or store.
 
-    One's own takes what the field asks for. What is shared or another's takes more: a role, and a
-    credential for all.
+    Shared entries and those of other users need a higher role and the scope MASTER.
     """
     _known(ctx, within)
     checked_key(key)
@@ -321,14 +324,17 @@ def _begin(ctx: Context, within: Namespace, key: str) -> None:
 
 
 async def _held(ctx: Context, within: Namespace, key: str) -> Picked | None:
-    """The entry as it is now that its stream is held; None also where it has ended."""
+    """Return the stored entry after its stream is locked.
+
+    None if there is none or it is expired.
+    """
     lasts = _lasting(ctx.world.now())
     asked = select(*picked(KeyValue)).where(*_of(within), col(KeyValue.key) == key, lasts)
     return next(iter(await ctx.read(asked)), None)
 
 
 def _entry(ctx: Context, within: Namespace, key: str, old: Picked | None, **given: Any) -> KeyValue:
-    """The entry as it is to be; in place of an old one it keeps the id. Its version is to come."""
+    """Return the entry to store. It keeps the id of the stored one; its version is set later."""
     return KeyValue(
         id=old.id if old else ctx.world.key(),
         stream_id=within.owner,
@@ -344,6 +350,10 @@ def _entry(ctx: Context, within: Namespace, key: str, old: Picked | None, **give
 async def _store(
     ctx: Context, session: AsyncSession, mutation: str, entry: KeyValue, old: Picked | None
 ) -> KeyValue:
+    """Store an entry with its new version, and record it in the journal and the admin log.
+
+    Raises LimitReached if the owner has no room for it.
+    """
     if old is None:
         _check_new(ctx, entry.key)
     await _room(ctx, entry, old)
@@ -360,9 +370,10 @@ async def _store(
 
 @cache
 def _upsert(dialect: str) -> Any:
-    """Insert an entry, or put it over the one of its key: that may have ended just now.
+    """Return the statement that inserts an entry or overwrites the one of the same key.
 
-    An update alone would miss a row that is removed meanwhile, which takes no stream.
+    The stored one can be an expired entry. An UPDATE alone would miss a row that housekeeping
+    deletes at the same time, since that takes no lock on the stream.
     """
     new = insert_or(dialect, KeyValue)
     columns = [column.name for column in picked(KeyValue)]
@@ -373,7 +384,7 @@ def _upsert(dialect: str) -> Any:
 
 
 async def _room(ctx: Context, entry: KeyValue, old: Picked | None) -> None:
-    """See that there is room for it; what has ended takes none."""
+    """Raise LimitReached if the entry does not fit. Expired entries are not counted."""
     more = entry.size - (old.size if old else 0)
     if old and more <= 0:
         return
@@ -392,7 +403,7 @@ async def _room(ctx: Context, entry: KeyValue, old: Picked | None) -> None:
 async def _removed(
     ctx: Context, session: AsyncSession, *which: ColumnElement[bool]
 ) -> defaultdict[int, list[int]]:
-    """Remove these; the ids of those that had not ended, in order, by whose they were."""
+    """Delete the matching entries; return the ids of unexpired ones by owner, in order."""
     columns = picked(KeyValue, ("id", "stream_id", "expires_at"))
     gone = await (await session.connection()).execute(
         delete(KeyValue).where(*which).returning(*columns)
@@ -406,9 +417,9 @@ async def _removed(
 
 
 async def _log(ctx: Context, session: AsyncSession, within: Namespace, done: Done) -> None:
-    """Tell the administrative log, without values; what is one's own is no administration.
+    """Write an entry without values to the admin log, unless the entry is the viewer's own.
 
-    What is another's is found there by the account.
+    For a private entry of another user the target is that user.
     """
     if within.owner == PLATFORM:
         await admin_log.note(ctx, session, replace(done, kind="KeyValue"))

@@ -1,4 +1,4 @@
-"""What stands in the store, in numbers for whoever watches the server."""
+"""Figures about the stored data for operators' metrics."""
 
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -12,30 +12,32 @@ from models.queue.tables import DUE, OPEN, Delivery
 from models.runtime.environment import World
 from models.submission.tables import Submission
 
-MOST = 10_000  # rows that are counted of each sort: a look must stay cheap, however much there is
+MOST = 10_000  # per kind, so that the queries stay cheap
 
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """What waits: counts stop at MOST, and of those counted are the shares of each state.
+    """Counts of waiting rows. Counting stops at MAX_COUNTED_ROWS; states are shares of that.
 
-    `overdue` is how many seconds ago the first attempt that nobody has in hand was due.
+    `overdue` is the number of seconds since the first unleased attempt was due.
     """
 
-    deliveries: dict[str, int] = field(default_factory=dict)  # by state, one for each recipient
+    deliveries: dict[str, int] = field(default_factory=dict)  # recipients by state
     submissions: dict[str, int] = field(default_factory=dict)  # by state
     overdue: float = 0.0
-    unindexed: int = 0  # messages that the search will find by its scan only
-    expires: float | None = None  # seconds until the first certificate ends; None: there is none
-    unissued: int = 0  # certificates that ACME has failed to make
+    unindexed: int = 0  # found by a scan only
+    expires: float | None = (
+        None  # seconds until the first certificate expires; None without certificates
+    )
+    unissued: int = 0  # ACME failed to issue them
 
 
 async def standing(world: World) -> Standing:
-    """Count it. A few reads by partial indexes that hold only what waits."""
+    """Read the backlog figures with a few queries on partial indexes of waiting rows."""
     database, now = world.database, world.now()
     waiting = (
         select(col(Delivery.submission_id), col(Delivery.state))
-        .where(text(f"deliveries.{OPEN}"))  # as the index of what waits has it
+        .where(text(f"deliveries.{OPEN}"))  # the same condition as the partial index
         .limit(MOST)
         .subquery()
     )
@@ -47,13 +49,13 @@ async def standing(world: World) -> Standing:
         .where(col(Submission.id).in_(select(waiting.c.submission_id)))
         .group_by(col(Submission.state))
     )
-    # while somebody has one in hand it lies ahead; what is held is nobody's delay
+    # it is in the future while a worker has a lease; held entries do not count
     late = select(func.min(col(Delivery.next_at)).label("at")).where(text(DUE))
     line = select(func.min(col(Delivery.turn_at)).label("at")).where(
         col(Delivery.turn_at).is_not(None)
     )
     due = [*await database.read(late), *await database.read(line)]
-    # NOT as the index of those that wait has it
+    # the same NOT condition as the partial index
     some = select(col(Message.id)).where(text("NOT messages.indexed")).limit(MOST).subquery()
     unindexed = await database.read(select(func.count().label("many")).select_from(some))
     ends, failing = await _certificates(world)
@@ -69,7 +71,7 @@ async def standing(world: World) -> Standing:
 
 
 async def _certificates(world: World) -> tuple[datetime | None, int]:
-    """When the first of them ends, and how many ACME fails to make."""
+    """Return when the first certificate expires, and how many certificates ACME fails to issue."""
     ends = select(func.min(col(Certificate.not_after)).label("at")).where(
         col(Certificate.chain).is_not(None)
     )

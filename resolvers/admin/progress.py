@@ -1,4 +1,4 @@
-"""Work that goes on, followed to its end: tasks, and messages on their way."""
+"""Follow running work to its end: tasks, connector runs and submissions."""
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from typing import NamedTuple
@@ -31,12 +31,12 @@ UNDER_WAY = frozenset(
 
 
 class Work(NamedTuple):
-    """A kind of work, and how it is followed."""
+    """A kind of work and how its progress is followed."""
 
     by_ids: Callable[[Context, list[int]], Awaitable[Sequence[Picked | None]]]
     kinds: frozenset[ChangeKind]
-    changed: Callable[[Picked], int]  # the object that changes are of
-    told: Callable[[Picked], object]  # what is another where there is something to tell
+    changed: Callable[[Picked], int]  # the object id in change events
+    told: Callable[[Picked], object]  # differs if there is progress to report
 
 
 _TASK = Work(tasks.by_ids, TASKS, lambda row: row.id, lambda row: (row.state, row.done, row.total))
@@ -46,15 +46,18 @@ _RUN = Work(
 
 
 def of_task(ctx: Context, key: int) -> AsyncGenerator[Picked]:
-    """A task as it is, and whenever it is at another state or count, until it has ended.
+    """Yield a task as it is, and whenever its state or count changes, until it has finished.
 
-    NotFound where the viewer sees none; it ends also where they see it no longer.
+    Raises NotFound if the viewer can't see it. Stops if the viewer can no longer see it.
     """
     return _to_its_end(ctx, key, _TASK)
 
 
 def of_run(ctx: Context, key: int) -> AsyncGenerator[Picked]:
-    """A run as it is, and whenever it moves on, until it has ended; NotFound as for tasks."""
+    """Yield a connector run as it is and after each change, until it has finished.
+
+    Raises NotFound as `follow_task`.
+    """
     return _to_its_end(ctx, key, _RUN)
 
 
@@ -66,7 +69,7 @@ async def _to_its_end(ctx: Context, key: int, work: Work) -> AsyncGenerator[Pick
     wanted = Asked(
         await stream_reader.standing(ctx, hear), work.kinds, hear=hear, objects={work.changed(row)}
     )
-    (row,) = await work.by_ids(ctx, [key])  # as it is now: from here on all is heard
+    (row,) = await work.by_ids(ctx, [key])  # read again: from this position on no change is missed
     batches, told = stream_reader.follow(ctx, wanted), None
     while row:
         if told != work.told(row):
@@ -80,7 +83,7 @@ async def _to_its_end(ctx: Context, key: int, work: Work) -> AsyncGenerator[Pick
 
 
 def _of_stream(stream: int, ctx: Context, kinds: frozenset[ChangeKind]) -> Hear:
-    """How work of a stream is heard by one who sees the work itself."""
+    """Return a stream selector for the stream of work that the viewer can see."""
     if stream == ctx.viewer.user_id != PLATFORM:
         return hearing
 
@@ -91,7 +94,7 @@ def _of_stream(stream: int, ctx: Context, kinds: frozenset[ChangeKind]) -> Hear:
 
 
 async def of_submissions(ctx: Context) -> AsyncGenerator[Picked]:
-    """Each of the viewer's submissions that moves on."""
+    """Yield each submission of the viewer after it changes."""
     own(ctx)
     async for batch in stream_reader.follow(ctx, Asked(kinds=SUBMISSIONS)):
         keys = list(dict.fromkeys(event.object_id for event in batch.events))
@@ -101,7 +104,10 @@ async def of_submissions(ctx: Context) -> AsyncGenerator[Picked]:
 
 
 async def of_submission(ctx: Context, key: int) -> AsyncGenerator[Picked]:
-    """One of the viewer's submissions as it is, and whenever it moves on, until it has ended."""
+    """Yield a submission of the viewer as it is and after each change, until it is finished.
+
+    Raises NotFound if the viewer has no such submission.
+    """
     since = await stream_reader.standing(ctx)
     (row,) = await submission_create.by_ids(ctx, [key])
     if row is None:
@@ -117,7 +123,7 @@ async def of_submission(ctx: Context, key: int) -> AsyncGenerator[Picked]:
 
 
 async def of_runs(ctx: Context) -> AsyncGenerator[Picked]:
-    """Each run of the viewer's own connectors that moves on."""
+    """Yield the last run of each of the viewer's connectors after it changes."""
     own(ctx)
     async for batch in stream_reader.follow(ctx, Asked(kinds=CONNECTORS)):
         keys = list(dict.fromkeys(event.object_id for event in batch.events))

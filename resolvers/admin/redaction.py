@@ -1,4 +1,4 @@
-"""What logs may hold of what was changed: plain values, no secrets, not too much."""
+"""Redact changed values for logs: JSON values without secrets and of limited size."""
 
 import re
 from collections.abc import Mapping
@@ -7,7 +7,7 @@ from typing import Any
 
 from models.quantities import long
 
-HIDDEN = "(hidden)"  # what stands for a secret that was set
+HIDDEN = "(hidden)"  # replaces a secret that is set
 SECRETS = frozenset(
     """
     code codes credential credentials digest hash hashed hashes otp passphrase pending pin proof
@@ -15,27 +15,27 @@ SECRETS = frozenset(
     """.split()  # noqa: SIM905 - a list of lines would be a page long
 )
 PARTS = re.compile(r"passw(or)?d|secret|(private|public|signing|encryption) ?key")
-HARMLESS = frozenset(  # what a secret has that is none: `tokenTtl`, `passwordChangedAt`
+HARMLESS = frozenset(  # they make a name harmless: `tokenTtl`, `passwordChangedAt`
     "at count disabled enabled id ids life limit policy required ttl until version".split()  # noqa: SIM905
 )
 WORDS = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
 OURS = re.compile(r"mg[a-z]_[A-Za-z0-9_-]{40,}|\$(argon2|2[abxy]|[156y]|pbkdf2)[a-z0-9-]*\$\S+")
-LONGEST = 1000  # characters of a text that are kept
+LONGEST = 1000  # characters
 MOST = 100  # items of a list, or members of an object
 DEEPEST = 8
 
 
 def is_secret(name: str) -> bool:
-    """Whether what goes by this name, in snake_case or camelCase, is nothing for a log."""
+    """True if a value with this name, in snake_case or camelCase, must not be logged."""
     words = [word.lower() for word in WORDS.findall(name)]
     named = SECRETS.intersection(words) or PARTS.search(" ".join(words))
     return bool(named) and words[-1] not in HARMLESS
 
 
 def without_secrets(facts: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """These facts as JSON takes them: what is secret hidden, what is long cut short.
+    """Return the values as JSON types, with secrets hidden and long values truncated.
 
-    That a secret is set, or is not, is told; so are switches, whatever they are called.
+    Whether a secret is set stays visible, and so do all booleans.
     """
     return None if facts is None else _members(facts, 0)
 
@@ -72,7 +72,7 @@ def _plain(value: Any, depth: int) -> Any:
 
 
 def _text(text: str) -> str:
-    """As the store takes it: no NUL, no half of a pair, no secret of ours, not too long."""
+    """Return a storable text: no NUL or lone surrogate, no secret of Merganser, not too long."""
     clean = OURS.sub(HIDDEN, text).replace("\0", "\N{REPLACEMENT CHARACTER}")
     clean = clean.encode(errors="replace").decode()
     return clean if len(clean) <= LONGEST else f"{clean[:LONGEST]}… ({len(clean)} characters)"

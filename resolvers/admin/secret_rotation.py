@@ -1,4 +1,4 @@
-"""All that the vault has sealed: what is sealed with which key, and sealed anew with the newest."""
+"""All columns encrypted by the secret box: count values by key, and re-encrypt them."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -27,14 +27,14 @@ from resolvers.certificates import acme_accounts, certificates
 from resolvers.connectors import credentials
 from resolvers.notifications import push_requests, web_push, webhook_signatures
 
-ROUND = 500  # rows that one unit seals
+ROUND = 500
 
 Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Columns of a table that hold sealed texts, and what they are sealed for."""
+    """Encrypted columns of a table, and the context that their values are encrypted for."""
 
     table: type[SQLModel]
     key: str
@@ -60,14 +60,14 @@ PLACES = (
 
 @dataclass(slots=True)
 class Resealed:
-    """How many texts were sealed anew, and which could not be opened: `totp:` and its key."""
+    """The number of re-encrypted values, and the contexts of values that could not be decrypted."""
 
     done: int = 0
     closed: list[str] = field(default_factory=list)
 
 
 async def counted(world: World, names: Iterable[str]) -> dict[str, int]:
-    """How many texts are sealed with each of these keys."""
+    """Count the values that are encrypted with each of these keys."""
     found = dict.fromkeys(names, 0)
     for place in PLACES:
         for column in place.columns:
@@ -80,9 +80,9 @@ async def counted(world: World, names: Iterable[str]) -> dict[str, int]:
 
 
 async def reseal(world: World, progress: Progress = lambda _done, _total: None) -> Resealed:
-    """Seal all with the newest key, some rows at a time.
+    """Encrypt all values with the newest key, ROWS_PER_TRANSACTION rows per transaction.
 
-    It may be given up at any point, and begun again: what is done is passed over.
+    It can be interrupted and started again, since values with the newest key are skipped.
     """
     came, passed = Resealed(), 0
     total = sum([await _rows(world, place) for place in PLACES])

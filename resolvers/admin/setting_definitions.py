@@ -1,4 +1,4 @@
-"""The settings there are: what each is for, which values it takes, and what it changes."""
+"""The definitions of all settings: option, type, range and description."""
 
 import math
 import re
@@ -16,18 +16,18 @@ from models.errors import Invalid
 from models.queue.rate_values import RATE_PATTERN
 from models.runtime.options import MIB, Options
 
-CUSTOM = "custom."  # what keys begin with that are the operator's own
+CUSTOM = "custom."  # prefix of the operators' own keys
 CUSTOM_KEY = re.compile(r"custom(\.[A-Za-z0-9][A-Za-z0-9_-]*)+")
 CONTACT = re.compile(r"([!-?A-~]{1,64}@[A-Za-z0-9.-]{1,250})?")
 LONGEST_KEY = 128  # characters
-LONGEST = 4096  # bytes of a custom value, as JSON
-ITEMS = 100  # of a list
+LONGEST = 4096  # as JSON
+ITEMS = 100
 PATH = ("value",)
 DAY, YEARS = timedelta(days=1), timedelta(days=36_500)
 
 
 class Kind(StrEnum):
-    """Of what type a setting is, and how its value is written in JSON."""
+    """The type of a setting, which decides how its value is written in JSON."""
 
     STRING = "string"
     NUMBER = "number"
@@ -42,21 +42,24 @@ Plain = Any  # JSON: a text, a number, a switch, null, or a list of these
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """A setting that has an option behind it: `read` and `write` go between JSON and that."""
+    """A setting that sets an option. `parse` and `json_from_value` convert between both."""
 
     key: str
-    option: str  # its name in models/runtime/options.py
+    option: str  # the field in models/runtime/options.py
     kind: Kind
     name: str
     description: str
     least: Any = None
     most: Any = None
     nullable: bool = False
-    read: Callable[[Any], Any] | None = None  # from JSON, beyond what the kind says
+    read: Callable[[Any], Any] | None = None  # after the conversion from JSON by type
     restart_required: bool = False
 
     def parse(self, value: object) -> Any:
-        """The option's value; Invalid, naming the rule, where it can be none."""
+        """Return the option value of a JSON value.
+
+        Raises InvalidInput with the broken rule if the value is not allowed.
+        """
         if value is None and self.nullable:
             return None
         try:
@@ -72,13 +75,13 @@ class Setting:
         return self.read(found) if self.read else found
 
     def plain(self, value: Any) -> Plain:
-        """A value of the option, as JSON has it."""
+        """Return an option value as JSON."""
         if self.kind is Kind.DURATION and isinstance(value, int):
             value = timedelta(days=value)
         return _written(value)
 
     def standing(self, options: Options) -> Plain:
-        """What the option holds, as JSON has it."""
+        """Return the current value of the option as JSON."""
         return self.plain(getattr(options, self.option))
 
 
@@ -167,7 +170,7 @@ def _pauses(value: list[Any]) -> tuple[timedelta, ...]:
 TIB = MIB << 20
 MINUTE, NOTHING = timedelta(minutes=1), timedelta(0)
 NUMBER, SIZE, DURATION = Kind.NUMBER, Kind.SIZE, Kind.DURATION
-# Each with its option and type, then a name and a description for people, then its range.
+# Each has key, option, type, name and description for people, and range.
 DECLARED: dict[str, Setting] = {
     one.key: one
     for one in (
@@ -184,7 +187,8 @@ DECLARED: dict[str, Setting] = {
         Setting(
             "addresses.delimiters", "delimiters", Kind.STRING, "Labels of addresses",
             "Each of these signs begins a label: ada+news@ is ada@, unless that has an address of "
-            "its own. Some of + - _ = #; nothing: there are no labels.", read=_delimiters,
+            "its own. Some of + - _ = #; nothing: there are no labels.",
+            read=_delimiters,
         ),
         Setting(
             "addresses.maxTemporary", "temporary_addresses", NUMBER, "Temporary addresses",
@@ -240,7 +244,8 @@ DECLARED: dict[str, Setting] = {
             timedelta(seconds=1), DAY,
         ),
         Setting(
-            "authentication.check", "authentication_check", Kind.STRING, "Mail that is checked",
+            "authentication.check", "authentication_check", Kind.STRING,
+            "Mail that is checked",
             "By SPF, DKIM, DMARC and ARC: smtp, what clients hand in by SMTP; all, what comes by "
             "LMTP, too; off, none.", read=_one_of("off", "smtp", "all"),
         ),
@@ -270,7 +275,8 @@ DECLARED: dict[str, Setting] = {
             "goes on by the query.", 500, 100_000_000,
         ),
         Setting(
-            "connectors.allowPrivate", "connectors_private", Kind.BOOLEAN, "Connectors inward",
+            "connectors.allowPrivate", "connectors_private", Kind.BOOLEAN,
+            "Connectors inward",
             "Mail may be fetched from private and loopback addresses, and without encryption.",
         ),
         Setting(
@@ -296,7 +302,9 @@ DECLARED: dict[str, Setting] = {
             "Files that are not shared, and were not fetched for so long, are removed; PT0S: "
             "never.", NOTHING, YEARS,
         ),
-        Setting("filters.max", "filters_max", NUMBER, "Filters", "Filters of a user.", 0, 1000),
+        Setting(
+            "filters.max", "filters_max", NUMBER, "Filters", "Filters of a user.", 0, 1000
+        ),
         Setting(
             "forwards.allowPrivate", "forwards_private", Kind.BOOLEAN, "Forwarding inward",
             "Accounts and addresses may forward to relays and pages in private, loopback and "
@@ -345,12 +353,14 @@ DECLARED: dict[str, Setting] = {
             "Accounts are written to when their storage passes one of the marks, or is full.",
         ),
         Setting(
-            "limits.ratePerDomain", "rate_domain", Kind.STRING, "Messages of a domain in a time",
+            "limits.ratePerDomain", "rate_domain", Kind.STRING,
+            "Messages of a domain in a time",
             "Messages that all accounts of a domain may send together in a time, such as 100/HOUR, "
             "where the domain has no rate of its own; nothing: any number.", read=_rate,
         ),
         Setting(
-            "limits.ratePerUser", "rate_user", Kind.STRING, "Messages of an account in a time",
+            "limits.ratePerUser", "rate_user", Kind.STRING,
+            "Messages of an account in a time",
             "Messages that an account may send in a time, such as 100/HOUR, where it has no rate "
             "of its own; nothing: any number.", read=_rate,
         ),
@@ -485,7 +495,10 @@ DECLARED: dict[str, Setting] = {
 
 
 def custom_value(value: object) -> Plain:
-    """A value of the operator's own: a text, a number, a switch, or a list of these."""
+    """Return the value of a custom setting: text, number, boolean, or a list of these.
+
+    Raises InvalidInput if it has another type or is too long.
+    """
     items = value if isinstance(value, list) else [value]
     if len(items) > ITEMS:
         raise Invalid(f"at most {ITEMS} items", constraint="max", path=PATH)
@@ -512,7 +525,7 @@ def _scalar(value: object) -> bool:
 
 
 def checked_key(key: str, *, path: tuple[str, ...] = ("key",), index: int | None = None) -> str:
-    """The key of a setting there is, or may be; Invalid where it is unknown."""
+    """Return the key of a defined or custom setting. Raises InvalidInput if it is unknown."""
     if key in DECLARED or (len(key) <= LONGEST_KEY and CUSTOM_KEY.fullmatch(key)):
         return key
     text = f"there is no such setting; those of your own begin with {CUSTOM}"
@@ -520,7 +533,7 @@ def checked_key(key: str, *, path: tuple[str, ...] = ("key",), index: int | None
 
 
 def kind_of(value: Plain) -> Kind:
-    """The type of a value of the operator's own."""
+    """Return the type of the value of a custom setting."""
     if isinstance(value, bool):
         return Kind.BOOLEAN
     if isinstance(value, int | float):
@@ -529,7 +542,7 @@ def kind_of(value: Plain) -> Kind:
 
 
 def effective(base: Options, stored: Mapping[str, Any]) -> tuple[Options, list[str]]:
-    """The options with these stored values in force, and the keys whose values are of no use."""
+    """Return the options with the stored values, and the keys of unusable values."""
     useless = []
     values: dict[str, Any] = {}
     for key, value in stored.items():

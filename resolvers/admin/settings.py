@@ -1,4 +1,4 @@
-"""Settings that are changed while we run: stored, in force at once, with their history."""
+"""Settings in the database: read, changed and applied while the process runs."""
 
 import asyncio
 import logging
@@ -42,16 +42,16 @@ log = logging.getLogger(__name__)
 
 OPERATORS = Needs(role=Role.ADMIN, scope=Scope.MASTER)
 READERS = Needs(role=Role.ADMIN, scope=Scope.READ)
-CUSTOMS = 200  # settings of the operator's own
-MOST = 100  # keys of one call
-LOOK = 1.0  # seconds between two looks for settings that no bell told of
+CUSTOMS = 200
+MOST = 100
+LOOK = 1.0  # between checks for changes whose wake-up was lost
 NEWEST = "settings-newest"
 STORED = select(*picked(SettingValue, ("key", "value")))
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A setting as it stands."""
+    """A setting with its current value."""
 
     key: str
     value: Plain
@@ -64,7 +64,10 @@ class Found:
 
 
 async def all_of(ctx: Context, part: str | None = None) -> list[Found]:
-    """The settings whose key has this in it, in any case, by key."""
+    """Return the settings with a key that contains this text in any case, ordered by key.
+
+    Raises Forbidden unless the viewer is an ADMIN.
+    """
     ctx.viewer.require(READERS)
     stored, part = await _stored(ctx), (part or "").casefold()
     keys = sorted({*DECLARED, *(key for key in stored if key.startswith(CUSTOM))})
@@ -72,7 +75,7 @@ async def all_of(ctx: Context, part: str | None = None) -> list[Found]:
 
 
 async def one(ctx: Context, key: str) -> Found | None:
-    """The setting of this key; None where there is none."""
+    """Return the setting of a key, or None. Raises Forbidden unless the viewer is an ADMIN."""
     ctx.viewer.require(READERS)
     stored = await _stored(ctx)
     known = key in DECLARED or (key.startswith(CUSTOM) and key in stored)
@@ -94,7 +97,7 @@ def _found(world: World, key: str, stored: Mapping[str, Any]) -> Found:
     default = declared.standing(world.base)
     value, custom = default, False
     if key in stored:
-        with suppress(Invalid):  # of another version: it is not in force
+        with suppress(Invalid):  # of another version: the default applies
             value, custom = declared.plain(declared.parse(stored[key])), True
     return Found(
         key,
@@ -109,9 +112,10 @@ def _found(world: World, key: str, stored: Mapping[str, Any]) -> Found:
 
 
 async def put(ctx: Context, key: str, value: object) -> Found:
-    """Store a value; it is in force in this process as soon as it is durable.
+    """Store the value of a setting; this process uses it as soon as the commit is durable.
 
-    Invalid where the key is unknown, or the value of the wrong type or out of range.
+    Raises Forbidden, and InvalidInput if the key is unknown or the value has the wrong type or
+    is out of range.
     """
     ctx.viewer.require(OPERATORS)
     checked_key(key)
@@ -125,9 +129,10 @@ async def put(ctx: Context, key: str, value: object) -> Found:
 
 
 async def drop(ctx: Context, keys: Sequence[str]) -> tuple[list[Found], list[int]]:
-    """Let these have their defaults again; also which of them, by position, had them before.
+    """Delete the stored values of settings, so that their defaults apply.
 
-    Those of the operator's own are gone then, and not among what is returned.
+    Returns the settings with a definition, and the indexes of keys that had no stored value.
+    Custom settings are deleted. Raises Forbidden or InvalidInput.
     """
     ctx.viewer.require(OPERATORS)
     if len(keys) > MOST:
@@ -145,7 +150,7 @@ async def drop(ctx: Context, keys: Sequence[str]) -> tuple[list[Found], list[int
 
 
 async def _held(session: AsyncSession) -> dict[str, Any]:
-    """What is stored, as nobody can change it before this unit ends."""
+    """Return the stored values, which no other transaction can change before this one ends."""
     return _by_key((await (await session.connection()).execute(STORED)).all())
 
 
@@ -156,7 +161,11 @@ async def _change(
     after: Mapping[str, Any],
     mutation: str,
 ) -> None:
-    """Store what differs, with all that tells of it; then it is in force with the unit."""
+    """Store the differing values with history, admin log and journal entries.
+
+    The options apply when the transaction is committed. Raises LimitReached if there are too
+    many custom settings.
+    """
     if len([key for key in after if key.startswith(CUSTOM)]) > CUSTOMS:
         text = f"at most {CUSTOMS} settings of your own"
         raise LimitReached(text, limit=CUSTOMS, used=CUSTOMS, path=["key"])
@@ -203,7 +212,7 @@ async def _change(
 
 
 def _json(stored: Mapping[str, Any], key: str) -> bytes | None:
-    """The stored value in one way of writing; None where there is none."""
+    """Return the canonical JSON of a stored value, or None."""
     return orjson.dumps(stored[key]) if key in stored else None
 
 
@@ -220,7 +229,10 @@ def _store(connection: Connection, values: Mapping[str, Any], now: Any) -> None:
 
 
 async def _allocate(ctx: Context, session: AsyncSession, more: int) -> None:
-    """Count in domains that their users who have the platform's quota have so much more now."""
+    """Add the difference of the default quota to the allocated quota of domains.
+
+    Only users without own quota in domains without default quota count.
+    """
     if not more:
         return
     connection = await session.connection()
@@ -246,7 +258,7 @@ async def _allocate(ctx: Context, session: AsyncSession, more: int) -> None:
 
 
 async def refresh(world: World) -> list[str]:
-    """Let what is stored be in force here; returns the keys that are of no use to this version."""
+    """Apply the stored settings in this process and return the keys with unusable values."""
     asked = select(col(Stream.last)).where(col(Stream.id) == PLATFORM)
     number = next((row.last for row in await world.database.read(asked)), 0)
     options, useless = effective(world.base, _by_key(await world.database.read(STORED)))
@@ -255,17 +267,20 @@ async def refresh(world: World) -> list[str]:
 
 
 async def follow(world: World) -> None:
-    """Let what other processes store be in force here too: at once, where a bell tells of it."""
+    """Apply settings that other processes store, until cancelled.
+
+    A wake-up triggers it at once; changes are also checked every POLL_SECONDS.
+    """
     told: list[str] = []
     with world.wakeups.listen([PLATFORM]) as bell:
         while True:
-            bell.clear()  # before we look: a change from here on rings again
+            bell.clear()  # before reading: a later change sets it again
             try:
                 if await _grown(world):
                     useless = await refresh(world)
                     warn([key for key in useless if key not in told])
                     told = useless
-            except Exception:  # a listener's edge: the next look may go well
+            except Exception:  # keep running: the next attempt can succeed
                 log.exception("the settings could not be read")
             with suppress(TimeoutError):
                 async with asyncio.timeout(LOOK):
@@ -273,7 +288,7 @@ async def follow(world: World) -> None:
 
 
 def warn(useless: Sequence[str]) -> None:
-    """Say that stored values are not in force: of another version, or out of today's range."""
+    """Log a warning for stored values that are not usable by this version."""
     for key in useless:
         log.warning(
             "a stored setting is of no use, and its default is in force", extra={"key": key}
@@ -289,7 +304,7 @@ async def _grown(world: World) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """A page of what became of one setting, the newest first."""
+    """A page of the changes of one setting, the newest first."""
 
     key: str
     ask: Ask
@@ -297,7 +312,10 @@ class History:
 
 
 async def pages(ctx: Context, keys: list[History]) -> list[Page[Picked]]:
-    """These pages, each in reading order."""
+    """Load pages of setting changes, each in reading order.
+
+    Raises Forbidden unless the viewer is an ADMIN.
+    """
     ctx.viewer.require(READERS)
     columns = {"id", "at"}.union(*(key.columns for key in keys))
     place = (col(SettingChange.at), col(SettingChange.id))
@@ -309,7 +327,10 @@ async def pages(ctx: Context, keys: list[History]) -> list[Page[Picked]]:
 
 
 async def counts(ctx: Context, keys: list[History]) -> list[int]:
-    """How many changes these have, in their order."""
+    """Count the changes of settings, in the given order.
+
+    Raises Forbidden unless the viewer is an ADMIN.
+    """
     ctx.viewer.require(READERS)
     many = func.count().label("many")
     of = [select(many).where(col(SettingChange.key) == key.key) for key in keys]
@@ -317,7 +338,7 @@ async def counts(ctx: Context, keys: list[History]) -> list[int]:
 
 
 async def changes_by_ids(ctx: Context, ids: list[int]) -> list[Picked | None]:
-    """The changes with these ids, in this order; None where there is none, or none for this one."""
+    """Load setting changes by id, in the given order. None for ids that the viewer can't see."""
     if not ctx.viewer.role.includes(Role.ADMIN):
         return [None] * len(ids)
     return await by_keys(ctx, select(*picked(SettingChange)), col(SettingChange.id), ids)

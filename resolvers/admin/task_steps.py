@@ -1,4 +1,4 @@
-"""How a kind of background work is cut into units."""
+"""Task kinds and their division into steps, one transaction each."""
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -15,32 +15,33 @@ from resolvers.context import Context
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What the next unit holds, and what it is about."""
+    """What the next step of a task locks and works on."""
 
     streams: Sequence[int] = ()
     ids: Sequence[int] = ()
-    made: Any = None  # what took its time, and so came before the unit
+    made: Any = None  # computed before the transaction, since it takes long
 
 
 @dataclass(slots=True)
 class Step:
-    """What one unit has done, and where the next one begins."""
+    """What one step has done, and the checkpoint of the next step."""
 
     checkpoint: dict[str, Any]
     done: int = 0
     more: bool = False
-    total: int | None = None  # where this unit found out
-    objects: Sequence[str] = ()  # of uploads whose rows are gone: removed behind the unit
+    total: int | None = None  # if this step determined it
+    objects: Sequence[str] = ()  # of deleted uploads, to delete after the commit
 
 
 Planner = Callable[[Context, dict[str, Any], dict[str, Any]], Awaitable[Plan]]
 
 
 class Kind(NamedTuple):
-    """How a kind of task is worked on: `plan` before a unit, `step` in it.
+    """How tasks of a kind are run: `plan` before each transaction, `step` in it.
 
-    Both get the order and the checkpoint, and `stoppable` says whether it may end half-way.
-    What has something open between its units has `begun`, which says what plans them.
+    Both get the order and the checkpoint. `stoppable` says whether a task can be cancelled
+    half-way. A kind that keeps something open between its steps has `begun`, a context manager
+    that returns the planner.
     """
 
     plan: Planner
@@ -53,7 +54,7 @@ class Kind(NamedTuple):
 
 
 def part(order: Mapping[str, Any], checkpoint: Mapping[str, Any], most: int) -> list[int]:
-    """The ids of an order whose turn it is, so many at most."""
+    """Return the next ids of an order, at most `limit`."""
     at = checkpoint.get("at", 0)
     return list(order["ids"][at : at + most])
 
@@ -61,7 +62,7 @@ def part(order: Mapping[str, Any], checkpoint: Mapping[str, Any], most: int) -> 
 def past(
     ids: Sequence[int], order: Mapping[str, Any], checkpoint: Mapping[str, Any], done: int
 ) -> Step:
-    """A unit that has come past these ids of an order."""
+    """Return the result of a step that has handled these ids of an order."""
     at = checkpoint.get("at", 0) + len(ids)
     return Step({"at": at}, done, more=at < len(order["ids"]))
 
@@ -73,9 +74,10 @@ async def queue(
     orders: Iterable[Mapping[str, Any]],
     **columns: Any,
 ) -> list[Task]:
-    """Store a task for each order, in this order; who does so records them too.
+    """Insert a task for each order and wake the task workers; return them in this order.
 
-    They are the account's whose `user_id` is given, or else nobody's, asked for by the viewer.
+    The caller records the journal entries. With `user_id` in the columns the tasks belong to
+    that user. Otherwise they have no user, and the viewer is their actor.
     """
     if not columns.get("user_id"):
         columns["actor_id"] = ctx.viewer.user_id or None

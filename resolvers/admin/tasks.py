@@ -43,30 +43,31 @@ from resolvers.users import purge
 from resolvers.users.creation import file_create
 from resolvers.users.quota import quota_recalculation, quota_warnings
 
-PAUSE_AFTER_ERROR = 60.0  # seconds until a task is tried again that broke
-IDLE = 15.0  # seconds until a worker looks unasked
-TOLD = (  # of the last checkpoint, in the result
+PAUSE_AFTER_ERROR = 60.0  # after an unexpected error
+IDLE = 15.0  # between checks without wake-up
+TOLD = (  # members of the last checkpoint that are in the result
     "corrected", "left", "stored", "known", "refused", "untold", "created", "errors", "warnings",
 )  # fmt: skip
-ATTEMPTS = 5  # without getting any further
+ATTEMPTS = 5  # without progress
 BROKEN = "it broke on our side"
-MOST = 250  # tasks cancelled at once
+MOST = 250  # per call
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class TaskWhere:
-    """Which tasks to list; all conditions hold."""
+    """Conditions of a task list; all must hold."""
 
     kind: str | None = None
     states: tuple[TaskState, ...] | None = None
 
 
 def _visible(ctx: Context) -> ColumnElement[bool]:
-    """The WHERE clause for tasks: one's own, or all there are.
+    """Return the WHERE clause for the tasks that the viewer can see.
 
-    Of audits ROOT learns, and who asked: another ADMIN may be the one who is audited.
+    These are the viewer's own and requested ones, for administrators all. Audit copies by
+    others are for ROOT only, since another ADMIN can be the audited user.
     """
     if ctx.viewer.role is Role.ROOT:
         return true()
@@ -76,7 +77,7 @@ def _visible(ctx: Context) -> ColumnElement[bool]:
 
 
 async def by_ids(ctx: Context, ids: list[int]) -> list[Picked | None]:
-    """The tasks with these ids, in this order; None where the viewer sees none."""
+    """Load tasks by id, in the given order. None for ids that the viewer can't see."""
     return await by_keys(ctx, select(*picked(Task)).where(_visible(ctx)), col(Task.id), ids)
 
 
@@ -90,14 +91,14 @@ def _terms(ctx: Context, where: TaskWhere) -> list[ColumnElement[bool]]:
 
 
 async def count(ctx: Context, where: TaskWhere) -> int:
-    """How many tasks such a list has."""
+    """Count the visible tasks that meet the conditions."""
     asked = select(func.count()).select_from(Task).where(*_terms(ctx, where))
     (row,) = await ctx.read(asked)
     return int(row[0])
 
 
 async def pages(ctx: Context, where: TaskWhere, ask: Ask, columns: frozenset[str]) -> Page[Picked]:
-    """A page of tasks, the newest first."""
+    """Read a page of tasks, the newest first."""
     names = {"id", "created_at", *columns}
     rows = select(*picked(Task, names)).where(*_terms(ctx, where))
     place = (col(Task.created_at), col(Task.id))
@@ -105,9 +106,10 @@ async def pages(ctx: Context, where: TaskWhere, ask: Ask, columns: frozenset[str
 
 
 async def cancel(ctx: Context, ids: list[int]) -> None:
-    """Stop these tasks at the next safe point; those that have ended stay as they are.
+    """Cancel tasks at their next step; finished tasks stay as they are.
 
-    Forbidden for what must not end half-way: the deletion of an account is taken back otherwise.
+    Raises NotFound if the viewer can't see a task, InvalidInput if there are too many, and
+    Forbidden if a task can't be cancelled half-way, such as the deletion of a user.
     """
     if len(ids) > MOST:
         raise Invalid(f"at most {MOST} tasks", constraint="max", path=["ids"])
@@ -136,7 +138,7 @@ async def cancel(ctx: Context, ids: list[int]) -> None:
 
 
 async def _forget(session: AsyncSession, row: Picked) -> None:
-    """Let go of a passphrase where the task has ended."""
+    """Delete the passphrase from the order of a finished task."""
     if passphrases.NAME in row.order:
         ended = col(Task.id) == row.id, col(Task.finished_at).is_not(None)
         this = update(Task).where(*ended).values(order=passphrases.without(row.order))
@@ -148,7 +150,7 @@ def _stream(row: Any) -> int:
 
 
 async def run(world: World) -> None:
-    """Do what is waiting, until cancelled; a dead worker's tasks are taken over."""
+    """Run waiting tasks until cancelled, including tasks of dead workers."""
     async with leases.registered(world):
         await _work_on(world)
 
@@ -159,17 +161,19 @@ async def _work_on(world: World) -> None:
             bell.clear()
             try:
                 await _work_on_all(world)
-            except Exception:  # a worker's edge: the store may be back when it looks again
+            except Exception:  # keep running: the database can be back at the next attempt
                 log.exception("tasks could not be looked for")
             try:
-                async with asyncio.timeout(IDLE):  # unlike wait_for it is called off at a bell, too
+                async with asyncio.timeout(
+                    IDLE
+                ):  # unlike wait_for, it is also cancelled by a wake-up
                     await bell.wait()
             except TimeoutError:
                 continue
 
 
 async def _work_on_all(world: World) -> None:
-    """Work on each task that is due. One that fails is tried again later, after the others."""
+    """Run each due task. A task that fails is retried later, after the others."""
     while (row := await _claim(world)) is not None:
         try:
             await _do_or_abandon(world, row)
@@ -178,7 +182,7 @@ async def _work_on_all(world: World) -> None:
 
 
 async def work(world: World) -> bool:
-    """Take the next task that nobody holds and bring it to its end; False where there is none."""
+    """Lease and run the next free task. Returns False if there is none."""
     row = await _claim(world)
     if row is None:
         return False
@@ -197,11 +201,11 @@ async def _do_or_abandon(world: World, row: Picked) -> None:
 
 
 async def _do(world: World, row: Picked) -> None:
-    """Bring a task to its end, or as far as it goes."""
+    """Run a task until it is finished, fails or raises an unexpected error."""
     viewer = Viewer(row.user_id or 0, Role.USER, frozenset({Scope.MASTER}))
     ctx = Context(world, viewer, origin=row.order.get("origin"), reason=row.order.get("reason"))
     log.info("task begun", extra={"task": row.id, "kind": row.kind, "attempt": row.attempts})
-    if row.attempts > ATTEMPTS:  # those before took their workers along
+    if row.attempts > ATTEMPTS:  # its earlier attempts ended with the death of their workers
         await _end(ctx, row, TaskState.FAILED, error=BROKEN)
         return
     try:
@@ -221,11 +225,10 @@ async def _do(world: World, row: Picked) -> None:
 
 
 async def _claim(world: World) -> Picked | None:
-    """Lease the oldest task that is due; those that were interrupted come after all others.
+    """Lease the oldest due task; interrupted tasks come last.
 
-    A task that its server died of would otherwise be the first one again after each restart, and
-    no other task would get further. Tasks that went on since their last interruption come first
-    among the interrupted ones.
+    A task that kills its server would otherwise be first again after each restart and block the
+    others. Among the interrupted ones, tasks with progress since the interruption come first.
     """
     now, lease = world.now(), world.key()
     process_id = await leases.ensure_registered(world)
@@ -247,7 +250,7 @@ async def _claim(world: World) -> Picked | None:
     )
     if not await world.database.read(due):
         return None  # an idle worker writes nothing
-    # one value, and no IN: PostgreSQL may ask for that once for each task, and take them all
+    # a scalar and no IN: PostgreSQL can run an IN once per task and lease all tasks
     one = due.with_for_update(skip_locked=True).scalar_subquery()
     claim = (
         update(Task)
@@ -265,7 +268,7 @@ async def _claim(world: World) -> Picked | None:
 
 
 async def _chunks(ctx: Context, row: Picked) -> None:
-    """Work a chunk a unit, each noted in the unit that did it."""
+    """Run the steps of a task, each with its progress in one transaction."""
     kind, order, checkpoint = KINDS[row.kind], row.order, row.checkpoint or {}
     begun = kind.begun(ctx, order, checkpoint) if kind.begun else nullcontext(kind.plan)
     async with begun as plan:
@@ -289,13 +292,13 @@ async def _by_chunks(ctx: Context, row: Picked, plan: Planner) -> None:
                 values["total"] = step.total
             await _note(ctx, session, row, values)
         await forget_objects(ctx.world, step.objects)
-    if done:  # of many messages, perhaps
+    if done:  # it can have changed many messages
         await ctx.world.database.refresh_statistics()
     await _end(ctx, row, state, result=_facts(checkpoint, done))
 
 
 async def _result(ctx: Context, row: Picked) -> dict[str, Any]:
-    """How far a task has come that cannot go on."""
+    """Return the result of a task that can't continue."""
     asked = select(col(Task.checkpoint), col(Task.done)).where(col(Task.id) == row.id)
     ((checkpoint, done),) = await ctx.read(asked)
     return _facts(checkpoint or {}, done)
@@ -344,7 +347,7 @@ async def _asked_to_stop(session: AsyncSession, row: Picked) -> bool:
 
 
 async def _note(ctx: Context, session: AsyncSession, row: Picked, values: dict[str, Any]) -> None:
-    """Write how far the task is. Raises LeaseLost if the lease has ended."""
+    """Store the progress of a task and record it. Raises TaskLeaseLost if the lease has ended."""
     held = update(Task).where(col(Task.id) == row.id, col(Task.lease) == row.lease).values(**values)
     if not (await (await session.connection()).execute(held)).rowcount:
         raise LeaseLost
@@ -352,7 +355,7 @@ async def _note(ctx: Context, session: AsyncSession, row: Picked, values: dict[s
 
 
 class LeaseLost(Exception):
-    """Another worker has taken the task over."""
+    """Another worker has leased the task."""
 
 
 async def _end(

@@ -1,4 +1,4 @@
-"""Trusted documents: added, listed and removed by whoever runs the server, read by hash."""
+"""Trusted documents: added, listed and removed by operators, read by hash."""
 
 import logging
 from collections.abc import Sequence
@@ -23,25 +23,28 @@ BY_HASH = select(col(Document.text)).where(col(Document.hash) == bindparam("want
 
 @dataclass(frozen=True, slots=True)
 class NewDocument:
-    """A document to be trusted, and the names of its operations. Whoever makes it has judged it."""
+    """A document to trust, with the names of its operations. The caller has validated it."""
 
     text: str
     operations: tuple[str, ...] = ()
 
 
 def hash_of(text: str) -> bytes:
-    """What a document is named by: the 32 bytes of SHA-256 of its text in UTF-8."""
+    """Return the hash that names a document: 32 bytes of SHA-256 of its text in UTF-8."""
     return sha256(text.encode("utf-8", "surrogatepass")).digest()
 
 
 async def text_of(world: World, wanted: bytes) -> str | None:
-    """The text of the trusted document of this hash; None where there is none."""
+    """Return the text of the trusted document with this hash, or None."""
     rows = await world.database.read(BY_HASH, {"wanted": wanted})
     return next((row.text for row in rows), None)
 
 
 async def add(ctx: Context, new: Sequence[NewDocument]) -> int:
-    """Trust these documents, all or none; returns how many were not there yet."""
+    """Trust documents, all or none, and return how many were not trusted before.
+
+    Raises Forbidden unless the viewer is ROOT.
+    """
     ctx.viewer.require(OPERATORS)
     at, dialect = ctx.world.now(), ctx.world.database.dialect
     rows = {
@@ -60,14 +63,20 @@ async def add(ctx: Context, new: Sequence[NewDocument]) -> int:
 
 
 async def all_of(ctx: Context) -> Sequence[Picked]:
-    """All trusted documents without their texts, those added last at the end."""
+    """Return all trusted documents without their texts, the last added at the end.
+
+    Raises Forbidden unless the viewer is ROOT.
+    """
     ctx.viewer.require(OPERATORS)
     columns = picked(Document, {"hash", "operations", "added_at"})
     return await ctx.read(select(*columns).order_by(col(Document.added_at), col(Document.hash)))
 
 
 async def remove(ctx: Context, hashes: Sequence[bytes]) -> None:
-    """Trust these no more, all or none; NotFound, with its index, where one is not there."""
+    """Stop trusting documents, all or none.
+
+    Raises NotFound with the index of a missing one, and Forbidden unless the viewer is ROOT.
+    """
     ctx.viewer.require(OPERATORS)
     async with ctx.write() as session:
         connection = await session.connection()

@@ -1,4 +1,4 @@
-"""Access tokens: made, listed, ended."""
+"""Access tokens: create, list and revoke."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -24,20 +24,23 @@ from resolvers.pagination import all_by_keys, by_keys
 
 @dataclass(frozen=True, slots=True)
 class NewToken:
-    """A token to be made for an account, whose row says its `auth_version`."""
+    """An access token to create. The row of its user has the current `auth_version`."""
 
     user: Picked
-    idle: timedelta  # unused that long, it ends
+    idle: timedelta  # the token ends if it is not used for this time
     protocol: str = "API"
     scope: Scope = Scope.MASTER
     pending: bool = False  # a second factor is outstanding
     actor_id: int | None = None
     actor_key_id: int | None = None
-    temporary: bool = False  # by a temporary password
+    temporary: bool = False  # signed in with a temporary password
 
 
 async def create(ctx: Context, session: AsyncSession, new: NewToken) -> tuple[str, datetime]:
-    """Make a token in a unit that holds the account; its secret, which is nowhere else, and end."""
+    """Create a token in a transaction that locks the user.
+
+    Returns its secret, which is not stored, and its end.
+    """
     now = ctx.world.now()
     secret = new_secret(ctx.world, TOKEN)
     ends = now + min(new.idle, ctx.world.options.token_life)
@@ -56,16 +59,16 @@ async def create(ctx: Context, session: AsyncSession, new: NewToken) -> tuple[st
             temporary=new.temporary,
             created_at=now,
             last_used_at=now,
-            expires_at=ends,  # of a pending one too: it tells how long it may be unused later
+            expires_at=ends,  # also while pending: it keeps the idle lifetime
         )
     )
     return secret, min(ends, now + PENDING) if new.pending else ends
 
 
 async def revoke(ctx: Context, ids: Collection[int] | None = None, *, all: bool = False) -> int:
-    """End tokens of the viewer: these, or all, or else the one of this call; returns how many.
+    """Revoke tokens of the viewer: these ids, all, or else the current one. Return their number.
 
-    Without a credential nothing happens. NotFound where one of `ids` is not theirs.
+    Without a credential nothing is revoked. Raises NotFound if an id is not the viewer's.
     """
     viewer = ctx.viewer
     owner = viewer.pending_for or viewer.user_id
@@ -93,9 +96,9 @@ async def revoke(ctx: Context, ids: Collection[int] | None = None, *, all: bool 
 
 
 async def tokens_of(ctx: Context, user_ids: list[int]) -> list[list[Picked]]:
-    """Tokens that are good, of these users, newest first; `current` is the one of this call.
+    """Load the valid tokens of these users, newest first; `current` marks that of the request.
 
-    Nobody sees another's.
+    A viewer sees only the viewer's own tokens.
     """
     order = col(AccessToken.created_at).desc(), col(AccessToken.id).desc()
     newest = _listed(ctx).order_by(*order)
@@ -103,11 +106,12 @@ async def tokens_of(ctx: Context, user_ids: list[int]) -> list[list[Picked]]:
 
 
 async def tokens_by_ids(ctx: Context, ids: list[int]) -> list[Picked | None]:
-    """The viewer's tokens with these ids, in this order; None where there is none."""
+    """Load the viewer's tokens by id, in this order; None if missing."""
     return await by_keys(ctx, _listed(ctx), col(AccessToken.id), ids)
 
 
 def _listed(ctx: Context) -> Select[*tuple[Any, ...]]:
+    """SQL: the valid tokens of the viewer, with the column `current`."""
     shown = [column for column in picked(AccessToken) if column.name != "digest"]
     now, this = ctx.world.now(), col(AccessToken.id) == (ctx.viewer.token_id or 0)
     good = (

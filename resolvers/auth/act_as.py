@@ -1,4 +1,4 @@
-"""An administrator who acts as a user: a token for the mail, and for nothing that opens doors."""
+"""Act as a user: an administrator's token for the user's mail, without access to credentials."""
 
 from dataclasses import replace
 from datetime import timedelta
@@ -24,11 +24,12 @@ LEAST, USUAL, MOST = timedelta(minutes=1), timedelta(minutes=30), LONGEST
 
 
 async def act_as(ctx: Context, user_id: int, ttl: timedelta | None = None) -> Authenticated:
-    """Make a token with which the viewer acts as this user for `ttl`, however much it is used.
+    """Create a token with which the viewer acts as this user for `ttl`. Uses do not extend it.
 
-    It ends earlier with either account, with the key that made it, or with the right. Written to
-    the user's security log and to the administrative log, with the name of the account or key.
-    Raises Forbidden for a key of a domain, which belongs to no account.
+    It ends earlier with either user, with the key that made it, or with the permission. The user's
+    security log and the admin log name the administrator or key. Raises Forbidden for a key of a
+    domain, which belongs to no user, Invalid for a lifetime out of range, and NotFound or Conflict
+    if the user is not visible or can't sign in.
     """
     key, ttl = key_of(ctx.viewer), USUAL if ttl is None else ttl
     actor = own(ctx) if key is None else None
@@ -54,6 +55,7 @@ async def act_as(ctx: Context, user_id: int, ttl: timedelta | None = None) -> Au
 
 
 async def _target(ctx: Context, user_id: int) -> Picked:
+    """Load the user to act as. Raises NotFound, Forbidden or Conflict if that is not possible."""
     asked = select(
         *picked(User),
         managed_users(ctx).label("free"),

@@ -1,4 +1,4 @@
-"""Operations on API keys."""
+"""API keys: create, list, update and delete."""
 
 import logging
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 NEWEST = "apikeys-newest"
 LONGEST = 128  # characters of a name
-MOST = 100  # networks, domains and operations of a key
+MOST = 100  # networks, domains or operations of a key
 LOGGED = (
     "name", "role", "scopes", "read_only", "active", "user_id", "domains", "operations",
     "allowed_ips", "expires_at", "maker",
@@ -44,10 +44,10 @@ SHOWN = frozenset(column.name for column in picked(ApiKey)) - {"digest"}
 
 @dataclass(frozen=True, slots=True)
 class NewKey:
-    """What a key is to be. Without scopes it is good for all its role may do.
+    """An API key to create. Without scopes it has all rights of its role.
 
-    Without a user it is the caller's own, or, with the role of an ADMIN or above, nobody's.
-    Where there are `domains` it acts for these as a DOMAIN_ADMIN, and for no account.
+    Without a user it belongs to the caller or, with the role ADMIN or above, to no user. With
+    `domains` it acts for these as a DOMAIN_ADMIN, and for no user.
     """
 
     name: str
@@ -63,17 +63,17 @@ class NewKey:
 
 @dataclass(frozen=True, slots=True)
 class KeyChange:
-    """What of keys is to change: what is None stays."""
+    """Changes to API keys; None leaves a field unchanged."""
 
     name: str | None = None
     active: bool | None = None
     allowed_ips: Collection[str] | None = None
     expires_at: datetime | None = None
-    endless: bool = False  # no end any more
+    endless: bool = False  # remove the end
 
     @property
     def facts(self) -> dict[str, Any]:
-        """The columns, with their new values."""
+        """The changed columns with their new values."""
         given = {
             "name": self.name and self.name.strip(),
             "active": self.active,
@@ -87,14 +87,13 @@ class KeyChange:
 async def create_key(
     ctx: Context, new: NewKey, problems: Problems | None = None
 ) -> tuple[ApiKey, str]:
-    """Make a key; returns it with its secret, which is nowhere else.
+    """Create an API key. Returns it with its secret, which is not stored.
 
-    All that is wrong with its fields is told at once, with the `problems` found before.
-
-    Nothing of it goes beyond the caller, nor beyond whose it is: role, scopes, domains; and
-    where a key makes it, that one's operations, networks and end. To make one for another
-    account, a DOMAIN_ADMIN needs LOGIN_AS. Such a key has at most the scopes and the lifetime
-    of a token of actAs, names its maker, and ends when the maker loses the role or permission.
+    Raises all errors of its fields together with the `problems` found before. Role, scopes and
+    domains can't exceed those of the caller or of the owner. If a key creates it, its operations,
+    networks and end can't exceed those of that key. A DOMAIN_ADMIN needs LOGIN_AS to create a key
+    for another user. Such a key has at most the scopes and the lifetime of a token of actAs, names
+    its maker, and ends when the maker loses the role or the permission.
     """
     world, problems = ctx.world, problems or Problems()
     new = _within_caller(await _calling(ctx), new)
@@ -130,13 +129,16 @@ async def create_key(
 
 
 async def _calling(ctx: Context) -> Picked | None:
-    """The key of this call, if it is made by one."""
+    """Load the API key of the current request; None if it has no key."""
     asked = select(*picked(ApiKey, SHOWN)).where(col(ApiKey.id) == (ctx.viewer.api_key_id or 0))
     return next(iter(await ctx.read(asked)), None)
 
 
 def _within_caller(calling: Picked | None, new: NewKey) -> NewKey:
-    """The new key, which goes no further than the one that makes it; Forbidden where it would."""
+    """Limit the new key to the rights of the key that creates it.
+
+    Raises Forbidden if the new key asks for more.
+    """
     if calling is None:
         return new
     if calling.read_only:
@@ -154,7 +156,10 @@ def _within_caller(calling: Picked | None, new: NewKey) -> NewKey:
 
 
 def _within_acting(ctx: Context, new: NewKey) -> NewKey:
-    """Bound a key for another account by what a token of actAs is good for."""
+    """Limit a key for another user to the rights of a token of actAs.
+
+    Raises Forbidden or Invalid if the new key asks for more.
+    """
     text = "a key for another account has at most the {} of a token of actAs"
     if new.role is not Role.USER:
         raise Forbidden(text.format("role"), requires=Role.USER, path=["role"])
@@ -170,6 +175,7 @@ def _within_acting(ctx: Context, new: NewKey) -> NewKey:
 
 
 def _check_networks(calling: Picked, allowed: Collection[str]) -> None:
+    """Raise Forbidden if a network is not inside the networks of the calling key."""
     theirs = [ip_network(each) for each in calling.allowed_ips]
     for each in map(ip_network, allowed):
         if theirs and not any(_inside(each, wide) for wide in theirs):
@@ -181,16 +187,19 @@ def _inside(narrow: Any, wide: Any) -> bool:
 
 
 def _check_end(calling: Picked, end: datetime | None) -> None:
+    """Raise Forbidden if the end is later than that of the calling key."""
     if calling.expires_at and end and end > calling.expires_at:
         raise _beyond("end", "expiresAt")
 
 
 def _beyond(what: str, path: str) -> Forbidden:
+    """Return the error for a key that would exceed the calling key."""
     text = f"the {what} of a key go no further than those of the key that asks"
     return Forbidden(text, requires=f"a key with these {what}", path=[path])
 
 
 def _check(ctx: Context, new: NewKey, problems: Problems) -> None:
+    """Collect validation errors of a new key. Raises Forbidden if the caller lacks its role."""
     viewer = ctx.viewer
     change = KeyChange(new.name, None, new.allowed_ips, new.expires_at)
     _check_facts(ctx, change, problems)
@@ -206,7 +215,7 @@ def _check(ctx: Context, new: NewKey, problems: Problems) -> None:
 
 
 def _check_charge(ctx: Context, new: NewKey) -> None:
-    """Invalid where a key cannot be for domains, or must be."""
+    """Raise Invalid if the key can't be restricted to domains, or must be."""
     viewer = ctx.viewer
     if new.domains:
         if new.role is Role.USER:
@@ -222,7 +231,7 @@ def _check_charge(ctx: Context, new: NewKey) -> None:
 
 
 def _check_facts(ctx: Context, change: KeyChange, problems: Problems) -> None:
-    """Look for a name, a network or an end that is none."""
+    """Collect validation errors of name, networks and end."""
     with problems.caught():
         if change.name is not None and (
             not 0 < len(change.name.strip()) <= LONGEST or not change.name.isprintable()
@@ -245,7 +254,10 @@ def _check_facts(ctx: Context, change: KeyChange, problems: Problems) -> None:
 
 
 async def _owner(ctx: Context, new: NewKey) -> int | None:
-    """Whose it will be; None: nobody's."""
+    """Return the user id that the new key will belong to; None for a key of the platform.
+
+    Raises NotFound or Forbidden if the viewer can't create a key for that user.
+    """
     viewer = ctx.viewer
     asked = new.user_id
     if asked is None:
@@ -276,7 +288,10 @@ async def _owner(ctx: Context, new: NewKey) -> int | None:
 
 
 async def _check_domains(ctx: Context, new: NewKey, owner: Picked | None) -> None:
-    """NotFound if the owner is not in charge of one of the domains: an ADMIN is of all."""
+    """Raise NotFound if the owner does not administer one of the domains.
+
+    An ADMIN administers all.
+    """
     if not new.domains:
         return
     asked = select(col(Domain.id)).where(col(Domain.id).in_(new.domains))
@@ -298,9 +313,9 @@ async def _log(
     keys: Sequence[ApiKey | Picked],
     facts: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write it into the log of whose keys they are, and where that is not the viewer, of all.
+    """Write a mutation to the owners' security logs, and to the admin log if the viewer is another.
 
-    `facts` are what has changed of them.
+    `facts` are the changed columns.
     """
     viewer, action = ctx.viewer, f"api key {mutation.removeprefix('apiKey').lower()}"
     for key in keys:
@@ -336,7 +351,7 @@ async def _log(
 
 
 def _visible(ctx: Context) -> ColumnElement[bool]:
-    """The WHERE clause for keys: one's own, or all."""
+    """The WHERE clause for the keys that the viewer sees: the viewer's own, or all for an ADMIN."""
     viewer = ctx.viewer
     if viewer.role.includes(Role.ADMIN):
         return true()
@@ -345,7 +360,7 @@ def _visible(ctx: Context) -> ColumnElement[bool]:
 
 
 async def keys(ctx: Context, ask: Ask, columns: Iterable[str] = SHOWN) -> Page[Picked]:
-    """A page of the viewer's keys, newest first; of all keys for an ADMIN."""
+    """Load a page of the keys that the viewer sees, newest first."""
     names = SHOWN.intersection(columns) | {"created_at", "id"}
     rows = select(*picked(ApiKey, names)).where(_visible(ctx))
     place = (col(ApiKey.created_at), col(ApiKey.id))
@@ -353,21 +368,22 @@ async def keys(ctx: Context, ask: Ask, columns: Iterable[str] = SHOWN) -> Page[P
 
 
 async def count_keys(ctx: Context) -> int:
-    """How many keys the viewer sees."""
+    """Count the keys that the viewer sees."""
     (row,) = await ctx.read(select(func.count(col(ApiKey.id)).label("many")).where(_visible(ctx)))
     return int(row.many)
 
 
 async def keys_by_ids(ctx: Context, ids: list[int]) -> list[Picked | None]:
-    """The keys with these ids, as far as the viewer sees them, in this order; else None."""
+    """Load keys by id, in this order; None for a key that the viewer does not see."""
     theirs = select(*picked(ApiKey, SHOWN)).where(_visible(ctx))
     return await by_keys(ctx, theirs, col(ApiKey.id), ids)
 
 
 async def update_keys(ctx: Context, ids: list[int], change: KeyChange) -> list[Picked]:
-    """Change these keys, all or none; returns them.
+    """Change these keys, all or none; return them.
 
-    Nobody changes one above themselves, and no key takes off what it is bound by.
+    Raises Forbidden for a key with a higher role than the viewer's, and if a key would exceed the
+    limits of the calling key. Raises NotFound for a key that the viewer does not see.
     """
     problems = Problems()
     _check_facts(ctx, change, problems)
@@ -398,7 +414,10 @@ async def update_keys(ctx: Context, ids: list[int], change: KeyChange) -> list[P
 
 
 async def delete_keys(ctx: Context, ids: list[int]) -> None:
-    """Delete these keys, all or none. Nobody deletes one above themselves."""
+    """Delete these keys, all or none.
+
+    Raises NotFound for a key that the viewer does not see, Forbidden for one with a higher role.
+    """
     rows = await _managed(ctx, ids)
     owners = {row.user_id or 0 for row in rows}
     async with ctx.write(*(owner for owner in owners if owner)) as session:
@@ -408,7 +427,10 @@ async def delete_keys(ctx: Context, ids: list[int]) -> None:
 
 
 async def _managed(ctx: Context, ids: list[int]) -> list[Picked]:
-    """These keys, each once; NotFound where one is not seen, Forbidden where it is above one."""
+    """Load these keys, each once, for a change.
+
+    Raises NotFound if the viewer does not see one, Forbidden if one has a higher role.
+    """
     viewer = ctx.viewer
     viewer.require(Needs(scope=Scope.MASTER))
     rows = await keys_by_ids(ctx, ids)
@@ -418,7 +440,7 @@ async def _managed(ctx: Context, ids: list[int]) -> list[Picked]:
         viewer.require(Needs(role=row.role))
     found = {row.id: row for row in rows if row}
     others = {row.user_id for row in found.values() if row.user_id} - {viewer.user_id}
-    if viewer.api_key_id:  # a key for domains is seen by itself, whoever made it
+    if viewer.api_key_id:  # a key for domains sees itself, also if another user owns it
         others -= {row.user_id for key, row in found.items() if key == viewer.api_key_id}
     theirs = select(col(User.id)).where(col(User.id).in_(others), managed_users(ctx))
     if others and len(await ctx.read(theirs)) < len(others):

@@ -1,4 +1,4 @@
-"""Passwords of single programs."""
+"""Application passwords: sign-in, create, list, update and delete."""
 
 import hashlib
 import re
@@ -37,15 +37,15 @@ from resolvers.users.selection import managed_one
 LENGTH = 16
 FORM = re.compile(rf"[a-z]{{{LENGTH}}}")
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
-DIFFERENT = 6  # letters at least, in one that is brought along
+DIFFERENT = 6
 SELECTOR = 5  # hex digits
 LONGEST = 255  # characters of a description
-TYPED = 256  # characters that somebody may type for a password
+TYPED = 256  # characters, with spaces
 LIFE = (timedelta(minutes=1), timedelta(days=3650))
 
 
 class AppPasswordScope(StrEnum):
-    """What an application password may be good for."""
+    """A scope that an application password can have."""
 
     IMAP = "IMAP"
     POP3 = "POP3"
@@ -63,20 +63,20 @@ SHOWN = frozenset(column.name for column in picked(AppPassword)) - {"password", 
 
 @dataclass(frozen=True, slots=True)
 class NewAppPassword:
-    """A password to be made. One that is given is exactly 16 letters of a to z."""
+    """An application password to create. A given password has exactly 16 letters a to z."""
 
     description: str
     scopes: Collection[AppPasswordScope] = (AppPasswordScope.ALL,)
     password: str | None = field(default=None, repr=False)
     ttl: timedelta | None = None  # from the last use
     active: bool = True
-    profile: bool = False  # make one for Apple's devices
-    address: str | None = None  # of the profile; else the main one
+    profile: bool = False  # also create a configuration profile for Apple devices
+    address: str | None = None  # of the profile; default: the main address
 
 
 @dataclass(frozen=True, slots=True)
 class AppPasswordPatch:
-    """What to change; None stays."""
+    """Changes to application passwords; None leaves a field unchanged."""
 
     description: str | None = None
     active: bool | None = None
@@ -84,17 +84,14 @@ class AppPasswordPatch:
 
 
 def good_for(scopes: Collection[str]) -> frozenset[Scope]:
-    """What a password with these scopes opens: never MASTER."""
+    """Return the scopes that a password with these stored scopes opens: never MASTER."""
     if AppPasswordScope.ALL in scopes:
         return SINGLE
     return opened(frozenset(map(Scope, scopes)))
 
 
-# ---------------------------------------------------------------- signing in by one
-
-
 def written(password: str) -> str | None:
-    """The password in normal form: no spaces, lower case; None where it cannot be one."""
+    """Return a typed password without spaces and in lower case; None if it has another form."""
     if len(password) > TYPED:
         return None
     normal = "".join(password.split()).casefold()
@@ -102,17 +99,20 @@ def written(password: str) -> str | None:
 
 
 def selector_of(normal: str) -> str:
-    """What a password is found by. It tells 20 bits of its 75, and the hash costs as ever."""
+    """Return the first hex digits of the SHA-256, by which a password is looked up.
+
+    It reveals 20 of the password's 75 bits; a guess still costs one hash.
+    """
     return hashlib.sha256(normal.encode()).hexdigest()[:SELECTOR]
 
 
 async def matching(
     world: World, user_id: int, password: str, check: password_hashes.Check | None = None
 ) -> Picked | None:
-    """The account's active password that this is, found by one hash check at most; else None.
+    """Find the user's active application password that this is, by one hash check; None if none.
 
-    Whatever it is good for: the caller looks at its `scopes`. Never inside a unit. A hash is
-    checked where there is none, too, so that the time tells nothing.
+    The scopes are not checked: the caller looks at the row's `scopes`. A hash is also computed if
+    there is no row, so that the time reveals nothing. Must not be called inside a transaction.
     """
     normal = written(password)
     row = None
@@ -135,29 +135,32 @@ async def matching(
 
 
 def has_ended_with_maker(row: Picked) -> bool:
-    """True if another account made this password, and has lost the role or the permission.
+    """True if another user made this password and has lost the role or the permission.
 
-    `row` has the columns of `makers.with_maker`, and `owners`, the role of its account.
+    `row` has the columns of `credential_makers.add_maker_columns`, and `owners`, the role of its
+    user.
     """
     made = credential_makers.has_maker(row)
     return made and not credential_makers.may_act(row, row.owners, AdminPermission.APP_PASSWDS)
 
 
 def _good(world: World) -> ColumnElement[bool]:
+    """SQL: the password is active and has not expired."""
     return and_(col(AppPassword.active), _lasting(world.now()))
 
 
 def _lasting(now: datetime) -> ColumnElement[bool]:
+    """SQL: the password has no end, or a later one."""
     return or_(col(AppPassword.expires_at).is_(None), col(AppPassword.expires_at) > now)
 
 
 async def used(
     ctx: Context, session: AsyncSession, row: Picked, event_id: int | None = None
 ) -> bool:
-    """Note that somebody has signed in with it, in the unit that signs in; its end is put off.
+    """Record a sign-in by this password in the transaction of the sign-in, and move its end.
 
-    `event_id` is that of the security log. False where it has changed since it was found: the
-    sign-in is refused then.
+    `event_id` is that of the security log. Returns False if the password has changed since it was
+    found: then the sign-in is refused.
     """
     world, now = ctx.world, ctx.world.now()
     values: dict[str, Any] = {
@@ -174,13 +177,14 @@ async def used(
     return noted.rowcount == 1
 
 
-# ---------------------------------------------------------------- making and changing
-
-
 async def create(
     ctx: Context, key: int | None, new: NewAppPassword
 ) -> tuple[AppPassword, str, str | None]:
-    """Make a password; returns it, its text, and the profile, which are nowhere else."""
+    """Create an application password.
+
+    Returns its row, its text, which is not stored, and the profile if one was asked for. Raises
+    Forbidden, Invalid, LimitReached or Conflict.
+    """
     world = ctx.world
     user = await managed_one(ctx, own(ctx) if key is None else key)
     _permitted(ctx, user.id)
@@ -226,9 +230,10 @@ async def create(
 
 
 def _within_acting(ctx: Context, new: NewAppPassword) -> tuple[list[str], NewAppPassword]:
-    """Bound a password for another account by what a token of actAs is good for.
+    """Limit a password for another user to the scopes and the lifetime of a token of actAs.
 
-    ALL stands for all that is left. Its end is fixed: a use does not put it off.
+    ALL becomes all scopes that remain. The end is fixed: uses do not move it. Raises Forbidden or
+    Invalid if more is asked for.
     """
     if not ctx.viewer.user_id and credential_makers.key_of(ctx.viewer) is None:
         raise Forbidden("a key for domains acts for no account", requires=Role.ADMIN, path=["user"])
@@ -244,7 +249,10 @@ def _within_acting(ctx: Context, new: NewAppPassword) -> tuple[list[str], NewApp
 
 
 def _bounded(scopes: Sequence[str]) -> list[str]:
-    """These scopes, as far as a token of actAs has them; Forbidden if one has not."""
+    """Return these scopes, ALL as those of actAs.
+
+    Raises Forbidden for a scope actAs does not have.
+    """
     if AppPasswordScope.ALL in scopes:
         return sorted(SINGLE & opened(credential_makers.ACTING))
     if not set(map(Scope, scopes)) <= opened(credential_makers.ACTING):
@@ -254,7 +262,7 @@ def _bounded(scopes: Sequence[str]) -> list[str]:
 
 
 def _check(new: NewAppPassword, options: Options) -> None:
-    """Invalid, with all that is wrong, where it cannot be made as it is described."""
+    """Raise Invalid, with all errors, if the password can't be created as described."""
     problems = Problems()
     with problems.caught():
         _described(new.description)
@@ -274,14 +282,17 @@ def _check(new: NewAppPassword, options: Options) -> None:
 
 
 def _permitted(ctx: Context, user_id: int) -> None:
-    """For others' passwords a DOMAIN_ADMIN needs to have been given the permission."""
+    """Raise Forbidden if the viewer can't manage this user's application passwords.
+
+    For other users a DOMAIN_ADMIN needs the permission APP_PASSWDS.
+    """
     if user_id != ctx.viewer.user_id:
         permission = AdminPermission.APP_PASSWDS
         ctx.viewer.require(Needs(role=Role.DOMAIN_ADMIN, admin_permission=permission))
 
 
 async def _room(ctx: Context, session: AsyncSession, user_id: int) -> None:
-    """See that there is room for one more; those that have ended make some."""
+    """Delete the user's expired passwords. Raises LimitReached if there are too many others."""
     connection, mine = await session.connection(), col(AppPassword.user_id) == user_id
     await connection.execute(delete(AppPassword).where(mine, ~_lasting(ctx.world.now())))
     many = len((await connection.execute(select(col(AppPassword.id)).where(mine))).all())
@@ -291,6 +302,7 @@ async def _room(ctx: Context, session: AsyncSession, user_id: int) -> None:
 
 
 def _described(text: str) -> str:
+    """Return a description, trimmed. Raises Invalid if it is empty, too long or not printable."""
     text = text.strip()
     if not 0 < len(text) <= LONGEST or not text.isprintable():
         raise Invalid(
@@ -302,7 +314,7 @@ def _described(text: str) -> str:
 
 
 def _collapsed(scopes: Collection[AppPasswordScope]) -> list[str]:
-    """The scopes as they are kept: ALL alone, where it is among them or all others are."""
+    """Return the scopes in stored form: ALL alone, if it is given or all others are."""
     if not scopes:
         raise Invalid("say what it is good for", constraint="required", path=["scopes"])
     given = set(scopes)
@@ -312,6 +324,7 @@ def _collapsed(scopes: Collection[AppPasswordScope]) -> list[str]:
 
 
 def _ttl(ttl: timedelta | None) -> int | None:
+    """Return a lifetime in seconds. Raises Invalid if it is out of range."""
     if ttl is None:
         return None
     least, most = LIFE
@@ -323,6 +336,7 @@ def _ttl(ttl: timedelta | None) -> int | None:
 
 
 def _check_given(text: str) -> None:
+    """Raise Invalid if a given password has another form or is easy to guess."""
     if not FORM.fullmatch(text):
         raise Invalid(
             f"exactly {LENGTH} lower-case letters of a to z",
@@ -334,7 +348,7 @@ def _check_given(text: str) -> None:
 
 
 def _weak(text: str) -> bool:
-    """Few letters, a piece that comes again and again, or the alphabet, either way."""
+    """True if a password has few letters, a repeated part, or is the alphabet in one direction."""
     codes = [ord(letter) for letter in text]
     steps = {(later - earlier) % 26 for earlier, later in pairwise(codes)}
     again = any(text[size:] == text[:-size] for size in range(1, LENGTH // 2 + 1))
@@ -342,7 +356,7 @@ def _weak(text: str) -> bool:
 
 
 def _made(world: World) -> str:
-    """A password by chance, each letter as likely as any."""
+    """Return a random password, in which each letter is equally likely."""
     while True:
         even = [byte for byte in world.random(4 * LENGTH) if byte < 256 - 256 % len(LETTERS)]
         text = "".join(LETTERS[byte % len(LETTERS)] for byte in even[:LENGTH])
@@ -351,7 +365,10 @@ def _made(world: World) -> str:
 
 
 async def change(ctx: Context, ids: Sequence[int], patch: AppPasswordPatch) -> list[int]:
-    """Change these passwords, all or none; returns their ids."""
+    """Change these passwords, all or none; return their ids, each once.
+
+    Raises NotFound for a password that the viewer does not see.
+    """
     values: dict[str, Any] = {}
     if patch.description is not None:
         values["description"] = _described(patch.description)
@@ -390,7 +407,7 @@ async def change(ctx: Context, ids: Sequence[int], patch: AppPasswordPatch) -> l
 
 
 async def remove(ctx: Context, ids: Sequence[int]) -> None:
-    """Delete these passwords, all or none. The security log keeps what they were called."""
+    """Delete these passwords, all or none. The security log keeps their descriptions."""
     owners = await _owners(ctx, ids)
     async with ctx.write(*owners) as session:
         rows = await _held(ctx, session, ids)
@@ -415,6 +432,7 @@ async def remove(ctx: Context, ids: Sequence[int]) -> None:
 async def _log(
     ctx: Context, session: AsyncSession, user_id: int, action: str, done: Sequence[Done]
 ) -> None:
+    """Write a change to the user's security log; also to the admin log if the viewer is another."""
     for one in done:
         told = {**(one.before or {}), **(one.after or {})}
         target = told.get("description") or str(one.target_id)
@@ -425,27 +443,31 @@ async def _log(
 
 
 async def _owners(ctx: Context, ids: Sequence[int]) -> list[int]:
+    """Load the user ids of these passwords. Raises NotFound if the viewer does not see one."""
     return managed_objects.owners(ids, await by_ids(ctx, list(ids)))
 
 
 async def _held(ctx: Context, session: AsyncSession, ids: Sequence[int]) -> list[Picked]:
+    """Load the rows of these passwords inside the transaction that locks their users."""
     return await managed_objects.held(ctx, session, AppPassword, SHOWN, (ids, _visible(ctx)))
 
 
-# ---------------------------------------------------------------- listing
-
-
 def _visible(ctx: Context) -> ColumnElement[bool]:
+    """The WHERE clause for passwords that the viewer may manage and that have not expired."""
     lasts = _lasting(ctx.world.now())
     return managed_objects.visible(ctx, AppPassword, AdminPermission.APP_PASSWDS) & lasts
 
 
 def _seen(ctx: Context) -> Select[*tuple[Any, ...]]:
+    """SQL: the visible passwords."""
     return select(*picked(AppPassword, SHOWN)).where(_visible(ctx))
 
 
 async def of_users(ctx: Context, keys: list[tuple[int, bool]]) -> list[list[Picked]]:
-    """The passwords of accounts, the newest first; those with a TTL where the flag says so."""
+    """Load the passwords of users by (user id, with idle lifetime), newest first.
+
+    Passwords that end when they are not used are left out unless the flag is True.
+    """
     rows = _seen(ctx).order_by(col(AppPassword.id).desc())
     users = [user_id for user_id, _ in keys]
     found = await all_by_keys(ctx, rows, col(AppPassword.user_id), users)
@@ -456,5 +478,5 @@ async def of_users(ctx: Context, keys: list[tuple[int, bool]]) -> list[list[Pick
 
 
 async def by_ids(ctx: Context, ids: list[int]) -> list[Picked | None]:
-    """The passwords with these ids, in this order; None where the viewer sees none."""
+    """Load passwords by id, in this order; None for a password the viewer does not see."""
     return await by_keys(ctx, _seen(ctx), col(AppPassword.id), ids)

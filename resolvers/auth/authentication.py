@@ -1,4 +1,4 @@
-"""Who is it? Credentials that are shown, and how a token is earned by a password."""
+"""Authentication of requests by their credentials, and sign-in with a password."""
 
 import hmac
 import logging
@@ -50,8 +50,8 @@ HEADERS = {"authorization": "", "x-access-token": TOKEN, "x-api-key": KEY, "toke
 CREDENTIALS_REFUSED = metrics.counter(
     "merganser_credentials_refused", "Tokens and keys that were shown and are not good."
 )
-PAUSE = timedelta(hours=1)  # between two notes of a credential's use
-SHORTEST = timedelta(minutes=1)  # of a token
+PAUSE = timedelta(hours=1)  # between two records of a credential's use
+SHORTEST = timedelta(minutes=1)
 
 forget, settle, digest_of = (
     credential_cache.forget,
@@ -68,12 +68,12 @@ async def sign_in(
     ip: str | None = None,
     bootstrap: str | None = None,
 ) -> Viewer:
-    """Who shows these headers, or else these parameters of `connection_init`.
+    """Authenticate a request by its headers, or else by the parameters of `connection_init`.
 
-    Names of headers are in lower case. Nobody where no credential is there, Unauthenticated
-    where it is wrong or has ended, RateLimited where too many passwords were. `bootstrap` is
-    the key of whoever owns the machine. Whether the credential is good where it was shown,
-    `for_documents` and `for_paths` say.
+    Header names are in lower case. Returns an anonymous viewer if there is no credential. Raises
+    Unauthenticated if the credential is wrong or has ended, and RateLimited after too many wrong
+    passwords. `bootstrap` is the key of the operator. Whether the credential can be used for a
+    document or a path is checked by `require_document_credential` and `require_path_credential`.
     """
     shown = _shown(headers) or _shown({key.lower(): text for key, text in (params or {}).items()})
     if shown is None:
@@ -96,7 +96,7 @@ async def sign_in(
 
 
 def for_documents(viewer: Viewer) -> Viewer:
-    """The viewer, or Forbidden: a document is not run by an account's own password."""
+    """Return the viewer. Raises Forbidden for a user's own password, which runs no documents."""
     bare = viewer.token_id is viewer.api_key_id is viewer.app_password_id is None
     if viewer.user_id and bare:
         text = "this asks for a token, a key or an application password"
@@ -105,14 +105,17 @@ def for_documents(viewer: Viewer) -> Viewer:
 
 
 def for_paths(viewer: Viewer) -> Viewer:
-    """The viewer, or Forbidden: a path is no operation that a key could be for."""
+    """Return the viewer. Raises Forbidden for a key that is limited to some operations."""
     if viewer.operations:
         raise Forbidden("this key is for some operations", requires="a key for all operations")
     return viewer
 
 
 async def ended(world: World, viewer: Viewer) -> bool:
-    """Whether the credential is no longer good for all it was. Asking counts as using it."""
+    """True if the viewer's credential has ended or lost rights.
+
+    Counts as a use of the credential.
+    """
     if viewer.token_id:
         found = await credential_status.token(world, id=viewer.token_id)
     elif viewer.api_key_id:
@@ -130,7 +133,10 @@ async def ended(world: World, viewer: Viewer) -> bool:
 
 
 def _shown(sent: Mapping[str, Any]) -> tuple[str, str] | None:
-    """The secret, and what it has to begin with; BASIC where it is a name and a password."""
+    """Return the secret of a request and the prefix it must have, BASIC for a name and a password.
+
+    Returns None without a credential. Raises Unauthenticated for a malformed header.
+    """
     for name, prefix in HEADERS.items():
         text = sent.get(name)
         if not text:
@@ -147,10 +153,12 @@ def _shown(sent: Mapping[str, Any]) -> tuple[str, str] | None:
 
 
 def _bytes(text: str) -> bytes:
+    """Encode text for a comparison in constant time."""
     return text.encode(errors="surrogatepass")
 
 
 async def _known(world: World, secret: str) -> Known | None:
+    """Return the token or key of this secret from the cache or the database; None if not valid."""
     digest = credential_status.digest_of(secret)
     if found := await credential_cache.recall(world, digest):
         return found
@@ -159,7 +167,7 @@ async def _known(world: World, secret: str) -> Known | None:
 
 
 def _elsewhere(world: World, found: Known, ip: str | None) -> None:
-    """A key was shown from a network that it is not for: somebody else may have it."""
+    """Log that a key was used from a network it is not for: it may be stolen."""
     detail = {"key": str(found.viewer.api_key_id)}
     seen = Event("api key", found.owners[0] or None, "fail", detail=detail | {"reason": "network"})
     ctx = Context(world, Viewer(), client_ip=ip)
@@ -167,9 +175,9 @@ def _elsewhere(world: World, found: Known, ip: str | None) -> None:
 
 
 def _note(world: World, found: Known, ip: str | None) -> None:
-    """Note the use of a credential, behind the back of the request that uses it.
+    """Record the use of a credential in the background.
 
-    At most once an hour; where a token would end before, four times in its idle span.
+    At most once an hour; four times in the idle lifetime of a token that would end earlier.
     """
     if not (found.viewer.token_id or found.viewer.api_key_id) or found.viewer.pending_for:
         return
@@ -177,13 +185,16 @@ def _note(world: World, found: Known, ip: str | None) -> None:
     pause = PAUSE if found.idle is None else min(PAUSE, found.idle / 4)
     if found.used_at is None or now - found.used_at >= pause:
         use = credential_status.note_use(world, replace(found), now, ip)
-        found.used_at = now  # as long as we remember it, not again
+        found.used_at = now  # not again while the credential is cached
         memory_of(world.database).behind(use)
 
 
 @dataclass(frozen=True, slots=True)
 class Authenticated:
-    """Who has signed in; not yet, where `require2fa` names factors and there is a token."""
+    """A signed-in user.
+
+    With a token and entries in `require2fa`, a second factor is still missing.
+    """
 
     user: Picked
     scope: Scope
@@ -191,18 +202,18 @@ class Authenticated:
     require2fa: list[TwoFactorMethod] = field(default_factory=list)
     token: str | None = field(default=None, repr=False)
     expires_at: datetime | None = None
-    app_password_id: int | None = None  # of the application password that was shown
+    app_password_id: int | None = None  # of the application password that was used
 
 
 async def authenticate(
     ctx: Context, username: str, password: str, attempt: Attempt | None = None
 ) -> Authenticated:
-    """Sign in by user name or address. Never inside a unit that has begun to write.
+    """Sign in by username or address. Must not be called inside a transaction that has written.
 
-    AuthenticationFailed, in the same words and time, for unknown names, wrong passwords and
-    accounts that may not sign in. RateLimited, before anything is hashed, after too many
-    failures under the name or from the network; nothing takes a counted failure back.
-    Forbidden, once the password is right, where it is not good for the scope.
+    Raises AuthenticationFailed, with the same text and after the same time, for unknown names,
+    wrong passwords and users that can't sign in. Raises RateLimited before any hashing, after too
+    many failures under the name or from the network; a counted failure stays counted. Raises
+    Forbidden if the password is right but does not have the scope.
     """
     world, attempt = ctx.world, _checked(ctx.world, attempt or Attempt())
     if not password_hashes.acceptable(password):
@@ -222,8 +233,8 @@ async def authenticate(
     master = found.source is Source.MASTER
     fresh = await _rehashed(world, user.password, password) if master else user.password
     async with ctx.write(user.id) as session:
-        # Once more, now that we hold the account: of many guesses made at once, one that is
-        # right counts for nothing when the others have used up the limit meanwhile.
+        # Checked again now that the user is locked: of many concurrent guesses, the right one is
+        # refused if the others have used up the limit.
         await throttles.check(ctx, who.limits, user.id)
         await throttles.clear(ctx, who.counted)
         waits = bool(outstanding) and attempt.token and not _vouched(ctx, outstanding)
@@ -253,6 +264,7 @@ async def authenticate(
 
 
 def _checked(world: World, attempt: Attempt) -> Attempt:
+    """Validate a sign-in request and fill in its default lifetime. Raises Invalid."""
     idle, path = attempt.ttl, ["tokenTtl"]
     if not PROTOCOL.fullmatch(attempt.protocol):
         text = "1 to 32 letters, digits and .+_-"
@@ -270,7 +282,10 @@ def _checked(world: World, attempt: Attempt) -> Attempt:
 
 
 async def _outstanding(ctx: Context, user: Picked, attempt: Attempt) -> list[TwoFactorMethod]:
-    """The factors of which one is still to be proved."""
+    """Return the second factors of which one must still be proved; empty if none.
+
+    Checks the proof of the request, if there is one. Raises AuthenticationFailed if it is wrong.
+    """
     factors = second_factor_check.enabled(user) if attempt.scope is Scope.MASTER else []
     if not factors or not attempt.proof.given:
         return factors
@@ -282,12 +297,12 @@ async def _outstanding(ctx: Context, user: Picked, attempt: Attempt) -> list[Two
 
 
 def _vouched(ctx: Context, factors: list[TwoFactorMethod]) -> bool:
-    """Whether the one factor is checked by the application that asks, and which we believe."""
+    """True if the only factor is CUSTOM and the caller is a front end that checks it."""
     return factors == [TwoFactorMethod.CUSTOM] and ctx.viewer.speaks_for_others
 
 
 async def _rehashed(world: World, stored: str, password: str) -> str:
-    """The hash to keep: made anew where today's costs are others, and there is time for it."""
+    """Return the hash to store: a new one if the hash settings changed and a worker is free."""
     if password_hashes.outdated(world, stored):
         try:
             return await password_hashes.make(world, password)
@@ -299,7 +314,10 @@ async def _rehashed(world: World, stored: str, password: str) -> str:
 async def _signed_in(
     session: AsyncSession, user: Picked, fresh: str | None, changes: dict[str, Any]
 ) -> Picked:
-    """Note the sign-in on the account; AuthenticationFailed where it changed since we looked."""
+    """Store the sign-in on the user's row and return the row.
+
+    Raises AuthenticationFailed if the user has changed since the password was checked.
+    """
     kept = col(User.password)
     changed = await (await session.connection()).execute(
         update(User)
@@ -318,17 +336,20 @@ async def _signed_in(
 
 
 async def _log(ctx: Context, session: AsyncSession, seen: Event, app: Picked | None) -> None:
-    """Write the sign-in into the user's log."""
+    """Write the sign-in to the user's security log, and the use of the application password.
+
+    Raises AuthenticationFailed if the application password has changed since it was checked.
+    """
     key = await security_log.note(ctx, session, seen)
     if app and not await app_passwords.used(ctx, session, app, key):
         raise AuthenticationFailed  # it has changed since we looked
 
 
 async def complete(ctx: Context, session: AsyncSession) -> None:
-    """Make the viewer's token a full one: the second factor is proved.
+    """Make the viewer's pending token valid, after the second factor was proved.
 
-    Inside the unit that proves it and holds the account. Nothing happens where no factor was
-    outstanding; AuthenticationFailed where the token or the account has ended meanwhile.
+    Must be called inside the transaction that proves it and locks the user. Does nothing if no
+    factor is missing. Raises AuthenticationFailed if the token or the user has ended.
     """
     viewer, world = ctx.viewer, ctx.world
     if not viewer.pending_for:

@@ -1,4 +1,4 @@
-"""`Authorization: Basic`: a name, and the password of a program, or by paths the account's own."""
+"""HTTP Basic authentication (RFC 7617) by application passwords, or the user's own for paths."""
 
 import base64
 import binascii
@@ -21,17 +21,17 @@ from resolvers.context import Context, Reach, Viewer
 
 BASIC = "basic"
 HTTP = Attempt(protocol="HTTP")
-PAUSE = timedelta(hours=1)  # between two notes of its use
+PAUSE = timedelta(hours=1)  # between two records of a password's use
 APPLICATION = "an application password"
 
 
 async def signed(world: World, shown: str, ip: str | None) -> Viewer:
-    """Who shows this name and password (RFC 7617), in UTF-8.
+    """Authenticate a name and a password in UTF-8, as sent in base64.
 
-    An application password is good for what of MAIL_READ, MAIL and SUBMIT it has; that of an
-    account without second factors for all. The account is remembered for a second, and the
-    result of the hash for 60 s while it is stored unchanged. Unauthenticated; RateLimited as in
-    `authenticate`.
+    An application password gets those of MAIL_READ, MAIL and SUBMIT that it has. The own password
+    of a user without second factors gets all scopes. The viewer is cached for a second, the result
+    of the hash for 60 s while the stored hash is unchanged. Raises Unauthenticated if the password
+    is wrong, Forbidden if it can't be used here, and RateLimited as `authenticate` does.
     """
     name, password = _read(shown)
     memory, now = memory_of(world.database), world.now()
@@ -46,6 +46,7 @@ async def signed(world: World, shown: str, ip: str | None) -> Viewer:
 
 
 def _read(shown: str) -> tuple[str, str]:
+    """Decode name and password. Raises Unauthenticated if they are malformed."""
     try:
         text = base64.b64decode(shown, validate=True).decode()
     except (binascii.Error, ValueError):
@@ -57,13 +58,14 @@ def _read(shown: str) -> tuple[str, str]:
 
 
 async def _proved(ctx: Context, name: str, password: str, checks: PasswordChecks) -> Known:
+    """Check the password and return its credential, with the failures counted."""
     world = ctx.world
     who, found = await sign_in.tried(ctx, name, password, apps=True, check=checks.check)
     user = who.user
     if user is None or found is None or not who.open:
         await sign_in.refuse(ctx, who, HTTP, found)
         raise Unauthenticated
-    await throttles.check(ctx, who.limits, user.id)  # once more: of many guesses at once
+    await throttles.check(ctx, who.limits, user.id)  # again: concurrent guesses may have reached it
     try:
         known = _known(world, user, found)
     except Forbidden as refusal:
@@ -78,6 +80,7 @@ async def _proved(ctx: Context, name: str, password: str, checks: PasswordChecks
 
 
 def _known(world: World, user: Picked, found: Proved) -> Known:
+    """Return the credential of a right password. Raises Forbidden if it can't be used over HTTP."""
     if found.app is not None:
         if known := credential_status.by_app_password(world, found.app, user):
             return known
@@ -96,7 +99,7 @@ def _known(world: World, user: Picked, found: Proved) -> Known:
 
 
 async def _note(ctx: Context, who: Entry, found: Proved) -> None:
-    """Write the use into the user's log, and when it was."""
+    """Write the sign-in to the user's security log, and the time of use to its row."""
     assert who.user is not None  # noqa: S101 - it has signed in
     user_id, app = who.user.id, found.app
     async with ctx.write(user_id) as session:

@@ -1,12 +1,12 @@
-"""Credentials that were good a moment ago: asked of the store once, not by each request.
+"""Cache of access tokens and API keys that were valid a moment ago.
 
-What ends is forgotten at once, here and in all processes that hear us. Tokens and keys are
-remembered for `LONGEST` at most. One that was read longer ago than `FRESH` counts only if the
-process has read, less than `FRESH` ago, what changed in the store
-(models/auth/credential_changes.py).
-So no process needs to hear another one, and what ends is refused within `FRESH`.
+Credentials that end are dropped at once, in this process and in all processes that follow its
+wake-ups. An entry lives for `MAX_AGE` at most. An entry that was read longer ago than
+`RECHECK_AFTER` is used only if this process has read the credential changes of the database
+(models/auth/credential_changes.py) within `RECHECK_AFTER`. So an ended credential is refused within
+`RECHECK_AFTER`, even if a wake-up is lost.
 
-Times are compared by the clock of the world, which may be set, and by the time since the boot.
+Ages are compared by the clock of the environment, which can be set, and by the time since boot.
 """
 
 import asyncio
@@ -34,22 +34,22 @@ Result = TypeVar("Result")
 
 FRESH = timedelta(seconds=1)
 LONGEST = timedelta(seconds=60)
-MOST = 10_000  # credentials remembered
+MOST = 10_000  # of the cache
 MILLISECOND = timedelta(milliseconds=1)
 
 
 @dataclass(slots=True)
 class Known:
-    """A credential, as the store had it at `at`."""
+    """A valid credential as the database had it at `read_at_time`."""
 
-    viewer: Viewer  # who learns only of the end that no use puts off
+    viewer: Viewer  # its `expires_at` is the end that no use moves
     at: datetime
     used_at: datetime | None
     ends_at: datetime | None
-    idle: timedelta | None = None  # of a token: each use puts the end off by this
-    owners: tuple[int, ...] = (0,)  # accounts it ends with; 0: the platform's
-    networks: tuple[str, ...] = ()  # it is good from these alone; none: from everywhere
-    watched: bool = False  # the store notes whatever ends or narrows it
+    idle: timedelta | None = None  # of a token: each use moves the end to this time from now
+    owners: tuple[int, ...] = (0,)  # users it ends with; 0: a key of the platform
+    networks: tuple[str, ...] = ()  # it is valid from these only; empty: from everywhere
+    watched: bool = False  # the credential changes list each change that ends or narrows it
     read_at: int = field(default_factory=boot_time)  # milliseconds since the boot
 
 
@@ -64,7 +64,7 @@ class KeptChecks:
 
 @dataclass(frozen=True, slots=True)
 class Lookup:
-    """A lookup of a credential that is under way."""
+    """A database lookup of a credential that is running."""
 
     task: "asyncio.Task[Known | None]"
     turn: int
@@ -73,39 +73,43 @@ class Lookup:
 
 @dataclass
 class Memory:
-    """Credentials that were good a moment ago, and whose may not be remembered now."""
+    """Cache of the valid credentials of one database."""
 
-    known: dict[str, Known] = field(default_factory=dict)  # by digest, the oldest first
-    quiet: dict[int, datetime] = field(default_factory=dict)  # by account; 0: the platform's
+    known: dict[str, Known] = field(default_factory=dict)  # by digest, oldest first
+    # by user id (0: keys of the platform): what was read before this time is not cached
+    quiet: dict[int, datetime] = field(default_factory=dict)
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
     reaches: WeakValueDictionary[int, Reach] = field(default_factory=WeakValueDictionary)
-    owned: dict[int, set[str]] = field(default_factory=dict)  # digests, by account
-    turn: int = 0  # how often anything was dropped
-    dropped: dict[int, int] = field(default_factory=dict)  # the turn, by account
-    cleared: int = 0  # the turn when all were
+    owned: dict[int, set[str]] = field(default_factory=dict)  # digests by user id
+    turn: int = 0  # rises with each drop
+    dropped: dict[int, int] = field(
+        default_factory=dict
+    )  # `drop_count` of the last drop, by user id
+    cleared: int = 0  # `drop_count` when all were dropped
     lookups: dict[str, Lookup] = field(default_factory=dict)  # by digest
     password_checks: dict[str, KeptChecks] = field(default_factory=dict)  # by digest
     changes: ChangeReader = field(default_factory=ChangeReader)
-    reading: "asyncio.Task[None] | None" = None  # the changes
-    certain_at: tuple[int, datetime] | None = None  # when they were last read, by both clocks
-    life: timedelta | None = None  # of a token, when these were read
+    reading: "asyncio.Task[None] | None" = None
+    # when the changes were last read: milliseconds since boot, and clock time
+    certain_at: tuple[int, datetime] | None = None
+    life: timedelta | None = None  # the setting that the entries were read under
     salt: bytes = field(default_factory=lambda: secrets.token_bytes(32), repr=False)
     events: list[Any] = field(
         default_factory=list
-    )  # that resolvers/auth/security_log.py has yet to write
-    written: float = 0.0  # when it last did, by the clock of the loop
+    )  # not yet written by resolvers/auth/security_log.py
+    written: float = 0.0  # seconds on the clock of the event loop
 
     def recall(self, digest: str, now: datetime) -> Known | None:
-        """What was remembered, while it may be trusted and has not ended."""
+        """Return the credential if its age is below the limit and it has not expired; else None."""
         known = self.known.get(digest)
         if known is None or not is_recent(known, now, LONGEST if known.watched else FRESH):
             return None
         return known if known.ends_at is None or now < known.ends_at else None
 
     def keep(self, digest: str, known: Known, turn: int) -> None:
-        """Remember it, unless one of its owners' has just ended: we may have read before.
+        """Cache a credential, unless credentials of its owners were dropped since it was read.
 
-        `turn` is the turn of the memory before it was read.
+        `drop_count` is that of the cache before the credential was read.
         """
         self._remove(digest)
         if self.cleared > turn or any(
@@ -128,9 +132,10 @@ class Memory:
                 self.owned.pop(owner, None)
 
     def drop(self, owners: Collection[int], now: datetime) -> int:
-        """Forget what is theirs, and remember none until the unit around us has ended.
+        """Drop the credentials of these users, and cache none until the transaction has ended.
 
-        Returns how many there were.
+        Returns the number of entries dropped. The pause lasts `RECHECK_AFTER`, since a read that
+        began before the commit still finds the old credential.
         """
         self.quiet = {
             owner: until for owner, until in self.quiet.items() if is_ahead(until, now, FRESH)
@@ -139,11 +144,14 @@ class Memory:
         return self.forget(owners)
 
     def forget(self, owners: Collection[int]) -> int:
-        """Forget what is theirs, also what is being read now. Returns how many there were."""
+        """Drop the credentials of these users, also those that are being read.
+
+        Return their number.
+        """
         self.turn += 1
         if len(self.dropped) + len(owners) > MOST:
             self.dropped.clear()
-            self.cleared = self.turn  # what is being read may be theirs
+            self.cleared = self.turn  # a running lookup may be of one of them
         self.dropped |= dict.fromkeys(owners, self.turn)
         theirs = set[str]().union(*(self.owned.get(owner, ()) for owner in owners))
         for digest in theirs:
@@ -151,7 +159,7 @@ class Memory:
         return len(theirs)
 
     def clear(self) -> int:
-        """Forget all; returns how many there were."""
+        """Drop all entries and return their number."""
         many = len(self.known)
         self.turn += 1
         self.cleared = self.turn
@@ -161,7 +169,7 @@ class Memory:
         return many
 
     def reach(self, user_id: int, *, shared: bool) -> Reach:
-        """The reach of an account, which the store has just told."""
+        """Update and return the share visibility of a user."""
         known = self.reaches.get(user_id)
         if known is None:
             known = self.reaches[user_id] = Reach()
@@ -169,26 +177,30 @@ class Memory:
         return known
 
     def keyed(self, text: str) -> str:
-        """What a password is remembered by: worth nothing without the salt of this process."""
+        """Return the HMAC of a password under a salt that only this process knows."""
         return hmac.digest(self.salt, text.encode(errors="surrogatepass"), hashlib.sha256).hex()
 
     def behind(self, work: Coroutine[Any, Any, object]) -> None:
-        """Do this behind the back of the request, which does not wait for it."""
+        """Run a coroutine as a background task, so that the request does not wait for it.
+
+        Errors are logged.
+        """
         task = asyncio.create_task(_done(work))
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
 
 
 def is_recent(known: Known | KeptChecks, now: datetime, most: timedelta) -> bool:
-    """True if it was read less than `most` ago, by both clocks."""
+    """True if the entry was read less than `max_age` ago, by both clocks."""
     age = (boot_time() - known.read_at) * MILLISECOND
     return age < most and known.at <= now < known.at + most
 
 
 async def recall(world: World, digest: str) -> Known | None:
-    """Return what is remembered of a credential, if nothing has changed that may end it.
+    """Return a cached credential if no change is known that may end it; else None.
 
-    Raises StoreUnavailable if that is not known and the store can't be read.
+    Reads the credential changes first if the entry is older than `RECHECK_AFTER`. Raises
+    StoreUnavailable if the database can't be read for that.
     """
     memory, now = memory_of(world.database), world.now()
     if memory.life != world.options.token_life:
@@ -203,9 +215,10 @@ async def recall(world: World, digest: str) -> Known | None:
 
 
 async def read_changes(world: World, memory: Memory, now: datetime) -> bool:
-    """Forget what has changed in the store. False if that was done less than `FRESH` ago.
+    """Read the credential changes of the database and drop the credentials that they end.
 
-    Who comes while it is done waits for it, if it began less than `FRESH` ago.
+    Returns False if the changes were read less than `RECHECK_AFTER` ago. Concurrent calls share one
+    read.
     """
     arrived = boot_time()
     if memory.certain_at and memory.certain_at[1] > now - FRESH and _is_certain(memory, arrived):
@@ -214,16 +227,17 @@ async def read_changes(world: World, memory: Memory, now: datetime) -> bool:
         if memory.reading is None:
             memory.reading = _apart(_changes_read(world, memory))
         await asyncio.shield(memory.reading)
-        if _is_certain(memory, arrived):  # else it had begun long before
+        if _is_certain(memory, arrived):  # else the shared read had begun too early
             return True
 
 
 def _is_certain(memory: Memory, at: int) -> bool:
-    """True if all changes are known that the store had `FRESH` before `at`."""
+    """True if the changes were read less than `RECHECK_AFTER` before this time since boot."""
     return memory.certain_at is not None and (at - memory.certain_at[0]) * MILLISECOND < FRESH
 
 
 async def _changes_read(world: World, memory: Memory) -> None:
+    """Read the credential changes and drop the credentials of the users they name."""
     try:
         began = boot_time(), world.now()
         statement, given = memory.changes.statement(world.database.dialect)
@@ -241,7 +255,10 @@ async def _changes_read(world: World, memory: Memory) -> None:
 async def look_up(
     world: World, digest: str, read: Callable[[], Awaitable[Known | None]]
 ) -> Known | None:
-    """Read a credential and remember it; once for all who ask for it at the same time."""
+    """Read a credential with `read` and cache it. Concurrent calls for one digest share one read.
+
+    Returns None if `read` finds no valid credential.
+    """
     memory = memory_of(world.database)
     running = memory.lookups.get(digest)
     if running is None or not _counts(running, memory):
@@ -251,13 +268,14 @@ async def look_up(
 
 
 def _counts(lookup: Lookup, memory: Memory) -> bool:
-    """True if nothing has ended since the lookup began, as far as is known."""
+    """True if no credential is known to have ended since the lookup began."""
     return lookup.turn == memory.turn and (boot_time() - lookup.begun_at) * MILLISECOND < FRESH
 
 
 async def _looked_up(
     memory: Memory, digest: str, read: Callable[[], Awaitable[Known | None]]
 ) -> Known | None:
+    """Run the read of a shared lookup and cache its result."""
     turn, began = memory.turn, boot_time()
     try:
         found = await read()
@@ -272,7 +290,7 @@ async def _looked_up(
 
 
 def _apart(work: Coroutine[Any, Any, Result]) -> "asyncio.Task[Result]":
-    """Run it in a task of its own, which reads outside any transaction of a request."""
+    """Run a coroutine in its own task, which reads outside any transaction of a request."""
 
     async def run() -> Result:
         current_transaction.set(None)
@@ -284,35 +302,36 @@ def _apart(work: Coroutine[Any, Any, Result]) -> "asyncio.Task[Result]":
 
 
 def _failure_read(task: "asyncio.Task[Any]") -> None:
-    """Take note of a failure that nobody may be waiting for any more."""
+    """Retrieve the exception of a task, which may have no waiter left."""
     if not task.cancelled():
         task.exception()
 
 
 async def _done(work: Coroutine[Any, Any, object]) -> None:
+    """Await a background coroutine and log its exception."""
     try:
         await work
-    except Exception:  # the edge of a task: nobody waits for it, and the next one tries again
+    except Exception:  # a background task has no waiter; the next request tries again
         log.exception("what was to be noted behind an answer was not")
 
 
 @lru_cache(maxsize=4)
 def memory_of(_database: Database) -> Memory:
-    """The memory of what this store said."""
+    """Return the credential cache of this database."""
     return Memory()
 
 
 def forget(world: World, *user_ids: int) -> None:
-    """Ask the store again about these users' credentials; 0: about those of no user.
+    """Drop these users' credentials from the caches of all processes; 0: the keys of the platform.
 
-    Whoever ends or narrows credentials calls this, right behind the unit that did it.
+    Call it directly after each transaction that ends or narrows credentials.
     """
     memory_of(world.database).drop(user_ids, world.now())
     world.wakeups.recall(user_ids)
 
 
 def guard(world: World) -> None:
-    """From now on forget what others recall."""
+    """Register with the wake-ups, so that drops in other processes also clear this cache."""
 
     def recalled(account: int | None) -> None:
         memory = memory_of(world.database)
@@ -325,18 +344,18 @@ def guard(world: World) -> None:
 
 
 def turn(world: World) -> int:
-    """Another number than before where credentials were ended or narrowed in this process."""
+    """Return a number that changes when credentials were ended or narrowed in this process."""
     return memory_of(world.database).turn
 
 
 def widen(world: World, user_id: int) -> None:
-    """Whoever is this account sees from now on what is shared with it."""
+    """Make mail that is shared with this user visible to the user's viewers in all processes."""
     if known := memory_of(world.database).reaches.get(user_id):
         known.shared = True
     world.wakeups.recall([user_id])
 
 
 async def settle(world: World) -> None:
-    """Wait until all uses are noted: before the store is closed."""
+    """Wait for the background tasks that record uses. Call it before the database is closed."""
     while tasks := memory_of(world.database).tasks:
         await asyncio.gather(*tasks)

@@ -1,4 +1,4 @@
-"""Credentials that are remembered, forgotten on request, by all processes."""
+"""Flush of cached credentials on request, in all processes."""
 
 from resolvers.auth.credential_cache import memory_of
 from resolvers.context import Context
@@ -6,7 +6,10 @@ from resolvers.users.selection import Users, chosen
 
 
 async def flush(ctx: Context, users: Users | None) -> int:
-    """Ask the store again about these users' credentials, or all; how many were remembered here."""
+    """Drop the cached credentials of these users, or of all.
+
+    Returns the number dropped in this process.
+    """
     memory = memory_of(ctx.world.database)
     if users is None or users.all:
         many = memory.clear()

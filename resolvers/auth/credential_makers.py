@@ -1,7 +1,7 @@
-"""Credentials that an administrator, or a key of the platform, makes for another account.
+"""Credentials that an administrator, or a key of the platform, creates for another user.
 
-Such a credential is good for what a token of actAs is good for, and for as long. It ends when its
-maker loses the role or the permission.
+Such a credential has the scopes and the lifetime of a token of actAs. It ends when its maker loses
+the role or the permission.
 """
 
 from collections.abc import Sequence
@@ -18,23 +18,24 @@ from models.users.roles import AdminPermission, Role, Scope, opened
 from models.users.tables import DomainAdmin, User
 from resolvers.context import Viewer
 
-ACTING = frozenset({Scope.READ, Scope.MAIL, Scope.SUBMIT, Scope.SETTINGS})  # no credentials
-LONGEST = timedelta(hours=4)  # lifetime
-OPERATOR = 0  # stands for the key of the bootstrap key and of the command line
+# no scope that creates credentials
+ACTING = frozenset({Scope.READ, Scope.MAIL, Scope.SUBMIT, Scope.SETTINGS})
+LONGEST = timedelta(hours=4)
+OPERATOR = 0  # maker key id of the bootstrap key and of the command line
 
 Maker = aliased(User)
 MakerKey = aliased(ApiKey)
 
 
 def is_operator(viewer: Viewer) -> bool:
-    """True for the bootstrap key and the command line: the owner of the machine."""
+    """True for the bootstrap key and the command line, which belong to the owner of the machine."""
     return viewer.role is Role.ROOT and not (viewer.user_id or viewer.api_key_id)
 
 
 def key_of(viewer: Viewer) -> int | None:
-    """The key without an account with which the viewer may act for an account; None: no such key.
+    """Return the id of the viewer's key without a user, which may act for users; else None.
 
-    Only keys of the role ADMIN or ROOT, and the bootstrap key (`OPERATOR`).
+    Only keys of the role ADMIN or ROOT, and the bootstrap key (`OPERATOR_KEY_ID`).
     """
     if viewer.user_id or not viewer.role.includes(Role.ADMIN):
         return None
@@ -42,12 +43,15 @@ def key_of(viewer: Viewer) -> int | None:
 
 
 def narrowed(scopes: Sequence[Scope]) -> frozenset[Scope]:
-    """What of these scopes a credential keeps that was made for another account."""
+    """Return the part of these scopes that a credential for another user keeps.
+
+    Empty: all allowed.
+    """
     return opened(frozenset(scopes)) & opened(ACTING) if scopes else ACTING
 
 
 def domains_of(administrator: Any) -> Any:
-    """SQL: the ids of the domains that this account administers, joined by commas."""
+    """SQL: the ids of the domains that this user administers, joined by commas."""
     comma: Any = literal_column("','")  # part of the text of a prepared statement
     domains = func.aggregate_strings(cast(col(DomainAdmin.domain_id), String), comma)
     theirs: Select[Any] = select(domains).where(col(DomainAdmin.user_id) == administrator)
@@ -55,16 +59,17 @@ def domains_of(administrator: Any) -> Any:
 
 
 def domain_ids(joined: str | None) -> frozenset[int]:
-    """The ids that `domains_of` has joined."""
+    """Parse the ids that `joined_domain_ids_sql` has joined."""
     return frozenset(map(int, joined.split(","))) if joined else frozenset()
 
 
 def with_maker(
     asked: Select[*tuple[Any, ...]], by: Any, by_key: Any, now: Any
 ) -> Select[*tuple[Any, ...]]:
-    """Add the columns that `may_act` reads; `by` and `by_key` are the columns of the maker.
+    """Add the columns that `may_act` reads to a select of credentials.
 
-    `now` is the time, or its parameter.
+    `by` and `by_key` are the columns of the maker's user id and key id. `now` is the time, or its
+    parameter.
     """
     able = ~col(Maker.disabled), ~col(Maker.suspended), col(Maker.deleted_at).is_(None)
     good = (
@@ -90,14 +95,14 @@ def with_maker(
 
 
 def has_maker(row: Picked) -> bool:
-    """True if somebody else than the account has made this credential."""
+    """True if another user or a key created this credential."""
     return row.maker_id is not None or row.maker_key_id is not None
 
 
 def may_act(row: Picked, role: Role, permission: AdminPermission) -> bool:
-    """True if the maker may still act for the account, which has this role.
+    """True if the maker may still act for the user, who has this role.
 
-    `row` has the columns of `with_maker`, and `domain_id` of the account.
+    `row` has the columns of `add_maker_columns`, and the user's `domain_id`.
     """
     if row.maker_id is None:
         if row.maker_key_id == OPERATOR:

@@ -1,4 +1,4 @@
-"""What the store says of tokens and keys: whether they are good, and for what."""
+"""Status of access tokens, API keys and application passwords, with their role and scopes."""
 
 import base64
 import hashlib
@@ -23,9 +23,10 @@ from resolvers.auth.credential_cache import Known, memory_of
 from resolvers.auth.credential_makers import ACTING
 from resolvers.context import Reach, Viewer
 
-TOKEN, KEY = "mgt_", "mgk_"  # what secrets begin with: who scans leaked text knows them by it
-HTTP = frozenset({Scope.MAIL_READ, Scope.MAIL, Scope.SUBMIT})  # of an application password
-# What may be done by who signed in with a temporary password: nothing but set a new one.
+# prefixes of secrets: scanners of leaked text recognize them
+TOKEN, KEY = "mgt_", "mgk_"
+HTTP = frozenset({Scope.MAIL_READ, Scope.MAIL, Scope.SUBMIT})  # of application passwords
+# A viewer who signed in with a temporary password can only set a new password.
 NEW_PASSWORD = {
     "scopes": frozenset({Scope.SETTINGS}),
     "operations": frozenset({"tokenRevoke", "userUpdate", "viewer"}),
@@ -34,23 +35,26 @@ NEW_PASSWORD = {
 
 
 def digest_of(secret: str) -> str:
-    """What the store keeps of a secret. It has 256 bits of chance, so a plain hash will do."""
+    """Return the SHA-256 that is stored of a secret.
+
+    It has 256 random bits, so no salt is needed.
+    """
     return hashlib.sha256(secret.encode()).hexdigest()
 
 
 def new_secret(world: World, prefix: str) -> str:
-    """A secret nobody can guess."""
+    """Return a new random secret of 256 bits in base64url, with this prefix."""
     return prefix + base64.urlsafe_b64encode(world.random(32)).decode().rstrip("=")
 
 
 def open_users() -> ColumnElement[bool]:
-    """The WHERE clause for accounts that may sign in."""
+    """The WHERE clause for users that can sign in: not disabled, suspended or deleted."""
     return and_(~col(User.disabled), ~col(User.suspended), col(User.deleted_at).is_(None))
 
 
 @prepared
 def token_lookup(by: str) -> Select[*tuple[Any, ...]]:
-    """SQL: the token whose column `by` has the value of the parameter `of`, while it is good."""
+    """SQL: the valid access token with the value of the parameter `of` in this column."""
     now = bindparam("now", type_=Instant)
     statement = (
         select(*picked(AccessToken), *_standing())
@@ -72,7 +76,10 @@ def token_lookup(by: str) -> Select[*tuple[Any, ...]]:
 
 
 async def token(world: World, *, digest: str = "", id: int | None = None) -> Known | None:
-    """The token, while it is good: with a factor outstanding for nobody yet."""
+    """Load an access token with the rights of its user, by digest or id; None if it is not valid.
+
+    A token that waits for a second factor has a viewer of the role PUBLIC.
+    """
     now, life = world.now(), world.options.token_life
     statement, of = (token_lookup("digest"), digest) if id is None else (token_lookup("id"), id)
     given = {"of": of, "now": now, "oldest": now - life, "pending_since": now - PENDING}
@@ -119,7 +126,7 @@ async def token(world: World, *, digest: str = "", id: int | None = None) -> Kno
 
 @prepared
 def key_lookup(by: str) -> Select[*tuple[Any, ...]]:
-    """SQL: the API key whose column `by` has the value of the parameter `of`, while it is good."""
+    """SQL: the valid API key with the value of the parameter `of` in this column."""
     now = bindparam("now", type_=Instant)
     statement = (
         select(*picked(ApiKey), *_standing())
@@ -137,10 +144,11 @@ def key_lookup(by: str) -> Select[*tuple[Any, ...]]:
 
 
 async def key(world: World, *, digest: str = "", id: int | None = None) -> Known | None:
-    """The API key, while it is good. It may never do more than the user it belongs to.
+    """Load an API key with its rights, by digest or id; None if it is not valid.
 
-    One that is restricted to domains is nobody's: it acts for these, not for an account. If its
-    owner is an ADMIN or nobody, it has all permissions of a DOMAIN_ADMIN there.
+    Its rights never exceed those of its owner. A key that is restricted to domains acts for these,
+    not for a user. If its owner is an ADMIN, or it has no owner, it has all permissions of a
+    DOMAIN_ADMIN in them.
     """
     now = world.now()
     statement, of = (key_lookup("digest"), digest) if id is None else (key_lookup("id"), id)
@@ -186,7 +194,7 @@ async def key(world: World, *, digest: str = "", id: int | None = None) -> Known
 
 
 def _first_end(row: Picked) -> datetime | None:
-    """The end of a credential, or of the key that made it, whichever comes first."""
+    """Return the end of a credential, or of the key that made it, whichever is earlier."""
     ends = [end for end in (row.expires_at, row.maker_key_expires_at) if end]
     return min(ends, default=None)
 
@@ -200,13 +208,13 @@ APP_OWNER = [
 
 
 async def app_password(world: World, key: int) -> Known | None:
-    """The application password, while it is good, as what it is over HTTP."""
+    """Load an application password by id, with its rights over HTTP; None if it is not valid."""
     row = await app_password_row(world, key)
     return by_app_password(world, row, row) if row else None
 
 
 async def app_password_row(world: World, key: int) -> Picked | None:
-    """The row of an application password with columns of its account; None if it has ended."""
+    """Load the row of an application password with columns of its user; None if it has ended."""
     asked = (
         select(*picked(AppPassword), *APP_OWNER)
         .join(User, col(User.id) == col(AppPassword.user_id))
@@ -224,7 +232,7 @@ async def app_password_row(world: World, key: int) -> Picked | None:
 
 
 def by_app_password(world: World, row: Picked, user: Picked) -> Known | None:
-    """Who shows this application password over HTTP; None where it is good for none of that."""
+    """Return the viewer of an application password over HTTP; None if it has no scope for HTTP."""
     scopes = HTTP & app_passwords.good_for(row.scopes)
     if not scopes:
         return None
@@ -245,7 +253,7 @@ def by_app_password(world: World, row: Picked, user: Picked) -> Known | None:
 
 
 async def account(world: World, user_id: int, version: int) -> bool:
-    """Whether this account may sign in, and its password and factors are still those."""
+    """True if the user can sign in, has no second factor, and `auth_version` is unchanged."""
     asked = select(col(User.second_factors)).where(
         col(User.id) == user_id, col(User.auth_version) == version, open_users()
     )
@@ -253,7 +261,10 @@ async def account(world: World, user_id: int, version: int) -> bool:
 
 
 async def kicked(world: World, user_ids: Collection[int]) -> Mapping[int, datetime]:
-    """When these accounts were last sent away, as far as they were."""
+    """Load when the sessions of these users were last ended by `sessionKick`, by user id.
+
+    Users that were never kicked are missing.
+    """
     asked = select(col(User.id), col(User.kicked_at)).where(
         col(User.id).in_(sorted(user_ids)), col(User.kicked_at).is_not(None)
     )
@@ -261,18 +272,18 @@ async def kicked(world: World, user_ids: Collection[int]) -> Mapping[int, dateti
 
 
 def shared_with(user_id: Any) -> ColumnElement[bool]:
-    """SQL: whether anything is shared with this account."""
+    """SQL: True if a mailbox is shared with this user."""
     found = select(col(MailboxShare.mailbox_id)).where(col(MailboxShare.user_id) == user_id)
     return found.exists().label("shared")
 
 
 def _reach(world: World, user_id: int, row: Picked) -> Reach:
-    """How far the viewer of this row sees."""
+    """Return the share visibility of the viewer of this row."""
     return memory_of(world.database).reach(user_id, shared=bool(row.shared))
 
 
 def _standing() -> list[ColumnElement[Any]]:
-    """What a credential's user is allowed, beside the columns of the credential."""
+    """Columns of a credential's user that decide its rights."""
     return [
         col(User.role).label("owners"),
         col(User.permissions).label("permissions"),
@@ -285,7 +296,7 @@ def _standing() -> list[ColumnElement[Any]]:
 
 
 def _delegated(row: Picked, role: Role) -> dict[str, Any]:
-    """What is delegated to whoever has this role, as arguments of a Viewer."""
+    """Return the permissions and domains that the user has in this role, as arguments of Viewer."""
     if role is Role.USER:
         return {"permissions": frozenset(map(UserPermission, row.permissions or ()))}
     if role is Role.DOMAIN_ADMIN:
@@ -297,14 +308,14 @@ def _delegated(row: Picked, role: Role) -> dict[str, Any]:
 
 
 async def note_use(world: World, known: Known, now: datetime, ip: str | None) -> None:
-    """Note that a token or key was used; a token's end moves on."""
+    """Store the use of a token or key. A use moves the end of a token."""
     viewer = known.viewer
     statement: Update
     if viewer.api_key_id:
         which = col(ApiKey.id) == viewer.api_key_id
         statement = update(ApiKey).where(which).values(last_used_at=now, last_used_ip=ip)
     else:
-        unchanged = col(AccessToken.last_used_at) == known.used_at  # else a neighbour did it
+        unchanged = col(AccessToken.last_used_at) == known.used_at  # else another process did it
         ends = [end for end in (known.idle and now + known.idle, viewer.ends_at) if end]
         statement = (
             update(AccessToken)
@@ -319,9 +330,9 @@ async def note_use(world: World, known: Known, now: datetime, ip: str | None) ->
 
 
 def same(known: Known | None, viewer: Viewer) -> bool:
-    """True if a credential is still good for all it was.
+    """True if a credential still has all the rights that `viewer` has.
 
-    A new password of the account ends tokens, which `token` no longer finds, except the token
+    A new password of the user ends tokens, which `load_token` no longer finds, except the token
     that has set it. It ends neither API keys nor application passwords.
     """
     if known is None:

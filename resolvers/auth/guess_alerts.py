@@ -1,4 +1,4 @@
-"""Telling an account that somebody guesses its password."""
+"""Alerts to users about attempts to guess their password."""
 
 from datetime import timedelta
 
@@ -10,14 +10,14 @@ from resolvers.auth import security_log
 from resolvers.auth.security_log import Event
 from resolvers.context import Context
 
-ACTION = "password guessing"  # as the security log calls it
+ACTION = "password guessing"  # its name in the security log
 PAUSE = timedelta(days=1)  # between two messages to an account
 
 
 async def report(ctx: Context, user_id: int) -> None:
     """Write to the security log that a limit of wrong passwords was reached.
 
-    The account gets a message about it, at most one a day.
+    Queues a message to the user, at most one a day.
     """
     async with ctx.fresh().write(user_id) as session:
         connection = await session.connection()

@@ -1,4 +1,4 @@
-"""The security log: what happened to credentials, who tried to use them, and who may read of it."""
+"""The security log: changes and uses of credentials, and who may read them."""
 
 import asyncio
 import hashlib
@@ -49,12 +49,12 @@ from resolvers.pagination import Scan, by_keys, together
 
 log = logging.getLogger(__name__)
 
-FOLDED = timedelta(hours=6)  # from the first of equal events
-GATHERED = 0.5  # seconds between two units that a flood of events is written in
-PAUSE = timedelta(minutes=1)  # between two words in the journal of one row that counts up
+FOLDED = timedelta(hours=6)  # after the first of equal events
+GATHERED = 0.5  # seconds between two transactions that write background events
+PAUSE = timedelta(minutes=1)  # between two journal entries of one row that counts up
 MOST = 1000  # events of one statement
-THEIR_OWN = frozenset({"authenticate"})  # whoever relays it: a front end is not who signs in
-# What an account is told of by mail if somebody else did it.
+THEIR_OWN = frozenset({"authenticate"})  # a front end that relays it does not sign in
+# Actions of others that a user gets a message about.
 REPORTED = frozenset(
     {
         *("2fa disable", "custom disable", "custom enable", "recovery codes create"),
@@ -68,37 +68,37 @@ REPORTED = frozenset(
         *("password change", "password reset"),
     }
 )
-OPERATOR = "operator"  # whoever owns the machine: the command line, and the bootstrap key
-LONGEST = 128  # characters of a condition
+OPERATOR = "operator"  # actor name of the command line and the bootstrap key
+LONGEST = 128  # characters
 NEWEST = "authlog-newest"
 SHOWN = frozenset(column.name for column in picked(AuthEvent)) - {"fold", "told_at"}
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Something to note: `action` such as authenticate or totp enable, and what came of it.
+    """An event for the security log: an action such as `authenticate`, and its result.
 
-    `detail` tells more, and never a secret; of equal events, that of the last is kept.
+    `detail` never holds a secret. Of equal events, the detail of the last is kept.
     """
 
     action: str
     user_id: int | None
     result: str = "success"
     protocol: str | None = None
-    target: str | None = None  # what it was done to, where that makes events different
+    target: str | None = None  # the object of the action, if it distinguishes events
     detail: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """An event as a row, and what the journal is told beside it."""
+    """A security event as a row, with the facts and the origin of its journal entry."""
 
     row: dict[str, Any]
     facts: Mapping[str, Any]
     origin: str | None
 
 
-# Made once: building a statement costs more than running it, and a flood runs many.
+# Built once: building a statement costs more than running it, and a flood runs many.
 _FOLD = col(AuthEvent.fold).in_(bindparam("folds", expanding=True))
 _TOLD = select(col(AuthEvent.fold)).where(
     _FOLD,
@@ -119,9 +119,9 @@ _MARK = (
 
 @cache
 def _upsert(dialect: str) -> Any:
-    """Insert events, or count those up that are there; answers with the rows as they are then."""
+    """SQL: insert events or raise the count of equal rows; returns the rows."""
     new = insert_or(dialect, AuthEvent)
-    names = ("last_at", "session_id", "detail", "ip", "ip_key")  # as the last of them has it
+    names = ("last_at", "session_id", "detail", "ip", "ip_key")  # of the last event
     again = {name: new.excluded[name] for name in names}
     again["count"] = AuthEvent.count + new.excluded.count
     put = new.on_conflict_do_update(index_elements=["fold"], set_=again)
@@ -129,17 +129,18 @@ def _upsert(dialect: str) -> Any:
 
 
 async def note(ctx: Context, session: AsyncSession, event: Event) -> int:
-    """Write it in the unit that does it, whose account is held.
+    """Write an event in the transaction of the action, which locks the user.
 
-    Returns the row's id, or 0 where the log is switched off.
+    Returns the row's id, or 0 if the log is switched off.
     """
     return next(iter(await note_all(ctx, session, [event])), 0)
 
 
 async def note_all(ctx: Context, session: AsyncSession, events: Sequence[Event]) -> list[int]:
-    """Write these in the unit that does it, whose accounts are held; the rows' ids in their order.
+    """Write events in the transaction of their action, which locks their users.
 
-    As many statements for many as for one. None where the log is switched off.
+    Returns the row ids in the order of the events; empty if the log is switched off. The number of
+    statements does not grow with the events.
     """
     if not events or not ctx.world.options.authlog_for:
         return []
@@ -163,9 +164,9 @@ async def note_all(ctx: Context, session: AsyncSession, events: Sequence[Event])
 
 
 async def _report(ctx: Context, session: AsyncSession, events: Sequence[Event], by: str) -> None:
-    """Queue a message to each account whose credentials or mail routing somebody else changed.
+    """Queue messages to users about changes by others to their credentials or mail routing.
 
-    Commands on the machine itself send none: they have no client address.
+    Commands on the server itself send none: they have no client address.
     """
     if not ctx.client_ip:
         return
@@ -177,7 +178,7 @@ async def _report(ctx: Context, session: AsyncSession, events: Sequence[Event], 
 async def queue_letter(
     ctx: Context, session: AsyncSession, event: Event, by: str | None = None
 ) -> None:
-    """Queue a message that tells the account of this event; `by` names the administrator."""
+    """Queue a message that informs the user of this event; `actor_name` is the administrator."""
     order = {
         "action": event.action,
         "by": by,
@@ -190,16 +191,19 @@ async def queue_letter(
 
 
 async def noted(ctx: Context, event: Event) -> None:
-    """Write it in a unit of its own: never inside one that is open.
+    """Write an event in a separate transaction. Must not be called inside an open one.
 
-    The account is held only where its followers are to be told: a flood of equal failures
-    makes it wait once a minute. Of an account that is gone nothing is written.
+    The user is locked only if a journal entry is due: a flood of equal failures locks the user once
+    a minute. Events of a user that no longer exists are not written.
     """
     await _noted(ctx.world, [await _signed(ctx, event, ctx.world.now())])
 
 
 def behind(ctx: Context, event: Event) -> None:
-    """Do what `noted` does, behind the back of whoever asks; one unit for all of a flood's."""
+    """Write an event in the background, as `log_event_separately` does.
+
+    Events that arrive together share a transaction.
+    """
     memory = memory_of(ctx.world.database)
     memory.events.append((replace(ctx), event, ctx.world.now()))
     if len(memory.events) == 1:
@@ -207,7 +211,7 @@ def behind(ctx: Context, event: Event) -> None:
 
 
 async def _gathered(world: World, memory: Memory) -> None:
-    """Write what has come: the first at once, in a flood twice a second."""
+    """Write the events that have arrived: the first at once, in a flood twice a second."""
     clock = asyncio.get_running_loop().time
     await asyncio.sleep(memory.written + GATHERED - clock())
     events, memory.events, memory.written = memory.events, [], clock()
@@ -217,6 +221,7 @@ async def _gathered(world: World, memory: Memory) -> None:
 
 
 async def _noted(world: World, lines: Sequence[Line]) -> None:
+    """Write event rows in a transaction of their own; skip those of users that no longer exist."""
     if not world.options.authlog_for:
         return
     due = await _due(world, lines)
@@ -237,7 +242,7 @@ async def _noted(world: World, lines: Sequence[Line]) -> None:
 
 
 async def _signed(ctx: Context, event: Event, at: datetime) -> Line:
-    """The event, with the name of who did it."""
+    """Return the row of an event, with the name of its actor from the database."""
     by = (0, "")
     if _another(ctx.viewer, event):
         by = _called(ctx.viewer, await ctx.world.database.read(_named(ctx.viewer)))
@@ -245,7 +250,7 @@ async def _signed(ctx: Context, event: Event, at: datetime) -> Line:
 
 
 async def _due(world: World, lines: Sequence[Line]) -> set[int]:
-    """The accounts to tell: of the first event of its kind, or the first for a minute."""
+    """Return the users that get a journal entry: for a new event, or after a minute without one."""
     theirs = {line.row["fold"]: line.row["user_id"] for line in lines if line.row["user_id"]}
     if not theirs:
         return set()
@@ -256,7 +261,7 @@ async def _due(world: World, lines: Sequence[Line]) -> set[int]:
 
 
 def _another(viewer: Viewer, event: Event) -> bool:
-    """Whether it is somebody else's doing than the account's own."""
+    """True if another than the user of the event did it."""
     if viewer.acting:
         return True
     if viewer.role is Role.PUBLIC or event.action in THEIR_OWN:
@@ -265,28 +270,30 @@ def _another(viewer: Viewer, event: Event) -> bool:
 
 
 async def actor(session: AsyncSession, viewer: Viewer) -> tuple[int, str]:
-    """Who acts, as logs name them: a user's id and name, or 0 and what the key is called."""
+    """Return the actor as logs name it: user id and username, or 0 and the name of the key."""
     connection = await session.connection()
     return _called(viewer, (await connection.execute(_named(viewer))).all())
 
 
 def _named(viewer: Viewer) -> Select[*tuple[Any, ...]]:
-    """To read: the name of who acts."""
+    """SQL: the name of the actor."""
     if key := _person(viewer):
         return select(col(User.username).label("name")).where(col(User.id) == key)
     return select(col(ApiKey.name).label("name")).where(col(ApiKey.id) == _key(viewer))
 
 
 def _person(viewer: Viewer) -> int:
-    """The account that acts; 0: a key does."""
+    """Return the id of the user who acts; 0 if a key acts."""
     return 0 if viewer.actor_key_id is not None else viewer.actor_id or viewer.user_id
 
 
 def _key(viewer: Viewer) -> int:
+    """Return the id of the key that acts; 0 for none or the bootstrap key."""
     return viewer.api_key_id or 0 if viewer.actor_key_id is None else viewer.actor_key_id
 
 
 def _called(viewer: Viewer, rows: Sequence[Picked]) -> tuple[int, str]:
+    """Return id and name of the actor from the rows of `_actor_name_sql`."""
     name = rows[0].name if rows else None
     if key := _person(viewer):
         return key, name or str(key)
@@ -294,7 +301,7 @@ def _called(viewer: Viewer, rows: Sequence[Picked]) -> tuple[int, str]:
 
 
 def _fold(ctx: Context, event: Event, by: tuple[int, str]) -> str:
-    """What makes events equal. Failures from one /64 of IPv6 are: it is one neighbour's."""
+    """Return the digest that equal events share. Failures from one /64 of IPv6 are equal."""
     ip = ctx.client_ip if event.result == "success" else _near(ctx.client_ip)
     told = (event.user_id, event.protocol, ip, event.action, event.result, event.target)
     who = by[1] if _another(ctx.viewer, event) else ""
@@ -302,6 +309,7 @@ def _fold(ctx: Context, event: Event, by: tuple[int, str]) -> str:
 
 
 def _near(ip: str | None) -> str | None:
+    """Return an address as hex digits, an IPv6 address cut to its /64."""
     key = ip_key(ip)
     return key if key is None or key.startswith(f"{0xFFFF:024x}") else key[:16]
 
@@ -309,10 +317,10 @@ def _near(ip: str | None) -> str | None:
 def _put(
     connection: Connection, lines: Sequence[Line], tell: Collection[int | None], now: datetime
 ) -> tuple[list[int], Position]:
-    """Insert these events, or count them up where equal ones are not six hours old.
+    """Insert events, or count them up if equal ones are less than six hours old.
 
-    Returns the ids of their rows, and how far the journals have come that tell of them: of
-    those accounts which `tell` names, and whose streams are held.
+    Returns the ids of their rows in the order given, and the new positions of the journals of the
+    users in `journal_user_ids`, which are locked.
     """
     by_fold: dict[str, Line] = {}
     for line in lines:
@@ -320,7 +328,7 @@ def _put(
         many = 1 + (by_fold[fold].row["count"] if fold in by_fold else 0)
         by_fold[fold] = replace(line, row={**line.row, "count": many})
     connection.execute(_PART, {"folds": list(by_fold), "begun": now - FOLDED})
-    rows = [by_fold[fold].row for fold in sorted(by_fold)]  # no deadlock
+    rows = [by_fold[fold].row for fold in sorted(by_fold)]  # one order: no deadlock
     given = [{**row, "told_at": now if row["user_id"] in tell else None} for row in rows]
     there = connection.execute(_upsert(connection.dialect.name), given).all()
     first = {row["id"] for row in rows}
@@ -335,6 +343,7 @@ def _put(
 
 
 def _line(ctx: Context, event: Event, by: tuple[int, str], at: datetime) -> Line:
+    """Return an event as a row of the table."""
     detail = dict(event.detail)
     if event.target:
         detail["target"] = event.target
@@ -360,7 +369,7 @@ def _line(ctx: Context, event: Event, by: tuple[int, str], at: datetime) -> Line
 
 
 def _tell(connection: Connection, told: Sequence[tuple[Picked, Line]], now: datetime) -> Position:
-    """Write to the journals of the accounts that these rows are new, or count on."""
+    """Write new or counted rows to the journals of their users; return the new positions."""
     theirs: dict[int, list[tuple[Line, int]]] = {}
     for row, line in told:
         theirs.setdefault(row.user_id, []).append((line, row.id))
@@ -369,7 +378,7 @@ def _tell(connection: Connection, told: Sequence[tuple[Picked, Line]], now: date
 
 
 def _entries(told: Sequence[tuple[Line, int]]) -> list[Entry]:
-    """An entry for those that one caller made for one reason."""
+    """Return journal entries, one for each run of events with the same facts and origin."""
     alike = groupby(told, key=lambda each: (each[0].facts, each[0].origin))
     return [
         Entry(ChangeKind.SECURITY_EVENT, [key for _, key in some], facts, origin)
@@ -378,7 +387,10 @@ def _entries(told: Sequence[tuple[Line, int]]) -> list[Entry]:
 
 
 def ip_key(ip: str | None) -> str | None:
-    """An address as 32 hex digits: those of a network lie side by side. None where it is none."""
+    """Return an IP address as 32 hex digits, so that a network is a range.
+
+    None if it is invalid.
+    """
     try:
         address = ipaddress.ip_address(ip or "")
     except ValueError:
@@ -394,18 +406,18 @@ def _digits(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> str:
 
 @dataclass(frozen=True, slots=True)
 class EventWhere:
-    """Which events to list; all conditions hold."""
+    """Conditions on events; all must hold."""
 
     action: str | None = None
     result: str | None = None
     protocol: str | None = None
     ip: str | None = None
     network: str | None = None
-    since: datetime | None = None  # of the first of equal events, inclusive
+    since: datetime | None = None  # time of the first of equal events, inclusive
     before: datetime | None = None  # exclusive
 
     def terms(self) -> list[ColumnElement[bool]]:
-        """The WHERE clause. Raises Invalid where a condition can be none."""
+        """Return the conditions of the WHERE clause. Raises Invalid for an unusable text."""
         found: list[ColumnElement[bool]] = []
         for name in ("action", "result", "protocol"):
             if (text := getattr(self, name)) is not None:
@@ -428,7 +440,7 @@ class EventWhere:
 
 @dataclass(frozen=True, slots=True)
 class Events:
-    """A page of events, the newest first: of one account, or of all whose events one sees."""
+    """A page of events, newest first: of one user, or of all users that the viewer oversees."""
 
     ask: Ask
     columns: frozenset[str]
@@ -437,7 +449,7 @@ class Events:
 
 
 def _visible(ctx: Context) -> ColumnElement[bool]:
-    """The WHERE clause for events: one's own, those of one's domains' users, or all there are."""
+    """The WHERE clause for events: the viewer's, those of users of administered domains, or all."""
     viewer, owner = ctx.viewer, col(AuthEvent.user_id)
     if viewer.role.includes(Role.ADMIN):
         return true()
@@ -447,12 +459,13 @@ def _visible(ctx: Context) -> ColumnElement[bool]:
 
 
 def _terms(ctx: Context, key: Events) -> list[ColumnElement[bool]]:
+    """Return all conditions of a page."""
     terms = [_visible(ctx), *key.where.terms()]
     return terms if key.user_id is None else [col(AuthEvent.user_id) == key.user_id, *terms]
 
 
 async def pages(ctx: Context, keys: list[Events]) -> list[Page[Picked]]:
-    """These pages, each in reading order."""
+    """Load these pages, in this order."""
     columns = SHOWN.intersection({"id", "created_at"}.union(*(key.columns for key in keys)))
     place = (col(AuthEvent.created_at), col(AuthEvent.id))
     scans = []
@@ -463,13 +476,13 @@ async def pages(ctx: Context, keys: list[Events]) -> list[Page[Picked]]:
 
 
 async def counts(ctx: Context, keys: list[Events]) -> list[int]:
-    """How many events these lists have, in their order."""
+    """Count the events of these lists, in this order."""
     many = func.count().label("many")
     scans = [select(many).select_from(AuthEvent).where(*_terms(ctx, key)) for key in keys]
     return [row.many for (row,) in await together(ctx, scans)]
 
 
 async def by_ids(ctx: Context, ids: list[int]) -> list[Picked | None]:
-    """The events with these ids, in this order; None where the viewer sees none."""
+    """Load events by id, in this order; None for an event that the viewer does not see."""
     seen = select(*picked(AuthEvent, SHOWN)).where(_visible(ctx))
     return await by_keys(ctx, seen, col(AuthEvent.id), ids)

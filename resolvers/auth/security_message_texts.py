@@ -1,11 +1,11 @@
-"""What is written to accounts about their security, by language."""
+"""Texts of security messages to users, by language."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
 class SecurityWords:
-    """Sentences; {address} is filled in."""
+    """Texts of one language. `{address}` is replaced by the user's address."""
 
     subject: str
     intro: str  # an administrator changed something

@@ -1,4 +1,4 @@
-"""Messages that tell an account what others did to its credentials and to the way of its mail."""
+"""Messages to a user about changes that others made to credentials or mail routing."""
 
 from typing import Any
 
@@ -23,7 +23,10 @@ LONGEST = 200  # characters of a value
 
 
 async def plan(ctx: Context, order: dict[str, Any], checkpoint: dict[str, Any]) -> Plan:
-    """Write the message, unless it was written."""
+    """Build and store the message of a task, unless an earlier step has done so.
+
+    Returns an empty plan if the user no longer exists.
+    """
     row = None if checkpoint else await account_written_to(ctx)
     if row is None:
         return Plan()
@@ -36,6 +39,7 @@ async def plan(ctx: Context, order: dict[str, Any], checkpoint: dict[str, Any]) 
 
 
 def _draft(world: World, row: Picked, order: dict[str, Any]) -> Draft:
+    """Return the message in the user's language."""
     words = closest(row.language, WORDS) or ENGLISH
     name = row.shown or row.username
     address = name if "@" in name else f"{name}@{world.options.hostname}"

@@ -1,4 +1,4 @@
-"""Live connections, and who is sent away."""
+"""End of all connections of users."""
 
 from collections.abc import Callable, Collection
 
@@ -22,11 +22,11 @@ async def kick(
     revoke_tokens: bool,
     connected: Callable[[Collection[int]], bool],
 ) -> dict[int, str]:
-    """Note that all connections of these accounts have ended; the accounts' names.
+    """Record that all connections of these users must end. Return their usernames by id.
 
-    Whoever holds the connections ends them: this process at once, others when they hear of it,
-    or at their next look. Unavailable where no token ended and nobody was connected here, nor
-    can be elsewhere; nothing is noted then.
+    This process ends its connections at once, others when they receive the wake-up or at their next
+    check. Raises Unavailable, and records nothing, if no token was revoked and no user is connected
+    in this process or possibly in another.
     """
     rows = await chosen(ctx, users)
     keys, revoked = [row.id for row in rows], 0

@@ -1,10 +1,9 @@
-"""Names and passwords: whose they are, and what may be done with them. Tells nobody why not.
+"""Check of names and passwords at sign-in. The caller does not learn why it failed.
 
-What it takes to say no is the same for all: one hash, for an account with a password of ours
-as for a name that nobody has, and a second one wherever what was typed has the form of a
-temporary password or of an application's, whether or not the account has such. An imported
-hash is compared beside one of ours: until its first sign-in it takes that much longer, and
-never less. What is noted of a failure, is noted behind the answer.
+A refusal costs the same for all names: one hash, for users with an Argon2 password and for unknown
+names alike, and a second one if the text has the form of a temporary or application password, even
+if the user has none. An imported hash is compared in addition to an Argon2 hash: until the first
+sign-in it takes longer, but never shorter. Failures are logged in the background.
 """
 
 import hashlib
@@ -40,14 +39,14 @@ log = logging.getLogger(__name__)
 SIGN_INS = metrics.counter(
     "merganser_sign_ins", "Attempts to sign in with a password, by what came of them.", "result"
 )
-OURS = "$argon2"  # what hashes begin with that are no imported ones
-WORDS = 128  # characters of a name that the log keeps
+OURS = "$argon2"  # hashes with another prefix are imported
+WORDS = 128  # characters
 
 _USER = Prepared(select(*picked(User)).where(col(User.id) == LOGIN))
 
 
 class Source(StrEnum):
-    """What was shown."""
+    """The kind of password that proved a user."""
 
     MASTER = "master"
     TEMPORARY = "temporary"
@@ -56,35 +55,35 @@ class Source(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """How somebody wants to sign in."""
+    """What a sign-in asks for: scope, protocol, token and second factor."""
 
     scope: Scope = Scope.MASTER
     protocol: str = "API"
     token: bool = False
-    ttl: timedelta | None = None  # unused that long, the token ends
+    ttl: timedelta | None = None  # the token ends if it is not used for this time
     proof: Proof = field(default_factory=Proof)
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """Whom a name leads to, and what counts the failures under it."""
+    """The user a name resolves to, with the throttles that count its failures."""
 
-    name: str  # as it was typed
+    name: str  # as the client sent it
     user: Picked | None
-    counted: str  # of its network, which a success clears
+    counted: str  # key of name and network; a success deletes its failures
     limits: Limits
-    failures: frozenset[str]  # those of `limits` that have any
+    failures: frozenset[str]  # keys of `limits` that have any
 
     @property
     def open(self) -> bool:
-        """Whether there is an account, which may sign in."""
+        """True if there is a user that can sign in."""
         user = self.user
         return user is not None and not (user.disabled or user.suspended or user.deleted_at)
 
 
 @dataclass(frozen=True, slots=True)
 class Proved:
-    """What of an account has been shown to be known."""
+    """A password that was right: which kind it is, and its row if it is an application password."""
 
     source: Source
     app: Picked | None = None  # the row of the application password
@@ -98,10 +97,11 @@ async def tried(
     apps: bool,
     check: password_hashes.Check | None = None,
 ) -> tuple[Entry, Proved | None]:
-    """Who signs in as `username`, and what this password proves; with `apps` also a program's.
+    """Resolve a name and check its password; the proof is None if the password is wrong.
 
-    `check` compares passwords with hashes. RateLimited, before anything is hashed, who has to
-    wait. Never inside a unit.
+    `allow_app_passwords` also checks application passwords. `check` compares passwords with hashes.
+    Raises RateLimited, before any hashing, if the name or network must wait. Must not be called
+    inside a transaction.
     """
     with password_hashes.admitted(ctx.world):
         who = await _entry(ctx, username)
@@ -111,6 +111,7 @@ async def tried(
 
 
 async def _entry(ctx: Context, username: str) -> Entry:
+    """Resolve a name to its user and check its throttles. Raises RateLimited if it must wait."""
     world = ctx.world
     known = len(username) <= LONGEST and "\0" not in username
     given = login_given(world, username if known else "")
@@ -122,15 +123,19 @@ async def _entry(ctx: Context, username: str) -> Entry:
 
 
 def _counted(username: str, *, known: bool) -> str:
-    """The name as failures under it are counted, where it leads to nobody."""
+    """Return the digest under which failures of a name that belongs to no user are counted."""
     name = "@".join(normal(username)) if "@" in username and known else username_key(username)
-    # it may be long, or a password in its place
+    # hashed: the name can be long, or be a password that was typed in the wrong field
     return hashlib.sha256(name.encode(errors="surrogatepass")).hexdigest()
 
 
 async def _proved(
     world: World, user: Picked | None, password: str, check: password_hashes.Check, *, apps: bool
 ) -> Proved | None:
+    """Check the password against the user's own, temporary and application passwords.
+
+    Returns None if it matches none. All branches compute the same number of hashes.
+    """
     stored = user.password if user else None
     right = await check(world, stored, password)
     if stored and not stored.startswith(OURS):
@@ -148,12 +153,13 @@ async def _proved(
 
 
 def _runs(user: Picked, now: datetime) -> bool:
+    """True if the temporary password has not expired."""
     until: datetime | None = user.temporary_until
     return until is None or now < until
 
 
 def judge(ctx: Context, user: Picked, found: Proved, attempt: Attempt) -> None:
-    """Raise Forbidden where what was proved is not good for what is wanted."""
+    """Raise Forbidden if the proven password does not allow what the sign-in asks for."""
     scope, source, now = attempt.scope, found.source, ctx.world.now()
     if source is Source.TEMPORARY and user.temporary_from and now < user.temporary_from:
         raise Forbidden("the temporary password is not valid yet")
@@ -174,7 +180,7 @@ def judge(ctx: Context, user: Picked, found: Proved, attempt: Attempt) -> None:
 
 
 def event(who: Entry, attempt: Attempt, found: Proved | None, **more: object) -> Event:
-    """What the security log says of this: a success, unless `result` says something else."""
+    """Build the event of a sign-in for the security log; `result` is success unless given."""
     user, detail = who.user, {"scope": attempt.scope.value}
     if found:
         detail["source"] = found.source.value
@@ -188,7 +194,10 @@ def event(who: Entry, attempt: Attempt, found: Proved | None, **more: object) ->
 
 
 async def refuse(ctx: Context, who: Entry, attempt: Attempt, found: Proved | None) -> None:
-    """Count a failure. RateLimited where others have used up the limit meanwhile."""
+    """Count and log a failed sign-in, and alert the user if a limit was reached.
+
+    Raises RateLimited if concurrent failures have reached the limit.
+    """
     SIGN_INS.add("failed")
     user_id = who.user.id if who.user else None
     facts = {"user": user_id, "protocol": attempt.protocol, "ip": ctx.client_ip}
@@ -200,7 +209,7 @@ async def refuse(ctx: Context, who: Entry, attempt: Attempt, found: Proved | Non
 
 
 def failed(ctx: Context, who: Entry, attempt: Attempt, found: Proved | None, why: str = "") -> None:
-    """Tell the security log, behind the back of whoever waits for the answer."""
+    """Write a failed sign-in to the security log in the background. `reason` is the refusal."""
     user, result = who.user, "fail"
     if user is not None and not who.open:
         result = "suspended" if user.suspended and not user.disabled else "disabled"

@@ -1,11 +1,11 @@
-"""Failures that are counted, and who has to wait because of them.
+"""Throttles: counted failures, and the waits they cause.
 
-They are stored: all processes count together, and a restart forgets nothing. Each window that
-is used up makes the next wait twice as long, until a day without one.
+Failures are stored, so all processes count together and a restart keeps them. Each window in which
+the limit is reached doubles the next wait, until a day has passed without one.
 
-Passwords are counted by account and network, by account, and by network. So a stranger who
-guesses closes an account for the own network only. The count of the account bounds guesses from
-many networks: it closes the account for networks from which its user has not signed in before.
+Wrong passwords are counted by user and network, by user, and by network. So a stranger who guesses
+closes an account for the stranger's network only. The count of the user bounds guesses from many
+networks: it closes the account for networks from which its user has not signed in.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,12 +28,12 @@ from models.store.columns import Picked, insert_or, picked
 from models.store.prepared_statements import Prepared
 from resolvers.context import Context
 
-DOUBLED = 20  # times at most: no wait is that long
+DOUBLED = 20  # longer waits would exceed any maximum
 
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """So many failures in a window; the first one opens it. Then one waits, at most `longest`."""
+    """A number of failures in a window, which the first failure opens. The next wait is limited."""
 
     failures: int
     window: timedelta
@@ -41,7 +41,7 @@ class Limit:
     spares_known: bool = False  # does not close networks that the user has signed in from
 
     def counted(self, was: Picked, now: datetime) -> tuple[int, int, datetime]:
-        """Failures, times and end, with one failure more."""
+        """Return failures, exhausted windows and end of the wait after one more failure."""
         failures, times, until = was.failures, was.times, was.until
         if until <= now:
             lately = failures >= self.failures and now < until + CALM
@@ -55,9 +55,9 @@ class Limit:
         return failures, times, until
 
 
-Limits = Mapping[str, Limit]  # by what is counted
+Limits = Mapping[str, Limit]  # by throttle key
 
-# Made once: building a statement costs more than running it, and a flood runs many.
+# Built once: building a statement costs more than running it, and a flood runs many.
 _ALL = Prepared(
     select(*picked(Throttle, ("key", "failures", "until"))).where(
         col(Throttle.key).in_([bindparam("one"), bindparam("two"), bindparam("three")])
@@ -67,14 +67,14 @@ _COUNT = update(Throttle).where(col(Throttle.key) == bindparam("counted"))
 
 
 def by_name(options: Options) -> Limit:
-    """The failures that one account, or a name that nobody has, allows from one network."""
+    """Return the limit of one user, or of an unknown name, from one network."""
     return Limit(options.login_failures, options.login_window, options.login_wait)
 
 
 def by_name_and_network(options: Options, counted: str, ip: str | None) -> dict[str, Limit]:
-    """The limits of a password, by what is counted: at most three.
+    """Return the limits of a password by throttle key: name with network, name, and network.
 
-    `counted` stands for what the password opens.
+    `name_key` identifies what the password opens. There are at most three limits.
     """
     everywhere = Limit(options.account_failures, options.login_window, options.login_wait, True)
     pair = {f"{counted}@{network(ip) or ''}": by_name(options)}
@@ -82,7 +82,7 @@ def by_name_and_network(options: Options, counted: str, ip: str | None) -> dict[
 
 
 def by_network(options: Options, ip: str | None) -> dict[str, Limit]:
-    """What the network of this address allows; nothing where it is never closed, or is none."""
+    """Return the limit of the network of this IP address; empty if it is exempt or invalid."""
     near = network(ip)
     if near is None or within(ip, options.login_allow):
         return {}
@@ -92,16 +92,16 @@ def by_network(options: Options, ip: str | None) -> dict[str, Limit]:
 
 @dataclass(frozen=True, slots=True)
 class FailureState:
-    """What is counted of a password that may be tried."""
+    """Throttles of a sign-in that is allowed."""
 
-    failed: frozenset[str]  # what has failures
-    limits: Limits  # what a failure is counted by
+    failed: frozenset[str]  # keys with failures
+    limits: Limits  # to count a failure by
 
 
 async def check(ctx: Context, limits: Limits, user_id: int = 0) -> FailureState:
-    """Raise RateLimited if one of these limits is used up.
+    """Raise RateLimited if one of these limits is reached; return the state of the throttles.
 
-    For networks from which this user has signed in before, a limit that spares them is left out.
+    For networks from which the user has signed in before, a limit that exempts them is left out.
     """
     now = ctx.world.now()
     keys = [*limits, None, None][:3]
@@ -119,7 +119,7 @@ async def check(ctx: Context, limits: Limits, user_id: int = 0) -> FailureState:
 async def is_known_network(ctx: Context, user_id: int) -> bool:
     """True if the user has signed in from the caller's network before.
 
-    The security log and the tokens that have not expired say so.
+    Looks in the security log and the valid access tokens.
     """
     near = network(ctx.client_ip)
     if near is None:
@@ -142,7 +142,7 @@ async def is_known_network(ctx: Context, user_id: int) -> bool:
 
 
 def ip_keys(near: str) -> tuple[str, str]:
-    """The lowest and the highest `AuthEvent.ip_key` of a network."""
+    """Return the lowest and the highest `AuthEvent.ip_key` of a network in CIDR notation."""
     block = ip_network(near)
     mapped = 0xFFFF_0000_0000 if block.version == 4 else 0  # noqa: PLR2004 - as ::ffff:a.b.c.d
     ends = int(block.network_address), int(block.broadcast_address)
@@ -150,10 +150,10 @@ def ip_keys(near: str) -> tuple[str, str]:
 
 
 async def count(world: World, limits: Limits) -> frozenset[str]:
-    """Count a failure, in a unit of its own that no rollback takes back.
+    """Count a failure in a separate transaction that no rollback undoes.
 
-    Returns the limits that this failure has used up. Raises RateLimited if others, made at the
-    same time, have used one up before: then the caller does not learn of this failure.
+    Returns the keys of the limits that this failure reached. Raises RateLimited if concurrent
+    failures reached one before: then the caller does not learn of this failure.
     """
     now = world.now()
 
@@ -169,12 +169,12 @@ async def count(world: World, limits: Limits) -> frozenset[str]:
 def _counted(
     connection: Connection, limits: Limits, now: datetime
 ) -> tuple[list[datetime], frozenset[str]]:
-    """Count one failure more.
+    """Count one more failure in the open transaction.
 
-    Returns the ends of the waits that began before it, and the limits that it has used up.
+    Returns the ends of the waits that began before it, and the keys of the limits that it reached.
     """
     none = {"failures": 0, "times": 0, "until": now}
-    new = [{"key": key, **none} for key in sorted(limits)]  # no deadlock
+    new = [{"key": key, **none} for key in sorted(limits)]  # one order: no deadlock
     held = connection.execute(_held(connection.dialect.name), new).all()
     made = {row.key: limits[row.key].counted(row, now) for row in held}
     connection.execute(
@@ -190,23 +190,25 @@ def _counted(
 
 @cache
 def _held(dialect: str) -> Any:
-    """Have rows that nobody else counts on until the unit ends."""
+    """SQL: insert or lock the throttle rows until the transaction ends, and return them."""
     new = insert_or(dialect, Throttle)
     same = {"key": new.excluded.key}
     return new.on_conflict_do_update(index_elements=["key"], set_=same).returning(*picked(Throttle))
 
 
 def _refuse(full: Sequence[Picked], now: datetime) -> None:
+    """Raise RateLimited if there are exhausted throttles."""
     if full:
         raise _too_many([row.until for row in full], now)
 
 
 def _too_many(until: Sequence[datetime], now: datetime) -> RateLimited:
+    """Return the error with the time until the last of these waits ends."""
     wait = max(until) - now
     return RateLimited("too many failures, wait before the next try", retry_after=wait)
 
 
 async def clear(ctx: Context, key: str) -> None:
-    """Begin to count afresh."""
+    """Delete the failure count of a throttle key."""
     async with ctx.write() as session:
         await (await session.connection()).execute(delete(Throttle).where(col(Throttle.key) == key))

@@ -1,4 +1,4 @@
-"""Automatic answers: what accounts have answered while somebody is away."""
+"""Read and set the autoreplies of users."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -40,30 +40,31 @@ from resolvers.users.selection import Users, chosen
 from resolvers.users.user_locks import Held, changing
 from resolvers.users.validation import camel
 
-AT = ("set",)  # where the patch is in the input
+AT = ("set",)  # the place of the patch in the input
 ADDRESSES = 50
-KINDS = {"enabled": bool, "interval": int, "addresses": list}  # in files; else text
-SHOWING = frozenset({Scope.READ, Scope.SETTINGS})  # either shows what is answered
+KINDS = {
+    "enabled": bool,
+    "interval": int,
+    "addresses": list,
+}  # in export files; other columns are text
+SHOWING = frozenset({Scope.READ, Scope.SETTINGS})  # one of them is needed to load autoreplies by id
 
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """What an account, or an address, has answered; where `created_at` is None it is not set."""
+    """The autoreply of a user or an address. If `created_at` is None, none is set."""
 
-    id: int  # of the account, or the address
+    id: int  # of the user or the address
     rule: Rule
-    addresses: Sequence[str]  # those of the rule, as they are written
+    addresses: Sequence[str]  # of the rule, in the form shown to users
     interval: timedelta
     active_now: bool
     created_at: datetime | None
-    address: str | None = None  # which has it answered, where it is no account
-
-
-# ---------------------------------------------------------------- reading
+    address: str | None = None  # None for the autoreply of a user
 
 
 async def of_users(ctx: Context, ids: list[int]) -> list[Standing | None]:
-    """The answers of these accounts, in this order; None where the viewer sees no such account."""
+    """Load the autoreplies of users, in the given order. None for users the viewer can't see."""
     asked = (
         select(col(User.id).label("its"), *picked(Autoreply, {*FACTS, "created_at"}))
         .outerjoin(Autoreply, col(Autoreply.id) == col(User.id))
@@ -76,7 +77,7 @@ async def of_users(ctx: Context, ids: list[int]) -> list[Standing | None]:
 
 
 async def _shown(ctx: Context, ids: Sequence[int]) -> dict[int, str]:
-    """How these addresses are written, by key; without those that are gone."""
+    """Load the texts of addresses by id, without deleted ones."""
     if not ids:
         return {}
     asked = select(col(Address.id), col(Address.shown)).where(col(Address.id).in_(set(ids)))
@@ -84,7 +85,10 @@ async def _shown(ctx: Context, ids: Sequence[int]) -> dict[int, str]:
 
 
 async def by_ids(ctx: Context, ids: list[int]) -> list[Standing | None]:
-    """The same of accounts and addresses; None also where the credential shows no settings."""
+    """Load autoreplies by the id of their user or address, in the given order.
+
+    None if none is set, the viewer can't see it, or the credential has no scope in READ_SCOPES.
+    """
     if not SHOWING & opened(ctx.viewer.scopes):
         return [None] * len(ids)
     found = dict(zip(ids, await of_users(ctx, ids), strict=True))
@@ -94,7 +98,7 @@ async def by_ids(ctx: Context, ids: list[int]) -> list[Standing | None]:
 
 
 async def of_addresses(ctx: Context, ids: list[int]) -> list[Standing | None]:
-    """The answers of addresses that forward, in this order; None for all others."""
+    """Load the autoreplies of forwarding addresses, in the given order. None for others."""
     asked = (
         select(
             *(col(Address.id).label("its"), col(Address.shown)),
@@ -122,11 +126,8 @@ def _standing(ctx: Context, key: int, row: Any, shown: Mapping[int, str]) -> Sta
     return Standing(key, rule, written, interval, active, row.created_at)
 
 
-# ---------------------------------------------------------------- files
-
-
 async def exported(ctx: Context, user_id: int) -> dict[str, Any] | None:
-    """What an account has answered, by column; None where nothing is set."""
+    """Return the autoreply of the viewer by column for an export, or None if none is set."""
     asked = select(*picked(Autoreply, FACTS)).where(col(Autoreply.id) == user_id)
     row = next(iter(await ctx.read(asked.where(col(Autoreply.user_id) == own(ctx)))), None)
     if row is None:
@@ -136,7 +137,10 @@ async def exported(ctx: Context, user_id: int) -> dict[str, Any] | None:
 
 
 def brought(given: Mapping[str, Any]) -> dict[str, Any]:
-    """What a file says of an answer, as `set_` takes it. Invalid, or Wrong, where it cannot be."""
+    """Return the columns of an exported autoreply as `set_autoreplies` takes them.
+
+    Raises InvalidInput or the error of a wrong time value.
+    """
     found: dict[str, Any] = {}
     for name in FACTS:
         value = given.get(name)
@@ -153,14 +157,11 @@ def brought(given: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-# ---------------------------------------------------------------- changing
-
-
 async def set_(ctx: Context, users: Users, given: Mapping[str, Any]) -> list[int]:
-    """Change what these accounts have answered, all or none; returns their ids.
+    """Change the autoreplies of users, all or none, and return the user ids.
 
-    `given` is by column, what is not given stays. Where words or times differ, or it is switched
-    on, another absence begins: all senders are answered once more.
+    Columns that are not given stay. If texts or times change, or the autoreply is enabled,
+    every sender gets a reply again. Raises InvalidInput, NotFound or Forbidden.
     """
     if not given:
         raise Invalid("change at least one thing", constraint="required", path=AT)
@@ -185,7 +186,7 @@ async def set_(ctx: Context, users: Users, given: Mapping[str, Any]) -> list[int
 
 
 async def remove(ctx: Context, users: Users) -> list[int]:
-    """Forget what these accounts have answered; returns their ids."""
+    """Delete the autoreplies of users and return the user ids."""
     async with changing(ctx, users, "autoreplyDelete") as held:
         were = await there(held.session, [row.id for row in held.rows])
         await forget(held.session, were)
@@ -197,10 +198,10 @@ async def remove(ctx: Context, users: Users) -> list[int]:
 
 
 async def _owned(ctx: Context, users: Users, given: Sequence[str]) -> list[int]:
-    """The keys of these addresses, each once.
+    """Return the ids of the user's addresses, each once.
 
-    NotFound where one is not the account's; Invalid for one that only a pattern takes, and where
-    there are many, or many accounts.
+    Raises NotFound if one is not the user's, InvalidInput if one is received by a catch-all
+    only, there are too many, or there is more than one user.
     """
     path = [*AT, "addresses"]
     if len(given) > ADDRESSES:
@@ -232,7 +233,7 @@ async def _tell(
     told: Mapping[int, Sequence[str]],
     made: Mapping[int, Mapping[str, Any]],
 ) -> None:
-    """Write into the journals of accounts what is new, and whether it was switched."""
+    """Record the changed columns in the streams of users, and whether it was switched."""
     entries = dict[int, Sequence[Entry]]()
     for key, names in told.items():
         facts: dict[str, Any] = {"changed": [sorted(map(camel, names))]}
@@ -248,7 +249,7 @@ async def _log(
     mutation: str,
     done: tuple[Mapping[int, Any], Mapping[int, Sequence[str]], Mapping[int, Mapping[str, Any]]],
 ) -> None:
-    """Note for administrators what was done to others; of words only that they are others."""
+    """Write changes of other users' autoreplies to the admin log, without texts."""
     were, told, rows = done
     deeds = []
     for row in held.rows:

@@ -1,4 +1,4 @@
-"""What would be answered to somebody, without answering."""
+"""Preview an autoreply without sending it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -30,33 +30,33 @@ COLUMNS = (
 
 @dataclass(frozen=True, slots=True)
 class Letter:
-    """What somebody writes; what is None is that of the message, or else of the account."""
+    """The message to reply to. None takes the value of the stored message or of the user."""
 
     sender: str | None = None
     subject: str | None = None
     to: str | None = None
-    message_id: int | None = None  # one that came
+    message_id: int | None = None  # a received message
 
 
 @dataclass(frozen=True, slots=True)
 class Preview:
-    """What a sender would be answered, and why nothing is, if so."""
+    """The autoreply that a sender would receive, or the reason why none is sent."""
 
     silence: Silence | None
     internal: bool = False
-    from_: str | None = None  # None: the account has no address
+    from_: str | None = None  # None if the user has no address
     name: str | None = None
-    to: str | None = None  # None: there is nobody to answer
+    to: str | None = None  # None if there is no sender
     subject: str = ""
     text: str = ""
     html: str = ""
 
 
 async def preview(ctx: Context, standing: Standing, letter: Letter) -> Preview:
-    """What would be answered to a letter, without sending it, or remembering its sender.
+    """Return the autoreply to a message without sending it or remembering the sender.
 
-    Invalid where the sender is no address, or none is known; NotFound where `to` is none of the
-    account, or the message none of it.
+    Raises InvalidInput if the sender is missing or not an address, and NotFound if the user has
+    no address `to` or no such message.
     """
     came = await _came(ctx, standing, letter)
     if letter.sender is None and not came.sender:
@@ -90,7 +90,7 @@ async def preview(ctx: Context, standing: Standing, letter: Letter) -> Preview:
 
 
 def _silence(ctx: Context, standing: Standing, came: Came, known: Picked) -> Silence | None:
-    """Why nothing would be sent, in the order in which that is judged when mail comes."""
+    """Return why no reply would be sent, checked in the same order as for received mail."""
     answer = answering.answer(standing.rule, came, ctx.world.now())
     if known.suspended:
         return Silence.SUSPENDED
@@ -102,7 +102,10 @@ def _silence(ctx: Context, standing: Standing, came: Came, known: Picked) -> Sil
 
 
 async def _came(ctx: Context, standing: Standing, letter: Letter) -> Came:
-    """The letter, as if it came; of a message, as it did."""
+    """Return the trigger for the input, or for the stored message that it names.
+
+    Raises NotFound if there is no such message.
+    """
     sender = None if letter.sender is None else address_syntax.checked(letter.sender, path="sender")
     if letter.message_id is None:
         return Came(sender or "", letter.to or "", letter.subject or "")
@@ -130,14 +133,14 @@ async def _came(ctx: Context, standing: Standing, letter: Letter) -> Came:
 
 @dataclass(frozen=True, slots=True)
 class _Known:
-    """What is known of an account, or address, and of a sender, and whose address that is."""
+    """Facts about a user or address and a sender, with the sender's own address record."""
 
     row: Picked
     by: Picked | None
 
 
 async def _known(ctx: Context, keys: list[tuple[int, str]]) -> list[_Known | None]:
-    """What is known of these accounts and senders: a statement for each sender."""
+    """Load the facts about users and senders, with one statement for each sender."""
     asked = (
         select(
             *picked(User, ("id", "name", "suspended")),
@@ -154,7 +157,10 @@ async def _known(ctx: Context, keys: list[tuple[int, str]]) -> list[_Known | Non
 
 
 async def _of_address(ctx: Context, keys: list[tuple[int, str]]) -> list[_Known | None]:
-    """The same of addresses that forward. A pattern writes as what it takes, and nothing else."""
+    """Load the facts about forwarding addresses and senders.
+
+    A catch-all replies from the address that received the mail only.
+    """
     whole = col(Address.shown).not_like("%*%")
     asked = select(
         *picked(Address, ("id", "name")),

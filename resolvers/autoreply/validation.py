@@ -1,4 +1,4 @@
-"""What can be said of an automatic answer, and how it is stored, whosesoever it is."""
+"""Validate and store autoreplies of users and addresses."""
 
 import re
 from collections.abc import Collection, Mapping, Sequence
@@ -23,16 +23,16 @@ HOUR, LONGEST = timedelta(hours=1), timedelta(days=366)
 RULE = tuple(field.name for field in fields(Rule))
 PLAIN = tuple(name for name in RULE if name != "addresses")
 FACTS = (*RULE, "interval")
-# Another of these is another absence: whoever had an answer gets one of it.
+# A change of these begins another absence: all senders get a reply again.
 ABSENCE = frozenset(RULE) - {"enabled", "name", "addresses"}
 WORDS = frozenset(name for name in RULE if name.endswith(("text", "html", "subject")))
-HIDDEN = WORDS | {"addresses"}  # of these the log has only that they are others
+HIDDEN = WORDS | {"addresses"}  # the admin log has only that they changed
 _ODD = re.compile("[\0\ud800-\udfff]")
 _CONTROLS = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
 
 
 def facts(given: Mapping[str, Any], problems: Problems, at: Sequence[str]) -> dict[str, Any]:
-    """What is given as it is stored; what cannot be is told to `problems`, below `at`."""
+    """Return the columns in their stored form. Adds an error to `problems` for each invalid one."""
     found = dict[str, Any]()
     for name, value in given.items():
         path = [*at, camel(name)]
@@ -81,7 +81,7 @@ def _check_times(begin: datetime | None, end: datetime | None, at: Sequence[str]
 
 
 async def there(session: AsyncSession, ids: Collection[int]) -> dict[int, Picked]:
-    """What is set of those with these ids, by id."""
+    """Load the stored autoreplies with these ids, by id."""
     asked = select(*picked(Autoreply)).where(col(Autoreply.id).in_(ids))
     found = (await (await session.connection()).execute(asked)).all()
     return {row.id: row for row in found}
@@ -94,9 +94,9 @@ def made(
     now: datetime,
     at: Sequence[str],
 ) -> dict[str, Any]:
-    """The row as it is to be; Invalid where it says nothing, or ends before it begins.
+    """Return the row to store. `ids` holds its id and that of the user or the address.
 
-    `whose` is its id, and that of the account or of the address; `values` are as of `facts`.
+    Raises InvalidInput if the autoreply is enabled without text or ends before it starts.
     """
     new: dict[str, Any] = {
         **{name: getattr(Rule(), name) for name in RULE},
@@ -119,23 +119,23 @@ def made(
 
 
 def news(before: Picked | None, row: Mapping[str, Any]) -> list[str]:
-    """The columns that are another now."""
+    """Return the names of the columns that differ from the stored row."""
     if before is None:
         return [name for name in FACTS if row[name] not in (None, "", False, [])]
     return [name for name in FACTS if row[name] != getattr(before, name)]
 
 
 def begins(names: Sequence[str], row: Mapping[str, Any]) -> bool:
-    """Whether another absence begins."""
+    """True if the change begins a new absence, in which every sender gets a reply again."""
     return bool(ABSENCE.intersection(names)) or ("enabled" in names and row["enabled"])
 
 
 async def write(
     session: AsyncSession, rows: Mapping[int, Mapping[str, Any]], told: Mapping[int, Sequence[str]]
 ) -> None:
-    """Store rows, by id, with the names of what is another now; who begins anew answers everybody.
+    """Store rows, and forget the answered senders of those that begin a new absence.
 
-    A constant number of statements.
+    The number of statements is constant.
     """
     if not rows:
         return
@@ -155,7 +155,7 @@ async def write(
 
 
 async def forget(session: AsyncSession, ids: Collection[int]) -> None:
-    """Delete what these answer."""
+    """Delete the autoreplies with these ids."""
     gone = delete(Autoreply).where(col(Autoreply.id).in_(ids))
     await (await session.connection()).execute(gone)
 
@@ -163,7 +163,7 @@ async def forget(session: AsyncSession, ids: Collection[int]) -> None:
 def logged(
     was: Picked | None, new: Mapping[str, Any], told: Sequence[str]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What the log has of it, before and after; of words only that they are others."""
+    """Return the admin log values before and after a change. Texts are replaced by an ellipsis."""
 
     def plain(value: Any) -> Any:
         return value.isoformat() if isinstance(value, datetime) else value

@@ -1,4 +1,4 @@
-"""Our accounts at ACME servers, whose keys are sealed."""
+"""The accounts of this server at ACME authorities, with encrypted keys."""
 
 import asyncio
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ from models.store.columns import insert_or, picked
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """An account; its key, PEM, and its URL where it has been made."""
+    """An ACME account with its private key in PEM, and its URL if it is registered."""
 
     id: int
     key: str = field(repr=False)
@@ -23,12 +23,15 @@ class Account:
 
 
 def place_of(account_id: int) -> str:
-    """What the vault seals the key of an account for."""
+    """Return the context that the secret box encrypts the key of an account for."""
     return f"acme:{account_id}"
 
 
 def server(world: World, directory: str) -> acme_client.Server:
-    """The server of this directory, as our options say."""
+    """Return the ACME server of a directory URL.
+
+    Its CA file and external account binding are those of the options.
+    """
     options, hmac = world.options, world.options.acme_eab_hmac
     binding = None
     if options.acme_eab_key_id and hmac:
@@ -37,9 +40,9 @@ def server(world: World, directory: str) -> acme_client.Server:
 
 
 async def account(world: World, directory: str) -> Account:
-    """The account there; a new key where there is none, or where the vault has lost it.
+    """Load the account at an ACME directory; create it with a new key if there is none.
 
-    raises acme.Failure.
+    Raises acme_client.Failure if the stored key can't be decrypted.
     """
     asked = select(*picked(AcmeAccount)).where(col(AcmeAccount.directory) == directory)
     row = next(iter(await world.database.read(asked)), None)
@@ -63,7 +66,7 @@ async def account(world: World, directory: str) -> Account:
 
 
 async def made(world: World, account_id: int, url: str | None) -> None:
-    """Note the URL of an account that has been made; None: the server has forgotten it."""
+    """Store the URL of a registered account. None if the server has forgotten the account."""
     this = update(AcmeAccount).where(col(AcmeAccount.id) == account_id)
     async with world.write() as session:
         await (await session.connection()).execute(this.values(url=url))

@@ -1,4 +1,4 @@
-"""Certificates that their authority is told to trust no more (RFC 8555, section 7.6)."""
+"""Revoke certificates at their ACME authority (RFC 8555, section 7.6)."""
 
 import asyncio
 import logging
@@ -21,14 +21,15 @@ from resolvers.context import Context
 
 log = logging.getLogger(__name__)
 
-MOST = 20  # at a time: a client waits for the authority
-EACH = 30.0  # seconds for one
+MOST = 20  # per call, since a client waits for the authority
+EACH = 30.0  # seconds per certificate
 
 
 def revocable(ctx: Context, rows: Sequence[Picked]) -> list[Picked]:
-    """Those of them that are to be revoked: what has ended, or never came, needs it no more.
+    """Return the certificates that can be revoked: issued and not expired.
 
-    Conflict, with its place, where ACME has not made one.
+    Raises InvalidInput if there are too many, and Conflict if ACME did not issue one or its
+    terms are not agreed to.
     """
     if len(rows) > MOST:
         text = f"at most {MOST} are revoked at a time"
@@ -44,10 +45,10 @@ def revocable(ctx: Context, rows: Sequence[Picked]) -> list[Picked]:
 
 
 async def revoke(ctx: Context, rows: Sequence[Picked], reason: Reason) -> None:
-    """Have these revoked, one after another.
+    """Revoke certificates, one after another.
 
-    Invalid for a reason that the authority does not take, Unavailable where it revokes one not.
-    Those before it stay revoked: their state tells of it.
+    Raises InvalidInput if the authority refuses the reason, and ServiceUnavailable if it does
+    not revoke one. Certificates before it stay revoked, which their state shows.
     """
     for nth, row in enumerate(rows):
         facts = {"serverName": row.server_name, "reason": reason}
@@ -63,7 +64,7 @@ async def revoke(ctx: Context, rows: Sequence[Picked], reason: Reason) -> None:
 
 
 async def _revoked(world: World, row: Picked, reason: Reason) -> None:
-    """By the account that it was made for; raises Failure."""
+    """Revoke a certificate with the account that ordered it. Raises acme_client.Failure."""
     account = await acme_accounts.account(world, row.acme_directory)
     if account.url is None:
         raise Failure("its authority does not know our account any more")
@@ -83,7 +84,7 @@ def _refusal(row: Picked, problem: Failure, before: Sequence[Picked]) -> Refused
 
 
 async def _told(ctx: Context, rows: Sequence[Picked], reason: Reason) -> None:
-    """Keep that these are revoked: in a unit of its own, as what was asked for is given up."""
+    """Store and log that these are revoked, in a transaction that the failure does not undo."""
     if not rows:
         return
     ids = [row.id for row in rows]

@@ -1,4 +1,4 @@
-"""Certificates that ACME makes: who takes the next step of one holds its lease."""
+"""The worker that orders and renews certificates by ACME. It leases the one it works on."""
 
 import asyncio
 import logging
@@ -31,21 +31,21 @@ from resolvers.certificates.certificates import named_in, opened, resting, store
 
 log = logging.getLogger(__name__)
 
-IDLE = 60.0  # seconds until the worker looks unasked
-WHOLE = timedelta(minutes=8)  # for one certificate
-PAUSE_AFTER_ERROR = 600.0  # seconds until a step is taken again whose result was not written
-PROVING = timedelta(minutes=3)  # for the authority to find what it looks for, or to sign
-AGAIN = timedelta(minutes=10)  # after a failure; each time twice as long
+IDLE = 60.0  # between checks without wake-up
+WHOLE = timedelta(minutes=8)  # per certificate
+PAUSE_AFTER_ERROR = 600.0  # until a step without stored result is repeated
+PROVING = timedelta(minutes=3)  # for the authority to check the challenges, or to sign
+AGAIN = timedelta(minutes=10)  # after a failure; doubled each time
 SELDOM = timedelta(days=1)
-LIMITED = timedelta(hours=1)  # at least, where we asked too often
-SPREAD = 0.1  # that much earlier or later, so that not all come at once
-JITTER = timedelta(days=1)  # that much earlier one is renewed, at most, or
-PART = 30  # where it lives short, this part of its life
-OFTEN = timedelta(minutes=1)  # at least between two looks when to renew, and SELDOM at most
-LATER = timedelta(seconds=acme_client.HOLDS)  # where the authority did not say
-KEPT = timedelta(hours=1)  # what answers a challenge
-LOOKED = 5.0  # seconds for a question to DNS
-ABREAST = 10  # names that DNS is asked about at a time
+LIMITED = timedelta(hours=1)  # at least, if the authority limits the rate
+SPREAD = 0.1  # the share by which a retry is earlier or later, so that not all come at once
+JITTER = timedelta(days=1)  # the longest random time by which a renewal is earlier
+PART = 30  # for a short-lived certificate this part of its lifetime
+OFTEN = timedelta(minutes=1)  # between two queries of renewal information; MAX_RETRY is the longest
+LATER = timedelta(seconds=acme_client.HOLDS)  # if the authority gives none
+KEPT = timedelta(hours=1)
+LOOKED = 5.0  # seconds per query
+ABREAST = 10  # names checked in DNS at the same time
 
 ENDED = metrics.counter("merganser_acme_orders", "Orders of certificates that ended.", "outcome")
 
@@ -53,29 +53,31 @@ Value = TypeVar("Value")
 
 
 class Lost(Exception):
-    """It was changed or deleted, or another process takes the step."""
+    """The certificate was changed or deleted, or another process has leased it."""
 
 
 async def run(world: World) -> None:
-    """Take what steps are due, one certificate after another, until cancelled."""
+    """Process due certificates, one after another, until cancelled."""
     async with leases.registered(world):
         await _step_on(world)
 
 
 async def _step_on(world: World) -> None:
-    with world.wakeups.listen([CERTIFICATES, PLATFORM]) as bell:  # settings are told of there
+    with world.wakeups.listen(
+        [CERTIFICATES, PLATFORM]
+    ) as bell:  # changes of settings are recorded there
         while True:
             bell.clear()
             try:
                 while await step(world):
                     pass
-            except Exception:  # a worker's edge: it looks again
+            except Exception:  # keep running: the next attempt can succeed
                 log.exception("certificates could not be looked at")
             await rest([bell], IDLE)
 
 
 async def step(world: World) -> bool:
-    """Take the next step that is due; whether there was one."""
+    """Lease and process the next due certificate. Returns False if there is none."""
     row = await _claimed(world)
     if row is None:
         return False
@@ -89,7 +91,7 @@ async def step(world: World) -> bool:
 
 
 async def _take(world: World, row: Picked) -> None:
-    """Take this step, and note what came of it."""
+    """Order the certificate or query when to renew it, and store the outcome."""
     waits = row.acme_renew_at is not None and row.acme_renew_at > world.now()
     taken, failed = (_looked, _unadvised) if waits else (_made, _failed)
     try:
@@ -113,7 +115,7 @@ async def _take(world: World, row: Picked) -> None:
 
 
 async def _made(world: World, row: Picked) -> None:
-    """Have it made."""
+    """Order the certificate and store it."""
     log.info("certificate ordered", extra={"serverName": row.server_name})
     async with asyncio.timeout(WHOLE.total_seconds()):
         issued = await _ordered(world, row)
@@ -123,7 +125,7 @@ async def _made(world: World, row: Picked) -> None:
 
 
 async def _looked(world: World, row: Picked) -> None:
-    """Ask the authority when it is to be renewed."""
+    """Query the authority for the renewal time and store it."""
     async with asyncio.timeout(WHOLE.total_seconds()):
         advice = await _advice(world, row)
     alone = {"acme_next_at": row.acme_renew_at}
@@ -131,7 +133,7 @@ async def _looked(world: World, row: Picked) -> None:
 
 
 async def _claimed(world: World) -> Picked | None:
-    """The next that is due and nobody holds, with a lease of ours."""
+    """Lease the next due certificate, or return None."""
     if not world.options.acme_terms_agreed:
         return None
     now, lease = world.now(), world.key()
@@ -151,7 +153,10 @@ async def _claimed(world: World) -> Picked | None:
 
 @dataclass(frozen=True, slots=True)
 class Issued:
-    """What has come, from where, and whether its authority says when it is to be renewed."""
+    """An issued certificate with the URL of its ACME directory.
+
+    `advised` is true if the authority publishes renewal information.
+    """
 
     made: Fitting
     directory: str
@@ -159,7 +164,10 @@ class Issued:
 
 
 async def _ordered(world: World, row: Picked) -> Issued:
-    """A certificate for its names, with the key that it had: TLSA records go on being right."""
+    """Order a certificate with the present key, so that TLSA records stay valid.
+
+    Raises acme_client.Failure, InvalidInput, ServiceUnavailable or CertificateLeaseLost.
+    """
     options, names = world.options, [row.server_name, *row.acme_names]
     await _each(names, lambda name: _address(world, name))
     await _note(world, row, "asks the authority")
@@ -178,7 +186,9 @@ async def _ordered(world: World, row: Picked) -> Issued:
             urls = await asyncio.to_thread(client.order, csr, names, replaced)
         except Failure as problem:
             if problem.code == acme_client.UNKNOWN:
-                await acme_accounts.made(world, account.id, None)  # another one next time
+                await acme_accounts.made(
+                    world, account.id, None
+                )  # the next attempt registers a new account
             raise
         await _prove(world, row, client, urls)
         await _note(world, row, "proved, waits for the certificate")
@@ -191,7 +201,10 @@ async def _ordered(world: World, row: Picked) -> Issued:
 
 
 async def _each(names: Sequence[str], check: Callable[[str], Awaitable[None]]) -> None:
-    """Failure, with the words of the first, where any of these names does not pass."""
+    """Run a check for each name.
+
+    Raises acme_client.Failure with the message of the first failed one.
+    """
     places, failed = asyncio.Semaphore(ABREAST), {}
 
     async def one(name: str) -> None:
@@ -210,7 +223,10 @@ async def _each(names: Sequence[str], check: Callable[[str], Awaitable[None]]) -
 
 
 async def _prove(world: World, row: Picked, client: Client, urls: Sequence[str]) -> None:
-    """Show the authority what it looks for, of all names at once."""
+    """Publish the challenges of all names and wait until the authority has checked them.
+
+    Raises acme_client.Failure.
+    """
     wanted = [await asyncio.to_thread(client.challenge, url) for url in urls]
     challenges = [challenge for challenge in wanted if challenge]
     try:
@@ -223,7 +239,10 @@ async def _prove(world: World, row: Picked, client: Client, urls: Sequence[str])
 
 
 async def _until(world: World, asked: Callable[[], Value], late: str) -> Value:
-    """What it comes to say, when it says anything; Failure where it takes too long."""
+    """Poll until the function returns a true value.
+
+    Raises acme_client.Failure after AUTHORITY_TIMEOUT.
+    """
     ends = asyncio.get_running_loop().time() + PROVING.total_seconds()
     while asyncio.get_running_loop().time() < ends:
         if found := await asyncio.to_thread(asked):
@@ -233,7 +252,7 @@ async def _until(world: World, asked: Callable[[], Value], late: str) -> Value:
 
 
 async def _address(world: World, name: str) -> None:
-    """Failure where DNS says that nobody could find us by this name."""
+    """Raise acme_client.Failure if DNS has no address for this name."""
     for kind in ("A", "AAAA"):
         if await records(world.options.dns_resolver, name, kind, LOOKED) != []:
             return
@@ -241,12 +260,12 @@ async def _address(world: World, name: str) -> None:
 
 
 async def _allowed(world: World, name: str, identities: tuple[str, ...]) -> None:
-    """Failure where CAA records let only others issue (RFC 8659)."""
+    """Raise acme_client.Failure if CAA records allow other authorities only (RFC 8659)."""
     at = name
     while identities and "." in at:
         found = await records(world.options.dns_resolver, at, "CAA", LOOKED)
         if found is None:
-            return  # it is the authority's to judge
+            return  # the authority decides
         if found:
             issuers = [
                 record.value.decode(errors="replace").partition(";")[0].strip().lower()
@@ -264,7 +283,7 @@ def _mine(row: Picked) -> tuple[Any, Any]:
 
 
 async def _note(world: World, row: Picked, state: str) -> None:
-    """Tell how far it has come; Lost where it is no longer ours."""
+    """Store how far the order is. Raises CertificateLeaseLost if the lease is lost."""
     await _change(world, row, {"acme_state": state})
 
 
@@ -283,7 +302,7 @@ async def _write(world: World, session: AsyncSession, row: Picked, values: dict[
 
 
 async def _publish(world: World, row: Picked, challenges: list[Challenge]) -> None:
-    """Let every process answer for these tokens."""
+    """Store the challenges, so that every process can answer them."""
     now = world.now()
     answers = {one.token: one.answer for one in challenges}
     kept = {"certificate_id": row.id, "expires_at": now + KEPT}
@@ -306,7 +325,7 @@ async def _withdraw(world: World, challenges: list[Challenge]) -> None:
 
 
 async def answer(world: World, token: str) -> str | None:
-    """What an authority is to find under this token; None where there is nothing."""
+    """Return the answer to an ACME challenge token, or None."""
     now = world.now()
     asked = select(col(AcmeChallenge.answer)).where(
         col(AcmeChallenge.token) == token, col(AcmeChallenge.expires_at) > now
@@ -315,10 +334,11 @@ async def answer(world: World, token: str) -> str | None:
 
 
 async def _keep(world: World, row: Picked, issued: Issued) -> None:
-    """Store what has come; the listeners have it at once."""
+    """Store an issued certificate and wake the listeners, which serve it at once."""
     made = issued.made
     rests = resting(made.not_before, made.not_after)
-    early = random.uniform(0, 1) * _margin(made.not_before, made.not_after)  # noqa: S311
+    share = random.uniform(0, 1)  # noqa: S311
+    early = share * _margin(made.not_before, made.not_after)
     due = rests["acme_next_at"] - early
     values = {
         **stored(world, row.id, made, row.version),
@@ -337,12 +357,15 @@ async def _keep(world: World, row: Picked, issued: Issued) -> None:
 
 
 def _margin(begins: datetime, ends: datetime) -> timedelta:
-    """What is little in the life of a certificate."""
+    """Return the longest random time by which a renewal is earlier."""
     return min(JITTER, (ends - begins) / PART)
 
 
 async def _advice(world: World, row: Picked) -> Advice | None:
-    """What its authority says of its renewal; None where it says nothing, or is ours no more."""
+    """Return the renewal window that the authority publishes.
+
+    None if it has none, or the certificate is from another authority.
+    """
     directory = world.options.acme_directory
     if row.acme_directory != directory:
         return None
@@ -353,9 +376,9 @@ async def _advice(world: World, row: Picked) -> Advice | None:
 
 
 def _heeded(row: Picked, advice: Advice, now: datetime) -> dict[str, Any]:
-    """When it is renewed: by chance in the window, but neither at once nor at its very end.
+    """Return the columns for a renewal at a random time in the window, but not at its very end.
 
-    The chance is that of its fingerprint: as long as the window stands, so does the moment.
+    The random number is derived from the fingerprint, so the time stays the same.
     """
     chance = int(row.sha256[:8], 16) / (1 << 32)
     margin = _margin(row.not_before, row.not_after)
@@ -370,7 +393,7 @@ def _heeded(row: Picked, advice: Advice, now: datetime) -> dict[str, Any]:
 
 
 async def _unadvised(world: World, row: Picked, problem: Failure) -> None:
-    """Go by our own rule, but not later than the authority has asked before; look again later."""
+    """Use the default renewal time, unless the stored one is earlier, and query again later."""
     facts = {"serverName": row.server_name, "why": str(problem)}
     log.warning("the authority does not say when a certificate is to be renewed", extra=facts)
     rests = resting(row.not_before, row.not_after)
@@ -381,7 +404,7 @@ async def _unadvised(world: World, row: Picked, problem: Failure) -> None:
 
 
 async def _rest(world: World, row: Picked, values: dict[str, Any]) -> None:
-    """Let go of it; told of is only what shows."""
+    """Release the lease with new values. Only a changed state is recorded in the journal."""
     values = {**values, "lease": None, "holder": None}
     if values.get("acme_state", row.acme_state) != row.acme_state:
         await _change(world, row, values)
@@ -392,7 +415,7 @@ async def _rest(world: World, row: Picked, values: dict[str, Any]) -> None:
 
 
 async def _failed(world: World, row: Picked, problem: Failure) -> None:
-    """Note why, and when it is tried again."""
+    """Store why the order failed and when it is repeated."""
     ENDED.add("failed")
     failures = row.acme_failures + 1
     pause = min(AGAIN * 2 ** min(failures - 1, 10), SELDOM)
@@ -415,7 +438,7 @@ async def _failed(world: World, row: Picked, problem: Failure) -> None:
 
 
 async def _given_back(world: World, row: Picked) -> None:
-    """Let the next process go on at once."""
+    """Release the lease, so that another process can continue at once."""
     async with world.write() as session:
         free = update(Certificate).where(*_mine(row)).values(lease=None, holder=None)
         await (await session.connection()).execute(free)

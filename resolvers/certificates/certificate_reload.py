@@ -1,4 +1,4 @@
-"""The certificates of the store, in the listeners of this process as soon as they change."""
+"""Load stored certificates into the listeners of this process when they change."""
 
 import asyncio
 import logging
@@ -17,8 +17,8 @@ from resolvers.certificates.certificates import place_of
 
 log = logging.getLogger(__name__)
 
-LOOK = 15.0  # seconds between two looks for what no bell told of
-EACH = 100  # certificates of one read
+LOOK = 15.0  # between checks for changes whose wake-up was lost
+EACH = 100
 VERSIONS = select(*picked(Certificate, ("id", "version"))).where(
     col(Certificate.chain).is_not(None)
 )
@@ -34,12 +34,12 @@ WHOLE = select(
 
 
 async def any_stored(world: World) -> bool:
-    """Whether there is a certificate, or is to be one."""
+    """True if any certificate is stored or ordered."""
     return bool(await world.database.read(select(col(Certificate.id)).limit(1)))
 
 
 def keyring(world: World, file: Certificates | None = None) -> Keyring:
-    """One that opens keys by the vault; it holds nothing yet."""
+    """Return an empty key ring that decrypts private keys with the secret box."""
 
     def opened(held: Held) -> str:
         return world.vault.open(held.key, place_of(held.id))
@@ -48,7 +48,7 @@ def keyring(world: World, file: Certificates | None = None) -> Keyring:
 
 
 async def refresh(world: World, ring: Keyring) -> None:
-    """Let the ring hold what is stored."""
+    """Update the key ring to the stored certificates."""
     stored = {row.id: row.version for row in await world.database.read(VERSIONS)}
     held = ring.versions
     if stored == held:
@@ -76,13 +76,16 @@ def _held(row: Picked) -> Held:
 
 
 async def follow(world: World, ring: Keyring) -> None:
-    """Let the ring hold what is stored, until cancelled: at once, where a bell tells of it."""
+    """Keep the key ring up to date until cancelled.
+
+    A wake-up triggers it at once; changes are also checked every POLL_SECONDS.
+    """
     with world.wakeups.listen([CERTIFICATES]) as bell:
         while True:
-            bell.clear()  # before we look: a change from here on rings again
+            bell.clear()  # before reading: a later change sets it again
             try:
                 await refresh(world, ring)
-            except Exception:  # a listener's edge: the next look may go well
+            except Exception:  # keep running: the next attempt can succeed
                 log.exception("the certificates could not be read")
             with suppress(TimeoutError):
                 async with asyncio.timeout(LOOK):

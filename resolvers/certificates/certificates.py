@@ -1,4 +1,4 @@
-"""Operations on certificates: of an ADMIN, for the whole platform. Keys never come out again."""
+"""Certificates of the platform, read and changed by an ADMIN. Private keys are never returned."""
 
 import asyncio
 from collections.abc import Collection, Mapping, Sequence
@@ -33,11 +33,11 @@ from resolvers.context import Context
 from resolvers.pagination import Scan, by_keys
 
 OLDEST = "certificates"
-MOST = 2000  # of the platform: each process that listens holds all of them
-LONGEST = 255  # characters of what is looked for
-WORDS = 500  # characters of a description
-EARLY = timedelta(days=30)  # before its end one is renewed, or
-SHARE = 3  # where it lives less than 90 days, when this part of its life is left
+MOST = 2000  # each listening process holds all of them
+LONGEST = 255  # characters
+WORDS = 500
+EARLY = timedelta(days=30)  # before the certificate expires
+SHARE = 3  # for one valid less than 90 days this part of its lifetime
 NOTHING_SENT = "send a certificate, or have it made: acme"
 DISAGREED = "waits: the terms of the authority are not agreed to (acme.termsAgreed)"
 TURN = "waits for its turn"
@@ -45,19 +45,21 @@ TURN = "waits for its turn"
 
 @dataclass(frozen=True, slots=True)
 class Given:
-    """What is said of a certificate; without `sent` the stored one stays."""
+    """New values of the certificate of a server. Without `sent` the stored one stays."""
 
     server_name: str
     sent: Sent | None = None
     acme: bool = False
     description: str | None = None
-    described: bool = False  # or the description stays
-    names: tuple[str, ...] | None = None  # beside its own that ACME puts into it; None: they stay
+    described: bool = False  # else the description stays
+    names: tuple[str, ...] | None = (
+        None  # other names in the ACME certificate; None leaves them unchanged
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """It was stored, but: a code, words, and the field."""
+    """A warning about a stored certificate: code, message and input field."""
 
     code: str
     message: str
@@ -65,7 +67,7 @@ class Notice:
 
 
 def place_of(certificate_id: int) -> str:
-    """What the vault seals the key of a certificate for."""
+    """Return the context that the secret box encrypts a certificate's private key for."""
     return f"certificate:{certificate_id}"
 
 
@@ -79,12 +81,12 @@ def _rows(ctx: Context, names: Collection[str] | None = None) -> Select[*tuple[A
 
 
 async def by_ids(ctx: Context, ids: list[int]) -> list[Picked | None]:
-    """The certificates with these ids, in this order; None where the viewer sees none."""
+    """Load certificates by id, in the given order. None for ids that the viewer can't see."""
     return await by_keys(ctx, _rows(ctx), col(Certificate.id), ids)
 
 
 async def named(ctx: Context, name: str) -> Picked | None:
-    """The certificate that is stored for exactly this server; None where there is none."""
+    """Return the certificate stored for exactly this server name, or None."""
     try:
         exact = pem_certificates.server_name(name)
     except Invalid:
@@ -95,13 +97,13 @@ async def named(ctx: Context, name: str) -> Picked | None:
 
 @dataclass(frozen=True, slots=True)
 class Where:
-    """Which to list: part of the server's name or, with `alt_names`, of any name in it."""
+    """A part of the server name or, with `alt_names`, of any name in the certificate."""
 
     query: str | None = None
     alt_names: bool = False
 
     def term(self) -> ColumnElement[bool]:
-        """The WHERE clause. Invalid where it is too long."""
+        """Return the WHERE clause. Raises InvalidInput if the query is too long."""
         if not self.query:
             return true()
         if len(self.query) > LONGEST or not self.query.isprintable():
@@ -118,23 +120,24 @@ class Where:
 
 
 async def page(ctx: Context, where: Where, ask: Ask, columns: Collection[str]) -> Page[Picked]:
-    """A page of certificates, in the order they were made."""
+    """Read a page of certificates, the oldest first."""
     place = (col(Certificate.created_at), col(Certificate.id))
     rows = _rows(ctx, columns).where(where.term())
     return await pagination.one(ctx, Scan(rows, ask, place, falling=False))
 
 
 async def count(ctx: Context, where: Where) -> int:
-    """How many such a list has."""
+    """Count the certificates that meet the conditions."""
     many = select(func.count().label("many")).select_from(Certificate)
     (row,) = await ctx.read(many.where(_visible(ctx), where.term()))
     return int(row.many)
 
 
 async def put(ctx: Context, given: Given) -> tuple[int, list[Notice]]:
-    """Make the certificate of a server, or change it; its key, and what is worth knowing.
+    """Store or change the certificate of a server; return its id and warnings.
 
-    Invalid, naming field and rule, for what cannot be served.
+    Raises InvalidInput with field and rule, Conflict if another transaction changed it,
+    LimitReached, or ServiceUnavailable if the stored key can't be decrypted.
     """
     given = _checked(given)
     name = given.server_name
@@ -168,7 +171,7 @@ async def put(ctx: Context, given: Given) -> tuple[int, list[Notice]]:
 
 
 def _checked(given: Given) -> Given:
-    """The same with its names as they are stored; Invalid where something is wrong."""
+    """Return the values with normalized names. Raises InvalidInput if one is not allowed."""
     own = pem_certificates.public_name if given.acme else pem_certificates.server_name
     name = own(given.server_name)
     said = given.description or ""
@@ -183,7 +186,7 @@ def _checked(given: Given) -> Given:
 
 
 async def _room(ctx: Context) -> int:
-    """The key of a new one; LimitReached where there are enough."""
+    """Return the id of a new certificate. Raises LimitReached if there are too many."""
     (row,) = await ctx.read(select(func.count().label("many")).select_from(Certificate))
     if row.many >= MOST:
         text = f"at most {MOST} certificates"
@@ -192,12 +195,18 @@ async def _room(ctx: Context) -> int:
 
 
 def _old_key(world: World, row: Picked | None) -> str | None:
-    """The stored key; Unavailable where the vault has lost it."""
+    """Return the stored private key, or None.
+
+    Raises ServiceUnavailable if it can't be decrypted.
+    """
     return opened(world, row) if row and row.private_key else None
 
 
 def opened(world: World, row: Any) -> str:
-    """The key of a stored certificate, PEM; Unavailable where the vault has not its key."""
+    """Return the private key of a stored certificate in PEM.
+
+    Raises ServiceUnavailable if the secret box has not the key to decrypt it.
+    """
     try:
         return world.vault.open(row.private_key, place_of(row.id))
     except Sealed:
@@ -205,7 +214,10 @@ def opened(world: World, row: Any) -> str:
 
 
 def _values(world: World, given: Given, row: Picked | None, made: Fitting | None) -> dict[str, Any]:
-    """What changes besides key and chain."""
+    """Return the columns that change, without certificate and key.
+
+    Raises InvalidInput if there is no certificate and ACME is off.
+    """
     end: Any = made or (row if row and row.chain else None)
     if not end and not given.acme:
         raise Invalid(NOTHING_SENT, constraint="required", path=["cert"])
@@ -218,13 +230,13 @@ def _values(world: World, given: Given, row: Picked | None, made: Fitting | None
     if given.described:
         values["description"] = given.description or None
     if row and end is row and row.acme and given.acme and names == row.acme_names:
-        return values  # ACME goes on as before
+        return values  # ACME continues unchanged
     values |= {
         "acme_state": None,
         "acme_next_at": None,
         "acme_renew_at": None,
         "acme_failures": 0,
-        "lease": None,  # whoever has it finds it lost, and stores nothing
+        "lease": None,  # a worker that has leased it stores nothing
         "holder": None,
     }
     inside = made.names if made else row.alt_names if row else ()
@@ -237,21 +249,21 @@ def _values(world: World, given: Given, row: Picked | None, made: Fitting | None
 
 
 def _names(given: Given, row: Picked | None) -> list[str]:
-    """The names that ACME is to put in from now on, beside its own."""
+    """Return the names that ACME is to add to the server name."""
     if given.acme and given.names is None and row:
         return list(row.acme_names)
     return list(given.names or ())
 
 
 def resting(begins: datetime, ends: datetime) -> dict[str, Any]:
-    """State and next step of what ACME has brought, or takes over."""
+    """Return the columns of a valid ACME certificate: state and renewal time."""
     due = ends - min(EARLY, (ends - begins) / SHARE)
     state = f"valid, renewed from {due:%Y-%m-%d}"
     return {"acme_state": state, "acme_next_at": due, "acme_renew_at": due}
 
 
 def stored(world: World, key: int, made: Fitting, version: int) -> dict[str, Any]:
-    """Columns of a key and its chain."""
+    """Return the columns of a certificate chain and its encrypted private key."""
     return {
         "alt_names": list(made.names),
         "chain": made.chain,
@@ -267,12 +279,12 @@ def stored(world: World, key: int, made: Fitting, version: int) -> dict[str, Any
 
 
 def _whole(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of a new row, with the defaults of what is not said."""
+    """Return the values of a new row with the defaults of columns that are not given."""
     return {"alt_names": [], "version": 0, **values}
 
 
 async def named_in(session: AsyncSession, key: int, names: Sequence[str]) -> None:
-    """Keep the names in a certificate, to be looked for."""
+    """Replace the searchable names of a certificate."""
     connection = await session.connection()
     mine = col(CertificateName.certificate_id) == key
     await connection.execute(delete(CertificateName).where(mine))
@@ -282,7 +294,7 @@ async def named_in(session: AsyncSession, key: int, names: Sequence[str]) -> Non
 
 
 async def told(ctx: Context, session: AsyncSession, ids: Sequence[int]) -> None:
-    """Let listeners, followers and the worker look at these again."""
+    """Record changed certificates, and wake the listeners and the ACME worker."""
     await ctx.record(session, PLATFORM, ChangeKind.CERTIFICATE_CHANGED, list(ids))
     ring(session, CERTIFICATES)
 
@@ -308,10 +320,11 @@ def _notices(world: World, name: str, made: Fitting | None) -> list[Notice]:
 
 
 async def remove(ctx: Context, ids: Sequence[int], reason: Reason | None = None) -> list[int]:
-    """Remove these, all or none. Whoever is connected stays so.
+    """Delete certificates, all or none; return the ids of revoked ones. Connections stay open.
 
-    With a reason their authorities revoke them before; the keys of those. Where one does not, or
-    another certificate has come meanwhile, none is removed.
+    With a reason they are revoked first. Nothing is deleted if the authority does not revoke
+    one, or if a certificate was replaced during the revocation. Raises NotFound, Conflict,
+    InvalidInput or ServiceUnavailable.
     """
     revoked: list[Picked] = []
     if reason:
@@ -337,9 +350,9 @@ async def remove(ctx: Context, ids: Sequence[int], reason: Reason | None = None)
 
 
 async def renew(ctx: Context, ids: Sequence[int]) -> None:
-    """Have these made anew at once, all or none, whatever they failed by before.
+    """Order these certificates again now, all or none, whatever earlier orders failed with.
 
-    Conflict where one is not renewed by itself.
+    Raises NotFound, or Conflict if one is not managed by ACME.
     """
     async with ctx.write(PLATFORM) as session:
         rows = await _seen(ctx, ids)
@@ -364,7 +377,10 @@ async def renew(ctx: Context, ids: Sequence[int]) -> None:
 
 
 async def _seen(ctx: Context, ids: Sequence[int]) -> list[Picked]:
-    """These certificates, each once; NotFound where the viewer sees one not."""
+    """Load certificates, each once.
+
+    Raises NotFound if one is not visible and InvalidInput if none is given.
+    """
     rows = {row.id: row for row in await by_ids(ctx, list(ids)) if row}
     all_found(ids, rows)
     if not rows:
@@ -373,7 +389,7 @@ async def _seen(ctx: Context, ids: Sequence[int]) -> list[Picked]:
 
 
 def _facts(row: Picked | None) -> dict[str, Any]:
-    """What the log of administrators says of a certificate."""
+    """Return the values of a certificate for the admin log."""
     if row is None:
         return {}
     ends = row.not_after and row.not_after.isoformat()
@@ -397,10 +413,10 @@ def _done(mutation: str, before: Picked | None, after: Picked | None) -> Done:
 
 
 async def spki_served(world: World, host: str) -> str | None:
-    """SHA-256 of the public key that is shown to whoever asks for this host; None without TLS.
+    """Return the SHA-256 of the public key that TLS clients of this host see; None without TLS.
 
-    As `mail/tls/sni_certificates.py` chooses: stored for it, or with its name in it, else that of
-    the file.
+    Chosen as in `mail/tls/sni_certificates.py`: stored for the host, or with its name in it,
+    else the certificate file.
     """
     inside = select(col(CertificateName.certificate_id)).where(
         col(CertificateName.name).in_([host, wildcard(host)])

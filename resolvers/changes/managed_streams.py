@@ -1,4 +1,4 @@
-"""Streams of the journal that are not the viewer's own: of accounts and domains they manage."""
+"""Streams of other users and of domains that the viewer manages."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -24,62 +24,69 @@ from resolvers.users.listing import UserWhere
 
 Kinds = frozenset[ChangeKind]
 
-MOST = 99  # domains that are followed at once: a position tells of no more streams than 100
+MOST = 99  # a position contains at most 100 streams
 EVERY = frozenset(ChangeKind)
 USERS = frozenset({ChangeKind.USER_CHANGED, ChangeKind.ADDRESS_CHANGED})
 DOMAINS = frozenset({ChangeKind.DOMAIN_CHANGED})
-RULES = frozenset({ChangeKind.SENDER_RULE_CHANGED})  # of domains; PLATFORM tells of all others
+RULES = frozenset(
+    {ChangeKind.SENDER_RULE_CHANGED}
+)  # in streams of domains; the platform's stream has all others
 
 
 @dataclass(frozen=True, slots=True)
 class Overheard:
-    """Streams, and the kinds of changes that are told of each.
+    """Streams, with the kinds of changes that the viewer sees of each.
 
-    Who did it is not told: a session's name and an idempotency key are its owner's.
+    The origin is removed, since session name and idempotency key belong to the user who made
+    the change.
     """
 
     told: Mapping[int, Kinds]
-    start: int | None = None  # what a position must name; None: any of the streams
+    start: int | None = None  # must be in a position; None: any of the streams
 
     @property
     def streams(self) -> list[int]:
-        """All of them."""
+        """All stream ids."""
         return list(self.told)
 
     @property
     def open(self) -> Collection[int]:
-        """All of them."""
+        """All stream ids."""
         return self.told
 
     def knows(self, at: Position) -> bool:
-        """Whether a position names one of the streams."""
+        """True if the position contains one of the streams, or the required one."""
         return not self.told.keys().isdisjoint(at) if self.start is None else self.start in at
 
     def places(self, at: Position) -> dict[int, int]:
-        """The position in these streams; a domain that is new there is heard from its beginning."""
+        """Return the positions in these streams; 0 for a stream that the position has not."""
         return {stream: at.get(stream, 0) for stream in self.told}
 
     def shown(self, event: Event) -> Event | None:
-        """The event without its origin; None where its kind is not told."""
+        """Return the event without its origin, or None if its kind is not visible."""
         seen = event.kind in self.told.get(event.stream_id, ())
         return replace(event, origin=None) if seen else None
 
     def stale(self, events: Iterable[Event]) -> bool:
-        """Always: what one is in charge of is told in other streams."""
+        """Always true, since changes of the viewer's rights are recorded in other streams."""
         return True
 
     def ending(self, events: Iterable[Event]) -> bool:
-        """Always: what happens to the own credential is told in the own stream."""
+        """Always true, since changes of the viewer's credentials are recorded in other streams."""
         return True
 
 
 def account(key: int | None) -> Hear:
-    """How an account's stream is heard: the own with all that is shared, another's alone."""
+    """Return a selector of another user's stream; of the viewer's streams for None."""
     return hearing if key is None else partial(_account, key)
 
 
 async def _account(key: int, ctx: Context) -> Overheard:
-    """Another's stream, for those to whom its mail is known as records."""
+    """Return the stream of another user.
+
+    Raises Forbidden if the viewer has no right to act as users, and NotFound if the viewer does
+    not manage the user.
+    """
     if not administered(ctx):
         raise Forbidden("this needs the right to act as the user", requires="LOGIN_AS")
     seen = select(col(User.id)).where(col(User.id) == key, managed_users(ctx))
@@ -89,11 +96,16 @@ async def _account(key: int, ctx: Context) -> Overheard:
 
 
 def places(name: str | None, kinds: Kinds, *, path: Sequence[str]) -> Hear:
-    """How domains are heard that the viewer is in charge of: one of this name, or all."""
+    """Return a selector of the streams of administered domains: the one with this name, or all."""
     return partial(_places, name, kinds, path)
 
 
 async def _places(name: str | None, kinds: Kinds, path: Sequence[str], ctx: Context) -> Overheard:
+    """Return the streams of administered domains, for an ADMIN with that of the platform.
+
+    Raises NotFound, Forbidden if the viewer administers no domain, or InvalidInput if there are
+    too many.
+    """
     asked = select(col(Domain.id)).where(visible_domains(ctx)).order_by(col(Domain.id))
     if name is not None:
         asked = asked.where(col(Domain.name) == normal_domain(name))
@@ -104,7 +116,7 @@ async def _places(name: str | None, kinds: Kinds, path: Sequence[str], ctx: Cont
     if name is not None and not ids:
         raise NotFound(name, path=path)
     if name is None and ctx.viewer.role.includes(Role.ADMIN):
-        # all of domains is told there too, and what belongs to none
+        # it also has all changes of domains, and those of no domain
         return Overheard({PLATFORM: kinds, **dict.fromkeys(ids, kinds - DOMAINS)}, start=PLATFORM)
     if not ids:
         raise Forbidden("you are in charge of no domain", requires="a domain")
@@ -112,11 +124,11 @@ async def _places(name: str | None, kinds: Kinds, path: Sequence[str], ctx: Cont
 
 
 def among(where: UserWhere) -> Sift | None:
-    """What picks the changes of accounts, and of their addresses, that a filter finds now.
+    """Return a filter of events about users that meet the conditions, or None for all users.
 
-    What is gone by then is told to whoever might have known it.
+    Events about users that are deleted by then pass the filter.
     """
-    where = replace(where, domain=None)  # that was said by the streams
+    where = replace(where, domain=None)  # the streams are selected by domain
     return None if where == UserWhere() else partial(_among, where)
 
 

@@ -1,4 +1,4 @@
-"""Following the change journal."""
+"""Follow the change journal."""
 
 import asyncio
 import logging
@@ -31,12 +31,14 @@ LAG = metrics.histogram(
     "merganser_change_lag_seconds",
     "Time from a change to the batch that brings it to a follower who had read all before it.",
 )
-LOOK = 15.0  # seconds between two looks for changes that no bell told of
+LOOK = 15.0  # between checks for changes whose wake-up was lost
 Sift = Callable[[Context, Sequence[Event]], Awaitable[Sequence[Event]]]
 FOLDED = frozenset(
     {ChangeKind.MESSAGE_UPDATED, ChangeKind.SUBMISSION_CHANGED, ChangeKind.TASK_CHANGED}
 )
-NEWEST = frozenset({"modseq", "flags"})  # facts that the last change says for those before it
+NEWEST = frozenset(
+    {"modseq", "flags"}
+)  # facts whose value in the last change replaces earlier ones
 
 
 class ResyncReason(StrEnum):
@@ -52,34 +54,32 @@ class ResyncReason(StrEnum):
 class Batch:
     """The events of one wake-up, and the position after them.
 
-    With `resync` there are none: what was before that position must be read afresh.
+    With `resync` it has no events: the client must read everything before that position again.
     """
 
     events: Sequence[Event]
     position: Position
     more: bool = False
     resync: ResyncReason | None = None
-    ending: bool = False  # the credential of whoever hears it may have ended by what happened
+    ending: bool = False  # the events can have ended the follower's credential
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What a follower wants to hear: nothing given is everything, from now on."""
+    """Which changes a follower reads. The default is all changes of the viewer from now on."""
 
     since: Position | None = None
     kinds: Collection[ChangeKind] | None = None  # None: all
     mailboxes: Collection[int] | None = None  # None: all
-    window: timedelta = timedelta(milliseconds=50)  # least time between two batches
-    hear: Hear = hearing  # whose streams
-    objects: Collection[int] = ()  # only what happens to these
-    sift: Sift | None = None  # picks those that are told, in as many statements for many as for one
-    folded: bool = (
-        False  # of what is told together, only the last of what says the same of an object
-    )
+    window: timedelta = timedelta(milliseconds=50)  # between two batches
+    hear: Hear = hearing
+    objects: Collection[int] = ()  # only changes of these; empty: all
+    sift: Sift | None = None  # its number of statements must not depend on the number of events
+    folded: bool = False  # only the last of equivalent events of an object in a batch
 
 
 async def positions(ctx: Context, ids: Sequence[int]) -> dict[int, Picked]:
-    """Where these streams stand, by their ids."""
+    """Load the last position and the last deleted position of streams, by stream id."""
     asked = select(col(Stream.id), col(Stream.last), col(Stream.gone)).where(
         col(Stream.id).in_(ids)
     )
@@ -87,15 +87,15 @@ async def positions(ctx: Context, ids: Sequence[int]) -> dict[int, Picked]:
 
 
 async def standing(ctx: Context, hear: Hear = hearing) -> dict[int, int]:
-    """Where these streams stand; the viewer's by default."""
+    """Return the last positions of the selected streams; by default those the viewer follows."""
     heard = await hear(ctx)
     return {key: row.last for key, row in (await positions(ctx, heard.streams)).items()}
 
 
 async def by_streams(ctx: Context, ids: list[int]) -> list[Position | None]:
-    """Where these accounts' streams stand, in this order; None where there is none.
+    """Load the positions of users' streams, in the given order. None for an unknown user.
 
-    The own with those that are heard besides.
+    The viewer's position includes the streams of shared mailboxes.
     """
     mine, found = ctx.viewer.user_id, dict[int, Position]()
     if mine in ids and (ctx.begun or ctx.viewer.reach.shared):
@@ -107,9 +107,10 @@ async def by_streams(ctx: Context, ids: list[int]) -> list[Position | None]:
 
 
 async def page(ctx: Context, asked: Asked, most: int) -> Batch:
-    """The next events after a position, as many as this, without waiting for any.
+    """Return the next events after a position, at most `limit`, without waiting.
 
-    It reaches as far back as the journal is kept. Objects are those of `follow`.
+    It reads as far back as the journal is kept. `object_ids` is used as in `follow_changes`.
+    Raises InvalidInput for a position of other streams.
     """
     heard = await asked.hear(ctx)
     at, reason = await _beginning(ctx, asked, heard, far=None)
@@ -121,11 +122,12 @@ async def page(ctx: Context, asked: Asked, most: int) -> Batch:
 
 
 async def follow(ctx: Context, asked: Asked) -> AsyncGenerator[Batch]:
-    """Yield what happened after a position: what was missed, then what comes.
+    """Yield the changes after a position: first the missed ones, then new ones as they come.
 
-    By default to the viewer, with what happens in folders that are shared with them, as far as
-    they may see it when it is told. The first batch goes at once; while the window it opened
-    runs, events are gathered, and folded where that is asked for.
+    By default these are changes of the viewer and of mailboxes shared with the viewer, with the
+    rights at the time of delivery. The first batch is sent at once; events within
+    `min_interval` of it are collected, and folded on request. Raises InvalidInput for a
+    position of other streams.
     """
     turn, heard = credential_cache.turn(ctx.world), await asked.hear(ctx)
     with ExitStack() as listening:
@@ -142,7 +144,7 @@ async def follow(ctx: Context, asked: Asked) -> AsyncGenerator[Batch]:
                 if reason:
                     RESYNCS.add(reason)
                     yield Batch([], dict(at), resync=reason)
-            bell.clear()  # before we look: a change from here on rings again
+            bell.clear()  # before reading: a later change sets it again
             batch, heard = await _next(ctx, at, asked, heard, journal.MOST)
             if batch is None:
                 waited = True
@@ -158,15 +160,17 @@ async def follow(ctx: Context, asked: Asked) -> AsyncGenerator[Batch]:
             at = dict(batch.position)
             if not batch.more:
                 await asyncio.sleep(asked.window.total_seconds())
-                if listened.issuperset(heard.streams):  # whose bells have told all since we looked
+                if listened.issuperset(
+                    heard.streams
+                ):  # every change since the read sets the wake-up
                     waited = True
                     await bell.wait()
 
 
 def _folded(events: Sequence[Event]) -> Sequence[Event]:
-    """The events without those that a later one of the same object makes needless.
+    """Return the events without those that a later event of the same object makes superfluous.
 
-    That is another of its kind and cause which differs in nothing but what it says anew.
+    Such events have the same kind and origin, and differ only in LAST_VALUE_FACTS.
     """
     if len(events) == 1:
         return events
@@ -189,7 +193,10 @@ def _grown(heard: Heard, at: Position, to: Position) -> bool:
 async def _beginning(
     ctx: Context, asked: Asked, heard: Heard, *, far: int | None
 ) -> tuple[Position, ResyncReason | None]:
-    """Where a follower begins, and why it is not where it asked to."""
+    """Return the position to start at, and the reason if it is not the requested one.
+
+    Raises InvalidInput for a position of other streams.
+    """
     if asked.since and not heard.knows(asked.since):
         raise Invalid("a position in somebody else's stream", constraint="cursor", path=["after"])
     stand = await positions(ctx, heard.streams)
@@ -227,7 +234,10 @@ def _unusable(
 async def _next(
     ctx: Context, at: Position, asked: Asked, heard: Heard, most: int
 ) -> tuple[Batch | None, Heard]:
-    """The next events, as they may be heard now that they are told."""
+    """Read the next events, with the viewer's rights at the time of reading.
+
+    Returns None as batch if there are none, and the streams as they are then.
+    """
     changes = await ctx.read(*journal.coming(at, most + 1))
     if not changes:
         return None, heard
@@ -235,7 +245,7 @@ async def _next(
     if lost:
         return Batch([], lost, resync=ResyncReason.CURSOR_EXPIRED, more=True), heard
     coming = list(islice(journal.events(changes, at), most + 1))
-    found = coming[:most]  # the one behind them tells that more is coming
+    found = coming[:most]  # the next event shows that there are more
     ending = heard.ending(found)
     if heard.stale(found):
         heard = await asked.hear(ctx)
@@ -248,7 +258,10 @@ async def _next(
 
 
 def _lost(changes: Sequence[Picked], at: Position) -> Position | None:
-    """The position before the oldest change that is left, where some between have gone."""
+    """Return the position before the oldest kept change of each stream with a gap.
+
+    Returns None if no change after `position` was deleted.
+    """
     first: dict[int, int] = {}
     for change in changes:
         first.setdefault(change.stream_id, change.last - len(change.ids))
@@ -270,17 +283,17 @@ def _wanted(event: Event, asked: Asked) -> bool:
 
 
 async def watch(world: World) -> None:
-    """Find what no bell told of: one query for the whole process, however many follow."""
+    """Poll for changes whose wake-up was lost, with one query for the whole process."""
     while True:
         await asyncio.sleep(LOOK)
         try:
             await look(world)
-        except Exception:  # a listener's edge: the next look may go well
+        except Exception:  # keep running: the next attempt can succeed
             log.exception("the journal could not be read")
 
 
 async def look(world: World) -> None:
-    """Ring for every followed stream that has grown."""
+    """Wake the followers of every followed stream that has new changes."""
     if followed := world.wakeups.followed:
         now = select(col(Stream.id), col(Stream.last)).where(col(Stream.id).in_(followed))
         for stream, last in await world.database.read(now):

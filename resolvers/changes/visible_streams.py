@@ -1,4 +1,4 @@
-"""Which streams of the journal a viewer hears, and what of others' streams."""
+"""The streams that a viewer can follow, and which events of them are visible."""
 
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
@@ -12,35 +12,35 @@ from resolvers.access import own
 from resolvers.context import Context
 from resolvers.mailboxes import rights as mailbox_rights
 
-Shares = Mapping[int, Mapping[int, Picked]]  # by owner and folder
+Shares = Mapping[int, Mapping[int, Picked]]  # by owner id and mailbox id
 ENDING = frozenset({ChangeKind.SECURITY_EVENT, ChangeKind.USER_CHANGED})
 
 
 class Heard(Protocol):
-    """Streams of the journal, and what of them somebody hears at this moment."""
+    """Streams of the journal, and which of their events a follower can see now."""
 
     @property
     def streams(self) -> list[int]:
-        """All of them."""
+        """All stream ids."""
 
     @property
     def open(self) -> Collection[int]:
-        """Those of which it is told that they grow, also where nothing is to be heard."""
+        """Ids of the streams whose progress is reported, even if no event is visible."""
 
     def knows(self, at: Position) -> bool:
-        """Whether a position is one of these streams."""
+        """True if the position belongs to these streams."""
 
     def places(self, at: Position) -> dict[int, int]:
-        """The position in these streams, and no others."""
+        """Return the positions in these streams, and no others."""
 
     def shown(self, event: Event) -> Event | None:
-        """The event as it is told; None where it is not for this viewer."""
+        """Return the event as the viewer sees it, or None if it is not visible."""
 
     def stale(self, events: Iterable[Event]) -> bool:
-        """Whether all this is to be found out again before these are told."""
+        """True if the streams must be loaded again before these events are delivered."""
 
     def ending(self, events: Iterable[Event]) -> bool:
-        """Whether the viewer's credential may have ended by these."""
+        """True if these events can have ended the viewer's credential."""
 
 
 Hear = Callable[[Context], Awaitable[Heard]]
@@ -48,37 +48,37 @@ Hear = Callable[[Context], Awaitable[Heard]]
 
 @dataclass(frozen=True, slots=True)
 class Hearing:
-    """One's own stream, and those of the accounts that share folders with one."""
+    """The viewer's own stream, and those of the owners of shared mailboxes."""
 
     mine: int
     shares: Shares = field(default_factory=dict)
 
     @property
     def streams(self) -> list[int]:
-        """All of them."""
+        """All stream ids."""
         return [self.mine, *self.shares]
 
     @property
     def open(self) -> Collection[int]:
-        """Of others' streams nobody is told that there was nothing to hear."""
+        """The own stream only: progress of other users without visible event is not reported."""
         return (self.mine,)
 
     def knows(self, at: Position) -> bool:
-        """Whether a position is one of the own stream, whatever else it names."""
+        """True if the position contains the own stream."""
         return self.mine in at
 
     def stale(self, events: Iterable[Event]) -> bool:
-        """Whether anything is shared, or has just been."""
+        """True if a mailbox is shared with the viewer, or was just shared."""
         return bool(self.shares) or any(map(sharing, events))
 
     def ending(self, events: Iterable[Event]) -> bool:
-        """Whether anything happened to the account or its credentials."""
+        """True if the events are about the viewer's account or credentials."""
         return any(event.stream_id == self.mine and event.kind in ENDING for event in events)
 
     def places(self, at: Position) -> dict[int, int]:
-        """The position in these streams, and no others.
+        """Return the positions in these streams, and no others.
 
-        One that is not in it was not heard then: it is heard from where its owner began to share.
+        A stream that the position has not is read from the time its owner began to share.
         """
         found = {self.mine: at[self.mine]} if self.mine in at else {}
         for owner, boxes in self.shares.items():
@@ -87,10 +87,11 @@ class Hearing:
         return found
 
     def shown(self, event: Event) -> Event | None:
-        """The event as it is told; None where it is not for this viewer.
+        """Return the event as the viewer sees it, or None if it is not visible.
 
-        Of others' it is what happened in folders they share, since they do: a message that goes
-        to another folder is gone, one that comes from another is new. Who did it is not told.
+        Of other users these are events in shared mailboxes since they were shared. A
+        message moved to another mailbox is deleted, one moved from another is added. The
+        origin is removed.
         """
         if event.stream_id == self.mine:
             return event
@@ -125,7 +126,10 @@ class Hearing:
 
 
 async def hearing(ctx: Context) -> Hearing:
-    """What the viewer hears at this moment. The context learns whether anything is shared."""
+    """Load the streams that the viewer can follow now.
+
+    Also notes in the viewer whether mailboxes are shared with them.
+    """
     mine, shares = own(ctx), defaultdict[int, dict[int, Picked]](dict)
     for row in await mailbox_rights.all_of(ctx):
         shares[row.owner_id][row.mailbox_id] = row
@@ -135,5 +139,5 @@ async def hearing(ctx: Context) -> Hearing:
 
 
 def sharing(event: Event) -> bool:
-    """Whether something was shared with the account of this stream, or is no longer."""
+    """True if the event is about a mailbox that was shared with the user, or no longer is."""
     return "owner" in event.facts

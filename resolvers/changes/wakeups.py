@@ -1,4 +1,4 @@
-"""Hearing what other processes do to the same store."""
+"""Receive the wake-ups of other processes on the same database."""
 
 import asyncio
 import logging
@@ -9,11 +9,11 @@ from resolvers.changes import stream_reader
 
 log = logging.getLogger(__name__)
 
-LOOK = 1.0  # seconds between two looks while we hear nothing of the others
+LOOK = 1.0  # between checks for changes while the event bus is disconnected
 
 
 async def hear(world: World) -> None:
-    """Hear the others until cancelled; look by ourselves while we do not, and once we do again."""
+    """Receive wake-ups until cancelled; poll while disconnected, and once after a reconnect."""
     wakeups, joined = world.wakeups, asyncio.Event()
     hearing = asyncio.create_task(wakeups.hear(joined.set))
     try:
@@ -36,5 +36,5 @@ async def _look(world: World) -> None:
     world.wakeups.rouse()
     try:
         await stream_reader.look(world)
-    except Exception:  # a listener's edge: the next look may go well
+    except Exception:  # keep running: the next attempt can succeed
         log.exception("the journal could not be read")

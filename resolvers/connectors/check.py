@@ -1,4 +1,4 @@
-"""Whether an account elsewhere can be fetched: tried stage by stage, with nothing stored."""
+"""Check whether an account on another server can be fetched, stage by stage; nothing is stored."""
 
 import ssl
 from collections.abc import Generator, Mapping, Sequence
@@ -23,15 +23,15 @@ from resolvers.connectors.loaders import visible
 from resolvers.context import Context
 
 STAGES = (Stage.RESOLVE, Stage.CONNECT, Stage.TLS, Stage.GREETING, Stage.LOGIN, Stage.LIST)
-SHOWN = 1000  # folders
-AT_ONCE = 8  # checks of a process
-PATIENCE = 30.0  # seconds of silence, of one that is stored
+SHOWN = 1000
+AT_ONCE = 8  # of one process
+PATIENCE = 30.0  # seconds without data, for stored connectors
 _UNDER_WAY: set[object] = set()
 
 
 @dataclass(frozen=True, slots=True)
 class Tried:
-    """A stage, and what was wrong with it."""
+    """The result of one stage of a check."""
 
     stage: Stage
     ok: bool
@@ -40,7 +40,7 @@ class Tried:
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """What was found, as far as it went."""
+    """The stages that were tried, and the capabilities and mailboxes of the server."""
 
     stages: Sequence[Tried]
     capabilities: Sequence[str] = ()
@@ -56,7 +56,11 @@ async def check(
     trial: bool = False,
     trust: ssl.SSLContext | None = None,
 ) -> Checked:
-    """Connect, sign in and list; Invalid where a field cannot be. A trial looks at these alone."""
+    """Connect, sign in and list the mailboxes of an account on another server.
+
+    With `validate_only`, only the fields are validated. Raises Invalid if a field is wrong, and
+    RateLimited if eight checks are running. A failure of the server is part of the result.
+    """
     options = ctx.world.options
     values = connector_validation.checked(given, {}, options)
     word = connector_validation.secret(password)
@@ -78,7 +82,10 @@ async def check(
 async def check_stored(
     ctx: Context, connector_id: int, *, trust: ssl.SSLContext | None = None
 ) -> Checked:
-    """Try one of the viewer's connectors, with the password that is stored; NotFound."""
+    """Check one of the viewer's connectors with its stored credential.
+
+    Raises NotFound, and RateLimited if eight checks are running.
+    """
     asked = select(*picked(Connector)).where(visible(ctx), col(Connector.id) == connector_id)
     row = found(next(iter(await ctx.read(asked)), None), str(connector_id))
     options = ctx.world.options
@@ -90,7 +97,7 @@ async def check_stored(
 
 @contextmanager
 def _one_of(most: int) -> Generator[None]:
-    """Take a place among the checks of this process; RateLimited."""
+    """Count a check of this process while it runs. Raises RateLimited if there are too many."""
     if len(_UNDER_WAY) >= most:
         text = f"{most} accounts are being checked: try again"
         raise RateLimited(text, retry_after=timedelta(seconds=10))
@@ -127,7 +134,10 @@ async def _tried(opens: AbstractAsyncContextManager[Session], stages: list[Stage
 
 
 def _of(account: Mapping[str, Any]) -> list[Stage]:
-    """The stages there are: without TLS there is one less, and POP3 lists nothing."""
+    """Return the stages of a check in order.
+
+    Without TLS there is one less, and POP3 has no list.
+    """
     left = {Stage.TLS} if account["security"] == Security.PLAIN else set[Stage]()
     if account["protocol"] == Protocol.POP3:
         left.add(Stage.LIST)
@@ -139,7 +149,7 @@ def _of(account: Mapping[str, Any]) -> list[Stage]:
 
 
 def _until(stages: list[Stage], problem: Failure) -> list[Tried]:
-    if isinstance(problem, credentials.Unready):  # nothing else was tried
+    if isinstance(problem, credentials.Unready):  # raised before a connection was opened
         return [Tried(problem.stage, ok=False, said=problem.message)]
     at = stages.index(problem.stage) if problem.stage in stages else len(stages) - 1
     passed = [Tried(stage, ok=True) for stage in stages[:at]]

@@ -1,4 +1,4 @@
-"""What a connector signs in with: sealed, and never shown. Tokens are asked for anew in time."""
+"""Encrypt credentials of connectors, refresh access tokens, and open sessions."""
 
 import ssl
 from collections.abc import AsyncGenerator, Mapping
@@ -21,29 +21,32 @@ from models.runtime.environment import World
 from models.runtime.secret_box import Sealed
 from models.store.columns import Picked
 
-EARLY = timedelta(minutes=2)  # before a token ends another is asked for
-USUAL = 3600  # seconds a token lives, where nothing is said (RFC 6749, section 5.1)
-ANSWER = 64 << 10  # bytes of what is said about a token
-LONGEST = 16 << 10  # characters of a token
+EARLY = timedelta(minutes=2)  # a token is refreshed so long before it expires
+USUAL = 3600  # if `expires_in` is missing (RFC 6749, section 5.1)
+ANSWER = 64 << 10  # bytes
+LONGEST = 16 << 10  # characters
 FORM = {"Content-Type": "application/x-www-form-urlencoded", "Accept": "application/json"}
 
 
 class Unready(Failure):
-    """There is nothing to sign in with."""
+    """The connector has no usable credential, so no connection is opened."""
 
 
 def place_of(connector_id: int) -> str:
-    """What the vault seals the secrets of a connector for."""
+    """Return the purpose that the secret box binds the secret of a connector to."""
     return f"connector:{connector_id}"
 
 
 def sealed(world: World, connector_id: int, secret: Mapping[str, Any]) -> str:
-    """What is stored."""
+    """Encrypt the password, client secret and tokens of a connector for storage."""
     return world.vault.seal(orjson.dumps(dict(secret)).decode(), place_of(connector_id))
 
 
 def opened(world: World, connector_id: int, secret: str) -> dict[str, Any]:
-    """What was sealed; Failure where that key is gone."""
+    """Decrypt the stored secret.
+
+    Raises CredentialFailure if its key is no longer in the key file.
+    """
     try:
         found: dict[str, Any] = orjson.loads(world.vault.open(secret, place_of(connector_id)))
     except Sealed:
@@ -55,9 +58,12 @@ def opened(world: World, connector_id: int, secret: str) -> dict[str, Any]:
 async def signed_in(
     world: World, connector: Picked, ways: tuple[Gate, ssl.SSLContext | None], patience: float = 0
 ) -> AsyncGenerator[Session]:
-    """A session with the account; Failure. Silence is borne for `patience` seconds at most, if set.
+    """Open a session that is signed in.
 
-    Where a token that was kept is refused, another is asked for, once.
+    Raises ConnectorFailure if the server or the credential fails.
+
+    `gate_and_ssl` is the gate and the SSL context. `max_timeout` limits the timeout, in seconds,
+    if it is not 0. If the server refuses a cached access token, it is refreshed once.
     """
     gate, trust = ways
     largest = world.options.message_max
@@ -78,7 +84,10 @@ async def signed_in(
 async def _server(
     world: World, connector: Picked, gate: Gate, *, anew: bool
 ) -> tuple[Server, bool]:
-    """How the account is reached, and whether by a token that was kept; Failure."""
+    """Return the server and whether its credential is a cached access token.
+
+    Raises CredentialFailure.
+    """
     known = opened(world, connector.id, connector.secret)
     if not known.get("password"):
         raise Unready(Stage.LOGIN, "it has no password: set one", refused=True)
@@ -102,10 +111,10 @@ async def _server(
 
 
 async def _token(world: World, connector: Picked, gate: Gate, *, anew: bool) -> tuple[str, bool]:
-    """The access token, and whether it was kept; another one, where it ends soon, or `anew`.
+    """Return the access token and whether it is the cached one (RFC 6749, section 6).
 
-    RFC 6749, section 6. What is sealed is read now: whoever refreshed it may have got another
-    refresh token, and that of the row that the run began with is worth nothing then.
+    The token is refreshed if it expires soon or with `refresh`. Reads the stored secret again,
+    since another process can have replaced the refresh token.
     """
     now = world.now()
     mine = select(col(Connector.secret)).where(col(Connector.id) == connector.id)
@@ -133,7 +142,10 @@ async def _token(world: World, connector: Picked, gate: Gate, *, anew: bool) -> 
 
 
 async def asked(oauth: Mapping[str, Any], known: Mapping[str, Any], gate: Gate) -> dict[str, Any]:
-    """What the server of tokens says to our refresh token; Failure."""
+    """Request an access token with the refresh token, and return the response.
+
+    Raises CredentialFailure if the token server does not answer or refuses.
+    """
     form = {
         "grant_type": "refresh_token",
         "refresh_token": known["password"],
@@ -155,14 +167,14 @@ async def asked(oauth: Mapping[str, Any], known: Mapping[str, Any], gate: Gate) 
     token = told.get("access_token")
     if not isinstance(token, str) or not 0 < len(token) <= LONGEST or not token.isprintable():
         why = str(told.get("error_description") or told.get("error") or f"status {status}")
-        why = said(_hidden(why, known))  # before it is cut, where half a secret would be left
+        why = said(_hidden(why, known))  # before the text is cut, which could leave half a secret
         refused = told.get("error") in ("invalid_grant", "invalid_client", "unauthorized_client")
         raise Unready(Stage.LOGIN, f"the server of tokens: {why}", refused=refused)
     return told
 
 
 def _hidden(text: str, known: Mapping[str, Any]) -> str:
-    """The text without what is secret, as we know it or as it was sent."""
+    """Return the text without the secrets, plain or percent-encoded."""
     secret = [str(known[name]) for name in ("password", "client", "access") if known.get(name)]
     for word in sorted({*secret, *map(quote_plus, secret)}, key=len, reverse=True):
         text = text.replace(word, "…")

@@ -1,4 +1,4 @@
-"""Accounts elsewhere whose mail comes here, and their runs, as they are read."""
+"""Read connectors and their runs."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ OF_OTHERS = Needs(role=Role.DOMAIN_ADMIN, admin_permission=AdminPermission.SYNCJ
 
 @dataclass(frozen=True, slots=True)
 class ConnectorWhere:
-    """Which connectors to list; all conditions hold."""
+    """The conditions of a list of connectors; all of them hold."""
 
     users: Users | None = None
     active: bool | None = None
@@ -32,7 +32,7 @@ class ConnectorWhere:
 
 
 def visible(ctx: Context) -> ColumnElement[bool]:
-    """The WHERE clause for connectors: one's own, and of those one manages."""
+    """Return the SQL condition for connectors of the viewer and of accounts the viewer manages."""
     return col(Connector.once).is_(False) & _theirs(ctx, col(Connector.user_id))
 
 
@@ -47,7 +47,7 @@ def _theirs(ctx: Context, owner: Any) -> ColumnElement[bool]:
 
 
 async def by_ids(ctx: Context, ids: list[int]) -> list[Picked | None]:
-    """The connectors with these ids, in this order; None where the viewer sees none."""
+    """Load connectors, in the order of the ids; None if the viewer does not see one."""
     seen = select(*picked(Connector, SHOWN)).where(visible(ctx))
     return await by_keys(ctx, seen, col(Connector.id), ids)
 
@@ -68,7 +68,7 @@ async def _terms(ctx: Context, where: ConnectorWhere) -> list[ColumnElement[bool
 async def page(
     ctx: Context, where: ConnectorWhere, ask: Ask, columns: Collection[str]
 ) -> Page[Picked]:
-    """A page of connectors: account by account, in the order they were made."""
+    """Read a page of connectors, by account and then in the order of creation."""
     names = SHOWN.intersection(columns) | {"user_id", "id"}
     rows = select(*picked(Connector, names)).where(*await _terms(ctx, where))
     place = (col(Connector.user_id), col(Connector.id))
@@ -77,7 +77,7 @@ async def page(
 
 @dataclass(frozen=True, slots=True)
 class OfUser:
-    """A page of the connectors of an account, which the viewer has reached."""
+    """A page of the connectors of an account, which the viewer is known to see."""
 
     user_id: int
     ask: Ask
@@ -85,7 +85,7 @@ class OfUser:
 
 
 async def of_users(ctx: Context, wanted: list[OfUser]) -> list[Page[Picked]]:
-    """Pages of the connectors of accounts, in the order they were made; all in one statement."""
+    """Load pages of the connectors of accounts, in the order of creation, with one statement."""
     names = SHOWN.intersection(name for one in wanted for name in one.columns)
     asked = select(*picked(Connector, names | {"user_id", "id"})).where(visible(ctx))
     place = (col(Connector.user_id), col(Connector.id))
@@ -97,7 +97,7 @@ async def of_users(ctx: Context, wanted: list[OfUser]) -> list[Page[Picked]]:
 
 
 async def counts_of_users(ctx: Context, wanted: list[OfUser]) -> list[int]:
-    """How many connectors these accounts have."""
+    """Count the connectors of each account."""
     asked = select(col(Connector.user_id), func.count().label("many")).where(visible(ctx))
     asked = asked.where(col(Connector.user_id).in_({one.user_id for one in wanted}))
     rows = await ctx.read(asked.group_by(col(Connector.user_id)))
@@ -106,21 +106,21 @@ async def counts_of_users(ctx: Context, wanted: list[OfUser]) -> list[int]:
 
 
 async def count(ctx: Context, where: ConnectorWhere) -> int:
-    """How many connectors such a list has."""
+    """Count the connectors of a list."""
     many = select(func.count().label("many")).select_from(Connector)
     (row,) = await ctx.read(many.where(*await _terms(ctx, where)))
     return int(row.many)
 
 
 async def runs_by_ids(ctx: Context, ids: list[int]) -> list[Picked | None]:
-    """The runs with these ids, in this order; None where the viewer sees none."""
+    """Load runs, in the order of the ids; None if the viewer does not see one."""
     seen = select(*picked(ConnectorRun)).where(_theirs(ctx, col(ConnectorRun.user_id)))
     return await by_keys(ctx, seen, col(ConnectorRun.id), ids)
 
 
 @dataclass(frozen=True, slots=True)
 class OfConnector:
-    """A page of the runs of a connector, which the viewer has reached."""
+    """A page of the runs of a connector, which the viewer is known to see."""
 
     connector_id: int
     ask: Ask
@@ -128,7 +128,7 @@ class OfConnector:
 
 
 async def runs(ctx: Context, wanted: list[OfConnector]) -> list[Page[Picked]]:
-    """Pages of the runs of connectors, the newest first; all in one statement."""
+    """Load pages of the runs of connectors, newest first, with one statement."""
     names = frozenset({"connector_id", "id"}).union(*(one.columns for one in wanted))
     place = (col(ConnectorRun.connector_id), col(ConnectorRun.id))
     asked = select(*picked(ConnectorRun, names))
@@ -140,7 +140,7 @@ async def runs(ctx: Context, wanted: list[OfConnector]) -> list[Page[Picked]]:
 
 
 async def run_counts(ctx: Context, wanted: list[OfConnector]) -> list[int]:
-    """How many runs of these are remembered."""
+    """Count the stored runs of each connector."""
     keys = {one.connector_id for one in wanted}
     asked = select(col(ConnectorRun.connector_id), func.count().label("many"))
     asked = asked.where(col(ConnectorRun.connector_id).in_(keys))
@@ -150,7 +150,7 @@ async def run_counts(ctx: Context, wanted: list[OfConnector]) -> list[int]:
 
 
 async def last_logs(ctx: Context, ids: list[int]) -> list[list[str] | None]:
-    """The lines of the last run of each connector; None where none has begun."""
+    """Load the log lines of the last run of each connector; None if it has no run."""
     asked = select(col(ConnectorRun.connector_id), col(ConnectorRun.log))
     rows = await ctx.read(asked.where(col(ConnectorRun.id).in_(_newest(ids))))
     found = {row.connector_id: row.log for row in rows}
@@ -158,7 +158,7 @@ async def last_logs(ctx: Context, ids: list[int]) -> list[list[str] | None]:
 
 
 async def last_runs(ctx: Context, ids: list[int]) -> list[Picked | None]:
-    """The newest run of each of these connectors of the viewer's own; None where it has none."""
+    """Load the last run of each of the viewer's own connectors; None if it has no run."""
     newest = _newest(ids).where(col(ConnectorRun.user_id) == ctx.viewer.user_id)
     rows = await ctx.read(select(*picked(ConnectorRun)).where(col(ConnectorRun.id).in_(newest)))
     found = {row.connector_id: row for row in rows}

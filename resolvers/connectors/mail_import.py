@@ -1,4 +1,4 @@
-"""Single imports: an archive, or an account here or elsewhere, has a run for each account."""
+"""Queue one-time imports of an archive, or of an account here or on another server."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -37,13 +37,13 @@ from resolvers.messages.filters.message_filter import MessageWhere
 from resolvers.transfer import imports
 from resolvers.users.selection import MINE, Users, chosen, managed_one
 
-WAITING = 10  # single imports of an account that have not ended
+WAITING = 10  # of one account
 ELSEWHERE = Needs(user_permission=UserPermission.SYNCJOBS)
 
 
 @dataclass(frozen=True, slots=True)
 class Remote:
-    """An account elsewhere: what a connector to it is made of, by column, and how one signs in."""
+    """An account on another server: the columns of a connector to it, and the password."""
 
     given: Mapping[str, Any]
     password: str = field(repr=False)
@@ -51,41 +51,41 @@ class Remote:
 
 @dataclass(frozen=True, slots=True)
 class NewMailImport:
-    """What is brought in, by one of its sources, and for whom."""
+    """The source of an import and the accounts that it imports to. One source is given."""
 
     users: Users = MINE
     upload_id: int | None = None
     path: str | None = None
     remote: Remote | None = None
     user_id: int | None = None
-    below: Named | None = None  # all folders are made in this one
+    below: Named | None = None  # all mailboxes are created in this one
     where: MessageWhere | None = None
     subscribe: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class _Made:
-    """What the connectors of an import have in common."""
+    """The columns that the connectors of an import have in common, their secret, and the upload."""
 
     values: Mapping[str, Any]
     secret: Mapping[str, Any] | None = None
-    upload: tuple[Received, str] | None = None  # its bytes, and their name in the store
+    upload: tuple[Received, str] | None = None  # the bytes and the name of their object
 
 
 @dataclass(frozen=True, slots=True)
 class _Job:
-    """An import that was looked through, and may be written down."""
+    """A validated import that is ready to be stored."""
 
     new: NewMailImport
     users: Sequence[Picked]
-    below: Mapping[int, str | None]  # by account
+    below: Mapping[int, str | None]  # by user id
     made: _Made
 
 
 async def create(ctx: Context, new: NewMailImport) -> list[int]:
-    """Queue a run for each of these accounts; their keys, in the order of the accounts' ids.
+    """Queue a run for each account and return the run ids, in the order of the account ids.
 
-    Forbidden, Invalid, NotFound; LimitReached where an account has too many that have not ended.
+    Raises Forbidden, Invalid, NotFound, and LimitReached if an account has ten unfinished imports.
     """
     users = await chosen(ctx, new.users)
     owners = [user.id for user in users]
@@ -109,11 +109,8 @@ async def create(ctx: Context, new: NewMailImport) -> list[int]:
     return runs
 
 
-# ---------------------------------------------------------------- sources
-
-
 async def _made(ctx: Context, new: NewMailImport, owners: Sequence[int]) -> _Made:
-    """The source, where the viewer may use it."""
+    """Return the source of an import. Raises Forbidden, Invalid or NotFound if it can't be used."""
     where = None if new.where is None or new.where.everything else new.where
     if where and new.user_id is None:
         filter_match.check(where)
@@ -154,7 +151,10 @@ def _elsewhere(ctx: Context, remote: Remote, order: Order) -> _Made:
 async def _check_account(
     ctx: Context, user_id: int, owners: Sequence[int], where: MessageWhere | None
 ) -> None:
-    """Whether this account's mail may be read by the viewer, who is noted where it is another's."""
+    """Raise Forbidden, NotFound or Invalid if the viewer may not import from this account.
+
+    Reading another account's mail is recorded in its security log.
+    """
     path = ["source", "user"]
     if user_id in owners:
         raise Invalid("the mail is in this account already", constraint="other", path=path)
@@ -163,13 +163,16 @@ async def _check_account(
     if user_id != ctx.viewer.user_id:
         await witnessed(ctx, [user_id])
     if where:
-        await Selection(where=where).looked(ctx, [user_id])  # refused now, not by each run
+        await Selection(where=where).looked(ctx, [user_id])  # fails now instead of in each run
 
 
 async def _folders(
     ctx: Context, owners: Sequence[int], below: Named | None
 ) -> Mapping[int, str | None]:
-    """The path of the folder of each account in which all others are made."""
+    """Return the path of the mailbox of each account in which all others are created.
+
+    Raises NotFound if an account has no such mailbox, and Invalid if the reference can't be used.
+    """
     path = ["parentMailbox"]
     if below is None:
         return dict.fromkeys(owners)
@@ -188,10 +191,8 @@ async def _folders(
     return found
 
 
-# ---------------------------------------------------------------- rows
-
-
 async def _check_room(ctx: Context, owners: Sequence[int]) -> None:
+    """Raise LimitReached if an account has too many unfinished imports."""
     many = func.count().label("many")
     mine = (
         col(Connector.user_id).in_(owners),
@@ -206,7 +207,7 @@ async def _check_room(ctx: Context, owners: Sequence[int]) -> None:
 
 
 async def _queue(ctx: Context, session: AsyncSession, job: _Job) -> list[int]:
-    """A connector that nobody sees, and a run of it, for each account; the keys of the runs."""
+    """Insert a hidden connector and a queued run of it for each account; returns the run ids."""
     world, now, made = ctx.world, ctx.world.now(), job.made
     order: Order = made.values["bringing"]
     connectors, runs = list[Connector](), list[ConnectorRun]()
@@ -238,7 +239,7 @@ async def _queue(ctx: Context, session: AsyncSession, job: _Job) -> list[int]:
 
 
 async def _keep(ctx: Context, session: AsyncSession, job: _Job, runs: Sequence[int]) -> None:
-    """Keep an archive as long as a run needs it; the first account's tenant has its bytes."""
+    """Keep an uploaded archive as long as a run needs it; its blob belongs to the first tenant."""
     if job.made.upload is None:
         return
     received, name = job.made.upload

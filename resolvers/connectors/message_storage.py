@@ -1,7 +1,7 @@
-"""Storing what was fetched: straight into folders, or the way of mail that comes in.
+"""Store fetched messages: directly in mailboxes, or through the delivery of incoming mail.
 
-What a unit stores, and what the ledger says of it, are one. What goes the way of mail that comes in
-is stored by units of its own; there a receipt knows it again, until the ledger does.
+A transaction stores messages together with their ledger rows. The delivery has transactions of its
+own; a delivery receipt identifies a repeated message there until the ledger has it.
 """
 
 import asyncio
@@ -43,25 +43,29 @@ from resolvers.messages.filters.message_filter import MessageWhere
 from resolvers.transfer import import_mailboxes, import_writer
 from resolvers.transfer.import_writer import TOGETHER, Ready, short
 
-AT_ONCE = 8  # messages that go the way of mail that comes in
-LATELY = timedelta(days=1)  # what came there since is told as new mail
-LEVEL = 50  # of accounts that have said nothing of spam
+AT_ONCE = 8  # of one run
+LATELY = timedelta(days=1)  # younger messages are reported as new mail
+LEVEL = 50  # of accounts without a spam setting
 
-Row = dict[str, Any]  # of the ledger
+Row = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Came:
-    """A message that was fetched, and read."""
+    """A message that was fetched and parsed."""
 
     head: Head
     raw: bytes
     letter: Letter
-    flags: Sequence[str]  # that it has here
+    flags: Sequence[str]  # as stored here
 
 
 async def bring(it: Fetch, place: Place, some: Sequence[tuple[Head, bytes]]) -> None:
-    """Store these, and note what has been fetched; OverQuota where not all of it fits, Failure."""
+    """Store fetched messages and their ledger rows.
+
+    Raises OverQuota if they do not all fit, and ConnectorFailure if the database is too slow or a
+    delivery fails.
+    """
     work = it.work
     path = place.mapped.path
     box = await import_mailboxes.made(work.ctx, work.boxes, path, subscribe=work.subscribe)
@@ -71,7 +75,7 @@ async def bring(it: Fetch, place: Place, some: Sequence[tuple[Head, bytes]]) -> 
         for head, raw in some[at : at + TOGETHER]:
             kept = stripped(raw, own_names(it.run.ctx.world.options))
             group.append(Came(head, kept, await received_messages.read(kept), flags_of(head)))
-            await asyncio.sleep(0)  # small ones are read here, and others wait for their turn
+            await asyncio.sleep(0)  # parsing small messages must not block the event loop
         it.tally.bytes += sum(len(one.raw) for one in group)
         came = await _arrived(it, place, it.to, group) if sifted and it.to else {}
         noted, new, spent = await _sorted(it, place, box, group, came)
@@ -84,27 +88,24 @@ async def bring(it: Fetch, place: Place, some: Sequence[tuple[Head, bytes]]) -> 
 
 
 def flags_of(head: Head) -> list[str]:
-    """The flags that a message has here: those we know, and as many keywords as there may be."""
+    """Return the flags that a message has here: known system flags and the first keywords."""
     told = sorted(flag for flag in head.flags - IGNORED if row_changes.is_flag(flag))
     system = [flag for flag in told if flag[:1] == "\\"]
     return system + [flag for flag in told if flag[:1] != "\\"][: flags.KEYWORDS]
 
 
-# ---------------------------------------------------------------- what is known by its content
-
-
 async def _sorted(
     it: Fetch, place: Place, box: int, group: Sequence[Came], came: Mapping[str, int | None]
 ) -> tuple[list[Row], list[Came], list[str]]:
-    """What is here already, as rows of the ledger; what is new; and marks that are used up.
+    """Return ledger rows of messages that need no storing, new messages, and used marks.
 
-    `came` is what a run that was cut off has delivered, by mark.
+    `delivered_ids` maps marks to the messages that an interrupted run has delivered.
     """
     noted, new, spent = list[Row](), list[Came](), list[str]()
     for one in group:
         digest = one.letter.digest
         if one.head.mark in came:
-            await _twice(it, place, box, digest)  # it counts as one for those that are like it
+            await _twice(it, place, box, digest)  # so that equal messages are duplicates
             noted.append(row_of(it, place, one, came[one.head.mark]))
         elif earlier := place.before.get(digest):
             mark, message_id = earlier.pop()
@@ -120,14 +121,17 @@ async def _sorted(
 
 
 async def _asked(it: Fetch, place: Place, one: Came) -> bool:
-    """Whether a message is one of those that a single import brings; folders are those there."""
+    """True if a message matches the filter of a one-time import.
+
+    Mailbox names are those of the source.
+    """
     found = Found(place.name, place.name, "", 0, one.raw, received_at=_at(it, one), flags=one.flags)
     where = it.where or MessageWhere()
     return await filter_match.fits(where, found, one.letter, it.run.ctx.world.now())
 
 
 async def _twice(it: Fetch, place: Place, box: int, digest: str) -> bool:
-    """Whether the same message is here, and so comes not again."""
+    """True if the message is a duplicate to skip. Otherwise its digest is remembered."""
     brief = short(digest)
     if it.connector.skip_cross_duplicates:
         if it.everywhere is None:
@@ -149,7 +153,7 @@ async def _twice(it: Fetch, place: Place, box: int, digest: str) -> bool:
 
 
 async def _digests(it: Fetch, folder_id: int | None) -> set[bytes]:
-    """What the ledger has of a folder; None: of all."""
+    """Return the short digests in the ledger of a remote mailbox, or of all if None."""
     mine = select(col(ConnectorFolder.id)).where(
         col(ConnectorFolder.connector_id) == it.connector.id
     )
@@ -160,7 +164,7 @@ async def _digests(it: Fetch, folder_id: int | None) -> set[bytes]:
 
 
 def row_of(it: Fetch, place: Place, one: Came, message_id: int | None, *, safe: bool = True) -> Row:
-    """What the ledger says of a message."""
+    """Return the ledger row of a message. `safe` means that the source can be deleted later."""
     return {
         "folder_id": place.id,
         "mark": one.head.mark,
@@ -173,13 +177,15 @@ def row_of(it: Fetch, place: Place, one: Came, message_id: int | None, *, safe: 
     }
 
 
-# ---------------------------------------------------------------- straight into a folder
-
-
 async def _store(
     it: Fetch, place: Place, what: tuple[int, list[Came]], noted: list[Row], spent: list[str]
 ) -> None:
-    """Store the new ones, and write the ledger, in one unit; of a full account what goes in."""
+    """Store new messages and the ledger rows.
+
+    If the quota is exceeded, stores one message at a time.
+
+    Raises OverQuota for the first message that does not fit.
+    """
     box, new = what
     ready = [_ready(it, place, box, one) for one in new]
     try:
@@ -201,14 +207,14 @@ def _ready(it: Fetch, place: Place, box: int, one: Came) -> Ready:
 
 
 def _at(it: Fetch, one: Came) -> Any:
-    """When it arrived there; where nobody says so, when it was written."""
+    """Return when a message arrived there; if unknown, its Date, and never a future time."""
     now = it.run.ctx.world.now()
     told = one.head.received_at or dated(one.raw[: one.raw.find(b"\r\n\r\n") + 2])
     return min(told or now, now)
 
 
 def _is_news(it: Fetch, place: Place, one: Came) -> bool:
-    """Whether it is told as mail that has just come: not what a first copy brings."""
+    """True if a message is reported as new mail. Messages of a first fetch are not."""
     unread = place.mapped.path == INBOX and "\\Seen" not in one.flags
     return unread and not place.fresh and _at(it, one) >= it.run.ctx.world.now() - LATELY
 
@@ -244,13 +250,13 @@ async def _unit(
     it.run.ctx.world.fault("fetched")
 
 
-# ---------------------------------------------------------------- the way of mail that comes in
-
-
 async def _sifts(it: Fetch) -> bool:
-    """Whether INBOX goes the way of mail that comes in: there is something on it that acts."""
+    """True if INBOX messages pass the delivery of incoming mail.
+
+    That is so if a scanner, filter or encryption key applies.
+    """
     row, options = it.connector, it.run.ctx.world.options
-    to = it.to = await _recipient(it)  # each time: a run may listen for days
+    to = it.to = await _recipient(it)  # read each time, since a run can listen for days
     if to is None:
         return False
     judged = bool(options.rspamd) or to.ruled or to.spam_level != LEVEL
@@ -263,7 +269,7 @@ async def _sifts(it: Fetch) -> bool:
 
 
 async def _recipient(it: Fetch) -> Recipient | None:
-    """The account as mail that comes in finds it; None: it has no address."""
+    """Return the account as a recipient of incoming mail, or None if it has no address."""
     row, world = it.connector, it.run.ctx.world
     mine = col(Address.user_id) == row.user_id, col(Address.main)
     asked = select(*picked(Address)).where(*mine)
@@ -284,9 +290,11 @@ async def _recipient(it: Fetch) -> Recipient | None:
 async def _arrived(
     it: Fetch, place: Place, to: Recipient, group: Sequence[Came]
 ) -> dict[str, int | None]:
-    """What a run that was cut off has delivered: messages here by mark, None for one that is held.
+    """Return the messages that an interrupted run has delivered, by mark.
 
-    By content alone it would be known, too, but not which message of ours it is.
+    The id is None for a message in quarantine.
+
+    The digest would identify the message, too, but not its id here.
     """
     world = it.run.ctx.world
     marks = {receipt_of(_lettered(place, one), to, ""): one.head.mark for one in group}
@@ -302,13 +310,17 @@ async def _arrived(
 
 
 def _lettered(place: Place, one: Came) -> Letter:
-    """The letter, whose receipt is that of this message at its source."""
-    came = f"{place.id}:{place.opened.validity}:{one.head.mark}:{one.letter.digest}"
+    """Return the parsed message with the identity that its delivery receipt is computed from."""
+    source = f"{place.id}:{place.opened.validity}"
+    came = f"{source}:{one.head.mark}:{one.letter.digest}"
     return replace(one.letter, came=came)
 
 
 async def _sift(it: Fetch, place: Place, to: Recipient, new: Sequence[Came]) -> list[Row]:
-    """Have these go the way of mail that comes in; what the ledger says of them then."""
+    """Pass messages through the delivery of incoming mail, and return their ledger rows.
+
+    Raises ConnectorFailure if a delivery failed; the others are in the ledger then.
+    """
     room = asyncio.Semaphore(AT_ONCE)
 
     async def one_of(one: Came) -> object:
@@ -329,7 +341,7 @@ async def _sift(it: Fetch, place: Place, to: Recipient, new: Sequence[Came]) -> 
             it.tally.imported += 1
             key = outcome.message_id if isinstance(outcome, Placed) else None
             rows.append(row_of(it, place, one, key))
-    if failed and rows:  # what went well is known, also when no receipt tells of it any more
+    if failed and rows:  # receipts expire; the ledger must know the delivered ones
         async with it.unit() as unit:
             await (await unit.connection()).execute(insert(ConnectorMessage), rows)
             await it.noted(unit)

@@ -1,4 +1,4 @@
-"""Connectors made, changed, removed, begun and ended."""
+"""Create, update, delete, run and cancel connectors."""
 
 import contextlib
 from collections.abc import Collection, Mapping, Sequence
@@ -30,9 +30,9 @@ from resolvers.context import Context, Needs
 from resolvers.users import managed_objects
 from resolvers.users.selection import managed_all
 
-MOST = 50  # of an account
+MOST = 50  # of one account
 LOGGED = ("name", "host", "active")
-CREDENTIAL = {  # mutations of the password of another account, as the security log calls them
+CREDENTIAL = {  # mutation: its action in the security log
     "connectorCreate": "connector create",
     "connectorDelete": "connector delete",
     "connectorUpdate": "connector update",
@@ -45,10 +45,10 @@ async def create(
     given: Mapping[str, Any],
     password: str | None,
 ) -> int:
-    """Make a connector, which runs at once where it has an interval; its key.
+    """Create a connector and return its id. One with an interval runs at once.
 
-    One without a password is no use, and is to be switched off. Invalid,
-    LimitReached, NotFound.
+    The default user is the viewer. Raises Invalid, LimitReached at 50 connectors, NotFound, and
+    Forbidden if the viewer may not manage connectors of the user.
     """
     owner, world, key = own(ctx) if user_id is None else user_id, ctx.world, ctx.world.key()
     _permitted(ctx, [owner])
@@ -77,7 +77,7 @@ async def create(
 
 
 def _word(before: Mapping[str, Any], given: Mapping[str, Any], password: str | None) -> Any:
-    """What is sealed: tokens that were got with another password are forgotten."""
+    """Return the secret to store. A new password removes the tokens of the old one."""
     found = dict(before)
     if password is not None:
         found = {"password": connector_validation.secret(password), "client": before.get("client")}
@@ -91,7 +91,11 @@ def _word(before: Mapping[str, Any], given: Mapping[str, Any], password: str | N
 async def change(
     ctx: Context, ids: Sequence[int], given: Mapping[str, Any], password: str | None
 ) -> None:
-    """Change connectors, all or none; one that is switched on runs at once."""
+    """Update connectors, all or none. One that is activated runs at once.
+
+    Raises NotFound, Invalid, LimitReached, Forbidden, and Conflict if one is moved to another user
+    while it runs.
+    """
     owners = {*managed_objects.owners(ids, await ctx.load_all(by_ids, list(ids)))}
     if (heir := given.get("user_id")) is not None:
         owners.add(heir)
@@ -113,7 +117,7 @@ async def change(
 async def _change(
     ctx: Context, session: AsyncSession, row: Picked, given: Mapping[str, Any], password: str | None
 ) -> dict[str, Any]:
-    """Change one; its new values."""
+    """Update one connector and return its new values."""
     world, now, connection = ctx.world, ctx.world.now(), await session.connection()
     asked = {name: value for name, value in given.items() if name != "user_id"}
     values = connector_validation.checked(asked, row._asdict(), world.options)
@@ -135,7 +139,7 @@ async def _change(
             raise Conflict("it runs: cancel the run first", path=["set", "user"])
         await _check_room(ctx, given["user_id"])
         values["user_id"] = given["user_id"]
-        for table in (ConnectorFolder, ConnectorRun):  # they are of the other's mail
+        for table in (ConnectorFolder, ConnectorRun):  # they describe the mail of the previous user
             mine = col(table.connector_id) == row.id
             await connection.execute(delete(table).where(mine))
     this = update(Connector).where(col(Connector.id) == row.id)
@@ -144,7 +148,7 @@ async def _change(
 
 
 def _check_told(row: Picked, values: Mapping[str, Any], password: str | None) -> None:
-    """A password that was given for one server is told no other: it has to be given once more."""
+    """Raise Invalid if a stored password would be sent to another server or without TLS."""
     where = ("host", "oauth", "user_id")
     other = any(values.get(name, getattr(row, name)) != getattr(row, name) for name in where)
     weaker = values.get("security", row.security) is Security.PLAIN is not row.security
@@ -156,10 +160,10 @@ def _check_told(row: Picked, values: Mapping[str, Any], password: str | None) ->
 def _check_known(
     world: World, row: Picked, values: Mapping[str, Any], password: str | None
 ) -> None:
-    """One that came back without its password is switched on with one."""
+    """Raise Invalid if a connector without a password is activated."""
     if password is not None or row.active or not values.get("active"):
         return
-    with contextlib.suppress(Failure):  # which a run tells of
+    with contextlib.suppress(Failure):  # reported by the run
         if not credentials.opened(world, row.id, row.secret).get("password"):
             text = "it has no password: give it one to switch it on"
             raise Invalid(text, constraint="required", path=["password"])
@@ -169,7 +173,7 @@ def _next(row: Picked, values: Mapping[str, Any], now: Any) -> Any:
     active = values.get("active", row.active)
     interval = values.get("interval", row.interval)
     if row.run_id is not None:
-        return row.next_run_at  # it runs, or waits to
+        return row.next_run_at  # it is running or queued
     if not active or interval is None:
         return None
     if not row.active or row.next_run_at is None:
@@ -178,7 +182,7 @@ def _next(row: Picked, values: Mapping[str, Any], now: Any) -> Any:
 
 
 async def remove(ctx: Context, ids: Sequence[int]) -> None:
-    """Remove connectors, all or none; what they have fetched stays."""
+    """Delete connectors, all or none. Fetched messages stay. Raises NotFound or Forbidden."""
     owners = managed_objects.owners(ids, await ctx.load_all(by_ids, list(ids)))
     _permitted(ctx, owners)
     async with ctx.write(*owners) as session:
@@ -195,7 +199,10 @@ async def remove(ctx: Context, ids: Sequence[int]) -> None:
 
 
 async def start(ctx: Context, ids: Sequence[int], *, trial: bool) -> list[int]:
-    """Have these run now; of one that runs already the run that is under way. Keys of runs."""
+    """Queue a run of each connector and return the run ids. A run in progress is not repeated.
+
+    A trial stores and deletes nothing. Raises NotFound or Forbidden.
+    """
     owners = managed_objects.owners(ids, await ctx.load_all(by_ids, list(ids)))
     _permitted(ctx, owners)
     found: dict[int, int] = {}
@@ -220,12 +227,15 @@ async def start(ctx: Context, ids: Sequence[int], *, trial: bool) -> list[int]:
 
 
 async def stop(ctx: Context, ids: Sequence[int]) -> None:
-    """End these runs at the next safe point; those that have ended stay as they are."""
+    """Cancel these runs at the next safe point; finished ones stay unchanged.
+
+    Raises NotFound or Forbidden.
+    """
     rows = await ctx.load_all(runs_by_ids, list(ids))
     owners = managed_objects.owners(ids, rows)
     _permitted(ctx, owners)
     lasting = await ctx.load_all(by_ids, [row.connector_id for row in rows if row])
-    if any(lasting):  # and not only single imports
+    if any(lasting):  # one-time imports need no permission
         ctx.viewer.require(Needs(user_permission=UserPermission.SYNCJOBS))
     now = ctx.world.now()
     async with ctx.write(*owners) as session:
@@ -257,7 +267,7 @@ async def stop(ctx: Context, ids: Sequence[int]) -> None:
 
 
 def wake(ctx: Context) -> None:
-    """Let the workers look."""
+    """Wake the connector workers after the transaction."""
     ctx.afterwards(lambda: ctx.world.wakeups.tell({CONNECTORS: 0}))
 
 
@@ -278,7 +288,7 @@ async def _check_room(ctx: Context, user_id: int) -> None:
 
 
 def _permitted(ctx: Context, owners: Collection[int]) -> None:
-    """A DOMAIN_ADMIN needs SYNCJOBS for those of others."""
+    """Raise Forbidden if the viewer may not manage connectors of other users."""
     if set(owners) - {ctx.viewer.user_id}:
         ctx.viewer.require(OF_OTHERS)
 

@@ -1,4 +1,4 @@
-"""What single imports bring, and what is let go when they have ended."""
+"""Read the settings of one-time imports, and delete their data when they have ended."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -17,27 +17,27 @@ from resolvers.messages.filters.message_filter import MessageWhere
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What a single import brings, as its connector keeps it."""
+    """The settings of a one-time import, stored with its connector."""
 
-    path: str | None = None  # of an archive on the server
-    user: int | None = None  # whose mail
-    where: dict[str, Any] | None = None  # which of it: resolvers/messages/filters/filter_match.py
-    below: str | None = None  # the folder in which all of its folders are made
-    subscribe: bool = False  # to folders that are made
+    path: str | None = None  # path of an archive on the server
+    user: int | None = None  # id of the source account
+    where: dict[str, Any] | None = None  # stored filter, see `filter_match.conditions_from_json`
+    below: str | None = None  # path of the parent mailbox
+    subscribe: bool = False  # subscribe to created mailboxes
 
     @property
     def asked(self) -> MessageWhere | None:
-        """Which messages; None: all."""
+        """The filter for messages; None selects all."""
         return filter_match.where_of(self.where) if self.where else None
 
 
 def order_of(connector: Picked) -> Order:
-    """What a single import brings; nothing in particular where the connector is none."""
+    """Return the settings of a one-time import, or the defaults for another connector."""
     return Order(**(connector.bringing or {}))
 
 
 async def forget(session: AsyncSession, runs: Collection[int]) -> None:
-    """Let go what single imports needed whose runs these are, and which have ended."""
+    """Delete secret, ledger and archive of one-time imports after their runs have ended."""
     connection = await session.connection()
     of_runs = select(col(ConnectorRun.connector_id)).where(col(ConnectorRun.id).in_(runs))
     single = col(Connector.once) & col(Connector.id).in_(of_runs)

@@ -1,6 +1,7 @@
-"""What a run of a single import does: mail of an archive, or of another account, unit by unit.
+"""Run a one-time import: mail of an archive or of another account, group by group.
 
-What a unit stores, and where the next one begins, are one: a run that is killed goes on there.
+A transaction stores messages together with the checkpoint, so that an interrupted run continues
+after its last group.
 """
 
 import asyncio
@@ -46,7 +47,7 @@ COLUMNS = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """A message of the source, and, where it is to be stored, how."""
+    """A message of the source; `prepared` is None if it is not stored."""
 
     found: Found
     ready: Ready | None
@@ -54,19 +55,23 @@ class Taken:
 
 @dataclass
 class Bringing:
-    """A run that has its source open."""
+    """A run of a one-time import with its open source."""
 
     run: "Run"
     work: Import
     order: Order
-    note: dict[str, Any]  # the checkpoint
+    note: dict[str, Any]
     tally: Tally
-    where: MessageWhere | None = None  # what is asked of each message in memory
-    here: Mapping[SpecialUse, str] = field(default_factory=dict)  # paths of folders with a role
-    there: Mapping[str, SpecialUse] = field(default_factory=dict)  # roles of the source's folders
+    where: MessageWhere | None = None  # applied to each message in memory
+    here: Mapping[SpecialUse, str] = field(
+        default_factory=dict
+    )  # mailbox paths here by special use
+    there: Mapping[str, SpecialUse] = field(
+        default_factory=dict
+    )  # special use by path in the source
 
     def into(self, found: Found) -> Found:
-        """The message, with the path of the folder here that it goes to."""
+        """Return the message with the path of the mailbox here that it is stored in."""
         if self.order.below is not None:
             return replace(found, folder=f"{self.order.below}/{found.folder}")
         use = self.there.get(found.folder)
@@ -74,7 +79,10 @@ class Bringing:
 
 
 async def bring(run: "Run") -> None:
-    """Bring all there is; Failure where it cannot be read, or the account is full. Refused."""
+    """Import all messages.
+
+    Raises ConnectorFailure if the source can't be read or the account is full, Refused.
+    """
     row, order = run.row, order_of(run.connector)
     begun = (row.checkpoint or {}).get("begun") or run.ctx.world.key()
     work = await import_writer.opened(run.ctx, run.connector.user_id, None, begun)
@@ -90,11 +98,8 @@ async def bring(run: "Run") -> None:
     run.say(f"{told.seen} seen, {told.imported} brought, {told.skipped} left out")
 
 
-# ---------------------------------------------------------------- sources
-
-
 async def _archive(it: Bringing) -> None:
-    """Bring an archive, from where the last run has left it."""
+    """Import an archive, from the checkpoint on."""
     world, path = it.work.ctx.world, it.order.path
     mine = col(ImportArchive.task_id) == it.run.row.id
     async with imports.lying(it.work.ctx, path, mine) as file:
@@ -132,7 +137,7 @@ def _read(reading: Reading) -> list[Found]:
 
 
 async def _account(it: Bringing) -> None:
-    """Bring the mail that another account had when the run began."""
+    """Import the mail that another account had when the run began."""
     world, user_id = it.work.ctx.world, it.order.user or 0
     there = Context(world, Viewer(user_id, Role.USER, frozenset({Scope.MASTER})))
     known = select(col(User.id)).where(col(User.id) == user_id, col(User.deleted_at).is_(None))
@@ -148,7 +153,7 @@ async def _account(it: Bringing) -> None:
 
 
 async def _groups(it: Bringing, there: Context, keys: Sequence[int]) -> AsyncGenerator[list[Found]]:
-    """These messages of an account, as many at a time as a unit has; those deleted are left out."""
+    """Yield messages of an account in groups for one transaction, without deleted ones."""
     for start in range(0, len(keys), import_writer.TOGETHER):
         some = keys[start : start + import_writer.TOGETHER]
         rows = await there.read(
@@ -183,11 +188,8 @@ async def _found(row: Picked, stored: Stored) -> Found | None:
     return bare.with_message(raw, **facts, flags=message_flags.flags(row))
 
 
-# ---------------------------------------------------------------- units
-
-
 async def _unit(it: Bringing, group: Sequence[Found]) -> None:
-    """Store some messages; of an account that is full, as many as there is room for."""
+    """Store messages; if the account is full, as many as fit, and then raise ConnectorFailure."""
     taken = [await _taken(it, found) for found in group]
     try:
         await _put(it, taken)
@@ -203,7 +205,7 @@ async def _unit(it: Bringing, group: Sequence[Found]) -> None:
 
 
 async def _taken(it: Bringing, found: Found) -> Taken:
-    """A message, read; it says why it is left out, where it cannot be stored."""
+    """Parse a message. If it can't be stored, the reason is added to the log."""
     it.work.outcome = Outcome()
     letter = None
     if it.where is not None and found.raw is not None:
@@ -217,7 +219,7 @@ async def _taken(it: Bringing, found: Found) -> Taken:
 
 
 async def _put(it: Bringing, taken: Sequence[Taken]) -> None:
-    """Store these in a unit, and note in it how far the run has come."""
+    """Store messages and the checkpoint in one transaction. Raises OverQuota."""
     work, told, last = it.work, it.tally, taken[-1].found
     ready = [one.ready for one in taken if one.ready]
     tally = Tally(

@@ -1,4 +1,4 @@
-"""What is rarely needed of connectors: a closed list, and what each of them takes."""
+"""Custom options of connectors: a closed list, with the value each one takes."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,11 +11,11 @@ from models.errors import Invalid
 
 PATH = ("customOptions",)
 MOST = 50
-LONGEST = 255  # characters of a mask
+LONGEST = 255  # characters
 
 
 class OptionName(StrEnum):
-    """The options there are."""
+    """The names of the custom options."""
 
     DRY = "DRY"
     INCLUDE = "INCLUDE"
@@ -47,7 +47,7 @@ OF_IMAP = frozenset({OptionName.IDLE, OptionName.SUBSCRIBED, OptionName.NO_FLAGS
 
 @dataclass(slots=True)
 class Chosen:
-    """The options of a connector, read."""
+    """The parsed custom options of a connector."""
 
     dry: bool = False
     include: Expression | None = None
@@ -62,7 +62,7 @@ class Chosen:
 
 
 def chosen(stored: Sequence[Mapping[str, Any]]) -> Chosen:
-    """What the options of a row mean."""
+    """Parse the stored options of a connector."""
     found = Chosen()
     for one in stored:
         name, value = OptionName(one["name"]), one.get("value") or ""
@@ -77,7 +77,7 @@ def chosen(stored: Sequence[Mapping[str, Any]]) -> Chosen:
 
 
 def checked(given: Sequence[Mapping[str, Any]], *, pop: bool) -> list[dict[str, str]]:
-    """The options as they are stored; Invalid."""
+    """Return the options in stored form. Raises Invalid."""
     if len(given) > MOST:
         raise Invalid(f"at most {MOST}", constraint="max", path=PATH)
     seen: set[OptionName] = set()

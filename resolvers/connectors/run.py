@@ -1,7 +1,8 @@
-"""What a run of a connector does: folder by folder, what is new elsewhere is brought here.
+"""Run a connector: fetch new messages mailbox by mailbox.
 
-What a unit stores, and what it notes of the source, are one. So a run that is killed goes on where
-its last unit ended, nothing comes twice, and nothing is deleted elsewhere that is not safe here.
+A transaction stores messages together with their ledger rows. So an interrupted run continues
+after its last transaction, no message is stored twice, and no message is deleted on the other
+server before it is stored here.
 """
 
 from collections.abc import Sequence
@@ -28,12 +29,15 @@ from resolvers.connectors.one_time_imports import order_of
 from resolvers.connectors.run_state import Fetch, Place, Run, Tally
 from resolvers.transfer import import_mailboxes, import_writer
 
-SOON, LATER = timedelta(seconds=1), timedelta(minutes=1)  # until it is listened again
-LISTENS = 240.0  # seconds: then it is looked whether there is still something to listen for
+SOON, LATER = timedelta(seconds=1), timedelta(minutes=1)  # until the next run that listens
+LISTENS = 240.0  # then the end of listening is checked again
 
 
 async def fetch(run: "Run", gate: Gate, trust: Any) -> None:
-    """Bring what is new; Failure where the source does not do what it should, Refused."""
+    """Fetch new messages.
+
+    Raises ConnectorFailure if the other server fails, Refused if storing fails.
+    """
     ctx, connector = run.ctx, run.connector
     if connector.protocol in (Protocol.ARCHIVE, Protocol.USER):
         await one_time_run.bring(run)
@@ -43,7 +47,7 @@ async def fetch(run: "Run", gate: Gate, trust: Any) -> None:
         run.say("signed in")
         work = await import_writer.opened(ctx, connector.user_id, None, run.row.id)
         work.subscribe = connector.subscribe_all
-        so_far = run.row  # where it goes on
+        so_far = run.row  # continues its counts
         tally = Tally(0, so_far.imported, 0, so_far.deleted_remote, so_far.bytes)
         it = Fetch(run, there, work, tally, where=order_of(connector).asked)
         todo = await _mapped(it)
@@ -70,7 +74,7 @@ async def _told(it: Fetch) -> None:
 
 
 async def _mapped(it: Fetch) -> list[Mapped]:
-    """Which folders are fetched, and where to."""
+    """Return the remote mailboxes that are fetched, with their mailboxes here."""
     row, options, remote = it.connector, it.options, it.there.remote
     listed = await it.there.do(remote.folders)
     if options.subscribed and isinstance(remote, Imap):
@@ -96,9 +100,9 @@ async def _mapped(it: Fetch) -> list[Mapped]:
 
 
 async def _folder(it: Fetch, one: Mapped, *, again: bool = False) -> tuple[Place, list[str]]:
-    """Bring what is new in a folder, and what has become otherwise; the marks of what is there.
+    """Fetch new messages and changes of a mailbox. Returns it with the marks of all its messages.
 
-    What was there before is not seen once more where the run looks `again`.
+    With `is_repeat`, messages seen before are not counted once more.
     """
     there, remote = it.there, it.there.remote
     writes = it.connector.source_retention is not None and not it.run.trial
@@ -125,7 +129,11 @@ async def _folder(it: Fetch, one: Mapped, *, again: bool = False) -> tuple[Place
 
 
 async def _place(it: Fetch, one: Mapped, opened: Opened) -> Place:
-    """What is known of a folder. Where its numbers count no more, content tells what is known."""
+    """Read the row of a remote mailbox, or create it.
+
+    If UIDVALIDITY has changed, the marks of the ledger are invalidated; digests identify the
+    messages then.
+    """
     ctx, raw, name = (
         it.run.ctx,
         one.listed.raw.decode("latin-1"),
@@ -139,7 +147,7 @@ async def _place(it: Fetch, one: Mapped, opened: Opened) -> Place:
         rows = await ctx.read(select(*picked(ConnectorFolder)).where(*mine))
         row = rows[0] if rows and rows[0].validity == opened.validity else None
         return Place(row.id if row else 0, name, one, opened, row is None, 0, {})
-    ctx.forget()  # folders may have been made since
+    ctx.forget()  # mailboxes can have been created since
     async with it.unit() as unit:
         connection = await unit.connection()
         row = (await connection.execute(select(*picked(ConnectorFolder)).where(*mine))).first()
@@ -163,7 +171,7 @@ async def _place(it: Fetch, one: Mapped, opened: Opened) -> Place:
 
 
 async def _before(it: Fetch, folder_id: int) -> dict[str, list[tuple[str, int | None]]]:
-    """What the ledger has under numbers that count no more."""
+    """Return mark and message id of ledger rows with invalid marks, by digest."""
     asked = select(
         col(ConnectorMessage.mark), col(ConnectorMessage.digest), col(ConnectorMessage.message_id)
     ).where(col(ConnectorMessage.folder_id) == folder_id, col(ConnectorMessage.mark).contains(":"))
@@ -174,7 +182,7 @@ async def _before(it: Fetch, folder_id: int) -> dict[str, list[tuple[str, int | 
 
 
 def _wanted(it: Fetch, place: Place, heads: Sequence[Head]) -> list[Head]:
-    """Those that are neither too large nor too old, as the connector has it."""
+    """Return the messages that fit the size and age limits of the connector."""
     row, options, now = it.connector, it.options, it.run.ctx.world.now()
     most = it.run.ctx.world.options.message_max
     large = sum(head.size > most for head in heads)
@@ -190,7 +198,7 @@ def _wanted(it: Fetch, place: Place, heads: Sequence[Head]) -> list[Head]:
 
 
 async def _listen(it: Fetch, inbox: Mapped) -> None:
-    """Bring what comes into INBOX as soon as it is there, until the next run is due."""
+    """Fetch what arrives in INBOX at once (IMAP IDLE), until the next run is due."""
     row, world, remote = it.connector, it.run.ctx.world, it.there.remote
     if it.run.trial or row.interval is None or not isinstance(remote, Imap):
         return
@@ -198,7 +206,7 @@ async def _listen(it: Fetch, inbox: Mapped) -> None:
         it.run.say("the server offers no IDLE")
         return
     until = world.now() + timedelta(seconds=row.interval)
-    heard, it.run.again = True, SOON  # what came meanwhile; and then the folder is open
+    heard, it.run.again = True, SOON  # the first fetch also selects the mailbox
     while is_ahead(until, now := world.now(), timedelta(seconds=row.interval)):
         left = (until - now).total_seconds()
         if heard:
@@ -208,7 +216,7 @@ async def _listen(it: Fetch, inbox: Mapped) -> None:
         it.run.rest(listens=True)
         try:
             heard = await it.there.do(remote.wait, min(left, LISTENS))
-        except Failure as problem:  # connections on which nothing happens are cut now and then
+        except Failure as problem:  # servers close idle connections
             it.run.say(f"listening has ended: {problem.message}")
             it.run.again = LATER
             break

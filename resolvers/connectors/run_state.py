@@ -1,4 +1,4 @@
-"""A run of a connector that is signed in: what it knows, and how far it has come."""
+"""State of a signed-in connector run: caches and progress."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable
@@ -26,7 +26,7 @@ from resolvers.transfer.import_writer import Import
 
 Outcome = TypeVar("Outcome")
 IGNORED = frozenset({"\\Recent", "\\Deleted"})
-MARKS = 1000  # messages of the ledger that a statement is about
+MARKS = 1000  # more would exceed the limit of parameters
 LINES = 200  # of the log of a run
 
 
@@ -35,12 +35,12 @@ class Lost(Exception):
 
 
 class Stopped(Exception):
-    """Somebody has asked the run to end."""
+    """The run was cancelled."""
 
 
 @dataclass
 class Run:
-    """A run that is ours."""
+    """A connector run that this process holds the lease of."""
 
     ctx: Context
     connector: Picked
@@ -56,28 +56,34 @@ class Run:
 
     @property
     def trial(self) -> bool:
-        """Whether nothing is stored, and nothing deleted."""
+        """True if the run stores and deletes nothing."""
         return bool(self.row.trial or self.options.dry)
 
     def rest(self, *, listens: bool) -> None:
-        """Note whether it works, or only listens and takes nobody's place."""
+        """Set whether the run only listens. A listening run does not count for the limits."""
         self.listens = listens
         if listens:
             self.freed.set()
 
     def say(self, line: str) -> None:
-        """Write a line of the log; of too many the first and the last are kept."""
+        """Add a line to the log. Beyond 200 lines, the first and the last 100 are kept."""
         stamp = self.ctx.world.now().strftime("%H:%M:%S")
         if len(self.lines) >= LINES:
             del self.lines[LINES // 2]
         self.lines.append(f"{stamp} {line}")
 
     async def hold(self, session: AsyncSession, **counts: Any) -> None:
-        """Note how far it has come, in the unit that did it; Lost, Stopped."""
+        """Write the progress of the run in this transaction.
+
+        Raises RunLeaseLost or RunCancelled.
+        """
         await self.ctx.world.join(session, lambda turn: self.held(turn, **counts))
 
     def held(self, turn: Turn, **counts: Any) -> None:
-        """The same in a unit that is a plain function."""
+        """Write the progress of the run in a transaction that is a plain function.
+
+        Raises RunLeaseLost or RunCancelled.
+        """
         now, user = self.ctx.world.now(), self.connector.user_id
         mine = (col(Connector.id) == self.connector.id, col(Connector.lease) == self.lease)
         kept = select(col(Connector.id)).where(*mine).with_for_update()
@@ -94,7 +100,7 @@ class Run:
 
 @dataclass
 class Tally:
-    """What a run has done so far."""
+    """The counts of a run, named as their columns."""
 
     seen: int = 0
     imported: int = 0
@@ -105,53 +111,56 @@ class Tally:
 
 @dataclass
 class Place:
-    """A folder elsewhere that is open, and what is known of it."""
+    """A selected remote mailbox with its row and ledger facts."""
 
     id: int
     name: str
     mapped: Mapped
     opened: Opened
-    fresh: bool  # it was never fetched before
-    modseq: int  # whose flags are here
-    # of numbers that no longer count: marks, and messages here, by digest
+    fresh: bool  # True if it was never fetched before
+    modseq: int  # up to this MODSEQ flags are stored here
+    # invalid marks after a renumbering, with message ids here, by digest
     before: dict[str, list[tuple[str, int | None]]]
 
 
 @dataclass
 class Fetch:
-    """A run that is signed in."""
+    """The state of a connector run that is signed in."""
 
     run: Run
     there: Session
     work: Import
     tally: Tally = field(default_factory=Tally)
-    digests: dict[int, set[bytes]] = field(default_factory=dict)  # what folders here have
-    everywhere: set[bytes] | None = None  # what has been fetched from any folder
-    where: MessageWhere | None = None  # which messages a single import brings; None: all
-    to: Recipient | None = None  # whoever gets what goes the way of mail that comes in
+    digests: dict[int, set[bytes]] = field(default_factory=dict)  # of stored and fetched messages
+    everywhere: set[bytes] | None = None  # of messages fetched from any mailbox
+    where: MessageWhere | None = None  # of a one-time import; None: all messages
+    to: Recipient | None = None  # of the delivery of incoming mail
 
     @property
     def connector(self) -> Picked:
-        """Its row."""
+        """The row of the connector."""
         return self.run.connector
 
     @property
     def options(self) -> Chosen:
-        """What is rarely needed."""
+        """The custom options of the connector."""
         return self.run.options
 
     async def noted(self, session: AsyncSession, **more: Any) -> None:
-        """Note how far it has come."""
+        """Write the progress of the run, with further columns, in this transaction."""
         await self.run.hold(session, **self.so_far, **more)
 
     @property
     def so_far(self) -> dict[str, Any]:
-        """How far it has come, by column of the run."""
+        """The progress of the run, by column."""
         return {"stage": self.there.line.stage, **asdict(self.tally)}
 
     @asynccontextmanager
     async def unit(self) -> AsyncGenerator[AsyncSession]:
-        """A unit of the account; Failure where our own store takes too long."""
+        """Open a transaction of the account.
+
+        Raises ConnectorFailure if it exceeds the local timeout.
+        """
         row = self.connector
         try:
             async with asyncio.timeout(row.local_timeout):
@@ -161,7 +170,11 @@ class Fetch:
             raise self._late() from None
 
     async def apply(self, work: Callable[[Turn], Outcome]) -> Outcome:
-        """The same for a plain function of its turn: what is called off is not begun any more."""
+        """Run a plain function in a transaction of the account.
+
+        Raises ConnectorFailure if it exceeds the local timeout; the function is not started any
+        more then.
+        """
         row, over = self.connector, False
 
         def unit(turn: Turn) -> Outcome:
@@ -183,5 +196,5 @@ class Fetch:
 
 
 def joined(flags: frozenset[str]) -> str:
-    """Flags as the ledger has them."""
+    """Return flags as the ledger stores them: sorted and separated by spaces."""
     return " ".join(sorted(flags - IGNORED))

@@ -1,17 +1,17 @@
-"""When connectors run, and the runs that wait."""
+"""Schedule connectors: queued runs, and the time of the next run."""
 
 from datetime import datetime, timedelta
 
 from models.connectors import ConnectorRun
 from resolvers.context import Context
 
-BACKOFF = 6  # times the interval, at most, after failures
+BACKOFF = 6  # of the interval, after failures
 
 
 def queued(
     ctx: Context, connector_id: int, user_id: int, key: int, *, trial: bool = False
 ) -> ConnectorRun:
-    """A run that waits."""
+    """Return a new run in the state QUEUED; the caller stores it."""
     return ConnectorRun(
         id=key,
         connector_id=connector_id,
@@ -22,7 +22,10 @@ def queued(
 
 
 def next_at(now: datetime, interval: int | None, failures: int) -> datetime | None:
-    """When a connector is due again: after failures later and later."""
+    """Return when a connector is due again: each failure doubles the interval, up to six times.
+
+    Returns None if there is no interval, which is in seconds.
+    """
     if interval is None:
         return None
     return now + timedelta(seconds=interval * min(2 ** max(failures - 1, 0), BACKOFF))

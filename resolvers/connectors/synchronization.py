@@ -1,4 +1,4 @@
-"""What became otherwise elsewhere: flags, and what is gone; and what is to go there."""
+"""Synchronize flags and deletions between a remote mailbox and the messages here."""
 
 from collections.abc import Sequence
 from datetime import timedelta
@@ -29,7 +29,7 @@ _FLAGS = (
 
 
 async def known(it: Fetch, place: Place, marks: Sequence[str]) -> set[str]:
-    """Those of these marks that the ledger has."""
+    """Return the marks that the ledger has."""
     found: set[str] = set()
     for some in parts(marks):
         asked = select(col(ConnectorMessage.mark)).where(*_of(place, some))
@@ -38,7 +38,7 @@ async def known(it: Fetch, place: Place, marks: Sequence[str]) -> set[str]:
 
 
 def parts(marks: Sequence[str]) -> list[Sequence[str]]:
-    """These, as many at a time as a statement is about."""
+    """Split marks into batches of the size of one statement."""
     return [marks[at : at + MARKS] for at in range(0, len(marks), MARKS)]
 
 
@@ -46,13 +46,10 @@ def _of(place: Place, marks: Sequence[str]) -> tuple[Any, Any]:
     return col(ConnectorMessage.folder_id) == place.id, col(ConnectorMessage.mark).in_(marks)
 
 
-# ---------------------------------------------------------------- flags
-
-
 async def flags(it: Fetch, place: Place, marks: Sequence[str]) -> None:
-    """Give our messages the flags that were set or taken away elsewhere since the last run.
+    """Apply flag changes of the other server since the last run to the messages here.
 
-    `marks` are those that were known before this run.
+    `known_marks` are the messages that were known before this run.
     """
     remote, newest = it.there.remote, place.opened.modseq
     if not isinstance(remote, Imap) or it.options.no_flags:
@@ -73,7 +70,7 @@ async def flags(it: Fetch, place: Place, marks: Sequence[str]) -> None:
 
 
 async def _set(it: Fetch, place: Place, told: dict[str, frozenset[str]]) -> None:
-    """Set what differs from what the source had last: what was changed here stays so."""
+    """Set flags that differ from the last ones of the other server; changes made here stay."""
     asked = select(*picked(ConnectorMessage, LEDGER)).where(*_of(place, list(told)))
     rows = [row for row in await it.run.ctx.read(asked) if row.flags != joined(told[row.mark])]
     if not rows:
@@ -101,11 +98,8 @@ def _words(flags: frozenset[str]) -> list[str]:
     return sorted(flag for flag in flags if row_changes.is_flag(flag))
 
 
-# ---------------------------------------------------------------- what is gone
-
-
 async def mirror(it: Fetch, place: Place, marks: Sequence[str]) -> None:
-    """Put away here what is gone elsewhere; the archive keeps it for a while."""
+    """Delete messages here that were deleted on the other server; they stay as deleted messages."""
     there, ctx = set(marks), it.run.ctx
     asked = select(col(ConnectorMessage.mark), col(ConnectorMessage.message_id)).where(
         col(ConnectorMessage.folder_id) == place.id, col(ConnectorMessage.removed).is_(False)
@@ -127,7 +121,10 @@ async def mirror(it: Fetch, place: Place, marks: Sequence[str]) -> None:
 
 
 async def deleted(it: Fetch, place: Place, marks: Sequence[str]) -> list[str]:
-    """Delete elsewhere what is safe here for long enough; the marks of what was."""
+    """Delete messages on the other server that are stored here long enough; returns their marks.
+
+    Raises ConnectorFailure if the other server fails.
+    """
     kept, found = it.connector.source_retention, list[str]()
     if kept is None or it.run.trial:
         return found
@@ -147,7 +144,7 @@ async def deleted(it: Fetch, place: Place, marks: Sequence[str]) -> list[str]:
 
 
 async def forget(it: Fetch, place: Place, marks: Sequence[str]) -> None:
-    """Note that these were deleted elsewhere."""
+    """Record in the ledger that these messages were deleted on the other server."""
     for some in parts(marks):
         async with it.unit() as unit:
             await _removed(unit, place, some)

@@ -1,4 +1,4 @@
-"""Connectors in files: passwords are in them only as a passphrase has locked them."""
+"""Export connectors to files and import them; passwords are encrypted with a passphrase."""
 
 import asyncio
 from collections.abc import Mapping
@@ -27,7 +27,7 @@ from resolvers.connectors.options import OptionName
 from resolvers.context import Context, Needs
 from resolvers.transfer.import_writer import Import
 
-FIELDS: Mapping[str, tuple[str, type]] = {  # in a file: the column, and what it must be
+FIELDS: Mapping[str, tuple[str, type]] = {  # name in the file: column and type
     "name": ("name", str),
     "protocol": ("protocol", str),
     "host": ("host", str),
@@ -60,20 +60,17 @@ FIELDS: Mapping[str, tuple[str, type]] = {  # in a file: the column, and what it
 OAUTH = {"tokenUrl": "token_url", "clientId": "client_id", "scope": "scope"}
 NEEDED = ("protocol", "host", "security", "authMechanism", "username")
 BOUND = ("protocol", "host", "port", "security", "authMechanism", "username", "oauth")
-LARGEST = 1 << 40  # of numbers in a file
+LARGEST = 1 << 40  # in a file
 OFF = "it is switched off until one is set"
 ALLOWED = Needs(user_permission=UserPermission.SYNCJOBS)
 
 Entry = Mapping[str, Any]
 
 
-# ---------------------------------------------------------------- there
-
-
 async def exported(ctx: Context, user_id: int, passphrase: str | None) -> dict[str, Any]:
-    """The connectors of an account, and how their passwords are locked; without a passphrase none.
+    """Return the connectors of an account and the lock of their passwords, as written to a file.
 
-    A password that cannot be opened here is left out like one that is not there.
+    Without a passphrase there are no passwords. A password that can't be decrypted is left out.
     """
     mine = col(Connector.user_id) == user_id, col(Connector.once).is_(False)
     asked = select(*picked(Connector)).where(*mine).order_by(col(Connector.id))
@@ -98,7 +95,7 @@ def _entry(row: Picked) -> dict[str, Any]:
 
 
 def _place(entry: Entry) -> bytes:
-    """What a password belongs to: in a file that was changed it does not open."""
+    """Return the fields that an encrypted password is bound to."""
     return orjson.dumps([entry.get(name) for name in BOUND], option=orjson.OPT_SORT_KEYS)
 
 
@@ -109,12 +106,9 @@ def _stored(world: World, row: Picked) -> dict[str, Any]:
         return {}
 
 
-# ---------------------------------------------------------------- and back
-
-
 @dataclass(frozen=True, slots=True)
 class _Word:
-    """A password and the secret of a client, or why there is none."""
+    """A password and client secret of a file, or the reason why there is none."""
 
     password: str | None = None
     client: str | None = None
@@ -122,9 +116,9 @@ class _Word:
 
 
 async def bring(work: Import, account: Account, passphrase: str | None) -> None:
-    """Make the connectors that a file tells of, unless the account has them.
+    """Create the connectors of a file, unless the account has them.
 
-    Those without a password are switched off, and it is told of each.
+    Those without a password are switched off. Problems are added to the outcome of the import.
     """
     lock, lacking = None, "no passphrase was given"
     if account.connectors and account.lock and passphrase is not None:
@@ -160,7 +154,10 @@ def _word(entry: Entry, lock: Lock | None, lacking: str) -> _Word:
 
 
 async def _bring(ctx: Context, entry: Entry, word: _Word) -> bool:
-    """Make it, or give one that lacks its password this one; whether it has one now."""
+    """Create a connector, or add the password to an existing one; True if it has a password now.
+
+    Raises Invalid, LimitReached or Forbidden.
+    """
     given = _given(entry)
     values = connector_validation.checked(given, {}, ctx.world.options)
     if given.get("oauth") and word.client:
@@ -188,7 +185,10 @@ async def _there(ctx: Context, values: Entry) -> Picked | None:
 
 
 def _given(entry: Entry) -> dict[str, Any]:
-    """What a file says of a connector, as it is made; Invalid where that is nothing of ours."""
+    """Return the columns of a connector in a file.
+
+    Raises Invalid if a field is missing or wrong.
+    """
     given: dict[str, Any] = {}
     for name, (column, kind) in FIELDS.items():
         if (value := entry.get(name)) is None:
@@ -222,7 +222,7 @@ def _one_of(kind: type[StrEnum], value: str, path: str) -> StrEnum:
 
 
 def _check_texts(one: Any, needed: tuple[str, ...], others: tuple[str, ...], path: str) -> None:
-    """Invalid where it is no object, or lacks a text, or has something else."""
+    """Raise Invalid if this is no object, lacks a text, or has other fields."""
     right = isinstance(one, dict) and set(one) <= {*needed, *others}
     if right:
         right = all(isinstance(one.get(name), str) for name in needed)

@@ -1,4 +1,4 @@
-"""What a connector may be: each field with its rule."""
+"""Validate the fields of connectors."""
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
@@ -31,7 +31,10 @@ Values = dict[str, Any]
 
 
 def checked(given: Mapping[str, Any], before: Mapping[str, Any], options: Options) -> Values:
-    """The columns that are given, checked together with what is there; Invalid."""
+    """Return the given columns in stored form, checked together with the stored ones.
+
+    Raises Invalid.
+    """
     values: Values = {}
     for name, value in given.items():
         values[name] = _FIELDS[name](value, options) if name in _FIELDS else value
@@ -54,6 +57,7 @@ def _way(before: Mapping[str, Any]) -> tuple[Any, Any]:
 
 
 def _together(whole: Mapping[str, Any], options: Options) -> None:
+    """Raise Invalid if fields exclude each other."""
     if whole["security"] is Security.PLAIN and not options.connectors_private:
         text = "without encryption only where MERGANSER_CONNECTORS_PRIVATE is set"
         raise Invalid(text, constraint="security", path=["security"])
@@ -100,7 +104,7 @@ def _username(value: str, _options: Options) -> str:
 
 
 def secret(value: str, *path: str) -> str:
-    """A password or token, which goes on one line."""
+    """Return a password or token. Raises Invalid unless it is one line of 1 to 8,192 characters."""
     if not value or len(value) > SECRET or any(sign in value for sign in "\r\n\0"):
         text = f"1 to {SECRET} characters on one line"
         raise Invalid(text, constraint="length", path=path or ["password"])
@@ -115,7 +119,7 @@ def _mechanism(value: str, _options: Options) -> str:
 
 
 def _oauth(value: Mapping[str, Any] | None, options: Options) -> dict[str, Any] | None:
-    """Where tokens are asked for, without the secret of the client."""
+    """Return token endpoint, client and scope, without the client secret. Raises Invalid."""
     if value is None:
         return None
     outbound_http.target(

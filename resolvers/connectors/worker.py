@@ -1,4 +1,4 @@
-"""Runs of connectors: who runs one holds its lease, and goes on where the last one ended."""
+"""Run due connectors. A process holds the lease of a connector and continues interrupted runs."""
 
 import asyncio
 import logging
@@ -35,11 +35,11 @@ from resolvers.context import Context, Viewer
 
 log = logging.getLogger(__name__)
 
-PAUSE_AFTER_ERROR = 60.0  # seconds until a run is continued whose end was not written
-BEAT = 15.0  # seconds until a run looks unasked whether it is to end
-IDLE = 15.0  # seconds until a worker looks unasked
-MOST = 500  # runs of a process, with those that only listen
-KEPT = 100  # runs of a connector that are remembered
+PAUSE_AFTER_ERROR = 60.0  # seconds until a run continues if its end could not be written
+BEAT = 15.0  # between two writes of progress, which also detect a cancellation
+IDLE = 15.0  # between two reads without a wake-up
+MOST = 500  # of a process, including those that only listen
+KEPT = 100  # of a connector
 
 
 ENDED = metrics.counter("merganser_connector_runs", "Runs of connectors that ended.", "outcome")
@@ -55,22 +55,22 @@ COUNTS = {*COUNTED, "bytes"}
 
 @dataclass
 class Worker:
-    """What is under way in this process."""
+    """The state of the connector worker of this process."""
 
     world: World
-    gate: Gate | None = None  # None: as the settings have it when a run begins
+    gate: Gate | None = None  # None: from the settings when a run begins
     trust: Any = None
     running: "dict[asyncio.Task[None], Run]" = field(default_factory=dict)
     freed: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
     def busy(self) -> Counter[str]:
-        """How many runs go on with each host, without those that only listen."""
+        """The number of runs by host, without those that only listen."""
         return Counter(run.connector.host for run in self.running.values() if not run.listens)
 
 
 async def run(world: World, gate: Gate | None = None, trust: Any = None) -> None:
-    """Run what is due, until cancelled; a dead process's runs are taken over."""
+    """Run due connectors until cancelled, and take over runs of dead processes."""
     async with leases.registered(world):
         await _run_on(world, gate, trust)
 
@@ -84,7 +84,7 @@ async def _run_on(world: World, gate: Gate | None, trust: Any) -> None:
                 worker.freed.clear()
                 try:
                     await look(worker)
-                except Exception:  # a worker's edge: it looks again
+                except Exception:  # the worker must survive; it reads again
                     log.exception("connectors could not be looked at")
                 waits = [asyncio.ensure_future(each.wait()) for each in (bell, worker.freed)]
                 await asyncio.wait(waits, timeout=IDLE, return_when=asyncio.FIRST_COMPLETED)
@@ -99,13 +99,13 @@ async def _run_on(world: World, gate: Gate | None, trust: Any) -> None:
 
 
 def nudge(worker: Worker) -> None:
-    """Have what is running look whether it is to end."""
+    """Let all runs of this process check whether they are cancelled."""
     for run in worker.running.values():
         run.nudged.set()
 
 
 async def look(worker: Worker) -> None:
-    """Begin what is due, as far as there is room."""
+    """Start due runs, up to the limits of the process and of each host."""
     options = worker.world.options
     most = options.connectors_per_host
     while worker.busy.total() < options.connectors_at_once and len(worker.running) < MOST:
@@ -125,7 +125,10 @@ def _freed(worker: Worker, task: "asyncio.Task[None]") -> None:
 
 
 async def _claim(world: World, busy: list[str], only: int | None = None) -> Run | None:
-    """The next that is due and nobody holds; `only` this one, where one is named."""
+    """Claim the next due connector that no process runs, or return None.
+
+    `connector_id` limits it to one id.
+    """
     while True:
         now, lease = world.now(), world.key()
         due = (
@@ -156,7 +159,7 @@ async def _claim(world: World, busy: list[str], only: int | None = None) -> Run 
 
 
 async def _begun(ctx: Context, session: AsyncSession, connector: Picked) -> Picked:
-    """The row of the run: that which waits, or was left by a dead process, or a new one."""
+    """Return the row of the run: a queued one, one that a dead process has left, or a new one."""
     connection, now = await session.connection(), ctx.world.now()
     if connector.run_id is None:
         key = ctx.world.key()
@@ -175,7 +178,7 @@ async def _begun(ctx: Context, session: AsyncSession, connector: Picked) -> Pick
 
 
 async def _carried(worker: Worker, run: Run) -> None:
-    """Run it, and note what came of it."""
+    """Execute a claimed run while its lease is in use."""
     with leases.in_use(worker.world, run.lease):
         await _run_to_end(worker, run)
 
@@ -223,19 +226,21 @@ async def _run_to_end(worker: Worker, run: Run) -> None:
 
 
 async def _beats(run: Run) -> None:
-    """Write how far the run is, until it has lost its lease or somebody wants it to end."""
+    """Write the progress of a run until its lease is lost or it is cancelled."""
     while True:
         with suppress(TimeoutError):
             async with asyncio.timeout(BEAT):
                 await run.nudged.wait()
         run.nudged.clear()
-        apart = run.ctx.fresh()  # or it would be a part of the unit that is open
+        apart = (
+            run.ctx.fresh()
+        )  # a context of its own, since the other one can have an open transaction
         async with apart.write(run.connector.user_id) as session:
             await run.hold(session)
 
 
 async def _given_back(run: Run) -> None:
-    """Let the next process go on at once."""
+    """Release the lease, so that the next process continues at once."""
     async with run.ctx.world.write() as session:
         mine = (col(Connector.id) == run.connector.id, col(Connector.lease) == run.lease)
         free = update(Connector).where(*mine).values(lease=None, holder=None)
@@ -243,7 +248,7 @@ async def _given_back(run: Run) -> None:
 
 
 async def _end(run: Run, state: TaskState, error: str | None, stage: Stage | None) -> None:
-    """Note the end, and when the next one is due."""
+    """Write the result of a run and the time of the next one. Does nothing if the lease is lost."""
     ctx, key = run.ctx, run.connector.id
     now = ctx.world.now()
     if error:
@@ -254,7 +259,7 @@ async def _end(run: Run, state: TaskState, error: str | None, stage: Stage | Non
         asked = select(*picked(Connector)).where(*mine).with_for_update()
         row = (await connection.execute(asked)).first()
         if row is None:
-            return  # it was deleted, or taken over
+            return  # the connector was deleted or taken over
         failed = state is TaskState.FAILED
         failures = row.failures + 1 if failed else 0
         values: dict[str, Any] = {
@@ -283,7 +288,7 @@ async def _end(run: Run, state: TaskState, error: str | None, stage: Stage | Non
         )
         await connection.execute(delete(ConnectorRun).where(col(ConnectorRun.id).in_(old)))
         await ctx.record(session, row.user_id, ChangeKind.CONNECTOR_CHANGED, [key])
-    if row.once:  # it may have brought in an account
+    if row.once:  # it can have imported a whole account
         await ctx.world.database.refresh_statistics()
     ENDED.add(state.value.lower())
     for name, outcome in COUNTED.items():
@@ -300,7 +305,7 @@ def _next(run: Run, row: Picked, now: datetime, failures: int) -> datetime | Non
 
 
 async def run_one(world: World, connector_id: int, gate: Gate, trust: Any = None) -> bool:
-    """Run a connector in this process; False where it is not due, or another process runs it."""
+    """Run one connector in this process; False if it is not due or another process runs it."""
     found = await _claim(world, [], connector_id)
     if found is None:
         return False

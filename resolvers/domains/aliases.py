@@ -1,4 +1,4 @@
-"""Operations on second names of domains."""
+"""Read, create and delete alias domains."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -23,12 +23,12 @@ from resolvers.domains import loaders as domain_loaders
 from resolvers.pagination import Scan, by_keys
 from resolvers.sql_text import within
 
-MOST = 1000  # of one domain
+MOST = 1000  # per domain
 
 
 @dataclass(frozen=True, slots=True)
 class NewAlias:
-    """An alias to be made."""
+    """An alias domain to create."""
 
     alias: str
     domain: str
@@ -40,13 +40,13 @@ def _visible(ctx: Context) -> ColumnElement[bool]:
 
 
 async def by_ids(ctx: Context, ids: list[int]) -> list[Picked | None]:
-    """The aliases with these ids, in this order; None where the viewer sees none."""
+    """Load alias domains by id, in the given order. None for ids that the viewer can't see."""
     seen = select(*picked(DomainAlias)).where(_visible(ctx))
     return await by_keys(ctx, seen, col(DomainAlias.id), ids)
 
 
 async def named(ctx: Context, alias: str) -> Picked | None:
-    """The alias of this name, as far as the viewer may see it."""
+    """Return the alias domain of this name, or None if the viewer sees none."""
     asked = select(*picked(DomainAlias)).where(
         col(DomainAlias.alias) == normal_domain(alias), _visible(ctx)
     )
@@ -56,14 +56,14 @@ async def named(ctx: Context, alias: str) -> Picked | None:
 async def pages(
     ctx: Context, query: str | None, ask: Ask, columns: Collection[str]
 ) -> Page[Picked]:
-    """A page of the aliases one sees, by name."""
+    """Read a page of the visible alias domains, ordered by name."""
     rows = select(*picked(DomainAlias, {"id", "alias", *columns})).where(*_conditions(ctx, query))
     place = (col(DomainAlias.alias), col(DomainAlias.id))
     return await pagination.one(ctx, Scan(rows, ask, place, falling=False))
 
 
 async def count(ctx: Context, query: str | None) -> int:
-    """How many aliases such a list has."""
+    """Count the visible alias domains that the query finds."""
     asked = select(func.count()).select_from(DomainAlias).where(*_conditions(ctx, query))
     (row,) = await ctx.read(asked)
     return int(row[0])
@@ -78,7 +78,7 @@ def _conditions(ctx: Context, query: str | None) -> list[ColumnElement[bool]]:
 
 
 async def of_domains(ctx: Context, keys: list[int]) -> list[list[Picked]]:
-    """All aliases of these domains, by name, in the order of the domains."""
+    """Load all alias domains of domains, ordered by name, in the order of the domains."""
     asked = select(*picked(DomainAlias)).where(col(DomainAlias.domain_id).in_(keys), _visible(ctx))
     found: dict[int, list[Picked]] = {key: [] for key in keys}
     for row in await ctx.read(asked.order_by(col(DomainAlias.alias))):
@@ -87,7 +87,12 @@ async def of_domains(ctx: Context, keys: list[int]) -> list[list[Picked]]:
 
 
 async def create(ctx: Context, new: NewAlias) -> DomainAlias:
-    """Make an alias of a domain. Conflict where its name is taken, or the domain is an alias."""
+    """Create an alias domain.
+
+    Raises InvalidInput for a bad name, NotFound if the viewer does not administer the domain,
+    Conflict if the name is in use or the domain is itself an alias, and LimitReached if the
+    domain has too many aliases.
+    """
     alias = checked_domain(new.alias, path="alias")
     confusables.refuse_domain(alias, path="alias")
     name = normal_domain(new.domain)
@@ -129,7 +134,7 @@ async def create(ctx: Context, new: NewAlias) -> DomainAlias:
 
 
 async def remove(ctx: Context, ids: list[int]) -> None:
-    """Delete these aliases, all or none; NotFound where one is none that the viewer sees."""
+    """Delete alias domains, all or none. Raises NotFound if the viewer can't see one."""
     most = ctx.world.options.bulk
     check_count(len(ids), most, f"name 1 to {most} aliases", path=["ids"])
     homes = [row.domain_id for row in await by_ids(ctx, ids) if row]

@@ -1,4 +1,4 @@
-"""Making, copying and deleting the keys that domains sign with."""
+"""Create, copy and delete DKIM keys."""
 
 import asyncio
 from collections import Counter
@@ -28,31 +28,31 @@ from resolvers.context import Context
 from resolvers.domains import dkim_keys
 from resolvers.domains import loaders as domain_loaders
 
-MOST = 50  # domains of one call: a key is made for each
-KEYS = 20  # of one domain
-LABEL = 63  # characters of one part of a selector
+MOST = 50  # a key is generated for each
+KEYS = 20
+LABEL = 63  # characters between two dots of a selector
 DESCRIPTION = 1000  # characters
-AT_ONCE = 2  # keys that are made side by side
-WEAK = 2048  # bits: RSA below is refused by some
-CHOSEN = "dkim"  # the selector of who names none
+AT_ONCE = 2  # keys generated at the same time
+WEAK = 2048  # some receivers refuse shorter RSA keys
+CHOSEN = "dkim"  # used if the input has none
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A domain, or another name of one, that has keys of its own; or ALL."""
+    """A domain or alias domain with keys of its own, or ALL_DOMAINS."""
 
     name: str
     domain_id: int | None
 
     @property
     def stream(self) -> int:
-        """Whose journal tells of its keys, beside the platform's."""
+        """The stream that records changes of its keys, besides the platform's."""
         return PLATFORM if self.domain_id is None else self.domain_id
 
 
 @dataclass(frozen=True, slots=True)
 class NewKey:
-    """What is to be made. Without a private key one is."""
+    """The values of a key to set. Without a private key a new one is generated."""
 
     selector: str = CHOSEN
     description: str | None = None
@@ -64,7 +64,7 @@ class NewKey:
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """A key with its place and state, before it is stored."""
+    """A key with its domain, selector and state before it is stored."""
 
     place: Place
     selector: str
@@ -73,7 +73,7 @@ class Made:
     state: DkimKeyState = DkimKeyState.ACTIVE
 
     def columns(self, ctx: Context, key: int) -> dict[str, Any]:
-        """What is stored of it, sealed for the row `key`."""
+        """Return the column values, with the private key encrypted for the row `key_id`."""
         now, active = ctx.world.now(), self.state is DkimKeyState.ACTIVE
         return {
             "algorithm": self.key.algorithm,
@@ -90,10 +90,11 @@ class Made:
 
 
 async def put(ctx: Context, names: Sequence[str], new: NewKey) -> list[int]:
-    """Have each of these domains sign with a key from now on; the keys, in the order of domains.
+    """Make domains sign with a new or given key; return the key ids in the order of domains.
 
-    A key with the same selector is replaced; others of the same algorithm are retired. Conflict
-    where there is one, and it may not be replaced.
+    A key with the same selector is replaced, others of the same algorithm are retired. Raises
+    InvalidInput, NotFound, Forbidden, LimitReached, or Conflict if a domain has a key and
+    `replaces_existing` is false.
     """
     problems = Problems()
     with problems.caught():
@@ -118,9 +119,9 @@ async def put(ctx: Context, names: Sequence[str], new: NewKey) -> list[int]:
 
 
 async def copy(ctx: Context, name: str, to: Sequence[str]) -> list[int]:
-    """Let other domains sign with the keys that a domain signs with; their keys.
+    """Make other domains sign with the active keys of a domain; return the ids of the copies.
 
-    NotFound where it has none.
+    Raises NotFound if the source has no active key, InvalidInput if a target is the source.
     """
     (source,) = await chosen(ctx, [name], path="from")
     active = col(DkimKey.state) == DkimKeyState.ACTIVE
@@ -145,7 +146,10 @@ async def copy(ctx: Context, name: str, to: Sequence[str]) -> list[int]:
 
 
 async def remove(ctx: Context, ids: Sequence[int], names: Sequence[str]) -> list[int]:
-    """Delete these keys, and all of these domains, all or none; their ids."""
+    """Delete these keys and all keys of these domains, all or none; return their ids.
+
+    Raises InvalidInput if nothing is given, NotFound if a key or a domain's keys are missing.
+    """
     if not ids and not names:
         raise Invalid("name a key or a domain", constraint="required", path=["ids"])
     places = await chosen(ctx, names) if names else []
@@ -169,7 +173,7 @@ async def remove(ctx: Context, ids: Sequence[int], names: Sequence[str]) -> list
 
 
 def checked_selector(text: str, path: str = "selector") -> str:
-    """The selector as it is stored; Invalid."""
+    """Return the selector in lower case. Raises InvalidInput if it is not allowed."""
     name = text.strip().lower()
     labels = name.split(".")
     if not is_domain(name) or not all(0 < len(label) <= LABEL for label in labels):
@@ -179,13 +183,14 @@ def checked_selector(text: str, path: str = "selector") -> str:
 
 
 def checked_size(bits: int) -> None:
-    """Invalid where no key of RSA has so many bits."""
+    """Raise InvalidInput if this number of bits is not allowed for an RSA key."""
     if bits not in SIZES:
         text = f"one of {', '.join(map(str, SIZES))}"
         raise Invalid(text, constraint="keySize", path=["keySize"])
 
 
 async def _read(text: str) -> PrivateKey:
+    """Parse a private key in a thread. Raises InvalidInput if it can't be used."""
     try:
         return await asyncio.to_thread(private_keys.read, text)
     except Unusable as problem:
@@ -193,9 +198,9 @@ async def _read(text: str) -> PrivateKey:
 
 
 async def fresh(ctx: Context, wanted: Sequence[tuple[DkimAlgorithm, int]]) -> list[PrivateKey]:
-    """New keys, made in threads: the work lets go of the interpreter.
+    """Generate private keys in threads, since the work releases the interpreter lock.
 
-    Forbidden for several of RSA inside a unit of work, which is held as long.
+    Raises Forbidden for several RSA keys inside a transaction, which would stay open as long.
     """
     if ctx.writing and sum(kind is DkimAlgorithm.RSA for kind, _ in wanted) > 1:
         raise Forbidden("in a larger unit keys are made one by one")
@@ -211,9 +216,10 @@ async def fresh(ctx: Context, wanted: Sequence[tuple[DkimAlgorithm, int]]) -> li
 async def chosen(
     ctx: Context, names: Sequence[str], *, path: str = "domains", selector: str = CHOSEN
 ) -> list[Place]:
-    """These domains, each once. ALL is an ADMIN's; NotFound where one is none one administers.
+    """Return the named domains and alias domains, each once.
 
-    Invalid where the selector does not fit before the name.
+    Raises NotFound if the viewer does not administer one, Forbidden for ALL_DOMAINS unless the
+    viewer is an ADMIN, and InvalidInput if selector and name are too long for a DNS name.
     """
     if not 0 < len(names) <= MOST:
         raise Invalid(f"name 1 to {MOST} domains", constraint="max", path=[path])
@@ -243,7 +249,7 @@ async def chosen(
 def _named(
     names: Sequence[str], own: ColumnElement[bool], second: ColumnElement[bool]
 ) -> Select[*tuple[Any, ...]]:
-    """The keys of domains with these names, their own or second ones, where this holds."""
+    """Select id and name of the domains and alias domains with these names."""
     first: Select[*tuple[Any, ...]] = select(
         col(Domain.id).label("key"), col(Domain.name).label("name")
     ).where(col(Domain.name).in_(names), own)
@@ -254,27 +260,31 @@ def _named(
 
 
 async def of_places(ctx: Context, places: Sequence[Place]) -> list[Picked]:
-    """All keys of these domains, in the order they were made."""
+    """Load all keys of these domains, the oldest first."""
     names = [place.name for place in places]
     asked = select(*picked(DkimKey, dkim_keys.SHOWN)).where(col(DkimKey.domain).in_(names))
     return list(await ctx.read(asked.order_by(col(DkimKey.id))))
 
 
 def checked_place(name: str, *, path: Sequence[str]) -> None:
-    """Invalid where the record of a key of the usual selector would have too long a name."""
+    """Raise InvalidInput if the DNS name of a key with the default selector is too long."""
     if _too_long(CHOSEN, name):
         words = "the record of its key would have too long a name for DNS"
         raise Invalid(words, constraint="selector", path=path)
 
 
 def _too_long(selector: str, name: str) -> bool:
-    return len(f"{selector}._domainkey.{name if name == ALL else ascii_domain(name)}") > NAME_MAX
+    suffix = name if name == ALL else ascii_domain(name)
+    return len(f"{selector}._domainkey.{suffix}") > NAME_MAX
 
 
 async def put_first(
     ctx: Context, session: AsyncSession, place: Place, key: PrivateKey
 ) -> dict[str, Any]:
-    """Give a new domain its first key, in the unit that makes it; its `facts`. It waits for DNS."""
+    """Insert the first key of a new domain and return its admin log values.
+
+    It is PENDING until DNS has its record.
+    """
     one = Made(place, CHOSEN, key, state=DkimKeyState.PENDING)
     row = _row(ctx, one, ctx.world.key())
     session.add(row)
@@ -297,9 +307,9 @@ def _row(ctx: Context, one: Made, key: int) -> DkimKey:
 async def store(
     ctx: Context, made: Sequence[Made], mutation: str, *, replace: bool = True
 ) -> list[int]:
-    """Store keys, in place of those with the same selector, and retire what they follow.
+    """Store keys, replace those with the same selector and retire those that they supersede.
 
-    Conflict where one is in the way that may not be replaced.
+    Raises NotFound, LimitReached, or Conflict if there are keys that must not be replaced.
     """
     places = list(dict.fromkeys(one.place for one in made))
     streams = {place.domain_id for place in places if place.domain_id is not None}
@@ -331,7 +341,10 @@ async def store(
 
 
 def follows(there: Sequence[Picked], one: Made) -> set[int]:
-    """The keys that another makes superfluous: of the same domain and algorithm."""
+    """Return the ids of the keys that a new key supersedes.
+
+    These have the same domain and algorithm, and another selector.
+    """
     return {
         row.id
         for row in there
@@ -343,7 +356,7 @@ def follows(there: Sequence[Picked], one: Made) -> set[int]:
 
 
 async def retire(ctx: Context, session: AsyncSession, ids: set[int]) -> None:
-    """Have these keys sign no more; they are deleted when nobody needs their records."""
+    """Set keys to RETIRED. They are deleted when their DNS records are no longer needed."""
     if not ids:
         return
     now = ctx.world.now()
@@ -357,7 +370,7 @@ async def retire(ctx: Context, session: AsyncSession, ids: set[int]) -> None:
 
 
 async def _still(ctx: Context, places: Sequence[Place]) -> None:
-    """NotFound where one of these has gone, or has another name, since it was looked for."""
+    """Raise NotFound if a domain was deleted or renamed since it was loaded."""
     names = [place.name for place in places]
     rows = await ctx.read(_named(names, true(), true()))
     known = {(row.name, row.key) for row in rows} | {(ALL, None)}
@@ -389,7 +402,10 @@ async def told_of(
     mutation: str,
     changed: tuple[Mapping[int, Picked], Sequence[int]],
 ) -> None:
-    """Record what became of keys; `changed` is what was there before, and which keys changed."""
+    """Record created and updated keys in the journals and in the admin log.
+
+    `rows_before_and_ids` holds the former rows by id and the ids of all changed keys.
+    """
     before, ids = changed
     asked = select(*picked(DkimKey, dkim_keys.SHOWN)).where(col(DkimKey.id).in_(ids))
     after = {row.id: row for row in await ctx.read(asked)}
@@ -404,7 +420,7 @@ async def told_of(
 
 
 def facts(row: Picked | DkimKey) -> dict[str, Any]:
-    """What the log of administrators says of a key."""
+    """Return the values of a DKIM key for the admin log."""
     return {
         "domain": row.domain,
         "selector": row.selector,
@@ -418,7 +434,7 @@ def facts(row: Picked | DkimKey) -> dict[str, Any]:
 async def tell(
     ctx: Context, session: AsyncSession, rows: Sequence[Picked | DkimKey], *, did: str
 ) -> None:
-    """Tell who follows these domains, or all, of their keys."""
+    """Record DKIM_CHANGED in the streams of the domains and of the platform."""
     told: dict[int, list[int]] = {}
     for row in rows:
         told.setdefault(PLATFORM, []).append(row.id)
@@ -430,14 +446,14 @@ async def tell(
 
 
 async def seen(ctx: Context, ids: Sequence[int]) -> list[Picked]:
-    """These keys, each once; NotFound where the viewer sees one not."""
+    """Load DKIM keys, each once. Raises NotFound if one is not visible."""
     rows = {row.id: row for row in await dkim_keys.by_ids(ctx, list(ids)) if row}
     all_found(ids, rows)
     return list(rows.values())
 
 
 async def follow_rename(ctx: Context, session: AsyncSession, key: int, old: str, new: str) -> int:
-    """Let the keys of a domain have its new name, in the unit that renames it; how many."""
+    """Set the new domain name in the keys of a renamed domain, and return their number."""
     asked = select(*picked(DkimKey, dkim_keys.SHOWN)).where(
         col(DkimKey.domain_id) == key, col(DkimKey.domain) == old
     )
@@ -451,7 +467,7 @@ async def follow_rename(ctx: Context, session: AsyncSession, key: int, old: str,
 
 
 async def follow_alias(ctx: Context, session: AsyncSession, names: Sequence[str]) -> None:
-    """Delete the keys of other names of domains, in the unit that deletes those."""
+    """Delete the keys of deleted alias domains, in the same transaction."""
     asked = select(*picked(DkimKey, dkim_keys.SHOWN)).where(col(DkimKey.domain).in_(names))
     rows = await ctx.read(asked)
     if rows:

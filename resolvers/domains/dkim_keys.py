@@ -1,4 +1,4 @@
-"""Keys that domains sign with, as they are read; and whether DNS has their other halves."""
+"""Read DKIM keys, and compare their DNS records with what they should be."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -20,11 +20,14 @@ from resolvers.pagination import Scan, by_keys
 from resolvers.sql_text import within
 
 SHOWN = frozenset(column.name for column in picked(DkimKey)) - {"private", "looks", "due_at"}
-USED = (DkimKeyState.ACTIVE, DkimKeyState.PENDING)  # whose records should be there, the best first
+USED = (
+    DkimKeyState.ACTIVE,
+    DkimKeyState.PENDING,
+)  # keys whose DNS record should exist, the best state first
 
 
 def visible(ctx: Context) -> ColumnElement[bool]:
-    """The WHERE clause for keys: of the domains one administers, or all."""
+    """Return the WHERE clause for keys of administered domains."""
     return domain_loaders.administered(ctx, col(DkimKey.domain_id))
 
 
@@ -34,7 +37,7 @@ def _keys(ctx: Context, names: Collection[str] = SHOWN) -> Select[*tuple[Any, ..
 
 
 async def by_ids(ctx: Context, ids: list[int]) -> list[Picked | None]:
-    """The keys with these ids, in this order; None where the viewer sees none."""
+    """Load DKIM keys by id, in the given order. None for ids that the viewer can't see."""
     return await by_keys(ctx, _keys(ctx), col(DkimKey.id), ids)
 
 
@@ -43,23 +46,24 @@ def _called(query: str | None) -> list[ColumnElement[bool]]:
 
 
 async def page(ctx: Context, query: str | None, ask: Ask, columns: Collection[str]) -> Page[Picked]:
-    """A page of the keys one sees, domain by domain, in the order they were made."""
+    """Read a page of the visible DKIM keys, ordered by domain and age."""
     rows = _keys(ctx, columns).where(*_called(query))
     place = (col(DkimKey.domain), col(DkimKey.id))
     return await pagination.one(ctx, Scan(rows, ask, place, falling=False))
 
 
 async def count(ctx: Context, query: str | None) -> int:
-    """How many keys such a list has."""
+    """Count the visible DKIM keys that the query finds."""
     many = select(func.count().label("many")).select_from(DkimKey)
     (row,) = await ctx.read(many.where(visible(ctx), *_called(query)))
     return int(row.many)
 
 
 async def of_domains(ctx: Context, names: list[str]) -> list[Picked | None]:
-    """The key in use of each of these domains, in any spelling: one that signs, RSA first.
+    """Load the key in use of each domain: an active one, RSA first, else a pending one.
 
-    Else one that waits; None where there is none, or the viewer sees none.
+    The names can have any spelling. None for a domain without such a key or that the viewer
+    can't see.
     """
     spelled = [name if name == ALL else normal_domain(name) for name in names]
     standing = case((col(DkimKey.state) == DkimKeyState.ACTIVE, 0), else_=1)
@@ -73,7 +77,7 @@ async def of_domains(ctx: Context, names: list[str]) -> list[Picked | None]:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """Where a key should be in DNS, and with what."""
+    """Name and content of the DNS record of a key."""
 
     domain: str
     selector: str
@@ -82,20 +86,20 @@ class Record:
 
     @classmethod
     def of(cls, row: Picked) -> "Record":
-        """That of the key in this row."""
+        """Return the record of the key in this row."""
         return cls(row.domain, row.selector, row.algorithm, row.public)
 
 
 def advised(record: Record) -> Advice:
-    """What DNS should hold of a key."""
+    """Return the DNS record that should exist for a key."""
     key = SigningKey(record.selector, record.algorithm, record.public)
     return dkim_advice(record.domain, key)
 
 
 async def states(ctx: Context, records: list[Record]) -> list[DnsState]:
-    """How what DNS says compares with these, within one deadline.
+    """Compare the records of keys with DNS, within one deadline.
 
-    UNKNOWN inside a unit of work, which would be held as long, and of a key for all domains.
+    UNKNOWN inside a transaction, which would stay open as long, and for keys of all domains.
     """
     each = [advised(one) for one in records]
     asked = [

@@ -1,6 +1,6 @@
-"""New keys in place of old ones, without a day on which mail cannot be checked.
+"""Replace DKIM keys without a time in which signatures can't be verified.
 
-A new key waits until DNS has its record; then it signs, and the old one is kept for a while.
+A new key waits until DNS has its record. Then it signs, and the old key is kept for a while.
 """
 
 import asyncio
@@ -30,11 +30,14 @@ from resolvers.domains.dkim_keys import Record
 
 log = logging.getLogger(__name__)
 
-EACH = 30.0  # seconds between two looks for what is due
-ROUND = 100  # keys of one look
-FIRST, LONGEST = timedelta(minutes=1), timedelta(hours=1)  # between two looks at DNS for a key
-AGAIN = timedelta(days=1)  # until it is asked again whether a retired key can go
-TRIES = 26  # letters of one day's selectors
+EACH = 30.0  # between checks for due keys
+ROUND = 100  # per check
+FIRST, LONGEST = (
+    timedelta(minutes=1),
+    timedelta(hours=1),
+)  # pauses between DNS queries for a pending key
+AGAIN = timedelta(days=1)  # until the next check whether a retired key can be deleted
+TRIES = 26
 
 ROTATED = metrics.counter(
     "merganser_dkim_rotation", "Keys whose record was seen, and old ones deleted.", "step"
@@ -43,7 +46,7 @@ ROTATED = metrics.counter(
 
 @dataclass(frozen=True, slots=True)
 class NewKeys:
-    """What is to follow; None: as it is with the keys that sign now."""
+    """Values of the keys of a rotation. None takes the value of the active key."""
 
     selector: str | None = None
     algorithm: DkimAlgorithm | None = None
@@ -51,9 +54,10 @@ class NewKeys:
 
 
 async def rotate(ctx: Context, names: Sequence[str], new: NewKeys) -> list[int]:
-    """Make a key to follow each that signs for these domains; the new ones, which wait.
+    """Create a pending successor for each active key of these domains, and return their ids.
 
-    Conflict where one waits already, or the selector is taken; NotFound where none signs.
+    Raises Conflict if a key is pending already or the selector is in use, and NotFound if no
+    key is active.
     """
     selector = None if new.selector is None else dkim_key_mutations.checked_selector(new.selector)
     if new.key_size is not None:
@@ -71,7 +75,9 @@ async def rotate(ctx: Context, names: Sequence[str], new: NewKeys) -> list[int]:
         for (place, name, _, _), key in zip(plan, keys, strict=True)
     ]
     async with ctx.write(PLATFORM, *(p.domain_id for p in places if p.domain_id is not None)):
-        there = await dkim_key_mutations.of_places(ctx, places)  # nobody was quicker
+        there = await dkim_key_mutations.of_places(
+            ctx, places
+        )  # check that no other transaction changed them
         if [each[:3] for each in _planned(ctx, places, there, (selector, new))] != [
             each[:3] for each in plan
         ]:
@@ -88,7 +94,10 @@ def _planned(
     there: Sequence[Picked],
     wanted: tuple[str | None, NewKeys],
 ) -> list[Planned]:
-    """Which keys are to be made, with which selectors."""
+    """Decide which keys to create, with which selectors.
+
+    Raises NotFound, InvalidInput or Conflict as `rotate_keys`.
+    """
     (selector, new), plan = wanted, list[Planned]()
     for index, place in enumerate(places):
         theirs = [row for row in there if row.domain == place.name]
@@ -117,7 +126,7 @@ def _planned(
 
 
 def _free(ctx: Context, old: str, taken: set[str]) -> str:
-    """A selector that says when it was made: `dkim-20300131`, `dkim-20300131b` and so on."""
+    """Return an unused selector with today's date: `dkim-20300131`, `dkim-20300131b` and so on."""
     head, _, tail = old.rpartition("-")
     begin = head if head and tail[:8].isdecimal() and len(tail) in (8, 9) else old
     day = f"{begin[:40]}-{ctx.world.now():%Y%m%d}"
@@ -126,7 +135,10 @@ def _free(ctx: Context, old: str, taken: set[str]) -> str:
 
 
 async def activate(ctx: Context, ids: Sequence[int]) -> list[int]:
-    """Have these keys sign from now on, whatever DNS says; those they follow are retired."""
+    """Make keys sign now, whatever DNS says, and retire the keys that they replace.
+
+    Raises InvalidInput, NotFound, or Conflict for two keys of one domain and algorithm.
+    """
     if not ids:
         raise Invalid("name at least one", constraint="required", path=["ids"])
     rows = await dkim_key_mutations.seen(ctx, ids)
@@ -167,18 +179,18 @@ async def _activated(ctx: Context, session: AsyncSession, rows: Sequence[Picked]
 
 
 async def run(world: World) -> None:
-    """Look after keys that wait, and those that have been replaced, for ever."""
+    """Activate pending keys and delete retired ones, until cancelled."""
     while True:
         try:
             while await step(world) == ROUND:
                 pass
-        except Exception:  # the store or DNS may be back when we look again
+        except Exception:  # keep running: the database or DNS can be back at the next attempt
             log.exception("keys could not be looked after")
         await asyncio.sleep(EACH)
 
 
 async def step(world: World) -> int:
-    """Do what is due; how many keys that was."""
+    """Process the due keys and return their number."""
     columns = {*dkim_keys.SHOWN, "looks"}
     due = col(DkimKey.due_at) <= world.now()
     asked = select(*picked(DkimKey, columns)).where(due).order_by(col(DkimKey.due_at))
@@ -195,12 +207,14 @@ async def step(world: World) -> int:
 
 
 async def _looked(ctx: Context, row: Picked, *, seen: bool) -> None:
-    """Have a key sign whose record was seen; else look again, less and less often."""
+    """Activate a pending key if its DNS record exists, else check again after a longer pause."""
     same = [col(DkimKey.id) == row.id, col(DkimKey.state) == DkimKeyState.PENDING]
     async with ctx.write(PLATFORM, *_stream(row)) as session:
         if not seen or row.domain == ALL:
             pause = min(FIRST * 2 ** min(row.looks, 10), LONGEST)
-            later = None if row.domain == ALL else ctx.world.now() + pause  # DNS says nothing of it
+            later = (
+                None if row.domain == ALL else ctx.world.now() + pause
+            )  # such a key has no DNS record
             connection = await session.connection()
             await connection.execute(
                 update(DkimKey).where(*same).values(looks=DkimKey.looks + 1, due_at=later)
@@ -214,7 +228,7 @@ async def _looked(ctx: Context, row: Picked, *, seen: bool) -> None:
 
 
 async def _over(ctx: Context, row: Picked) -> None:
-    """Delete a key that was replaced long ago; never the last that could sign."""
+    """Delete a key whose retention has ended, unless its domain has no active key."""
     other: Any = aliased(DkimKey)
     now = ctx.world.now()
     another = exists().where(

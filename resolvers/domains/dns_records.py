@@ -1,4 +1,4 @@
-"""What DNS should say of domains, and what it says: looked up live, within a few seconds."""
+"""The DNS records that domains should have, compared with the ones they have."""
 
 import asyncio
 from collections.abc import Sequence
@@ -19,9 +19,9 @@ from models.store.columns import Picked, picked
 from resolvers.certificates.certificates import spki_served
 from resolvers.context import Context
 
-DEADLINE = 4.0  # seconds for all that one operation looks up
-TRY = 1.5  # seconds until a server is asked once more
-AT_ONCE = 32  # questions of one operation
+DEADLINE = 4.0  # seconds for all queries of one operation
+TRY = 1.5  # seconds until a query is repeated
+AT_ONCE = 32
 UNASKED = Judged(DnsState.UNKNOWN, problem="not looked up")
 UNSET = Judged(DnsState.UNKNOWN, problem="not configured")
 LATE = Judged(DnsState.UNKNOWN, problem="no answer in time")
@@ -30,7 +30,7 @@ SILENT = Judged(DnsState.UNKNOWN, problem="no name server is known")
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """A record that should be there, and how it was found."""
+    """A DNS record that should exist, with the comparison to the one found."""
 
     advice: Advice
     judged: Judged
@@ -38,7 +38,7 @@ class Checked:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """Which domain's records; `check` looks them up."""
+    """A domain whose records are requested. `check` compares them with DNS."""
 
     domain: str
     backup: bool
@@ -46,14 +46,15 @@ class Question:
 
     @classmethod
     def of(cls, row: Picked, *, check: bool) -> "Question":
-        """The question about the domain of this row."""
+        """Return the key for the domain of this row."""
         return cls(row.name, row.backup_mx, check)
 
 
 async def records(ctx: Context, questions: list[Question]) -> list[list[Checked]]:
-    """The records of these domains, in their order. Those looked up share one deadline.
+    """Return the expected records of domains, in the given order.
 
-    Forbidden inside a unit of work: it would be held as long.
+    Queries of all domains share one deadline. Raises Forbidden for queries inside a
+    transaction, which would stay open as long.
     """
     if ctx.writing and any(question.check for question in questions):
         raise Forbidden("a look-up in DNS takes no part in a unit")
@@ -87,9 +88,9 @@ async def records(ctx: Context, questions: list[Question]) -> list[list[Checked]
 
 
 async def _signing(ctx: Context, names: Sequence[str]) -> dict[str, list[SigningKey]]:
-    """The keys whose records these domains should have: their own, else those for all.
+    """Load the keys whose records domains should have: their own, else those for all domains.
 
-    Those for all sign until a key of the domain's own does.
+    Keys for all domains sign until a key of the domain does.
     """
     used = col(DkimKey.state).in_([DkimKeyState.ACTIVE, DkimKeyState.PENDING])
     columns = ("domain", "selector", "algorithm", "public", "state")
@@ -103,14 +104,17 @@ async def _signing(ctx: Context, names: Sequence[str]) -> dict[str, list[Signing
 
 
 def _needed(own: list[SigningKey], others: Sequence[SigningKey]) -> list[SigningKey]:
-    taken = {key.selector for key in own}  # a name in DNS is for one key
+    taken = {key.selector for key in own}  # a DNS name holds one key
     if all(key.waits for key in own):
         return [*own, *(key for key in others if key.selector not in taken)]
     return own
 
 
 async def look(place: str | None, asked: Sequence[Advice]) -> dict[int, Judged]:
-    """What there is of these records, by the id of the advice; at most `DEADLINE` seconds."""
+    """Query the records of advices and judge them, by the id of the advice.
+
+    Takes at most OPERATION_TIMEOUT seconds.
+    """
     try:
         asking = resolver(place)
     except dns.resolver.NoResolverConfiguration:
@@ -146,7 +150,7 @@ def _judged(advice: Advice, answer: "asyncio.Task[Sequence[str] | Judged]") -> J
 
 
 async def _asked(asking: Resolver, name: str, kind: str) -> Sequence[str] | Judged:
-    """The records as text, none where DNS says so; why not, where it does not say."""
+    """Return the records as text, an empty list if there are none, or a judgement on failure."""
     try:
         answer = await asking.resolve(f"{name}.", kind, raise_on_no_answer=False)
     except dns.resolver.NXDOMAIN:
@@ -160,7 +164,7 @@ async def _asked(asking: Resolver, name: str, kind: str) -> Sequence[str] | Judg
 
 
 def _text(record: Any, kind: str) -> str:
-    """A record as people write it; a text is the sum of its parts."""
+    """Return a record as text. A TXT record is the concatenation of its strings."""
     if kind == "TXT":
         return b"".join(record.strings).decode(errors="replace")
     return str(record.to_text())

@@ -1,4 +1,4 @@
-"""What belongs to domains, for many of them at once."""
+"""Load users, addresses, administrators and totals of domains."""
 
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -22,7 +22,7 @@ Asked = Select[*tuple[Any, ...]]
 
 @dataclass(frozen=True, slots=True)
 class OfDomain:
-    """A page of what is in a domain."""
+    """A page of the users or addresses of a domain."""
 
     domain_id: int
     ask: Ask
@@ -30,14 +30,14 @@ class OfDomain:
 
 
 class Stored(NamedTuple):
-    """What the users of a domain store together."""
+    """Bytes and messages that the users of a domain store together."""
 
     bytes: int
     messages: int
 
 
 async def totals(ctx: Context, keys: list[int]) -> list[Stored]:
-    """What these domains store, in their order: sums of at most sixteen rows for each."""
+    """Load the storage totals of domains, each the sum of at most sixteen rows."""
     asked: Asked = (
         select(
             col(DomainTotal.domain_id).label("key"),
@@ -52,7 +52,7 @@ async def totals(ctx: Context, keys: list[int]) -> list[Stored]:
 
 
 async def admins(ctx: Context, keys: list[int]) -> list[list[Picked]]:
-    """Who is in charge of these domains, as far as the viewer sees them, by user name."""
+    """Load the visible administrators of domains, ordered by username."""
     asked = (
         select(*picked(User), col(DomainAdmin.domain_id).label("charge"))
         .join(DomainAdmin, col(DomainAdmin.user_id) == col(User.id))
@@ -75,7 +75,7 @@ def _users(ctx: Context, key: OfDomain) -> list[ColumnElement[bool]]:
 
 
 async def users(ctx: Context, keys: list[OfDomain]) -> list[Page[Picked]]:
-    """These pages of accounts of domains, by user name."""
+    """Load pages of the users of domains, ordered by username."""
     columns = frozenset({"id", "username_key"}).union(*(key.columns for key in keys))
     place = (col(User.username_key), col(User.id))
     scans = []
@@ -86,7 +86,7 @@ async def users(ctx: Context, keys: list[OfDomain]) -> list[Page[Picked]]:
 
 
 async def count_users(ctx: Context, keys: list[OfDomain]) -> list[int]:
-    """How many accounts these lists have, in their order."""
+    """Count the users of domains, in the given order."""
     many = func.count().label("many")
     scans = [select(many).select_from(User).where(*_users(ctx, key)) for key in keys]
     return [row.many for (row,) in await together(ctx, scans)]
@@ -98,7 +98,7 @@ def _addresses(ctx: Context, key: OfDomain) -> list[ColumnElement[bool]]:
 
 
 async def addresses(ctx: Context, keys: list[OfDomain]) -> list[Page[Picked]]:
-    """These pages of addresses of domains, by their normal form."""
+    """Load pages of the addresses of domains, ordered by their normal form."""
     columns = frozenset({"id", "local"}).union(*(key.columns for key in keys))
     place = (col(Address.local), col(Address.id))
     scans = []
@@ -109,7 +109,7 @@ async def addresses(ctx: Context, keys: list[OfDomain]) -> list[Page[Picked]]:
 
 
 async def count_addresses(ctx: Context, keys: list[OfDomain]) -> list[int]:
-    """How many addresses these lists have, in their order."""
+    """Count the addresses of domains, in the given order."""
     many = func.count().label("many")
     scans = [select(many).select_from(Address).where(*_addresses(ctx, key)) for key in keys]
     return [row.many for (row,) in await together(ctx, scans)]

@@ -1,4 +1,4 @@
-"""Operations on domains: which ones are seen, lists of them, and the one that an address needs."""
+"""Load, list and lock domains, and create the domain of a new address."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ from resolvers.sql_text import same, within
 
 @dataclass(frozen=True, slots=True)
 class DomainWhere:
-    """Which domains to list; all conditions hold. A user of 0 is one that nobody sees."""
+    """Conditions of a domain list; all must hold. The user id 0 matches no user."""
 
     query: str | None = None
     active: bool | None = None
@@ -39,14 +39,14 @@ class DomainWhere:
 
 @dataclass(frozen=True, slots=True)
 class Named:
-    """A domain by its id, or by its own name: an alias names none."""
+    """A reference to a domain by id or by its own name. Names of alias domains don't count."""
 
     id: int | None = None
     name: str | None = None
 
 
 def visible_domains(ctx: Context) -> ColumnElement[bool]:
-    """The WHERE clause for domains: those one administers, or all."""
+    """Return the WHERE clause for the domains that the viewer administers."""
     if ctx.viewer.role.includes(Role.ADMIN):
         return true()
     if ctx.viewer.role is Role.DOMAIN_ADMIN and ctx.viewer.administers:
@@ -55,7 +55,7 @@ def visible_domains(ctx: Context) -> ColumnElement[bool]:
 
 
 def administered(ctx: Context, column: Any) -> ColumnElement[bool]:
-    """Whether the domain whose id is in this column is one that the viewer administers."""
+    """Return the WHERE clause that the domain id in this column is an administered one."""
     if ctx.viewer.role.includes(Role.ADMIN):
         return true()
     there: ColumnElement[bool] = column.in_(select(col(Domain.id)).where(visible_domains(ctx)))
@@ -63,9 +63,9 @@ def administered(ctx: Context, column: Any) -> ColumnElement[bool]:
 
 
 async def by_ids(ctx: Context, ids: list[int]) -> list[Picked | None]:
-    """The domains with these ids, in this order; None where the viewer sees none.
+    """Load domains by id, in the given order. None for an id that the viewer can't see.
 
-    Seen are those one administers, and those of one's own account and addresses.
+    Visible are administered domains and those of the viewer's account and addresses.
     """
     own = ctx.viewer.user_id
     home = select(col(User.domain_id)).where(col(User.id) == own)
@@ -75,13 +75,13 @@ async def by_ids(ctx: Context, ids: list[int]) -> list[Picked | None]:
 
 
 async def administered_by_ids(ctx: Context, ids: list[int]) -> list[Picked | None]:
-    """The domains with these ids, in this order; None where the viewer administers none."""
+    """Load domains by id, in the given order. None for an id that the viewer doesn't administer."""
     seen = select(*picked(Domain)).where(visible_domains(ctx))
     return await by_keys(ctx, seen, col(Domain.id), ids)
 
 
 async def named(ctx: Context, name: str) -> Picked | None:
-    """The domain of this name, where the viewer administers it."""
+    """Return the domain of this name, or None if the viewer doesn't administer it."""
     asked = select(*picked(Domain)).where(
         col(Domain.name) == normal_domain(name), visible_domains(ctx)
     )
@@ -90,9 +90,10 @@ async def named(ctx: Context, name: str) -> Picked | None:
 
 
 async def chosen(ctx: Context, refs: Sequence[Named], *, path: str = "domains") -> list[Picked]:
-    """The rows of these domains, in the order they are named, each once.
+    """Load the referenced domains in the order of the references, each once.
 
-    NotFound where one is none that the viewer administers.
+    Raises InvalidInput if there are too many references, and NotFound with the index of a
+    domain that the viewer doesn't administer.
     """
     most = ctx.world.options.bulk
     check_count(len(refs), most, f"name 1 to {most} domains", path=[path])
@@ -118,14 +119,14 @@ async def chosen(ctx: Context, refs: Sequence[Named], *, path: str = "domains") 
 async def pages(
     ctx: Context, where: DomainWhere, ask: Ask, columns: Collection[str]
 ) -> Page[Picked]:
-    """A page of the domains one administers, by name: there is an index of that."""
+    """Read a page of the administered domains, ordered by name."""
     rows = select(*picked(Domain, {"id", "name", *columns})).where(*_conditions(ctx, where))
     place = (col(Domain.name), col(Domain.id))
     return await pagination.one(ctx, Scan(rows, ask, place, falling=False))
 
 
 async def count(ctx: Context, where: DomainWhere) -> int:
-    """How many domains such a list has."""
+    """Count the administered domains that meet the conditions."""
     asked = select(func.count()).select_from(Domain).where(*_conditions(ctx, where))
     (row,) = await ctx.read(asked)
     return int(row[0])
@@ -159,11 +160,11 @@ def _charges(user_id: int) -> Select[int]:
 async def ensure(
     ctx: Context, session: AsyncSession, name: str, *, path: str, within: Sequence[str] = ()
 ) -> Domain:
-    """The domain for a new address, held until the unit ends; created where that is set.
+    """Return the locked domain of a new address; create it if the setting allows that.
 
-    The caller is warned of a domain that is created, with the input path `within` and `path`.
-    Raises NotFound if the domain is none of the viewer's, or may not be created; Conflict if the
-    name is an alias; LimitReached if the domain has all its addresses.
+    Adds a warning for a created domain, with the input path. Raises NotFound if the viewer
+    doesn't administer the domain or it may not be created, Conflict if the name is an alias
+    domain, and LimitReached if the domain can't have another address.
     """
     name = checked_domain(name, path=path)
     viewer, connection = ctx.viewer, await session.connection()
@@ -174,7 +175,7 @@ async def ensure(
     known = select(col(Domain.id)).where(col(Domain.name) == name)
     row = (await connection.execute(known)).first()
     if row is None and may_create(ctx):
-        await journal.lock(session, [PLATFORM])  # where names of domains are given away
+        await journal.lock(session, [PLATFORM])  # this lock protects the names of domains
         row = (await connection.execute(known)).first()
         if row is None:
             confusables.refuse_domain(name, path=path)
@@ -189,11 +190,16 @@ async def ensure(
 
 
 async def with_room(session: AsyncSession, key: int, name: str, *, path: str) -> Domain:
-    """The domain of this name for a new address, held; raises as `ensure` does."""
+    """Return the locked domain if it can have another address.
+
+    Raises NotFound or LimitReached as `lock_or_create_domain`.
+    """
     held = select(col(Stream.id)).where(col(Stream.id) == key).with_for_update()
     await (await session.connection()).execute(held)
     domain = await session.get(Domain, key, populate_existing=True)
-    if domain is None or domain.name != name:  # while we waited it was deleted, or renamed
+    if (
+        domain is None or domain.name != name
+    ):  # deleted or renamed while this transaction waited for the lock
         raise NotFound(name, path=[path])
     if domain.max_addresses and domain.address_count >= domain.max_addresses:
         raise LimitReached(
@@ -210,12 +216,12 @@ def _aliased(name: str) -> Select[int]:
 
 
 def may_create(ctx: Context) -> bool:
-    """True if the first address in a domain creates the domain: for ADMIN, where it is set."""
+    """True if the viewer is an ADMIN and the first address in a domain creates the domain."""
     return ctx.viewer.role.includes(Role.ADMIN) and ctx.world.options.auto_create_domains
 
 
 def new(ctx: Context, name: str, **columns: Any) -> Domain:
-    """A domain that is not stored; columns that are not given have the platform's defaults."""
+    """Return an unsaved domain. Columns that are not given have the platform's defaults."""
     at, options = ctx.world.now(), ctx.world.options
     usual: dict[str, Any] = {
         "max_users": options.domain_max_users,
@@ -229,7 +235,7 @@ def new(ctx: Context, name: str, **columns: Any) -> Domain:
 
 
 def unknown(ctx: Context, name: str, *, path: Sequence[str]) -> NotFound:
-    """The refusal of an address in a domain that doesn't exist, or that the viewer can't see."""
+    """Return the NotFound error for an address in a domain that is missing or not visible."""
     refusal = NotFound(name, path=path)
     if ctx.viewer.role.includes(Role.ADMIN):
         refusal.message = (
@@ -239,12 +245,15 @@ def unknown(ctx: Context, name: str, *, path: Sequence[str]) -> NotFound:
 
 
 def warn_created(ctx: Context, name: str, *, path: Sequence[str]) -> None:
-    """Tell the caller that an address has created a domain: its name may be a typing error."""
+    """Warn the caller that an address has created a domain, whose name can be a typing error."""
     ctx.warn("DOMAIN_CREATED", f"the domain {name} did not exist, and is created", path=path)
 
 
 async def taken(session: AsyncSession, name: str, *, path: str) -> list[Conflict]:
-    """What has this name of a domain already. The stream PLATFORM is held: nobody takes it now."""
+    """Return a Conflict for the domain and for the alias domain that have this name.
+
+    The caller holds the lock on the stream PLATFORM, so the result stays true.
+    """
     connection = await session.connection()
     found = []
     if (await connection.execute(select(col(Domain.id)).where(col(Domain.name) == name))).first():
@@ -255,13 +264,13 @@ async def taken(session: AsyncSession, name: str, *, path: str) -> list[Conflict
 
 
 async def free_name(session: AsyncSession, name: str, *, path: str) -> None:
-    """Raise Conflict where a domain or an alias has this name; PLATFORM is held."""
+    """Raise Conflict if a domain or alias domain has this name. PLATFORM must be locked."""
     for conflict in await taken(session, name, path=path):
         raise conflict
 
 
 async def added(ctx: Context, session: AsyncSession, domain: Domain) -> Domain:
-    """Store a new domain with its stream, in a unit that holds PLATFORM."""
+    """Insert a new domain with its stream, in a transaction that has locked PLATFORM."""
     session.add_all([domain, Stream(id=domain.id)])
     await session.flush()
     told = [(ChangeKind.DOMAIN_CHANGED, [domain.id])]

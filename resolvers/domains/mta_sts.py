@@ -1,4 +1,4 @@
-"""Whose policy is asked for, by the name of the host (MTA-STS, RFC 8461)."""
+"""Find the MTA-STS policy of a domain by host name (RFC 8461)."""
 
 import idna
 from sqlalchemy import select
@@ -10,13 +10,13 @@ from mail.domains.mta_sts_policy import BEFORE, OFF
 from models.domains.tables import Domain, DomainAlias
 from models.runtime.environment import World
 
-LONGEST = 300  # characters of a name that is looked at
+LONGEST = 300
 
 
 async def of_host(world: World, host: str) -> str | None:
-    """The policy of the domain that a host is named after; None where it has none.
+    """Return the MTA-STS policy of the domain in a host name `mta-sts.DOMAIN`, or None.
 
-    A domain that we only relay has other servers, which it names itself.
+    A domain with backup MX has no policy here, since other mail servers receive its mail.
     """
     options = world.options
     name = host.rpartition(":")[0] or host

@@ -1,4 +1,4 @@
-"""Making, changing and deleting domains."""
+"""Create, update and delete domains."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -39,16 +39,16 @@ from resolvers.users.quota.quota_allocation import effective
 from resolvers.users.selection import Users
 
 DESCRIPTION = 1000  # characters
-MOST = (1 << 31) - 1  # accounts and addresses
+MOST = (1 << 31) - 1  # of users and addresses
 LIMITS = ("default_user_quota", "max_user_quota", "quota")
 COUNTS = ("max_addresses", "max_users")
 FIRST_KEY = (
     DkimAlgorithm.RSA,
     dkim_key_mutations.WEAK,
-)  # bits: each server reads it, none calls it weak
-RATE = "rate_limit"  # it has a table of its own
+)  # every receiver supports it and none considers it weak
+RATE = "rate_limit"  # stored in another table
 FLAGS = ("backup_mx", "relay_all_recipients", "relay_unknown_only")
-WORDS = {  # what a client calls these columns
+WORDS = {  # names of these columns in the schema
     "max_addresses": "maxAddresses",
     "max_users": "maxUsers",
     "default_user_quota": "defaultUserQuota",
@@ -63,23 +63,26 @@ WORDS = {  # what a client calls these columns
     "password_classes": "passwordPolicy.minClasses",
     RATE: "rateLimit",
 }
-STRENGTHS = {"password_min": password_hashes.LONGEST, "password_classes": KINDS}  # at most
+STRENGTHS = {"password_min": password_hashes.LONGEST, "password_classes": KINDS}
 OF_DOMAIN_ADMINS = {"description": AdminPermission.DOMAIN_DESC, RATE: AdminPermission.RATELIMIT}
 
 
 @dataclass(frozen=True, slots=True)
 class Values:
-    """What to set, by column; `within` is where that stands in the input."""
+    """New values of a domain by column, and the path of them in the input."""
 
     columns: Mapping[str, Any] = field(default_factory=dict)
     within: Sequence[str] = ()
 
     def path(self, name: str) -> list[str]:
-        """Where a column stands in the input."""
+        """Return the path of a column in the input."""
         return [*self.within, *WORDS.get(name, name).split(".")]
 
     def checked(self, problems: Problems) -> dict[str, Any]:
-        """The values as they are stored; what cannot be is left out, and told to `problems`."""
+        """Return the values in their stored form.
+
+        Adds an error to `problems` for each invalid one.
+        """
         made = {}
         for name, value in self.columns.items():
             with problems.caught():
@@ -110,9 +113,10 @@ class Values:
 
 
 async def create(ctx: Context, name: str, values: Values, *, with_key: bool) -> Domain:
-    """Make a domain, with a key that signs once DNS has its record where that is wanted.
+    """Create a domain, on request with a DKIM key that signs when DNS has its record.
 
-    Conflict where a domain or an alias has its name.
+    Raises InvalidInput with all problems of the input, NotFound for an unknown relay host, and
+    Conflict if the name belongs to a domain or alias domain.
     """
     problems = Problems()
     with problems.caught():
@@ -141,15 +145,16 @@ async def create(ctx: Context, name: str, values: Values, *, with_key: bool) -> 
             await admin_log.note(
                 ctx, session, _done("domainCreate", domain.id, after=after, domain_id=domain.id)
             )
-    except IntegrityError as clash:  # made by an address at the same moment
+    except IntegrityError as clash:  # an address created it at the same time
         raise Conflict(f"{name} is a domain already", path=["name"]) from clash
     return domain
 
 
 async def change(ctx: Context, refs: Sequence[Named], values: Values) -> list[Picked]:
-    """Change domains, all or none; returns their rows, in the order they are named.
+    """Update domains, all or none, and return their rows in the order of the references.
 
-    LimitReached, with what is in use, where a limit would be below it.
+    Raises Forbidden, InvalidInput, NotFound, or LimitReached with the current use if a limit
+    would be below it.
     """
     _allowed(ctx, values)
     if not values.columns:
@@ -184,7 +189,7 @@ async def change(ctx: Context, refs: Sequence[Named], values: Values) -> list[Pi
 
 
 async def _relayed(ctx: Context, values: Values, columns: Mapping[str, Any]) -> None:
-    """NotFound where the relay host that is named is none; none goes while we hold PLATFORM."""
+    """Raise NotFound if the new relay host does not exist. PLATFORM must be locked."""
     if (key := columns.get("relay_host_id")) is not None:
         await routing_mutations.relay_host_there(ctx, key, path=values.path("relay_host_id"))
 
@@ -202,7 +207,7 @@ def _allowed(ctx: Context, values: Values) -> None:
 
 
 async def _rows(ctx: Context, keys: Sequence[int]) -> list[Picked]:
-    """These rows as they are now, in this order; NotFound where one has gone meanwhile."""
+    """Load the current rows of domains, in this order. Raises NotFound if one was deleted."""
     found = {
         row.id: row
         for row in await ctx.read(select(*picked(Domain)).where(col(Domain.id).in_(keys)))
@@ -216,7 +221,10 @@ async def _rows(ctx: Context, keys: Sequence[int]) -> list[Picked]:
 def _fits(
     ctx: Context, row: Picked, values: Values, columns: Mapping[str, Any], use: Picked | None
 ) -> None:
-    """Refuse what is not consistent, and what is below what is in use."""
+    """Raise InvalidInput if the new values contradict each other.
+
+    Raises LimitReached if a limit is below the current use.
+    """
     stored = {column.name: getattr(row, column.name) for column in picked(Domain)}
     domain = Domain(**{**stored, **columns})
     problems = Problems()
@@ -251,7 +259,7 @@ def _fits(
 
 
 def _consistent(ctx: Context, domain: Domain, values: Values, problems: Problems) -> None:
-    """Look for limits and flags that contradict each other, as far as the input says any."""
+    """Add errors to `problems` for limits and flags of the input that contradict each other."""
     given = [name for name in LIMITS if name in values.columns]
     default = effective(ctx.world, domain, None)
     pairs = (
@@ -263,7 +271,8 @@ def _consistent(ctx: Context, domain: Domain, values: Values, problems: Problems
         for low, small, high, large, unlimited in pairs if given else ():
             if large and (small > large or (unlimited and not small)):
                 where = low if low in given else high if high in given else given[0]
-                text = f"{WORDS[low]} is {small or 'unlimited'}, more than {WORDS[high]}, {large}"
+                names = WORDS[low], WORDS[high]
+                text = f"{names[0]} is {small or 'unlimited'}, more than {names[1]}, {large}"
                 raise Invalid(text, constraint="max", path=values.path(where))
     flags = [name for name in FLAGS if name in values.columns]
     needs = (
@@ -284,7 +293,7 @@ def _consistent(ctx: Context, domain: Domain, values: Values, problems: Problems
 
 
 async def _use(ctx: Context, keys: Sequence[int]) -> dict[int, Picked]:
-    """How storage is given out, by domain: one statement however many there are."""
+    """Load the quotas given to users by domain, with one statement."""
     own = col(User.quota)
     asked: Select[*tuple[Any, ...]] = (
         select(
@@ -303,7 +312,7 @@ async def _write(
     ctx: Context, session: AsyncSession, keys: Sequence[int], columns: Mapping[str, Any]
 ) -> None:
     values = {**columns, "updated_at": ctx.world.now()}
-    if "default_user_quota" in columns:  # what inherits it is given out anew
+    if "default_user_quota" in columns:  # the quota allocated to users without their own changes
         platform = ctx.world.options.default_quota
         given = columns["default_user_quota"]
         new = platform if given is None else given
@@ -338,10 +347,10 @@ def _done(mutation: str, key: int, **more: Any) -> Done:
 
 
 async def remove(ctx: Context, refs: Sequence[Named], *, cascade: bool) -> list[int]:
-    """Delete domains, all or none; returns their ids.
+    """Delete domains, all or none, and return their ids.
 
-    Conflict while users live there, or addresses or aliases exist, unless they go along by
-    `cascade`; such users are as good as deleted by `userdelete.delete`, at most `bulk` of them.
+    Raises Conflict if a domain has users, addresses or aliases and `cascade` is false. With
+    `cascade` its users are deleted as by `userDelete`, at most the bulk limit.
     """
     rows = await domain_loaders.chosen(ctx, refs)
     async with ctx.together():
@@ -381,10 +390,11 @@ async def _removed(ctx: Context, keys: list[int], *, cascade: bool) -> list[int]
 
 
 async def _drop_rules(ctx: Context, session: AsyncSession, rows: Sequence[Picked]) -> set[int]:
-    """Delete what refers to these domains without a foreign key: rewrites of recipients, API keys.
+    """Delete the recipient rewrites and API keys of deleted domains.
 
-    An API key for several domains keeps the others. The last one takes the key with it, since a
-    key without domains would be good for all. Returns the owners of the keys, 0 for nobody.
+    They have no foreign key. An API key for several domains keeps the others; one without
+    remaining domains is deleted, since it would be valid for all domains. Returns the owners of
+    the keys, 0 for none.
     """
     connection, gone = await session.connection(), {row.id for row in rows}
     second = select(col(DomainAlias.alias)).where(col(DomainAlias.domain_id).in_(gone))
@@ -411,9 +421,9 @@ async def _drop_rules(ctx: Context, session: AsyncSession, rows: Sequence[Picked
 
 
 async def hold_all(session: AsyncSession, keys: Sequence[int]) -> None:
-    """Hold these domains, and all accounts that live or have an address there; and PLATFORM.
+    """Lock PLATFORM, these domains, and all users that live or have an address in them.
 
-    Looked for twice: who came while we waited came before the domains were held.
+    Runs the query twice, since users can be added while it waits for the locks.
     """
     living = select(col(User.id)).where(col(User.domain_id).in_(keys))
     owners = select(col(Address.user_id)).where(
@@ -433,7 +443,10 @@ async def hold_all(session: AsyncSession, keys: Sequence[int]) -> None:
 
 
 async def _unused(ctx: Context, rows: Sequence[Picked], *, cascade: bool) -> None:
-    """Conflict, for the first of these domains in which something is left that keeps it."""
+    """Raise Conflict with the index of the first domain that has users, addresses or aliases.
+
+    With `cascade` only users count.
+    """
     keys = [row.id for row in rows]
     kinds = {
         "users live in it": col(User.domain_id),
@@ -453,7 +466,10 @@ async def _unused(ctx: Context, rows: Sequence[Picked], *, cascade: bool) -> Non
 async def of_owners(
     ctx: Context, keys: Sequence[int]
 ) -> dict[int, list[tuple[ChangeKind, list[int]]]]:
-    """What to tell, by stream, of the addresses there; those of nobody are the platform's."""
+    """Return ADDRESS_CHANGED of all addresses of domains, by the stream that records them.
+
+    Addresses without user belong to the stream of the platform.
+    """
     asked = select(col(Address.id), col(Address.user_id)).where(col(Address.domain_id).in_(keys))
     owned: dict[int, list[int]] = {}
     for row in await ctx.read(asked.order_by(col(Address.id))):

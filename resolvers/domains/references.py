@@ -1,4 +1,4 @@
-"""What elsewhere names a domain, and follows it where it gets another name."""
+"""Targets and allowed senders that contain a domain name, updated if it is renamed."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -15,7 +15,7 @@ from resolvers.sql_text import holding, within
 
 
 def follows(texts: Sequence[str], old: str, new: str) -> list[str]:
-    """Targets or senders, each once, with the new name for the old; pages and relays stay."""
+    """Return addresses with the new domain name, each once. URLs stay unchanged."""
     found = []
     for one in texts:
         is_it = "://" not in one and (one == old or one.endswith(f"@{old}"))
@@ -24,20 +24,23 @@ def follows(texts: Sequence[str], old: str, new: str) -> list[str]:
 
 
 async def addresses(ctx: Context, session: AsyncSession, old: str, new: str) -> list[int]:
-    """Let addresses forward to the new name; the ids of those that do."""
+    """Replace a domain name in the targets of addresses; return the ids of changed ones."""
     forwards = col(Address.kind) == AddressKind.FORWARD
     return await _changed(ctx, session, _Named(Address, ("targets",), forwards), (old, new))
 
 
 async def users(ctx: Context, session: AsyncSession, old: str, new: str) -> list[int]:
-    """Let accounts forward to the new name, and send as what is there; the ids of those."""
+    """Replace a domain name in the targets and allowed senders of users.
+
+    Returns the ids of changed users.
+    """
     some = text("(users.targets <> '[]' OR users.from_whitelist <> '[]')")
     where = _Named(User, ("targets", "from_whitelist"), some)
     return await _changed(ctx, session, where, (old, new))
 
 
 class _Named(NamedTuple):
-    """Columns of rows that may name a domain."""
+    """The columns of a table that can contain a domain name."""
 
     table: Any
     columns: tuple[str, ...]
@@ -47,7 +50,7 @@ class _Named(NamedTuple):
 async def _changed(
     ctx: Context, session: AsyncSession, where: _Named, names: tuple[str, str]
 ) -> list[int]:
-    """Change what names the domain, in two statements; the ids of what is another now."""
+    """Replace a domain name in these columns with two statements; return the changed ids."""
     table, columns, some = where
     dialect = ctx.world.database.dialect
     named = or_(*(holding(dialect, getattr(table, name), within, [names[0]]) for name in columns))

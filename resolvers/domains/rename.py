@@ -1,4 +1,4 @@
-"""Giving a domain another name, with all that is called after it, in one unit."""
+"""Rename a domain with its addresses, usernames and rules in one transaction."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -36,7 +36,7 @@ from resolvers.domains import dkim_key_mutations, references
 from resolvers.domains import loaders as domain_loaders
 from resolvers.domains.mutations import hold_all, of_owners
 
-LISTED = 100  # conflicts of user names that are told at once
+LISTED = 100  # conflicts of usernames in one response
 USERNAME = 128  # characters
 
 
@@ -49,18 +49,18 @@ _FOUND_BY = (
 
 @dataclass(frozen=True, slots=True)
 class Renamed:
-    """What a renaming has changed."""
+    """The renamed domain with the numbers of changed rows."""
 
     domain: Picked
     addresses: int
-    users: int  # whose name or main address is another now
-    aliases: int  # that stand for the new name
-    keys: int  # that sign for it
+    users: int  # with a new username or main address
+    aliases: int  # alias domains of it
+    keys: int
 
 
 @dataclass(frozen=True, slots=True)
 class Names:
-    """The old name and the new, and what of an account is called after the old one."""
+    """The domain id, its old and new name, and SQL expressions for the usernames to change."""
 
     key: int
     old: str
@@ -68,24 +68,24 @@ class Names:
 
     @property
     def suffixes(self) -> tuple[str, str]:
-        """The ends of user names, which are in ASCII always."""
+        """The old and new suffix of usernames, always in ASCII."""
         return f"@{ascii_domain(self.old)}", f"@{ascii_domain(self.new)}"
 
     @property
     def keys(self) -> tuple[str, str]:
-        """The ends of user names as compared, which are in Unicode."""
+        """The old and new suffix of usernames in their compared form, in Unicode."""
         return f"@{self.old}", f"@{self.new}"
 
     @property
     def called(self) -> ColumnElement[bool]:
-        """Accounts that live or have an address there, and have a user name like one."""
+        """Users in the domain, or with an address there, whose username ends with its name."""
         there = select(col(Address.user_id)).where(col(Address.domain_id) == self.key)
         lives = or_(col(User.domain_id) == self.key, col(User.id).in_(there))
         return and_(lives, col(User.username_key).endswith(self.keys[0], autoescape=True))
 
     @property
     def reached(self) -> ColumnElement[bool]:
-        """Accounts whose main address is there."""
+        """Users whose main address is in the domain."""
         main = select(col(Address.user_id)).where(
             col(Address.domain_id) == self.key, col(Address.main)
         )
@@ -93,27 +93,27 @@ class Names:
 
     @property
     def renamed(self) -> Any:
-        """User names with the new end."""
+        """The usernames with the new suffix."""
         old, new = self.suffixes
         return without(col(User.username), old) + new
 
     @property
     def compared(self) -> Any:
-        """The same, as compared."""
+        """The compared forms of usernames with the new suffix."""
         old, new = self.keys
         return without(col(User.username_key), old) + new
 
 
 def without(column: Any, end: str) -> Any:
-    """The text in a column without its end, which is this one."""
+    """Return the SQL expression for a column without this suffix."""
     return func.substr(column, 1, func.length(column) - len(end), type_=String)
 
 
 async def rename(ctx: Context, old: str, new: str) -> Renamed:
-    """Rename a domain, its addresses, and the user names that are addresses in it.
+    """Rename a domain, its addresses, and the usernames that are addresses in it.
 
-    One unit, in as few statements for many accounts as for one. Several, with each thing that
-    is in the way, where it cannot be done.
+    Uses one transaction, and a number of statements that does not depend on the number of
+    users. Raises NotFound, InvalidInput, or MultipleErrors with every conflict.
     """
     new = checked_domain(new, path="newDomain")
     confusables.refuse_domain(new, path="newDomain")
@@ -126,7 +126,7 @@ async def rename(ctx: Context, old: str, new: str) -> Renamed:
     async with ctx.write() as session:
         await hold_all(session, [row.id])
         if (await _row(ctx, row.id, old)).name != row.name:
-            raise NotFound(old, path=["oldDomain"])  # somebody was quicker
+            raise NotFound(old, path=["oldDomain"])  # another transaction renamed it first
         problems = [
             *await domain_loaders.taken(session, new, path="newDomain"),
             *await _clashes(ctx, names),
@@ -155,7 +155,7 @@ async def _row(ctx: Context, key: int, name: str) -> Picked:
 
 
 async def _clashes(ctx: Context, names: Names) -> list[Refused]:
-    """Why user names cannot follow: somebody has that name, or it would be none."""
+    """Return why usernames can't be changed: a new one is in use or not allowed."""
     other: Any = aliased(User)
     theirs: Select[*tuple[Any, ...]] = (
         select(col(User.username), col(other.username).label("other"))
@@ -176,7 +176,7 @@ async def _clashes(ctx: Context, names: Names) -> list[Refused]:
 
 
 async def _rewritten(ctx: Context, names: Names) -> list[Refused]:
-    """Why rewrites cannot follow: others lead to the new name, or from it."""
+    """Return a Conflict if recipient rewrites use the new name already."""
     target = col(RecipientRewrite.target).endswith(f"@{names.new}", autoescape=True)
     there = (col(RecipientRewrite.domain) == names.new) | target
     if await ctx.read(select(col(RecipientRewrite.id)).where(there).limit(1)):
@@ -196,7 +196,7 @@ def _unfit(suffix: str, longest: int) -> list[Refused]:
 
 
 async def _changed(ctx: Context, session: AsyncSession, names: Names) -> dict[str, int]:
-    """Change all rows and tell of them; how many there were, as `Renamed` says it."""
+    """Update all rows, record the changes, and return the counts of `DomainRenameResult`."""
     main = and_(col(Address.user_id) == col(User.id), col(Address.main))
     affected: Select[*tuple[Any, ...]] = (
         select(
@@ -251,7 +251,10 @@ async def _elsewhere(
     names: Names,
     told: dict[int, list[tuple[ChangeKind, list[int]]]],
 ) -> None:
-    """Let what forwards there, and whom it lets send, follow; the platform's stream tells of it."""
+    """Rename the domain in targets and allowed senders of other users and addresses.
+
+    The stream of the platform records these changes.
+    """
     for kind, following in (
         (ChangeKind.ADDRESS_CHANGED, references.addresses),
         (ChangeKind.USER_CHANGED, references.users),
@@ -261,9 +264,9 @@ async def _elsewhere(
 
 
 def _rules(names: Names) -> list[Any]:
-    """The statements for rules: where mail for the domain goes, and what is copied to it.
+    """Return the statements that rename the domain in recipient rewrites and BCC targets.
 
-    What a rule copies it knows by the key of the domain.
+    BCC rules refer to the domain of their match by id.
     """
     end = f"@{names.old}"
 
@@ -280,7 +283,7 @@ def _rules(names: Names) -> list[Any]:
 
 
 def _users(names: Names, at: Any) -> Any:
-    """The statement for accounts: main addresses and user names have another end."""
+    """Return the statement that renames usernames and touches users with renamed main address."""
     called = names.called
     username, key = col(User.username), col(User.username_key)
     return (
@@ -295,7 +298,7 @@ def _users(names: Names, at: Any) -> Any:
 
 
 def _words(names: Names, row: Picked) -> str:
-    """What an account is found by, under the new name."""
+    """Return the search words of a user after the rename."""
     old, new = names.suffixes
     username = row.username.removesuffix(old) + new if row.called else row.username
     main = row.main and row.main.removesuffix(f"@{names.old}")

@@ -1,4 +1,4 @@
-"""Uploads whose bytes come in several requests: what is promised of them, and when it is kept."""
+"""Receive uploads in several requests: announce, append parts, and complete."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +23,10 @@ MOST_PARTS = 10_000  # of one upload
 
 @dataclass(frozen=True, slots=True)
 class Announced:
-    """Bytes that are to come. `told` is what was said of them, word for word."""
+    """The size and type of an upload before its bytes are sent.
+
+    `client_metadata` is its metadata as the client sent it.
+    """
 
     size: int
     content_type: str
@@ -32,7 +35,7 @@ class Announced:
 
 
 class OffsetMoved(Exception):
-    """The upload goes on at another offset: another request has added bytes meanwhile."""
+    """Raised if another request has added bytes; the upload continues at `offset`."""
 
     def __init__(self, offset: int) -> None:
         super().__init__(f"the upload goes on at {offset}")
@@ -41,7 +44,7 @@ class OffsetMoved(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """The offset that was acknowledged last, and the one that is safe now."""
+    """The offset before and after a part."""
 
     before: int
     after: int
@@ -49,7 +52,7 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class WholeUpload:
-    """All bytes of an upload, of which `received` are acknowledged."""
+    """All bytes of an upload. `acknowledged` of them are acknowledged."""
 
     source: bytes | Path
     digest: str  # SHA-256, hex
@@ -57,10 +60,10 @@ class WholeUpload:
 
 
 async def create(ctx: Context, coming: Announced) -> Picked:
-    """Make room for bytes that are to come within 24 h; the row.
+    """Create the row of an upload before its bytes are sent, within 24 hours.
 
-    They count from the start: RateLimited where 100 uploads of the viewer wait, LimitReached
-    where they have 1 GiB with this one. Forbidden as `uploads.permit` says.
+    All announced bytes count for the limits. Raises RateLimited at 100 waiting uploads of the
+    viewer, LimitReached if they exceed 1 GiB, and Forbidden without the scope MAIL or SUBMIT.
     """
     world, owner = ctx.world, permit(ctx)
     row = {
@@ -83,14 +86,14 @@ async def create(ctx: Context, coming: Announced) -> Picked:
 
 
 async def find(ctx: Context, upload_id: int) -> Picked:
-    """The viewer's upload, whole or not. NotFound, Forbidden."""
+    """Read the viewer's upload, finished or not. Raises NotFound or Forbidden."""
     permit(ctx)
     theirs = select(*picked(Upload)).where(_mine(ctx, upload_id))
     return found(next(iter(await ctx.read(theirs)), None), str(upload_id))
 
 
 async def note(ctx: Context, upload_id: int, progress: Progress) -> None:
-    """Acknowledge bytes that are safe in the file. NotFound, OffsetMoved."""
+    """Acknowledge bytes that are stored in the spool file. Raises NotFound or OffsetMoved."""
 
     def unit(turn: Turn) -> bool:
         return _move(ctx, turn, upload_id, progress)
@@ -100,9 +103,9 @@ async def note(ctx: Context, upload_id: int, progress: Progress) -> None:
 
 
 async def add_part(ctx: Context, upload_id: int, part: StoredPart) -> None:
-    """Acknowledge bytes that are safe in an object. NotFound, OffsetMoved, LimitReached.
+    """Acknowledge bytes that are stored as an object. Raises NotFound, OffsetMoved or LimitReached.
 
-    If the part is refused, its object is removed.
+    If the part is refused, its object is deleted.
     """
     world, progress = ctx.world, Progress(part.start, part.end)
 
@@ -125,14 +128,17 @@ async def add_part(ctx: Context, upload_id: int, part: StoredPart) -> None:
 
 
 async def raise_if_moved(ctx: Context, upload_id: int, received: int) -> None:
-    """Raise NotFound if the upload has ended, OffsetMoved if it does not go on at `received`."""
+    """Raise OffsetMoved if the upload does not continue at this offset.
+
+    Raises NotFound if it has ended.
+    """
     row = await find(ctx, upload_id)
     if offset(row) != received or row.blob_name is not None:
         raise OffsetMoved(offset(row))
 
 
 async def complete(ctx: Context, upload_id: int, whole: WholeUpload) -> Picked:
-    """Store all bytes for 24 h from now; returns the row. NotFound, OffsetMoved."""
+    """Store all bytes for 24 hours from now and return the row. Raises NotFound or OffsetMoved."""
     world = ctx.world
     name = object_name(whole.digest, world.key())
     try:
@@ -162,7 +168,7 @@ async def complete(ctx: Context, upload_id: int, whole: WholeUpload) -> Picked:
 
 
 async def end(ctx: Context, upload_id: int) -> None:
-    """Forget the upload, whole or not. NotFound, Forbidden."""
+    """Delete the upload, finished or not. Raises NotFound or Forbidden."""
     permit(ctx)
     mine = _mine(ctx, upload_id)
     removed = await ctx.world.apply(lambda turn: delete_uploads(turn, mine))
@@ -172,24 +178,24 @@ async def end(ctx: Context, upload_id: int) -> None:
 
 
 def offset(row: Picked) -> int:
-    """Where the upload goes on."""
+    """Return the offset at which the upload continues."""
     return int(row.received if row.blob_name is None else row.size)
 
 
 async def _moved(ctx: Context, upload_id: int) -> OffsetMoved:
-    """What to raise if bytes could not be added. NotFound if the upload has ended."""
+    """Return the error if bytes could not be added. Raises NotFound if the upload has ended."""
     return OffsetMoved(offset(await find(ctx, upload_id)))
 
 
 def _move(ctx: Context, turn: Turn, upload_id: int, progress: Progress) -> bool:
-    """Acknowledge bytes, unless the upload has ended or other bytes were acknowledged."""
+    """Acknowledge bytes; False if the upload has ended or other bytes were acknowledged."""
     waits = _waits(ctx, upload_id, progress.before)
     safe = update(Upload).where(waits).values(received=progress.after)
     return bool(turn.connection.execute(safe).rowcount)
 
 
 def _waits(ctx: Context, upload_id: int, received: int) -> ColumnElement[bool]:
-    """SQL: that the viewer's upload is unfinished, and goes on there."""
+    """Return the SQL condition that the viewer's upload continues at this offset."""
     unfinished = col(Upload.blob_name).is_(None) & (col(Upload.received) == received)
     return _mine(ctx, upload_id) & unfinished
 

@@ -1,4 +1,4 @@
-"""Links to files: given out, followed, written to, and ended."""
+"""Create, follow, write to, and delete links to files."""
 
 import base64
 import hashlib
@@ -28,28 +28,28 @@ from resolvers.files import stored_files
 from resolvers.files.uploads import Received
 from resolvers.pagination import all_by_keys, by_keys
 
-MOST = 100  # links to a file
-IDLE = timedelta(days=100)  # without access a link ends, where nobody says when
+MOST = 100  # of one file
+IDLE = timedelta(days=100)  # without an end, a link expires so long after the last access
 LONGEST = timedelta(days=36_500)
-KEY, BASE, MARK = 8, 8, 16  # bytes of a token: key of the link, base of the incarnation, signature
+KEY, BASE, MARK = 8, 8, 16  # sizes of the parts of a token
 
 
 @dataclass(frozen=True, slots=True)
 class NewShare:
-    """A link to be made."""
+    """The settings of a new link."""
 
     file_id: int
     mode: FileAttachmentMode = FileAttachmentMode.LINK
-    expires_at: datetime | None = None  # None: after 100 days without access
+    expires_at: datetime | None = None  # None: 100 days after the last access
     password: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class ShareToken:
-    """What the address of a link says: its key, and the incarnation that gave it out."""
+    """The id of a link and the incarnation of the store that created its token."""
 
     share_id: int
-    base: int = 0  # of the incarnation; 0 in the first, which is left out
+    base: int = 0  # 0 in the first incarnation, left out of the token
 
     @property
     def raw(self) -> bytes:
@@ -59,13 +59,13 @@ class ShareToken:
 
 
 def token_of(world: World, key: int) -> str:
-    """What stands in the address of a link. Nobody without our secret can make it."""
+    """Return the signed token in the address of a link."""
     raw = ShareToken(key, world.incarnation.base).raw
     return _written(raw + _mark(world, raw))
 
 
 def read_token(world: World, text: str) -> ShareToken:
-    """Read the address of a link. Raises NotFound unless this server has made it."""
+    """Parse the token of a link. Raises NotFound unless this server has signed it."""
     try:
         raw = base64.urlsafe_b64decode(text.encode("ascii"))
     except ValueError:
@@ -78,10 +78,9 @@ def read_token(world: World, text: str) -> ShareToken:
 
 
 def _opens(world: World, token: ShareToken) -> ColumnElement[bool]:
-    """SQL: the link that a token was given out for.
+    """Return the SQL condition for the link that a token was created for.
 
-    A restore of the database ends the history that a token may be of. The links that it restored
-    are still open by such a token; a link that was made since then is another one.
+    A token of an incarnation before a restore is valid only for links created before the restore.
     """
     this, now = col(FileShare.id) == token.share_id, world.incarnation
     if token.base == now.base:
@@ -90,7 +89,7 @@ def _opens(world: World, token: ShareToken) -> ColumnElement[bool]:
 
 
 def _written(raw: bytes) -> str:
-    """The one way to write a token: base64 has several for the same bytes."""
+    """Encode a token in its only valid form, since base64 has several for the same bytes."""
     return base64.urlsafe_b64encode(raw).decode()
 
 
@@ -104,20 +103,24 @@ def _live(ctx: Context) -> ColumnElement[bool]:
 
 
 async def by_ids(ctx: Context, ids: list[int]) -> list[Picked | None]:
-    """The viewer's links with these ids, in this order; None where there is none any more."""
+    """Load the viewer's links, in the order of the ids; None if one is expired or unknown."""
     theirs = select(*picked(FileShare)).where(visible(ctx, FileShare), _live(ctx))
     return await by_keys(ctx, theirs, col(FileShare.id), ids)
 
 
 async def of_files(ctx: Context, ids: list[int]) -> list[list[Picked]]:
-    """The links to these files, the oldest first: of the viewer's files, for a ROOT of all."""
+    """Load the links of each file, oldest first: of the viewer's files, for a ROOT of all files."""
     seen = true() if ctx.viewer.role is Role.ROOT else visible(ctx, FileShare)
     theirs = select(*picked(FileShare)).where(seen, _live(ctx))
     return await all_by_keys(ctx, theirs.order_by(col(FileShare.id)), col(FileShare.file_id), ids)
 
 
 async def create(ctx: Context, new: NewShare) -> int:
-    """Make a link; its key. NotFound for a file that is not the viewer's, LimitReached."""
+    """Create a link and return its id.
+
+    Raises NotFound if the file is not the viewer's, Invalid, and LimitReached at 100 links of a
+    file.
+    """
     made = await prepared(ctx, new)
     async with ctx.write(made.user_id) as session:
         await add(ctx, session, [made])
@@ -125,7 +128,10 @@ async def create(ctx: Context, new: NewShare) -> int:
 
 
 async def prepared(ctx: Context, new: NewShare) -> FileShare:
-    """A link that `add` writes: so its address is known before. Refuses as `create` does."""
+    """Return a new link that `insert_shares` stores later, so that its address is known before.
+
+    Raises NotFound if the file is not the viewer's, Forbidden without the scope MAIL, and Invalid.
+    """
     owner, now = stored_files.permit(ctx), ctx.world.now()
     if new.mode is FileAttachmentMode.ATTACH:
         text = "a link is LINK, SHARE_RO or SHARE_RW"
@@ -150,7 +156,10 @@ async def prepared(ctx: Context, new: NewShare) -> FileShare:
 
 
 async def add(ctx: Context, session: AsyncSession, made: Sequence[FileShare]) -> None:
-    """Write links in a unit of their owner's, each for the file as it is now."""
+    """Insert links in a transaction of their owner, each for the present version of its file.
+
+    Raises NotFound, and LimitReached at 100 links of a file or at the quota.
+    """
     for row in made:
         file: Picked = found(
             await ctx.load(stored_files.by_ids, row.file_id), str(row.file_id), path=["file"]
@@ -162,18 +171,18 @@ async def add(ctx: Context, session: AsyncSession, made: Sequence[FileShare]) ->
         if row.mode is FileAttachmentMode.SHARE_RO:
             row.blob_id, row.size, row.digest = file.blob_id, file.size, file.digest
             owner, size = row.user_id, file.size
-            await ctx.world.join(session, partial(_check_room, owner=owner, size=size))
+            await ctx.world.join(session, partial(_check_room, owner_id=owner, size=size))
         session.add(row)
     if made:
         await _changed(ctx, session, made[0].user_id, list({row.file_id: 1 for row in made}))
 
 
-def _check_room(turn: Turn, *, owner: int, size: int) -> None:
-    stored_files.check_room(turn, owner, size)
+def _check_room(turn: Turn, *, owner_id: int, size: int) -> None:
+    stored_files.check_room(turn, owner_id, size)
 
 
 async def remove(ctx: Context, ids: Sequence[int]) -> None:
-    """End links, all or none."""
+    """Delete links, all or none. Raises NotFound or Forbidden."""
     owner = stored_files.permit(ctx)
     async with ctx.write(owner) as session:
         these = delete(FileShare).where(visible(ctx, FileShare), col(FileShare.id).in_(ids))
@@ -188,17 +197,19 @@ async def remove(ctx: Context, ids: Sequence[int]) -> None:
 async def _changed(
     ctx: Context, session: AsyncSession, owner: int, file_ids: Sequence[int]
 ) -> None:
-    """Tell of these files that the links to them are others."""
+    """Record that the links of these files have changed."""
     these = update(File).where(col(File.id).in_(file_ids)).values(updated_at=ctx.world.now())
     await (await session.connection()).execute(these)
     await ctx.record(session, owner, ChangeKind.FILE_CHANGED, file_ids)
 
 
 async def reached(ctx: Context, token: str) -> Picked:
-    """The link of an address, and what it leads to; NotFound where it has ended, or its account.
+    """Read the link of a token and its file.
+
+    Raises NotFound if link or account is expired or disabled.
 
     Columns: `share_id`, `user_id`, `mode`, `password`, `filename`, `content_type`, `file_id`, and
-    `size`, `digest` and `blob_id` of what is to be had.
+    `size`, `digest` and `blob_id` of the shared version.
     """
     columns = [
         col(FileShare.id).label("share_id"),
@@ -223,7 +234,7 @@ async def reached(ctx: Context, token: str) -> Picked:
 
 
 async def admitted(ctx: Context, share: Picked, password: str | None) -> bool:
-    """Whether this password opens the link. RateLimited after too many wrong ones."""
+    """Return whether this password opens the link. Raises RateLimited after too many wrong ones."""
     if share.password is None:
         return True
     if password is None:
@@ -240,7 +251,10 @@ async def admitted(ctx: Context, share: Picked, password: str | None) -> bool:
 
 
 async def opened(ctx: Context, share: Picked) -> Picked:
-    """The blob behind a link that is being followed, which is counted."""
+    """Count an access to a link, extend an idle link, and return the blob behind it.
+
+    Raises NotFound.
+    """
     now = ctx.world.now()
     async with ctx.write() as session:
         connection = await session.connection()
@@ -259,15 +273,16 @@ async def opened(ctx: Context, share: Picked) -> Picked:
 
 
 def writable(share: Picked) -> None:
-    """Forbidden where a link is for reading only."""
+    """Raise Forbidden if a link is read-only."""
     if share.mode is not FileAttachmentMode.SHARE_RW:
         raise Forbidden("this link is for reading only")
 
 
 async def write(ctx: Context, share: Picked, received: Received, *, seen: str | None) -> None:
-    """Put other bytes into the file of a link, whose owner is the viewer of `ctx`.
+    """Replace the bytes of the file of a link. The viewer of `ctx` is the owner of the link.
 
-    Stale where it is no longer the one that was `seen`, by its digest. LimitReached.
+    Raises Stale if the digest of the file is no longer `expected_digest`, NotFound, and
+    LimitReached.
     """
 
     def rows(kept: Kept) -> stored_files.Store:

@@ -1,4 +1,4 @@
-"""Signed addresses: who has one may fetch the bytes behind it, for a quarter of an hour."""
+"""Sign URLs that give read access to the bytes behind them for 15 to 20 minutes."""
 
 import base64
 import hashlib
@@ -21,19 +21,19 @@ from resolvers.auth.credential_cache import Known
 from resolvers.context import Reach, Viewer
 
 VALID = timedelta(minutes=15)  # at least
-STEP = 300  # seconds to which the end is rounded up: for so long an address stays the same
-METHOD = "GET"  # and so HEAD
+STEP = 300  # seconds; the end is rounded up, so that the URL changes rarely
+METHOD = "GET"  # also valid for HEAD
 
 _NUMBER = re.compile(r"[1-9][0-9]{0,18}", re.ASCII)
-_OWNER = re.compile(r"0|[1-9][0-9]{0,18}", re.ASCII)  # 0: a key of the platform
+_OWNER = re.compile(r"0|[1-9][0-9]{0,18}", re.ASCII)  # 0: an API key of the platform
 _CREDENTIAL = re.compile(r"([tkav])([1-9][0-9]{0,18})|(b)", re.ASCII)
 
 
 def sign(world: World, path: str, user_id: int, by: Viewer, *, now: datetime) -> str:
-    """The path, with a query that lets whoever has it read there as this user.
+    """Return the path with a query that lets its bearer read it as this user.
 
-    It ends after 15 to 20 minutes, so that the address of a thing changes but every five; and
-    at once with the credential it is made by.
+    It expires after 15 to 20 minutes, and when the credential of `signer` ends. The query of a
+    path changes every five minutes.
     """
     ends, name = math.ceil((now + VALID).timestamp() / STEP) * STEP, by.credential
     signature = _signature(world, path, name, user_id, ends)
@@ -41,7 +41,10 @@ def sign(world: World, path: str, user_id: int, by: Viewer, *, now: datetime) ->
 
 
 def verify(world: World, path: str, query: Mapping[str, str]) -> int:
-    """Whose address it is. Unauthenticated where it was not made by `sign`, or is over."""
+    """Return the user of a signed path.
+
+    Raises Unauthenticated if it is expired or not signed here.
+    """
     ends, user_id, name, shown = (query.get(part, "") for part in ("exp", "user", "by", "sig"))
     if not (_NUMBER.fullmatch(ends) and _OWNER.fullmatch(user_id) and _CREDENTIAL.fullmatch(name)):
         raise Unauthenticated
@@ -54,9 +57,9 @@ def verify(world: World, path: str, query: Mapping[str, str]) -> int:
 
 
 async def viewer(world: World, path: str, query: Mapping[str, str]) -> Viewer:
-    """Who may read by this address: its user, as long as account and credential are open.
+    """Return a read-only viewer of the user of a signed path.
 
-    Unauthenticated as `verify` says.
+    Raises Unauthenticated if the signature, the account or the credential is no longer valid.
     """
     user_id = verify(world, path, query)
     kind, key = query["by"][0], int(query["by"][1:] or 0)
@@ -72,9 +75,10 @@ async def viewer(world: World, path: str, query: Mapping[str, str]) -> Viewer:
 
 
 async def caller(world: World, path: str, query: Mapping[str, str]) -> Viewer:
-    """Who made this address, with all that their credential may do at this moment.
+    """Return the signer of a path as a viewer with the present rights of the credential.
 
-    For what its maker may have by role, and not as its owner. Unauthenticated as `verify` says.
+    Use it for what the role of the signer allows. Raises Unauthenticated if the signature or the
+    credential is no longer valid.
     """
     verify(world, path, query)
     kind, key = query["by"][0], int(query["by"][1:] or 0)
@@ -95,17 +99,18 @@ async def _credential(world: World, kind: str, key: int) -> Known | None:
 
 
 def absolute(world: World, address: str, base: str) -> str:
-    """The address as a URL: behind `public_url`, or where none is set behind `base`.
+    """Return the URL of a path below the setting `public_url`.
 
-    `base` is where the request came to, such as https://mail.example.org.
+    If that is empty, `request_origin` is used instead. It is the origin of the request, such as
+    https://mail.example.org.
     """
     return (world.options.public_url or base).rstrip("/") + address
 
 
 def _signature(world: World, path: str, by: str, user_id: int, ends: int) -> str:
-    # What has a form of its own stands last: no path can be read as another path and other facts.
+    # Fields of a fixed form come last, so that no path can contain them.
     text = f"{METHOD}\n{path}\n{by}\n{user_id}\n{ends}"
-    if base := world.incarnation.base:  # a link of a history that a restore ended is refused
+    if base := world.incarnation.base:  # URLs of another incarnation are refused
         text = f"{base}\n{text}"
     digest = hmac.digest(world.secret, text.encode(errors="surrogatepass"), hashlib.sha256)
     return base64.urlsafe_b64encode(digest).decode().rstrip("=")

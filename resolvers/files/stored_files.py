@@ -1,4 +1,4 @@
-"""Stored files: uploaded, listed, fetched, deleted."""
+"""Create, list, read and delete stored files."""
 
 import mimetypes
 from collections.abc import Callable, Sequence
@@ -31,47 +31,47 @@ from resolvers.messages.content_access import shown
 from resolvers.pagination import Scan, by_keys
 from resolvers.sql_text import within
 
-MOST = 10_000  # files of a user
+MOST = 10_000  # of one user
 NEWEST = "files-"
 PLACE = (col(File.created_at), col(File.id))
-CONTENT = frozenset({"filename", "digest"})  # columns that are withheld of other people's files
-USED = timedelta(days=1)  # between two notes that a file was fetched
-_TYPES = mimetypes.MimeTypes()  # those Python knows; not what else the machine has heard of
+CONTENT = frozenset({"filename", "digest"})  # hidden for files of other users
+USED = timedelta(days=1)  # between two updates of `used_at`
+_TYPES = mimetypes.MimeTypes()  # only Python's own table, the same on every machine
 
-Store = Callable[[Turn], int]  # writes the rows of a file in a unit; returns its key
+Store = Callable[[Turn], int]  # writes the rows of a file in a transaction; returns its id
 
 
 @dataclass(frozen=True, slots=True)
 class NewFile:
-    """A file to be stored: its bytes, or those that were sent before."""
+    """A file to store: its bytes, or the upload with its bytes."""
 
     content: bytes | None = None
     upload_id: int | None = None
     filename: str | None = None
     content_type: str | None = None
-    usual: str = OPAQUE  # type, where neither this nor the name tells of one
+    usual: str = OPAQUE  # if neither `content_type` nor the name gives one
 
 
 @dataclass(frozen=True, slots=True)
 class OfUser:
-    """A page of a user's files, newest first, with the columns its reader asked for."""
+    """A page of a user's files, newest first, with the requested columns."""
 
     user_id: int
     ask: Ask
     columns: frozenset[str]
-    query: str | None = None  # in the name, whatever its case
+    query: str | None = None  # part of the file name, case-insensitive
 
 
 async def by_ids(ctx: Context, ids: list[int]) -> list[Picked | None]:
-    """The viewer's files with these ids, in this order; None where there is none."""
+    """Load the viewer's files, in the order of the ids; None for an unknown id."""
     theirs = select(*picked(File)).where(visible(ctx, File))
     return await by_keys(ctx, theirs, col(File.id), ids)
 
 
 async def seen_by_ids(ctx: Context, ids: list[int]) -> list[Picked | None]:
-    """The files with these ids, in this order; None where the viewer sees none.
+    """Load the files that the viewer sees, in the order of the ids; None for any other id.
 
-    Of other people's files there is only the record: `resolvers/messages/content_access.py`.
+    Name and digest of other users' files are withheld unless the viewer may read their content.
     """
     rows = await ctx.read(select(*picked(File)).where(records(ctx, File), col(File.id).in_(ids)))
     found = {row.id: row for row in await shown(ctx, rows, CONTENT)}
@@ -79,7 +79,7 @@ async def seen_by_ids(ctx: Context, ids: list[int]) -> list[Picked | None]:
 
 
 async def pages(ctx: Context, keys: list[OfUser]) -> list[Page[Picked]]:
-    """These pages, each in reading order."""
+    """Load pages of files, each in reading order."""
     columns = frozenset({"id", "user_id", "created_at"}).union(*(key.columns for key in keys))
     scans = []
     for key in keys:
@@ -90,7 +90,7 @@ async def pages(ctx: Context, keys: list[OfUser]) -> list[Page[Picked]]:
 
 
 async def counts(ctx: Context, keys: list[OfUser]) -> list[int]:
-    """How many files these lists have, in their order."""
+    """Count the files of each list, in the order of the keys."""
     many = func.count().label("many")
     scans = [select(many).select_from(File).where(*_of(ctx, key)) for key in keys]
     return [row.many for (row,) in await pagination.together(ctx, scans)]
@@ -102,7 +102,10 @@ def _of(ctx: Context, key: OfUser) -> list[ColumnElement[bool]]:
 
 
 def permit(ctx: Context) -> int:
-    """Whose files the viewer may change: its own. Forbidden without the scope MAIL."""
+    """Return the owner of the viewer's files.
+
+    Raises Forbidden without the scope MAIL or if read-only.
+    """
     owner = own(ctx)
     ctx.viewer.require_scope(Scope.MAIL)
     if ctx.viewer.read_only:
@@ -111,15 +114,16 @@ def permit(ctx: Context) -> int:
 
 
 async def create(ctx: Context, received: Received) -> int:
-    """Store what has come over HTTP; the key of the file. LimitReached."""
+    """Store a file received over HTTP and return its id. Raises Forbidden or LimitReached."""
     owner = permit(ctx)
     return await stored(ctx, received, lambda kept: _made(ctx, owner, kept, received))
 
 
 async def upload(ctx: Context, new: NewFile) -> int:
-    """Store a file; its key. NotFound for an upload that is gone, LimitReached.
+    """Store a file and return its id.
 
-    Bytes that were sent before become the file's where they lie, and are an upload no more.
+    The object of an upload becomes the object of the file. Raises NotFound if the upload does not
+    exist, Invalid, Forbidden, and LimitReached at 10,000 files or the quota.
     """
     if new.upload_id is None:
         most = ctx.world.options.upload_max
@@ -149,7 +153,10 @@ async def upload(ctx: Context, new: NewFile) -> int:
 
 
 async def stored(ctx: Context, received: Received, rows: Callable[[Kept], Store]) -> int:
-    """Make bytes of the viewer's safe, and write what `rows` says in one unit; its key."""
+    """Store a blob, then write its rows in one transaction.
+
+    `row_writer_for` returns the row writer for the stored blob. Returns the id that it returns.
+    """
     world, owner = ctx.world, own(ctx)
     tenant = await tenant_of(ctx, owner)
     try:
@@ -164,7 +171,7 @@ async def _written(ctx: Context, owner: int, store: Store) -> int:
 
 
 async def _kept(world: World, tenant: int, received: Received) -> Kept:
-    """The bytes, safe: compressed where they are few, else as they are, and never in memory."""
+    """Store the bytes: compressed if they are in memory, else uncompressed from the file."""
     if isinstance(received.source, bytes):
         return await keep(world, tenant, Piece(received.digest, received.source), ())
     name = object_name(received.digest, world.key())
@@ -173,7 +180,7 @@ async def _kept(world: World, tenant: int, received: Received) -> Kept:
 
 
 async def raw(world: World, tenant: int, received: Received, name: str) -> Kept:
-    """Describe an uncompressed object for `blob_ids`, which replaces a damaged one by it."""
+    """Return the blob rows of an uncompressed object, which replaces a damaged blob."""
     before = await find_stored(world, tenant, [received.digest])
     row = {
         "id": world.key(),
@@ -190,7 +197,7 @@ async def raw(world: World, tenant: int, received: Received, name: str) -> Kept:
 
 
 async def tenant_of(ctx: Context, user_id: int) -> int:
-    """The tenant whose blobs an account's are."""
+    """Read the tenant that owns the blobs of an account."""
     asked = select(col(User.tenant_id)).where(col(User.id) == user_id)
     return int((await ctx.read(asked))[0].tenant_id)
 
@@ -219,9 +226,9 @@ def _made(ctx: Context, owner: int, kept: Kept, received: Received) -> Store:
 
 
 def check_room(turn: Turn, owner: int, size: int, *, files: int = 0) -> None:
-    """See whether so many bytes, and files, may be added to an account's. LimitReached.
+    """Raise LimitReached if these bytes and files exceed the limits of an account.
 
-    A read-only copy counts like a file: what it is a copy of may have changed since.
+    A read-only copy for a link counts like a file, since the file can change after it.
     """
     mine, copies = col(File.user_id) == owner, col(FileShare.user_id) == owner
     asked = select(
@@ -238,7 +245,7 @@ def check_room(turn: Turn, owner: int, size: int, *, files: int = 0) -> None:
 
 
 def described(world: World, filename: str, content_type: str) -> tuple[str, str]:
-    """The name and media type of a file of which headers tell."""
+    """Return name and media type of a file from its HTTP headers. Raises Invalid."""
     return _described(world, filename, None if content_type == OPAQUE else content_type, OPAQUE)
 
 
@@ -258,19 +265,19 @@ def _described(
 
 
 def _name(world: World, kind: str) -> str:
-    """A name for a file that came without one."""
+    """Return a file name with the date, for a file without a name."""
     return f"upload-{world.now():%Y-%m-%d}{_TYPES.guess_extension(kind) or ''}"
 
 
 async def remove(ctx: Context, ids: Sequence[int]) -> None:
-    """Delete files with the links to them, all or none."""
+    """Delete files with their links, all or none. Raises NotFound or Forbidden."""
     owner = permit(ctx)
     async with ctx.write(owner) as session:
         all_found(ids, await removed(ctx, session, ids))
 
 
 async def removed(ctx: Context, session: AsyncSession, ids: Sequence[int]) -> set[int]:
-    """Delete those of these files that are the viewer's, in the caller's unit; which were."""
+    """Delete files of the viewer in the caller's transaction, and return their ids."""
     these = delete(File).where(visible(ctx, File), col(File.id).in_(ids))
     answer = await (await session.connection()).execute(these.returning(col(File.id)))
     gone = set(answer.scalars())
@@ -280,7 +287,10 @@ async def removed(ctx: Context, session: AsyncSession, ids: Sequence[int]) -> se
 
 
 async def fetched(ctx: Context, row: Picked) -> Picked:
-    """The blob of a file that is being fetched, which is noted once a day."""
+    """Return the blob of a file, and update the time of its last use once a day.
+
+    Raises NotFound.
+    """
     now = ctx.world.now()
     if row.used_at <= now - USED:
         async with ctx.aside() as (_, session):
@@ -290,6 +300,6 @@ async def fetched(ctx: Context, row: Picked) -> Picked:
 
 
 async def blob(ctx: Context, key: int) -> Picked:
-    """What is stored of the bytes; NotFound where they have gone meanwhile."""
+    """Read the row of a blob. Raises NotFound if it no longer exists."""
     asked = select(*picked(Blob)).where(col(Blob.id) == key)
     return found(next(iter(await ctx.read(asked)), None), str(key))

@@ -1,4 +1,4 @@
-"""Bytes sent before the mutation that uses them: kept for a day, for who sent them."""
+"""Store uploads: bytes that a client sends before the mutation that uses them, kept for a day."""
 
 import asyncio
 import re
@@ -26,10 +26,10 @@ from resolvers.context import Context
 from resolvers.pagination import by_keys
 
 KEPT = timedelta(hours=24)
-MOST = 100  # of one user at a time
-MOST_BYTES = 1024 * MIB  # of one user at a time
-ROUND = 1000  # rows that one unit deletes
-LONGEST = 255  # characters of a name, and of a media type
+MOST = 100  # of one user
+MOST_BYTES = 1024 * MIB  # of one user
+ROUND = 1000  # rows that one transaction deletes
+LONGEST = 255  # characters of a file name
 OPAQUE = "application/octet-stream"
 
 _KIND = re.compile(r"[A-Za-z0-9!#$&^_.+-]{1,127}/[A-Za-z0-9!#$&^_.+-]{1,127}", re.ASCII)
@@ -37,7 +37,7 @@ _KIND = re.compile(r"[A-Za-z0-9!#$&^_.+-]{1,127}/[A-Za-z0-9!#$&^_.+-]{1,127}", r
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """Bytes that have come: in memory, or in a file that stays until they are stored."""
+    """Received bytes, in memory or in a file that exists until they are stored."""
 
     source: bytes | Path
     size: int
@@ -47,34 +47,38 @@ class Received:
 
 
 def described(headers: Mapping[str, str]) -> tuple[str, str | None]:
-    """The media type and the file name that headers tell of; names of headers in lower case."""
+    """Return media type and file name from HTTP headers with names in lower case."""
     kind = headers.get("content-type", "").partition(";")[0]
     _, given = parameters(headers.get("content-disposition", ""))
     return kind_of(kind), name_of(filename_of(given.get("filename")) or "")
 
 
 def kind_of(text: str) -> str:
-    """A media type, or that of opaque bytes."""
+    """Return the media type in lower case, or application/octet-stream if it is invalid."""
     kind = text.strip().lower()
     return kind if _KIND.fullmatch(kind) else OPAQUE
 
 
 def name_of(text: str) -> str | None:
-    """The last part of a path; None where nothing is left."""
+    """Return the last part of a path, at most 255 characters, or None if it is empty."""
     return text.replace("\\", "/").rsplit("/", 1)[-1][:LONGEST] or None
 
 
 async def begin(ctx: Context, size: int = 0) -> None:
-    """See whether the viewer may send `size` bytes, or some where it is 0.
+    """Check whether the viewer may upload `size` bytes, or an unknown number if it is 0.
 
-    Forbidden as `permit` says; RateLimited and LimitReached as `finish` says.
+    Raises Forbidden without the scope MAIL or SUBMIT; RateLimited and LimitReached at the limits
+    of waiting uploads.
     """
     owner = permit(ctx)
     check(ctx.world, (await ctx.read(kept(ctx.world, owner)))[0], size)
 
 
 def permit(ctx: Context) -> int:
-    """Whose uploads the viewer may make: its own. Forbidden without the scope MAIL or SUBMIT."""
+    """Return the owner of the viewer's uploads.
+
+    Raises Forbidden without the scope MAIL or SUBMIT.
+    """
     viewer = ctx.viewer
     owner = own(ctx)
     if viewer.read_only or not {Scope.MAIL, Scope.SUBMIT} & opened(viewer.scopes):
@@ -83,7 +87,7 @@ def permit(ctx: Context) -> int:
 
 
 def kept(world: World, owner: int) -> Select[*tuple[Any, ...]]:
-    """What waits to be used or to be there: `many`, `bytes`, and when the `first` expires."""
+    """Return the query for unexpired uploads: `many`, `bytes`, and when the `first` expires."""
     return select(
         func.count().label("many"),
         func.coalesce(func.sum(col(Upload.size)), 0).label("bytes"),
@@ -92,7 +96,7 @@ def kept(world: World, owner: int) -> Select[*tuple[Any, ...]]:
 
 
 def check(world: World, kept: Picked, size: int) -> None:
-    """See whether `size` bytes may be added to what is `kept`. RateLimited, LimitReached."""
+    """Raise RateLimited at 100 waiting uploads, LimitReached if the new size exceeds 1 GiB."""
     if kept.many >= MOST:
         wait = max(kept.first - world.now(), timedelta(seconds=1))
         raise RateLimited(f"{MOST} uploads wait to be used", retry_after=wait)
@@ -102,10 +106,9 @@ def check(world: World, kept: Picked, size: int) -> None:
 
 
 async def finish(ctx: Context, received: Received) -> Picked:
-    """Store what has come; on return it is durable.
+    """Store received bytes durably and return the row.
 
-    RateLimited where 100 uploads of the viewer wait to be used, LimitReached where they have
-    1 GiB with this one.
+    Raises RateLimited at 100 waiting uploads of the viewer, and LimitReached if they exceed 1 GiB.
     """
     world, owner = ctx.world, own(ctx)
     key = world.key()
@@ -131,13 +134,13 @@ async def finish(ctx: Context, received: Received) -> Picked:
     await put(world, name, received.source)
     try:
         return await world.apply(unit, owner)
-    except Refused:  # no row tells of it; of other failures we cannot be so sure
+    except Refused:  # no row names the object; after other failures one can
         await world.blobs.delete([name])
         raise
 
 
 async def put(world: World, name: str, source: bytes | Path) -> None:
-    """Store the bytes, or those of the file, under this name."""
+    """Store the bytes, or those of the file, under this name in the object store."""
     if isinstance(source, Path):
         await world.blobs.put_file(name, source)
     else:
@@ -145,10 +148,7 @@ async def put(world: World, name: str, source: bytes | Path) -> None:
 
 
 async def by_ids(ctx: Context, ids: list[int]) -> list[Picked | None]:
-    """The viewer's uploads with these ids, in this order; None where there is none any more.
-
-    One of which bytes are still to come is none yet.
-    """
+    """Load the viewer's uploads, in the order of the ids; None if one is expired or unfinished."""
     theirs = select(*picked(Upload)).where(
         visible(ctx, Upload),
         col(Upload.expires_at) > ctx.world.now(),
@@ -158,7 +158,10 @@ async def by_ids(ctx: Context, ids: list[int]) -> list[Picked | None]:
 
 
 async def read_head(ctx: Context, upload: Picked, most: int) -> bytes:
-    """The first bytes of an upload, at most `most`, not verified. Raises Corrupt if it is lost."""
+    """Read the first bytes of an upload without verifying them.
+
+    Raises CorruptBlob if its object is lost.
+    """
     try:
         return await ctx.world.blobs.get_range(upload.blob_name, 0, min(upload.size, most))
     except KeyError as problem:
@@ -166,7 +169,10 @@ async def read_head(ctx: Context, upload: Picked, most: int) -> bytes:
 
 
 async def read_upload(ctx: Context, upload_id: int) -> bytes:
-    """What was sent, verified; NotFound where the viewer has no such upload any more."""
+    """Read and verify an upload.
+
+    Raises NotFound if the viewer has none, CorruptBlob if it is damaged.
+    """
     row = found(await ctx.load(by_ids, upload_id), str(upload_id))
     try:
         content = await ctx.world.blobs.get(row.blob_name)

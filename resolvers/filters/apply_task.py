@@ -1,4 +1,4 @@
-"""Running filters on mail that is there: a task, which moves, copies, marks and labels."""
+"""The task that runs filters on stored messages: it moves, copies, flags and labels them."""
 
 import logging
 from collections import Counter, defaultdict
@@ -37,14 +37,15 @@ from resolvers.transfer import export_writer
 log = logging.getLogger(__name__)
 
 KIND = "FILTER_APPLY"
-MOST = 100  # filters of a task
-CHUNK = 50  # messages of a task's unit
+MOST = 100  # per task
+CHUNK = 50  # per task step
 
 
 async def apply(ctx: Context, ids: Sequence[int], selected: Selection) -> Task:
-    """Run own filters, in their order, on own messages, by a task. NotFound.
+    """Queue a task that runs the viewer's filters, in their order, on the viewer's messages.
 
-    What they delete goes to the archive. Nothing is sent on, answered or posted.
+    Messages that a filter deletes are archived. Nothing is redirected, answered or sent to a
+    webhook. Raises InvalidInput or NotFound.
     """
     owner = own(ctx)
     if selected.users.given:
@@ -66,7 +67,7 @@ async def apply(ctx: Context, ids: Sequence[int], selected: Selection) -> Task:
 
 
 async def plan(ctx: Context, order: dict[str, Any], checkpoint: dict[str, Any]) -> Plan:
-    """Read the next messages, and decide about each by the filters as they are now."""
+    """Read the next messages, and run the current filters on each."""
     ids, chosen = part(order, checkpoint, CHUNK), set(order["filters"])
     ctx.forget()
     rows = await filter_loaders.all_of(ctx, own(ctx))
@@ -76,10 +77,10 @@ async def plan(ctx: Context, order: dict[str, Any], checkpoint: dict[str, Any]) 
         if isinstance(stored, Stored) and rules:
             try:
                 found[key] = await _decided(stored, rules)
-            except Corrupt as damage:  # it stays where it is, and the others go on
+            except Corrupt as damage:  # the message stays where it is; the task continues
                 extra = {"message_id": key, "damage": str(damage)}
                 log.warning("filters were not applied to a damaged message", extra=extra)
-    ctx.forget()  # or all of it would stay in memory
+    ctx.forget()  # frees the loaded messages
     return Plan(ids=ids, made=found)
 
 
@@ -97,10 +98,10 @@ async def step(
     checkpoint: dict[str, Any],
     held: Plan,
 ) -> Step:
-    """Do it to those that are there still, as many at once as are treated alike."""
+    """Apply the decisions to the messages that still exist, together for equal decisions."""
     decisions: Mapping[int, Decision] = {k: one for k, one in held.made.items() if one.matched}
-    asked = select(*picked(Mailbox)).where(col(Mailbox.user_id) == own(ctx))
-    rows = (await (await session.connection()).execute(asked)).all()
+    statement = select(*picked(Mailbox)).where(col(Mailbox.user_id) == own(ctx))
+    rows = (await (await session.connection()).execute(statement)).all()
     doing = _Doing(ctx, session, {row.id: row for row in rows}, decisions)
     await doing.mark()
     left = checkpoint.get("left", 0) + await doing.copy()
@@ -111,7 +112,7 @@ async def step(
 
 
 class _Doing:
-    """Messages of one unit, and what is decided about each."""
+    """Messages of one task step, with the decision for each."""
 
     def __init__(
         self,
@@ -122,17 +123,17 @@ class _Doing:
     ) -> None:
         self.ctx, self.session = ctx, session
         self.boxes, self.decisions = boxes, decisions
-        roles = {box.special_use: box for box in boxes.values() if box.special_use}
+        roles = {mailbox.special_use: mailbox for mailbox in boxes.values() if mailbox.special_use}
         self.junk, self.inbox = roles.get(SpecialUse.JUNK), roles.get(SpecialUse.INBOX)
 
     async def rows(self) -> list[Picked]:
-        """The messages as they are now; without those that have gone."""
+        """Load the current rows of the messages that still exist."""
         rows = await row_changes.chosen(self.session, list(self.decisions))
         mine = own(self.ctx)
         return [row for row in rows if row.archived_at is None and row.user_id == mine]
 
     async def mark(self) -> None:
-        """Flags and keywords; of those only as many as a message may have."""
+        """Set flags and keywords, up to the limit of keywords per message."""
         alike: defaultdict[tuple[Any, ...], list[Picked]] = defaultdict(list)
         for row in await self.rows():
             one = self.decisions[row.id]
@@ -147,16 +148,16 @@ class _Doing:
                 await bulk_flags.change(self.ctx, self.session, theirs, changes)
 
     async def copy(self) -> int:
-        """Copy as long as there is room; how many copies there was none for."""
+        """Copy messages while the quota allows it. Returns the number of skipped copies."""
         to: defaultdict[int, list[Picked]] = defaultdict(list)
         for row in await self.rows():
-            for box in self.decisions[row.id].copies:
-                if box in self.boxes and box != row.mailbox_id:
-                    to[box].append(row)
+            for mailbox in self.decisions[row.id].copies:
+                if mailbox in self.boxes and mailbox != row.mailbox_id:
+                    to[mailbox].append(row)
         left = 0
-        for box, theirs in to.items():
+        for mailbox, theirs in to.items():
             if await self._fit(sum(row.size for row in theirs)):
-                await copy.copy(self.ctx, self.session, theirs, self.boxes[box])
+                await copy.copy(self.ctx, self.session, theirs, self.boxes[mailbox])
             else:
                 left += len(theirs)
         return left
@@ -167,23 +168,26 @@ class _Doing:
         return all(not row.allowed or row.used + size <= row.allowed for row in found)
 
     async def place(self) -> None:
-        """Move them to where they belong, or to the archive."""
+        """Move the messages to their target mailbox, or to the archive."""
         gone: list[Picked] = []
         to: defaultdict[int, list[Picked]] = defaultdict(list)
         for row in await self.rows():
-            box = self._place(row)
+            mailbox = self._place(row)
             if self.decisions[row.id].delete:
                 gone.append(row)
-            elif box is not None:
-                to[box.id].append(row)
+            elif mailbox is not None:
+                to[mailbox.id].append(row)
         for key, theirs in to.items():
             await row_changes.move(self.ctx, self.session, theirs, self.boxes[key])
         if gone:
-            paths = {box.id: box.path for box in self.boxes.values()}
+            paths = {mailbox.id: mailbox.path for mailbox in self.boxes.values()}
             await row_changes.archive(self.ctx, self.session, gone, paths)
 
     def _place(self, row: Picked) -> Picked | None:
-        """Where a message belongs; None: where it is. Junk stays Junk unless a filter says No."""
+        """Return the target mailbox, or None if the message stays in its mailbox.
+
+        Messages in Junk stay there unless a filter decides that they are not spam.
+        """
         one = self.decisions[row.id]
         in_junk = self.junk is not None and row.mailbox_id == self.junk.id
         if one.spam:
@@ -196,7 +200,7 @@ class _Doing:
 
 
 async def _count(session: AsyncSession, decisions: Iterable[Decision]) -> None:
-    """Count what acted; filters that did as often take one statement."""
+    """Add to the match counts of the filters, in one statement per count."""
     often = Counter(key for one in decisions for key in one.matched)
     connection = await session.connection()
     for many in sorted(set(often.values())):

@@ -1,4 +1,4 @@
-"""How filters read to people, by language."""
+"""Descriptions of filters for people, by language."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from mail.filters.filter_compiler import ACTIONS, required_of
 
 @dataclass(frozen=True, slots=True)
 class Words:
-    """What the tests and actions of a filter are called; {size} is a number of bytes."""
+    """The names of a filter's tests and actions in one language. {size} is a number of bytes."""
 
     from_: str
     to: str
@@ -20,7 +20,7 @@ class Words:
     size: str
     larger: str
     smaller: str
-    there: str  # a field
+    there: str  # of a header field
     any: str
     not_: str
     seen: str
@@ -90,7 +90,7 @@ Pair = list[str]
 
 
 def of_query(words: Words, query: Mapping[str, Any]) -> list[Pair]:
-    """The tests of a query as pairs: what is looked at, and what for."""
+    """Describe the tests of a query as pairs of label and value."""
     return list(_tests(words, query))
 
 
@@ -118,24 +118,24 @@ def _tests(words: Words, query: Mapping[str, Any]) -> Iterator[Pair]:
 
 
 def _joined(words: Words, queries: Sequence[Mapping[str, Any]]) -> str:
-    """Queries in one line, each in brackets."""
+    """Describe queries in one line, each in brackets."""
     each = (", ".join(f"{name}: {value}" for name, value in _tests(words, one)) for one in queries)
     return " ".join(f"({one})" for one in each)
 
 
 def of_action(words: Words, action: Mapping[str, Any], paths: Mapping[int, str]) -> list[Pair]:
-    """What is done as pairs: what, and to whom or where."""
+    """Describe an action as pairs of label and value."""
     return [done(words, name, action[name], paths) for name in ACTIONS if name in action]
 
 
 def done(words: Words, name: str, value: Any, paths: Mapping[int, str]) -> Pair:
-    """One part of an action as a pair."""
+    """Describe one part of an action as a pair of label and value."""
     if name in ("seen", "flag", "delete", "spam", "stop"):
         return [getattr(words, name), _said(words, value)]
     if name in ("mailbox", "copyTo"):
-        boxes = [value] if name == "mailbox" else value
+        mailboxes = [value] if name == "mailbox" else value
         place = words.mailbox if name == "mailbox" else words.copy
-        return [place, ", ".join(paths.get(box, "INBOX") for box in boxes)]
+        return [place, ", ".join(paths.get(mailbox, "INBOX") for mailbox in mailboxes)]
     if name == "reply":
         return [words.reply, value["subject"] or words.yes]
     if name == "webhook":

@@ -1,4 +1,4 @@
-"""What the filters of an account would do to a message."""
+"""A dry run of an account's filters on a message."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -21,7 +21,7 @@ Found = TypeVar("Found")
 
 @dataclass(frozen=True, slots=True)
 class Tested:
-    """A filter, whether a message fits it, and what would be done."""
+    """A filter, whether it matches a message, and descriptions of what it would do."""
 
     row: Picked
     fits: bool
@@ -29,9 +29,10 @@ class Tested:
 
 
 async def test(ctx: Context, user_id: int, message_id: int | None, raw: str | None) -> list[Tested]:
-    """What each filter of an account, also one that is switched off, finds in a message.
+    """Run the filters of an account, also inactive ones, on a message, without any effect.
 
-    What is switched off does nothing. NotFound where the viewer sees no such message.
+    Inactive filters report a match but no actions. Raises InvalidInput unless one of message and
+    raw is given, NotFound if the viewer can't see the message, and LimitReached.
     """
     rows = await filter_loaders.all_of(ctx, user_id)
     active = [filter_loaders.rule_of(row) for row in rows if row.active]

@@ -1,4 +1,4 @@
-"""Filters of accounts: who sees which, lists of them, and how they read."""
+"""Loading of filters: visibility, lists and descriptions."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,8 +27,8 @@ from resolvers.filters.descriptions import ENGLISH, WORDS
 from resolvers.pagination import Scan, by_keys, together
 from resolvers.sql_text import holding, within
 
-ORDER = "filters"  # of an account: as they are run
-MADE = "filters-made"  # of all accounts: as they were made
+ORDER = "filters"  # of one user, in the order they run
+MADE = "filters-made"  # of all users, in the order of creation
 PLACE = (col(Filter.order), col(Filter.id))
 MADE_PLACE = (col(Filter.created_at), col(Filter.id))
 SHOWN = frozenset(column.name for column in picked(Filter)) - {"relays"}
@@ -36,7 +36,7 @@ SHOWN = frozenset(column.name for column in picked(Filter)) - {"relays"}
 
 @dataclass(frozen=True, slots=True)
 class OfUser:
-    """A page of the filters of an account."""
+    """A page of the filters of a user, in the order they run."""
 
     user_id: int
     ask: Ask
@@ -45,16 +45,16 @@ class OfUser:
 
 @dataclass(frozen=True, slots=True)
 class FilterWhere:
-    """Which filters to list; all conditions hold. An account of 0 is nobody's."""
+    """Conditions of a list of filters; all must hold. A user ID of 0 matches no filter."""
 
-    forward: str | None = None  # part of a target
+    forward: str | None = None  # matches targets that contain it
     user_id: int | None = None
 
 
 def visible(ctx: Context) -> ColumnElement[bool]:
-    """The WHERE clause for filters: the own; all for an ADMIN.
+    """Build the condition that the viewer can see a filter: their own, or all for an ADMIN.
 
-    With FILTERS who is in charge of domains sees those of the users there.
+    A DOMAIN_ADMIN with the permission FILTERS sees those of the users in their domains.
     """
     viewer, own = ctx.viewer, col(Filter.user_id) == ctx.viewer.user_id
     chief = viewer.role is Role.DOMAIN_ADMIN and AdminPermission.FILTERS in viewer.permissions
@@ -63,34 +63,31 @@ def visible(ctx: Context) -> ColumnElement[bool]:
     return own | col(Filter.user_id).in_(select(col(User.id)).where(overseen_users(ctx)))
 
 
-# ---------------------------------------------------------------- lists
-
-
 async def by_ids(ctx: Context, ids: list[int]) -> list[Picked | None]:
-    """The filters with these ids, in this order; None where the viewer sees none."""
+    """Load the filters with these IDs, in this order. None if the viewer can't see one."""
     seen = select(*picked(Filter, SHOWN)).where(visible(ctx))
     return await by_keys(ctx, seen, col(Filter.id), ids)
 
 
 async def all_of(ctx: Context, user_id: int) -> Sequence[Picked]:
-    """The filters of an account as they are run, those that are switched off too."""
-    asked = select(*picked(Filter, SHOWN)).where(visible(ctx), col(Filter.user_id) == user_id)
-    return await ctx.read(asked.order_by(*PLACE))
+    """Load the filters of a user in the order they run, with inactive ones."""
+    statement = select(*picked(Filter, SHOWN)).where(visible(ctx), col(Filter.user_id) == user_id)
+    return await ctx.read(statement.order_by(*PLACE))
 
 
 async def pages(ctx: Context, keys: list[OfUser]) -> list[Page[Picked]]:
-    """These pages of filters of accounts, in the order they are run."""
+    """Load the pages of these listings, in the order the filters run."""
     names = SHOWN.intersection({"id", "order"}.union(*(key.columns for key in keys)))
-    asked = select(*picked(Filter, names)).where(visible(ctx))
+    statement = select(*picked(Filter, names)).where(visible(ctx))
     scans = [
-        Scan(asked.where(col(Filter.user_id) == key.user_id), key.ask, PLACE, falling=False)
+        Scan(statement.where(col(Filter.user_id) == key.user_id), key.ask, PLACE, falling=False)
         for key in keys
     ]
     return await pagination.pages(ctx, scans)
 
 
 async def counts(ctx: Context, keys: list[OfUser]) -> list[int]:
-    """How many filters these lists have, in their order."""
+    """Count the filters of these listings."""
     many = select(func.count().label("many")).select_from(Filter).where(visible(ctx))
     scans = [many.where(col(Filter.user_id) == key.user_id) for key in keys]
     return [row.many for (row,) in await together(ctx, scans)]
@@ -110,25 +107,22 @@ def _terms(ctx: Context, where: FilterWhere) -> list[ColumnElement[bool]]:
 async def page(
     ctx: Context, where: FilterWhere, ask: Ask, columns: Collection[str]
 ) -> Page[Picked]:
-    """A page of the filters of all accounts, in the order they were made."""
+    """Load a page of the filters of all users, in the order of creation."""
     names = SHOWN.intersection(columns) | {"created_at", "id"}
     rows = select(*picked(Filter, names)).where(*_terms(ctx, where))
     return await pagination.one(ctx, Scan(rows, ask, MADE_PLACE, falling=False))
 
 
 async def count(ctx: Context, where: FilterWhere) -> int:
-    """How many filters such a list has."""
+    """Count the filters of the list that `load_page_of_all` reads."""
     many = select(func.count().label("many")).select_from(Filter)
     (row,) = await ctx.read(many.where(*_terms(ctx, where)))
     return int(row.many)
 
 
-# ---------------------------------------------------------------- what a filter does
-
-
 @dataclass(frozen=True, slots=True)
 class Deed:
-    """The action of a filter; None and nothing: it does not say."""
+    """The values of a filter's action. None or empty means that the filter doesn't set it."""
 
     seen: bool | None
     flag: bool | None
@@ -145,7 +139,7 @@ class Deed:
 
     @classmethod
     def of(cls, action: Mapping[str, Any], targets: Sequence[str]) -> "Deed":
-        """The action as it is stored, with its targets."""
+        """Build the values from the stored action and its targets."""
         return cls(
             seen=action.get("seen"),
             flag=action.get("flag"),
@@ -163,38 +157,41 @@ class Deed:
 
 
 def whole(action: Mapping[str, Any], targets: Sequence[str]) -> dict[str, Any]:
-    """The action with its targets, as mail/filters/filter_compiler.py reads it."""
+    """Return the action with its targets, in the form of `mail/filters/filter_compiler.py`."""
     return {**action, "targets": list(targets)} if targets else dict(action)
 
 
 def rule_of(row: Picked) -> Rule:
-    """A filter as it is run, with its targets as they are shown."""
+    """Build the rule that runs, with targets in their visible form (without passwords)."""
     targets = [Target(row.id, shown, shown) for shown in row.targets]
     return Rule(row.id, row.query, whole(row.action, row.targets), targets)
 
 
 def used(action: Mapping[str, Any]) -> list[int]:
-    """The mailboxes that an action names."""
+    """Return the IDs of the mailboxes that an action names."""
     return [*([action["mailbox"]] if "mailbox" in action else ()), *action.get("copyTo", ())]
 
 
 async def paths(ctx: Context, ids: list[int]) -> list[str | None]:
-    """The paths of mailboxes, in this order: whoever sees a filter may know what it names."""
-    asked = select(col(Mailbox.id), col(Mailbox.path)).where(col(Mailbox.id).in_(ids))
-    found = {row.id: row.path for row in await ctx.read(asked)}
+    """Load the paths of these mailboxes, in this order.
+
+    Without a check of the viewer's rights, since a visible filter names them.
+    """
+    statement = select(col(Mailbox.id), col(Mailbox.path)).where(col(Mailbox.id).in_(ids))
+    found = {row.id: row.path for row in await ctx.read(statement)}
     return [found.get(key) for key in ids]
 
 
 async def names_of(ctx: Context, action: Mapping[str, Any]) -> Names:
-    """What a script, and people, call the mailboxes of an action."""
-    boxes = used(action)
-    known = zip(boxes, await ctx.load_all(paths, boxes), strict=True)
+    """Load the names that a script and a description use for an action."""
+    mailboxes = used(action)
+    known = zip(mailboxes, await ctx.load_all(paths, mailboxes), strict=True)
     seconds = int(ctx.world.options.autoreply_interval.total_seconds())
     return Names({key: path for key, path in known if path}, seconds)
 
 
 async def script(ctx: Context, row: Picked) -> str:
-    """A filter as Sieve; what that has no words for stands before it, as comments."""
+    """Return a filter as a Sieve script. Actions without a Sieve form are comments at its start."""
     action = whole(row.action, row.targets)
     others = filter_compiler.beyond(action)
     lines = [f"# Sieve does not say: it is sent on to {one}\n" for one in others["targets"]]
@@ -204,36 +201,33 @@ async def script(ctx: Context, row: Picked) -> str:
 
 
 async def languages(ctx: Context, ids: list[int]) -> list[str | None]:
-    """The languages of these accounts, in this order."""
-    asked = select(col(User.id), col(User.language)).where(col(User.id).in_(ids))
-    found = {row.id: row.language for row in await ctx.read(asked)}
+    """Load the languages of these users, in this order."""
+    statement = select(col(User.id), col(User.language)).where(col(User.id).in_(ids))
+    found = {row.id: row.language for row in await ctx.read(statement)}
     return [found.get(key) for key in ids]
 
 
 async def words_of(ctx: Context, user_id: int) -> descriptions.Words:
-    """The words of an account's language, or the English ones."""
+    """Load the terms in the user's language, else in English."""
     return closest(await ctx.load(languages, user_id), WORDS) or ENGLISH
 
 
 async def query_text(ctx: Context, row: Picked) -> list[list[str]]:
-    """The tests of a filter as pairs, for people."""
+    """Describe the tests of a filter for people, as pairs of label and value."""
     return descriptions.of_query(await words_of(ctx, row.user_id), row.query)
 
 
 async def action_text(ctx: Context, row: Picked) -> list[list[str]]:
-    """The actions of a filter as pairs, for people."""
+    """Describe the actions of a filter for people, as pairs of label and value."""
     action = whole(row.action, row.targets)
     names = await names_of(ctx, action)
     return descriptions.of_action(await words_of(ctx, row.user_id), action, names.mailboxes)
 
 
-# ---------------------------------------------------------------- room
-
-
 async def check_room(ctx: Context, user_id: int, more: int = 1, path: str = "user") -> None:
-    """LimitReached where an account may not have so many filters more."""
+    """Raise LimitReached if the user can't have this many more filters."""
     most = ctx.world.options.filters_max
-    asked = select(func.count().label("many")).where(col(Filter.user_id) == user_id)
-    (row,) = await ctx.read(asked)
+    statement = select(func.count().label("many")).where(col(Filter.user_id) == user_id)
+    (row,) = await ctx.read(statement)
     if row.many + more > most:
         raise LimitReached(f"at most {most} filters", limit=most, used=row.many, path=[path])

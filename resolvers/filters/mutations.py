@@ -1,4 +1,4 @@
-"""Making, changing and deleting filters, each in one unit that holds their accounts."""
+"""Creating, updating and deleting filters, each in one transaction that locks their owners."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,21 +28,24 @@ from resolvers.users.selection import managed_all
 
 NAME = 255  # characters
 ORDERS = range(-(1 << 31), 1 << 31)
-LOGGED = ("name", "order", "active", "targets")  # of others' filters
+LOGGED = ("name", "order", "active", "targets")  # columns in the admin log
 
-Values = Mapping[str, Any]  # by column; query and action as they are given
+Values = Mapping[str, Any]  # by column; query and action as in the input
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A filter that is checked, as it is to be stored."""
+    """The columns of a validated new filter, and its targets."""
 
     row: dict[str, Any]
     fresh: Sequence[str]  # targets
 
 
 async def create(ctx: Context, user_id: int | None, given: Values) -> int:
-    """Make a filter, at the end unless `order` is given; its id. LimitReached, NotFound."""
+    """Create a filter and return its ID. Without `order` it runs last.
+
+    Raises InvalidInput, Forbidden, LimitReached or NotFound.
+    """
     owner = own(ctx) if user_id is None else user_id
     permitted(ctx, [owner])
     async with ctx.write(owner) as session:
@@ -55,7 +58,10 @@ async def create(ctx: Context, user_id: int | None, given: Values) -> int:
 
 
 async def prepared(ctx: Context, owner: int, given: Values) -> Prepared:
-    """What is given of a new filter, checked; without `order` unless that is given, too."""
+    """Validate a new filter and return its columns, without `order` unless it is given.
+
+    Raises InvalidInput or NotFound.
+    """
     key = ctx.world.key()
     query = filter_validation.query(given["query"], {}, ["query"])
     done = await filter_validation.action(ctx, given["action"], Whose(key, owner), ["action"])
@@ -77,7 +83,7 @@ async def prepared(ctx: Context, owner: int, given: Values) -> Prepared:
 async def store(
     ctx: Context, session: AsyncSession, user: Picked, made: Sequence[Prepared], mutation: str
 ) -> None:
-    """Store new filters of an account, which is held, and tell of them."""
+    """Insert filters of a user with a locked stream, and record and log it."""
     rows = {int(one.row["id"]): one for one in made}
     if rows:
         table = table_of(Filter)
@@ -88,7 +94,7 @@ async def store(
 
 
 async def clear(ctx: Context, session: AsyncSession, user: Picked, mutation: str) -> None:
-    """Delete all filters of an account, which is held, and tell of them."""
+    """Delete all filters of a user with a locked stream, and record and log it."""
     rows = await all_of(ctx, user.id)
     await _delete(session, [row.id for row in rows])
     await _tell(ctx, session, rows)
@@ -96,14 +102,19 @@ async def clear(ctx: Context, session: AsyncSession, user: Picked, mutation: str
 
 
 async def behind_all(ctx: Context, owner: int) -> int:
-    """The order of what comes behind all filters of an account."""
-    asked = select(func.max(col(Filter.order)).label("last")).where(col(Filter.user_id) == owner)
-    (row,) = await ctx.read(asked)
+    """Return the order number after all filters of a user."""
+    statement = select(func.max(col(Filter.order)).label("last")).where(
+        col(Filter.user_id) == owner
+    )
+    (row,) = await ctx.read(statement)
     return 0 if row.last is None else min(row.last + 1, ORDERS[-1])
 
 
 async def change(ctx: Context, ids: Sequence[int], given: Values) -> None:
-    """Change these filters, all or none; of query and action only what is given."""
+    """Update filters, all or none. Parts of query and action that are not given stay.
+
+    Raises InvalidInput, NotFound or Forbidden.
+    """
     if not given:
         raise Invalid("say what to change", constraint="required", path=["set"])
     known = await _rows(ctx, ids)
@@ -133,7 +144,7 @@ async def change(ctx: Context, ids: Sequence[int], given: Values) -> None:
 
 
 async def _changed(ctx: Context, row: Picked, given: Values) -> tuple[dict[str, Any], Checked]:
-    """The columns as they are to be, and what of the action is new."""
+    """Return the new column values and the validated action."""
     query, at = row.query, ["set", "query"]
     if given.get("query") is not None:
         query = filter_validation.query(given["query"], row.query, at)
@@ -146,7 +157,7 @@ async def _changed(ctx: Context, row: Picked, given: Values) -> tuple[dict[str, 
 
 
 async def remove(ctx: Context, ids: Sequence[int]) -> None:
-    """Delete these filters, all or none."""
+    """Delete filters, all or none. Raises NotFound or Forbidden."""
     known = await _rows(ctx, ids)
     all_found(ids, {row.id for row in known})
     owners = {row.user_id for row in known}
@@ -164,14 +175,14 @@ async def remove(ctx: Context, ids: Sequence[int]) -> None:
 async def without(
     ctx: Context, session: AsyncSession, gone: Mapping[int, Collection[int]]
 ) -> dict[int, list[Entry]]:
-    """Delete what filters use one of these mailboxes, by account; what is to be told of it.
+    """Delete the filters that use one of these mailboxes. Returns the journal entries by user.
 
-    The accounts are held.
+    The users' streams are locked.
     """
-    asked = select(*picked(Filter, ("id", "user_id", "action"))).where(
+    statement = select(*picked(Filter, ("id", "user_id", "action"))).where(
         col(Filter.user_id).in_(gone)
     )
-    rows = (await (await session.connection()).execute(asked)).all()
+    rows = (await (await session.connection()).execute(statement)).all()
     lost = [row for row in rows if set(gone[row.user_id]).intersection(used(row.action))]
     await _delete(session, [row.id for row in lost])
     return {
@@ -189,19 +200,22 @@ async def _delete(session: AsyncSession, ids: Sequence[int]) -> None:
 
 
 async def _rows(ctx: Context, ids: Sequence[int]) -> Sequence[Picked]:
-    asked = select(*picked(Filter)).where(visible(ctx), col(Filter.id).in_(ids))
-    return await ctx.read(asked.order_by(col(Filter.id)))
+    statement = select(*picked(Filter)).where(visible(ctx), col(Filter.id).in_(ids))
+    return await ctx.read(statement.order_by(col(Filter.id)))
 
 
 def permitted(ctx: Context, owners: Collection[int]) -> None:
-    """A DOMAIN_ADMIN needs FILTERS for filters of others."""
+    """Raise Forbidden if a DOMAIN_ADMIN lacks the permission FILTERS for filters of others."""
     if set(owners) - {ctx.viewer.user_id}:
         needs = Needs(role=Role.DOMAIN_ADMIN, admin_permission=AdminPermission.FILTERS)
         ctx.viewer.require(needs)
 
 
 def _plain(given: Values, at: Sequence[str]) -> dict[str, Any]:
-    """The columns that are stored as they are given; None of most is nothing said."""
+    """Return the columns that are stored as given.
+
+    For most, None means no change. Raises InvalidInput.
+    """
     found: dict[str, Any] = {}
     if "name" in given:
         found["name"] = sql_text.checked(given["name"], most=NAME, path=[*at, "name"]) or ""
@@ -237,7 +251,7 @@ async def _tell(ctx: Context, session: AsyncSession, rows: Sequence[Picked]) -> 
 async def _security(
     ctx: Context, session: AsyncSession, fresh: Mapping[int, tuple[int, Sequence[str]]]
 ) -> None:
-    """Note each new place that mail goes to: whoever takes an account over likes to have copies."""
+    """Write each new target to the owner's security log, since an attacker often adds forwards."""
     events = [
         Event("filter forward", owner, target=_host(one))
         for owner, shown in fresh.values()
@@ -247,7 +261,7 @@ async def _security(
 
 
 def _host(target: str) -> str:
-    """A target without what of an address of a page may be secret."""
+    """Return a target without the parts of a URL that can be secret."""
     if "://" not in target:
         return target
     parts = urlsplit(target)
@@ -260,7 +274,7 @@ async def _log(
     mutation: str,
     done: Mapping[int, tuple[Picked, Values | None, Values | None]],
 ) -> None:
-    """Note for administrators what was done to others' filters."""
+    """Log changes of other users' filters for administrators."""
 
     def said(values: Values | None) -> dict[str, Any] | None:
         if values is None:

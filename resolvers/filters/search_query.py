@@ -1,4 +1,4 @@
-"""Search texts as tests of filters: the language of `messages(query:)` for mail that arrives."""
+"""Search texts as filter tests: the language of `messages(query:)` for messages being delivered."""
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -10,7 +10,9 @@ from models.errors import Invalid
 from resolvers.search.query_keys import Fields
 from resolvers.search.query_parser import read
 
-_NOW = datetime(1970, 1, 1, tzinfo=UTC)  # terms with a time are refused, whatever it is
+_NOW = datetime(
+    1970, 1, 1, tzinfo=UTC
+)  # terms with a time are refused, so the value doesn't matter
 _WORD = re.compile(r'(-?)(?:"([^"]*)"?|([^\s"]+))')
 LATER = "this is not known when a message is delivered"
 NO_TEST = "filters can't test this: use from:, to:, cc:, subject:, list:, header: or body:"
@@ -24,9 +26,9 @@ _HEADERS = {"toOnly": "To", "cc": "Cc", "bcc": "Bcc", "messageId": "Message-ID"}
 
 
 def tests_of(text: str, path: Sequence[str]) -> Query:
-    """The tests that a search text stands for.
+    """Convert a search text to filter tests.
 
-    Raises Invalid if the text has a problem ("syntax"), or a term that can't be tested when a
+    Raises InvalidInput if the text has a problem ("syntax"), or a term that can't be tested when a
     message is delivered ("unsupported").
     """
     if not text.strip():
@@ -109,6 +111,7 @@ def _not(_name: str, value: Fields) -> Query:
 _TESTS: dict[str, Callable[[str, Any], Query]] = {
     **dict.fromkeys(("from", "to", "subject", "listId", "hasAttachment"), _same),
     **dict.fromkeys(_HEADERS, _in_header),
-    "body": _text, "header": _header, "attachment": _has_file, "larger": _larger,
-    "smaller": _smaller, "query": _words, "and": _all, "or": _any, "not": _not,
+    "body": _text, "header": _header, "attachment": _has_file,
+    "larger": _larger, "smaller": _smaller, "query": _words,
+    "and": _all, "or": _any, "not": _not,
 }  # fmt: skip

@@ -1,4 +1,4 @@
-"""Filters that are read from a script in Sieve: all or none."""
+"""Import of filters from a Sieve script: all or none."""
 
 import asyncio
 from collections.abc import Mapping, Sequence
@@ -27,16 +27,16 @@ USES = {f"\\{use.lower()}": use for use in SpecialUse if use is not SpecialUse.I
 
 @dataclass(frozen=True, slots=True)
 class Imported:
-    """The filters that were made, in the order of the script, and where they differ from it."""
+    """The IDs of the created filters in script order, and warnings about differences."""
 
     ids: Sequence[int]
     warnings: Sequence[Problem]
 
 
 async def bring(ctx: Context, user_id: int | None, content: str, *, replace: bool) -> Imported:
-    """Make filters of a script, behind those of the account or in their place.
+    """Create filters from a script, after the user's filters or in place of them.
 
-    NotCompiled and Invalid, of each mistake one; LimitReached, NotFound.
+    Raises NotCompiled or InvalidInput for each mistake, LimitReached, Forbidden or NotFound.
     """
     owner = own(ctx) if user_id is None else user_id
     filter_mutations.permitted(ctx, [owner])
@@ -56,7 +56,7 @@ async def bring(ctx: Context, user_id: int | None, content: str, *, replace: boo
 
 
 def said(problem: Problem) -> str:
-    """What is told of a place of a script."""
+    """Return the message of a problem with its line and column."""
     return f"line {problem.line}, column {problem.column}: {problem.message}"
 
 
@@ -76,12 +76,12 @@ def _fault(problem: Problem, constraint: str) -> Invalid:
 
 
 async def _prepared(ctx: Context, owner: int, filters: Sequence[Read]) -> list[Prepared]:
-    """What is to be stored; of all that cannot be, the first are told."""
-    boxes = await _boxes(ctx, owner, filters)
+    """Validate the filters. Raises the first problems together."""
+    mailboxes = await _boxes(ctx, owner, filters)
     made: list[Prepared] = []
     problems: list[Refused] = []
     for one in filters:
-        action = {name: _named(value, boxes) for name, value in one.action.items()}
+        action = {name: _named(value, mailboxes) for name, value in one.action.items()}
         given = {"name": one.name, "query": one.query, "action": action}
         try:
             made.append(await filter_mutations.prepared(ctx, owner, given))
@@ -99,13 +99,13 @@ def _settle(problems: Sequence[Refused]) -> None:
 
 
 def _placed(read: Read, refusal: Refused) -> Refused:
-    """What was refused of a filter, told of its place in the script."""
+    """Return the error with the position of its filter in the script."""
     constraint = refusal.constraint if isinstance(refusal, Invalid) else "unknown"
     return _fault(Problem(*read.place, refusal.message), constraint)
 
 
 async def _boxes(ctx: Context, owner: int, filters: Sequence[Read]) -> dict[Folder, Named]:
-    """The folders of a script, as those of the account are named; Invalid for one it has not."""
+    """Find the mailbox for each folder of a script. Raises InvalidInput for each missing one."""
     wanted = list(dict.fromkeys(folder for one in filters for folder in _folders(one)))
     names = {one: _names(one) for one in wanted}
     keys = list(dict.fromkeys((owner, name) for each in names.values() for name in each))
@@ -130,13 +130,13 @@ def _folders(read: Read) -> list[Folder]:
 
 
 def _names(folder: Folder) -> list[Named]:
-    """What may be meant by a folder, the first that there is."""
+    """Return the selectors for a folder; the first one that exists counts."""
     use = USES.get(folder.use or "")
     return [*([Named(special_use=use)] if use else ()), Named(path=folder.path)]
 
 
 def _named(value: Any, boxes: Mapping[Folder, Named]) -> Any:
-    """A part of an action, with folders as they are named."""
+    """Return a part of an action with selectors in place of folders."""
     if isinstance(value, Folder):
         return boxes[value]
     if isinstance(value, list):

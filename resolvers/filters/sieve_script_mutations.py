@@ -1,4 +1,4 @@
-"""Putting, activating, renaming and deleting scripts of one account or many: all or none."""
+"""Storing, activating, renaming and deleting Sieve scripts of one or many accounts: all or none."""
 
 import asyncio
 import re
@@ -29,23 +29,23 @@ from resolvers.filters.sieve_scripts import required
 from resolvers.users.selection import Users
 from resolvers.users.user_locks import Held, changing
 
-MOST = 25  # scripts of an account
+MOST = 25  # per account
 NAME = 128  # characters (RFC 5804, section 1.6)
 FACTS = ("name", "active", "size")
-# Controls and what ends a line (RFC 5804, section 1.6); with a slash no script could include it.
+# Control characters and line ends (RFC 5804, section 1.6); "include" allows no slash.
 _ODD = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff/]")
 
 
 @dataclass(frozen=True, slots=True)
 class Put:
-    """What was put: the ids of the scripts, and names they include that are not there."""
+    """The IDs of the stored scripts, and the names of scripts they include that don't exist."""
 
     ids: Sequence[int]
     missing: Sequence[str] = ()
 
 
 def checked_name(name: str, path: str = "name") -> str:
-    """The name as it is stored; Invalid where it is none."""
+    """Return the name in its stored form (NFC). Raises InvalidInput."""
     name = unicodedata.normalize("NFC", name)
     if not 0 < len(name) <= NAME or _ODD.search(name) or not name.strip():
         text = f"a name has 1 to {NAME} characters, no control character and no slash"
@@ -54,9 +54,10 @@ def checked_name(name: str, path: str = "name") -> str:
 
 
 async def put(ctx: Context, users: Users, name: str, content: str, *, activate: bool) -> Put:
-    """Give accounts a script, in the place of one of this name.
+    """Store a script for each account, in place of one with the same name.
 
-    NotCompiled, of each mistake one; Invalid; LimitReached where there are too many.
+    Raises NotCompiled for each mistake, InvalidInput, Forbidden, or LimitReached for too many
+    scripts.
     """
     name = checked_name(name)
     size, requires, includes = await asyncio.to_thread(_compiled, content)
@@ -85,7 +86,10 @@ async def put(ctx: Context, users: Users, name: str, content: str, *, activate: 
 
 
 def _compiled(content: str) -> tuple[int, list[str], list[str]]:
-    """Its bytes, the extensions it asks for, and what it includes and cannot do without."""
+    """Return size in bytes, required extensions and names of included personal scripts.
+
+    Raises NotCompiled or InvalidInput.
+    """
     size = check_size(content)
     try:
         program = program_of(content)
@@ -96,7 +100,7 @@ def _compiled(content: str) -> tuple[int, list[str], list[str]]:
 
 
 def check_size(content: str) -> int:
-    """The bytes of a script; Invalid where these are too many."""
+    """Return the size of a script in bytes. Raises InvalidInput if it is too large."""
     size = len(content.encode(errors="surrogatepass"))
     if size > limits.SCRIPT:
         text = f"a script has at most {limits.SCRIPT} bytes"
@@ -105,7 +109,7 @@ def check_size(content: str) -> int:
 
 
 def not_compiled(error: SieveError) -> Several:
-    """What is told of a script that does not compile."""
+    """Return the errors of a script that does not compile."""
     return Several(
         [
             NotCompiled(one.message, line=one.line, column=one.column, path=["content"])
@@ -115,7 +119,10 @@ def not_compiled(error: SieveError) -> Several:
 
 
 async def activate(ctx: Context, users: Users, name: str) -> list[int]:
-    """Let this script of each account be the one that runs; NotFound where one has none such."""
+    """Activate this script of each account.
+
+    Returns the script IDs. Raises NotFound or Forbidden.
+    """
     name = unicodedata.normalize("NFC", name)
     async with _changing(ctx, users, "sieveScriptActivate") as work:
         now = ctx.world.now()
@@ -128,7 +135,7 @@ async def activate(ctx: Context, users: Users, name: str) -> list[int]:
 
 
 async def deactivate(ctx: Context, users: Users) -> list[int]:
-    """Let none run; the accounts' ids."""
+    """Deactivate the active script of each account. Returns the user IDs."""
     async with _changing(ctx, users, "sieveScriptDeactivate") as work:
         for user in work.there:
             work.deactivate(user)
@@ -138,9 +145,9 @@ async def deactivate(ctx: Context, users: Users) -> list[int]:
 async def remove(
     ctx: Context, users: Users, names: Sequence[str], *, ignore_active: bool
 ) -> list[str]:
-    """Delete these scripts of each account; the names.
+    """Delete these scripts of each account. Returns the names.
 
-    NotFound where one has none such; Conflict where one runs, unless that is to be ignored.
+    Raises NotFound if an account lacks one, and Conflict if one is active, unless `deletes_active`.
     """
     wanted = list(dict.fromkeys(unicodedata.normalize("NFC", name) for name in names))
     if not 0 < len(wanted) <= MOST:
@@ -158,7 +165,10 @@ async def remove(
 
 
 async def rename(ctx: Context, users: Users, name: str, new: str) -> list[int]:
-    """Call a script of each account otherwise. NotFound; Conflict where the name is taken."""
+    """Rename a script of each account.
+
+    Returns the script IDs. Raises NotFound, InvalidInput, or Conflict if the name is in use.
+    """
     name, new = unicodedata.normalize("NFC", name), checked_name(new, "newName")
     async with _changing(ctx, users, "sieveScriptRename") as work:
         now = ctx.world.now()
@@ -171,11 +181,8 @@ async def rename(ctx: Context, users: Users, name: str, new: str) -> list[int]:
     return work.named(new)
 
 
-# ---------------------------------------------------------------- what is written
-
-
 class _Work:
-    """The scripts of accounts that are held, by account and name, and what becomes of them."""
+    """The scripts of locked accounts by user and name, and their changes."""
 
     def __init__(self, ctx: Context, there: dict[int, dict[str, Picked]]) -> None:
         self.ctx, self.there = ctx, there
@@ -184,30 +191,30 @@ class _Work:
         self.gone: list[Picked] = []
 
     def find(self, user: int, name: str, *, path: str = "name", index: int | None = None) -> Picked:
-        """The script of this name; NotFound."""
+        """Return the script with this name. Raises NotFound."""
         row = self.there[user].get(name)
         if row is None:
             raise NotFound(name[:NAME], path=[path], index=index)
         return row
 
     def add(self, user: int, row: Mapping[str, Any]) -> None:
-        """Make a script."""
+        """Add a new script."""
         key = self.ctx.world.key()
         empty = {"last_error": None, "last_error_at": None, "updated_at": row["created_at"]}
         self.made.append({**row, **empty, "id": key, "user_id": user})
 
     def set(self, row: Picked, **values: Any) -> None:
-        """Give a script other values."""
+        """Set column values of a script."""
         self.changed[row.id] = row, {**self.changed.get(row.id, (row, {}))[1], **values}
 
     def deactivate(self, user: int, but: str = "") -> None:
-        """Let none of the account run, unless it is called so."""
+        """Deactivate the scripts of a user, except the one with this name."""
         for row in self.there[user].values():
             if row.active and row.name != but:
                 self.set(row, active=False, updated_at=self.ctx.world.now())
 
     def named(self, name: str) -> list[int]:
-        """The ids of the scripts that are called so now, by account."""
+        """Return the IDs of the scripts that have this name after the changes, by account."""
         found = {row["user_id"]: row["id"] for row in self.made if row["name"] == name}
         for user, rows in self.there.items():
             for row in rows.values():
@@ -218,7 +225,7 @@ class _Work:
 
     @property
     def touched(self) -> dict[int, list[int]]:
-        """The scripts that are otherwise now, by account."""
+        """The IDs of new, changed and deleted scripts by user."""
         found: dict[int, list[int]] = {}
         pairs = [(row["user_id"], row["id"]) for row in self.made]
         pairs += [(row.user_id, row.id) for row, _ in self.changed.values()]
@@ -230,7 +237,7 @@ class _Work:
 
 @asynccontextmanager
 async def _changing(ctx: Context, users: Users, mutation: str) -> AsyncGenerator[_Work]:
-    """Hold accounts, and on leaving write what became of their scripts, and tell of it."""
+    """Lock the accounts, and on leaving write, record and log the changes of their scripts."""
     async with changing(ctx, users, mutation) as held:
         _permitted(ctx, held)
         work = _Work(ctx, await _there(held))
@@ -246,9 +253,9 @@ async def _changing(ctx: Context, users: Users, mutation: str) -> AsyncGenerator
 
 
 def _forwards(work: _Work) -> list[Event]:
-    """New places that mail is sent on to: whoever takes an account over likes to have copies.
+    """Return a security event for each new redirect, since an attacker often adds forwards.
 
-    Of a script that comes, or is changed, or begins to run.
+    A redirect is new if its script is new, changed or activated.
     """
     pairs = [(row["user_id"], _sends(row["content"])) for row in work.made]
     for row, values in work.changed.values():
@@ -260,12 +267,12 @@ def _forwards(work: _Work) -> list[Event]:
 def _sends(content: str) -> set[str]:
     try:
         return redirects(program_of(content))
-    except SieveError:  # it was stored by a version that knew more
+    except SieveError:  # an earlier version accepted this script
         return set()
 
 
 def _permitted(ctx: Context, held: Held) -> None:
-    """For others' scripts a DOMAIN_ADMIN needs the permission."""
+    """Raise Forbidden if a DOMAIN_ADMIN lacks the permission FILTERS for scripts of others."""
     if any(row.id != ctx.viewer.user_id for row in held.rows):
         needs = Needs(role=Role.DOMAIN_ADMIN, admin_permission=AdminPermission.FILTERS)
         ctx.viewer.require(needs)
@@ -273,15 +280,18 @@ def _permitted(ctx: Context, held: Held) -> None:
 
 async def _there(held: Held) -> dict[int, dict[str, Picked]]:
     keys = [row.id for row in held.rows]
-    asked = select(*picked(SieveScript)).where(col(SieveScript.user_id).in_(keys))
+    statement = select(*picked(SieveScript)).where(col(SieveScript.user_id).in_(keys))
     found: dict[int, dict[str, Picked]] = {key: {} for key in keys}
-    for row in await (await held.session.connection()).execute(asked):
+    for row in await (await held.session.connection()).execute(statement):
         found[row.user_id][row.name] = row
     return found
 
 
 async def _write(held: Held, work: _Work) -> None:
-    """What is no longer active goes first: of an account one is, at most, at any time."""
+    """Write the changes.
+
+    Scripts are deactivated first, since an account has at most one active script.
+    """
     connection = await held.session.connection()
     if work.gone:
         gone = delete(SieveScript).where(col(SieveScript.id).in_([row.id for row in work.gone]))
@@ -298,7 +308,10 @@ async def _write(held: Held, work: _Work) -> None:
 
 
 async def _log(ctx: Context, held: Held, work: _Work, mutation: str) -> None:
-    """Note for administrators what was done to others; of a content only its size."""
+    """Log changes of other users' scripts for administrators.
+
+    Of the content only the size is logged.
+    """
     domains = {row.id: row.domain_id for row in held.rows}
     made = [(row["user_id"], row["id"], None, _facts(row)) for row in work.made]
     changed = [

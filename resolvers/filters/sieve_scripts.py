@@ -1,4 +1,4 @@
-"""Scripts in Sieve: which there are, and what one would do with a message."""
+"""Sieve scripts: loading them, and a dry run on a message."""
 
 import asyncio
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -40,19 +40,19 @@ from resolvers.messages import content as message_content
 from resolvers.pagination import Scan, by_keys
 from resolvers.users import managed_objects
 
-ORDER = "sieve-scripts"  # of lists: by name, then by id
-SHOWING = frozenset({Scope.READ, Scope.SIEVE})  # either shows scripts
-REASON = 200  # characters of an answer that are told
+ORDER = "sieve-scripts"  # sorted by name, then ID
+SHOWING = frozenset({Scope.READ, Scope.SIEVE})  # each of them allows reading scripts
+REASON = 200  # characters of a vacation reason in a description
 PLACE = frozenset({"id", "name", "user_id"})
 
 
 def seen(ctx: Context) -> ColumnElement[bool]:
-    """The WHERE clause for scripts: one's own, and those of accounts one manages them for."""
+    """Build the condition that the viewer can see a script: their own, and those they manage."""
     return managed_objects.visible(ctx, SieveScript, AdminPermission.FILTERS)
 
 
 async def by_ids(ctx: Context, ids: list[int]) -> list[Picked | None]:
-    """These scripts, in this order; None where the viewer, or the credential, sees none."""
+    """Load these scripts, in this order. None if viewer or credential can't see one."""
     if not SHOWING & opened(ctx.viewer.scopes):
         return [None] * len(ids)
     return await by_keys(ctx, select(*picked(SieveScript)).where(seen(ctx)), _ID, ids)
@@ -62,19 +62,19 @@ _ID = col(SieveScript.id)
 
 
 async def named(ctx: Context, keys: list[tuple[int, str]]) -> list[Picked | None]:
-    """The scripts of these accounts and names, in this order; one statement for all."""
+    """Load scripts by user ID and name, in this order, with one statement."""
     these = [
         and_(col(SieveScript.user_id) == user, col(SieveScript.name) == name)
         for user, name in dict.fromkeys(keys)
     ]
-    asked = select(*picked(SieveScript)).where(seen(ctx), or_(*these))
-    found = {(row.user_id, row.name): row for row in await ctx.read(asked)}
+    statement = select(*picked(SieveScript)).where(seen(ctx), or_(*these))
+    found = {(row.user_id, row.name): row for row in await ctx.read(statement)}
     return [found.get(key) for key in keys]
 
 
 @dataclass(frozen=True, slots=True)
 class OfUser:
-    """A page of an account's scripts, by name."""
+    """A page of the scripts of a user, sorted by name."""
 
     user_id: int
     ask: Ask
@@ -82,7 +82,7 @@ class OfUser:
 
 
 async def pages(ctx: Context, keys: list[OfUser]) -> list[Page[Picked]]:
-    """These pages, each in reading order; one statement for all."""
+    """Load the pages of these listings, each in reading order."""
     names = PLACE.union(*(key.columns for key in keys))
     rows = select(*picked(SieveScript, names)).where(seen(ctx))
     place = (col(SieveScript.name), _ID)
@@ -94,58 +94,55 @@ async def pages(ctx: Context, keys: list[OfUser]) -> list[Page[Picked]]:
 
 
 async def counts(ctx: Context, keys: list[OfUser]) -> list[int]:
-    """How many scripts those lists have."""
-    asked = (
+    """Count the scripts of these listings."""
+    statement = (
         select(col(SieveScript.user_id), func.count().label("many"))
         .where(seen(ctx), col(SieveScript.user_id).in_({key.user_id for key in keys}))
         .group_by(col(SieveScript.user_id))
     )
-    many = {row.user_id: row.many for row in await ctx.read(asked)}
+    many = {row.user_id: row.many for row in await ctx.read(statement)}
     return [many.get(key.user_id, 0) for key in keys]
 
 
 async def runs(ctx: Context, user_id: int) -> bool:
-    """Whether a script of the account runs."""
-    asked = select(_ID).where(seen(ctx), col(SieveScript.user_id) == user_id)
-    return bool(await ctx.read(asked.where(col(SieveScript.active))))
+    """True if the user has an active script that the viewer can see."""
+    statement = select(_ID).where(seen(ctx), col(SieveScript.user_id) == user_id)
+    return bool(await ctx.read(statement.where(col(SieveScript.active))))
 
 
 async def exported(ctx: Context, user_id: int) -> list[dict[str, object]]:
-    """The scripts of an account, as a file has them."""
-    asked = select(*picked(SieveScript, {"name", "content", "active"})).where(
+    """Return the scripts of a user in the form of the export file."""
+    statement = select(*picked(SieveScript, {"name", "content", "active"})).where(
         col(SieveScript.user_id) == user_id
     )
-    rows = await ctx.read(asked.order_by(col(SieveScript.name)))
+    rows = await ctx.read(statement.order_by(col(SieveScript.name)))
     return [{"name": row.name, "content": row.content, "active": row.active} for row in rows]
-
-
-# ---------------------------------------------------------------- trying
 
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """What was found wrong with a script, and what it would do with a message."""
+    """The problems of a script, and what it would do with a message."""
 
     problems: Sequence[Problem] = ()
-    failed: str | None = None  # in the run, with line and column
+    failed: str | None = None  # with line and column
     actions: Sequence[str] = ()
     trace: Sequence[Traced] = ()
     requires: Sequence[str] = field(default_factory=list)
 
 
 async def check(ctx: Context, content: str, user_id: int, message_id: int | None) -> Checked:
-    """Compile a script of an account, and run it dry against a message of it.
+    """Compile a script of an account, and run it without effects on one of its messages.
 
-    Nothing is done, and nothing remembered: for `duplicate` the message comes for the first time.
-    NotFound where the account has no such message; as `contents.one` where it is not to be read.
+    Nothing is stored: for the test `duplicate` the message is new. Raises NotFound if the account
+    has no such message, and Forbidden if the viewer can't read it.
     """
     found = await asyncio.to_thread(_compiled, content)
     if found.problems or message_id is None:
         return found
     mine = (visible(ctx, Message), col(Message.id) == message_id)
     names = {"id", "envelope_from", "envelope_to", "from_address"}
-    asked = select(*picked(Message, names)).where(*mine, col(Message.user_id) == user_id)
-    row = next(iter(await ctx.read(asked)), None)
+    statement = select(*picked(Message, names)).where(*mine, col(Message.user_id) == user_id)
+    row = next(iter(await ctx.read(statement)), None)
     stored = await message_content.one(ctx, message_id) if row else None
     if row is None or stored is None:
         raise NotFound(str(message_id), path=["message"])
@@ -165,13 +162,13 @@ async def check(ctx: Context, content: str, user_id: int, message_id: int | None
 
 
 async def _script(ctx: Context, content: str, user_id: int) -> Script:
-    """The script, with those of the account that it may include."""
-    asked = select(*picked(SieveScript, {"name", "content"})).where(
+    """Return the script with those of the user that it can include."""
+    statement = select(*picked(SieveScript, {"name", "content"})).where(
         seen(ctx), col(SieveScript.user_id) == user_id
     )
     others: Mapping[str, str] = {}
     if "include" in content.lower():
-        others = {row.name: row.content for row in await ctx.read(asked)}
+        others = {row.name: row.content for row in await ctx.read(statement)}
     return Script(None, content, others)
 
 
@@ -183,11 +180,11 @@ def _compiled(content: str) -> Checked:
 
 
 def required(content: str) -> Collection[str]:
-    """The extensions that a script asks for; SieveError where it does not compile."""
+    """Return the extensions that a script requires. Raises SieveError if it does not compile."""
     return program_of(content).extensions - ALWAYS
 
 
-ALWAYS = sieve.compiled("").extensions  # what nobody has to ask for
+ALWAYS = sieve.compiled("").extensions  # without `require`
 
 
 def _tried(found: Checked, run: Callable[[], Plan]) -> Checked:
@@ -200,7 +197,7 @@ def _tried(found: Checked, run: Callable[[], Plan]) -> Checked:
 
 
 def said(plan: Plan) -> list[str]:
-    """What a plan would do, in order, each in the words of a script."""
+    """Describe the actions of a plan in order, in Sieve syntax."""
     return [_words(action) for action in plan.actions]
 
 

@@ -1,4 +1,4 @@
-"""Filters in files: as an account's export tells them, and as they are brought back."""
+"""Export and import of an account's filters."""
 
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
@@ -30,13 +30,13 @@ Entry = Mapping[str, Any]
 
 
 async def exported(ctx: Context, user_id: int) -> list[dict[str, Any]]:
-    """The filters of an account, in their order: folders by path, and neither passwords nor hooks.
+    """Return the filters of a user in their order, in the form of the export file.
 
-    Of a relay with a password there is what is shown.
+    Mailboxes are given by path. Webhooks and the passwords of relays are left out.
     """
     rows = await filter_loaders.all_of(ctx, user_id)
-    boxes = sorted({key for row in rows for key in used(row.action)})
-    paths = dict(zip(boxes, await ctx.load_all(filter_loaders.paths, boxes), strict=True))
+    mailboxes = sorted({key for row in rows for key in used(row.action)})
+    paths = dict(zip(mailboxes, await ctx.load_all(filter_loaders.paths, mailboxes), strict=True))
     return [
         {
             "name": row.name,
@@ -51,7 +51,7 @@ async def exported(ctx: Context, user_id: int) -> list[dict[str, Any]]:
 
 
 def _query(query: Entry) -> dict[str, Any]:
-    """A query as it is given: of a search text the text alone."""
+    """Return a query as in the input; of a search text only the text."""
     inner = {name: [_query(one) for one in query[name]] for name in GROUPS if name in query}
     text = {"query": query["query"]["text"]} if "query" in query else {}
     return {**query, **inner, **text}
@@ -67,10 +67,10 @@ def _action(action: Entry, paths: Mapping[int, str | None]) -> dict[str, Any]:
 
 
 async def bring(ctx: Context, entry: Entry, boxes: Collection[str]) -> list[str]:
-    """Make a filter that a file tells of, unless the account has just that one.
+    """Create a filter from an exported record, unless the user has an equal one.
 
-    Returns the targets that are left out, since a file has no passwords. Invalid, NotFound and
-    LimitReached where it cannot be.
+    Returns the targets that are left out, since the file has no passwords. Raises InvalidInput,
+    NotFound or LimitReached.
     """
     _check(entry, FILTER, [])
     query, action = entry.get("query") or {}, dict(entry.get("action") or {})
@@ -100,7 +100,7 @@ def _named(value: str | list[str], boxes: Collection[str], path: Sequence[str]) 
 
 
 def _check(entry: Entry, kinds: Mapping[str, type], path: Sequence[str]) -> None:
-    """Invalid where something is not what it must be; None is nothing said."""
+    """Raise InvalidInput if a value has the wrong type. None is allowed everywhere."""
     for name, value in entry.items():
         kind = kinds.get(name)
         right = value is None or (kind is not None and isinstance(value, kind))

@@ -1,4 +1,4 @@
-"""What a filter may be: its query and action as they are given, checked, and as they are stored."""
+"""Validation of the query and action of a filter, from their input to their stored form."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,14 +27,14 @@ from resolvers.mailboxes import loaders as mailbox_loaders
 from resolvers.mailboxes.loaders import Named
 from resolvers.messages.bulk.row_changes import keyword_of
 
-WORD = 255  # characters of what is looked for
-NAME = 128  # of the name of a field
-TESTS = 100  # parts of a query
+WORD = 255  # characters of a tested text
+NAME = 128  # characters of a header field name
+TESTS = 100  # tests and groups of a query
 COPIES = 10  # mailboxes
-TARGETS = limits.REDIRECTS  # as a script, or it would not do as Sieve what it does here
+TARGETS = limits.REDIRECTS  # the limit of a script, so that the filter has the same effect as Sieve
 LABELS = 32
 SUBJECT = 512  # bytes
-TEXT = 16 << 10  # bytes of an answer, of text and of HTML
+TEXT = 16 << 10  # bytes of the text and of the HTML of a reply
 PLAIN = ("from", "to", "subject", "listId", "text")
 FLAGS = ("seen", "flag", "delete", "spam")
 
@@ -42,11 +42,11 @@ Form = Mapping[str, Any]
 Path = Sequence[str]
 
 
-# ---------------------------------------------------------------- queries
-
-
 def query(given: Form, before: Form, path: Path) -> dict[str, Any]:
-    """The query as it is to be: what is given goes in, None takes out, all else stays."""
+    """Merge the input into a stored query and return it. None removes a test.
+
+    Raises InvalidInput with all problems.
+    """
     problems = Problems()
     found = {**before, **_query(given, path, problems, 0)}
     problems.settle()
@@ -58,7 +58,7 @@ def query(given: Form, before: Form, path: Path) -> dict[str, Any]:
 
 
 def _query(given: Form, path: Path, problems: Problems, depth: int) -> dict[str, Any]:
-    """What is given of a query, checked; of one inside another nothing is None."""
+    """Return the validated tests of a query. In nested queries, tests of None are removed."""
     if depth > NESTED:
         words = f"all, any and not go {NESTED} levels deep"
         raise Invalid(words, constraint="depth", path=path)
@@ -80,12 +80,12 @@ def _query(given: Form, path: Path, problems: Problems, depth: int) -> dict[str,
 
 
 def _from_text(text: str, path: Path, depth: int) -> dict[str, Any]:
-    """The tests of a search text, which are checked like those of a form."""
+    """Return the tests of a search text, validated like those of the input."""
     problems = Problems()
     found = _query(search_query.tests_of(text, path), path, problems, depth + 1)
     try:
         problems.settle()
-    except (Invalid, Several) as refused:  # the path of a test means nothing to the writer
+    except (Invalid, Several) as refused:  # the path of a test means nothing to the user
         words = "; ".join(one.message for one in refused.each[:5])
         raise Invalid(words, constraint="syntax", path=path) from refused
     return found
@@ -128,8 +128,9 @@ def _header(given: Form, path: Path) -> dict[str, Any]:
 
 
 def _key(key: str, path: Path) -> str:
-    if len(key) > NAME or not FIELD_NAME.fullmatch(key):
-        words = f"the name of a field has 1 to {NAME} signs of ASCII, without blank and colon"
+    limit = NAME
+    if len(key) > limit or not FIELD_NAME.fullmatch(key):
+        words = f"the name of a field has 1 to {limit} signs of ASCII, without blank and colon"
         raise Invalid(words, constraint="pattern", path=[*path, "key"])
     return key
 
@@ -143,34 +144,31 @@ def _regex(given: Form, path: Path) -> dict[str, Any]:
     return {"key": None if key is None else _key(key, path), "pattern": pattern}
 
 
-# ---------------------------------------------------------------- actions
-
-
 @dataclass(frozen=True, slots=True)
 class Whose:
-    """The filter whose action it is, and what is known of it."""
+    """A filter and its stored action, before the change."""
 
     id: int
     user_id: int
-    action: Form = field(default_factory=dict)  # without targets
+    action: Form = field(default_factory=dict)  # without its targets
     targets: Sequence[str] = ()
     relays: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """An action as it is to be stored."""
+    """A validated action in its stored form."""
 
     action: dict[str, Any]
     targets: Sequence[str]
     relays: str | None
-    fresh: Sequence[str] = ()  # targets that it had not
+    fresh: Sequence[str] = ()  # targets that the filter did not have
 
 
 async def action(ctx: Context, given: Form, whose: Whose, path: Path) -> Checked:
-    """The action as it is to be: what is given goes in, None takes out, all else stays.
+    """Merge the input into a stored action and return it. None removes a part.
 
-    NotFound where the account has no such mailbox or webhook.
+    Raises InvalidInput with all problems, and NotFound for an unknown mailbox or webhook.
     """
     problems, found = Problems(), dict(whose.action)
     for name, value in given.items():
@@ -189,7 +187,7 @@ async def action(ctx: Context, given: Form, whose: Whose, path: Path) -> Checked
 
 
 async def _part(ctx: Context, name: str, value: Any, whose: Whose, path: Path) -> Any:
-    """One part of an action as it is stored; None: there is none."""
+    """Return one part of an action in its stored form, or None to remove it."""
     if value is None or value == [] or (name == "stop" and not value):
         return None
     if name == "mailbox":
@@ -217,7 +215,7 @@ async def _boxes(
             refusal = NotFound(str(name), path=path)
             refusal.index = index
             raise refusal
-        if row.special_use in HOLDING_USES:  # what comes there is brought elsewhere
+        if row.special_use in HOLDING_USES:  # messages are moved out of it later
             words = "this mailbox holds snoozed or scheduled messages: nothing else is put there"
             raise Invalid(words, constraint="specialUse", path=path, index=index)
     return list(dict.fromkeys(row.id for row in rows if row))
@@ -248,14 +246,16 @@ def _reply(given: Form, path: Path) -> dict[str, str]:
 
 
 async def _webhook(ctx: Context, key: int, user_id: int, path: Path) -> int:
-    asked = select(col(Webhook.id)).where(col(Webhook.id) == key, col(Webhook.user_id) == user_id)
-    if not await ctx.read(asked):
+    statement = select(col(Webhook.id)).where(
+        col(Webhook.id) == key, col(Webhook.user_id) == user_id
+    )
+    if not await ctx.read(statement):
         raise NotFound(str(key), path=path)
     return key
 
 
 async def _targets(ctx: Context, given: Sequence[str], whose: Whose, path: Path) -> Checked:
-    """The targets as they are stored; Invalid for one that is the account itself."""
+    """Return the targets in their stored form. Raises InvalidInput for an address of the user."""
     if len(given) > TARGETS:
         raise Invalid(f"at most {TARGETS} targets", constraint="max", path=path)
     were = forward_targets.opened(ctx.world, whose.id, whose.relays)
@@ -274,9 +274,9 @@ async def _targets(ctx: Context, given: Sequence[str], whose: Whose, path: Path)
 
 
 def check_script(key: int, found: Form, done: Checked) -> None:
-    """Invalid where the whole is more than a script may be."""
+    """Raise InvalidInput if the filter is larger than a Sieve script can be."""
     action_ = {**done.action, "targets": list(done.targets)}
-    longest = {box: "x" * 100 for box in (done.action.get("mailbox"),) if box}
+    longest = {mailbox: "x" * 100 for mailbox in (done.action.get("mailbox"),) if mailbox}
     script = sieve.printed(filter_compiler.tree(key, found, action_, Names(longest)))
     if len(script.encode()) > limits.SCRIPT:
         words = f"a filter has at most {limits.SCRIPT} bytes, as Sieve writes it"

@@ -1,4 +1,4 @@
-"""Creating folders below one that is named, which may be another's."""
+"""Creation of mailboxes below a parent, which can be a mailbox that another user shares."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -26,32 +26,34 @@ AT = ["parent"]
 async def create(
     ctx: Context, new: NewMailboxes, above: Named, users: Users = MINE
 ) -> list[Mailbox]:
-    """Create folders below that one: all of them or none. Of another's it takes CREATE.
+    """Create mailboxes below a parent: all of them or none.
 
-    There they are shared as that one is, so that whoever makes them sees them.
+    In a mailbox of another user this needs the right CREATE. The new mailboxes are shared like
+    their parent. Raises InvalidInput if `users` is given, Forbidden, NotFound, Conflict or
+    LimitReached.
     """
     if users.given:
         raise Invalid("a parent says whose they are", constraint="exclusive", path=["users"])
-    box = await find(ctx, above, ShareRight.CREATE, path=AT)
-    if box.user_id == own(ctx):
-        return await mailbox_loaders.create(ctx, _below(new, box))
+    mailbox = await find(ctx, above, ShareRight.CREATE, path=AT)
+    if mailbox.user_id == own(ctx):
+        return await mailbox_loaders.create(ctx, _below(new, mailbox))
     if new.special_use:
         raise Forbidden("roles are for the owner to give", path=["specialUse"])
     if new.encrypt:
         raise Forbidden("encryption is for the owner to ask for", path=["encryptMessages"])
-    async with ctx.write(box.user_id) as session:
-        box = await find(ctx, Named(id=box.id), ShareRight.CREATE, path=AT)
-        owner = select(*picked(User)).where(col(User.id) == box.user_id)
+    async with ctx.write(mailbox.user_id) as session:
+        mailbox = await find(ctx, Named(id=mailbox.id), ShareRight.CREATE, path=AT)
+        owner = select(*picked(User)).where(col(User.id) == mailbox.user_id)
         held = Held(ctx, session, list(await ctx.read(owner)))
-        below = _below(new, box)
+        below = _below(new, mailbox)
         wanted = [
             checked_path(path, path_in=["paths"], index=nth) for nth, path in enumerate(below.paths)
         ]
         try:
             found, made = await mailbox_loaders.make(held, wanted, below)
-        except LimitReached as full:  # how many there are is the owner's to know
+        except LimitReached as full:  # only the owner may learn the count
             raise LimitReached(full.message, limit=full.limit, used=full.limit, path=AT) from full
-        await _share(held, box, made)
+        await _share(held, mailbox, made)
     return found
 
 
@@ -60,20 +62,22 @@ def _below(new: NewMailboxes, box: Picked) -> NewMailboxes:
 
 
 async def _share(held: Held, above: Picked, made: Sequence[Mailbox]) -> None:
-    """Share what was made as the folder above it is; whoever has that hears of it."""
+    """Share the created mailboxes with the users that the parent is shared with."""
     connection = await held.session.connection()
-    asked = select(*picked(MailboxShare, ("user_id", "rights")))
-    rows = (await connection.execute(asked.where(col(MailboxShare.mailbox_id) == above.id))).all()
+    statement = select(*picked(MailboxShare, ("user_id", "rights")))
+    rows = (
+        await connection.execute(statement.where(col(MailboxShare.mailbox_id) == above.id))
+    ).all()
     before = journal.reached(held.session)[above.user_id] - len(made)
     given = [
         {
-            "mailbox_id": box.id,
+            "mailbox_id": mailbox.id,
             "user_id": row.user_id,
             "owner_id": above.user_id,
             "rights": row.rights,
             "since": before,
         }
-        for box in made
+        for mailbox in made
         for row in rows
     ]
     await connection.execute(insert(MailboxShare), given)

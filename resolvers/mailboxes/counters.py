@@ -1,4 +1,4 @@
-"""Counters of folders, followed."""
+"""A stream of the counters of mailboxes."""
 
 from collections.abc import AsyncGenerator, Iterable, Sequence
 
@@ -19,14 +19,14 @@ COUNTING = frozenset(kind for kind in ChangeKind if kind.startswith(("MAILBOX_",
 
 
 async def follow(ctx: Context, user_id: int | None) -> AsyncGenerator[Sequence[Picked]]:
-    """All folders of an account, then those whose counters have become others.
+    """Yield all mailboxes of an account, then repeatedly the mailboxes with changed counters.
 
-    Of the viewer's own account with those that are shared with it.
+    For the viewer's own account it includes the mailboxes that others share.
     """
     hear = managed_streams.account(user_id)
     since = await stream_reader.standing(
         ctx, hear
-    )  # read first: what changes meanwhile is heard again
+    )  # read before the rows, so that no change is lost
     rows = await _all(ctx, user_id)
     told = {row.id: _figures(row) for row in rows}
     yield rows
@@ -40,6 +40,7 @@ async def follow(ctx: Context, user_id: int | None) -> AsyncGenerator[Sequence[P
 
 
 def _figures(row: Picked) -> tuple[int, int]:
+    """Return total and unseen messages of a mailbox."""
     return row.total, row.unseen
 
 
@@ -53,11 +54,12 @@ async def _all(ctx: Context, user_id: int | None) -> Sequence[Picked]:
 
 
 async def _some(ctx: Context, keys: list[int]) -> list[Picked]:
-    """Those of these folders that are there, and that the viewer sees."""
+    """Load those of these mailboxes that exist and that the viewer can see."""
     return [row for row in await mailbox_loaders.by_ids(ctx, keys) if row] if keys else []
 
 
 def _touched(events: Iterable[Event]) -> set[int]:
+    """Return the IDs of the mailboxes with counters that these events can change."""
     found: set[int | None] = set()
     for event in events:
         if event.kind.startswith("MAILBOX_"):

@@ -1,4 +1,4 @@
-"""Deleting folders; what is in them goes to the archive."""
+"""Deletion of mailboxes. Their messages go to the archive of deleted messages."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,18 +27,20 @@ COLUMNS = frozenset({"id", "user_id", "path", "special_use", "hidden", "total", 
 
 @dataclass(frozen=True, slots=True)
 class Gone:
-    """Which folders are to go, and on what conditions."""
+    """The mailboxes to delete, and the conditions for that."""
 
     names: Sequence[Named]
-    recursive: bool = False  # with those below
+    recursive: bool = False  # with their children
     require_empty: bool = False
-    unsubscribe: bool = True  # else their paths stay subscribed
+    unsubscribe: bool = True  # False keeps the subscriptions to their paths
 
 
 async def delete(ctx: Context, what: Gone, users: Users = MINE) -> list[int]:
-    """Delete folders, their messages into the archive: all of them or none.
+    """Delete mailboxes and archive their messages: all of them or none.
 
-    Returns the ids that are gone. INBOX and folders with a role are never deleted.
+    Returns the IDs of the deleted mailboxes. Raises InvalidInput or NotFound, Conflict if there are
+    children or messages that the request excludes, and Forbidden for INBOX, hidden mailboxes and
+    those with a special use.
     """
     most = ctx.world.options.bulk
     if not what.names:
@@ -59,7 +61,7 @@ async def delete(ctx: Context, what: Gone, users: Users = MINE) -> list[int]:
 def _chosen(
     held: Held, user: int, rows: Sequence[Picked | None], tree: Sequence[Picked], what: Gone
 ) -> list[Picked]:
-    """What goes in one account; refused where something of it stays."""
+    """Return the mailboxes to delete in one account. Raises NotFound, Conflict or Forbidden."""
     gone: dict[int, Picked] = {}
     listed = {row.id for row in rows if row}
     for index, (name, row) in enumerate(zip(what.names, rows, strict=True)):
@@ -76,6 +78,7 @@ def _chosen(
 
 
 def _check(held: Held, row: Picked, index: int, *, require_empty: bool) -> None:
+    """Raise Forbidden if the mailbox can't be deleted, and Conflict if it has to be empty."""
     if row.special_use or row.hidden:
         text = "INBOX, hidden folders and those with a role stay"
         refusal = Forbidden(held.whose(row.user_id, text), path=["mailboxes"])
@@ -87,6 +90,7 @@ def _check(held: Held, row: Picked, index: int, *, require_empty: bool) -> None:
 
 
 async def _remove(held: Held, gone: Mapping[int, Sequence[Picked]], *, unsubscribe: bool) -> None:
+    """Delete the mailboxes with their shares, subscriptions and uses in filters, and record it."""
     connection = await held.session.connection()
     rows = [row for theirs in gone.values() for row in theirs]
     await _archive(held, rows)
@@ -115,13 +119,14 @@ async def _remove(held: Held, gone: Mapping[int, Sequence[Picked]], *, unsubscri
 
 
 async def drop_empty(ctx: Context, session: AsyncSession, keys: Collection[int]) -> list[int]:
-    """Delete those of these folders that are empty, whose streams are held; their ids.
+    """Delete those of these mailboxes that are empty, and return their IDs.
 
-    What is never deleted stays, and so does what has folders below that stay.
+    The streams of the owners are locked. A mailbox stays if it can never be deleted, or if a child
+    stays.
     """
     connection = await session.connection()
-    asked = select(*picked(Mailbox, COLUMNS)).where(col(Mailbox.id).in_(sorted(keys)))
-    rows = (await connection.execute(asked)).all()
+    statement = select(*picked(Mailbox, COLUMNS)).where(col(Mailbox.id).in_(sorted(keys)))
+    rows = (await connection.execute(statement)).all()
     empty = [row for row in rows if not (row.total or row.special_use or row.hidden)]
     owners = sorted({row.user_id for row in empty})
     paths = select(col(Mailbox.id), col(Mailbox.user_id), col(Mailbox.path))
@@ -145,12 +150,12 @@ def _subscribed(rows: Iterable[Picked]) -> Iterable[str]:
 
 
 async def _archive(held: Held, rows: Sequence[Picked]) -> None:
-    """Empty these folders, a thousand messages at a time."""
+    """Archive the messages of these mailboxes, a thousand at a time."""
     connection, paths = await held.session.connection(), {row.id: row.path for row in rows}
     filled = [row.id for row in rows if row.total]
     for start in range(0, len(filled), LONGEST):
         inside = col(Message.mailbox_id).in_(filled[start : start + LONGEST])
-        asked = select(*picked(Message, STATE)).where(inside).limit(LONGEST)
-        while messages := (await connection.execute(asked)).all():
+        statement = select(*picked(Message, STATE)).where(inside).limit(LONGEST)
+        while messages := (await connection.execute(statement)).all():
             ordered = sorted(messages, key=lambda row: row.id)
             await archive(held.ctx, held.session, ordered, paths)

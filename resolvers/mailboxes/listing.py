@@ -1,4 +1,4 @@
-"""Lists of folders: of one account, narrowed, and of many."""
+"""Lists of mailboxes: filtered for one account, and paged for several accounts."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ ORDER = "mailboxes"
 
 @dataclass(frozen=True, slots=True)
 class Only:
-    """Which folders of an account to list; all conditions hold."""
+    """Which mailboxes of an account are listed. All conditions must hold."""
 
     masks: tuple[str, ...] | None = None  # any of them
     special_use: bool = False  # with a role
@@ -34,12 +34,12 @@ class Only:
 
     @property
     def pattern(self) -> str | None:
-        """What their paths fit."""
+        """The regular expression that the paths must match, or None."""
         return None if self.masks is None else paths.pattern(self.masks)
 
 
 class Totals(NamedTuple):
-    """Sums over folders."""
+    """Sums of the counters of several mailboxes. The size is in bytes."""
 
     total: int
     unseen: int
@@ -49,7 +49,7 @@ class Totals(NamedTuple):
 async def of_user(
     ctx: Context, user_id: int, columns: Collection[str], only: Only
 ) -> Sequence[Picked]:
-    """A user's folders, INBOX and what is below it first, then as the tree has them."""
+    """List a user's mailboxes: INBOX and its children first, then in tree order."""
     needed = {"special_use"} if only.special_use else set()
     needed |= {"subscribed"} if only.subscribed is not None else set()
     rows = await ctx.load(trees, Tree(user_id, frozenset({*columns, *needed}), only.pattern))
@@ -67,7 +67,7 @@ async def of_user(
 
 
 async def totals(ctx: Context, user_id: int, only: Only) -> Totals:
-    """The sums over these folders of a user."""
+    """Sum the counters of a user's listed mailboxes."""
     rows = await of_user(ctx, user_id, Totals._fields, only)
     return Totals(*(sum(values_of(rows, name)) for name in Totals._fields))
 
@@ -83,7 +83,10 @@ async def _terms(
 async def page(
     ctx: Context, users: Users, masks: Sequence[str] | None, ask: Ask, columns: Collection[str]
 ) -> Page[Picked]:
-    """A page of the folders of these accounts, account by account, the oldest first."""
+    """Load a page of the mailboxes of these users, by user and creation.
+
+    Hidden mailboxes are left out.
+    """
     rows = select(*picked(Mailbox, {"id", "user_id", *columns}))
     rows = rows.where(*await _terms(ctx, users, masks))
     place: tuple[Any, Any] = (col(Mailbox.user_id), col(Mailbox.id))
@@ -91,7 +94,7 @@ async def page(
 
 
 async def count(ctx: Context, users: Users, masks: Sequence[str] | None) -> int:
-    """How many folders such a list has."""
+    """Count the mailboxes of the list that `load_page_of_users` reads."""
     many = select(func.count().label("many")).select_from(Mailbox)
     (row,) = await ctx.read(many.where(*await _terms(ctx, users, masks)))
     return int(row.many)

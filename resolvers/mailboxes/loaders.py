@@ -1,4 +1,4 @@
-"""Operations on folders."""
+"""Loading, finding and creating mailboxes."""
 
 import re
 from collections import defaultdict
@@ -28,14 +28,14 @@ from resolvers.mailboxes.owners import Held, holding
 from resolvers.pagination import FEW, by_keys
 from resolvers.users.selection import MINE, Users
 
-BY = ("id", "path", "special_use", "guid")  # what names a folder
+BY = ("id", "path", "special_use", "guid")  # each of them identifies a mailbox
 GUID = re.compile("[0-9a-f]{32}")
-LIFE = timedelta(days=36_500)  # of messages, at most
+LIFE = timedelta(days=36_500)  # the longest retention of messages
 
 
 @dataclass(frozen=True, slots=True)
 class Named:
-    """One folder of the user in question, by one of these."""
+    """One mailbox of a user, by exactly one of these fields."""
 
     id: int | None = None
     path: str | None = None
@@ -43,39 +43,39 @@ class Named:
     guid: str | None = None
 
     def __str__(self) -> str:
-        """What people call it; "" if it is named by its key."""
+        """Return the name that people know; "" if the mailbox is selected by ID."""
         return self.path or self.special_use or self.guid or ""
 
 
 @dataclass(frozen=True, slots=True)
 class Tree:
-    """All folders of a user, with the columns their reader asked for."""
+    """The key of a batch: all mailboxes of a user, with the columns that are read."""
 
     user_id: int
     columns: frozenset[str]
-    pattern: str | None = None  # of their paths: mail/mailboxes/paths.py
+    pattern: str | None = None  # of their paths, from mail/mailboxes/paths.py
 
 
 @dataclass(frozen=True, slots=True)
 class NewMailboxes:
-    """Folders to be made."""
+    """Mailboxes to create."""
 
     paths: Sequence[str]
     hidden: bool = False
-    retention: timedelta | None = None  # None: what the account has; nothing: for ever
+    retention: timedelta | None = None  # None: that of the user; zero: unlimited
     subscribe: bool = True
     special_use: SpecialUse | None = None
-    guid: str | None = None  # of one folder of one account
-    encrypt: bool = False  # to the key of the account, what arrives
+    guid: str | None = None  # only for one mailbox of one account
+    encrypt: bool = False  # new messages, with the user's OpenPGP key
 
 
 async def all_of(ctx: Context, user_id: int, columns: Collection[str]) -> Sequence[Picked]:
-    """A user's folders, hidden ones too, INBOX and what is below it first, then as a tree."""
+    """Load a user's mailboxes, also hidden ones: INBOX and its children, then in tree order."""
     return await ctx.load(trees, Tree(user_id, frozenset(columns)))
 
 
 async def trees(ctx: Context, keys: list[Tree]) -> list[Sequence[Picked]]:
-    """The folders of these users, hidden ones too, in the order of `all_of`."""
+    """Load the mailboxes of these users, each list in the order of `load_all_of_user`."""
     patterns = {key.pattern for key in keys}
     if len(patterns) > 1:
         parts = [[key for key in keys if key.pattern == pattern] for pattern in patterns]
@@ -85,7 +85,7 @@ async def trees(ctx: Context, keys: list[Tree]) -> list[Sequence[Picked]]:
 
 
 async def _trees(ctx: Context, keys: list[Tree]) -> list[tuple[Tree, Sequence[Picked]]]:
-    """The folders of these users that fit the one pattern of all keys."""
+    """Load the mailboxes of these users. All keys have the same path pattern."""
     pattern = keys[0].pattern
     columns = frozenset({"id", "user_id", "path", "hidden"}).union(*(key.columns for key in keys))
     if len(keys) == 1 and pattern is None and _plainly(ctx, keys[0].user_id):
@@ -94,19 +94,19 @@ async def _trees(ctx: Context, keys: list[Tree]) -> list[tuple[Tree, Sequence[Pi
         rows = await ctx.find(_tree(columns))
         places = [in_tree(path) for path in values_of(rows, "path")]
         return [(keys[0], chosen(rows, sorted(range(len(rows)), key=places.__getitem__)))]
-    asked = select(*picked(Mailbox, columns)).where(
+    statement = select(*picked(Mailbox, columns)).where(
         col(Mailbox.user_id).in_({key.user_id for key in keys}), records(ctx, Mailbox)
     )
     if pattern is not None:
-        asked = asked.where(fitting(ctx, pattern))
+        statement = statement.where(fitting(ctx, pattern))
     found: defaultdict[int, list[Picked]] = defaultdict(list)
-    for row in sorted(await ctx.read(asked), key=lambda row: in_tree(row.path)):
+    for row in sorted(await ctx.read(statement), key=lambda row: in_tree(row.path)):
         found[row.user_id].append(row)
     return [(key, found[key.user_id]) for key in keys]
 
 
 def fitting(ctx: Context, pattern: str) -> ColumnElement[bool]:
-    """Whether the path of a folder fits this pattern of mail/mailboxes/paths.py."""
+    """Build the condition that a path matches this pattern of `mail/mailboxes/paths.py`."""
     if ctx.world.database.dialect == "postgresql":
         pattern = pattern.replace("(?>", "(?:")
     found: ColumnElement[bool] = col(Mailbox.path).regexp_match(pattern)
@@ -114,7 +114,10 @@ def fitting(ctx: Context, pattern: str) -> ColumnElement[bool]:
 
 
 def _plainly(ctx: Context, user_id: int) -> bool:
-    """Whether a select that was made once will do: it asks for one's own, or there is nothing."""
+    """True if the prepared select of the viewer's own mailboxes is enough for this user.
+
+    It is for the viewer, and for other users if the viewer can't see their mailboxes.
+    """
     return user_id == ctx.viewer.user_id or not beyond(ctx)
 
 
@@ -124,13 +127,13 @@ def _tree(columns: frozenset[str]) -> Select[*tuple[Any, ...]]:
 
 
 async def by_ids(ctx: Context, ids: list[int]) -> list[Picked | None]:
-    """The folders with these ids, in this order; None where the viewer sees none."""
+    """Load the mailboxes with these IDs, in this order. None if the viewer can't see one."""
     theirs = select(*picked(Mailbox)).where(records(ctx, Mailbox))
     return await by_keys(ctx, theirs, col(Mailbox.id), ids)
 
 
 async def shared_by_ids(ctx: Context, ids: list[int]) -> list[Picked | None]:
-    """The folders with these ids that others share with the viewer, in this order."""
+    """Load the mailboxes with these IDs that others share with the viewer, in this order."""
     if not ctx.viewer.reach.shared:
         return [None for _ in ids]
     theirs = select(*picked(Mailbox)).where(shared(ctx, Mailbox))
@@ -138,17 +141,17 @@ async def shared_by_ids(ctx: Context, ids: list[int]) -> list[Picked | None]:
 
 
 async def named(ctx: Context, keys: list[tuple[int, Named]]) -> list[Picked | None]:
-    """The folders of these users, as they are named, in this order; None where there is none."""
+    """Load mailboxes by user ID and selector, in this order. None if there is no such mailbox."""
     if len(keys) <= FEW and all(_plainly(ctx, user_id) for user_id, _ in keys):
         return [await _own_named(ctx, *key) for key in keys]
     users = {user_id for user_id, _ in keys}
-    asked = select(*picked(Mailbox)).where(
+    statement = select(*picked(Mailbox)).where(
         col(Mailbox.user_id).in_(users),
         records(ctx, Mailbox),
         or_(*(getattr(Mailbox, by).in_(_given(by, keys)) for by in BY)),
     )
     known: dict[tuple[int, str, Any], Picked] = {}
-    for row in await ctx.read(asked):
+    for row in await ctx.read(statement):
         known |= {(row.user_id, by, getattr(row, by)): row for by in BY}
     return [known.get((user_id, _by(name), getattr(name, _by(name)))) for user_id, name in keys]
 
@@ -161,11 +164,12 @@ async def _own_named(ctx: Context, user_id: int, name: Named) -> Picked | None:
 
 
 async def by_paths(ctx: Context, keys: list[tuple[int, str]]) -> list[Picked | None]:
-    """The folders of these users at these paths, as `named` returns them."""
+    """Load mailboxes by user ID and path, in this order. None if there is no such mailbox."""
     return await ctx.load_all(named, [(user, Named(path=path)) for user, path in keys])
 
 
 def _by(name: Named) -> str:
+    """Return the field by which the mailbox is selected."""
     return next((by for by in BY if getattr(name, by) is not None), "id")
 
 
@@ -189,9 +193,10 @@ async def find(
     *,
     path: Sequence[str] = ("mailbox",),
 ) -> Picked:
-    """The viewer's folder of this name, or NotFound.
+    """Return the viewer's mailbox. Raises NotFound.
 
-    With a `right`, also another's that is named by its id and shared; Forbidden without it.
+    With `right`, a mailbox of another user can be selected by ID. Raises Forbidden if it is shared
+    without that right.
     """
     row = await ctx.load(named, (own(ctx), name))
     if row is None and right is not None:
@@ -202,10 +207,10 @@ async def find(
 
 
 async def find_seen(ctx: Context, name: Named, user_id: int | None = None) -> Picked | None:
-    """The folder of this name, or None if the viewer does not see it, not even as a record.
+    """Return the mailbox, or None if the viewer can't see it, not even as a record.
 
-    The folder is that of `user_id`. Without `user_id`, an id names the folder of any account,
-    and another name that of the viewer.
+    The mailbox belongs to `user_id`. Without `user_id`, an ID selects a mailbox of any account, and
+    another selector one of the viewer's.
     """
     if user_id is None and name.id is not None:
         mine = await ctx.load(named, (ctx.viewer.user_id, name)) if ctx.viewer.user_id else None
@@ -217,6 +222,7 @@ async def find_seen(ctx: Context, name: Named, user_id: int | None = None) -> Pi
 async def _shared(
     ctx: Context, name: Named, right: ShareRight, path: Sequence[str]
 ) -> Picked | None:
+    """Return a mailbox that is shared with the viewer. Raises Forbidden without this right."""
     row = await ctx.load(shared_by_ids, name.id) if name.id is not None else None
     if row and right not in await ctx.load(mailbox_rights.rights, (row.user_id, row.id)):
         raise Forbidden(f"this needs the right {right} in the folder", requires=right, path=path)
@@ -224,7 +230,7 @@ async def _shared(
 
 
 def new_mailbox(ctx: Context, user: User, path: str, use: SpecialUse | None) -> Mailbox:
-    """A folder of `user`, whose row is held; its UIDVALIDITY was never given before."""
+    """Build a mailbox of a user with a locked row. UIDVALIDITY and GUID are new."""
     at = ctx.world.now()
     user.uid_validity = max(user.uid_validity + 1, int(at.timestamp()))
     key = ctx.world.key()
@@ -241,7 +247,7 @@ def new_mailbox(ctx: Context, user: User, path: str, use: SpecialUse | None) -> 
 
 
 async def named_of_each(held: Held, name: Named) -> list[Picked]:
-    """The folder of each account; NotFound where one has none such."""
+    """Return the mailbox of each locked account. Raises NotFound if an account has none."""
     rows = await held.ctx.load_all(named, [(user, name) for user in held.ids])
     for user, row in zip(held.ids, rows, strict=True):
         if row is None:
@@ -250,7 +256,7 @@ async def named_of_each(held: Held, name: Named) -> list[Picked]:
 
 
 async def accounts_of(held: Held, keys: Collection[int]) -> dict[int, User]:
-    """These accounts as they are inside the unit, by their keys."""
+    """Load users inside the transaction, by ID. Cached instances are refreshed."""
     asked = instances(User).where(col(User.id).in_(keys)).order_by(col(User.id))
     again = asked.execution_options(populate_existing=True)
     return {user.id: user for user in (await held.session.exec(again)).all()}
@@ -259,7 +265,7 @@ async def accounts_of(held: Held, keys: Collection[int]) -> dict[int, User]:
 def check_keys(
     held: Held, accounts: Iterable[User], path: Sequence[str] = ("encryptMessages",)
 ) -> None:
-    """Invalid where one of these accounts has no key that its mail could be encrypted to."""
+    """Raise InvalidInput if one of these users has no OpenPGP key to encrypt mail to."""
     for user in accounts:
         if not user.pub_key:
             text = held.whose(user.id, "this takes an OpenPGP key of the account")
@@ -267,9 +273,10 @@ def check_keys(
 
 
 async def create(ctx: Context, new: NewMailboxes, users: Users = MINE) -> list[Mailbox]:
-    """Create folders at these paths, and those above that are missing: all of them or none.
+    """Create mailboxes at these paths with their missing parents: all of them or none.
 
-    Returns those that were asked for, account by account in the order of the paths.
+    Returns the requested mailboxes, by account in the order of the paths. Raises InvalidInput,
+    Conflict or LimitReached.
     """
     wanted = [checked_path(p, path_in=["paths"], index=nth) for nth, p in enumerate(new.paths)]
     async with holding(ctx, users, "mailboxCreate") as held:
@@ -280,7 +287,10 @@ async def create(ctx: Context, new: NewMailboxes, users: Users = MINE) -> list[M
 async def make(
     held: Held, wanted: Sequence[str], new: NewMailboxes
 ) -> tuple[list[Mailbox], list[Mailbox]]:
-    """Create folders at these paths; those that were asked for, and all that were made."""
+    """Create mailboxes in a transaction.
+
+    Returns the requested mailboxes, and all that were created.
+    """
     _check_new(new, held.ids)
     accounts = list((await accounts_of(held, held.ids)).values())
     if new.encrypt:
@@ -288,44 +298,52 @@ async def make(
     there = await _there(held.session, held.ids)
     made = {user.id: _made(held, user, wanted, new, there[user.id]) for user in accounts}
     found = []
-    for boxes in made.values():
-        by_path = {box.path: box for box in boxes}
+    for mailboxes in made.values():
+        by_path = {mailbox.path: mailbox for mailbox in mailboxes}
         found += [by_path[path] for path in wanted]
-    for box in found:
-        box.guid = new.guid or box.guid
-        box.hidden, box.subscribed = new.hidden, new.subscribe
-        box.encrypt_messages = new.encrypt
+    for mailbox in found:
+        mailbox.guid = new.guid or mailbox.guid
+        mailbox.hidden, mailbox.subscribed = new.hidden, new.subscribe
+        mailbox.encrypt_messages = new.encrypt
         if new.retention is not None:
-            box.retention = seconds(new.retention)
-        box.special_use = new.special_use
+            mailbox.retention = seconds(new.retention)
+        mailbox.special_use = new.special_use
     await store(held, accounts, made)
-    return found, [box for boxes in made.values() for box in boxes]
+    return found, [mailbox for mailboxes in made.values() for mailbox in mailboxes]
 
 
 async def store(
     held: Held, accounts: Sequence[User], made: Mapping[int, Sequence[Mailbox]]
 ) -> None:
-    """Store the folders made for these accounts, with their subscriptions, and tell of them."""
+    """Insert the mailboxes, take over subscriptions to their paths, and record the changes."""
     before = await subscriptions.standing(held.session, list(made))
-    after = {user: before[user] - {box.path for box in boxes} for user, boxes in made.items()}
-    for user, boxes in made.items():
-        for box in boxes:
-            box.subscribed = box.subscribed or box.path in before[user]
-    held.session.add_all([*accounts, *(box for boxes in made.values() for box in boxes)])
+    after = {
+        user: before[user] - {mailbox.path for mailbox in mailboxes}
+        for user, mailboxes in made.items()
+    }
+    for user, mailboxes in made.items():
+        for mailbox in mailboxes:
+            mailbox.subscribed = mailbox.subscribed or mailbox.path in before[user]
+    held.session.add_all(
+        [*accounts, *(mailbox for mailboxes in made.values() for mailbox in mailboxes)]
+    )
     await held.session.flush()
     await subscriptions.rewrite(held.session, before, after)
     kind = ChangeKind.MAILBOX_CREATED
     await held.tell(
         {
             user: held.ctx.entries(
-                kind, [box.id for box in boxes], path=[box.path for box in boxes]
+                kind,
+                [mailbox.id for mailbox in mailboxes],
+                path=[mailbox.path for mailbox in mailboxes],
             )
-            for user, boxes in made.items()
+            for user, mailboxes in made.items()
         }
     )
 
 
 def _check_new(new: NewMailboxes, users: Sequence[int]) -> None:
+    """Raise InvalidInput if the values contradict each other."""
     if not new.paths:
         raise Invalid("name at least one path", constraint="required", path=["paths"])
     if new.special_use and len(new.paths) > 1:
@@ -337,17 +355,17 @@ def _check_new(new: NewMailboxes, users: Sequence[int]) -> None:
 
 
 async def _there(session: AsyncSession, users: Sequence[int]) -> Mapping[int, Sequence[Picked]]:
-    """What must not come twice, of the folders of these accounts."""
+    """Load the values of the users' mailboxes that must be unique."""
     names = ("user_id", "path", "guid", "special_use")
-    asked = select(*picked(Mailbox, names)).where(col(Mailbox.user_id).in_(users))
+    statement = select(*picked(Mailbox, names)).where(col(Mailbox.user_id).in_(users))
     found: defaultdict[int, list[Picked]] = defaultdict(list)
-    for row in (await (await session.connection()).execute(asked)).all():
+    for row in (await (await session.connection()).execute(statement)).all():
         found[row.user_id].append(row)
     return found
 
 
 def check_room(held: Held, user_id: int, there: int, more: int, *, path: str) -> None:
-    """LimitReached where an account that has so many folders may not have so many more."""
+    """Raise LimitReached if an account with this many mailboxes can't get this many more."""
     limit = held.ctx.world.options.max_mailboxes
     if more and there + more > limit:
         text = held.whose(user_id, "too many folders")
@@ -355,7 +373,10 @@ def check_room(held: Held, user_id: int, there: int, more: int, *, path: str) ->
 
 
 def seconds(retention: timedelta, path: Sequence[str] = ("retention",)) -> int | None:
-    """How long messages live, as it is stored; None: for ever."""
+    """Return the retention in seconds, in its stored form. None means unlimited.
+
+    Raises InvalidInput if it is not between a second and a hundred years.
+    """
     if not retention:
         return None
     if not timedelta(seconds=1) <= retention <= LIFE:
@@ -370,6 +391,7 @@ def seconds(retention: timedelta, path: Sequence[str] = ("retention",)) -> int |
 def _made(
     held: Held, user: User, wanted: Sequence[str], new: NewMailboxes, there: Sequence[Picked]
 ) -> list[Mailbox]:
+    """Build the mailboxes of one user, with missing parents. Raises Conflict or LimitReached."""
     paths = {row.path for row in there}
     for index, path in enumerate(wanted):
         if path in paths or path in wanted[:index]:

@@ -1,4 +1,4 @@
-"""Whose folders a mutation is about."""
+"""The accounts of a mailbox mutation."""
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -22,7 +22,7 @@ Also = Callable[[Context, Sequence[int]], Awaitable[Sequence[int]]]
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """Accounts whose folders are changed, in a unit that holds their streams."""
+    """The accounts of a mailbox mutation, in a transaction that locks their streams."""
 
     ctx: Context
     session: AsyncSession
@@ -30,24 +30,27 @@ class Held:
 
     @property
     def ids(self) -> list[int]:
-        """The keys of the accounts, in order."""
+        """The IDs of the accounts, in order."""
         return [row.id for row in self.rows]
 
     def whose(self, user_id: int, said: str) -> str:
-        """What is said of an account, with its name where there are others."""
+        """Return the text, preceded by the username if the account is not the viewer's."""
         if user_id == self.ctx.viewer.user_id:
             return said
         return f"{next(row.username for row in self.rows if row.id == user_id)}: {said}"
 
     async def tell(self, told: Mapping[int, Sequence[Entry]]) -> Mapping[int, int]:
-        """Write to the journals of the accounts; where each stream stands behind it."""
+        """Record changes in the journals of the accounts.
+
+        Returns the last position of each stream.
+        """
         told = {user: entries for user, entries in told.items() if entries}
         await journal.record_all(self.session, told, at=self.ctx.world.now())
         return journal.reached(self.session)
 
 
 async def owners(ctx: Context, users: Users, path: str) -> list[Picked]:
-    """The rows of these accounts, as `chosen` has them; of others only with LOGIN_AS."""
+    """Load the selected users. Raises Forbidden for other users without the permission LOGIN_AS."""
     rows = await chosen(ctx, users, path=path)
     if any(row.id != ctx.viewer.user_id for row in rows) and not administered(ctx):
         text = f"this needs the permission {AdminPermission.LOGIN_AS}"
@@ -59,9 +62,10 @@ async def owners(ctx: Context, users: Users, path: str) -> list[Picked]:
 async def holding(
     ctx: Context, users: Users, mutation: str, *, path: str = "users", also: Also | None = None
 ) -> AsyncGenerator[Held]:
-    """A unit on the folders of these accounts, which is logged where they are others'.
+    """Open a transaction on the mailboxes of the selected accounts.
 
-    It holds the streams of those that `also` finds for them, too.
+    It also locks the streams of the users that `extra_streams` returns. Changes of other users'
+    accounts are written to the admin log. Raises the errors of `load_owners`.
     """
     rows = await owners(ctx, users, path)
     ids = [row.id for row in rows]

@@ -1,4 +1,4 @@
-"""Moving folders with all that is below them."""
+"""Renaming of mailboxes with their children."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -20,37 +20,37 @@ from resolvers.mailboxes.loaders import Named, accounts_of, by_ids, check_room, 
 from resolvers.mailboxes.owners import Held, holding
 from resolvers.users.selection import MINE, Users
 
-ASIDE = "//"  # before a path: no other begins so
+ASIDE = "//"  # no valid path begins with it
 
 
 @dataclass(frozen=True, slots=True)
 class Renamed:
-    """Which folder is to be where."""
+    """A mailbox, and the path it gets."""
 
     mailbox: Named
     new_path: str
-    subscriptions: bool = True  # those of the old paths become those of the new ones
+    subscriptions: bool = True  # subscriptions of old paths apply to the new ones
 
 
 @dataclass(slots=True)
 class Move:
-    """What moves in one account: the folder, and it with all that is below it."""
+    """A mailbox of one account that moves with its children."""
 
     old: Picked
     rows: list[Picked]
-    there: dict[str, int]  # what is at the new place or above: ids by path
+    there: dict[str, int]  # mailboxes at or above the new path
     path: str
 
     def target(self, path: str) -> str:
-        """Where what was at this path, or below, is to be."""
+        """Return the new path of the mailbox or of one of its children."""
         return self.path + path[len(self.old.path) :]
 
 
 async def rename(ctx: Context, asked: Renamed, users: Users = MINE) -> list[Picked]:
-    """Move a folder with all that is below it; those above the new place are made.
+    """Rename a mailbox with its children, and create missing parents of the new path.
 
-    INBOX and hidden folders stay where they are. Returns all that were moved, account by
-    account, the folder itself first.
+    Returns all renamed mailboxes, by account, each mailbox before its children. Raises NotFound,
+    Conflict, InvalidInput or LimitReached, and Forbidden for INBOX and hidden mailboxes.
     """
     path = checked_path(asked.new_path, path_in=["newPath"])
     async with holding(ctx, users, "mailboxRename") as held:
@@ -72,6 +72,7 @@ def _ordered(move: Move | None, old: Picked) -> Sequence[Picked]:
 
 
 def _check(held: Held, user: int, old: Picked | None, asked: Renamed, path: str) -> None:
+    """Raise NotFound or Forbidden if the mailbox can't move to the new path."""
     if old is None:
         raise NotFound(held.whose(user, str(asked.mailbox)), path=["mailbox"])
     if old.path == path:
@@ -84,13 +85,16 @@ def _check(held: Held, user: int, old: Picked | None, asked: Renamed, path: str)
 
 
 def below(path: str) -> ColumnElement[bool]:
-    """Whether a folder is below this path. LIKE knows no case on SQLite."""
+    """Build the condition that a mailbox is below this path.
+
+    LIKE ignores case on SQLite, so this compares the prefix.
+    """
     prefix = f"{path}/"
     return func.substr(col(Mailbox.path), 1, len(prefix)) == prefix
 
 
 async def _moves(held: Held, olds: Sequence[Picked], path: str) -> dict[int, Move]:
-    """What moves, and what is in its way; in two statements, however many accounts there are."""
+    """Load what moves and what occupies the target paths, with two statements for all accounts."""
     alike: defaultdict[str, list[int]] = defaultdict(list)
     for old in olds:
         alike[old.path].append(old.user_id)
@@ -113,6 +117,7 @@ async def _moves(held: Held, olds: Sequence[Picked], path: str) -> dict[int, Mov
 
 
 def _check_targets(held: Held, user: int, move: Move) -> None:
+    """Raise InvalidInput if a new path is too deep, and Conflict if it is occupied."""
     moved = {row.id for row in move.rows}
     for row in move.rows:
         target = move.target(row.path)
@@ -131,10 +136,10 @@ async def _carry_out(held: Held, moves: Mapping[int, Move], *, follow: bool) -> 
     subscribed: dict[int, bool] = {}
     for user, move in moves.items():
         after[user] = _subscriptions(move, before[user], subscribed, follow=follow)
-        for box in parents[user]:
-            box.subscribed = box.path in after[user] or box.subscribed
-            after[user].discard(box.path)
-    held.session.add_all(box for boxes in parents.values() for box in boxes)
+        for mailbox in parents[user]:
+            mailbox.subscribed = mailbox.path in after[user] or mailbox.subscribed
+            after[user].discard(mailbox.path)
+    held.session.add_all(mailbox for mailboxes in parents.values() for mailbox in mailboxes)
     await held.session.flush()
     await subscriptions.rewrite(held.session, before, after)
     lasts = await _tell(held, moves, parents)
@@ -148,7 +153,7 @@ async def _carry_out(held: Held, moves: Mapping[int, Move], *, follow: bool) -> 
 
 
 async def _parents(held: Held, moves: Mapping[int, Move]) -> dict[int, list[Mailbox]]:
-    """What is missing above the new places."""
+    """Build the missing parents of the new paths, by user. Raises LimitReached."""
     missing = {
         user: [p for p in with_parents([move.path], move.there) if p != move.path]
         for user, move in moves.items()
@@ -171,7 +176,10 @@ async def _parents(held: Held, moves: Mapping[int, Move]) -> dict[int, list[Mail
 def _subscriptions(
     move: Move, before: set[str], subscribed: dict[int, bool], *, follow: bool
 ) -> set[str]:
-    """The paths without folders that are subscribed to then; those that change of the moved."""
+    """Return the subscribed paths without a mailbox after the move.
+
+    Adds each mailbox with a change of `subscribed` to `changes_by_mailbox`.
+    """
     prefix = f"{move.old.path}/"
     after = set(before)
     if follow:
@@ -190,6 +198,10 @@ def _subscriptions(
 async def _tell(
     held: Held, moves: Mapping[int, Move], parents: Mapping[int, Sequence[Mailbox]]
 ) -> Mapping[int, int]:
+    """Record the new parents and the renamed mailboxes.
+
+    Returns the last position of each stream.
+    """
     told = {}
     for user, move in moves.items():
         made = parents[user]
@@ -198,14 +210,20 @@ async def _tell(
         new = [move.target(path) for path in paths]
         keys = [row.id for row in move.rows]
         told[user] = [
-            *held.ctx.entries(created, [box.id for box in made], path=[box.path for box in made]),
+            *held.ctx.entries(
+                created, [mailbox.id for mailbox in made], path=[mailbox.path for mailbox in made]
+            ),
             *held.ctx.entries(renamed, keys, path=new, oldPath=paths),
         ]
     return await held.tell(told)
 
 
 async def _update(held: Held, moves: Mapping[int, Move], lasts: Mapping[int, int]) -> None:
-    """Write the paths: a statement for all, and one more where old and new ones may be the same."""
+    """Write the new paths in one statement.
+
+    A mailbox that moves to one of its own parents' paths is first moved aside, since old and new
+    paths can be equal.
+    """
     connection, table = await held.session.connection(), table_of(Mailbox)
     start = func.substr(table.c.path, 1, bindparam("long", type_=Integer), type_=String)
     here = (table.c.path == bindparam("old")) | (start == bindparam("prefix"))

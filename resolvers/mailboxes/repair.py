@@ -1,4 +1,4 @@
-"""Looking for what is wrong with folders, and mending what can be mended."""
+"""The consistency check of mailboxes, and the repair of what it finds."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -27,21 +27,21 @@ from resolvers.users.selection import Users
 
 KIND = "MAILBOX_REPAIR"
 OPERATORS = Needs(role=Role.ADMIN, scope=Scope.MASTER)
-TOGETHER = 100  # folders of a request; more are a task's work
-MESSAGES = 5000  # in them, likewise
+TOGETHER = 100  # a request with more is run as a task
+MESSAGES = 5000  # messages in these mailboxes; more need a task
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """Which folders to look at, and how closely."""
+    """Which mailboxes to check, and how thoroughly."""
 
     masks: Sequence[str]
-    blobs: bool = True  # put every message together from what is stored
+    blobs: bool = True  # rebuild each message from its blobs
 
 
 @dataclass(frozen=True, slots=True)
 class Repaired:
-    """What was wrong with a folder, and whether all of it is right again."""
+    """The problems of a mailbox, and whether all of them were repaired."""
 
     mailbox: Picked
     findings: list[str]
@@ -50,28 +50,28 @@ class Repaired:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The folders with which something was wrong; or the task that looks."""
+    """The mailboxes with problems, or the task that checks them."""
 
     repaired: Sequence[Repaired] = ()
     task: Task | None = None
 
 
 async def repair(ctx: Context, asked: Asked, users: Users) -> Outcome:
-    """Look at these folders, at once where they are few, else by a task.
+    """Check and repair mailboxes: at once if they are few, else in a task.
 
-    What is wrong with an account itself stands with the first of its folders.
+    Problems of an account itself are reported with the first of its mailboxes. Raises Forbidden.
     """
     ctx.viewer.require(OPERATORS)
     paths.pattern(asked.masks)
     if users.all:
         return Outcome(task=await _task(ctx, asked, None))
     ids = [row.id for row in await owners(ctx, users, "users")]
-    boxes = await ctx.read(_boxes(ctx, asked.masks, ids).limit(TOGETHER + 1))
-    if len(boxes) > TOGETHER or sum(box.total for box in boxes) > MESSAGES:
+    mailboxes = await ctx.read(_boxes(ctx, asked.masks, ids).limit(TOGETHER + 1))
+    if len(mailboxes) > TOGETHER or sum(mailbox.total for mailbox in mailboxes) > MESSAGES:
         return Outcome(task=await _task(ctx, asked, ids))
     theirs: defaultdict[int, list[int]] = defaultdict(list)
-    for box in boxes:
-        theirs[box.user_id].append(box.id)
+    for mailbox in mailboxes:
+        theirs[mailbox.user_id].append(mailbox.id)
     found = {
         user: await mailbox_checks.examine(ctx.world, user, keys, account=True, read=asked.blobs)
         for user, keys in theirs.items()
@@ -88,12 +88,12 @@ async def repair(ctx: Context, asked: Asked, users: Users) -> Outcome:
 
 
 def _boxes(ctx: Context, masks: Sequence[str], ids: Sequence[int] | None) -> Any:
-    """The folders, in the order a task looks at them."""
-    asked = select(*picked(Mailbox, ("id", "user_id", "total")))
-    asked = asked.where(fitting(ctx, paths.pattern(masks)))
+    """Build the select of the mailboxes, in the order in which a task checks them."""
+    statement = select(*picked(Mailbox, ("id", "user_id", "total")))
+    statement = statement.where(fitting(ctx, paths.pattern(masks)))
     if ids is not None:
-        asked = asked.where(col(Mailbox.user_id).in_(ids))
-    return asked.order_by(col(Mailbox.user_id), col(Mailbox.id))
+        statement = statement.where(col(Mailbox.user_id).in_(ids))
+    return statement.order_by(col(Mailbox.user_id), col(Mailbox.id))
 
 
 async def _mend(ctx: Context, session: AsyncSession, examined: Examined) -> list[Finding]:
@@ -103,25 +103,25 @@ async def _mend(ctx: Context, session: AsyncSession, examined: Examined) -> list
 async def _told(
     ctx: Context, findings: Sequence[Finding], mailboxes: Sequence[int]
 ) -> list[Repaired]:
-    """The findings by the folders they are of."""
+    """Group the findings by mailbox, as texts."""
     places = await _places(ctx, findings)
     texts: defaultdict[int, list[str]] = defaultdict(list)
     left: set[int] = set()
     for finding in findings:
-        box, what = places.get(finding.object, (mailboxes[0], finding.object))
+        mailbox, what = places.get(finding.object, (mailboxes[0], finding.object))
         if finding.object.startswith("mailboxes/"):
-            box, what = int(finding.object.partition("/")[2]), "folder"
-        texts[box].append(
+            mailbox, what = int(finding.object.partition("/")[2]), "folder"
+        texts[mailbox].append(
             f"{what}: {finding.rule} is {finding.found}, and should be {finding.expected}"
         )
         if not finding.repaired:
-            left.add(box)
+            left.add(mailbox)
     rows = await ctx.load_all(by_ids, sorted(texts))
     return [Repaired(row, texts[row.id], row.id not in left) for row in rows if row]
 
 
 async def _places(ctx: Context, findings: Sequence[Finding]) -> Mapping[str, tuple[int, str]]:
-    """The folder and the uid of messages with which something is wrong, by what they are called."""
+    """Return mailbox ID and a text with the UID for each message with a finding, by object name."""
     names = {one.object for one in findings if one.object.startswith("messages/")}
     keys = [int(name.partition("/")[2]) for name in names]
     found: dict[str, tuple[int, str]] = {}
@@ -135,6 +135,7 @@ async def _places(ctx: Context, findings: Sequence[Finding]) -> Mapping[str, tup
 
 
 async def _task(ctx: Context, asked: Asked, ids: Sequence[int] | None) -> Task:
+    """Queue the task that checks the mailboxes. `user_ids` of None means all users."""
     counted = _boxes(ctx, asked.masks, ids).order_by(None).subquery()
     ((total,),) = await ctx.read(select(func.count()).select_from(counted))
     order = {"ids": ids, "masks": list(asked.masks), "blobs": asked.blobs}
@@ -145,17 +146,21 @@ async def _task(ctx: Context, asked: Asked, ids: Sequence[int] | None) -> Task:
 
 
 async def plan(ctx: Context, order: dict[str, Any], checkpoint: dict[str, Any]) -> Plan:
-    """Look at the next folder; at its account too, where it is the first of it."""
+    """Check the next mailbox; with the first one of an account also the account."""
     user, key = checkpoint.get("after", (0, 0))
     behind = tuple_(col(Mailbox.user_id), col(Mailbox.id)) > (user, key)
     rows = await ctx.read(_boxes(ctx, order["masks"], order["ids"]).where(behind).limit(1))
     if not rows:
         return Plan()
-    (box,) = rows
+    (mailbox,) = rows
     examined = await mailbox_checks.examine(
-        ctx.world, box.user_id, [box.id], account=box.user_id != user, read=order["blobs"]
+        ctx.world,
+        mailbox.user_id,
+        [mailbox.id],
+        account=mailbox.user_id != user,
+        read=order["blobs"],
     )
-    return Plan([box.user_id], [box.user_id, box.id], made=examined)
+    return Plan([mailbox.user_id], [mailbox.user_id, mailbox.id], made=examined)
 
 
 async def step(
@@ -165,7 +170,7 @@ async def step(
     checkpoint: dict[str, Any],
     held: Plan,
 ) -> Step:
-    """Mend what was found."""
+    """Repair what `plan_task_step` found."""
     if not held.ids:
         return Step(checkpoint)
     findings = await _mend(ctx, session, held.made)

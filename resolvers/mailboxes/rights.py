@@ -1,4 +1,4 @@
-"""What the viewer may do in folders, as it is at this moment."""
+"""The viewer's rights in mailboxes. They are read for each request."""
 
 from collections.abc import Collection, Generator, Mapping
 from contextlib import contextmanager
@@ -17,23 +17,29 @@ NONE: Rights = frozenset()
 
 
 async def rights(ctx: Context, keys: list[tuple[int, int]]) -> list[Rights]:
-    """The viewer's rights in these folders, each named by its owner and its id, in this order."""
+    """Load the viewer's rights in these mailboxes, in this order.
+
+    Keys are owner ID and mailbox ID.
+    """
     mine = ctx.viewer.user_id
-    others = {box for owner, box in keys if owner != mine}
+    others = {mailbox for owner, mailbox in keys if owner != mine}
     shares = await of_boxes(ctx, others) if others and ctx.viewer.reach.shared else {}
-    return [ALL if owner == mine and mine else shares.get(box, NONE) for owner, box in keys]
+    return [ALL if owner == mine and mine else shares.get(mailbox, NONE) for owner, mailbox in keys]
 
 
 async def of_boxes(ctx: Context, boxes: Collection[int]) -> Mapping[int, Rights]:
-    """The viewer's rights in others' folders, by the ids of those that are shared with them."""
-    asked = select(*picked(MailboxShare)).where(
+    """Load the viewer's rights in mailboxes of others, by mailbox ID.
+
+    Mailboxes without a share are missing.
+    """
+    statement = select(*picked(MailboxShare)).where(
         col(MailboxShare.user_id) == ctx.viewer.user_id, col(MailboxShare.mailbox_id).in_(boxes)
     )
-    return {row.mailbox_id: rights_of(row.rights) for row in await ctx.read(asked)}
+    return {row.mailbox_id: rights_of(row.rights) for row in await ctx.read(statement)}
 
 
 async def all_of(ctx: Context) -> list[Picked]:
-    """All that is shared with the viewer."""
+    """Load all shares with the viewer."""
     return list(await ctx.find(_all()))
 
 
@@ -43,13 +49,13 @@ def _all() -> Select[*tuple[Any, ...]]:
 
 
 def ordered(given: Rights) -> list[ShareRight]:
-    """Rights in the order of their definition."""
+    """Sort rights in the order of their definition."""
     return [right for right in ShareRight if right in given]
 
 
 @contextmanager
 def discreet(ctx: Context, owner: int) -> Generator[None]:
-    """What goes into this account fits, or not: how full it is, its owner alone is told."""
+    """Remove the figures from OverQuota if the viewer is not the owner of the account."""
     try:
         yield
     except OverQuota:

@@ -1,4 +1,4 @@
-"""Sharing folders with other accounts (RFC 4314): who may do what there, and who hears of it."""
+"""Shares of mailboxes with other users (RFC 4314)."""
 
 from collections import defaultdict
 from collections.abc import Collection, Sequence
@@ -29,14 +29,14 @@ from resolvers.mailboxes.rights import NONE
 from resolvers.pagination import Scan, together
 
 ORDER = "shared"
-GRANTEES = 100  # accounts that one folder is shared with
-OWNERS = 50  # accounts that share with one: a cursor of the journal has a number for each
+GRANTEES = 100  # users that one mailbox is shared with
+OWNERS = 50  # users that share with one user: a journal cursor has a position for each
 PLACE = (col(MailboxShare.owner_id), col(MailboxShare.mailbox_id))
 
 
 @dataclass(frozen=True, slots=True)
 class Grantee:
-    """With whom a folder is shared: by the id of the account, or its user name or address."""
+    """The user a mailbox is shared with: by ID, or by username or address."""
 
     id: int | None = None
     name: str = ""
@@ -47,7 +47,7 @@ class Grantee:
 
 @dataclass(frozen=True, slots=True)
 class OfUser:
-    """A page of the folders that others share with an account."""
+    """A page of the mailboxes that others share with a user."""
 
     user_id: int
     ask: Ask
@@ -57,41 +57,43 @@ class OfUser:
 async def put(
     ctx: Context, name: Named, who: Grantee, rights: Collection[ShareRight]
 ) -> list[Picked]:
-    """Let an account have these rights in a folder from now on; none: it is no longer shared.
+    """Set the rights of a user in a mailbox. No rights end the share.
 
-    With any right goes LOOKUP. Owners may, and whoever has ADMIN: they give no right that they
-    have not themselves. And everybody may give up what is shared with them. Returns the folder,
-    as far as the viewer sees it still.
+    Any right includes LOOKUP. Owners can share, and users with the right ADMIN up to their own
+    rights. Grantees can give up their share. Returns the mailbox if the viewer still sees it.
+    Raises NotFound, Forbidden, InvalidInput or LimitReached.
     """
     given = frozenset(rights) | ({ShareRight.LOOKUP} if rights else NONE)
-    box = await find(ctx, name, ShareRight.LOOKUP)
-    grantee = await _grantee(ctx, box, who)
-    async with ctx.write(box.user_id, grantee) as session:
-        await _check(ctx, await find(ctx, Named(id=box.id), ShareRight.LOOKUP), grantee, given)
-        await _write(ctx, session, box, (grantee, given))
+    mailbox = await find(ctx, name, ShareRight.LOOKUP)
+    grantee = await _grantee(ctx, mailbox, who)
+    async with ctx.write(mailbox.user_id, grantee) as session:
+        await _check(ctx, await find(ctx, Named(id=mailbox.id), ShareRight.LOOKUP), grantee, given)
+        await _write(ctx, session, mailbox, (grantee, given))
     if given:
         ctx.afterwards(lambda: widen(ctx.world, grantee))
-    return [row for row in await ctx.load_all(by_ids, [box.id]) if row]
+    return [row for row in await ctx.load_all(by_ids, [mailbox.id]) if row]
 
 
 async def _grantee(ctx: Context, box: Picked, who: Grantee) -> int:
-    """The account that is meant: one of the owner's domain, or that the viewer sees anyway.
+    """Return the ID of the grantee.
 
-    Where the platform lets share across domains, any. Of others nobody learns whether they are
-    there: NotFound.
+    The user must be of the owner's domain, have a share already or be visible to the viewer, unless
+    the option `share_across_domains` is set. Raises NotFound.
     """
     key = who.id if who.id is not None else await address_resolution.login_of(ctx.world, who.name)
     known = select(col(MailboxShare.user_id)).where(col(MailboxShare.mailbox_id) == box.id)
     home = select(col(User.domain_id)).where(col(User.id) == box.user_id).scalar_subquery()
     near = (col(User.domain_id) == home) | col(User.id).in_(known) | visible_users(ctx)
-    asked = select(col(User.id)).where(col(User.id) == (key or 0), col(User.deleted_at).is_(None))
+    statement = select(col(User.id)).where(
+        col(User.id) == (key or 0), col(User.deleted_at).is_(None)
+    )
     if not ctx.world.options.share_across_domains:
-        asked = asked.where(near)
-    return int(found(next(iter(await ctx.read(asked)), None), str(who), path=["user"]).id)
+        statement = statement.where(near)
+    return int(found(next(iter(await ctx.read(statement)), None), str(who), path=["user"]).id)
 
 
 async def _check(ctx: Context, box: Picked, grantee: int, given: Rights) -> None:
-    """Refused where the viewer may not give these rights to this account, or take others away."""
+    """Raise Forbidden or InvalidInput if the viewer can't set these rights for this user."""
     mine = own(ctx)
     if grantee == box.user_id:
         raise Invalid("the owner has all rights", constraint="exclusive", path=["user"])
@@ -112,12 +114,13 @@ async def _check(ctx: Context, box: Picked, grantee: int, given: Rights) -> None
 
 
 async def _standing(ctx: Context, box: int) -> dict[int, Picked]:
-    """With whom this folder is shared."""
-    asked = select(*picked(MailboxShare)).where(col(MailboxShare.mailbox_id) == box)
-    return {row.user_id: row for row in await ctx.read(asked)}
+    """Load the shares of a mailbox by grantee ID."""
+    statement = select(*picked(MailboxShare)).where(col(MailboxShare.mailbox_id) == box)
+    return {row.user_id: row for row in await ctx.read(statement)}
 
 
 async def _write(ctx: Context, session: AsyncSession, box: Picked, new: tuple[int, Rights]) -> None:
+    """Write the share if it changes, and record the change for owner and grantee."""
     grantee, given = new
     shares = await _standing(ctx, box.id)
     before = shares.get(grantee)
@@ -130,7 +133,7 @@ async def _write(ctx: Context, session: AsyncSession, box: Picked, new: tuple[in
     connection, this = await session.connection(), col(Mailbox.id) == box.id
     await connection.execute(update(Mailbox).where(this).values(modify_index=last))
     if given:
-        # what was before, they did not see: of messages, before they had READ
+        # the grantee gets no events from before the share; of messages, from before READ
         since = before.since if before and ShareRight.READ not in given - had else last
         row = {"rights": written(given), "since": since}
         kept = insert_or(ctx.world.database.dialect, MailboxShare).values(
@@ -147,42 +150,45 @@ async def _write(ctx: Context, session: AsyncSession, box: Picked, new: tuple[in
 
 
 async def _check_room(ctx: Context, owner: int, grantee: int, many: int) -> None:
-    """LimitReached where a folder has no room for another grantee, or that one for an owner."""
+    """Raise LimitReached if the mailbox has too many grantees, or the grantee too many owners."""
     if many >= GRANTEES:
         text = "the folder is shared with too many"
         raise LimitReached(text, limit=GRANTEES, used=many, path=["user"])
-    asked = select(func.count(col(MailboxShare.owner_id).distinct()).label("many")).where(
+    statement = select(func.count(col(MailboxShare.owner_id).distinct()).label("many")).where(
         col(MailboxShare.user_id) == grantee, col(MailboxShare.owner_id) != owner
     )
-    (row,) = await ctx.read(asked)
+    (row,) = await ctx.read(statement)
     if row.many >= OWNERS:
         text = "too many share with this account"
         raise LimitReached(text, limit=OWNERS, used=row.many, path=["user"])
 
 
 async def grantees(ctx: Context, owners: Sequence[int]) -> list[int]:
-    """With whom these accounts share folders: their streams are held with theirs."""
+    """Return the IDs of the users that these owners share mailboxes with."""
     theirs = col(MailboxShare.mailbox_id).in_(
         select(col(Mailbox.id)).where(col(Mailbox.user_id).in_(owners))
     )
-    asked = select(col(MailboxShare.user_id)).where(theirs).distinct()
-    return [row.user_id for row in await ctx.read(asked)]
+    statement = select(col(MailboxShare.user_id)).where(theirs).distinct()
+    return [row.user_id for row in await ctx.read(statement)]
 
 
 async def benefactors(ctx: Context, users: Sequence[int]) -> list[int]:
-    """Who shares folders with these accounts."""
-    asked = select(col(MailboxShare.owner_id)).where(col(MailboxShare.user_id).in_(users))
-    return [row.owner_id for row in await ctx.read(asked.distinct())]
+    """Return the IDs of the users that share mailboxes with these users."""
+    statement = select(col(MailboxShare.owner_id)).where(col(MailboxShare.user_id).in_(users))
+    return [row.owner_id for row in await ctx.read(statement.distinct())]
 
 
 async def end(ctx: Context, session: AsyncSession, which: ColumnElement[bool]) -> None:
-    """End these shares, and tell those who had them; owners are told by whoever ends them."""
+    """Delete the shares that the condition selects, and record it for their grantees.
+
+    Owners get no event.
+    """
     columns = picked(MailboxShare, ("mailbox_id", "user_id", "owner_id"))
-    asked = select(*columns, col(Mailbox.path)).join(
+    statement = select(*columns, col(Mailbox.path)).join(
         Mailbox, col(Mailbox.id) == col(MailboxShare.mailbox_id)
     )
     connection = await session.connection()
-    rows = (await connection.execute(asked.where(which).order_by(*PLACE))).all()
+    rows = (await connection.execute(statement.where(which).order_by(*PLACE))).all()
     if not rows:
         return
     await journal.lock(session, sorted({row.user_id for row in rows}))
@@ -203,31 +209,34 @@ async def end(ctx: Context, session: AsyncSession, which: ColumnElement[bool]) -
 
 
 async def leave(ctx: Context, session: AsyncSession, users: Sequence[int]) -> None:
-    """End all that is shared by and with accounts that end; the others hear of it."""
+    """Delete all shares of and with users that are being deleted.
+
+    Records it for the other users.
+    """
     columns = picked(MailboxShare, ("mailbox_id", "owner_id"))
     theirs, by_them = col(MailboxShare.user_id).in_(users), col(MailboxShare.owner_id).in_(users)
     connection = await session.connection()
-    asked = select(*columns).where(theirs, ~by_them).distinct()
+    statement = select(*columns).where(theirs, ~by_them).distinct()
     owners: defaultdict[int, list[int]] = defaultdict(list)
-    for row in (await connection.execute(asked)).all():
+    for row in (await connection.execute(statement)).all():
         owners[row.owner_id].append(row.mailbox_id)
     if owners:
         await journal.lock(session, sorted(owners))
         kind = ChangeKind.MAILBOX_UPDATED
-        told = {owner: ctx.entries(kind, boxes) for owner, boxes in owners.items()}
+        told = {owner: ctx.entries(kind, mailboxes) for owner, mailboxes in owners.items()}
         await journal.record_all(session, told, at=ctx.world.now())
-    boxes = select(col(Mailbox.id)).where(col(Mailbox.user_id).in_(users))
-    await end(ctx, session, theirs | col(MailboxShare.mailbox_id).in_(boxes))
+    mailboxes = select(col(Mailbox.id)).where(col(Mailbox.user_id).in_(users))
+    await end(ctx, session, theirs | col(MailboxShare.mailbox_id).in_(mailboxes))
 
 
 async def of_boxes(ctx: Context, keys: list[int]) -> list[list[Picked]]:
-    """With whom these folders are shared, in their order.
+    """Load the shares of these mailboxes, in their order.
 
-    Owners see it, whoever has ADMIN, and administrators; others only what is theirs.
+    Owners, users with the right ADMIN and administrators see all shares; others only their own.
     """
     all_of = records(ctx, Mailbox) if administered(ctx) else col(Mailbox.user_id) == own(ctx)
     seen = all_of | shared(ctx, Mailbox, ShareRight.ADMIN)
-    asked = (
+    statement = (
         select(*picked(MailboxShare, ("mailbox_id", "user_id", "rights")))
         .join(Mailbox, col(Mailbox.id) == col(MailboxShare.mailbox_id))
         .where(
@@ -237,18 +246,18 @@ async def of_boxes(ctx: Context, keys: list[int]) -> list[list[Picked]]:
         .order_by(col(MailboxShare.user_id))
     )
     rows: defaultdict[int, list[Picked]] = defaultdict(list)
-    for row in await ctx.read(asked):
+    for row in await ctx.read(statement):
         rows[row.mailbox_id].append(row)
     return [rows[key] for key in keys]
 
 
 async def names(ctx: Context, ids: list[int]) -> list[Picked | None]:
-    """What accounts are called, in this order; for those whom a folder brings together."""
+    """Load the names and main addresses of these users, in their order."""
     main = and_(col(Address.user_id) == col(User.id), col(Address.main))
-    asked = select(
+    statement = select(
         *picked(User, ("id", "username", "name")), col(Address.shown).label("address")
     ).outerjoin(Address, main)
-    return await pagination.by_keys(ctx, asked, col(User.id), ids)
+    return await pagination.by_keys(ctx, statement, col(User.id), ids)
 
 
 def _where(ctx: Context, key: OfUser) -> list[ColumnElement[bool]]:
@@ -265,14 +274,14 @@ def _shares(columns: frozenset[str]) -> Select[*tuple[Any, ...]]:
 
 
 async def pages(ctx: Context, keys: list[OfUser]) -> list[Page[Picked]]:
-    """The pages: owner by owner, the oldest folder first."""
+    """Load pages of mailboxes shared with users: by owner, the oldest mailbox first."""
     rows = _shares(frozenset[str]().union(*(key.columns for key in keys)))
     scans = [Scan(rows.where(*_where(ctx, key)), key.ask, PLACE, falling=False) for key in keys]
     return await pagination.pages(ctx, scans)
 
 
 async def counts(ctx: Context, keys: list[OfUser]) -> list[int]:
-    """How many folders these lists have."""
+    """Count the mailboxes of these listings."""
     many = func.count().label("many")
     scans = [
         select(many)

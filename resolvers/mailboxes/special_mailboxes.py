@@ -42,7 +42,7 @@ async def ensure_special_mailbox(ctx: Context, user_id: int, special: SpecialMai
         return there
     (user,) = await ctx.read(select(col(User.language)).where(col(User.id) == user_id))
     name = special.name_in(user.language)
-    taken = {box.path for box in await mailbox_loaders.all_of(ctx, user_id, COLUMNS)}
+    taken = {mailbox.path for mailbox in await mailbox_loaders.all_of(ctx, user_id, COLUMNS)}
     path, nth = name, 1
     while path in taken:
         nth += 1
@@ -54,6 +54,6 @@ async def ensure_special_mailbox(ctx: Context, user_id: int, special: SpecialMai
 
 
 async def held_place(ctx: Context, place: Place) -> Place:
-    """Return the place of a copy while its message is held: the mailbox SCHEDULED."""
-    box = await ensure_special_mailbox(ctx, place.user_id, SCHEDULED)
-    return replace(place, mailbox_id=box.id)
+    """Return the placement of a copy of a held message: the mailbox SCHEDULED."""
+    mailbox = await ensure_special_mailbox(ctx, place.user_id, SCHEDULED)
+    return replace(place, mailbox_id=mailbox.id)

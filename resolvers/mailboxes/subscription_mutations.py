@@ -1,4 +1,4 @@
-"""Subscribing to folders, which need not be there yet."""
+"""Subscribing to paths, which need not have a mailbox yet."""
 
 from collections.abc import Sequence
 
@@ -21,7 +21,10 @@ from resolvers.users.selection import MINE, Users
 async def subscribe(
     ctx: Context, paths: Sequence[str], users: Users = MINE, *, subscribed: bool
 ) -> list[Picked]:
-    """Subscribe these accounts to paths, or no longer; returns the folders there are of them."""
+    """Subscribe accounts to paths, or unsubscribe them. Returns the mailboxes at these paths.
+
+    Raises InvalidInput or LimitReached.
+    """
     most = ctx.world.options.bulk
     check_count(len(paths), most, f"name 1 to {most} paths", path=["paths"])
     if subscribed:
@@ -31,10 +34,10 @@ async def subscribe(
     name = "mailboxSubscribe" if subscribed else "mailboxUnsubscribe"
     async with holding(ctx, users, name) as held:
         columns = picked(Mailbox, ("id", "user_id", "path", "subscribed"))
-        asked = select(*columns).where(
+        statement = select(*columns).where(
             col(Mailbox.user_id).in_(held.ids), col(Mailbox.path).in_(wanted)
         )
-        rows = (await (await held.session.connection()).execute(asked)).all()
+        rows = (await (await held.session.connection()).execute(statement)).all()
         touched = await _without_folders(held, rows, wanted, subscribed=subscribed)
         await _change(held, [row for row in rows if row.subscribed is not subscribed], touched)
     keys = [row.id for row in sorted(rows, key=lambda row: (row.user_id, row.path))]
@@ -44,7 +47,7 @@ async def subscribe(
 async def _without_folders(
     held: Held, rows: Sequence[Picked], wanted: set[str], *, subscribed: bool
 ) -> list[int]:
-    """Write the paths that have no folder; returns the accounts that changes anything for."""
+    """Write the subscriptions to paths without a mailbox. Returns the users with a change."""
     before = await subscriptions.standing(held.session, held.ids)
     after = {}
     limit = held.ctx.world.options.max_mailboxes
@@ -59,6 +62,7 @@ async def _without_folders(
 
 
 async def _change(held: Held, rows: Sequence[Picked], touched: Sequence[int]) -> None:
+    """Invert `subscribed` of these mailboxes and record all changes."""
     told = {}
     for user in {*touched, *(row.user_id for row in rows)}:
         theirs = [row.id for row in rows if row.user_id == user]

@@ -1,4 +1,4 @@
-"""Paths that accounts are subscribed to without a folder: rows of their own."""
+"""Subscriptions to paths that have no mailbox."""
 
 from collections import defaultdict
 from collections.abc import Collection, Mapping
@@ -15,22 +15,22 @@ from models.users.tables import User
 from resolvers.access import administered, managed_users, own
 from resolvers.context import Context
 
-Paths = Mapping[int, set[str]]  # of accounts
+Paths = Mapping[int, set[str]]  # by user ID
 
 
 async def standing(session: AsyncSession, users: Collection[int]) -> Paths:
-    """These paths of these accounts, whose streams are held."""
-    asked = select(col(Subscription.user_id), col(Subscription.path)).where(
+    """Load these subscriptions by user, in a transaction that has locked the users' streams."""
+    statement = select(col(Subscription.user_id), col(Subscription.path)).where(
         col(Subscription.user_id).in_(users)
     )
     found: defaultdict[int, set[str]] = defaultdict(set)
-    for user_id, path in await (await session.connection()).execute(asked):
+    for user_id, path in await (await session.connection()).execute(statement):
         found[user_id].add(path)
     return found
 
 
 async def rewrite(session: AsyncSession, before: Paths, after: Paths) -> list[int]:
-    """Let these be the paths; returns the accounts for which that changes anything."""
+    """Write the difference of these subscriptions. Returns the IDs of the users with a change."""
     connection, users = await session.connection(), sorted({*before, *after})
     gone = [row for user in users for row in _more(user, before, after)]
     new = [row for user in users for row in _more(user, after, before)]
@@ -45,7 +45,7 @@ async def rewrite(session: AsyncSession, before: Paths, after: Paths) -> list[in
 
 
 def _more(user: int, here: Paths, there: Paths) -> list[dict[str, Any]]:
-    """The rows of an account that are here only."""
+    """Return the rows of a user's paths that only the first mapping has."""
     paths = sorted(here.get(user, set()) - there.get(user, set()))
     return [
         {"user_id": user, "digest": sha256(path.encode()).hexdigest(), "path": path}
@@ -54,16 +54,16 @@ def _more(user: int, here: Paths, there: Paths) -> list[dict[str, Any]]:
 
 
 async def of_users(ctx: Context, keys: list[int]) -> list[list[str]]:
-    """These paths of these accounts, in their order; none where the viewer may not see them."""
-    asked = select(col(Subscription.user_id), col(Subscription.path)).where(
+    """Load the paths for these users, in their order. Empty for users the viewer can't see."""
+    statement = select(col(Subscription.user_id), col(Subscription.path)).where(
         col(Subscription.user_id).in_(keys)
     )
     if administered(ctx):
         theirs = select(col(User.id)).where(managed_users(ctx))
-        asked = asked.where(col(Subscription.user_id).in_(theirs))
+        statement = statement.where(col(Subscription.user_id).in_(theirs))
     else:
-        asked = asked.where(col(Subscription.user_id) == own(ctx))
+        statement = statement.where(col(Subscription.user_id) == own(ctx))
     found: defaultdict[int, list[str]] = defaultdict(list)
-    for row in await ctx.read(asked):
+    for row in await ctx.read(statement):
         found[row.user_id].append(row.path)
     return [found[key] for key in keys]

@@ -1,4 +1,7 @@
-"""Numbers of folders, as they come from another server; they only rise."""
+"""UIDVALIDITY, next UID, MODSEQ and GUID of mailboxes, as another server had them.
+
+They never decrease.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -22,13 +25,13 @@ from resolvers.users.selection import MINE, Users
 
 OPERATORS = Needs(role=Role.ADMIN, scope=Scope.MASTER)
 UIDS = 2**32 - 1  # RFC 9051, section 2.3.1.1
-VALIDITIES = UIDS - 2**24  # so that there are some left for folders to come
-MODSEQS = 2**52  # likewise; a BigInt ends at 2^53
+VALIDITIES = UIDS - 2**24  # leaves numbers for future mailboxes
+MODSEQS = 2**52  # leaves numbers for later changes; a BigInt ends at 2^53
 
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """What a folder is to have, or have at least."""
+    """New values of a mailbox. The last two are minimum values."""
 
     guid: str | None = None
     uid_validity: int | None = None
@@ -37,20 +40,25 @@ class State:
 
 
 async def set_state(ctx: Context, name: Named, state: State, users: Users = MINE) -> list[Picked]:
-    """Set the numbers of this folder of each account; Invalid where one would fall."""
+    """Set the UID state of this mailbox of each account. Returns the mailboxes.
+
+    Raises InvalidInput if a value would decrease, Conflict if a UIDVALIDITY or GUID may be in use,
+    and NotFound.
+    """
     ctx.viewer.require(OPERATORS)
     _check(state)
     async with holding(ctx, users, "mailboxStateSet") as held:
         there = await named_of_each(held, name)
         if state.guid is not None:
             await _check_guid(held, there, state.guid)
-        values = [await _values(held, box, state) for box in there]
-        changed = [(box, more) for box, more in zip(there, values, strict=True) if more]
+        values = [await _values(held, mailbox, state) for mailbox in there]
+        changed = [(mailbox, more) for mailbox, more in zip(there, values, strict=True) if more]
         await _write(held, changed, state.min_highest_modseq or 0)
-    return [row for row in await ctx.load_all(by_ids, [box.id for box in there]) if row]
+    return [row for row in await ctx.load_all(by_ids, [mailbox.id for mailbox in there]) if row]
 
 
 def _check(state: State) -> None:
+    """Raise InvalidInput if no value is set or a value is out of range."""
     said = {one.name: getattr(state, one.name) for one in fields(state)}
     if all(value is None for value in said.values()):
         raise Invalid("set at least one thing", constraint="required")
@@ -66,19 +74,20 @@ def _check(state: State) -> None:
 
 
 async def _check_guid(held: Held, boxes: Sequence[Picked], guid: str) -> None:
+    """Raise InvalidInput for several mailboxes, and Conflict if another mailbox has the GUID."""
     if len(boxes) > 1:
         raise Invalid("one folder has the guid", constraint="exclusive", path=["guid"])
     taken = select(col(Mailbox.id)).where(
         col(Mailbox.user_id).in_(held.ids),
         col(Mailbox.guid) == guid,
-        col(Mailbox.id).not_in([box.id for box in boxes]),
+        col(Mailbox.id).not_in([mailbox.id for mailbox in boxes]),
     )
     if (await (await held.session.connection()).execute(taken)).first():
         raise Conflict("another folder has this guid", path=["guid"])
 
 
 async def _values(held: Held, box: Picked, state: State) -> dict[str, Any]:
-    """The columns of a folder that change."""
+    """Return the new column values of a mailbox, or {} if none changes."""
     wanted = {
         "guid": state.guid or box.guid,
         "uid_validity": state.uid_validity or box.uid_validity,
@@ -93,7 +102,11 @@ async def _values(held: Held, box: Picked, state: State) -> dict[str, Any]:
 
 
 async def _take_validity(held: Held, box: Picked, value: int) -> None:
-    """Let the account count on from this number; refused where it may have been given before."""
+    """Raise the account's UIDVALIDITY counter to this number.
+
+    Raises InvalidInput if the number is below the mailbox's, and Conflict if a mailbox may have had
+    it.
+    """
     if value < box.uid_validity:
         text = held.whose(box.user_id, f"it is {box.uid_validity}, and does not fall")
         raise Invalid(text, constraint="min", path=["uidValidity"])
@@ -105,15 +118,20 @@ async def _take_validity(held: Held, box: Picked, value: int) -> None:
 
 
 async def _write(held: Held, changed: Sequence[tuple[Picked, dict[str, Any]]], modseq: int) -> None:
+    """Write the values and record the changes.
+
+    MODSEQ of the accounts rises to at least `modseq`.
+    """
     if not changed:
         return
     connection, table = await held.session.connection(), table_of(Mailbox)
-    users = [box.user_id for box, _ in changed]
+    users = [mailbox.user_id for mailbox, _ in changed]
     lasts = select(*picked(Stream, ("id", "last"))).where(col(Stream.id).in_(users))
     behind = [row.id for row in (await connection.execute(lasts)).all() if row.last < modseq - 1]
     await journal.lift(held.session, behind, to=modseq - 1)
     told = {
-        box.user_id: held.ctx.entries(ChangeKind.MAILBOX_UPDATED, [box.id]) for box, _ in changed
+        mailbox.user_id: held.ctx.entries(ChangeKind.MAILBOX_UPDATED, [mailbox.id])
+        for mailbox, _ in changed
     }
     reached = await held.tell(told)
     statement = (
@@ -129,10 +147,10 @@ async def _write(held: Held, changed: Sequence[tuple[Picked, dict[str, Any]]], m
     )
     given = [
         {
-            "key": box.id,
-            "last": reached[box.user_id],
+            "key": mailbox.id,
+            "last": reached[mailbox.user_id],
             **{f"its_{name}": value for name, value in values.items()},
         }
-        for box, values in changed
+        for mailbox, values in changed
     ]
     await connection.execute(statement, given)

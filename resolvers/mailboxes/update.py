@@ -1,4 +1,4 @@
-"""Changing folders: what they hide, how long they keep, what they are for."""
+"""Updates of mailboxes: visibility, retention, special use and encryption."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -30,44 +30,46 @@ AT = ("set",)
 
 @dataclass(frozen=True, slots=True)
 class Updated:
-    """Which folders of an account are to be changed, and how."""
+    """Which mailboxes of an account change, and how."""
 
     names: Sequence[Named]
-    values: Mapping[str, Any]  # by column; the retention is a duration
-    apply: bool = False  # the retention to the messages that are there
+    values: Mapping[str, Any]  # by column; retention is a timedelta
+    apply: bool = False  # to existing messages
 
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """The folders as they are then, and the task that brings their messages along."""
+    """The updated mailboxes, and the task that applies the retention to their messages."""
 
     rows: Sequence[Picked]
     task: Task | None = None
 
 
 async def change(ctx: Context, what: Updated, user: Users = MINE) -> Done:
-    """Change these folders of an account: all of them or none.
+    """Update mailboxes of an account: all of them or none.
 
-    A role goes from the folder that has it to the one that gets it.
+    A special use moves from the mailbox that has it to the one that gets it. Raises InvalidInput,
+    NotFound or Forbidden.
     """
     values = _values(ctx, what)
     async with holding(ctx, user, "mailboxUpdate", path="user") as held:
         (owner,) = held.ids
         rows = await ctx.load_all(named, [(owner, name) for name in what.names])
-        boxes: dict[int, Picked] = {}
+        mailboxes: dict[int, Picked] = {}
         for index, (name, row) in enumerate(zip(what.names, rows, strict=True)):
             if row is None:
                 raise NotFound(held.whose(owner, str(name)), path=["mailboxes"], index=index)
             _check(row, values)
-            boxes[row.id] = row
+            mailboxes[row.id] = row
         if values.get("encrypt_messages"):
             check_keys(held, (await accounts_of(held, held.ids)).values(), [*AT, "encryptMessages"])
-        await _write(held, list(boxes.values()), values)
-        task = await _bring_along(held, list(boxes.values())) if what.apply else None
-    return Done([row for row in await ctx.load_all(by_ids, list(boxes)) if row], task)
+        await _write(held, list(mailboxes.values()), values)
+        task = await _bring_along(held, list(mailboxes.values())) if what.apply else None
+    return Done([row for row in await ctx.load_all(by_ids, list(mailboxes)) if row], task)
 
 
 def _values(ctx: Context, what: Updated) -> dict[str, Any]:
+    """Return the column values to write. Raises InvalidInput."""
     values, most = dict(what.values), ctx.world.options.bulk
     check_count(len(what.names), most, f"name 1 to {most} folders", path=["mailboxes"])
     if not values:
@@ -84,7 +86,7 @@ def _values(ctx: Context, what: Updated) -> dict[str, Any]:
 
 
 def _check(row: Picked, values: Mapping[str, Any]) -> None:
-    """Forbidden where a folder stays as it is."""
+    """Raise Forbidden if a value of this mailbox can't change."""
     if values.get("hidden") and row.special_use is SpecialUse.INBOX:
         raise Forbidden("INBOX is not hidden", path=[*AT, "hidden"])
     if "special_use" in values and values["special_use"] != row.special_use:
@@ -104,8 +106,8 @@ async def _write(held: Held, rows: Sequence[Picked], values: dict[str, Any]) -> 
     before = []
     if role:
         theirs = (col(Mailbox.user_id) == given, col(Mailbox.special_use) == role)
-        asked = select(col(Mailbox.id)).where(*theirs, col(Mailbox.id).not_in(keys))
-        before = list((await connection.execute(asked)).scalars())
+        statement = select(col(Mailbox.id)).where(*theirs, col(Mailbox.id).not_in(keys))
+        before = list((await connection.execute(statement)).scalars())
     changed = held.ctx.entries(ChangeKind.MAILBOX_UPDATED, [*before, *keys])
     last = (await held.tell({given: changed}))[given]
     if before:
@@ -116,7 +118,7 @@ async def _write(held: Held, rows: Sequence[Picked], values: dict[str, Any]) -> 
 
 
 async def _bring_along(held: Held, rows: Sequence[Picked]) -> Task | None:
-    """Give the messages that are there the end they would have; a task does it where many are."""
+    """Set the expiry of existing messages by the retention. Returns a task if there are many."""
     ctx, many = held.ctx, sum(row.total for row in rows)
     order = {"mailboxes": sorted(row.id for row in rows)}
     if many <= ctx.world.options.bulk:
@@ -139,15 +141,15 @@ async def step(
     checkpoint: dict[str, Any],
     _: Plan,
 ) -> Step:
-    """Give the next thousand messages of these folders the end that their folders say."""
+    """Set the expiry of the next thousand messages by the retention of their mailboxes."""
     connection, after = await session.connection(), checkpoint.get("after", (0, 0))
-    boxes = select(col(Mailbox.id), col(Mailbox.retention))
-    boxes = boxes.where(col(Mailbox.id).in_(order["mailboxes"]))
-    lives = {row.id: row.retention for row in (await connection.execute(boxes)).all()}
+    mailboxes = select(col(Mailbox.id), col(Mailbox.retention))
+    mailboxes = mailboxes.where(col(Mailbox.id).in_(order["mailboxes"]))
+    lives = {row.id: row.retention for row in (await connection.execute(mailboxes)).all()}
     place = (col(Message.mailbox_id), col(Message.uid))
     inside = (col(Message.mailbox_id).in_(lives), tuple_(*place) > tuple(after))
-    asked = select(col(Message.id), *place).where(*inside).order_by(*place).limit(LONGEST)
-    found = (await connection.execute(asked)).all()
+    statement = select(col(Message.id), *place).where(*inside).order_by(*place).limit(LONGEST)
+    found = (await connection.execute(statement)).all()
     keys = [row.id for row in found]
     rows = await row_changes.chosen(session, keys, also=frozenset({"saved_at"}))
     ends = {row.id: _state(row, lives[row.mailbox_id]) for row in rows}
@@ -157,6 +159,6 @@ async def step(
 
 
 def _state(row: Picked, life: int | None) -> dict[str, Any]:
-    """What a message is to be: as it is, but for its end."""
+    """Return the state of a message with a new expiry. The rest stays."""
     expires = None if life is None else row.saved_at + timedelta(seconds=life)
     return {name: getattr(row, name) for name in (*SYSTEM_FLAGS, "keywords")} | {"expires": expires}

@@ -1,4 +1,4 @@
-"""What is worked out of a message's bytes or place beyond its parts: invitations, its number."""
+"""Values computed from a message's bytes or position, such as calendar events."""
 
 import asyncio
 from dataclasses import dataclass, replace
@@ -20,11 +20,11 @@ from resolvers.access import records
 from resolvers.context import Context
 from resolvers.messages.content import LONGEST, kept, ranged
 
-ENVELOPES = ("message/rfc822", "message/global")  # types of parts that are messages
+ENVELOPES = ("message/rfc822", "message/global")  # content types of attached messages
 
 
 class Holding(NamedTuple):
-    """A stored body: the name it lies under, and how many messages need it."""
+    """The digest of a stored body, and the number of messages that refer to it."""
 
     digest: str
     messages: int
@@ -32,43 +32,46 @@ class Holding(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Attached:
-    """A message that is a part of another: what its header says, and where it lies."""
+    """A message attached to another one, with the facts of its header."""
 
     message: Stored
-    part: Part  # its own tree
+    part: Part  # the root of the attached message
     facts: Facts
 
 
 async def positions(ctx: Context, ids: list[int]) -> list[int]:
-    """The numbers of these messages in their folders, counted from 1 by uid, in this order."""
+    """Load the sequence numbers of these messages, in this order.
+
+    They count from 1 by UID; 0 if not found.
+    """
     other = aliased(Message)
     before = (
         select(func.count())
         .where(col(other.mailbox_id) == col(Message.mailbox_id), col(other.uid) <= col(Message.uid))
         .scalar_subquery()
     )
-    asked = select(col(Message.id), before.label("seq")).where(
+    statement = select(col(Message.id), before.label("seq")).where(
         records(ctx, Message), col(Message.id).in_(ids)
     )
-    found = {row.id: row.seq for row in await ctx.read(asked)}
+    found = {row.id: row.seq for row in await ctx.read(statement)}
     return [found.get(key, 0) for key in ids]
 
 
 async def holdings(ctx: Context, blob_ids: list[int]) -> list[Holding]:
-    """The bodies with these keys, in this order; for administrators."""
+    """Load digest and message count of these blobs, in this order. Only for administrators."""
     many = func.count(col(MessageBlob.message_id))
-    asked = (
+    statement = (
         select(col(Blob.id), col(Blob.digest), many.label("messages"))
         .outerjoin(MessageBlob, col(MessageBlob.blob_id) == col(Blob.id))
         .where(col(Blob.id).in_(blob_ids))
         .group_by(col(Blob.id), col(Blob.digest))
     )
-    found = {row.id: Holding(row.digest, row.messages) for row in await ctx.read(asked)}
+    found = {row.id: Holding(row.digest, row.messages) for row in await ctx.read(statement)}
     return [found.get(key, Holding("", 0)) for key in blob_ids]
 
 
 async def virtual_size(message: Stored) -> int:
-    """The bytes of a message whose lines all end in CRLF, as IMAP counts them."""
+    """Return the size of a message in bytes if all its lines end with CRLF, as IMAP counts it."""
     return await kept(message, "virtual size", lambda: _virtual_size(message))
 
 
@@ -89,7 +92,7 @@ async def _virtual_size(message: Stored) -> int:
 
 
 async def envelope_imap(message: Stored) -> str:
-    """ENVELOPE of IMAP (RFC 9051, section 7.5.2)."""
+    """Return the ENVELOPE of IMAP (RFC 9051, section 7.5.2)."""
 
     async def make() -> str:
         return await message.examine(lambda source: mime.envelope_imap(source, message.structure))
@@ -98,7 +101,7 @@ async def envelope_imap(message: Stored) -> str:
 
 
 async def bodystructure(message: Stored, *, extended: bool) -> str:
-    """BODYSTRUCTURE of IMAP, or its BODY when not `extended`."""
+    """Return the BODYSTRUCTURE of IMAP, or BODY if not `is_extended`."""
 
     async def make() -> str:
         return await message.examine(
@@ -109,7 +112,7 @@ async def bodystructure(message: Stored, *, extended: bool) -> str:
 
 
 async def events(message: Stored) -> list[CalendarEvent]:
-    """The events of the calendars in a message, each once; 512 KiB of all of them are read."""
+    """Return the distinct calendar events of a message. Reads at most 512 KiB of all calendars."""
     return await kept(message, "events", lambda: _found(message))
 
 
@@ -118,7 +121,7 @@ async def _found(message: Stored) -> list[CalendarEvent]:
     room = MOST_BYTES
     for part in mime.calendars(message.structure):
         if part.encoding in CODED and part.size > 2 * MOST_BYTES:
-            continue  # it may have to be read whole
+            continue  # decoding it could read all of it
         content = await message.opened(part)
         body = unfolded(await gathered(content.stream(0, min(content.size, room))))
         room -= min(content.size, room)
@@ -132,7 +135,7 @@ def _events(body: bytes, part: Part) -> list[CalendarEvent]:
 
 
 async def attached(message: Stored, part: Part) -> Attached | None:
-    """The message that a part is; None where it is none, or cannot be read."""
+    """Return the message that a part holds. None if it holds none or can't be read."""
     if part.content_type not in ENVELOPES or not part.parts:
         return None
     inner = part.parts[0]
@@ -141,7 +144,7 @@ async def attached(message: Stored, part: Part) -> Attached | None:
 
 
 async def attached_text(attached: Attached) -> str | None:
-    """The plain text of an attached message; LimitReached above 16 MiB."""
+    """Return the plain text of an attached message. Raises LimitReached above 16 MiB."""
     message, part = attached.message, attached.part
     start, size = part.header_start, part.body_end - part.header_start
     if size > LONGEST:

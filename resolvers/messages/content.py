@@ -1,4 +1,7 @@
-"""What is in a message: its texts, headers, parts and bytes, read from the store when asked for."""
+"""The content of stored messages: texts, header fields, parts and bytes.
+
+They are read on request.
+"""
 
 import asyncio
 import base64
@@ -39,33 +42,33 @@ from resolvers.messages.content_access import Withheld, refusal, shown
 COLUMNS = (
     "attachments", "blob_id", "digest", "id", "mailbox_id", "structure", "subject", "user_id",
 )  # fmt: skip
-HELD = frozenset(COLUMNS) - {"mailbox_id"}  # of what is in no folder
-TREE = 10  # bytes of a MIME tree in memory for each that is stored
-OBJECT = 100  # bytes of an object, about
-LONGEST = 16 * MIB  # bytes of a message or part that fit into an answer
-WORD = "TEXT"  # the section of a part that IMAP gives no number of its own
+HELD = frozenset(COLUMNS) - {"mailbox_id"}  # of messages that are in no mailbox
+TREE = 10  # bytes in memory for each stored byte of a MIME tree
+OBJECT = 100  # the approximate size of a Python object
+LONGEST = 16 * MIB  # bytes of a message or part in one response
+WORD = "TEXT"  # the section of a part that has no number in IMAP
 
 Made = TypeVar("Made")
 
 _SECTION = re.compile(r"((?:[0-9]{1,9}\.)*)(HEADER|TEXT|MIME)", re.IGNORECASE)
-_CONTINUED, _LEADING = 0x80, 0xC0  # bits of the bytes of a character in UTF-8
+_CONTINUED, _LEADING = 0x80, 0xC0  # bits of UTF-8 bytes
 
 
 async def stored(ctx: Context, ids: list[int]) -> list[Stored | Forbidden | None]:
-    """What is in the messages with these ids, in this order; None where there is none.
+    """Load the content of these messages, in this order. None if a message is not found.
 
-    One's own, and what is shared. In the place of others' an administrator has the refusal,
-    which a loader raises, and ROOT is noted: `resolvers/messages/content_access.py`. Raises
-    Forbidden without
-    the scope MAIL_READ, so no operation of another scope reads stored mail.
+    Returns the viewer's own messages and shared ones. For messages of others, an administrator gets
+    the refusal, which a loader raises, and reads by ROOT are logged: see
+    `resolvers/messages/content_access.py`. Raises Forbidden without the scope MAIL_READ, so that no
+    operation of another scope reads stored mail.
     """
     ctx.viewer.require_scope(Scope.MAIL_READ)
     refused: dict[int, Forbidden] = {}
     if len(ids) == 1 and not beyond(ctx):
         rows = await ctx.find(_by_id(), id=ids[0])
     else:
-        asked = select(*picked(Message, COLUMNS)).where(records(ctx, Message))
-        there = await shown(ctx, await ctx.read(asked.where(col(Message.id).in_(ids))))
+        statement = select(*picked(Message, COLUMNS)).where(records(ctx, Message))
+        there = await shown(ctx, await ctx.read(statement.where(col(Message.id).in_(ids))))
         rows = [row for row in there if not isinstance(row, Withheld)]
         refused = {row.id: refusal() for row in there if isinstance(row, Withheld)}
     found = {each.row.id: each for each in await _opened(ctx, rows)}
@@ -73,7 +76,7 @@ async def stored(ctx: Context, ids: list[int]) -> list[Stored | Forbidden | None
 
 
 async def one(ctx: Context, key: int) -> Stored | None:
-    """What is in a message, as `stored` says; raises the refusal."""
+    """Load the content of a message as `load_stored_messages` does. Raises the refusal."""
     message = await ctx.load(stored, key)
     if isinstance(message, Forbidden):
         raise message
@@ -87,7 +90,7 @@ def _by_id() -> Select[*tuple[Any, ...]]:
 
 
 async def _opened(ctx: Context, rows: Sequence[Picked]) -> list[Stored]:
-    """What is behind these rows: from the shelf, or in one statement."""
+    """Open the content of these rows, from the cache or with one statement."""
     world = ctx.world
     known = {row.id: world.shelf.get(("source", *_bytes_of(row))) for row in rows}
     missing = [row for row in rows if known[row.id] is None]
@@ -109,12 +112,12 @@ async def _opened(ctx: Context, rows: Sequence[Picked]) -> list[Stored]:
 
 
 def _bytes_of(row: Picked) -> tuple[int, bytes]:
-    """What all that is worked out of a message depends on: its bytes, and how we read them."""
+    """Return the key of computed values of a message: its bytes, and the MIME tree we parsed."""
     return row.blob_id, row.structure
 
 
 async def kept(message: Stored, how: Hashable, make: Callable[[], Awaitable[Made]]) -> Made:
-    """What is worked out of a message, or was before."""
+    """Return a computed value of a message from the cache, or compute and cache it."""
     key = (how, *_bytes_of(message.row))
 
     async def made() -> tuple[Made]:
@@ -128,7 +131,7 @@ async def kept(message: Stored, how: Hashable, make: Callable[[], Awaitable[Made
 
 
 def _size(thing: object) -> int:
-    """About how many bytes a thing takes."""
+    """Return about how many bytes of memory a value uses."""
     if isinstance(thing, list):
         return OBJECT + sum(map(_size, thing))
     if isinstance(thing, CalendarEvent):
@@ -140,7 +143,7 @@ def _size(thing: object) -> int:
 
 
 async def texts(message: Stored) -> str | None:
-    """The plain text, made from HTML where there is none; None where there is no body."""
+    """Return the plain text, converted from HTML if needed. None if the message has no body."""
 
     def make() -> Awaitable[str | None]:
         return message.examine(lambda source: mime.body_text(source, message.structure))
@@ -150,7 +153,7 @@ async def texts(message: Stored) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class Showing:
-    """How HTML is to be shown. `cid_url` gives the address for a Content-ID, or None."""
+    """How HTML is prepared. `cid_url` returns the URL for a Content-ID, or None."""
 
     cid_url: Callable[[str], str | None]
     sanitize: bool = True
@@ -159,15 +162,15 @@ class Showing:
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """HTML, one for each part that is shown."""
+    """The HTML of a message, one text for each displayed part."""
 
     bodies: tuple[str, ...]
-    blocked: int = 0  # images from elsewhere that were taken out
-    too_complex: bool = False  # of one there is but the text
+    blocked: int = 0  # removed remote images
+    too_complex: bool = False  # one part was reduced to its text
 
 
 async def htmls(message: Stored, showing: Showing) -> Shown:
-    """The HTML; safe to put into a page unless not wanted so."""
+    """Return the HTML of a message; sanitized unless the options say otherwise."""
     how = ("html", showing.sanitize, showing.remote_images)
     return await message.share(how, partial(_htmls, message, showing))
 
@@ -185,20 +188,20 @@ async def _htmls(message: Stored, showing: Showing) -> Shown:
         safe = clean(bodies)
     else:
         safe = await asyncio.to_thread(clean, bodies)
-    if not clean.addressed:  # addresses differ by who looks, and when
+    if not clean.addressed:  # our URLs depend on the viewer and the time
         message.shelf.put(key, safe, OBJECT + sum(map(_size, safe.bodies)))
     return safe
 
 
 @dataclass(slots=True)
 class Cleaning:
-    """Makes HTML safe, and knows whether it wrote addresses of ours into it."""
+    """It sanitizes HTML, and records whether it wrote our URLs into it."""
 
     showing: Showing
     addressed: bool = False
 
     def __call__(self, bodies: list[str]) -> Shown:
-        """The same, safe."""
+        """Return the sanitized HTML."""
         images = self.showing.remote_images
         safe = [mime.sanitize(body, remote_images=images, cid_url=self._cid_url) for body in bodies]
         return Shown(
@@ -213,7 +216,10 @@ class Cleaning:
 
 
 def cids(message: Stored) -> dict[str, int]:
-    """The attachments that HTML may show, by Content-ID; of several the first counts."""
+    """Return the attachment numbers that HTML can show, by Content-ID.
+
+    The first of several counts.
+    """
     found: dict[str, int] = {}
     for index, attachment in enumerate(message.row.attachments):
         if attachment["cid"]:
@@ -222,7 +228,7 @@ def cids(message: Stored) -> dict[str, int]:
 
 
 async def header_fields(message: Stored) -> list[Header]:
-    """The header fields in order."""
+    """Return the header fields in order."""
 
     def make() -> Awaitable[list[Header]]:
         return message.examine(lambda source: mime.headers(source, message.structure))
@@ -231,13 +237,13 @@ async def header_fields(message: Stored) -> list[Header]:
 
 
 async def header(message: Stored, name: str) -> list[str]:
-    """The values of all fields of this name, in order, unfolded and decoded."""
+    """Return the values of all fields with this name, in order, unfolded and decoded."""
     fields = await header_fields(message)
     return [field.value for field in fields if field.key.lower() == name.lower()]
 
 
 async def headers_text(message: Stored) -> str:
-    """The header block as stored, up to the body."""
+    """Return the header block as stored, up to the body."""
     start, end = message.structure.header_start, message.structure.body_start
 
     async def make() -> str:
@@ -250,10 +256,10 @@ async def headers_text(message: Stored) -> str:
 async def body_part(
     message: Stored, section: str, *, offset: int = 0, max_bytes: int | None = None
 ) -> str | None:
-    """What IMAP's BODY[section] has (RFC 9051, section 6.4.5); in base64 where it is not UTF-8.
+    """Return BODY[section] of IMAP (RFC 9051, section 6.4.5); as base64 if it is not UTF-8.
 
-    Sections are numbers, HEADER, TEXT and MIME, and "" for the whole message. None where there
-    is no such part; LimitReached above 16 MiB, unless fewer bytes are asked for.
+    Sections are numbers, HEADER, TEXT and MIME, and "" for the whole message. None if there is no
+    such part. Raises LimitReached above 16 MiB unless `max_bytes` is given, and InvalidInput.
     """
     span = _span(message, section)
     if span is None:
@@ -275,7 +281,7 @@ async def _range_text(message: Stored, start: int, end: int, *, cut: bool = Fals
 
 
 async def binary_part(message: Stored, section: str) -> str | None:
-    """The decoded content of a part in base64; None where there is no such part."""
+    """Return the decoded content of a part as base64. None if there is no such part."""
     part = part_at(message, section)
     if part is None:
         return None
@@ -291,14 +297,17 @@ async def binary_part(message: Stored, section: str) -> str | None:
 
 
 async def source_text(message: Stored, max_bytes: int = MIB, offset: int = 0) -> str:
-    """The message as it came, so many bytes from an offset on; base64 where it is not UTF-8."""
+    """Return a range of the message as received; as base64 if it is not UTF-8.
+
+    `offset` and `max_bytes` count bytes. Raises InvalidInput if one is out of range.
+    """
     start = _begun(offset)
     end = start + _checked(max_bytes)
     return await _range_text(message, start, end, cut=end < message.size)
 
 
 async def attachment_text(message: Stored, index: int, max_bytes: int = 65536) -> str | None:
-    """The text of an attachment, its first bytes if there are more; None where it is not text."""
+    """Return the first bytes of an attachment as text. None if it is not text."""
     most, part = _checked(max_bytes), attached(message, index)
     if part is None or not part.content_type.startswith("text/"):
         return None
@@ -309,7 +318,7 @@ async def attachment_text(message: Stored, index: int, max_bytes: int = 65536) -
             body = await gathered(content.stream(0, most))
             if most < content.size:
                 body = _without_half(body)
-            # The content is decoded already, and alone: only its charset is left to do.
+            # The content is decoded already; only its charset must be converted.
             alone = replace(part, header_start=0, body_start=0, body_end=len(body), encoding="8bit")
             return await asyncio.to_thread(mime.text_of, Whole(body), alone)
 
@@ -317,7 +326,7 @@ async def attachment_text(message: Stored, index: int, max_bytes: int = 65536) -
 
 
 def attached(message: Stored, index: int) -> Part | None:
-    """The part that is the attachment with this number, counted from 0."""
+    """Return the part of an attachment, by its number from 0."""
     known: list[dict[str, Any]] = message.row.attachments
     if not 0 <= index < len(known):
         return None
@@ -325,18 +334,19 @@ def attached(message: Stored, index: int) -> Part | None:
 
 
 def part_at(message: Stored, section: str) -> Part | None:
-    """The part of this section; a multipart that is the whole message is "TEXT"."""
+    """Return the part with this section. A multipart that is the whole message is "TEXT"."""
     if section == WORD:
         return message.structure
     return mime.find(message.structure, section) if section else None
 
 
 def section_of(part: Part) -> str:
-    """The section by which `part_at` finds the part again."""
+    """Return the section by which `part_by_section` finds this part."""
     return part.section or WORD
 
 
 def _span(message: Stored, section: str) -> tuple[int, int] | None:
+    """Return start and end of an IMAP section in the message. None if there is no such part."""
     if section == "":
         return 0, message.size
     found = _SECTION.fullmatch(section)
@@ -347,7 +357,7 @@ def _span(message: Stored, section: str) -> tuple[int, int] | None:
     part = mime.find(message.structure, number) if number else message.structure
     if part is None or (word == "MIME" and not number):
         return None
-    if number and word != "MIME":  # of the message that the part holds
+    if number and word != "MIME":  # a section of the attached message
         if not part.content_type.startswith("message/") or not part.parts:
             return None
         part = part.parts[0]
@@ -357,7 +367,7 @@ def _span(message: Stored, section: str) -> tuple[int, int] | None:
 
 
 async def ranged(message: Stored, start: int, end: int) -> bytes:
-    """The bytes of a message from one offset to another; for few of them."""
+    """Read the bytes of a message from one offset to another, for small ranges."""
     layout = message.layout
     holes = any(hole.start < end and hole.end > start for hole in layout.holes)
     if holes or isinstance(layout, Outline):
@@ -386,7 +396,10 @@ def _begun(offset: int) -> int:
 
 
 def _text(content: bytes, *, cut: bool = False) -> str:
-    """UTF-8 as text, all else in base64; of what was `cut` half a character at the end goes."""
+    """Return UTF-8 as text, other bytes as base64.
+
+    A partial last character of truncated bytes is removed.
+    """
     text = _plain(_without_half(content) if cut else content)
     return base64.b64encode(content).decode() if text is None else text
 
@@ -399,7 +412,7 @@ def _plain(content: bytes) -> str | None:
 
 
 def _without_half(content: bytes) -> bytes:
-    """The bytes without the beginning of a character of UTF-8 at their end."""
+    """Return the bytes without the start of an incomplete UTF-8 character at their end."""
     for back in range(1, min(4, len(content) + 1)):
         byte = content[-back]
         if byte < _CONTINUED:

@@ -1,7 +1,7 @@
-"""What is in other people's mail: nobody's to read but ROOT's, who is noted for it.
+"""Access to the content of other users' mail: only ROOT can read it, and each read is logged.
 
-Administrators see folders, messages and files of the accounts they manage as records: ids, flags,
-dates, sizes, and the headers by which mail is found. To read one they act as its owner.
+Administrators see mailboxes, messages and files of the accounts they manage as records: IDs, flags,
+dates, sizes, and the header fields that mail is found by. To read a message they act as its owner.
 """
 
 from collections.abc import Collection, Iterable, Sequence
@@ -21,11 +21,11 @@ from resolvers.auth.security_log import Event
 from resolvers.context import Context
 
 CONTENT = frozenset({"subject", "preview", "structure", "attachments"})  # columns
-READ = "read mail"  # as the security log of its owner calls it
+READ = "read mail"  # the name in the owner's security log
 
 
 class Withheld:
-    """A row of somebody else's mail: what is in it is refused to whoever asks for it."""
+    """A row of another user's mail. Reading one of its content columns raises Forbidden."""
 
     __slots__ = ("_columns", "_row")
 
@@ -40,20 +40,20 @@ class Withheld:
 
 
 def refusal() -> Forbidden:
-    """What an administrator is told who would read somebody's mail."""
+    """Return the error for an administrator who reads another user's mail."""
     return Forbidden("what is in other people's mail is read by acting as them", requires="actAs")
 
 
 async def shown(
     ctx: Context, rows: Sequence[Any], columns: Collection[str] = CONTENT
 ) -> Sequence[Any]:
-    """These rows, of mail the viewer sees as records, as they may be handed out.
+    """Return the rows as the viewer can see them: content of other users' mail is withheld.
 
-    Where anything is shared with the viewer, they say in which folder they lie. `columns` are
-    withheld of other people's rows.
+    If mailboxes are shared with the viewer, the rows must have `mailbox_id`. For ROOT nothing is
+    withheld, and the read is logged.
     """
     foreign = [row for row in rows if row.user_id != ctx.viewer.user_id]
-    if not foreign or not administered(ctx):  # then they are shared
+    if not foreign or not administered(ctx):  # then the foreign rows are shared
         return rows
     readable = await readable_boxes(ctx, {_box(row) for row in foreign})
     closed = [row for row in foreign if _box(row) not in readable]
@@ -65,47 +65,47 @@ async def shown(
 
 
 def _box(row: Any) -> int | None:
-    box: int | None = getattr(row, "mailbox_id", None)
-    return box
+    mailbox: int | None = getattr(row, "mailbox_id", None)
+    return mailbox
 
 
 async def refusals(ctx: Context, user_ids: list[int]) -> list[Forbidden | None]:
-    """Why the viewer sees no mail and files of these accounts, not even as records; else None."""
+    """Return for each user why the viewer can't see their mail and files as records, or None."""
     others = set(user_ids) - {ctx.viewer.user_id}
     seen = set(user_ids) - others
     if others and administered(ctx):
-        asked = select(col(User.id)).where(col(User.id).in_(others), managed_users(ctx))
-        seen |= {row.id for row in await ctx.read(asked)}
+        statement = select(col(User.id)).where(col(User.id).in_(others), managed_users(ctx))
+        seen |= {row.id for row in await ctx.read(statement)}
     text = "you don't manage the mail of this account"
     no = Forbidden(text, requires=AdminPermission.LOGIN_AS)
     return [None if key in seen else no for key in user_ids]
 
 
 async def readable_boxes(ctx: Context, ids: Collection[int | None]) -> set[int]:
-    """Which of these folders are shared with the viewer to be read."""
+    """Return those of these mailboxes that are shared with the viewer with the right READ."""
     keys = {key for key in ids if key is not None}
     if not keys or not ctx.viewer.reach.shared:
         return set()
-    boxes = select(col(Mailbox.id)).where(shared(ctx, Mailbox, ShareRight.READ))
-    return {row.id for row in await ctx.read(boxes.where(col(Mailbox.id).in_(keys)))}
+    mailboxes = select(col(Mailbox.id)).where(shared(ctx, Mailbox, ShareRight.READ))
+    return {row.id for row in await ctx.read(mailboxes.where(col(Mailbox.id).in_(keys)))}
 
 
 def openable(ctx: Context, user_id: int) -> None:
-    """Forbidden where what is in this user's mail is not for the viewer to read."""
+    """Raise Forbidden if the viewer can't read the content of this user's mail."""
     if user_id != ctx.viewer.user_id and ctx.viewer.role is not Role.ROOT:
         raise refusal()
 
 
 def legible(ctx: Context, row: Any) -> None:
-    """Forbidden where what is in this row is not for the viewer to read."""
+    """Raise Forbidden if the viewer can't read the content of this row."""
     if isinstance(row, Withheld):
         raise refusal()
-    if not ctx.viewer.reach.shared:  # else what is not shared is Withheld
+    if not ctx.viewer.reach.shared:  # otherwise rows that are not shared are RowWithoutContent
         openable(ctx, row.user_id)
 
 
 async def witnessed(ctx: Context, user_ids: Iterable[int]) -> None:
-    """Note in these users' security logs that their mail is read, before it is."""
+    """Log in these users' security logs that their mail is read, before it is read."""
     users: Collection[int] = sorted(user_ids)
     if not users:
         return

@@ -1,4 +1,4 @@
-"""Deleted messages that can be brought back: lists, single ones, and what lay in a time."""
+"""Deleted messages that can be restored: listing, single messages, and restoring by time."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -38,8 +38,8 @@ from resolvers.pagination import Scan
 from resolvers.users import loaders as user_loaders
 from resolvers.users.selection import managed_all, managed_one
 
-KIND = "ARCHIVE_RESTORE"  # of the task that brings back what lay in a time
-CHUNK = 1000  # messages of a unit
+KIND = "ARCHIVE_RESTORE"  # of the task that restores a period
+CHUNK = 1000  # per task step
 NEWEST, OLDEST = "archived-", "archived+"
 PLACE = (col(Message.archived_at), col(Message.id))
 HOME = frozenset({"archived_from", "archived_mailbox_id"})
@@ -47,7 +47,7 @@ HOME = frozenset({"archived_from", "archived_mailbox_id"})
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """A page of a user's deleted messages, with the columns its reader asked for."""
+    """A page of a user's deleted messages, with the columns that are read."""
 
     user_id: int
     ask: Ask
@@ -56,22 +56,22 @@ class Listing:
 
     @property
     def falling(self) -> bool:
-        """Whether what was deleted last comes first."""
+        """True if the last deleted message comes first."""
         return self.ask.ordering.startswith(NEWEST)
 
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """What was deleted from `start` on and before `end`, and whether it goes into one folder."""
+    """Messages deleted from `start` on and before `end`, and whether they go into one mailbox."""
 
     start: datetime
     end: datetime
-    user_id: int | None = None  # None: the viewer's own
-    together: bool = False  # into a new folder, "Restored (date)" in the user's language
+    user_id: int | None = None  # None: the viewer
+    together: bool = False  # named "Restored (date)" in the user's language
 
 
 def kept(ctx: Context) -> list[ColumnElement[bool]]:
-    """SQL: messages that can be brought back. Of drafts only an undo knows."""
+    """Build the conditions that a deleted message can be restored. Drafts can't, except by undo."""
     return [
         col(Message.archived_at).is_not(None),
         ~col(Message.draft),
@@ -80,7 +80,7 @@ def kept(ctx: Context) -> list[ColumnElement[bool]]:
 
 
 async def pages(ctx: Context, keys: list[Listing]) -> list[Page[Picked]]:
-    """The pages, each in reading order."""
+    """Load the pages of these listings, each in reading order."""
     names = frozenset({"archived_at", "id", "user_id"}).union(*(key.columns for key in keys))
     scans = []
     for key, by in zip(keys, await _narrowed(ctx, keys), strict=True):
@@ -93,7 +93,7 @@ async def pages(ctx: Context, keys: list[Listing]) -> list[Page[Picked]]:
 
 
 async def counts(ctx: Context, keys: list[Listing]) -> list[int]:
-    """How many messages these lists have."""
+    """Count the messages of these listings."""
     many = func.count().label("many")
     scans = [
         select(many).select_from(Message).where(*_where(ctx, key, by))
@@ -113,23 +113,23 @@ def _where(ctx: Context, key: Listing, by: Narrowed) -> list[ColumnElement[bool]
 
 
 async def by_ids(ctx: Context, ids: list[int]) -> list[Picked | None]:
-    """The deleted messages with these ids, in this order; None where the viewer sees none.
+    """Load the deleted messages with these IDs, in this order. None if the viewer can't see one.
 
-    Of other people's there is no more than the record: `resolvers/messages/content_access.py`.
+    Messages of other users have only the record: `resolvers/messages/content_access.py`.
     """
-    asked = select(*picked(Message)).where(
+    statement = select(*picked(Message)).where(
         records(ctx, Message), *kept(ctx), col(Message.id).in_(ids)
     )
-    found = {row.id: row for row in await shown(ctx, await ctx.read(asked))}
+    found = {row.id: row for row in await shown(ctx, await ctx.read(statement))}
     return [found.get(key) for key in ids]
 
 
 async def restore(ctx: Context, ids: Sequence[int], to: Named | None) -> None:
-    """Bring these back, all or none: into a folder, else to where each was, else into INBOX.
+    """Restore deleted messages, all or none: into `mailbox`, else where each was, else INBOX.
 
-    Messages of other accounts are restored by administrators who see them as records, and the
-    folder is that of each account. Raises NotFound, with its index, for what is not in the
-    archive, and OverQuota if there is no room.
+    Administrators restore messages of other accounts that they see as records; the mailbox is that
+    of each account. Raises NotFound, with its index, for a message that is not among the deleted
+    ones, and OverQuota.
     """
     mine = (records(ctx, Message), *kept(ctx), col(Message.id).in_(ids))
     named = await ctx.read(select(*picked(Message, {"id", "user_id"})).where(*mine))
@@ -138,8 +138,8 @@ async def restore(ctx: Context, ids: Sequence[int], to: Named | None) -> None:
     others = set(owners.values()) - {ctx.viewer.user_id}
     accounts = await managed_all(ctx, others, path="ids") if others else []
     async with ctx.write(*owners.values()) as session:
-        asked = select(*picked(Message, STATE | HOME)).where(*mine)
-        rows = {row.id: row for row in await ctx.read(asked)}
+        statement = select(*picked(Message, STATE | HOME)).where(*mine)
+        rows = {row.id: row for row in await ctx.read(statement)}
         all_found(ids, rows)
         by_user = row_changes.by_user(list(rows.values()))
         for user_id, theirs in by_user.items():
@@ -157,18 +157,21 @@ async def restore(ctx: Context, ids: Sequence[int], to: Named | None) -> None:
 async def _bring_back(
     ctx: Context, session: AsyncSession, rows: Sequence[Picked], to: int | None
 ) -> None:
-    r"""Put messages of one account into its folders again.
+    r"""Restore deleted messages of one account into its mailboxes.
 
-    The mark \Deleted, by which mail programs make messages go, is taken off.
+    The flag \Deleted is removed, since mail programs expunge messages with it.
     """
     columns = {"id", "user_id", "path", "retention", "special_use"}
-    boxes = await mailbox_loaders.all_of(ctx, rows[0].user_id, columns)
-    by_id, by_path = {box.id: box for box in boxes}, {box.path: box for box in boxes}
+    mailboxes = await mailbox_loaders.all_of(ctx, rows[0].user_id, columns)
+    by_id, by_path = (
+        {mailbox.id: mailbox for mailbox in mailboxes},
+        {mailbox.path: mailbox for mailbox in mailboxes},
+    )
     groups: defaultdict[int, list[Picked]] = defaultdict(list)
     for row in rows:
         home = by_id.get(to or row.archived_mailbox_id) or by_path.get(row.archived_from)
         if to is None and home and home.special_use is SpecialUse.SNOOZED:
-            home = None  # nobody would bring it back from there
+            home = None  # no snooze time would bring it back from there
         groups[(home or by_path["INBOX"]).id].append(row)
     for key, theirs in sorted(groups.items()):
         await row_changes.restore(ctx, session, theirs, by_id[key])
@@ -178,9 +181,10 @@ async def _bring_back(
 
 
 async def restore_span(ctx: Context, span: Span) -> Task:
-    """Have a task bring back what was deleted in a time.
+    """Queue a task that restores the messages deleted in a period.
 
-    Of others an administrator who sees their mail as records may have it done.
+    Administrators can do that for users if they see their mail as records. Raises InvalidInput or
+    Forbidden.
     """
     if span.start >= span.end:
         raise Invalid("the end comes after the start", constraint="range", path=["end"])
@@ -189,7 +193,7 @@ async def restore_span(ctx: Context, span: Span) -> Task:
     if foreign and not administered(ctx):
         requires = AdminPermission.LOGIN_AS
         raise Forbidden(f"this needs the permission {requires}", requires=requires)
-    end = min(span.end, ctx.world.now())  # what is deleted from here on is not meant
+    end = min(span.end, ctx.world.now())  # later deletions are not restored
     order = {
         "start": span.start.isoformat(),
         "end": end.isoformat(),
@@ -213,17 +217,17 @@ def _within(ctx: Context, user_id: int, order: dict[str, Any]) -> list[ColumnEle
 
 
 async def plan(_ctx: Context, _order: dict[str, Any], _checkpoint: dict[str, Any]) -> Plan:
-    """Nothing but the account, whose task it is."""
+    """Return an empty plan: the step locks only the account of the task."""
     return Plan()
 
 
 async def step(
     ctx: Context, session: AsyncSession, order: dict[str, Any], checkpoint: dict[str, Any], _: Plan
 ) -> Step:
-    """Bring back the next messages; those that were are found no more."""
-    asked = select(*picked(Message, STATE | HOME | {"archived_at"}))
-    asked = asked.where(*_within(ctx, own(ctx), order)).order_by(*PLACE).limit(CHUNK)
-    rows = await ctx.read(asked)
+    """Restore the next messages. Restored messages are no longer selected."""
+    statement = select(*picked(Message, STATE | HOME | {"archived_at"}))
+    statement = statement.where(*_within(ctx, own(ctx), order)).order_by(*PLACE).limit(CHUNK)
+    rows = await ctx.read(statement)
     to = checkpoint.get("mailbox")
     if rows and order["together"] and to is None:
         to = await _new_folder(ctx)
@@ -233,10 +237,10 @@ async def step(
 
 
 async def _new_folder(ctx: Context) -> int:
-    """The folder for what is brought back today, made where it is missing."""
+    """Return the mailbox for messages restored today; create it if needed."""
     user = await ctx.load(user_loaders.by_ids, own(ctx))
     path = restored_in(user.language if user else None, ctx.world.now().date())
     there = await mailbox_loaders.all_of(ctx, own(ctx), {"id", "path"})
-    if (known := next((box.id for box in there if box.path == path), None)) is not None:
+    if (known := next((mailbox.id for mailbox in there if mailbox.path == path), None)) is not None:
         return int(known)
     return (await mailbox_loaders.create(ctx, NewMailboxes([path])))[-1].id

@@ -1,4 +1,4 @@
-"""Labels: what keywords of messages are called, and their colour."""
+"""Labels: names and colors for the keywords of messages."""
 
 import re
 from collections.abc import Sequence
@@ -22,42 +22,45 @@ from resolvers.messages.bulk.row_changes import keyword_of
 from resolvers.messages.loaders import here
 from resolvers.pagination import all_by_keys, by_keys
 
-MOST = 250  # labels of an account
-LONGEST = 128  # characters of a name
+MOST = 250  # per user
+LONGEST = 128  # characters
 COLOR = re.compile("#[0-9a-f]{6}")
 
 
 @dataclass(frozen=True, slots=True)
 class Words:
-    """What is to be said of a keyword; a `name` of None leaves it, and so does no `color`."""
+    """New values of a label. None keeps the name; the color changes only if `changes_color`."""
 
     name: str | None = None
     color: str | None = None
-    colored: bool = False  # whether `color` was said: None takes it away
+    colored: bool = False  # then a color of None removes it
 
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """How many messages have a label."""
+    """The number of messages with a label."""
 
     total: int = 0
     unseen: int = 0
 
 
 async def by_ids(ctx: Context, ids: list[int]) -> list[Picked | None]:
-    """The viewer's labels with these ids, in this order; else None."""
+    """Load the viewer's labels with these IDs, in this order. None if there is none."""
     return await by_keys(ctx, select(*picked(Label)).where(visible(ctx, Label)), col(Label.id), ids)
 
 
 async def of_users(ctx: Context, keys: list[int]) -> list[list[Picked]]:
-    """The labels of these accounts by name; of others' the viewer sees none."""
-    asked = select(*picked(Label)).where(visible(ctx, Label))
-    found = await all_by_keys(ctx, asked, col(Label.user_id), keys)
+    """Load the labels of these users, each list sorted by name.
+
+    Empty for other users than the viewer.
+    """
+    statement = select(*picked(Label)).where(visible(ctx, Label))
+    found = await all_by_keys(ctx, statement, col(Label.user_id), keys)
     return [sorted(rows, key=lambda row: (row.name.casefold(), row.id)) for rows in found]
 
 
 async def of_message(ctx: Context, user_id: int, keywords: Sequence[str]) -> list[Picked]:
-    """Which of an account's labels these keywords are, by name."""
+    """Return the labels of a user for these keywords, sorted by name."""
     if not keywords:
         return []
     there = set(map(in_one_case, keywords))
@@ -65,9 +68,10 @@ async def of_message(ctx: Context, user_id: int, keywords: Sequence[str]) -> lis
 
 
 async def figures(ctx: Context, keys: list[tuple[int, str]]) -> list[Figures]:
-    """How many messages have these keywords, by account and `folded`; the archive left out.
+    """Count messages by user ID and folded keyword, in this order.
 
-    One statement for all. It reads what has keywords, which an index knows.
+    Deleted messages are not counted. One statement reads only messages with keywords, by their
+    index.
     """
     users = {user_id for user_id, _ in keys}
     words: Any = col(Message.keywords)
@@ -77,9 +81,9 @@ async def figures(ctx: Context, keys: list[tuple[int, str]]) -> list[Figures]:
     else:
         each = func.jsonb_array_elements_text(words).table_valued("value", name="word")
     value: Any = cast(each.c.value, String)
-    # SQLite knows the case of ASCII only, and so does PostgreSQL where it is told to
+    # SQLite folds only ASCII; the collation makes PostgreSQL do the same
     folded = func.lower(value if dialect == "sqlite" else collate(value, "C"))
-    asked = (
+    statement = (
         select(
             col(Message.user_id),
             folded.label("folded"),
@@ -92,20 +96,21 @@ async def figures(ctx: Context, keys: list[tuple[int, str]]) -> list[Figures]:
         .group_by(col(Message.user_id), folded)
     )
     found = {
-        (row.user_id, row.folded): Figures(row.total, row.unseen) for row in await ctx.read(asked)
+        (row.user_id, row.folded): Figures(row.total, row.unseen)
+        for row in await ctx.read(statement)
     }
     return [found.get(key, Figures()) for key in keys]
 
 
 def labelled() -> Any:
-    """SQL: messages with keywords, in the words of their index."""
+    """Build the condition that a message has keywords, as their index has it."""
     return col(Message.keywords).op("<>")(literal_column("'[]'", postgresql.JSONB))
 
 
 async def set_(ctx: Context, keyword: str, words: Words) -> None:
-    """Give a keyword a name and a colour: a new label has the keyword's own name.
+    """Set name and color of a keyword. A new label without a name gets that of the keyword.
 
-    LimitReached where there are too many.
+    Raises InvalidInput or LimitReached.
     """
     folded = _folded(keyword)
     name = sql_text.checked(words.name, most=LONGEST, path=["name"])
@@ -143,7 +148,7 @@ async def set_(ctx: Context, keyword: str, words: Words) -> None:
 
 
 async def remove(ctx: Context, keyword: str) -> None:
-    """Forget name and colour of a keyword, which messages keep. NotFound."""
+    """Delete the label of a keyword; messages keep the keyword. Raises NotFound."""
     folded, user_id = _folded(keyword), own(ctx)
     async with ctx.write(user_id) as session:
         asked = instances(Label).where(visible(ctx, Label), col(Label.folded) == folded)
@@ -160,7 +165,7 @@ def _folded(keyword: str) -> str:
 
 
 def in_one_case(keyword: str) -> str:
-    """The keyword in lower case, as far as it is ASCII."""
+    """Return the keyword with ASCII letters in lower case."""
     return keyword.encode().lower().decode()
 
 

@@ -1,4 +1,4 @@
-"""Operations on stored messages."""
+"""Loading of stored messages and threads: single ones, pages and counts."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -43,9 +43,9 @@ ALL = MessageWhere()
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """A page of a user's messages, with the columns its reader asked for.
+    """A page of a user's messages, with the columns that are read.
 
-    Of one folder or one conversation, or of all that is not archived.
+    It is of one mailbox or one thread, or of all messages that are not deleted.
     """
 
     user_id: int
@@ -57,37 +57,37 @@ class Listing:
 
     @property
     def falling(self) -> bool:
-        """Whether the newest comes first."""
+        """True if the newest message comes first."""
         return self.ask.ordering.startswith(NEWEST)
 
     @property
     def place(self) -> tuple[Any, Any]:
-        """What it runs by: a conversation by arrival, whatever was snoozed of it."""
+        """The sort key: arrival for a thread, even of messages that were snoozed."""
         return PLACE if self.thread_id is None else IN_THREAD
 
     def place_of(self, row: Picked) -> tuple[datetime, int]:
-        """Where a row of it stands: what its place is of that."""
+        """Return the values of the sort key in a row."""
         at, key = self.place
         return getattr(row, at.key), getattr(row, key.key)
 
     @property
     def whole(self) -> bool:
-        """Whether it is all of a folder."""
+        """True if the listing is a whole mailbox."""
         return self.where.everything and self.mailbox_id is not None and self.thread_id is None
 
 
 def place(row: Picked) -> tuple[datetime, int]:
-    """Where a message stands in the order of time: what PLACE is of its row."""
+    """Return the values of SORT_KEY in a row."""
     return row.listed_at, row.id
 
 
 def here() -> Any:
-    """SQL: messages that lie in a folder, not in the archive."""
+    """Build the condition that a message is in a mailbox, not deleted."""
     return col(Message.archived_at).is_(None)
 
 
 async def pages(ctx: Context, keys: list[Listing]) -> list[Page[Picked]]:
-    """The pages, each in reading order."""
+    """Load the pages of these listings, each in reading order."""
     ordered = {column.key for key in keys for column in key.place}
     columns = frozenset(ordered).union(*(key.columns for key in keys))
     own = all(key.user_id == ctx.viewer.user_id for key in keys)
@@ -111,7 +111,7 @@ async def pages(ctx: Context, keys: list[Listing]) -> list[Page[Picked]]:
 
 
 async def _plain_page(ctx: Context, key: Listing) -> Page[Picked]:
-    """A page that nothing narrows, as an inbox is shown. Nobody sees one of another's here."""
+    """Load a page without conditions, such as an inbox. It is empty for other users' messages."""
     if key.user_id != ctx.viewer.user_id:
         return key.ask.page([])
     columns = key.columns.union(column.key for column in key.place)
@@ -139,18 +139,18 @@ def _page_select(form: Form, *, of_mailbox: bool, of_thread: bool) -> Select[*tu
 
 
 async def _words(ctx: Context, key: Listing) -> index_pages.Where | None:
-    """What the viewer's own list is narrowed by, where the index of words leads to it."""
+    """Build the query of the search index for the viewer's list, if the index is the best way."""
     if key.where.everything:
         return None
-    list(parts(key.where))  # it is bounded
-    words, asked = divided(key.where)
-    kept = has_no_values(asked)
+    list(parts(key.where))  # checks the limits
+    words, statement = divided(key.where)
+    kept = has_no_values(statement)
     if words is None or not narrows(words):
         return None
     if not kept and ctx.world.database.dialect == "postgresql":
-        return None  # which weighs all that is asked
+        return None  # its planner weighs all conditions
     seen = await looked_at(ctx, Place(key.where, key.user_id, key.mailbox_id, key.thread_id))
-    rest = index_pages.Rest(asked, kept, lambda: conditions(ctx, asked, seen))
+    rest = index_pages.Rest(statement, kept, lambda: conditions(ctx, statement, seen))
     of = (key.user_id, key.mailbox_id, key.thread_id)
     return index_pages.Where(*of, words, seen.waiting, rest)
 
@@ -172,14 +172,17 @@ def _where(ctx: Context, key: Listing, by: Narrowed) -> list[Any]:
 
 
 async def counts(ctx: Context, keys: list[Listing]) -> list[int]:
-    """How many messages these lists have: the folder's counter, where nothing narrows one."""
+    """Count the messages of these listings.
+
+    Without conditions it reads the counter of the mailbox.
+    """
     whole = {key.mailbox_id for key in keys if key.whole}
     found: dict[Listing, int] = {}
     if whole:
-        boxes = select(col(Mailbox.id), col(Mailbox.total)).where(
+        mailboxes = select(col(Mailbox.id), col(Mailbox.total)).where(
             col(Mailbox.id).in_(whole), readable(ctx)
         )
-        totals = {row.id: row.total for row in await ctx.read(boxes)}
+        totals = {row.id: row.total for row in await ctx.read(mailboxes)}
         found = {key: totals.get(key.mailbox_id, 0) for key in keys if key.whole}
     narrow = [key for key in keys if not key.whole]
     if narrow:
@@ -194,16 +197,16 @@ async def counts(ctx: Context, keys: list[Listing]) -> list[int]:
 
 
 def changeable(ctx: Context) -> None:
-    """Forbidden where the credential may not change messages."""
+    """Raise Forbidden if the credential can't change messages."""
     ctx.viewer.require_scope(Scope.MAIL)
     if ctx.viewer.read_only:
         raise Forbidden("this credential is for reading only", requires="a credential that writes")
 
 
 async def by_ids(ctx: Context, ids: list[int]) -> list[Picked | None]:
-    """The messages with these ids, in this order; None where the viewer sees none.
+    """Load the messages with these IDs, in this order. None if the viewer can't see one.
 
-    Of other people's there is no more than the record: `resolvers/messages/content_access.py`.
+    Messages of other users have only the record: `resolvers/messages/content_access.py`.
     """
     if len(ids) == 1 and not beyond(ctx):
         return [next(iter(await ctx.find(_by_id(), id=ids[0])), None)]
@@ -218,16 +221,16 @@ def _by_id() -> Select[*tuple[Any, ...]]:
 
 
 async def by_uid(ctx: Context, mailbox_id: int, uid: int) -> int | None:
-    """The id of a message by its folder and uid."""
-    asked = select(col(Message.id)).where(
+    """Return the ID of a message by mailbox and UID. None if the viewer can't see it."""
+    statement = select(col(Message.id)).where(
         col(Message.mailbox_id) == mailbox_id, col(Message.uid) == uid, records(ctx, Message)
     )
-    row = next(iter(await ctx.read(asked)), None)
+    row = next(iter(await ctx.read(statement)), None)
     return None if row is None else int(row.id)
 
 
 async def threads_by_ids(ctx: Context, ids: list[int]) -> list[Picked | None]:
-    """The conversations with these ids, in this order, with their figures."""
+    """Load these threads with their counts, in this order. None if the viewer can't see one."""
     unseen = func.count().filter(~col(Message.seen))
     theirs = (
         select(
@@ -246,21 +249,21 @@ async def threads_by_ids(ctx: Context, ids: list[int]) -> list[Picked | None]:
 
 
 async def _shared_threads(ctx: Context, rows: Sequence[Picked]) -> dict[int, Any]:
-    """Those of these conversations that others share, under the first subject that is shared."""
+    """Return those of these threads that others share, with the first shared subject."""
     theirs = {row.id: row for row in rows if row.user_id != ctx.viewer.user_id}
     if not theirs or not ctx.viewer.reach.shared:
         return {}
-    asked = select(col(Message.thread_id), col(Message.subject)).where(
+    statement = select(col(Message.thread_id), col(Message.subject)).where(
         col(Message.thread_id).in_(theirs), without_index(shared(ctx, Message))
     )
     found = {}
-    for row in await ctx.read(asked.order_by(*(column.desc() for column in IN_THREAD))):
+    for row in await ctx.read(statement.order_by(*(column.desc() for column in IN_THREAD))):
         found[row.thread_id] = Retitled(theirs[row.thread_id], row.subject)
     return found
 
 
 class Retitled:
-    """A conversation under another subject than that of its first message."""
+    """A thread row with another subject than that of its first message."""
 
     __slots__ = ("_row", "subject")
 
@@ -273,8 +276,11 @@ class Retitled:
 
 
 async def people_of(ctx: Context, ids: list[int]) -> list[list[tuple[str | None, str]]]:
-    """Who wrote in these conversations, each address once, the first first."""
-    asked = (
+    """Load name and address of the senders in these threads, in this order.
+
+    Each address is listed once, the first sender first.
+    """
+    statement = (
         select(
             col(Message.thread_id),
             func.max(col(Message.from_name)).label("name"),
@@ -290,19 +296,19 @@ async def people_of(ctx: Context, ids: list[int]) -> list[list[tuple[str | None,
         .order_by(func.min(col(Message.id)))
     )
     found: defaultdict[int, list[tuple[str | None, str]]] = defaultdict(list)
-    for row in await ctx.read(asked):
+    for row in await ctx.read(statement):
         found[row.thread_id].append((row.name, row.from_address))
     return [found[key] for key in ids]
 
 
 async def places_of(ctx: Context, ids: list[int]) -> list[list[int]]:
-    """The folders in which these conversations have messages."""
-    asked = (
+    """Load the IDs of the mailboxes in which these threads have messages."""
+    statement = (
         select(col(Message.thread_id), col(Message.mailbox_id))
         .where(col(Message.thread_id).in_(ids), without_index(records(ctx, Message)), here())
         .distinct()
     )
     found: defaultdict[int, list[int]] = defaultdict(list)
-    for row in await ctx.read(asked):
+    for row in await ctx.read(statement):
         found[row.thread_id].append(row.mailbox_id)
     return [sorted(found[key]) for key in ids]

@@ -1,4 +1,4 @@
-"""What became of a message, step by step: what was written down, and where the queue stands."""
+"""The trace of a message: recorded steps, and the state of its queue entries."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -26,8 +26,8 @@ from resolvers.access import overseen_users
 from resolvers.context import Context
 from resolvers.pagination import Scan
 
-MOST = 1000  # steps, submissions and deliveries, of each
-LONGEST = 1000  # characters of what is looked for
+MOST = 1000  # of steps, submissions and queue entries each
+LONGEST = 1000  # characters of a search text
 STEP = (
     "at", "queue_id", "message_id", "component", "event", "detail", "address", "sender",
     "stored_message_id",
@@ -39,7 +39,7 @@ NEWEST = "trace-newest"
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One step; `address` is that of the recipient it is about, `sender` of the envelope."""
+    """One step of a message. `address` is that of the recipient, `sender` that of the envelope."""
 
     at: datetime
     queue_id: str
@@ -48,12 +48,15 @@ class Step:
     detail: str | None = None
     address: str | None = None
     sender: str | None = None
-    stored_message_id: int | None = None  # the message that was stored or is sent
+    stored_message_id: int | None = None  # the message that was stored or sent
 
 
 @dataclass(frozen=True, slots=True)
 class TraceWhere:
-    """Conditions of a list of steps; all hold. An address, or a domain with or without "@"."""
+    """Conditions of a list of steps; all must hold.
+
+    Texts are an address, or a domain with or without "@".
+    """
 
     sender: str | None = None
     recipient: str | None = None
@@ -61,7 +64,7 @@ class TraceWhere:
     before: datetime | None = None  # exclusive
 
     def terms(self) -> list[ColumnElement[bool]]:
-        """The WHERE clause of these conditions, which `check_trace_filter` has accepted."""
+        """Return the WHERE clause. `validate_trace_filter` must have accepted the conditions."""
         found = self._addresses()
         if self.since is not None:
             found.append(col(MessageStep.at) >= self.since)
@@ -70,7 +73,10 @@ class TraceWhere:
         return found
 
     def _addresses(self) -> list[ColumnElement[bool]]:
-        """The terms for sender and recipient. A domain beside an address needs no index."""
+        """Return the conditions on sender and recipient.
+
+        A domain beside an address uses no index.
+        """
         whole, domains = list[ColumnElement[bool]](), list[ColumnElement[bool]]()
         for name, address_column, domain_column in (
             ("sender", MessageStep.sender_compared, MessageStep.sender_domain),
@@ -96,7 +102,7 @@ class TraceListing:
 
 
 async def pages(ctx: Context, keys: list[TraceListing]) -> list[Page[Picked]]:
-    """Read pages of the steps that the viewer may see, newest first."""
+    """Load pages of the steps that the viewer can see, newest first."""
     await message_trace.settle(ctx.world)
     scans = []
     for key in keys:
@@ -117,9 +123,9 @@ async def counts(ctx: Context, keys: list[TraceListing]) -> list[int]:
 
 
 def check_trace_filter(ctx: Context, where: TraceWhere) -> None:
-    """Raise Invalid for a text that is no address or domain, and for an empty range of time.
+    """Raise InvalidInput if a text is no address or domain, or the time range is empty.
 
-    Also if a DOMAIN_ADMIN names a time alone: most steps in it may belong to other domains, and
+    Also if a DOMAIN_ADMIN filters by time alone: most steps in it may belong to other domains, and
     all of them would be read.
     """
     for name, text in (("sender", where.sender), ("recipient", where.recipient)):
@@ -136,14 +142,14 @@ def check_trace_filter(ctx: Context, where: TraceWhere) -> None:
 
 
 def _is_address_or_domain(text: str) -> bool:
-    """True if the text can be one. The addresses of other servers follow no stricter rule."""
+    """True if the text can be one. Addresses of other servers follow no stricter rule."""
     domain = text.strip().rpartition("@")[2]
     is_text = len(text) <= LONGEST and text.isprintable() and storable(text) == text
     return is_text and " " not in domain and bool(normal_domain(domain))
 
 
 def _list_conditions(ctx: Context, where: TraceWhere) -> list[ColumnElement[bool]]:
-    """The WHERE clause of a list: what was asked for, of what the viewer may see."""
+    """Return the WHERE clause of a list, limited to what the viewer can see."""
     terms = where.terms()
     if ctx.viewer.role.includes(Role.ADMIN):
         return terms
@@ -152,7 +158,7 @@ def _list_conditions(ctx: Context, where: TraceWhere) -> list[ColumnElement[bool
 
 
 def _sent_by_overseen(ctx: Context) -> ColumnElement[bool]:
-    """Steps of submissions that the viewer sees, each looked up by its id."""
+    """Build the condition that a step belongs to a submission that the viewer can see."""
     sent = select(col(Submission.id)).where(
         col(Submission.id) == col(MessageStep.submission_id), _submissions(ctx)
     )
@@ -161,7 +167,10 @@ def _sent_by_overseen(ctx: Context) -> ColumnElement[bool]:
 
 @dataclass(frozen=True, slots=True)
 class Sought:
-    """What is looked for: an id of the queue, or a Message-ID; of one recipient, or of all."""
+    """A queue ID or a Message-ID.
+
+    With a recipient, only the steps of that recipient are returned.
+    """
 
     queue_id: str | None = None
     message_id: str | None = None
@@ -169,9 +178,10 @@ class Sought:
 
 
 async def trace(ctx: Context, sought: Sought) -> list[Step]:
-    """The steps that the viewer may see, in their order; of a queue id also what left by it.
+    """Load the steps of a message that the viewer can see, by time.
 
-    What is in no domain of the viewer's looks like what is not there.
+    A queue ID also returns the steps of its submissions. Steps of other domains are left out.
+    Raises InvalidInput.
     """
     sought = _checked(sought)
     await message_trace.settle(ctx.world)
@@ -183,7 +193,7 @@ async def trace(ctx: Context, sought: Sought) -> list[Step]:
 
 
 def _checked(sought: Sought) -> Sought:
-    """What is looked for as it is stored; Invalid where it can be none."""
+    """Return the request in its stored form. Raises InvalidInput."""
     if (sought.queue_id is None) is (sought.message_id is None):
         words = "give queueId or messageId; messageTraceEvents finds messages by address and time"
         raise Invalid(words, constraint="exclusive", path=["messageId"])
@@ -206,7 +216,7 @@ def _of(row: Picked) -> dict[str, Any]:
 
 
 def _about(step: Step, address: str | None) -> bool:
-    """Whether a step is about this recipient, or about all."""
+    """True if a step is about this recipient, or about all recipients."""
     if not address or step.address is None:
         return True
     return normal(step.address) == normal(address)
@@ -215,23 +225,27 @@ def _about(step: Step, address: str | None) -> bool:
 async def _written(ctx: Context, sought: Sought) -> Sequence[Picked]:
     of = col(MessageStep.queue_id), col(MessageStep.message_id)
     wanted = of[0] == sought.queue_id if sought.queue_id else of[1] == sought.message_id
-    asked = select(*picked(MessageStep, STEP)).where(
+    statement = select(*picked(MessageStep, STEP)).where(
         wanted, col(MessageStep.submission_id).is_(None), _domains(ctx)
     )
     if sought.address:
-        asked = asked.where(col(MessageStep.compared) == search_key(sought.address))
-    return await ctx.read(asked.order_by(col(MessageStep.at), col(MessageStep.id)).limit(MOST))
+        statement = statement.where(col(MessageStep.compared) == search_key(sought.address))
+    return await ctx.read(statement.order_by(col(MessageStep.at), col(MessageStep.id)).limit(MOST))
 
 
 def _domains(ctx: Context) -> ColumnElement[bool]:
-    """Steps of recipients in the domains one administers; all for an ADMIN."""
+    """Build the condition that a step is of a domain the viewer administers; all for an ADMIN."""
     if ctx.viewer.role.includes(Role.ADMIN):
         return true()
     return col(MessageStep.domain_id).in_(ctx.viewer.administers)
 
 
 def _submissions(ctx: Context) -> ColumnElement[bool]:
-    """Those of accounts one sees, and what the platform sends on for one's domains."""
+    """Build the condition that the viewer can see a submission.
+
+    These are submissions of visible users, and forwards that the platform sends for the viewer's
+    domains.
+    """
     if ctx.viewer.role.includes(Role.ADMIN):
         return true()
     theirs = select(col(User.id)).where(overseen_users(ctx))
@@ -240,7 +254,7 @@ def _submissions(ctx: Context) -> ColumnElement[bool]:
 
 
 async def _queue(ctx: Context, sought: Sought, known: set[str]) -> list[Step]:
-    """What is in the queue, or was: by its own id, and what has the Message-ID."""
+    """Load the steps of submissions, by queue ID and by Message-ID."""
     names = {sought.message_id} if sought.message_id else known
     linked = select(col(MessageStep.submission_id)).where(
         col(MessageStep.message_id).in_(names), col(MessageStep.submission_id).is_not(None)
@@ -256,15 +270,17 @@ async def _queue(ctx: Context, sought: Sought, known: set[str]) -> list[Step]:
     )
     if not rows:
         return []
-    asked = select(*picked(Delivery)).where(col(Delivery.submission_id).in_([r.id for r in rows]))
+    statement = select(*picked(Delivery)).where(
+        col(Delivery.submission_id).in_([r.id for r in rows])
+    )
     parts: dict[int, list[Picked]] = {}
-    for each in await ctx.read(asked.order_by(col(Delivery.id)).limit(MOST)):
+    for each in await ctx.read(statement.order_by(col(Delivery.id)).limit(MOST)):
         parts.setdefault(each.submission_id, []).append(each)
     return [step for row in rows for step in _sent(row, parts.get(row.id, ()))]
 
 
 def _sent(row: Picked, deliveries: Sequence[Picked]) -> Iterator[Step]:
-    """A submission, and how far each of its deliveries has come."""
+    """Yield the step of a submission, and the state of each of its queue entries."""
     event = "queued" if row.copy_of is None else "copied"
     said = f"from <{row.envelope_from}>"
     of = {"sender": row.envelope_from or None, "stored_message_id": row.message_id}
@@ -276,14 +292,18 @@ def _sent(row: Picked, deliveries: Sequence[Picked]) -> Iterator[Step]:
 
 
 def _reporter(row: Picked) -> str | None:
-    """Who reports of it after it was handed over, and whether we believe it."""
+    """Return who reported after the handover, and whether the report is proven.
+
+    None without a report.
+    """
     if row.reported_at is None:
         return None
-    return f"{row.reported_by or 'a server'} ({'proven' if row.report_proven else 'unproven'})"
+    evidence = "proven" if row.report_proven else "unproven"
+    return f"{row.reported_by or 'a server'} ({evidence})"
 
 
 def _said(row: Picked) -> str:
-    """What is known of a delivery."""
+    """Return the detail text of a queue entry."""
     facts = {
         "via": row.via,
         "attempts": row.attempts,

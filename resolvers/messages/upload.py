@@ -1,4 +1,4 @@
-"""Putting a message into a folder: as it is, or written from fields; also in a draft's place."""
+"""Storing of uploaded messages, complete or composed from fields; one can replace a draft."""
 
 import base64
 import binascii
@@ -56,29 +56,32 @@ from resolvers.users.selection import Users
 
 @dataclass(frozen=True, slots=True)
 class NewMessage:
-    """A message to be stored: as it is (`raw`, `upload_id`, `received`), or from `fields`.
+    """A message to store: complete (`raw`, `upload_id`, `received_source`), or from `fields`.
 
-    `raw` is text or base64. With `fields` that refer to a message, and in the place of another
-    draft, it is a draft whatever `draft` says.
+    `raw` is text or base64. With `fields` that refer to a message, and as a replacement of a draft,
+    it is always a draft.
     """
 
     mailbox: Named
     raw: str | None = None
     upload_id: int | None = None
-    received: bytes | Path | None = None  # has come, within the limits
+    received: bytes | Path | None = None  # already received, within the limits
     fields: Fields | None = None
     seen: bool = True
     flagged: bool = False
     draft: bool = False
     received_at: datetime | None = None
     meta_data: dict[str, Any] | None = None
-    replaces: int | None = None  # an earlier draft
-    keep: Chosen | None = None  # attachments of that, beside those in `fields`
+    replaces: int | None = None  # the draft that it replaces
+    keep: Chosen | None = None  # attachments of that draft, besides those in `fields`
 
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """What was stored. `dropped` are the numbers of those in `to` that have no address yet."""
+    """The stored message.
+
+    `dropped_recipient_numbers` lists those in `to` without a complete address.
+    """
 
     message: Picked | None
     replaced: bool = False
@@ -86,9 +89,9 @@ class Done:
 
 
 async def permit(ctx: Context, mailbox: Named, size: int) -> None:
-    """See whether the viewer may put so many bytes into the folder, before they come.
+    """Check that the viewer can store this many bytes in the mailbox, before they are received.
 
-    Forbidden, NotFound, OverQuota.
+    Raises Forbidden, NotFound or OverQuota.
     """
     message_loaders.changeable(ctx)
     box = await find(ctx, mailbox, ShareRight.INSERT)
@@ -100,15 +103,16 @@ async def permit(ctx: Context, mailbox: Named, size: int) -> None:
 
 
 async def store(ctx: Context, new: NewMessage, problems: Problems | None = None) -> Done:
-    """Store the message. OverQuota, NotFound; for a draft to replace Conflict and Stale.
+    """Store the message.
 
-    All that is wrong with its fields is told at once, with the `problems` found before.
+    Raises OverQuota or NotFound, and Conflict or Stale for a draft that is replaced. All problems
+    of the fields are raised together, with the `problems` found before.
     """
     problems = problems or Problems()
     user_id = own(ctx)
-    box = await find(ctx, new.mailbox, ShareRight.INSERT)
+    mailbox = await find(ctx, new.mailbox, ShareRight.INSERT)
     account = await composition.account_of(ctx, user_id)
-    previous = await _previous(ctx, new, box)
+    previous = await _previous(ctx, new, mailbox)
     if new.fields:
         file_attachments.check(new.fields.files, "files")
     new, dropped = _finished(new)
@@ -118,11 +122,17 @@ async def store(ctx: Context, new: NewMessage, problems: Problems | None = None)
         source = await _source(ctx, account, new, previous)
     problems.settle()
     letter = await read(source)
-    to = _there(ctx, new, box, await ctx.load(mailbox_rights.rights, (box.user_id, box.id)))
+    to = _there(
+        ctx, new, mailbox, await ctx.load(mailbox_rights.rights, (mailbox.user_id, mailbox.id))
+    )
     before = await earlier(ctx, previous.message) if previous else None
-    home = account if box.user_id == user_id else await composition.account_of(ctx, box.user_id)
+    home = (
+        account
+        if mailbox.user_id == user_id
+        else await composition.account_of(ctx, mailbox.user_id)
+    )
     if not to.draft:
-        letter = await openpgp_encryption.put_in(ctx.world, source, letter, home, box)
+        letter = await openpgp_encryption.put_in(ctx.world, source, letter, home, mailbox)
     kept = await stored(ctx.world, home.tenant_id, letter)
     files = [file.file_id for file in new.fields.files] if new.fields else []
     try:
@@ -137,12 +147,12 @@ async def store(ctx: Context, new: NewMessage, problems: Problems | None = None)
 async def store_for(
     ctx: Context, new: NewMessage, users: Users, problems: Problems | None = None
 ) -> tuple[list[Picked], Sequence[int]]:
-    """Store a message in the folder of each of these accounts: of all, or of none.
+    """Store a message in the mailbox of each of these users: of all or of none.
 
-    Others' only for administrators. A message of fields is written in the name of each account,
-    without references and stored files, which administrators cannot read. Only one account's draft
-    is replaced. Also returns what `Done.dropped` has. NotFound where one lacks the folder,
-    OverQuota.
+    Only administrators can do this for other users. A message from fields is composed in the name
+    of each user, without references and stored files, which administrators can't read. A draft can
+    be replaced for one user only. Returns the messages, and the numbers of dropped recipients.
+    Raises NotFound if a user lacks the mailbox, and OverQuota.
     """
     rows, problems = await owners(ctx, users, "users"), problems or Problems()
     if len(rows) == 1 and (new.fields or new.replaces is not None or new.keep):
@@ -153,13 +163,13 @@ async def store_for(
     if new.fields:
         _check_people(ctx, new.fields)
     new, dropped = _finished(new)
-    boxes = await ctx.load_all(mailbox_loaders.named, [(row.id, new.mailbox) for row in rows])
-    for row, box in zip(rows, boxes, strict=True):
-        if box is None:
+    mailboxes = await ctx.load_all(mailbox_loaders.named, [(row.id, new.mailbox) for row in rows])
+    for row, mailbox in zip(rows, mailboxes, strict=True):
+        if mailbox is None:
             raise NotFound(f"{row.username}: {new.mailbox}", path=["mailbox"])
     problems.settle()
-    pairs = zip(rows, boxes, strict=True)
-    there = [(row, box, _there(ctx, new, box)) for row, box in pairs if box]
+    pairs = zip(rows, mailboxes, strict=True)
+    there = [(row, mailbox, _there(ctx, new, mailbox)) for row, mailbox in pairs if mailbox]
     try:
         keys = await _place_all(ctx, new, there, users, again=False)
     except Gone:
@@ -170,7 +180,7 @@ async def store_for(
 async def _store_as(
     ctx: Context, row: Picked, new: NewMessage, problems: Problems
 ) -> tuple[list[Picked], Sequence[int]]:
-    """Store a message as this account does it, and log it if it is another's."""
+    """Store a message as this user. It is logged if the viewer is another user."""
     async with ctx.together():
         done = await store(_as(ctx, row.id), new, problems)
         if row.id != ctx.viewer.user_id:
@@ -183,14 +193,14 @@ async def _store_as(
 
 
 def _as(ctx: Context, user_id: int) -> Context:
-    """A context in which this account writes a message; it cannot read mail or files."""
+    """Return a context in which this user composes a message. It can't read mail or files."""
     return ctx if user_id == ctx.viewer.user_id else another(ctx, user_id)
 
 
 async def _mail(
     ctx: Context, new: NewMessage, account: Picked | None
 ) -> tuple[bytes | Path, Letter]:
-    """A message, whole or written by this account from fields."""
+    """Return the source of a message, complete or composed by this user, and the parsed message."""
     if account is not None:
         ctx = _as(ctx, account.id)
         account = await composition.account_of(ctx, account.id)
@@ -201,18 +211,18 @@ async def _mail(
 async def _place_all(
     ctx: Context,
     new: NewMessage,
-    there: Sequence[tuple[Picked, Picked, Place]],  # account, folder
+    there: Sequence[tuple[Picked, Picked, Place]],  # user, mailbox, placement
     users: Users,
     *,
     again: bool,
 ) -> list[int]:
     whole = None if new.fields else await _mail(ctx, new, None)
     ready, done = list[tuple[Letter, Kept, Place]](), set[tuple[int, str]]()
-    for account, box, to in there:
+    for account, mailbox, to in there:
         source, clear = whole or await _mail(ctx, new, account)
         letter = clear
         if not to.draft:
-            letter = await openpgp_encryption.put_in(ctx.world, source, clear, account, box)
+            letter = await openpgp_encryption.put_in(ctx.world, source, clear, account, mailbox)
         blob = (account.tenant_id, letter.root.digest)
         kept = await stored(ctx.world, blob[0], letter, again=again and blob not in done)
         done.add(blob)
@@ -226,12 +236,15 @@ async def _place_all(
 
 
 def _light(letter: Letter) -> Letter:
-    """A letter whose bytes are stored, without them: each account may have its own."""
+    """Return a parsed message without its bytes, which are stored already."""
     return replace(letter, root=Piece(letter.root.digest, b""), pieces=(), keeping={})
 
 
 def _there(ctx: Context, new: NewMessage, box: Any, may: Rights = ALL) -> Place:
-    """Where it goes; what the viewer `may` not mark is left out (RFC 4314, section 4)."""
+    """Return the placement in the mailbox.
+
+    Flags that the rights exclude are left out (RFC 4314, section 4).
+    """
     return Place(
         box.user_id,
         box.id,
@@ -264,14 +277,14 @@ async def _place(
         return placed
 
     async with ctx.write(to.user_id) as session:
-        if to.user_id != own(ctx):  # it may be shared no longer
+        if to.user_id != own(ctx):  # the share may have ended
             await find(ctx, Named(id=to.mailbox_id), ShareRight.INSERT)
         with mailbox_rights.discreet(ctx, to.user_id):
             return await ctx.world.join(session, unit)
 
 
 def _check_people(ctx: Context, fields: Fields) -> None:
-    """Raise LimitReached if a message that is no draft has more recipients than can be sent to."""
+    """Raise LimitReached for too many recipients or Reply-To addresses."""
     most = ctx.world.options.max_recipients
     used = sum(len(people or ()) for people in (fields.to, fields.cc, fields.bcc))
     check_limit(used, most, f"more than {most} recipients", path=["to"])
@@ -279,7 +292,7 @@ def _check_people(ctx: Context, fields: Fields) -> None:
 
 
 def _finished(new: NewMessage) -> tuple[NewMessage, list[int]]:
-    """The message without those in `to` whose address is half written, and their numbers."""
+    """Return the message without recipients with an incomplete address, and their numbers."""
     fields = new.fields
     if new.replaces is not None or (fields and fields.reference):
         new = replace(new, draft=True)
@@ -300,7 +313,7 @@ def _addressed(person: Person) -> bool:
 
 
 async def _previous(ctx: Context, new: NewMessage, box: Picked) -> Previous | None:
-    """The viewer's draft that is to be replaced. NotFound; Conflict where it is no draft."""
+    """Return the viewer's draft to replace. Raises NotFound, or Conflict if it is no draft."""
     if new.replaces is None:
         if new.keep:
             raise Invalid(
@@ -311,10 +324,10 @@ async def _previous(ctx: Context, new: NewMessage, box: Picked) -> Previous | No
         return None
     if box.user_id != own(ctx):
         raise Forbidden("a draft stays with its account", path=["mailbox"])
-    asked = select(*picked(Message)).where(
+    statement = select(*picked(Message)).where(
         col(Message.user_id) == own(ctx), here(), col(Message.id) == new.replaces
     )
-    row = found(next(iter(await ctx.read(asked)), None), str(new.replaces), path=PATH)
+    row = found(next(iter(await ctx.read(statement)), None), str(new.replaces), path=PATH)
     if not row.draft:
         raise Conflict("only a draft can be replaced", path=PATH)
     (message,) = await message_content.read_sources(ctx.world, [row], ctx.read)
@@ -322,7 +335,7 @@ async def _previous(ctx: Context, new: NewMessage, box: Picked) -> Previous | No
 
 
 async def earlier(ctx: Context, message: Stored) -> Earlier:
-    """A draft that is to be replaced, as it was read."""
+    """Return the draft to replace, with the search words it had when it was read."""
     row = message.row
     words = await index_worker.words_of(ctx.world, row, message)
     return Earlier(row.id, row.digest, words)
@@ -331,9 +344,9 @@ async def earlier(ctx: Context, message: Stored) -> Earlier:
 async def _source(
     ctx: Context, account: Picked | None, new: NewMessage, previous: Previous | None
 ) -> bytes | Path:
-    """The bytes of the message. Invalid unless exactly one thing says what it is.
+    """Return the bytes of the message. Raises InvalidInput unless exactly one source is given.
 
-    `account` is who writes it, where it is written from fields.
+    `account` is the author if the message is composed from fields.
     """
     raw = "rawUpload" if new.upload_id is not None else "raw"
     ways = (new.raw, new.upload_id, new.received, new.fields)
@@ -358,7 +371,10 @@ async def _source(
 
 
 async def whole(ctx: Context, raw: str | None, upload_id: int | None) -> bytes:
-    """A whole message that is given as text or base64, or was sent before."""
+    """Return a complete message, given as text or base64 or uploaded before.
+
+    Raises InvalidInput.
+    """
     path = ["rawUpload" if upload_id is not None else "raw"]
     if upload_id is not None:
         content = await uploads.read_upload(ctx, upload_id)
@@ -372,9 +388,10 @@ async def whole(ctx: Context, raw: str | None, upload_id: int | None) -> bytes:
 
 
 def decoded(text: str) -> bytes:
-    """Text of a message as it is, with the line ends of mail; or the base64 of one.
+    """Return the bytes of a message, given as text with any line ends or as base64.
 
-    A message begins with a field, whose name ends with a colon: base64 has none.
+    A message begins with a field name and a colon, which base64 never contains. Raises
+    InvalidInput.
     """
     if ":" not in text:
         try:

@@ -1,4 +1,4 @@
-"""What is worth showing to somebody who looks on: new mail, limits, sign-ins, mail not sent."""
+"""Notify a signed-in user: new mail, limits, sign-ins, and messages that could not be sent."""
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,7 +14,7 @@ from resolvers.changes.stream_reader import Asked
 from resolvers.context import Context
 from resolvers.notifications.push_events import received, unread
 from resolvers.notifications.push_requests import NO_SUBJECT
-from resolvers.notifications.webhook_event_types import KINDS as TYPES
+from resolvers.notifications.webhook_event_types import KINDS as EVENT_TYPES
 from resolvers.notifications.webhook_event_types import SECURITY
 
 KINDS = frozenset(
@@ -30,7 +30,7 @@ UNSENT = {
     "FAILED": "A message could not be sent",
     "PARTIAL": "A message did not reach all its recipients",
 }
-HAPPENED = {  # of the security log, what its owner wants to know of
+HAPPENED = {  # of security log entries that are shown
     "login.succeeded": "New sign-in",
     "login.failed": "A sign-in failed",
     "user.actedAs": "An administrator acts as you",
@@ -59,7 +59,7 @@ LIMITS = {
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """One thing to show, and the position after it."""
+    """One notification and the position after it."""
 
     kind: str
     title: str
@@ -71,7 +71,10 @@ class Notice:
 
 
 async def follow(ctx: Context, since: Position | None) -> AsyncGenerator[Notice]:
-    """Yield what is worth showing of the viewer's own account: what was missed, then what comes."""
+    """Yield notifications of the viewer's own account: those after `since`, then new ones.
+
+    A notification of the type "resync" is yielded if events are no longer kept.
+    """
     mine = own(ctx)
     async for batch in stream_reader.follow(ctx, Asked(since, KINDS)):
         if batch.resync:
@@ -86,7 +89,7 @@ async def follow(ctx: Context, since: Position | None) -> AsyncGenerator[Notice]
 
 
 async def _told(ctx: Context, events: Sequence[Event]) -> list[Notice]:
-    """What these come to; as few statements for many as for one."""
+    """Return the notifications of events; the number of statements does not depend on them."""
     mail = [e.object_id for e in events if received(e)]
     messages = await unread(ctx.read, [own(ctx)], mail) if mail else {}
     keys = [e.object_id for e in events if e.kind is ChangeKind.SECURITY_EVENT]
@@ -120,7 +123,7 @@ def _of(
 
 
 def _security(event: Event, row: Picked) -> Notice | None:
-    """A sign-in is news the first time only: later ones like it are counted, and not told."""
+    """Return the notification of a security log entry; None for a repeated sign-in."""
     named = SECURITY.get((row.action, row.result == "success"), "")
     if named not in HAPPENED or (named == "login.succeeded" and row._asdict()["count"] > 1):
         return None
@@ -138,4 +141,4 @@ def _limit(event: Event) -> Notice:
     if text and facts["limit"] == LimitKind.FORWARDS:
         text = "Something was not forwarded"
     title = f"{LIMITS[LimitKind(facts['limit'])]}: {state}"
-    return _of(event, TYPES[ChangeKind.LIMIT_REACHED], title, text)
+    return _of(event, EVENT_TYPES[ChangeKind.LIMIT_REACHED], title, text)

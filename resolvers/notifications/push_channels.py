@@ -1,4 +1,4 @@
-"""Push channels: where users are told of new mail, and who may say so."""
+"""Create, update, test and delete push channels, which notify users of new mail."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -36,8 +36,8 @@ from resolvers.users.selection import Users, chosen
 
 SENDERS = 100  # patterns of a channel
 FOLDERS = 100  # of a channel
-CREDENTIAL = 512  # characters of a key or a token
-PARTS = {  # what each kind needs, and what it may have besides
+CREDENTIAL = 512  # characters
+PARTS = {  # required and optional parts by kind
     PushKind.PUSHOVER: (("key", "token"), ()),
     PushKind.WEB_PUSH: (("endpoint",), ()),
     PushKind.HTTP: (("endpoint",), ("token",)),
@@ -52,9 +52,9 @@ LOGGED = (
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What a channel of a kind is to be; what is not among it stays as it is.
+    """New settings of a push channel of a kind. Absent settings stay unchanged.
 
-    `target` has key, token and endpoint, as far as they are given; None takes one away.
+    `target` can have key, token and endpoint; None removes one.
     """
 
     kind: PushKind
@@ -64,7 +64,11 @@ class Wanted:
 
 
 async def set_(ctx: Context, users: Users, wanted: Wanted) -> list[int]:
-    """Give each of these accounts such a channel, or change the one it has; their ids."""
+    """Create or update the channel of a kind of each of these accounts; returns the channel ids.
+
+    Raises Invalid, NotFound if an account or mailbox does not exist, and Forbidden if the viewer
+    may not read the mail of these accounts.
+    """
     rows = await chosen(ctx, users)
     _permitted(ctx, [row.id for row in rows])
     values, given = _checked(ctx, wanted)
@@ -92,14 +96,17 @@ async def set_(ctx: Context, users: Users, wanted: Wanted) -> list[int]:
 
 
 def _permitted(ctx: Context, users: Sequence[int]) -> None:
-    """For others' channels a DOMAIN_ADMIN needs both: what is pushed is of their mail."""
+    """Raise Forbidden if the viewer may not manage channels of these users."""
     if any(user != ctx.viewer.user_id for user in users):
         for permission in (AdminPermission.PUSHOVER, AdminPermission.LOGIN_AS):
             ctx.viewer.require(Needs(role=Role.DOMAIN_ADMIN, admin_permission=permission))
 
 
 def _checked(ctx: Context, wanted: Wanted) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The columns and the parts of the target that are given; Invalid with all that is wrong."""
+    """Return the new columns and the new parts of the target.
+
+    Raises Invalid with all that is wrong.
+    """
     problems, values, given = Problems(), dict(wanted.values), dict(wanted.target)
     needs, may = PARTS[wanted.kind]
     for name, part in wanted.target.items():
@@ -155,7 +162,7 @@ def _senders(given: Sequence[str]) -> list[str]:
 
 
 async def _there(session: AsyncSession, users: Sequence[int], kind: PushKind) -> dict[int, Picked]:
-    """The channels of this kind that these accounts have, by account; held from the worker."""
+    """Read and lock the channels of this kind, by user."""
     asked = select(*picked(PushChannel)).where(
         col(PushChannel.user_id).in_(users), col(PushChannel.kind) == kind
     )
@@ -165,7 +172,10 @@ async def _there(session: AsyncSession, users: Sequence[int], kind: PushKind) ->
 
 
 async def _boxes(held: Held, names: Sequence[Named] | None) -> dict[int, list[int]] | None:
-    """The folders that are named, of each account; NotFound where it has one not."""
+    """Return the ids of the named mailboxes of each account.
+
+    Raises NotFound if an account lacks one.
+    """
     if names is None:
         return None
     found: defaultdict[int, list[int]] = defaultdict(list)
@@ -181,7 +191,7 @@ async def _boxes(held: Held, names: Sequence[Named] | None) -> dict[int, list[in
 
 
 async def _lasts(ctx: Context, users: Sequence[int]) -> dict[int, int]:
-    """Where the journals of these accounts stand."""
+    """Return the last position in the journal of each account."""
     asked = select(col(Stream.id), col(Stream.last)).where(col(Stream.id).in_(users))
     return {row.id: row.last for row in await ctx.read(asked)}
 
@@ -193,7 +203,10 @@ def _row(
     given: tuple[Mapping[str, Any], Mapping[str, Any]],
     last: int,
 ) -> dict[str, Any]:
-    """A channel as it is to be. What comes before it is switched on is none of its."""
+    """Return the columns of a new or changed channel.
+
+    A new or reactivated channel starts at `stream_position`, so that earlier mail is not pushed.
+    """
     values, parts = given
     now = ctx.world.now()
     row: dict[str, Any] = {
@@ -221,7 +234,7 @@ def _row(
     if before is not None and row["active"] and not before.active:
         row["number"] = last
     fresh = {"failures": 0, "retry_at": None, "last_error": None, "updated_at": now}
-    freed = {"lease": None, "holder": None}  # whoever is at it stops
+    freed = {"lease": None, "holder": None}  # a worker that serves the channel stops
     sealed = _sealed(ctx, row, before, parts)
     return {**row, **fresh, **freed, "target": sealed}
 
@@ -229,13 +242,13 @@ def _row(
 def _sealed(
     ctx: Context, row: Mapping[str, Any], before: Picked | None, parts: Mapping[str, Any]
 ) -> str:
-    """Where it leads, sealed; Invalid where something is missing."""
+    """Return the encrypted target. Raises Invalid if a required part is missing."""
     known: dict[str, Any] = {}
     if before is not None:
         try:
             known = opened(ctx.world, before)
         except Sealed:
-            known = {}  # it must be given anew
+            known = {}  # all parts must be given again
     known = {name: part for name, part in {**known, **parts}.items() if part is not None}
     for name in PARTS[row["kind"]][0]:
         if name not in known:
@@ -266,7 +279,7 @@ async def _write(session: AsyncSession, made: Sequence[tuple[Any, dict[str, Any]
 async def _tell(
     ctx: Context, session: AsyncSession, users: Sequence[int], kind: str, log: Sequence[Done]
 ) -> None:
-    """Tell the accounts in their journals and security logs, and of others the administrators."""
+    """Record the changes in journals, security logs and, for other users, in the admin log."""
     told = {user: [(ChangeKind.USER_CHANGED, [user])] for user in users}
     await ctx.record_all(session, told, changed=[CHANGED])
     events = [Event("push channel set", user, target=kind) for user in users]
@@ -280,12 +293,15 @@ def _logged(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _wake(ctx: Context) -> None:
-    """Let the worker look, who may have nothing to do so far."""
+    """Wake the push worker after the transaction."""
     ctx.afterwards(lambda: ctx.world.wakeups.tell({PUSHES: 0}))
 
 
 async def test(ctx: Context, ids: Sequence[int]) -> None:
-    """Have a sample pushed to these channels, even where they are switched off."""
+    """Push a test notification to these channels, also to inactive ones.
+
+    Raises NotFound or Forbidden.
+    """
     owners = await _owners(ctx, ids)
     async with ctx.write(*owners) as session:
         rows = await _held(ctx, session, ids)
@@ -297,7 +313,7 @@ async def test(ctx: Context, ids: Sequence[int]) -> None:
 
 
 async def remove(ctx: Context, ids: Sequence[int]) -> None:
-    """Remove these channels, all or none."""
+    """Delete these channels, all or none. Raises NotFound or Forbidden."""
     owners = await _owners(ctx, ids)
     async with ctx.write(*owners) as session:
         rows = await _held(ctx, session, ids)
@@ -335,11 +351,11 @@ def _seen(ctx: Context) -> Select[*tuple[Any, ...]]:
 
 
 async def of_users(ctx: Context, keys: list[int]) -> list[list[Picked]]:
-    """The channels of accounts, by kind."""
+    """Load the channels of each account, sorted by kind."""
     rows = _seen(ctx).order_by(col(PushChannel.kind))
     return await all_by_keys(ctx, rows, col(PushChannel.user_id), keys)
 
 
 async def by_ids(ctx: Context, ids: list[int]) -> list[Picked | None]:
-    """The channels with these ids, in this order; None where the viewer sees none."""
+    """Load channels, in the order of the ids; None if the viewer does not see one."""
     return await by_keys(ctx, _seen(ctx), col(PushChannel.id), ids)

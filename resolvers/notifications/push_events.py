@@ -1,4 +1,4 @@
-"""What push channels are told of: mail that was delivered, lies where they look, and is unread."""
+"""Read the new messages of push channels: received, unread, and in a mailbox of the channel."""
 
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import suppress
@@ -20,20 +20,20 @@ from models.runtime.environment import World
 from models.store.columns import Picked, picked
 from resolvers.submission.sender_patterns import permitted
 
-CHANGES = 1000  # of the journal, at once
-HEADS = 20  # of messages, at once
-NEW_FOR = timedelta(days=1)  # what is older is pushed no more
+CHANGES = 1000  # of the journal, in one statement
+HEADS = 20  # of messages, in one statement
+NEW_FOR = timedelta(days=1)  # older messages are not pushed
 NAMES = ("id", "mailbox_id", "subject", "from_name", "from_address", "to", "message_id")
 UNTOLD = (SpecialUse.JUNK, SpecialUse.TRASH)
 HURRY = {"importance": "high", "priority": "urgent", "x-msmail-priority": "high"}
-URGENT = ("1", "2")  # how X-Priority begins
+URGENT = ("1", "2")  # first character of X-Priority
 
 Read = Callable[[Select[*tuple[Any, ...]]], Awaitable[Sequence[Picked]]]
 
 
 @dataclass(frozen=True, slots=True)
 class News:
-    """A message for a channel, and its number in the journal."""
+    """A message for a channel and its position in the journal."""
 
     message: Picked
     number: int
@@ -41,21 +41,21 @@ class News:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What is new for a channel, oldest first; up to `reached` the journal has been read."""
+    """The new messages for a channel, oldest first. The journal was read up to `position`."""
 
     news: Sequence[News]
     reached: int
 
 
 def received(change: Picked | Event) -> bool:
-    """Whether this is mail that came from outside, not what was put or moved there."""
+    """True if a message was received from outside, not stored or moved by a client."""
     return change.kind is ChangeKind.MESSAGE_ADDED and change.facts.get("did") == "received"
 
 
 async def unread(read: Read, owners: Collection[int], keys: Collection[int]) -> dict[int, Picked]:
-    """Those of these messages of accounts that are there, unread, not muted, in no Junk or Trash.
+    """Read those of these messages that are unread, in a thread that is not muted, and not in Junk.
 
-    With their columns, `special_use` of the folder is.
+    Messages in Trash are left out too. Adds `special_use` of the mailbox to the columns.
     """
     use = col(Mailbox.special_use)
     asked = (
@@ -74,10 +74,10 @@ async def unread(read: Read, owners: Collection[int], keys: Collection[int]) -> 
 
 
 async def look(world: World, channels: Sequence[Picked]) -> dict[int, Found]:
-    """What is new for these channels, by their ids; as many statements for many as for one.
+    """Read new messages for channels, by channel id, with a fixed number of statements.
 
-    Each row has `last`, how far the journal of its account goes. Those that nothing is read of
-    this time, since there is too much for others, are left out.
+    The column `last` of each channel is the end of its user's journal. Channels are left out if
+    the changes of other channels fill the statement.
     """
     changes = await _changes(world, channels)
     cut = (changes[-1].stream_id, changes[-1].last) if len(changes) == CHANGES else None
@@ -126,7 +126,7 @@ async def _changes(world: World, channels: Sequence[Picked]) -> Sequence[Picked]
 
 
 async def _living(world: World, channels: Sequence[Picked]) -> set[int]:
-    """Those of their folders that are still there."""
+    """Return the ids of the channels' mailboxes that still exist."""
     named = sorted({key for channel in channels for key in channel.mailboxes})
     found: set[int] = set()
     for start in range(0, len(named), LONGEST):
@@ -136,7 +136,7 @@ async def _living(world: World, channels: Sequence[Picked]) -> set[int]:
 
 
 def _wanted(channel: Picked, living: Collection[int]) -> Callable[[Picked], bool]:
-    """Whether a message lies in a folder of the channel, and comes from a sender of its."""
+    """Return a predicate for messages that match the mailboxes and senders of a channel."""
     boxes = set(channel.mailboxes).intersection(living)
     regex = Expression(channel.senders_regex) if channel.senders_regex else None
     anybody = not channel.senders and regex is None
@@ -152,7 +152,7 @@ def _wanted(channel: Picked, living: Collection[int]) -> Callable[[Picked], bool
 
 
 async def urgent(world: World, keys: Collection[int]) -> set[int]:
-    """Those of these messages that their senders have marked as urgent.
+    """Return the ids of messages that are marked as urgent in their headers.
 
     By X-Priority, Importance (RFC 4021, section 2.1.54) or Priority (section 2.1.55).
     """
@@ -162,7 +162,7 @@ async def urgent(world: World, keys: Collection[int]) -> set[int]:
         asked = select(*picked(Message, ("id", "blob_id", "structure")))
         asked = asked.where(col(Message.id).in_(ids[start : start + HEADS]))
         for stored in await sources(world, await world.database.read(asked)):
-            with suppress(Corrupt):  # that it is damaged is logged where it is opened
+            with suppress(Corrupt):  # a damaged message is logged when it is opened
                 if await stored.examine(_hurried(stored.structure)):
                     found.add(stored.row.id)
     return found

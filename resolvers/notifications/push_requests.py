@@ -1,4 +1,4 @@
-"""What is posted to push channels: the words of a notice, and the request that brings it."""
+"""Build push notifications and the HTTP requests that deliver them."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -17,8 +17,8 @@ from models.store.columns import Picked
 from resolvers.notifications import web_push
 
 PLACES = ("SUBJECT", "SENDER", "SENDER_NAME", "SENDER_ADDRESS", "TO_NAME", "TO_ADDRESS", "MSG_ID")
-TITLE, TEXT = 250, 1024  # characters that Pushover takes
-SMALL_TITLE, SMALL_TEXT = 600, 2600  # bytes: a browser is sent 4 KiB (RFC 8291, section 4)
+TITLE, TEXT = 250, 1024  # characters, the limits of Pushover
+SMALL_TITLE, SMALL_TEXT = 600, 2600  # bytes; Web Push allows 4 KiB in all (RFC 8291, section 4)
 TITLED = "{SENDER}"
 WORDED = "{SUBJECT}"
 NO_SUBJECT = "(no subject)"
@@ -27,12 +27,12 @@ _ODD = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\u2028\u2029\ud800-\udfff]")
 _UTF8 = Charset("utf-8")
 _UTF8.header_encoding = BASE64
 
-Called = Callable[[str, int], str]  # the id of a row of a kind, as the API has it
+Called = Callable[[str, int], str]  # type name and row id to global ID
 
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """What a user is told: of one message, or of so many; `urgent` where it is to stand out."""
+    """The text of a push notification for one or many messages."""
 
     title: str
     text: str
@@ -43,7 +43,7 @@ class Notice:
 
 @dataclass(frozen=True, slots=True)
 class Posted:
-    """A request that brings a notice."""
+    """The HTTP request that delivers a push notification."""
 
     url: str
     headers: Mapping[str, str]
@@ -51,18 +51,21 @@ class Posted:
 
 
 def place_of(channel_id: int) -> str:
-    """What the vault seals where a channel leads for."""
+    """Return the purpose that the secret box binds the target of a channel to."""
     return f"push:{channel_id}"
 
 
 def opened(world: World, channel: Picked) -> dict[str, Any]:
-    """Where a channel leads: key, token, endpoint; raises Sealed."""
+    """Decrypt the target of a channel: key, token, endpoint.
+
+    Raises DecryptionError if its key is missing.
+    """
     found: dict[str, Any] = orjson.loads(world.vault.open(channel.target, place_of(channel.id)))
     return found
 
 
 def of_message(channel: Picked, message: Picked, *, urgent: bool) -> Notice:
-    """The notice of one message, in the words of the channel."""
+    """Return the notification of one message, with the templates of the channel filled."""
     to: Sequence[str | None] = next(iter(message.to), (None, None))
     address = message.from_address or ""
     values = {
@@ -79,14 +82,14 @@ def of_message(channel: Picked, message: Picked, *, urgent: bool) -> Notice:
 
 
 def of_many(channel: Picked, many: int, *, urgent: bool) -> Notice:
-    """The notice of many messages: how many, and nothing of what is in them."""
+    """Return the notification of many messages: their number, without any content."""
     title = channel.title if channel.title and not _PLACE.search(channel.title) else "New mail"
     urgent = urgent and channel.evaluate_priority
     return Notice(_line(title), f"{many} new messages", many=many, urgent=urgent)
 
 
 def sample(channel: Picked, world: World) -> Notice:
-    """A notice of a message that is none."""
+    """Return a test notification."""
     address = f"postmaster@{world.options.hostname}"
     values = dict.fromkeys(PLACES, "") | {
         "SUBJECT": "This is a test",
@@ -98,7 +101,7 @@ def sample(channel: Picked, world: World) -> Notice:
 
 
 def _worded(channel: Picked, values: Mapping[str, str]) -> tuple[str, str]:
-    """Title and text; what is put in is not looked at once more."""
+    """Return title and text. Inserted values are not expanded again."""
 
     def put(found: re.Match[str]) -> str:
         return values[found[1]]
@@ -113,12 +116,15 @@ def _line(text: str) -> str:
 
 
 def _cut(text: str, size: int) -> str:
-    """The beginning, of at most so many bytes."""
+    """Return the beginning of a text of at most `size` bytes."""
     return text.encode()[:size].decode(errors="ignore")
 
 
 async def posted(world: World, channel: Picked, notice: Notice, called: Called) -> Posted:
-    """The request that brings a notice by this channel; raises Sealed."""
+    """Build the HTTP request of a notification for this channel.
+
+    Raises DecryptionError if its key is missing.
+    """
     to = opened(world, channel)
     if channel.kind is PushKind.PUSHOVER:
         return _pushover(world, to, notice)
@@ -140,7 +146,7 @@ def _pushover(world: World, to: Mapping[str, Any], notice: Notice) -> Posted:
 
 
 def _http(to: Mapping[str, Any], notice: Notice) -> Posted:
-    """As ntfy takes it: the text, with a title that is encoded where it must be (RFC 2047)."""
+    """Build a request as ntfy accepts it: the text, with the title encoded as in RFC 2047."""
     headers = {
         "Content-Type": "text/plain; charset=utf-8",
         "Title": _field(notice.title),
@@ -167,7 +173,7 @@ async def _web_push(
         "message": called("Message", notice.message_id) if notice.message_id else None,
     }
     url = subscription["endpoint"]
-    to = target(url, private=True)  # whether it may be reached is judged where it is posted
+    to = target(url, private=True)  # the worker checks the address
     payload = orjson.dumps(shown)
     headers, body = await web_push.request(world, subscription, to, payload, urgent=notice.urgent)
     return Posted(url, headers, body)

@@ -1,4 +1,4 @@
-"""The worker that tells push channels of new mail: each in its own time, and never too often."""
+"""Send push notifications of new mail to channels, each at its own rate."""
 
 import asyncio
 import logging
@@ -39,15 +39,15 @@ log = logging.getLogger(__name__)
 
 PUSHED = metrics.counter("merganser_pushes", "Pushes to users, and what came.", "kind", "result")
 TOOK = metrics.histogram("merganser_push_seconds", "Time of a push.")
-PAUSE_AFTER_ERROR = 30.0  # seconds until a channel is tried again that broke
-IDLE = 15.0  # seconds until it looks unasked
-AT_ONCE = 50  # channels that a process serves
-MANY = 5000  # streams that have grown; if there are more, all are looked at
-TOGETHER = 3  # messages that are told one by one; more are one notice
-BURST = 5  # pushes to a channel in
+PAUSE_AFTER_ERROR = 30.0  # seconds until a channel is retried after an exception
+IDLE = 15.0  # between two reads without a wake-up
+AT_ONCE = 50  # of one process
+MANY = 5000  # if more streams have grown, all channels are read
+TOGETHER = 3  # more messages share one notification
+BURST = 5  # of one channel in RATE_WINDOW
 WINDOW = timedelta(minutes=1)
-GONE: Mapping[PushKind, frozenset[int]] = {  # answers that end a channel
-    PushKind.PUSHOVER: frozenset({400}),  # key or token are wrong; ours is a good form
+GONE: Mapping[PushKind, frozenset[int]] = {  # response statuses that switch a channel off
+    PushKind.PUSHOVER: frozenset({400}),  # key or token is wrong
     PushKind.WEB_PUSH: frozenset({404, 410}),  # RFC 8030, section 7.3
     PushKind.HTTP: frozenset({410}),
 }
@@ -56,7 +56,7 @@ CHANGED = ["pushChannels"]
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """What came of a push: `error` is None where it was taken."""
+    """The result of a push. `error` is None on success; `is_gone` switches the channel off."""
 
     error: str | None
     gone: bool = False
@@ -68,7 +68,7 @@ class LeaseLost(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Serving:
-    """A channel that is being told: whose it is, and the lease it is held by."""
+    """A channel that this process serves, with its user and lease."""
 
     user_id: int
     lease: int
@@ -77,20 +77,20 @@ class Serving:
 
 @dataclass
 class Worker:
-    """What is under way."""
+    """The state of the push worker of this process."""
 
     world: World
     called: Called
     gate: Gate
-    busy: dict[int, Serving] = field(default_factory=dict)  # by channel
-    grown: set[int] = field(default_factory=set)  # streams that are still to be looked at
+    busy: dict[int, Serving] = field(default_factory=dict)  # by channel id
+    grown: set[int] = field(default_factory=set)  # not yet read
     freed: asyncio.Event = field(default_factory=asyncio.Event)
-    needed: bool = True  # there are channels: else no bell costs a statement
-    behind: bool = False  # there is more than was begun
+    needed: bool = True  # without channels, wake-ups cause no statements
+    behind: bool = False  # more channels are due than were started
 
 
 async def run(world: World, called: Called, gate: Gate | None = None) -> None:
-    """Tell push channels of new mail, until cancelled."""
+    """Send push notifications until cancelled."""
     worker = Worker(world, called, gate or Gate.of(world.options))
     async with leases.registered(world):
         await _tell(worker)
@@ -103,7 +103,7 @@ async def _tell(worker: Worker) -> None:
             while True:
                 grown, pause = bell.taken(), IDLE
                 everything = monotonic() - looked >= IDLE or PUSHES in grown or worker.behind
-                if everything:  # now and then for what no bell told of
+                if everything:  # wake-ups can be lost
                     looked = monotonic()
                 if everything or worker.needed or worker.busy:
                     worker.grown |= grown
@@ -116,17 +116,18 @@ async def _tell(worker: Worker) -> None:
 async def _round(worker: Worker, *, everything: bool) -> float:
     try:
         return await look(worker, everything=everything)
-    except Exception:  # a worker's edge: the store may be back when we look again
+    except Exception:  # the worker must survive an outage of the database
         log.exception("push channels could not be looked after")
         return IDLE
 
 
 async def look(worker: Worker, *, everything: bool = True) -> float:
-    """Begin what there is to tell; returns the seconds until there may be more.
+    """Start to serve channels with something new; returns the seconds until the next call.
 
-    Of all accounts, or of those whose journals have grown.
+    Reads all accounts, or those with grown streams.
     """
-    worker.freed.clear()  # before we look: what ends from here on wakes us again
+    # before the read, so that a channel that is freed after it wakes the worker
+    worker.freed.clear()
     world, room = worker.world, AT_ONCE - len(worker.busy)
     if everything:
         there = await world.database.read(select(col(PushChannel.id)).limit(1))
@@ -143,7 +144,7 @@ async def look(worker: Worker, *, everything: bool = True) -> float:
     begin = [row for row in rows if row.test_at or (row.id in found and found[row.id].news)]
     begun = {row.id for row in begin}
     quiet = [row for row in rows if row.id in found and row.id not in begun]
-    # bells ring for much that is no mail: a write for each would be as many as changes
+    # most wake-ups are not about mail: a write for each would be too many
     pass_over = [row for row in quiet if everything or found[row.id].reached < row.last]
     await _passed_over(world, pass_over, found)
     for row in begin:
@@ -152,14 +153,16 @@ async def look(worker: Worker, *, everything: bool = True) -> float:
         worker.busy[row.id] = Serving(row.user_id, lease, task)
     worker.behind |= len(found) < len(on)
     worker.behind |= any(found[row.id].reached < row.last for row in quiet)
-    worker.grown = {each.user_id for each in worker.busy.values()}  # those may grow meanwhile
+    worker.grown = {
+        each.user_id for each in worker.busy.values()
+    }  # their streams can grow meanwhile
     if worker.behind:
         worker.freed.set()
     return await _until(world)
 
 
 def _due(worker: Worker, *, everything: bool) -> Select[*tuple[Any, ...]]:
-    """SQL: channels with something behind what they were told, that nobody serves."""
+    """Return the SQL query for channels with new events that no process serves."""
     now, late = worker.world.now(), col(PushChannel.retry_at)
     news = col(PushChannel.active) & (col(Stream.last) > col(PushChannel.number))
     due = late.is_(None) | (late <= now)
@@ -174,7 +177,7 @@ def _due(worker: Worker, *, everything: bool) -> Select[*tuple[Any, ...]]:
             leases.is_free(PushChannel),
         )
         .where(col(PushChannel.id).not_in(list(worker.busy)))
-        .order_by(col(PushChannel.failures), col(PushChannel.id))  # what fails waits for others
+        .order_by(col(PushChannel.failures), col(PushChannel.id))  # failing channels come last
     )
     if everything:
         return asked
@@ -188,12 +191,12 @@ def _due(worker: Worker, *, everything: bool) -> Select[*tuple[Any, ...]]:
 
 
 def _theirs() -> ColumnElement[bool]:
-    """SQL: accounts that are in use. Who may not sign in is not told by another way."""
+    """Return the SQL condition for accounts that may sign in; others are not notified."""
     return col(User.deleted_at).is_(None) & ~col(User.disabled) & ~col(User.suspended)
 
 
 async def _until(world: World) -> float:
-    """Seconds until a channel is tried again."""
+    """Return the seconds until the next retry of a channel."""
     soonest = select(func.min(col(PushChannel.retry_at)).label("at")).where(
         col(PushChannel.retry_at) > world.now(), leases.is_free(PushChannel)
     )
@@ -202,7 +205,7 @@ async def _until(world: World) -> float:
 
 
 async def _passed_over(world: World, rows: Sequence[Picked], found: Mapping[int, Found]) -> None:
-    """Go on behind what is nothing for these channels, in one unit."""
+    """Advance the positions of channels without new messages, in one transaction."""
     if not rows:
         return
     table = table_of(PushChannel)
@@ -218,7 +221,7 @@ async def _passed_over(world: World, rows: Sequence[Picked], found: Mapping[int,
 
 
 async def _serve(worker: Worker, key: int, lease: int) -> None:
-    """Tell a channel of what there is, come what may."""
+    """Send all notifications of a channel. Exceptions are logged."""
     try:
         with leases.in_use(worker.world, lease):
             channel = await _claim(worker.world, key, lease)
@@ -236,7 +239,7 @@ async def _serve(worker: Worker, key: int, lease: int) -> None:
 
 
 async def _claim(world: World, key: int, lease: int) -> Picked | None:
-    """The channel, which is ours for a while; None where it is another's."""
+    """Claim the lease of a channel and read it; None if another process holds the lease."""
     process_id = await leases.ensure_registered(world)
     mine = update(PushChannel).where(
         col(PushChannel.id) == key, leases.is_free(PushChannel), leases.is_registered(process_id)
@@ -258,7 +261,7 @@ async def _ours(world: World, key: int, lease: int) -> Picked | None:
 
 
 async def _step(worker: Worker, channel: Picked) -> Picked | None:
-    """Push once; the channel as it is then, or None where there is no more to do now."""
+    """Send one notification. Returns the channel after it, or None if nothing is left to do now."""
     world = worker.world
     window = channel.window_at
     running = window is not None and world.now() < window + WINDOW
@@ -290,7 +293,7 @@ async def _step(worker: Worker, channel: Picked) -> Picked | None:
 
 
 async def _news(world: World, channel: Picked) -> Found | None:
-    """What there is to tell of; None where nothing is to be told now."""
+    """Read new messages for a channel; None if nothing can be pushed now."""
     waits = channel.retry_at is not None and channel.retry_at > world.now()
     if not channel.active or waits or channel.last <= channel.number:
         return None
@@ -302,7 +305,7 @@ async def _news(world: World, channel: Picked) -> Found | None:
 
 
 async def _notice(world: World, channel: Picked, found: Found) -> tuple[Notice, int]:
-    """The next notice, and how far the journal is told by it."""
+    """Return the next notification and the journal position after it."""
     first: News = found.news[0]
     many = found.news if len(found.news) > TOGETHER else [first]
     keys = [one.message.id for one in many]
@@ -314,10 +317,10 @@ async def _notice(world: World, channel: Picked, found: Found) -> tuple[Notice, 
 
 
 async def _push(worker: Worker, channel: Picked, notice: Notice) -> Told:
-    """Post one notice."""
+    """Post one notification. Failures are part of the result."""
     begun, world = monotonic(), worker.world
     status, error = None, None
-    # the operator says where Pushover is, and users where all else is
+    # the address of Pushover is a setting, the others come from users
     private = worker.gate.private or world.options.push_private
     private = private or channel.kind is PushKind.PUSHOVER
     try:
@@ -327,7 +330,7 @@ async def _push(worker: Worker, channel: Picked, notice: Notice) -> Told:
             to, request.headers, request.body, replace(worker.gate, private=private)
         )
         error = refused(status)
-    except Invalid as problem:  # it was let in by other settings
+    except Invalid as problem:  # accepted under earlier settings
         error = problem.message
     except Unsent as problem:
         error = str(problem)
@@ -341,7 +344,7 @@ async def _push(worker: Worker, channel: Picked, notice: Notice) -> Told:
 
 
 async def _note(world: World, channel: Picked, told: Told, taken: Mapping[str, Any]) -> None:
-    """Write what came of a push; a channel that is gone is switched off, and its user hears."""
+    """Write the result of a push. A channel that is gone is switched off."""
     if told.error is None:
         well = {"failures": 0, "retry_at": None, "last_error": None, "last_push_at": world.now()}
         await _settle(world, channel, {**well, **taken})
@@ -361,7 +364,7 @@ async def _note(world: World, channel: Picked, told: Told, taken: Mapping[str, A
 async def _settle(
     world: World, channel: Picked, values: Mapping[str, Any], *, release: bool = False
 ) -> None:
-    """Write this to a channel that is still ours, and let it go or hold it on; LeaseLost."""
+    """Update a claimed channel, and keep or release its lease. Raises PushLeaseLost."""
     held = {"lease": None, "holder": None} if release else {"lease": channel.lease}
     this = update(PushChannel).where(
         col(PushChannel.id) == channel.id, col(PushChannel.lease) == channel.lease
@@ -378,17 +381,17 @@ async def _settle(
 
 
 async def _wind_up(worker: Worker) -> None:
-    """End what is under way; what is not taken yet is another's to tell."""
+    """Cancel the served channels and release their leases, so that other processes continue."""
     busy = dict(worker.busy)
     for each in busy.values():
         each.task.cancel()
     await asyncio.gather(*(each.task for each in busy.values()), return_exceptions=True)
-    with suppress(Exception):  # its leases end with its registration
+    with suppress(Exception):  # the leases end with the process registration
         await _given_back(worker.world, [each.lease for each in busy.values()])
 
 
 async def _given_back(world: World, leases: Sequence[int]) -> None:
-    """Let channels go that were ours: they are served at once by whoever comes."""
+    """Release leases, so that another process can serve the channels at once."""
     if leases:
         this = update(PushChannel).where(col(PushChannel.lease).in_(leases))
         async with world.write() as session:

@@ -1,6 +1,6 @@
-"""Web Push: requests to the push service of a browser (RFC 8030), sealed for the browser alone.
+"""Web Push: encrypted requests to the push service of a browser (RFC 8030).
 
-The body is encrypted (RFC 8291), and signed for by the one key of the platform (RFC 8292).
+The body is encrypted (RFC 8291) and signed with the platform's key pair (RFC 8292).
 """
 
 import asyncio
@@ -19,28 +19,28 @@ from models.notifications.push_channels import PushKey
 from models.runtime.environment import World
 from models.store.columns import insert_or, picked
 
-ONLY = 1  # the key of the only row
+ONLY = 1  # the table has one row
 SIGNED_FOR = timedelta(hours=12)  # RFC 8292, section 2: at most 24 hours
-KEPT_FOR = timedelta(days=1)  # by the push service, while the browser is away
+KEPT_FOR = timedelta(days=1)  # of a message in the push service
 POINT, AUTH = 65, 16  # bytes (RFC 8291, sections 3.1 and 3.2)
 PATH = ("endpoint",)
 
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """The keys of the platform, each in base64url."""
+    """The key pair of the platform, each key in base64url."""
 
     public: str
     private: str
 
 
 def place_of(key: int) -> str:
-    """What the vault seals the private key for."""
+    """Return the purpose that the secret box binds the private key to."""
     return f"push key:{key}"
 
 
 async def public_key(world: World) -> str:
-    """The public key, which is made by the first who asks."""
+    """Read the public key. The first call creates the key pair."""
     found = await _row(world)
     if found is None:
         await _make(world)
@@ -49,7 +49,7 @@ async def public_key(world: World) -> str:
 
 
 async def pair(world: World) -> Pair:
-    """Both keys; raises Sealed."""
+    """Read the key pair. Raises DecryptionError if the private key can't be decrypted."""
     await public_key(world)
     row = await _row(world)
     return Pair(row.public, world.vault.open(row.private, place_of(ONLY)))
@@ -60,7 +60,7 @@ async def _row(world: World) -> Any:
 
 
 async def _make(world: World) -> None:
-    """Make the keys, unless another has at this moment."""
+    """Create the key pair, unless another process does at the same time."""
     from cryptography.hazmat.primitives import serialization  # noqa: PLC0415 - few need it
     from cryptography.hazmat.primitives.asymmetric import ec  # noqa: PLC0415
 
@@ -85,7 +85,7 @@ def _written(raw: bytes) -> str:
 
 
 def _read(text: object, size: int, name: str) -> bytes:
-    """The bytes of a key in base64url; Invalid where it has another size."""
+    """Decode a key from base64url. Raises Invalid if it does not have this size."""
     raw = b""
     if isinstance(text, str) and len(text) <= 2 * size:
         try:
@@ -99,7 +99,7 @@ def _read(text: object, size: int, name: str) -> bytes:
 
 
 def checked(given: object, *, private: bool) -> dict[str, Any]:
-    """A subscription as browsers write it, and no more; Invalid where it is none."""
+    """Return the known fields of a browser's push subscription. Raises Invalid if one is wrong."""
     if not isinstance(given, Mapping) or not isinstance(given.get("endpoint"), str):
         text = "what PushSubscription.toJSON() says: endpoint and keys"
         raise Invalid(text, constraint="format", path=PATH)
@@ -127,7 +127,10 @@ def checked(given: object, *, private: bool) -> dict[str, Any]:
 async def request(
     world: World, subscription: Mapping[str, Any], to: Target, payload: bytes, *, urgent: bool
 ) -> tuple[dict[str, str], bytes]:
-    """The fields and the body that bring a payload, of at most 3,900 bytes; raises Sealed."""
+    """Return header fields and body for a payload of at most 3,900 bytes.
+
+    Raises DecryptionError.
+    """
     keys = await pair(world)
     claims = {
         "aud": f"https://{to.authority}",
@@ -148,12 +151,12 @@ async def request(
 def _sealed(
     subscription: Mapping[str, Any], payload: bytes, private: str, claims: Mapping[str, Any]
 ) -> tuple[str, bytes]:
-    # It brings two clients of HTTP along: whoever pushes to no browser does not wait for them.
+    # These packages import two HTTP clients, which most installations don't need.
     from py_vapid import Vapid02  # noqa: PLC0415
     from pywebpush import WebPusher  # noqa: PLC0415
 
     body: bytes = WebPusher(subscription).encode(payload)["body"]
     signer = Vapid02.from_raw(private.encode())
-    signer.conf = {"no-strict": True}  # else a host without a dot is none to it
+    signer.conf = {"no-strict": True}  # accepts a host without a dot
     signed: str = signer.sign(claims)["Authorization"]
     return signed, body

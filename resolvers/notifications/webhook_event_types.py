@@ -1,7 +1,7 @@
-"""What happened, in the words of webhooks: types, and the facts that are posted.
+"""Event types of webhooks, and the facts that a webhook delivery contains.
 
-Facts are keys and figures, never what is in mail, nor what folders are called: whoever hears of
-something asks for it with rights of their own.
+Facts are ids and numbers, without message content or mailbox names. A receiver queries details
+with its own rights.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,10 +11,10 @@ from typing import Any
 from models.events.journal import ChangeKind
 from models.store.columns import Picked
 
-PING = "ping"  # of a test; nobody asks for it
-MISSED = "changes.missed"  # told unasked, too
+PING = "ping"  # of a test call; sent to every webhook
+MISSED = "changes.missed"  # sent to every webhook
 EVERY = "*"
-BELOW = ".*"  # what a prefix ends with
+BELOW = ".*"  # ends a pattern that is a prefix
 KINDS: Mapping[ChangeKind, str] = {
     ChangeKind.MAILBOX_CREATED: "mailbox.created",
     ChangeKind.MAILBOX_UPDATED: "mailbox.updated",
@@ -53,7 +53,7 @@ KINDS: Mapping[ChangeKind, str] = {
     ChangeKind.COMPOSE_REQUESTED: "compose.requested",
     ChangeKind.CERTIFICATE_CHANGED: "certificate.changed",
 }
-DID: Mapping[ChangeKind, Mapping[str, str]] = {  # what the journal says was done
+DID: Mapping[ChangeKind, Mapping[str, str]] = {  # by the fact `did` of the journal entry
     ChangeKind.USER_CHANGED: {
         did: f"user.{did}" for did in ("created", "deleted", "restored", "removed")
     },
@@ -70,8 +70,8 @@ DID: Mapping[ChangeKind, Mapping[str, str]] = {  # what the journal says was don
     },
 }
 STATES = {"SENT": "message.sent", "PARTIAL": "message.bounced", "FAILED": "message.bounced"}
-NOTED = "security.noted"  # what has no word of its own
-SECURITY = {  # by action and whether it succeeded
+NOTED = "security.noted"  # of all other security log entries
+SECURITY = {  # by action and success
     ("authenticate", True): "login.succeeded",
     ("authenticate", False): "login.failed",
     ("api key", False): "login.failed",
@@ -106,7 +106,7 @@ TYPES = sorted(
         NOTED,
     }
 )
-FACTS: Mapping[str, tuple[str, ...]] = {  # of the journal, by how kinds begin
+FACTS: Mapping[str, tuple[str, ...]] = {  # names in the journal, by prefix of the change kind
     "MESSAGE_": ("mailbox", "uid", "flags", "fromMailbox", "fromUid"),
     "SUBMISSION_": ("state",),
     "USER_": ("changed",),
@@ -118,21 +118,21 @@ FACTS: Mapping[str, tuple[str, ...]] = {  # of the journal, by how kinds begin
 
 @dataclass(frozen=True, slots=True)
 class News:
-    """What one change comes to: an event, about one object or many."""
+    """An event of one change, about one or many objects."""
 
     type: str
     change: Picked
-    objects: Sequence[Mapping[str, Any]]  # each with our key as `id`
-    part: int = 0  # of a change that comes to several
+    objects: Sequence[Mapping[str, Any]]  # each with its row id as `id`
+    part: int = 0  # number among the events of one change
 
     @property
     def name(self) -> str:
-        """What tells this event from all others, for ever."""
+        """The unique id of the event."""
         part = f"-{self.part}" if self.part else ""
         return f"evt_{self.change.stream_id}_{self.change.last}{part}"
 
     def body(self, user: Picked | None, domain_id: int | None) -> dict[str, Any]:
-        """What is stored of it."""
+        """Return the stored body of a webhook delivery."""
         return {
             "kind": self.change.kind,
             "user": user and {"id": user.id, "username": user.username},
@@ -143,19 +143,22 @@ class News:
 
 
 def wanted(types: Sequence[str], name: str) -> bool:
-    """Whether one of these, exact, a prefix or `*`, stands for this type."""
+    """True if a pattern matches the event type: exact, a prefix with `.*`, or `*`."""
     return any(
         one in (name, EVERY) or (one.endswith(BELOW) and name.startswith(one[:-1])) for one in types
     )
 
 
 def known(pattern: str) -> bool:
-    """Whether any type there is fits."""
+    """True if the pattern matches any event type."""
     return any(wanted([pattern], name) for name in TYPES)
 
 
 def news(change: Picked, seen: Mapping[int, Picked]) -> Iterator[News]:
-    """What a change comes to; `seen` are the rows of the security log it may tell of."""
+    """Yield the events of a change.
+
+    `security_rows` are the security log rows it refers to, by id.
+    """
     if change.kind is ChangeKind.RESYNC:
         return
     if change.kind is not ChangeKind.SECURITY_EVENT:

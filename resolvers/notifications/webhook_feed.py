@@ -1,4 +1,4 @@
-"""From the journal to what waits for webhooks: each change once, whichever process reads it."""
+"""Create webhook deliveries from the journal, once for each event and webhook."""
 
 import logging
 from collections.abc import Collection, Mapping, Sequence
@@ -29,16 +29,19 @@ from resolvers.notifications.webhook_event_types import MISSED, News, news, want
 
 log = logging.getLogger(__name__)
 
-STREAMS = 250  # read at once
-CHANGES = 500  # of these, at once
-MANY = 5000  # streams that have grown; if there are more, all are looked at
+STREAMS = 250  # in one statement
+CHANGES = 500  # in one statement
+MANY = 5000  # if more streams have grown, all are read
 RESTORED = "STORE_RESTORED"  # as in `ResyncReason`
 TARGET = {"id", "user_id", "domain_id", "types", "since"}
 
 
 @dataclass(frozen=True, slots=True)
 class Due:
-    """A stream that has grown: how far it has been read, how far it goes, and what is not kept."""
+    """A stream with unread events.
+
+    It has the position of the last read, the last, and the last deleted event.
+    """
 
     stream_id: int
     number: int
@@ -47,26 +50,26 @@ class Due:
     gone_at: datetime | None
 
     def crosses(self, base: int) -> bool:
-        """Whether the unread events end with another incarnation of the store."""
+        """True if the unread events begin in an earlier incarnation of the store."""
         return self.number < base <= self.gone
 
     @property
     def missed(self) -> int:
-        """How many events the journal has let go of before they were read."""
+        """The number of events that were deleted before they were read."""
         return max(self.gone - self.number, 0) if self.gone_at else 0
 
 
 class Posed(NamedTuple):
-    """What is asked of the journal: whether by all, and from when on."""
+    """Which part of the journal active webhooks need: all streams or some, and since when."""
 
     wide: bool
     since: datetime
 
 
 async def feed(world: World, grown: Collection[int] | None = None) -> bool:
-    """Put what is new in the journal before the webhooks it is for; False where there are none.
+    """Create the deliveries of new events; False if there are no active webhooks.
 
-    Only of these streams, or, where nobody knows which have grown, of all.
+    `stream_ids` are the ids of the streams to read; None reads all.
     """
     posed = await _posed(world)
     if posed is None:
@@ -82,7 +85,7 @@ async def feed(world: World, grown: Collection[int] | None = None) -> bool:
 
 
 async def _posed(world: World) -> Posed | None:
-    """What is asked for by webhooks that are active; None where there are none."""
+    """Return what active webhooks need; None if there are none."""
     all_there_is = wide()
     asked = select(all_there_is.label("wide"), func.min(Webhook.since).label("since"))
     rows = await world.database.read(asked.where(col(Webhook.active)).group_by(all_there_is))
@@ -92,7 +95,7 @@ async def _posed(world: World) -> Posed | None:
 
 
 async def _due(world: World, posed: Posed, grown: Collection[int] | None, above: int) -> list[Due]:
-    """The next streams, by their ids, that go on behind what was read of them."""
+    """Read the next streams with unread events, in the order of their ids."""
     number = func.coalesce(col(WebhookFeed.number), 0)
     stand = (getattr(Stream, name) for name in ("last", "gone", "gone_at"))
     asked = (
@@ -110,7 +113,10 @@ async def _due(world: World, posed: Posed, grown: Collection[int] | None, above:
 
 
 async def _read(world: World, posed: Posed, due: Sequence[Due]) -> list[Due]:
-    """Read a part of these streams, and store what it comes to; what is left of them."""
+    """Read a batch of events of these streams and store the deliveries.
+
+    Returns the unfinished streams.
+    """
     later = (
         and_(
             col(Change.stream_id) == each.stream_id,
@@ -142,7 +148,7 @@ async def _read(world: World, posed: Posed, due: Sequence[Due]) -> list[Due]:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Whose a stream is."""
+    """The user or domain that a stream belongs to."""
 
     user: Picked | None
     domain_id: int | None
@@ -158,7 +164,7 @@ async def _places(world: World, streams: Collection[int]) -> dict[int, Place]:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What a webhook is for: an account, as long as it is of the domain, a domain, or all."""
+    """The scope of a webhook: a user while it is in the domain, a domain, or everything."""
 
     id: int
     user_id: int | None
@@ -170,7 +176,7 @@ class Target:
 async def rows_of(
     world: World, changes: Sequence[Picked], targets: Sequence[Target]
 ) -> list[dict[str, Any]]:
-    """The deliveries that these changes come to."""
+    """Return the delivery rows of these changes for these webhooks."""
     places = await _places(world, {change.stream_id for change in changes})
     noted = (change for change in changes if change.kind is ChangeKind.SECURITY_EVENT)
     seen = await _seen(world, sorted({key for change in noted for key in change.ids}))
@@ -186,7 +192,7 @@ async def rows_of(
 
 
 async def _missed_by(world: World, due: Sequence[Due]) -> list[dict[str, Any]]:
-    """Deliveries to whom these streams are for, which say how many of their events went unread."""
+    """Return delivery rows with the number of events that were deleted unread."""
     if not due:
         return []
     base = world.incarnation.base
@@ -207,7 +213,7 @@ async def _missed_by(world: World, due: Sequence[Due]) -> list[dict[str, Any]]:
 
 
 def _waits(hook: Picked, stream: int, place: Place) -> bool:
-    """Return whether a webhook can want events of a stream (`webhooks.narrow` says it in SQL)."""
+    """True if a webhook can receive events of a stream (`webhooks.narrow` is the same in SQL)."""
     if stream == PLATFORM or (hook.user_id is None and hook.domain_id is None):
         return True
     if hook.user_id is None:
@@ -240,14 +246,14 @@ def _row_missed(world: World, webhook_id: int, each: Due, place: Place) -> dict[
 
 
 def _missed(each: Due, base: int) -> dict[str, Any]:
-    """How many events were missed; after a restore nobody knows."""
+    """Return the number of missed events; None with a reason after a restore."""
     if each.crosses(base):
         return {"missed": None, "reason": RESTORED}
     return {"missed": each.missed}
 
 
 async def _targets(world: World, changes: Sequence[Picked]) -> list[Target]:
-    """The webhooks that may be for one of these changes."""
+    """Read the webhooks that can receive one of these changes."""
     users = {change.stream_id for change in changes}
     for change in changes:
         if change.kind is ChangeKind.USER_CHANGED:
@@ -261,7 +267,7 @@ async def _targets(world: World, changes: Sequence[Picked]) -> list[Target]:
 
 
 async def _seen(world: World, keys: Sequence[int]) -> dict[int, Picked]:
-    """The rows of the security log with these keys."""
+    """Read security log rows by id."""
     names = ("id", "action", "result", "protocol", "ip", "count")
     found: dict[int, Picked] = {}
     for start in range(0, len(keys), LONGEST):
@@ -273,14 +279,14 @@ async def _seen(world: World, keys: Sequence[int]) -> dict[int, Picked]:
 
 
 def _elsewhere(change: Picked) -> bool:
-    """Whether another stream tells the same, or nobody may hear of it: tasks of no account."""
+    """True if another stream has the same event, or it is a task without an account."""
     if change.stream_id == PLATFORM:
         return bool(change.kind is ChangeKind.TASK_CHANGED)
     return change.kind is ChangeKind.DOMAIN_CHANGED or bool(change.facts.get("twice"))
 
 
 def _heard(target: Target, told: News, place: Place) -> News | None:
-    """As much of it as the webhook is for."""
+    """Return the event, limited to what the webhook covers, or None."""
     change = told.change
     if change.at < target.since or not wanted(target.types, told.type):
         return None
@@ -316,9 +322,10 @@ def _row(world: World, webhook_id: int, told: News, place: Place) -> dict[str, A
 async def _store(
     world: World, due: Sequence[Due], reached: Mapping[int, int], rows: Sequence[dict[str, Any]]
 ) -> None:
-    """Store deliveries and how far they come, of streams that nobody has read meanwhile.
+    """Store deliveries and positions of streams that no other process has read.
 
-    What the journal let go of while they were read may be missing in them: read anew, it is told.
+    If events of a stream were deleted during the read, it is read again, since they can be
+    missing.
     """
     async with world.write() as session:
         connection = await session.connection()
@@ -340,7 +347,7 @@ async def _store(
 
 
 async def _held(connection: AsyncConnection, due: Sequence[Due]) -> dict[int, tuple[int, int]]:
-    """How far these streams have been read, held until the unit ends; and what is not kept."""
+    """Lock the positions of streams; returns the read and the deleted position of each."""
     keys = [each.stream_id for each in due]
     there = select(col(Stream.id), literal(0, Big)).where(col(Stream.id).in_(keys))
     new = insert_or(connection.dialect.name, WebhookFeed)

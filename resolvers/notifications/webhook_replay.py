@@ -1,4 +1,4 @@
-"""Events posted once more, from the journal, as far as it is kept."""
+"""Repeat webhook events from the journal."""
 
 from typing import Any
 
@@ -17,11 +17,14 @@ from resolvers.context import Context
 from resolvers.notifications.webhook_feed import Target, rows_of
 
 KIND = "WEBHOOK_REPLAY"
-CHUNK = 100  # changes a unit
+CHUNK = 100  # in one transaction
 
 
 async def starting(ctx: Context, hook: Picked, since: Position) -> dict[str, Any]:
-    """The order of a task; Invalid where the journal, or the webhook, does not go on from there."""
+    """Return the order of a replay task.
+
+    Raises Invalid if the position is unknown, expired, or not of a stream of the webhook.
+    """
     asked = select(*picked(Stream)).where(col(Stream.id).in_(list(since)))
     streams = {row.id: row for row in await ctx.read(asked)}
     homes = select(col(User.id), col(User.domain_id)).where(col(User.id).in_(list(since)))
@@ -46,7 +49,7 @@ def _hears(hook: Picked, stream: int, domain_id: int | None) -> bool:
 
 
 async def plan(ctx: Context, order: dict[str, Any], checkpoint: dict[str, Any]) -> Plan:
-    """Read the next changes of one stream, and make their deliveries."""
+    """Read the next changes of one stream and prepare their delivery rows."""
     at = {**order["after"], **checkpoint}
     stream = next((key for key, last in order["until"].items() if at[key] < last), None)
     if stream is None:
@@ -75,7 +78,7 @@ async def step(
     checkpoint: dict[str, Any],
     held: Plan,
 ) -> Step:
-    """Put them before the webhook."""
+    """Insert the prepared delivery rows and return the new checkpoint."""
     if held.made is None:
         return Step(checkpoint)
     stream, last, rows = held.made

@@ -1,4 +1,4 @@
-"""Signatures of posts, as in the Standard Webhooks specification, 1.0.0."""
+"""Sign webhook requests as in the Standard Webhooks specification, 1.0.0."""
 
 import base64
 import hmac
@@ -7,27 +7,30 @@ from models.runtime.environment import World
 from models.store.columns import Picked
 
 PREFIX = "whsec_"
-SIZE = 32  # bytes of a secret
+SIZE = 32  # bytes
 
 
 def place_of(webhook_id: int) -> str:
-    """What the vault seals the secrets of a webhook for."""
+    """Return the purpose that the secret box binds the secrets of a webhook to."""
     return f"webhook:{webhook_id}"
 
 
 def new_secret(world: World) -> str:
-    """A secret, as it is shown."""
+    """Return a new random secret in the form that users see."""
     return PREFIX + base64.b64encode(world.random(SIZE)).decode()
 
 
 def signature(secret: str, signed: bytes) -> str:
-    """What stands in webhook-signature for a secret."""
+    """Return one value of the header field webhook-signature."""
     key = base64.b64decode(secret.removeprefix(PREFIX))
     return f"v1,{base64.b64encode(hmac.digest(key, signed, 'sha256')).decode()}"
 
 
 def signed(world: World, hook: Picked, event: str, body: bytes) -> dict[str, str]:
-    """The fields of a post, signed with each secret that is good; raises Sealed."""
+    """Return the header fields of a request, signed with each valid secret.
+
+    Raises DecryptionError if a secret can't be decrypted.
+    """
     now = world.now()
     stamp = str(int(now.timestamp()))
     sealed = [hook.secret]

@@ -1,4 +1,4 @@
-"""The worker that posts what waits for webhooks: in order, each as fast as it answers."""
+"""Post webhook deliveries in order, each webhook at the speed of its receiver."""
 
 import asyncio
 import logging
@@ -44,31 +44,31 @@ log = logging.getLogger(__name__)
 
 POSTS = metrics.counter("merganser_webhook_posts", "Posts to webhooks, and what came.", "result")
 TOOK = metrics.histogram("merganser_webhook_post_seconds", "Time of a post to a webhook.")
-TESTS = -1  # the lane of test calls: no stream
-PAUSE_AFTER_ERROR = 20.0  # seconds until a lane is tried again that broke
-IDLE = 15.0  # seconds until it looks unasked
-SOON = 0.05  # seconds; what is due may be in the hands of another worker
-AT_ONCE = 100  # posts of a process
-EACH = 4  # of these, to one webhook
-BATCH = 20  # events of a lane that are read at once
+TESTS = -1  # the lane of test calls has no stream
+PAUSE_AFTER_ERROR = 20.0  # seconds until a lane is retried after an exception
+IDLE = 15.0  # between two reads without a wake-up
+SOON = 0.05  # another worker can hold what is due
+AT_ONCE = 100  # of one process
+EACH = 4  # of one webhook
+BATCH = 20  # deliveries of a lane in one statement
 ATTEMPTS = 12
 BACKOFF = tuple(
     timedelta(seconds=s) for s in (5, 30, 120, 600, 1800, 3600, 7200, 10800, 14400, 14400, 14400)
 )
-JITTER = 0.2  # either way
-PATIENCE = 5  # failures in a row; from then on one try at a time tells for all
+JITTER = 0.2  # of the delay, more or less
+PATIENCE = 5  # consecutive; after that only one attempt at a time
 GONE = 410
-KEPT = 1000  # of a webhook, of those that were taken, and of those that were given up
+KEPT = 1000  # of a webhook in each final state
 SWEEP = 60.0  # seconds
 ENDED = (PostState.DONE, PostState.DEAD)
-TOLD = timedelta(seconds=10)  # between two notes of a webhook that it does well
+TOLD = timedelta(seconds=10)  # between two updates after successes
 
-Worded = Callable[[Any], dict[str, Any]]  # the body of a delivery, as the API has it
+Worded = Callable[[Any], dict[str, Any]]  # builds the JSON body of a delivery row
 
 
 @dataclass(frozen=True, slots=True)
 class Lane:
-    """What waits for a webhook of a stream, and the lease it is held by."""
+    """The lane of a webhook and stream that this process holds a lease of."""
 
     webhook_id: int
     stream_id: int
@@ -76,7 +76,7 @@ class Lane:
 
     @property
     def where(self) -> ColumnElement[bool]:
-        """SQL: this lane, as long as the lease is ours."""
+        """Return the SQL condition for the lane while the lease is held."""
         return (
             (col(WebhookLane.webhook_id) == self.webhook_id)
             & (col(WebhookLane.stream_id) == self.stream_id)
@@ -86,7 +86,7 @@ class Lane:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What came of a post."""
+    """The result of a post."""
 
     status: int | None
     error: str | None
@@ -94,7 +94,7 @@ class Outcome:
 
     @property
     def taken(self) -> bool:
-        """Whether the receiver has it."""
+        """True if the receiver has accepted the event."""
         return self.error is None
 
 
@@ -103,7 +103,7 @@ TOO_LATE = Outcome(None, "not taken in time", 0)
 
 @dataclass(frozen=True, slots=True)
 class Post:
-    """An event on its way to a webhook."""
+    """A delivery that is being posted."""
 
     lane: Lane
     hook: Picked
@@ -116,19 +116,19 @@ class LeaseLost(Exception):
 
 @dataclass
 class Worker:
-    """What is under way."""
+    """The state of the webhook worker of this process."""
 
     world: World
     worded: Worded
     gate: Gate
     lanes: dict[Lane, "asyncio.Task[None]"] = field(default_factory=dict)
     freed: asyncio.Event = field(default_factory=asyncio.Event)
-    swept: float | None = None  # of the monotonic clock
-    needed: bool = True  # there are webhooks: else no bell costs a statement
+    swept: float | None = None  # monotonic seconds
+    needed: bool = True  # without webhooks, wake-ups cause no statements
 
 
 async def run(world: World, worded: Worded, gate: Gate | None = None) -> None:
-    """Read the journal for webhooks and post to them, until cancelled."""
+    """Create webhook deliveries from the journal and post them, until cancelled."""
     worker = Worker(world, worded, gate or Gate.of(world.options))
     async with leases.registered(world):
         await _post_all(worker)
@@ -140,7 +140,7 @@ async def _post_all(worker: Worker) -> None:
         try:
             while True:
                 grown, pause = bell.taken(), IDLE
-                if monotonic() - looked >= IDLE:  # now and then for what no bell told of
+                if monotonic() - looked >= IDLE:  # wake-ups can be lost
                     looked = monotonic()
                     pause = await _round(worker, None)
                 elif worker.needed or worker.lanes or WEBHOOKS in grown:
@@ -156,14 +156,14 @@ async def _round(worker: Worker, grown: set[int] | None) -> float:
             worker.needed = await feed(worker.world, grown)
         await sweep(worker)
         return await look(worker)
-    except Exception:  # a worker's edge: the store may be back when we look again
+    except Exception:  # the worker must survive an outage of the database
         log.exception("webhooks could not be looked after")
         return IDLE
 
 
 async def look(worker: Worker) -> float:
-    """Begin what is due; returns the seconds until there may be more."""
-    worker.freed.clear()  # before we look: what ends from here on wakes us again
+    """Start to post from due lanes; returns the seconds until the next call."""
+    worker.freed.clear()  # before the read, so that a lane freed after it wakes the worker
     world, now = worker.world, worker.world.now()
     busy = Counter(lane.webhook_id for lane in worker.lanes)
     full = [key for key, many in busy.items() if many >= EACH]
@@ -185,17 +185,17 @@ async def look(worker: Worker) -> float:
 
 
 def _on() -> ColumnElement[bool]:
-    """SQL: lanes that are posted from; of a webhook that is off only its tests."""
+    """Return the SQL condition for lanes of active webhooks and for test lanes."""
     return or_(col(Webhook.active), col(WebhookLane.stream_id) == TESTS)
 
 
 def _due(now: datetime) -> ColumnElement[bool]:
-    """SQL: True for lanes that are due and that no process posts from."""
+    """Return the SQL condition for lanes that are due and that no process posts from."""
     return (col(WebhookLane.due_at) <= now) & leases.is_free(WebhookLane) & _on()
 
 
 async def _until(world: World, full: Sequence[int]) -> float:
-    """Seconds until the next lane is due."""
+    """Return the seconds until the next lane is due."""
     now = world.now()
     free = (col(WebhookLane.webhook_id) == col(Webhook.id), col(WebhookLane.lease).is_(None))
     soonest = (
@@ -216,7 +216,7 @@ async def _until(world: World, full: Sequence[int]) -> float:
 
 
 async def _claim(world: World, webhook_id: int, most: int) -> list[Lane]:
-    """Take lanes of a webhook that nobody holds."""
+    """Claim due lanes of a webhook that no process holds."""
     if most <= 0:
         return []
     now, lease = world.now(), world.key()
@@ -241,7 +241,7 @@ async def _claim(world: World, webhook_id: int, most: int) -> list[Lane]:
 
 
 async def _drive(worker: Worker, lane: Lane) -> None:
-    """Post what waits in a lane, come what may."""
+    """Post from a lane and release it. Exceptions are logged."""
     try:
         with leases.in_use(worker.world, lane.lease):
             due = await _posted(worker, lane)
@@ -257,7 +257,10 @@ async def _drive(worker: Worker, lane: Lane) -> None:
 
 
 async def _posted(worker: Worker, lane: Lane) -> datetime | None:
-    """Post from a lane until nothing is left or something fails; when to go on, if not at once."""
+    """Post until the lane is empty or a post fails.
+
+    Returns when to continue; None means at once.
+    """
     world = worker.world
     while True:
         hook, waiting = await _waiting(world, lane)
@@ -283,7 +286,7 @@ def _at(row: Picked) -> datetime:
 
 
 async def _waiting(world: World, lane: Lane) -> tuple[Picked | None, Sequence[Picked]]:
-    """The webhook as it is now, and what waits next; nothing where it was switched off."""
+    """Read the webhook and its next deliveries; None if it was deleted or switched off."""
     asked = select(*picked(Webhook)).where(col(Webhook.id) == lane.webhook_id)
     if lane.stream_id != TESTS:
         asked = asked.where(col(Webhook.active))
@@ -302,7 +305,7 @@ def _in_lane(lane: Lane) -> ColumnElement[bool]:
 
 
 async def _try(worker: Worker, hook: Picked, row: Picked) -> Outcome:
-    """Post one event."""
+    """Post one event. Failures are part of the result."""
     begun, world = monotonic(), worker.world
     status, error = None, None
     try:
@@ -312,7 +315,7 @@ async def _try(worker: Worker, hook: Picked, row: Picked) -> Outcome:
         headers = signed(world, hook, row.event, body)
         status = await post(to, headers, body, replace(worker.gate, private=private))
         error = refused(status)
-    except Invalid as problem:  # it was let in by other settings
+    except Invalid as problem:  # accepted under earlier settings
         error = problem.message
     except Unsent as problem:
         error = str(problem)
@@ -327,13 +330,19 @@ async def _try(worker: Worker, hook: Picked, row: Picked) -> Outcome:
 
 
 def pause(attempts: int, chance: float) -> timedelta:
-    """How long to wait after so many attempts; `chance` is from 0 up to 1."""
+    """Return the delay after a number of attempts, varied by 20 %.
+
+    `random_fraction` is from 0 up to 1.
+    """
     usual = BACKOFF[min(attempts, len(BACKOFF)) - 1]
     return usual * (1 - JITTER + 2 * JITTER * chance)
 
 
 async def _settle(world: World, one: Post, outcome: Outcome) -> datetime | None:
-    """Write what came of it; when it is tried again, if ever."""
+    """Write the result of a post.
+
+    Returns the time of the next attempt, or None if there is none.
+    """
     now, tried, test = world.now(), outcome is not TOO_LATE, one.lane.stream_id == TESTS
     attempt = one.row.attempt + tried
     again = now + pause(max(attempt, 1), _chance(world))
@@ -349,7 +358,9 @@ async def _settle(world: World, one: Post, outcome: Outcome) -> datetime | None:
     if tried:
         values |= {"status": outcome.status, "duration": round(1000 * outcome.took)}
     async with world.write() as session:
-        connection = await session.connection()  # first the webhook, as whoever deletes it does
+        connection = (
+            await session.connection()
+        )  # first the webhook, in the lock order of its deletion
         there = select(col(Webhook.id)).where(col(Webhook.id) == one.hook.id)
         await connection.execute(there.with_for_update(read=True, key_share=True))
         held = select(col(WebhookLane.lease)).where(one.lane.where).with_for_update()
@@ -370,9 +381,11 @@ def _chance(world: World) -> float:
 
 
 async def _judge(world: World, session: AsyncSession, hook: Picked, outcome: Outcome) -> None:
-    """Note at the webhook how it does. One that is gone is switched off, and one that fails rests.
+    """Record success or failure of a webhook.
 
-    A success is not written each time, where nothing has failed before.
+    One that is gone is switched off; a failing one pauses.
+
+    A success is written at most every ten seconds, unless a post has failed before.
     """
     this, now = update(Webhook).where(col(Webhook.id) == hook.id), world.now()
     connection = await session.connection()
@@ -392,14 +405,16 @@ async def _judge(world: World, session: AsyncSession, hook: Picked, outcome: Out
 
 
 async def _release(world: World, lane: Lane, due: datetime | None) -> None:
-    """Let a lane go: it waits until then, or, where nothing is left, is no more."""
+    """Release a lane until `due_at`, or delete it if it is empty."""
     async with world.write() as session:
         connection = await session.connection()
         held = select(col(WebhookLane.stream_id)).where(lane.where).with_for_update()
         if not (await connection.execute(held)).first():
             return
         left = select(col(WebhookDelivery.id)).where(_in_lane(lane)).limit(1)
-        if (await connection.execute(left)).first():  # read behind the lock: nothing comes between
+        if (
+            await connection.execute(left)
+        ).first():  # read under the lock, so that no delivery is added meanwhile
             free = {"lease": None, "holder": None, "due_at": due or world.now()}
             await connection.execute(update(WebhookLane).where(lane.where).values(free))
         else:
@@ -407,12 +422,12 @@ async def _release(world: World, lane: Lane, due: datetime | None) -> None:
 
 
 async def _wind_up(worker: Worker) -> None:
-    """End what is under way; what is not taken yet is another's to post."""
+    """Cancel the tasks of all lanes and release the lanes, so that other processes continue."""
     lanes = dict(worker.lanes)
     for task in lanes.values():
         task.cancel()
     await asyncio.gather(*lanes.values(), return_exceptions=True)
-    with suppress(Exception):  # its leases end with its registration
+    with suppress(Exception):  # the leases end with the process registration
         await _given_back(worker.world, lanes)
 
 
@@ -426,7 +441,10 @@ async def _given_back(world: World, lanes: Iterable[Lane]) -> None:
 
 
 async def sweep(worker: Worker) -> None:
-    """Forget what is behind the newest of each webhook's log: a few statements for all of them."""
+    """Delete all but the newest 1,000 deliveries of each webhook and final state.
+
+    Does nothing if called again within a minute.
+    """
     world, now = worker.world, monotonic()
     if worker.swept is not None and now < worker.swept + SWEEP:
         return
@@ -450,9 +468,10 @@ async def sweep(worker: Worker) -> None:
 
 
 def _ends() -> Select[*tuple[Any, ...]]:
-    """To read: the newest delivery of each webhook and state that is too many, where there is one.
+    """Return the query for the newest delivery to delete of each webhook and final state.
 
-    Each is found by walking KEPT entries of an index: numbering rows by a window would walk all.
+    It walks MAX_STORED_DELIVERIES entries of an index for each; a window function would read all
+    rows.
     """
     kind = table_of(WebhookDelivery).c.state.type
     states = union_all(*(select(literal(state, kind).label("state")) for state in ENDED)).subquery()

@@ -1,4 +1,4 @@
-"""Webhooks: who may have which, and their log."""
+"""Create, update, test, replay and delete webhooks, and read their deliveries."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -40,15 +40,15 @@ from resolvers.pagination import Scan, by_keys
 
 NEWEST = "webhooks"
 LOG = "webhook-deliveries"
-MOST = 100  # webhooks of an account, of a domain, and of all together
-PATTERNS = 100  # types of a webhook
+MOST = 100  # of one user, of one domain, and without either
+PATTERNS = 100  # of one webhook
 SHOWN = frozenset(column.name for column in picked(Webhook)) - {"secret", "old_secret"}
-OVERLAP = timedelta(days=7)  # the longest that an old secret signs along
+OVERLAP = timedelta(days=7)  # the old secret also signs so long
 
 
 @dataclass(frozen=True, slots=True)
 class NewWebhook:
-    """What a webhook is to be: for an account, a domain, or neither."""
+    """A webhook for a user, a domain, or everything."""
 
     types: Sequence[str]
     url: str
@@ -59,14 +59,14 @@ class NewWebhook:
 
 @dataclass(frozen=True, slots=True)
 class WebhookWhere:
-    """Which webhooks to list; all conditions hold."""
+    """The conditions of a list of webhooks; all of them hold."""
 
-    type: str = EVERY  # among their types: this one, or any that begins so
+    type: str = EVERY  # an exact type or a prefix with `.*`
     user_id: int | None = None
 
 
 def _visible(ctx: Context) -> ColumnElement[bool]:
-    """The WHERE clause for webhooks: all, or those of the domains one is in charge of."""
+    """Return the SQL condition for webhooks that the viewer sees."""
     viewer = ctx.viewer
     if viewer.role.includes(Role.ADMIN):
         return true()
@@ -79,7 +79,7 @@ def _visible(ctx: Context) -> ColumnElement[bool]:
 
 
 async def by_ids(ctx: Context, ids: list[int]) -> list[Picked | None]:
-    """The webhooks with these ids, in this order; None where the viewer sees none."""
+    """Load webhooks, in the order of the ids; None if the viewer does not see one."""
     seen = select(*picked(Webhook, SHOWN)).where(_visible(ctx))
     return await by_keys(ctx, seen, col(Webhook.id), ids)
 
@@ -99,7 +99,7 @@ def _terms(ctx: Context, where: WebhookWhere) -> list[ColumnElement[bool]]:
 async def page(
     ctx: Context, where: WebhookWhere, ask: Ask, columns: Collection[str]
 ) -> Page[Picked]:
-    """A page of webhooks, in the order they were made."""
+    """Read a page of webhooks, in the order of creation. Raises Invalid for an unknown type."""
     names = SHOWN.intersection(columns) | {"created_at", "id"}
     rows = select(*picked(Webhook, names)).where(*_terms(ctx, where))
     place = (col(Webhook.created_at), col(Webhook.id))
@@ -107,7 +107,7 @@ async def page(
 
 
 async def count(ctx: Context, where: WebhookWhere) -> int:
-    """How many webhooks such a list has."""
+    """Count the webhooks of a list. Raises Invalid for an unknown type."""
     many = select(func.count().label("many")).select_from(Webhook)
     (row,) = await ctx.read(many.where(*_terms(ctx, where)))
     return int(row.many)
@@ -115,7 +115,7 @@ async def count(ctx: Context, where: WebhookWhere) -> int:
 
 @dataclass(frozen=True, slots=True)
 class OfWebhook:
-    """A page of the log of a webhook, which the viewer has reached."""
+    """A page of the deliveries of a webhook, which the viewer is known to see."""
 
     webhook_id: int
     ask: Ask
@@ -123,7 +123,7 @@ class OfWebhook:
 
 
 async def deliveries(ctx: Context, wanted: list[OfWebhook]) -> list[Page[Picked]]:
-    """Pages of the logs of webhooks, the newest first; all in one statement."""
+    """Load pages of the deliveries of webhooks, newest first, with one statement."""
     names = frozenset({"webhook_id", "id"}).union(*(one.columns for one in wanted))
     place = (col(WebhookDelivery.webhook_id), col(WebhookDelivery.id))
     asked = select(*picked(WebhookDelivery, names))
@@ -135,7 +135,7 @@ async def deliveries(ctx: Context, wanted: list[OfWebhook]) -> list[Page[Picked]
 
 
 async def delivery_counts(ctx: Context, wanted: list[OfWebhook]) -> list[int]:
-    """How many deliveries these logs have."""
+    """Count the stored deliveries of each webhook."""
     keys = {one.webhook_id for one in wanted}
     asked = select(col(WebhookDelivery.webhook_id), func.count().label("many"))
     asked = asked.where(col(WebhookDelivery.webhook_id).in_(keys))
@@ -145,17 +145,21 @@ async def delivery_counts(ctx: Context, wanted: list[OfWebhook]) -> list[int]:
 
 
 async def deliveries_by_ids(ctx: Context, ids: list[int]) -> list[Picked | None]:
-    """The deliveries with these ids, in this order; None where the viewer sees none."""
+    """Load deliveries, in the order of the ids; None if the viewer does not see one."""
     hooks = select(col(Webhook.id)).where(_visible(ctx))
     seen = select(*picked(WebhookDelivery)).where(col(WebhookDelivery.webhook_id).in_(hooks))
     return await by_keys(ctx, seen, col(WebhookDelivery.id), ids)
 
 
 async def create(ctx: Context, new: NewWebhook) -> tuple[int, str]:
-    """Make a webhook; its key, and its secret, which is shown this once."""
+    """Create a webhook; returns its id and its secret, which is shown only here.
+
+    Raises Invalid, NotFound, LimitReached at 100 webhooks, and Forbidden for an account above the
+    viewer.
+    """
     _check(ctx, new.types, new.url)
     domain_id = await _charge(ctx, new)
-    # a DOMAIN_ADMIN's hears of a user no longer than the domain does
+    # the webhook of a DOMAIN_ADMIN covers a user only while it is in the domain
     bound = not new.user_id or ctx.viewer.role is Role.DOMAIN_ADMIN
     world, key = ctx.world, ctx.world.key()
     secret = new_secret(world)
@@ -196,7 +200,11 @@ def _check(ctx: Context, types: Sequence[str] | None, url: str | None) -> None:
 
 
 async def _charge(ctx: Context, new: NewWebhook) -> int | None:
-    """The domain it belongs to, whose administrators see it; None: only an ADMIN does."""
+    """Return the domain of the administrators who see the webhook; None if only an ADMIN does.
+
+    Raises NotFound, Invalid if the scope is missing or double, and Forbidden for an account above
+    the viewer.
+    """
     viewer = ctx.viewer
     if new.user_id and new.domain_id:
         text = "a user or a domain, not both"
@@ -233,7 +241,7 @@ async def _check_room(ctx: Context, row: Webhook) -> None:
 
 
 def _logged(row: Any, names: Sequence[str]) -> dict[str, Any]:
-    """What the log of administrators says of it: of an address only where it is."""
+    """Return the values for the admin log; of a URL only the host."""
     told = {name: getattr(row, name) for name in names}
     if "url" in told:
         told["url"] = urlsplit(told["url"]).hostname
@@ -241,7 +249,7 @@ def _logged(row: Any, names: Sequence[str]) -> dict[str, Any]:
 
 
 async def _held(ctx: Context, session: AsyncSession, ids: Sequence[int]) -> list[Picked]:
-    """These webhooks, held, in their order; NotFound where the viewer sees one not."""
+    """Lock these webhooks and return them in order. Raises NotFound or Forbidden."""
     asked = select(*picked(Webhook)).where(col(Webhook.id).in_(ids), _visible(ctx))
     held = asked.order_by(col(Webhook.id)).with_for_update()
     rows = {row.id: row for row in (await (await session.connection()).execute(held)).all()}
@@ -265,7 +273,7 @@ async def _require_below(ctx: Context, rows: Sequence[Picked]) -> None:
 
 
 async def _domains(ctx: Context, rows: Sequence[Picked]) -> dict[int, int | None]:
-    """Whose administrators may read of these webhooks."""
+    """Return the domain of each webhook, for the admin log of its administrators."""
     users = {row.user_id for row in rows if row.user_id}
     asked = select(col(User.id), col(User.domain_id)).where(col(User.id).in_(users))
     homes = {row.id: row.domain_id for row in await ctx.read(asked)} if users else {}
@@ -273,9 +281,10 @@ async def _domains(ctx: Context, rows: Sequence[Picked]) -> dict[int, int | None
 
 
 async def change(ctx: Context, ids: Sequence[int], values: Mapping[str, Any]) -> None:
-    """Give these webhooks other types, addresses, or switch them.
+    """Change types, URL or activity of these webhooks, all or none.
 
-    One that is switched on hears of what happens from now on, and is tried at once.
+    An activated webhook receives events from now on and is tried at once. Raises NotFound, Invalid
+    or Forbidden.
     """
     _check(ctx, values.get("types"), values.get("url"))
     now = ctx.world.now()
@@ -309,12 +318,17 @@ async def change(ctx: Context, ids: Sequence[int], values: Mapping[str, Any]) ->
 
 
 class _Values:
+    """The values of a mapping as attributes."""
+
     def __init__(self, values: Mapping[str, Any]) -> None:
         vars(self).update(values)
 
 
 async def rotate(ctx: Context, key: int, overlap: timedelta) -> str:
-    """Give a webhook another secret, shown this once; the one before signs along for a while."""
+    """Replace the secret of a webhook and return it. The old one also signs during `overlap`.
+
+    Raises Invalid if that is longer than seven days, NotFound or Forbidden.
+    """
     if not timedelta(0) <= overlap <= OVERLAP:
         text = f"at most {OVERLAP.days} days"
         raise Invalid(text, constraint="max", path=["overlap"])
@@ -336,7 +350,7 @@ async def rotate(ctx: Context, key: int, overlap: timedelta) -> str:
 
 
 async def remove(ctx: Context, ids: Sequence[int]) -> None:
-    """Remove these webhooks, with what waits for them and their logs; all or none."""
+    """Delete these webhooks with their deliveries, all or none. Raises NotFound or Forbidden."""
     async with ctx.write(PLATFORM) as session:
         rows, connection = await _held(ctx, session, ids), await session.connection()
         domains = await _domains(ctx, rows)
@@ -353,12 +367,15 @@ async def remove(ctx: Context, ids: Sequence[int]) -> None:
 
 
 async def test(ctx: Context, ids: Sequence[int]) -> None:
-    """Post an event that means nothing to these webhooks, even where they are switched off."""
+    """Queue a test event for these webhooks, also for inactive ones.
+
+    Raises NotFound or Forbidden.
+    """
     now = ctx.world.now()
     async with ctx.write(PLATFORM) as session:
         rows, connection = await _held(ctx, session, ids), await session.connection()
         await connection.run_sync(put, now, [_ping(ctx, row.id) for row in rows])
-        first = min(row.created_at for row in rows)  # before all that waits
+        first = min(row.created_at for row in rows)  # before all other lanes
         lanes = (col(WebhookLane.webhook_id).in_(ids), col(WebhookLane.stream_id) == TESTS)
         await connection.execute(update(WebhookLane).where(*lanes).values(due_at=first))
         now_too = update(Webhook).where(col(Webhook.id).in_(ids))
@@ -370,7 +387,7 @@ async def test(ctx: Context, ids: Sequence[int]) -> None:
 
 
 def _wake(ctx: Context) -> None:
-    """Let the workers look, who may have nothing to do so far."""
+    """Wake the webhook workers after the transaction."""
     ctx.afterwards(lambda: ctx.world.wakeups.tell({WEBHOOKS: 0}))
 
 
@@ -392,7 +409,10 @@ def _ping(ctx: Context, webhook_id: int) -> dict[str, Any]:
 
 
 async def replay(ctx: Context, key: int, since: Position) -> Task:
-    """Post once more what came after a position, as far as the webhook is for it."""
+    """Queue a task that repeats the events after a position, as far as the webhook covers them.
+
+    Raises NotFound, Forbidden, and Invalid if the position is unknown or expired.
+    """
     (row,) = await ctx.load_all(by_ids, [key])
     if row is None:
         raise NotFound(str(key), path=["webhook"])

@@ -1,7 +1,6 @@
-"""What arrives in the queue, and what comes of attempts, as it happens, of all accounts.
+"""Follow the queue entries of all users as they change.
 
-It is read from the journals of the accounts themselves: whoever sends writes nothing more for
-it, and holds no lock that others wait for.
+It reads the journals of the users, so that senders write nothing more and hold no shared lock.
 """
 
 from collections.abc import AsyncGenerator, Collection, Sequence
@@ -17,15 +16,15 @@ from resolvers.changes.stream_reader import LOOK
 from resolvers.context import Context
 from resolvers.queue.loaders import EntryWhere, fitting
 
-STREAMS = 250  # read at once
-MANY = 5000  # streams that have grown; if there are more, all are looked at
+STREAMS = 250
+MANY = 5000  # if more have changed, all streams are read
 
 
 async def follow(ctx: Context, where: EntryWhere) -> AsyncGenerator[Picked]:
-    """Yield entries that a filter finds, as they are after each change.
+    """Yield the entries that meet the conditions after each change.
 
-    Of one account in the order in which it happened. What happens to an entry several times
-    while one reads is told as the last of it.
+    Changes of one user keep their order. Several changes of an entry between two reads are
+    reported as one.
     """
     with ctx.world.wakeups.gather() as bell:
         at: dict[int, int] = {row.id: row.last for row in await _standing(ctx)}
@@ -33,7 +32,9 @@ async def follow(ctx: Context, where: EntryWhere) -> AsyncGenerator[Picked]:
             grown: Collection[int] | None = bell.taken()
             if not grown:
                 await rest([bell], LOOK)
-                grown = bell.taken() or None  # none: a bell of another process may be lost
+                grown = (
+                    bell.taken() or None
+                )  # None: read all, since a wake-up of another process can be lost
             async for ids in _changed(ctx, at, grown):
                 ctx.forget()
                 for row in await fitting(ctx, ids, where):
@@ -41,7 +42,7 @@ async def follow(ctx: Context, where: EntryWhere) -> AsyncGenerator[Picked]:
 
 
 async def _standing(ctx: Context, grown: Collection[int] | None = None) -> Sequence[Picked]:
-    """The newest number of all streams, or of these, and the newest that is no longer kept."""
+    """Load the last and the last deleted position of these streams, or of all."""
     columns = (Stream.id, Stream.last, Stream.gone)
     asked = select(*map(col, columns)).order_by(col(Stream.id))
     if grown is not None:
@@ -52,11 +53,14 @@ async def _standing(ctx: Context, grown: Collection[int] | None = None) -> Seque
 async def _changed(
     ctx: Context, at: dict[int, int], grown: Collection[int] | None
 ) -> AsyncGenerator[Sequence[int]]:
-    """Submissions that changed behind these places, which go on; a stream that is new begins."""
+    """Yield the ids of submissions that changed after these positions, and advance them.
+
+    A new stream is read from its beginning.
+    """
     if grown is not None and len(grown) > MANY:
         grown = None
     stand = await _standing(ctx, grown)
-    for row in stand:  # what is no longer kept cannot be read: after a restore, all there was
+    for row in stand:  # deleted changes can't be read, which after a restore are all
         at[row.id] = max(at.get(row.id, 0), row.gone)
     behind = [(row.id, row.last) for row in stand if row.last > at[row.id]]
     for start in range(0, len(behind), STREAMS):
@@ -74,10 +78,10 @@ async def _changed(
 def _onward(
     at: dict[int, int], since: dict[int, int], to: dict[int, int], rows: Sequence[Picked]
 ) -> dict[int, int]:
-    """Note how far these streams were read; what is left of them.
+    """Advance the positions to the last read changes; return the streams with unread changes.
 
-    Rows come stream by stream, as `journal.after` has it: where there may be more, all before
-    the last are read as far as was asked.
+    The changes are ordered by stream. If there can be more, all streams before the last are
+    read completely.
     """
     read: dict[int, int] = {row.stream_id: row.last for row in rows}
     cut = rows[-1].stream_id if len(rows) >= journal.MOST else None

@@ -1,4 +1,4 @@
-"""Messages waiting to go out: who sees what of them, and lists of them."""
+"""Load and list queue entries: submissions with unfinished deliveries."""
 
 from collections import defaultdict
 from collections.abc import Collection, Sequence
@@ -24,14 +24,14 @@ from resolvers.sql_text import within
 from resolvers.users.selection import MINE, Users, described
 
 OLDEST = "queue-"
-FEW = 1000  # recipients that are tried again: so many are looked up one by one
+FEW = 1000  # up to this number deferred deliveries are read first
 PLACE = (col(Submission.created_at), col(Submission.id))
 SHOWN = frozenset(column.name for column in picked(Submission))
 SERVED = frozenset(column.name for column in picked(Delivery)) - {"secret"}
 
 
 class QueueName(StrEnum):
-    """How far what waits has come."""
+    """The queue of an entry by the state of its deliveries."""
 
     INCOMING = "INCOMING"
     ACTIVE = "ACTIVE"
@@ -41,27 +41,27 @@ class QueueName(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class EntryWhere:
-    """Which entries to list; all conditions hold."""
+    """Conditions of a list of queue entries; all must hold."""
 
     queue_name: QueueName | None = None
-    users: Users = MINE  # nothing given: all that the viewer sees
-    sender: str | None = None  # a part of it; "": nobody, as that of reports
+    users: Users = MINE  # empty: all that the viewer sees
+    sender: str | None = None  # a part of the address; "" is the null sender of reports
     recipient: str | None = None
     since: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """Where an entry stands, of what of it is left to send; None where nothing is."""
+    """The queue of an entry and its next attempt. None if no delivery is unfinished."""
 
     name: QueueName | None = None
     next_at: datetime | None = None
 
 
 def visible(ctx: Context) -> ColumnElement[bool]:
-    """The WHERE clause for entries: one's own, those of accounts one manages, or all.
+    """Return the WHERE clause for own entries, those of managed users, or all for an ADMIN.
 
-    What the platform sends by itself is nobody's, and so an ADMIN's to see.
+    Messages of the platform have no user, so only an ADMIN sees them.
     """
     owner = col(Submission.user_id)
     if ctx.viewer.role.includes(Role.ADMIN):
@@ -73,17 +73,17 @@ def visible(ctx: Context) -> ColumnElement[bool]:
 
 
 def waiting() -> ColumnElement[bool]:
-    """SQL: something of it is left to send. As the index has it."""
+    """Return the SQL condition of entries with an unfinished delivery, as in the partial index."""
     return cast("ColumnElement[bool]", text(f"submissions.{WAITING}"))
 
 
 def unserved() -> ColumnElement[bool]:
-    """SQL: a delivery is not at its end. As the index has it."""
+    """Return the SQL condition of unfinished deliveries, as in the partial index."""
     return cast("ColumnElement[bool]", text(f"deliveries.{OPEN}"))
 
 
 def name_of(row: Any) -> QueueName | None:
-    """Where one delivery stands; None where it is at its end."""
+    """Return the queue of one delivery, or None if it is finished."""
     if row.next_at is None:
         return None
     if row.lease is not None:
@@ -95,13 +95,16 @@ def name_of(row: Any) -> QueueName | None:
 
 
 async def by_ids(ctx: Context, ids: list[int]) -> list[Picked | None]:
-    """The entries with these ids, in this order, also of what has gone; None where none is seen."""
+    """Load queue entries by id, in the given order, also finished ones.
+
+    None for ids that the viewer can't see.
+    """
     seen = select(*picked(Submission)).where(visible(ctx))
     return await by_keys(ctx, seen, col(Submission.id), ids)
 
 
 async def deliveries_of(ctx: Context, ids: list[int]) -> list[list[Picked]]:
-    """The deliveries of entries that the viewer has reached, in the order they were named."""
+    """Load the deliveries of entries in the order of the recipients. The caller checks access."""
     asked = select(*picked(Delivery, SERVED)).where(col(Delivery.submission_id).in_(ids))
     found: defaultdict[int, list[Picked]] = defaultdict(list)
     for row in await ctx.read(asked.order_by(col(Delivery.id))):
@@ -110,7 +113,7 @@ async def deliveries_of(ctx: Context, ids: list[int]) -> list[list[Picked]]:
 
 
 async def standings(ctx: Context, ids: list[int]) -> list[Standing]:
-    """Where these entries stand; in one statement, and a row for each, however many recipients."""
+    """Load the states of entries with one statement and one row for each entry."""
     leased, held = col(Delivery.lease).is_not(None), col(Delivery.held_at).is_not(None)
     asked = (
         select(
@@ -141,7 +144,7 @@ def _standing(row: Picked) -> Standing:
 
 
 async def last_errors(ctx: Context, ids: list[int]) -> list[str | None]:
-    """What was said last to those of these entries that are tried again; None where nothing was."""
+    """Load the last error reply to the unfinished deliveries of entries, or None."""
     columns = (Delivery.submission_id, Delivery.last_code, Delivery.last_response)
     asked = select(*map(col, columns)).where(
         col(Delivery.submission_id).in_(ids),
@@ -155,9 +158,10 @@ async def last_errors(ctx: Context, ids: list[int]) -> list[str | None]:
 
 
 async def terms(ctx: Context, where: EntryWhere, *, left: bool = True) -> list[ColumnElement[bool]]:
-    """The WHERE clause for what a filter finds of what the viewer sees.
+    """Return the WHERE clauses for visible entries that meet the conditions.
 
-    Recipients are those that are left to be served; without `left` any.
+    With `only_open` the recipient must have an unfinished delivery. Raises the errors of the
+    user selection.
     """
     found = [visible(ctx)]
     if where.users.given:
@@ -179,10 +183,10 @@ async def terms(ctx: Context, where: EntryWhere, *, left: bool = True) -> list[C
 
 
 async def _deferred(ctx: Context) -> set[int] | None:
-    """The submissions that wait for another attempt; None where they are many.
+    """Return the ids of entries with deferred deliveries, or None if they are too many.
 
-    Of many the next ones are soon found in the order of the list; to find few among all that waits
-    we would have to ask each.
+    If there are more than MAX_DEFERRED_IDS, a page in list order finds the next ones soon. Few
+    ones would need a check of every waiting entry.
     """
     again = cast("ColumnElement[bool]", text(f"deliveries.{DEFERRED}"))
     asked = select(col(Delivery.submission_id)).where(again)
@@ -191,14 +195,18 @@ async def _deferred(ctx: Context) -> set[int] | None:
 
 
 def _those(*conditions: ColumnElement[bool], left: bool = True) -> Select[int]:
-    """SQL: the submissions that have a delivery of which all this is true."""
+    """Select the entries that have a delivery for which all conditions hold."""
     open_ = (unserved(),) if left else ()
     return select(col(Delivery.submission_id)).where(*open_, *conditions)
 
 
 def _in_queue(name: QueueName) -> list[ColumnElement[bool]]:
-    """SQL for a queue. Few are served or held at once; whether one was tried is asked of each."""
-    few = {"left": False}  # by indexes of their own, which hold nothing that is at its end
+    """Return the WHERE clauses of a queue.
+
+    Few deliveries are leased or held at a time; whether one is deferred is checked for each
+    entry.
+    """
+    few = {"left": False}  # they have partial indexes without finished deliveries
     active = col(Submission.id).in_(_those(col(Delivery.lease).is_not(None), **few))
     held = col(Submission.id).in_(_those(col(Delivery.held_at).is_not(None), **few))
     this = col(Delivery.submission_id) == col(Submission.id)
@@ -214,21 +222,24 @@ def _in_queue(name: QueueName) -> list[ColumnElement[bool]]:
 
 
 async def page(ctx: Context, where: EntryWhere, ask: Ask, columns: Collection[str]) -> Page[Picked]:
-    """A page of entries, the oldest first."""
+    """Read a page of queue entries, the oldest first."""
     names = SHOWN.intersection(columns) | {"id", "created_at"}
     rows = select(*picked(Submission, names)).where(waiting(), *await terms(ctx, where))
     return await pagination.one(ctx, Scan(rows, ask, PLACE, falling=False))
 
 
 async def count(ctx: Context, where: EntryWhere) -> int:
-    """How many entries such a list has."""
+    """Count the queue entries that meet the conditions."""
     asked = select(func.count().label("many")).select_from(Submission)
     (row,) = await ctx.read(asked.where(waiting(), *await terms(ctx, where)))
     return int(row.many)
 
 
 async def fitting(ctx: Context, ids: Sequence[int], where: EntryWhere) -> list[Picked]:
-    """Those of these that a filter finds, in this order; of what has gone, whatever its queue."""
+    """Load those of these entries that meet the conditions, in this order.
+
+    Finished entries match every queue name.
+    """
     conditions = await terms(ctx, replace(where, queue_name=None), left=False)
     if where.queue_name is not None:
         gone = ~col(Submission.id).in_(_those(col(Delivery.submission_id).in_(ids)))

@@ -1,4 +1,4 @@
-"""What waits to go out: removed, hurried, held. Much of it is a task's work, unit by unit."""
+"""Delete, flush and hold queue entries; many of them by a task, step by step."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,12 +24,12 @@ from resolvers.context import Context, Needs
 from resolvers.queue.loaders import EntryWhere, terms, visible, waiting
 
 DELETE, FLUSH = "QUEUE_DELETE", "QUEUE_FLUSH"
-MOST = 1_000_000  # entries of one order
+MOST = 1_000_000  # entries per call
 
 
 @dataclass(frozen=True, slots=True)
 class Which:
-    """Entries: of these names, or all that a filter finds."""
+    """A selection of queue entries: by queue id, by conditions, or all."""
 
     queue_ids: Sequence[str] | None = None
     where: EntryWhere | None = None
@@ -38,27 +38,31 @@ class Which:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How many recipients it was done for; or the task that does it."""
+    """The number of changed recipients, or the task that changes them."""
 
     many: int = 0
     task: Task | None = None
 
 
 async def remove(ctx: Context, which: Which, *, notify: bool = False) -> Outcome:
-    """Send these no more, as far as nobody serves them right now.
+    """Cancel the deliveries of queue entries that no worker has leased.
 
-    With `notify` whoever sent them has a report that says so, which a task makes.
+    With `notifies_sender` a task sends a report to each sender. Raises InvalidInput, NotFound,
+    Forbidden or LimitReached.
     """
     return await _carry_out(ctx, which, DELETE, later=notify)
 
 
 async def flush(ctx: Context, which: Which) -> Outcome:
-    """Try at once what was to be tried again later, and is not held."""
+    """Make deferred deliveries due now, except held ones.
+
+    Raises InvalidInput, NotFound, Forbidden or LimitReached.
+    """
     return await _carry_out(ctx, which, FLUSH)
 
 
 async def hold(ctx: Context, queue_ids: Sequence[str], *, stop: bool) -> list[int]:
-    """Begin no attempt with these, or no longer; their keys."""
+    """Hold queue entries or release them, and return the entry ids. Raises NotFound."""
     rows = await _chosen(ctx, Which(queue_ids), ctx.world.options.bulk)
     ids = [row.id for row in rows]
     async with ctx.write(*_streams(rows)) as session:
@@ -69,6 +73,7 @@ async def hold(ctx: Context, queue_ids: Sequence[str], *, stop: bool) -> list[in
 
 
 async def _carry_out(ctx: Context, which: Which, kind: str, *, later: bool = False) -> Outcome:
+    """Change the selected entries now, or by a task if there are many or `needs_task` is set."""
     few = ctx.world.options.bulk
     rows = await _chosen(ctx, which, MOST)
     ids = [row.id for row in rows]
@@ -88,7 +93,12 @@ MUTATIONS = {DELETE: "queueDelete", FLUSH: "queueFlush"}
 
 
 async def _chosen(ctx: Context, which: Which, most: int) -> list[Picked]:
-    """The entries, by arrival. NotFound for a name that is none the viewer sees."""
+    """Load the selected visible entries, the oldest first.
+
+    Raises InvalidInput unless exactly one selector is given, NotFound for an unknown queue id,
+    Forbidden for all entries unless the viewer is an ADMIN, and LimitReached if there are too
+    many.
+    """
     given = [which.queue_ids is not None, which.where is not None, which.all]
     if sum(given) != 1:
         text = "say which: queueIds, filter or all"
@@ -126,7 +136,7 @@ async def _of_copies(ctx: Context, ids: Sequence[int]) -> list[int]:
 
 
 async def _task(ctx: Context, kind: str, rows: Sequence[Picked], *, notify: bool) -> Task:
-    """Hand it to a task, which does it to what waits now."""
+    """Insert a task that changes those of the entries that are still waiting."""
     ids = [row.id for row in rows]
     mine = {row.user_id for row in rows} == {ctx.viewer.user_id}
     owner = ctx.viewer.user_id if mine else None
@@ -148,7 +158,7 @@ async def _log(
     rows: Sequence[Picked],
     after: dict[str, Any],
 ) -> None:
-    """Note what is done to others' entries, each in its own line."""
+    """Write the changes of other users' entries to the admin log, one log entry each."""
     others = [row for row in rows if row.user_id is None or row.user_id != ctx.viewer.user_id]
     if not others:
         return
@@ -171,7 +181,10 @@ async def _log(
 
 
 async def plan(ctx: Context, order: dict[str, Any], checkpoint: dict[str, Any]) -> Plan:
-    """Whose streams the next unit of a task holds. Reports are made here: they are units apart."""
+    """Plan the next step of a task: its entries and the streams to lock.
+
+    With `notify` the reports are sent here, each in its own transaction.
+    """
     ids = part(order, checkpoint, bulk_updates.MOST)
     if order.get("notify"):
         await removal.give_back(ctx.world, ids)
@@ -188,7 +201,7 @@ async def step_delete(
     checkpoint: dict[str, Any],
     plan: Plan,
 ) -> Step:
-    """The next unit of a task that removes."""
+    """Cancel the planned entries and return the result of the task step."""
     if not order.get("notify"):
         await ctx.world.join(session, lambda turn: held_messages.cancel(turn, plan.ids))
     return past(plan.ids, order, checkpoint, len(plan.ids))
@@ -201,7 +214,7 @@ async def step_flush(
     checkpoint: dict[str, Any],
     plan: Plan,
 ) -> Step:
-    """The next unit of a task that hurries."""
+    """Flush the planned entries and return the result of the task step."""
 
     def unit(turn: Turn) -> None:
         bulk_updates.hurry(turn, plan.ids)

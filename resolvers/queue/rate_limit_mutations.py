@@ -1,4 +1,4 @@
-"""Setting how many messages may be sent in a time, and letting what was counted begin anew."""
+"""Set and reset the rate limits of users and domains."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,23 +28,24 @@ Facts = dict[str, Any] | None
 
 @dataclass(frozen=True, slots=True)
 class Whose:
-    """Accounts and domains; None: none of them."""
+    """The users and domains of rate limits; None: no user, or no domain."""
 
     users: Users | None = None
     domains: Sequence[Named] | None = None
 
 
 def checked(rate: Rate | None, *, path: Sequence[str] = ("value",)) -> Rate | None:
-    """The rate itself; Invalid where it cannot be one."""
+    """Return the rate. Raises InvalidInput if its value is not allowed."""
     if rate is not None and not 0 <= rate.value <= MOST:
         raise Invalid(f"from 0 to {MOST}", constraint="range", path=path)
     return rate
 
 
 async def change(ctx: Context, whose: Whose, rate: Rate | None) -> list[int]:
-    """Set a rate, all or none; returns whose it is, in order. None: it has none of its own.
+    """Set the rate of users and domains, all or none; return their ids in order.
 
-    What is counted in a time that is running counts on, unless the time is another one.
+    None removes their own rate. The running count stays unless the time frame changes. Raises
+    InvalidInput, NotFound or Forbidden.
     """
     _named(whose.users or whose.domains)
     checked(rate)
@@ -72,9 +73,10 @@ async def change(ctx: Context, whose: Whose, rate: Rate | None) -> list[int]:
 
 
 async def reset(ctx: Context, whose: Whose, *, platform: bool = False) -> list[int]:
-    """Let what these have sent be counted anew; returns whose it was, in order.
+    """Reset the counts of sent messages, and return the ids of their owners in order.
 
-    The platform's needs an ADMIN.
+    Raises InvalidInput, NotFound, or Forbidden for the platform's count unless the viewer is an
+    ADMIN.
     """
     _named(whose.users or whose.domains or platform)
     if platform and not ctx.viewer.role.includes(Role.ADMIN):
@@ -117,7 +119,7 @@ def _named(given: object) -> None:
 
 
 async def _hold(ctx: Context, whose: Whose) -> None:
-    """Hold all streams there are to hold, in one go: their order is theirs, not that of parts."""
+    """Lock the streams of all owners at once, since locks must be taken in one order."""
     keys: set[int] = set()
     if whose.users is not None:
         for row in await chosen(ctx, whose.users):
@@ -129,16 +131,16 @@ async def _hold(ctx: Context, whose: Whose) -> None:
 
 
 def facts(rate: Rate | None) -> Facts:
-    """What is told of a rate."""
+    """Return the rate for the admin log."""
     return None if rate is None else {"value": rate.value, "frame": rate.frame.value}
 
 
 async def put(
     ctx: Context, session: AsyncSession, keys: Iterable[int], rate: Rate | None, column: str
 ) -> dict[int, Facts]:
-    """Give these accounts or domains, which are held, a rate; what there was, by their keys.
+    """Set or delete the rate of users or domains; return the former rates by owner id.
 
-    `column` says which they are.
+    `owner_column` is `user_id` or `domain_id`. The transaction must hold the owners' locks.
     """
     keys, connection = list(keys), await session.connection()
     asked = select(*picked(RateLimit)).where(col(RateLimit.id).in_(keys))
@@ -165,7 +167,7 @@ def _rate(row: Picked) -> Rate:
 
 
 async def _forgotten(ctx: Context, session: AsyncSession, keys: Sequence[int]) -> dict[int, int]:
-    """Remove these windows; what was counted in those that were running."""
+    """Delete the windows of these owners; return the counts of running ones by owner id."""
     connection, now = await session.connection(), ctx.world.now()
     columns = (col(RateWindow.id), col(RateWindow.used), col(RateWindow.until))
     removal = delete(RateWindow).where(col(RateWindow.id).in_(keys)).returning(*columns)
@@ -180,7 +182,7 @@ async def _tell(
     mutation: str,
     changes: Mapping[int, tuple[Facts, Facts]],
 ) -> None:
-    """Write to journals and log what became of domains."""
+    """Record changed domains in the journals and the admin log."""
     fresh = {key: pair for key, pair in changes.items() if pair[0] != pair[1]}
     if not fresh:
         return

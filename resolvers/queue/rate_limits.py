@@ -1,4 +1,4 @@
-"""How many messages may be sent in a time: who may still, what is set, and who is held up."""
+"""Check, count and list sending rates, and the users that are rate limited now."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -24,16 +24,16 @@ from resolvers.context import Context
 from resolvers.domains.loaders import visible_domains
 from resolvers.pagination import Scan, by_keys
 
-LIMITS = "rate-limits"  # orderings of the two lists
+LIMITS = "rate-limits"
 HOLDS = "rate-holds"
-RUNNING = frozenset({"used", "until"})  # columns of windows
+RUNNING = frozenset({"used", "until"})  # columns of the current window
 ALL = RUNNING | {column.name for column in picked(RateLimit)}
-DOMAIN = "domain_id"  # of a hold: where its source is a domain
+DOMAIN = "domain_id"  # of a hold whose limit is that of a domain
 
 
 @dataclass(frozen=True, slots=True)
 class RateWhere:
-    """Which limits to list: of these accounts or domains, or of all; by whether they are full."""
+    """Conditions of a list of rate limits: of these users or domains, or all."""
 
     users: Collection[int] | None = None
     domains: Collection[int] | None = None
@@ -41,7 +41,7 @@ class RateWhere:
 
 
 class Exceeded(RateLimited):
-    """More messages would be sent than may."""
+    """The message would exceed the rate of the user, the domain or the platform."""
 
     def __init__(self, user_id: int, full: Full) -> None:
         super().__init__("", retry_after=timedelta())
@@ -49,7 +49,7 @@ class Exceeded(RateLimited):
 
 
 async def may_send(ctx: Context, user_id: int) -> None:
-    """RateLimited where this account, its domain or the platform has sent all it may for now."""
+    """Raise RateLimited if the user, the domain or the platform has used up its rate."""
     statement, given = sending_rates.asking(ctx.world, user_id)
     rows = await ctx.find(statement, **given)
     if rows:
@@ -57,32 +57,32 @@ async def may_send(ctx: Context, user_id: int) -> None:
 
 
 def count(turn: Turn, user_id: int, many: int = 1) -> None:
-    """Count messages of this account, last in the unit that queues them.
+    """Count messages of a user, last in the transaction that queues them.
 
-    Exceeded, inside `userlimits.refusing`.
+    Raises SendingRateExceeded if they exceed a rate.
     """
     if full := sending_rates.count(turn, user_id, many):
         raise Exceeded(user_id, full)
 
 
 def refusal(ctx: Context, over: Exceeded) -> RateLimited:
-    """The refusal; the first of the time that is running is told to the account."""
+    """Return the RateLimited error. The first one of a window is also recorded for the user."""
     if not ctx.trial:
-        # behind the answer: the unit around us goes back with what is refused
+        # in the background, since the current transaction is rolled back
         told = held_up(ctx.world, over.user_id, over.full)
         memory_of(ctx.world.database).behind(told)
     return over.full.refusal(ctx.world.now())
 
 
 def _seen(ctx: Context) -> ColumnElement[bool]:
-    """The WHERE clause for limits: those of accounts and domains that the viewer sees."""
+    """Return the WHERE clause for limits of visible users and domains."""
     users = select(col(User.id)).where(visible_users(ctx))
     domains = select(col(Domain.id)).where(visible_domains(ctx))
     return col(RateLimit.user_id).in_(users) | col(RateLimit.domain_id).in_(domains)
 
 
 def _limits(ctx: Context, *columns: Any) -> Select[*tuple[Any, ...]]:
-    """Limits, each with what is running."""
+    """Select visible limits with their current window."""
     window = RateWindow
     running = (
         (col(window.id) == col(RateLimit.id))
@@ -98,25 +98,28 @@ def _limits(ctx: Context, *columns: Any) -> Select[*tuple[Any, ...]]:
 
 
 def _shown(ctx: Context, names: Collection[str] = ALL) -> Select[*tuple[Any, ...]]:
-    """Limits with the columns of these names; those of `RUNNING` are of the time that is."""
+    """Select columns of visible limits. WINDOW_COLUMNS are those of the current window."""
     running = picked(RateWindow, RUNNING.intersection(names))
     return _limits(ctx, *picked(RateLimit, set(names) - RUNNING), *running)
 
 
 async def by_ids(ctx: Context, ids: list[int]) -> list[Picked | None]:
-    """The limits of these accounts and domains, in this order; None where none is set or seen."""
+    """Load the limits of users and domains, in the given order.
+
+    None for one without own limit or that the viewer can't see.
+    """
     return await by_keys(ctx, _shown(ctx), col(RateLimit.id), ids)
 
 
 async def page(ctx: Context, where: RateWhere, ask: Ask, columns: Collection[str]) -> Page[Picked]:
-    """A page of limits that are set, in the order they were."""
+    """Read a page of the limits that are set, the oldest first."""
     place = (col(RateLimit.created_at), col(RateLimit.id))
     rows = _shown(ctx, {"id", "created_at", *columns}).where(*_terms(where))
     return await pagination.one(ctx, Scan(rows, ask, place, falling=False))
 
 
 async def how_many(ctx: Context, where: RateWhere) -> int:
-    """How many limits such a list has."""
+    """Count the limits that meet the conditions."""
     (row,) = await ctx.read(_limits(ctx, func.count()).where(*_terms(where)))
     return int(row[0])
 
@@ -136,7 +139,7 @@ def _terms(where: RateWhere) -> list[ColumnElement[bool]]:
 
 
 def _holds(ctx: Context, users: Collection[int] | None, *columns: Any) -> Select[*tuple[Any, ...]]:
-    """Accounts that are held up now, of these or of all that the viewer sees."""
+    """Select the visible users that are rate limited now, all or these."""
     seen = col(RateHold.id).in_(select(col(User.id)).where(visible_users(ctx)))
     theirs = [] if users is None else [col(RateHold.id).in_(users)]
     return (
@@ -157,20 +160,23 @@ def _held(
 
 
 async def holds_by_ids(ctx: Context, ids: list[int]) -> list[Picked | None]:
-    """What holds up these accounts, in this order; None where nothing does, or none is seen."""
+    """Load the holds of rate limited users, in the given order.
+
+    None for a user without hold or that the viewer can't see.
+    """
     return await by_keys(ctx, _held(ctx, None, None), col(RateHold.id), ids)
 
 
 async def holds(
     ctx: Context, users: Collection[int] | None, ask: Ask, columns: Collection[str]
 ) -> Page[Picked]:
-    """A page of the accounts that are held up now, the last one first."""
+    """Read a page of the users that are rate limited now, the last first."""
     place = (col(RateHold.since), col(RateHold.id))
     rows = _held(ctx, users, columns)
     return await pagination.one(ctx, Scan(rows, ask, place, falling=True))
 
 
 async def how_many_holds(ctx: Context, users: Collection[int] | None) -> int:
-    """How many accounts such a list has."""
+    """Count the users that are rate limited now."""
     (row,) = await ctx.read(_holds(ctx, users, func.count()))
     return int(row[0])

@@ -1,4 +1,4 @@
-"""Forwarding hosts made, by a name that is looked up at once, and removed: by an ADMIN."""
+"""Create and delete forwarding hosts, by a name that is resolved at once. For an ADMIN."""
 
 from collections.abc import Sequence
 from ipaddress import ip_network
@@ -23,7 +23,10 @@ SOURCE = 255  # characters
 
 
 def literal(text: str) -> str | None:
-    """The address or network that a text is, in normal form; None where it is a name."""
+    """Return an IP address or network in normal form, or None if the text is a name.
+
+    Raises InvalidInput if the network is too large.
+    """
     try:
         found = ip_network(text.strip(), strict=False)
     except ValueError:
@@ -36,15 +39,16 @@ def literal(text: str) -> str | None:
 
 
 def kept(network: str) -> str:
-    """An address or network, as it is kept."""
+    """Return an IP address or network in the form it is stored."""
     return shown(ip_network(network))
 
 
 async def create(ctx: Context, name: str, *, filter_spam: bool) -> list[int]:
-    """Make one of each address and network that a name sends from; their keys.
+    """Create a forwarding host for each address and network that a name sends from.
 
-    Those that are there already, be it by another name, are of this one from now on. Conflict
-    where that changes nothing; Forbidden for a name inside a unit, which would be held as long.
+    Returns their ids. Existing hosts get the new source. Raises InvalidInput, LimitReached,
+    Conflict if nothing would change, and Forbidden for a name inside a transaction, which would
+    stay open during the DNS queries.
     """
     one = literal(name)
     if one is None:
@@ -91,7 +95,10 @@ def _facts(row: Picked) -> dict[str, Any]:
 
 
 async def remove(ctx: Context, ids: Sequence[int], hosts: Sequence[str]) -> list[int]:
-    """Remove those of these keys, addresses and networks, all or none; their keys."""
+    """Delete the forwarding hosts with these ids or hosts, all or none; return their ids.
+
+    Raises InvalidInput if nothing is given, NotFound if one does not exist.
+    """
     if not ids and not hosts:
         raise Invalid("name at least one", constraint="required", path=["ids"])
     named = rows_of(ctx, FORWARDERS).where(col(ForwardingHost.host).in_(hosts))

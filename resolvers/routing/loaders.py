@@ -1,4 +1,4 @@
-"""Relay hosts, transports, TLS policies and forwarding hosts, as they are read: by an ADMIN."""
+"""Load relay hosts, transports, TLS policies and forwarding hosts. For an ADMIN."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,23 +21,23 @@ from resolvers.context import Batch, Context
 from resolvers.domains import loaders as domain_loaders
 from resolvers.pagination import Scan, all_by_keys, by_keys
 
-HAS_PASSWORD = "has_password"  # noqa: S105 - what a row says of it
+HAS_PASSWORD = "has_password"  # noqa: S105 - the name of a boolean column
 
 
 @dataclass(frozen=True, slots=True)
 class Sort:
-    """One of the four, and what it is called."""
+    """One of the four tables with its names, limit and logged columns."""
 
     table: type[SQLModel]
-    name: str  # of the type in the schema
+    name: str  # of the GraphQL type
     kind: ChangeKind
-    shown: tuple[str, ...]  # columns that the log of administrators tells of
-    most: int  # of the platform
-    secret: str | None = None  # its column
+    shown: tuple[str, ...]  # columns in the admin log
+    most: int  # rows of the platform
+    secret: str | None = None  # the column with the encrypted password
 
     @property
     def ordering(self) -> str:
-        """What cursors of its list are called."""
+        """The name of the ordering in cursors of its list."""
         return table_of(self.table).name.replace("_", "-")
 
 
@@ -84,7 +84,7 @@ def _visible(ctx: Context) -> ColumnElement[bool]:
 def rows_of(
     ctx: Context, sort: Sort, names: Collection[str] | None = None
 ) -> Select[*tuple[Any, ...]]:
-    """The rows that the viewer sees; of a password no more than whether there is one."""
+    """Select the visible rows. Instead of a password only whether there is one."""
     table = table_of(sort.table)
     wanted = {*table.c.keys()} if names is None else {"id", "created_at", *names}
     columns: list[Any] = picked(sort.table, wanted - {HAS_PASSWORD, sort.secret})
@@ -104,21 +104,24 @@ forwarding_hosts: Batch[int, Picked | None] = partial(_by_ids, FORWARDERS)
 
 
 async def page(ctx: Context, sort: Sort, ask: Ask, columns: Collection[str]) -> Page[Picked]:
-    """A page of all of a sort, in the order they were made."""
+    """Read a page of all rows of a routing table, the oldest first."""
     table = table_of(sort.table)
     place = (table.c.created_at, table.c.id)
     return await pagination.one(ctx, Scan(rows_of(ctx, sort, columns), ask, place, falling=False))
 
 
 async def count(ctx: Context, sort: Sort) -> int:
-    """How many of a sort there are."""
+    """Count the rows of a routing table."""
     many = select(func.count().label("many")).select_from(table_of(sort.table))
     (row,) = await ctx.read(many.where(_visible(ctx)))
     return int(row.many)
 
 
 async def seen(ctx: Context, sort: Sort, ids: Sequence[int]) -> list[Picked]:
-    """These rows, each once, in this order; NotFound where the viewer sees one not."""
+    """Load rows of a routing table in the order of the ids, each once.
+
+    Raises NotFound if one is not visible and InvalidInput if none is given.
+    """
     found = await by_keys(ctx, rows_of(ctx, sort), table_of(sort.table).c.id, list(ids))
     rows = {row.id: row for row in found if row}
     all_found(ids, rows)
@@ -128,7 +131,7 @@ async def seen(ctx: Context, sort: Sort, ids: Sequence[int]) -> list[Picked]:
 
 
 async def used_by(ctx: Context, ids: list[int]) -> list[list[Picked]]:
-    """The domains whose mail leaves by these relay hosts, by name; in one statement."""
+    """Load the domains that send through these relay hosts, ordered by name, with one statement."""
     asked = (
         select(*picked(Domain))
         .where(domain_loaders.visible_domains(ctx))

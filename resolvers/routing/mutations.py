@@ -1,4 +1,4 @@
-"""Relay hosts, transports and TLS policies made, changed and removed: by an ADMIN, all or none."""
+"""Create, update and delete relay hosts, transports and TLS policies. For an ADMIN."""
 
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
@@ -23,15 +23,18 @@ WORDS = {
     "next_hop": "nextHop",
     "lookup_mx": "lookupMx",
     "filter_spam": "filterSpam",
-}  # what a client calls these columns
-# what says to whom a password is told
+}  # names of these columns in the schema
+# the columns that decide which server receives the password
 LED = {RELAYS: ("host", "port"), TRANSPORTS: ("next_hop", "lookup_mx"), POLICIES: ()}
 
 
 async def create(
     ctx: Context, sort: Sort, given: Mapping[str, Any], password: str | None = None
 ) -> int:
-    """Make one; its key. Conflict where there is one for the destination."""
+    """Create a row of a routing table and return its id.
+
+    Raises InvalidInput, LimitReached, or Conflict if the destination has a row already.
+    """
     values = _checked(sort, given, {}, password)
     if sort is RELAYS:
         values.setdefault("port", PORT)
@@ -59,9 +62,9 @@ async def change(
     given: Mapping[str, Any],
     password: str | None = None,
 ) -> None:
-    """Change these, all or none; refused as in `create`.
+    """Update rows of a routing table, all or none. Raises NotFound and the errors of `create_row`.
 
-    A password is told no other server than the one it was given for: Invalid where it would be.
+    Raises InvalidInput if a stored password would be sent to another server than before.
     """
     if not given and password is None:
         raise Invalid("say what to change", constraint="required", path=[])
@@ -82,7 +85,11 @@ async def change(
 
 
 async def remove(ctx: Context, sort: Sort, ids: Sequence[int]) -> None:
-    """Remove these, all or none. Mail of domains that used a relay host leaves directly then."""
+    """Delete rows of a routing table, all or none.
+
+    Domains that used a deleted relay host send directly then. Raises NotFound, and
+    ServiceUnavailable if a domain began to use a relay host meanwhile.
+    """
     used = await _users(ctx, sort, ids)
     async with ctx.write(PLATFORM, *used) as session:
         rows = await seen(ctx, sort, ids)
@@ -106,26 +113,26 @@ async def remove(ctx: Context, sort: Sort, ids: Sequence[int]) -> None:
 
 
 async def relay_host_there(ctx: Context, key: int, *, path: Sequence[str]) -> None:
-    """NotFound where there is no such relay host; in the unit that makes a domain use it."""
+    """Raise NotFound if there is no such relay host, in the transaction that uses it."""
     table = table_of(RELAYS.table)
     if not await ctx.read(select(table.c.id).where(table.c.id == key)):
         raise NotFound(str(key), path=path)
 
 
 async def room(ctx: Context, sort: Sort, more: int) -> None:
-    """LimitReached where there would be too many of a sort."""
+    """Raise LimitReached if the routing table can't have this number of new rows."""
     (row,) = await ctx.read(select(func.count().label("many")).select_from(table_of(sort.table)))
     if row.many + more > sort.most:
         raise LimitReached(f"at most {sort.most}", limit=sort.most, used=row.many)
 
 
 def facts(sort: Sort, row: Picked) -> dict[str, Any]:
-    """What the log of administrators says of one."""
+    """Return the values of a row for the admin log."""
     return {WORDS.get(name, name): getattr(row, name) for name in sort.shown}
 
 
 def row_of(row: Picked, name: str) -> Any:
-    """A column of a row; None where it has none of this name."""
+    """Return a column of a row, or None if the row has no such column."""
     return getattr(row, name, None)
 
 
@@ -147,7 +154,7 @@ async def _free(ctx: Context, sort: Sort, destination: str, but: Collection[int]
         raise Conflict(EXISTS, path=["destination"])
 
 
-def _changed(  # noqa: PLR0913 - the row, what is to become of it, and where it stands
+def _changed(  # noqa: PLR0913 - the row, its new values and its index
     ctx: Context,
     sort: Sort,
     row: Picked,
@@ -156,7 +163,7 @@ def _changed(  # noqa: PLR0913 - the row, what is to become of it, and where it 
     *,
     index: int,
 ) -> dict[str, Any]:
-    """The new values of one."""
+    """Return the new columns of one row. Raises errors with this index."""
     try:
         values = _checked(sort, given, row._asdict(), password)
     except Refused as problem:
@@ -175,7 +182,10 @@ def _changed(  # noqa: PLR0913 - the row, what is to become of it, and where it 
 def _checked(
     sort: Sort, given: Mapping[str, Any], before: Mapping[str, Any], password: str | None
 ) -> dict[str, Any]:
-    """The columns that are given, checked together with what is there; Invalid, or Several."""
+    """Validate the given columns together with the stored ones.
+
+    Raises InvalidInput, or MultipleErrors.
+    """
     problems, values = Problems(), dict(given)
     if sort is RELAYS:
         _check_relay(values, problems)
@@ -234,7 +244,10 @@ def _check_policy(values: dict[str, Any], before: Mapping[str, Any], problems: P
 def _check_access(
     sort: Sort, values: Mapping[str, Any], before: Mapping[str, Any], password: str | None
 ) -> None:
-    """User name and password are both there, or none; and go where they were meant to go."""
+    """Raise InvalidInput unless username and password are both set or both missing.
+
+    A stored password must be given again if the server changes.
+    """
     name = values.get("username", before.get("username"))
     kept = bool(before.get(HAS_PASSWORD)) and name is not None
     if password is not None and name is None:
@@ -261,5 +274,5 @@ def _told(sort: Sort, row: Picked, now: Picked, password: str | None) -> Done:
     old: dict[str, Any] = {name: before[name] for name in names}
     new: dict[str, Any] = {name: after[name] for name in names}
     if password is not None:
-        new["password"] = password  # which the log hides
+        new["password"] = password  # the admin log hides it
     return Done(f"{_named(sort)}Update", sort.name, row.id, None, old, new)

@@ -1,4 +1,4 @@
-"""A try of a way out, for an ADMIN: the conversation up to the recipient, and no message."""
+"""Test a route for an ADMIN: the SMTP dialog up to the recipient, without a message."""
 
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -12,13 +12,13 @@ from mail.routing.mx_hosts import route_of
 from models.errors import Forbidden, Invalid, RateLimited
 from resolvers.context import Context
 
-AT_ONCE = 4  # of a process; each lasts a minute at most
+AT_ONCE = 4  # per process; each takes at most a minute
 _UNDER_WAY: set[object] = set()
 
 
 @dataclass(frozen=True, slots=True)
 class Tried:
-    """What is tried: a way, a recipient, or a recipient by this way."""
+    """The route to test, a recipient, or a recipient by this route."""
 
     relay_host_id: int | None = None
     transport_id: int | None = None
@@ -27,9 +27,10 @@ class Tried:
 
 
 async def tried(ctx: Context, what: Tried, *, trial: bool = False) -> Probed:
-    """Try it; Invalid, NotFound, RateLimited. A trial looks at what is said alone.
+    """Test a route and return the result. A dry run validates the input only.
 
-    Forbidden inside a unit of work: it would be held as long.
+    Raises InvalidInput, NotFound, RateLimited if too many tests are running, and Forbidden
+    inside a transaction, which would stay open as long.
     """
     if what.relay_host_id is not None and what.transport_id is not None:
         raise Invalid("one of both", constraint="exclusive", path=["transport"])
@@ -55,7 +56,7 @@ async def tried(ctx: Context, what: Tried, *, trial: bool = False) -> Probed:
 
 @contextmanager
 def _one_of(most: int) -> Generator[None]:
-    """Take a place among the tries of this process; RateLimited."""
+    """Hold one of the test slots of this process. Raises RateLimited if none is free."""
     if len(_UNDER_WAY) >= most:
         text = f"{most} ways are being tried: try again"
         raise RateLimited(text, retry_after=timedelta(seconds=30))

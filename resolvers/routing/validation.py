@@ -1,4 +1,4 @@
-"""What relay hosts, transports and TLS policies may say: each field with its rule."""
+"""Validate the fields of relay hosts, transports and TLS policies."""
 
 import re
 from collections.abc import Callable, Generator, Sequence
@@ -16,7 +16,7 @@ from models.errors import Invalid
 from models.routing.tables import TlsPolicyLevel
 
 PORTS = 1 << 16
-NAME = 255  # characters of a user name
+NAME = 255
 SECRET = 8192  # characters: tokens are long
 PARAMETERS = 2000  # characters
 REGEX = 200  # characters of a regular expression
@@ -25,18 +25,18 @@ _ENDED = re.compile(r"(?P<host>\[[^\[\]]*\]|[^:\[\]]*)(?::(?P<port>[0-9]{1,6}))?
 _LABEL = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)")
 _PRINT = re.compile(r"[0-9A-Fa-f]{2}(?::[0-9A-Fa-f]{2}){31}|[0-9A-Fa-f]{64}")
 _VERSION = re.compile(r"(?:>=|<=|!)?TLSv1(?:\.[1-3])?|!SSLv[23]")
-NAMED = frozenset({"hostname", "nexthop", "dot-nexthop"})  # strategies of Postfix
+NAMED = frozenset({"hostname", "nexthop", "dot-nexthop"})  # match strategies of Postfix
 
 
 def port(value: int, *, path: Sequence[str] = ("port",)) -> int:
-    """The number of a port; Invalid."""
+    """Return the port number. Raises InvalidInput unless it is 1 to 65535."""
     if not 0 < value < PORTS:
         raise Invalid("1 to 65535", constraint="range", path=path)
     return value
 
 
 def host(text: str, *, path: Sequence[str]) -> str:
-    """The name of a host as the wire has it, or its address without brackets; Invalid."""
+    """Return a host name in ASCII, or an IP address without brackets. Raises InvalidInput."""
     wrong = Invalid("the name of a host, or its address", constraint="host", path=path)
     text = text.strip()
     bare = text[1:-1] if text.startswith("[") and text.endswith("]") else text
@@ -56,9 +56,9 @@ def host(text: str, *, path: Sequence[str]) -> str:
 
 
 def host_and_port(text: str, *, path: Sequence[str]) -> tuple[str, int | None, bool]:
-    """The parts of "name:port"; whether the host stands in brackets. Invalid.
+    """Return host, port or None, and whether the host has brackets, of `host:port`.
 
-    An address of IPv6 with a port stands in brackets.
+    An IPv6 address with a port needs brackets. Raises InvalidInput.
     """
     text = text.strip()
     try:
@@ -73,9 +73,9 @@ def host_and_port(text: str, *, path: Sequence[str]) -> tuple[str, int | None, b
 
 
 def next_hop(text: str, *, lookup_mx: bool, path: Sequence[str] = ("nextHop",)) -> str:
-    """Where a transport leads, in one way of writing: host:port, [host]:port, or a domain.
+    """Return the next hop of a transport as host:port, [host]:port or domain.
 
-    Invalid.
+    Raises InvalidInput if it is not one of these, or not a domain with `lookup_mx`.
     """
     name, number, bare = host_and_port(text, path=path)
     literal = _is_address(name)
@@ -97,7 +97,10 @@ def _is_address(text: str) -> bool:
 
 
 def destination(text: str, *, path: Sequence[str] = ("destination",)) -> str:
-    """For whom a transport is: domain, .domain, address, or /regular expression/. Invalid."""
+    """Return the destination of a transport: domain, .domain, address or /regular expression/.
+
+    Raises InvalidInput if it is none of these.
+    """
     text = text.strip()
     if text.startswith("/"):
         return _expression(text, path)
@@ -121,7 +124,10 @@ def _expression(text: str, path: Sequence[str]) -> str:
 
 
 def tls_destination(text: str, *, path: Sequence[str] = ("destination",)) -> str:
-    """Which way a TLS policy is for: domain, .domain, or [host] with or without a port. Invalid."""
+    """Return the destination of a TLS policy: domain, .domain, [host] or [host]:port.
+
+    Raises InvalidInput if it is none of these.
+    """
     text = text.strip()
     if text.startswith("["):
         name, number, _ = host_and_port(text, path=path)
@@ -140,7 +146,7 @@ def _domain(text: str, path: Sequence[str]) -> str:
 
 @contextmanager
 def _placed(path: Sequence[str]) -> Generator[None]:
-    """Let what is wrong inside be about this field."""
+    """Raise an InvalidInput of the block again with this path."""
     try:
         yield
     except Invalid as problem:
@@ -148,7 +154,7 @@ def _placed(path: Sequence[str]) -> Generator[None]:
 
 
 def username(text: str, *, path: Sequence[str] = ("username",)) -> str:
-    """A user name, which goes on one line; Invalid."""
+    """Return the username. Raises InvalidInput unless it is one printable line."""
     if not text or len(text) > NAME or not text.isprintable():
         words = f"1 to {NAME} printable characters"
         raise Invalid(words, constraint="length", path=path)
@@ -156,7 +162,7 @@ def username(text: str, *, path: Sequence[str] = ("username",)) -> str:
 
 
 def password(text: str, *, path: Sequence[str] = ("password",)) -> str:
-    """A password, which goes on one line; Invalid."""
+    """Return the password. Raises InvalidInput unless it is one line without control characters."""
     odd = any(sign < " " or sign == "\x7f" or "\ud800" <= sign <= "\udfff" for sign in text)
     if not text or len(text) > SECRET or odd:
         words = f"1 to {SECRET} characters on one line"
@@ -167,10 +173,10 @@ def password(text: str, *, path: Sequence[str] = ("password",)) -> str:
 def parameters(
     text: str | None, policy: TlsPolicyLevel, *, path: Sequence[str] = ("parameters",)
 ) -> str | None:
-    """What a TLS policy says beside its level, as Postfix writes it, in one way. Invalid.
+    """Return the parameters of a TLS policy, written as in Postfix, in normal form.
 
-    `protocols=>=TLSv1.2` of every level with TLS; `match=` of those that compare names, or, of
-    FINGERPRINT, which has to say them, fingerprints.
+    `protocols=>=TLSv1.2` is for every level with TLS, `match=` for levels that compare names,
+    or with fingerprints for FINGERPRINT, which requires it. Raises InvalidInput.
     """
     given = _attributes(text or "", path)
     most: dict[str, Callable[[str], str]] = {}

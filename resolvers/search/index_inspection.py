@@ -1,4 +1,4 @@
-"""The text index as administrators look at it: how it is, and what it makes of a search."""
+"""Read figures of the text index for administrators, and show how the index answers a search."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -20,40 +20,43 @@ from resolvers.messages.filters.message_filter import MessageWhere
 from resolvers.search.index_query import narrows
 from resolvers.search.index_tasks import OPTIMIZE, WAIT
 
-LONGEST = 16_384  # characters that are divided into words at once
-HIGHEST = (1 << 63) - 1  # key
+LONGEST = 16_384  # characters of one text
+HIGHEST = (1 << 63) - 1
 
 
 class Hit(NamedTuple):
-    """A row of the index that was found, by the key of its message."""
+    """A row of the text index that matches a search; `id` is the ID of the message."""
 
     id: int
     score: float
-    definite: bool  # whether there is nothing else to be looked at
+    definite: bool  # the filter has no conditions besides the words
 
 
 async def documents(ctx: Context) -> int:
-    """How many messages the index has, those that have gone since included."""
+    """Return the number of messages in the index.
+
+    Deleted messages count until they are removed.
+    """
     listed = text_index.rows(ctx.world.database.dialect)
     ((many,),) = await ctx.read(select(func.count()).select_from(listed))
     return int(many)
 
 
 async def size(ctx: Context) -> int:
-    """How many bytes the index takes."""
+    """Return the size of the index in bytes."""
     asked = text_index.size(ctx.world.database.dialect).columns(column("size", Big)).subquery()
     ((many,),) = await ctx.read(select(asked.c.size))
     return int(many)
 
 
 async def pending(ctx: Context) -> int:
-    """How many messages wait to be indexed."""
+    """Return the number of messages that are not indexed yet."""
     ((many,),) = await ctx.read(select(func.count()).select_from(Message).where(WAIT))
     return int(many)
 
 
 async def optimized_at(ctx: Context) -> datetime | None:
-    """When it was last merged, as far back as tasks are kept."""
+    """Return the end of the last successful optimization; None if no such task is stored."""
     ended = [col(Task.kind) == OPTIMIZE, col(Task.state) == TaskState.SUCCEEDED]
     (row,) = await ctx.read(select(func.max(col(Task.finished_at)).label("at")).where(*ended))
     moment: datetime | None = row.at
@@ -61,7 +64,10 @@ async def optimized_at(ctx: Context) -> datetime | None:
 
 
 def divided_text(given: str) -> list[str]:
-    """The words of a text as they are indexed. Invalid where it is too long."""
+    """Return the words of a text as the index stores them.
+
+    Raises Invalid if the text has more than 16,384 characters.
+    """
     if len(given) > LONGEST:
         text_ = f"a text has at most {LONGEST} characters"
         raise Invalid(text_, constraint="max", path=["text"])
@@ -69,18 +75,18 @@ def divided_text(given: str) -> list[str]:
 
 
 def asked_of_index(where: MessageWhere) -> Sought | None:
-    """What the index is asked of this filter; None where it is not asked."""
+    """Return the part of a filter that the index answers; None if it requires no words."""
     found, _ = divided(where)
     return found if found is not None and narrows(found) else None
 
 
 def query(ctx: Context, owners: Sequence[int], sought: Sought) -> str:
-    """The search in the language of the store."""
+    """Return the search as a query in the syntax of the database's text index."""
     return written(ctx.world.database.dialect, owners, sought)
 
 
 def described(sought: Sought) -> dict[str, Any]:
-    """What is sought, in plain values."""
+    """Return a search expression as values that can be encoded as JSON."""
     match sought:
         case Term():
             plain: dict[str, Any] = {"words": list(sought.words)}
@@ -93,7 +99,7 @@ def described(sought: Sought) -> dict[str, Any]:
 
 
 def terms(sought: Sought) -> list[str]:
-    """The words that are sought, each once; of those that may go on, with a *."""
+    """Return the words of a search expression, each once. Prefixes end with `*`."""
     if isinstance(sought, Term):
         *first, last = sought.words
         return [*first, f"{last}*" if sought.prefix else last]
@@ -101,14 +107,14 @@ def terms(sought: Sought) -> list[str]:
 
 
 class Lookup(NamedTuple):
-    """A page of what the index alone finds in the mail of these accounts."""
+    """A request for one page of the messages of these users that the index alone finds."""
 
     owners: tuple[int, ...]
     where: MessageWhere
     ask: Ask
 
     def query(self, ctx: Context) -> str:
-        """What the index is asked; Invalid where that is nothing."""
+        """Return the query for the index. Raises Invalid if the filter requires no words."""
         sought = asked_of_index(self.where)
         if sought is None:
             words_ = "the index is asked for words: this filter has none that must be there"
@@ -117,7 +123,10 @@ class Lookup(NamedTuple):
 
 
 async def lookup(ctx: Context, asked: Lookup) -> Page[Hit]:
-    """The hits, the newest key first, with the scores that the store gives them."""
+    """Return a page of index hits with the database's scores, highest message ID first.
+
+    Raises Invalid if the filter requires no words.
+    """
     dialect, ask = ctx.world.database.dialect, asked.ask
     before = ask.place.id if ask.place else HIGHEST
     found = text_index.hits(dialect, asked.query(ctx), before, ask.count + 1)
@@ -128,7 +137,7 @@ async def lookup(ctx: Context, asked: Lookup) -> Page[Hit]:
 
 
 async def count(ctx: Context, asked: Lookup) -> int:
-    """How many hits there are."""
+    """Return the number of index hits. Raises Invalid if the filter requires no words."""
     found = text_index.found(ctx.world.database.dialect, asked.query(ctx))
     hits = found.columns(column("rowid", Big)).subquery()
     ((many,),) = await ctx.read(select(func.count()).select_from(hits))

@@ -1,10 +1,10 @@
-"""Pages of the viewer's own messages that have certain words, newest first or last.
+"""Read pages of the viewer's messages that contain certain words, newest or oldest first.
 
-PostgreSQL knows how common words are. SQLite does not, and its index has no order but that of
-the keys. Of few hits all are looked up, and sorted. Of many, a page is among the messages that
-come first: a stretch of those is gone through in their order, and a longer one behind it, each
-with what the index has between its lowest and its highest key. Only where that is not enough,
-all hits are looked up.
+PostgreSQL knows how common words are. SQLite does not, and its index is ordered by message ID
+only. If a search has few hits, all of them are looked up and sorted. If it has many, the page
+is searched among the messages that come first: in scan ranges of growing length, each matched
+against the index entries between its lowest and its highest ID. Only if the scan ranges do not
+fill the page, all hits are looked up.
 """
 
 from collections.abc import Callable, Generator, Sequence
@@ -43,19 +43,20 @@ from resolvers.messages.filters.message_filter import MessageWhere
 from resolvers.pagination import Form
 from resolvers.search.index_query import Waiting
 
-HITS = 300  # that are looked up without more ado
-STRETCHES = (5, 25, 125, 625)  # messages that are gone through, for each that is wanted
-NEAR = 251  # rows by their keys that are read at once
-# SQLite has no way to a key with a sign: it goes through a stretch in the order of the page.
+HITS = 300  # up to this number all hits are looked up and sorted
+STRETCHES = (5, 25, 125, 625)  # messages in a scan range, per row of the page
+NEAR = 251  # rows by ID in one prepared read
+# The sign keeps SQLite from using the primary key: it scans the range in the order of the page.
 KEY: Any = col(Message.id)
 SIGNED: ColumnElement[int] = UnaryExpression(KEY, operator=custom_op[Any]("+"))
 
 
 @dataclass(frozen=True, slots=True)
 class Rest:
-    """What a filter asks besides words, as SQL that is made where it is needed.
+    """The conditions of a filter except words, as SQL that is built on demand.
 
-    What has no values of its own is `kept`: selects with it are made once.
+    If the conditions contain no values (`is_cacheable`), their SELECT statements are prepared
+    once.
     """
 
     where: MessageWhere
@@ -64,7 +65,7 @@ class Rest:
 
 
 class Where(NamedTuple):
-    """Of whom a page is, of which folder or conversation, and what is looked for."""
+    """A search for words in the messages of a user, optionally of one mailbox or thread."""
 
     user_id: int
     mailbox_id: int | None
@@ -75,7 +76,7 @@ class Where(NamedTuple):
 
 
 class Parts(NamedTuple):
-    """What decides how a page's select reads."""
+    """The properties of a page that its SELECT statement depends on."""
 
     form: Form
     place: tuple[Any, Any]
@@ -84,11 +85,11 @@ class Parts(NamedTuple):
 
     @property
     def up(self) -> bool:
-        """Whether the lowest place comes first."""
+        """True if the smallest sort values come first."""
         return self.form.back is self.form.falling
 
     def mine(self) -> list[ColumnElement[bool]]:
-        """SQL: the messages that the page may have, whatever is asked of them."""
+        """Return the WHERE clauses of the user, mailbox and thread, without the search."""
         found = [owned(Message)]
         found.append(
             col(Message.mailbox_id) == number("mailbox")
@@ -100,20 +101,20 @@ class Parts(NamedTuple):
         return found
 
     def ordered(self, rows: Select[*tuple[Any, ...]]) -> Select[*tuple[Any, ...]]:
-        """These rows from the page's place on, in its order."""
+        """Return a SELECT restricted to the rows after the cursor, in the order of the page."""
         return pagination.form_of_page(rows, self.form, self.place)
 
     def between(self, stretch: "Stretch") -> list[ColumnElement[bool]]:
-        """SQL: messages of a stretch."""
+        """Return the WHERE clauses of the messages in a scan range."""
         at, _ = self.place
         start, edge = (bindparam(name, type_=at.type) for name in ("start", "edge"))
         found = [at >= start if self.up else at <= start] if stretch.begun else []
-        # Of those at the edge some may be behind it: all come with the next stretch.
+        # Rows with the sort value of the end may follow it: the next range returns all of them.
         return found if stretch.last else [*found, at < edge if self.up else at > edge]
 
 
 class Stretch(NamedTuple):
-    """Whether there are stretches before one, and none behind it."""
+    """A range of messages in page order. `has_start` is False for the first range."""
 
     begun: bool
     last: bool
@@ -122,7 +123,7 @@ class Stretch(NamedTuple):
 async def page(
     ctx: Context, where: Where, ask: Ask, form: Form, place: tuple[Any, Any]
 ) -> Page[Picked]:
-    """The page of messages that have these words, and of which the rest holds."""
+    """Return the page of messages that contain the words and meet the remaining conditions."""
     dialect, ids = ctx.world.database.dialect, where.waiting.holding(where.words)
     given = {
         "viewer": ctx.viewer.user_id,
@@ -146,13 +147,14 @@ async def page(
 
 
 def _listed(keys: Sequence[int]) -> str:
+    """Return message IDs as a JSON array, the form of the statement's `ids` parameter."""
     return orjson.dumps(keys).decode()
 
 
 def _keys(
     parts: Parts, rest: Rest, ids: Sequence[int], given: dict[str, Any]
 ) -> Generator[Step, Sequence[Any], list[int]]:
-    """The keys of a page and of one message more; of fewer hits than that, theirs."""
+    """Return the IDs of a page and of one more message. If fewer match, return all of these."""
     (some,) = yield _some(), {**given, "most": HITS + 1}
     if some.many <= HITS:
         hits = [*orjson.loads(some.ids), *ids]
@@ -172,7 +174,7 @@ def _keys(
 def _stretched(
     parts: Parts, rest: Rest, given: dict[str, Any]
 ) -> Generator[Step, Sequence[Any], list[int] | None]:
-    """The keys of a page, stretch by stretch; None where that would take too long."""
+    """Return the IDs of a page by scanning ranges; None if the ranges do not fill it."""
     walk = _kept_walk if rest.kept else _walk
     keys: list[int] = []
     for each in STRETCHES:
@@ -190,7 +192,7 @@ def _stretched(
 
 @prepared
 def _planned(parts: Parts, rest: Rest, *, waiting: bool) -> Select[*tuple[Any, ...]]:
-    """What is found, in a way that PostgreSQL chooses by how many have these words."""
+    """Build the SELECT for PostgreSQL. Its planner knows the frequency of the words."""
     found = text_index.ALL["postgresql"] if waiting else text_index.ALONE
     rows = select(*picked(Message, parts.form.columns)).where(*parts.mine(), *rest.terms())
     return parts.ordered(rows.where(KEY.in_(_found(found))))
@@ -198,13 +200,14 @@ def _planned(parts: Parts, rest: Rest, *, waiting: bool) -> Select[*tuple[Any, .
 
 @prepared
 def _some() -> Select[*tuple[Any, ...]]:
+    """Build the SELECT of the number of matches and, if they are few, of their IDs."""
     found = text_index.SOME.columns(column("many", Integer), column("ids", String)).subquery()
     return select(found.c.many, found.c.ids)
 
 
 @prepared
 def _behind(parts: Parts, *, begun: bool) -> Select[*tuple[Any, ...]]:
-    """Where the first message stands that is behind a stretch of so many, if there is one."""
+    """Build the SELECT of the sort value of the message after `many` messages, if there is one."""
     rows = select(parts.place[0].label("at")).where(
         *parts.mine(), *parts.between(Stretch(begun, last=True))
     )
@@ -212,7 +215,7 @@ def _behind(parts: Parts, *, begun: bool) -> Select[*tuple[Any, ...]]:
 
 
 def _walk(parts: Parts, rest: Rest, stretch: Stretch) -> Select[*tuple[Any, ...]]:
-    """The keys of what is found in a stretch."""
+    """Build the SELECT of the IDs of the matches in a scan range."""
     there = [*parts.mine(), *parts.between(stretch)]
     ends = select(func.min(KEY).label("low"), func.max(KEY).label("high"))
     ends_ = ends.where(*there, *pagination.beyond(parts.form, parts.place)).cte("stretch")
@@ -221,9 +224,9 @@ def _walk(parts: Parts, rest: Rest, stretch: Stretch) -> Select[*tuple[Any, ...]
 
 
 def _sorted(parts: Parts, rest: Rest, *, few: bool) -> Select[*tuple[Any, ...]]:
-    """The keys of the page that all hits make, of which few are named.
+    """Build the SELECT of the IDs of a page, sorted from all hits, or from listed hits.
 
-    Inside a CASE nothing names an index, so what was found comes first.
+    Inside a CASE expression SQLite uses no index, so it reads the hits first.
     """
     found = text_index.LISTED if few else text_index.ALL["sqlite"]
     rows = select(KEY).where(
@@ -238,7 +241,7 @@ _kept_walk, _kept_sorted = prepared(_walk), prepared(_sorted)
 
 @prepared
 def _rows(parts: Parts) -> Select[*tuple[Any, ...]]:
-    """Messages by their keys, as above."""
+    """Build the SELECT of the page's columns by message ID, in the order of the page."""
     rows = select(*picked(Message, parts.form.columns)).where(
         KEY.in_(_found(text_index.LISTED)),
         case((and_(*parts.mine()), 1), else_=0) == 1,
@@ -247,10 +250,11 @@ def _rows(parts: Parts) -> Select[*tuple[Any, ...]]:
 
 
 def _found(known: TextClause) -> Select[*tuple[Any, ...]]:
+    """Return a SELECT of the message IDs that an index query returns."""
     return select(known.columns(column("rowid", Big)).subquery().c.rowid)
 
 
 def _in_one(keys: Select[*tuple[Any, ...]]) -> Select[*tuple[Any, ...]]:
-    """One row of all these keys."""
+    """Return a SELECT with one row: the IDs of a query as a JSON array."""
     found = keys.subquery()
     return select(func.json_group_array(found.c.id, type_=String).label("ids"))

@@ -1,4 +1,4 @@
-"""Finding messages by their words: in the index, and in what is not in it yet."""
+"""Find messages by words, in the text index and in messages that are not indexed yet."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
@@ -18,27 +18,30 @@ from resolvers.context import Context
 
 LONGEST = 1024  # characters of a search
 TERMS = 32  # words and phrases of a search
-WAITING = 5000  # messages of an account at most that are looked through before they are indexed
-# NOT as the index of those that wait has it, since SQLite compares the words; and its column.
+WAITING = 5000  # unindexed messages that one search reads
+# The NOT must be spelled as in the partial database index: SQLite compares the text.
 WAITS = (text("NOT messages.indexed"), col(Message.indexed) == false())
-KEYS = {"id", "blob_id"}  # a draft that is replaced keeps its id
-WORD = 100  # bytes of a word and its places in memory, about
+KEYS = {"id", "blob_id"}  # a replaced draft keeps its ID, so the blob is part of the cache key
+WORD = 100  # approximate memory of a word with its positions
 
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """The messages of these accounts that the index does not have yet."""
+    """The messages of these users that are not indexed yet, with their words."""
 
     owners: Sequence[int]
     messages: Sequence[tuple[int, Places]] = field(default=(), repr=False)
 
     def holding(self, sought: Sought) -> list[int]:
-        """Those that have what is sought."""
+        """Return the IDs of the messages that match an expression."""
         return [key for key, places in self.messages if places.holds(sought)]
 
 
 def sought_by(query: str) -> Sought:
-    """What a search asks for. Invalid where that is nothing, or too much."""
+    """Return the expression of a search text.
+
+    Raises Invalid if the text has no words, more than 1,024 characters or more than 32 terms.
+    """
     path = ["filter", "query"]
     asked = terms(query[:LONGEST])
     if len(query) > LONGEST or not asked:
@@ -51,7 +54,7 @@ def sought_by(query: str) -> Sought:
 
 
 def narrows(sought: Sought) -> bool:
-    """Whether it asks for something that is there, not only for what is not."""
+    """True if the expression requires a word, and does not only exclude words."""
     match sought:
         case Term():
             return not sought.negated
@@ -62,7 +65,7 @@ def narrows(sought: Sought) -> bool:
 
 
 def matching(ctx: Context, waiting: Waiting, sought: Sought) -> ColumnElement[bool]:
-    """Messages with these words, as SQL."""
+    """Return the WHERE clause for messages that match an expression, indexed or not."""
     dialect = ctx.world.database.dialect
     query = written(dialect, waiting.owners, sought)
     found = text_index.found(dialect, query, waiting.holding(sought))
@@ -71,9 +74,9 @@ def matching(ctx: Context, waiting: Waiting, sought: Sought) -> ColumnElement[bo
 
 
 async def waiting_of(ctx: Context, owners: Collection[int]) -> Waiting:
-    """What of these accounts is to be looked through, since the index follows the delivery.
+    """Load the unindexed messages of these users, which a search must read itself.
 
-    Unavailable where that is too much, as after an import: the index gets there.
+    Raises Unavailable if there are more than 5,000, as after an import: the index catches up.
     """
     owners = sorted(owners)
     if len(owners) == 1:
@@ -92,13 +95,14 @@ async def waiting_of(ctx: Context, owners: Collection[int]) -> Waiting:
 
 @prepared
 def _waiting() -> Select[*tuple[Any, ...]]:
+    """Build the SELECT of one user's unindexed messages."""
     mine = col(Message.user_id) == number("user")
     asked = select(*picked(Message, KEYS)).where(mine, *WAITS)
     return asked.limit(number("most"))
 
 
 async def _places(ctx: Context, keys: Sequence[tuple[int, int]]) -> list[tuple[int, Places]]:
-    """The words of these messages: from the shelf, or read from their bytes."""
+    """Return the words of messages by message ID, from the cache or from their stored bytes."""
     shelf, longest = ctx.world.shelf, ctx.world.options.search_text
     found = [(key, shelf.get(("places", *key, longest))) for key in keys]
     known = {key[0]: places for key, places in found if places is not None}

@@ -1,4 +1,4 @@
-"""Filling the text index, making it anew and merging it, by tasks of administrators."""
+"""Tasks of administrators that fill, rebuild and optimize the text index."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,30 +29,33 @@ from resolvers.users.selection import Users
 
 BUILD, REBUILD, OPTIMIZE = "SEARCH_INDEX_BUILD", "SEARCH_INDEX_REBUILD", "SEARCH_INDEX_OPTIMIZE"
 OPERATORS = Needs(role=Role.ADMIN, scope=Scope.MASTER)
-TOGETHER = 1000  # messages that are indexed while the request waits; more are a task's work
-LOOKED = 5000  # rows of the index that are looked at in a unit
-WAIT = text("NOT messages.indexed")  # as the index of those that wait has it
+TOGETHER = 1000  # a request indexes up to this number itself; more become a task
+LOOKED = 5000
+WAIT = text("NOT messages.indexed")  # spelled as in the partial database index
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """Which messages are to be indexed that are not yet."""
+    """Which unindexed messages to index."""
 
     masks: Sequence[str]
-    max_recent: int | None = None  # leave out folders in which more of them wait
-    queue: bool = False  # by a task in any case
+    max_recent: int | None = None  # skip mailboxes with more of them
+    queue: bool = False  # queue a task even for few messages
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How many messages were indexed; or the task that does it."""
+    """The number of messages indexed, or the task that indexes them."""
 
     indexed: int | None = None
     task: Task | None = None
 
 
 async def build(ctx: Context, asked: Asked, users: Users) -> Outcome:
-    """Index what waits in these folders: at once where it is little, else by a task."""
+    """Index the unindexed messages of matching mailboxes, at once if they are few, else by a task.
+
+    Raises Forbidden if the viewer is no administrator, Invalid for a bad mask or number.
+    """
     ctx.viewer.require(OPERATORS)
     paths.pattern(asked.masks)
     order: dict[str, Any] = {"ids": await _ids(ctx, users), "masks": list(asked.masks)}
@@ -68,9 +71,10 @@ async def build(ctx: Context, asked: Asked, users: Users) -> Outcome:
 
 
 async def rebuild(ctx: Context, users: Users) -> Task:
-    """Make the index of these accounts anew; on SQLite, and of all, the whole of it.
+    """Queue a task that indexes the messages of these users again.
 
-    Conflict where that goes on.
+    On SQLite, and for all users, the task creates a whole new index. Raises Conflict if such a
+    task is unfinished.
     """
     ctx.viewer.require(OPERATORS)
     order = {"ids": await _ids(ctx, users)}
@@ -85,7 +89,10 @@ async def rebuild(ctx: Context, users: Users) -> Task:
 
 
 async def optimize(ctx: Context) -> Task:
-    """Merge what was written piece by piece, or take out what is of messages that have gone."""
+    """Queue a task that optimizes the index.
+
+    On SQLite it merges index segments; on PostgreSQL it deletes rows of deleted messages.
+    """
     ctx.viewer.require(OPERATORS)
     total = None
     if ctx.world.database.dialect == "postgresql":
@@ -95,16 +102,18 @@ async def optimize(ctx: Context) -> Task:
 
 
 def _goes_on() -> Any:
+    """Return the WHERE clause for unfinished tasks."""
     return col(Task.finished_at).is_(None)
 
 
 async def _ids(ctx: Context, users: Users) -> list[int] | None:
-    """The accounts; None for all there are."""
+    """Return the IDs of the selected users; None for all users."""
     rows = None if users.all else await owners(ctx, users, "users")
     return None if rows is None else [row.id for row in rows]
 
 
 async def _put(ctx: Context, rows: Sequence[Picked]) -> int:
+    """Index these messages and return how many were new."""
     found = []
     for start in range(0, len(rows), BATCH):
         found += await index_worker.entries(ctx.world, rows[start : start + BATCH], ctx.read)
@@ -115,6 +124,7 @@ async def _put(ctx: Context, rows: Sequence[Picked]) -> int:
 
 
 async def _task(ctx: Context, kind: str, order: dict[str, Any], total: int | None) -> Task:
+    """Insert a task and record it in the platform's journal."""
     async with ctx.write(PLATFORM) as session:
         (task,) = await queue(ctx, session, kind, [order], total=total)
         await ctx.record(session, PLATFORM, ChangeKind.TASK_CHANGED, [task.id])
@@ -122,38 +132,41 @@ async def _task(ctx: Context, kind: str, order: dict[str, Any], total: int | Non
 
 
 async def _many(ctx: Context, rows: Any) -> int:
+    """Return the number of messages of a SELECT."""
     counted = rows.with_only_columns(col(Message.id)).order_by(None).subquery()
     ((many,),) = await ctx.read(select(func.count()).select_from(counted))
     return int(many)
 
 
 def _all(order: dict[str, Any]) -> Any:
-    """The messages of these accounts, in the order a task looks at them."""
+    """Return a SELECT of the messages of these users, by ID."""
     asked = select(*picked(Message, SHOWN)).order_by(col(Message.id))
     ids = order["ids"]
     return asked if ids is None else asked.where(col(Message.user_id).in_(ids))
 
 
 def _waiting(ctx: Context, order: dict[str, Any]) -> Any:
-    """Those in these folders that the index has not."""
+    """Return a SELECT of the unindexed messages in the mailboxes of a task order."""
     boxes = select(col(Mailbox.id)).where(fitting(ctx, paths.pattern(order["masks"])))
     asked = _all(order).where(WAIT, col(Message.mailbox_id).in_(boxes))
     return asked.where(col(Message.mailbox_id).not_in(order.get("without", ())))
 
 
 async def _crowded(ctx: Context, order: dict[str, Any], most: int) -> list[int]:
-    """Folders in which more messages wait."""
+    """Return the IDs of mailboxes with more than `max_unindexed` unindexed messages."""
     asked = _waiting(ctx, order).with_only_columns(col(Message.mailbox_id)).order_by(None)
     rows = asked.group_by(col(Message.mailbox_id)).having(func.count() > most)
     return [row.mailbox_id for row in await ctx.read(rows)]
 
 
 async def _rows(ctx: Context, asked: Any, checkpoint: dict[str, Any]) -> Sequence[Picked]:
+    """Read the next batch of messages after a checkpoint."""
     behind = asked.where(col(Message.id) > checkpoint.get("at", 0))
     return await ctx.read(behind.limit(BATCH))
 
 
 def _behind(rows: Sequence[Picked], done: int) -> Step:
+    """Return the step result with the last of these rows as checkpoint."""
     return Step({"at": rows[-1].id}, done, more=True)
 
 

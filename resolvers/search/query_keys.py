@@ -1,6 +1,6 @@
-"""The keys of the text form of a search, and what they say as fields of a filter.
+"""The keys of the search syntax, and the filter fields they set.
 
-`from:ann` in lower case is ours; `FROM ann` in capitals is doveadm's.
+`from:ann` in lower case is Merganser's own syntax; `FROM ann` in capitals is doveadm's.
 """
 
 import re
@@ -65,23 +65,26 @@ KEYS = frozenset(
 
 
 class Unclear(Exception):
-    """What a value should be, and is not."""
+    """A value that its key does not accept. The text says which values are allowed."""
 
 
 class Capital(NamedTuple):
-    """A key of doveadm: how many words follow, and what they say."""
+    """A key of doveadm: how many words follow it, and the function that turns them into fields."""
 
     words: int
     says: Callable[..., Fields]
 
 
 def is_key(key: str) -> bool:
-    """Whether `key:` begins a term, in lower case."""
+    """True if `key:` begins a term. The key must be in lower case."""
     return key in KEYS
 
 
 def value_of(key: str, text: str, now: datetime) -> Fields | None:
-    """What `key:text` says; None where there is no such key."""
+    """Return the filter fields of `key:text`; None if there is no such key.
+
+    Raises InvalidValueError if the key does not accept the value.
+    """
     if key in TEXTS:
         if not text:
             raise Unclear("at least one character")
@@ -101,12 +104,17 @@ def value_of(key: str, text: str, now: datetime) -> Fields | None:
 
 
 def _submission_state(text: str) -> str:
+    """Return the submission state with this name. Raises InvalidValueError."""
     if text.upper() not in set(SubmissionState):
         raise Unclear("a state of a submission, such as scheduled")
     return text.upper()
 
 
 def _flag(key: str, text: str) -> Fields:
+    """Return the fields of a flag key with yes or no, or of `attachment:`.
+
+    Raises InvalidValueError.
+    """
     if key == "attachment" and text.lower() not in YES:
         return (
             {"hasAttachment": True} if text.lower() == "any" else {"attachment": {"filename": text}}
@@ -117,6 +125,7 @@ def _flag(key: str, text: str) -> Fields:
 
 
 def _place(key: str, text: str) -> Fields | None:
+    """Return the fields of a header, attachment or mailbox key; None for another key."""
     if key == "header":
         name, colon, part = text.partition(":")
         return {"header": {"name": name} | ({"contains": part[1:]} if colon else {})}
@@ -128,6 +137,7 @@ def _place(key: str, text: str) -> Fields | None:
 
 
 def _time(key: str, text: str, now: datetime) -> Fields | None:
+    """Return the fields of a time or day key; None for another key. Raises InvalidValueError."""
     if key in TIMES:
         return {TIMES[key]: bound(text, now)}
     if key in DAYS:
@@ -140,6 +150,7 @@ def _time(key: str, text: str, now: datetime) -> Fields | None:
 
 
 def _number(text: str) -> int:
+    """Parse a number or a size with a unit, in bytes. Raises InvalidValueError."""
     try:
         if text.isascii() and text.isdigit():
             return quantities.whole(text)
@@ -149,7 +160,10 @@ def _number(text: str) -> int:
 
 
 def bound(text: str, now: datetime) -> Fields:
-    """A point in time: a day, an instant, seconds since 1970, or how long ago."""
+    """Parse a point in time: a day, an instant, a Unix time or an age such as `30d`.
+
+    Raises InvalidValueError for any other text.
+    """
     try:
         if found := _AGO.fullmatch(text.strip().lower()):
             seconds = int(found[1]) * _UNITS[found[2][0]]
@@ -167,6 +181,7 @@ def bound(text: str, now: datetime) -> Fields:
 
 
 def _day(text: str, now: datetime) -> datetime | None:
+    """Return the midnight (UTC) of a day; None if the text names no day."""
     midnight = now.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
     if text.lower() in ("today", "yesterday"):
         return midnight - timedelta(days=text.lower() == "yesterday")
@@ -180,11 +195,13 @@ def _day(text: str, now: datetime) -> datetime | None:
 
 
 def spelled(at: datetime) -> str:
-    """An instant as the API writes it."""
+    """Return an instant in the format of the API."""
     return at.astimezone(UTC).isoformat().replace("+00:00", "Z")
 
 
 def _same(key: str) -> Capital:
+    """Return a key of doveadm that means the same as one of Merganser's keys."""
+
     def says(text: str, now: datetime) -> Fields:
         return value_of(key, text, now) or {}
 
@@ -192,6 +209,7 @@ def _same(key: str) -> Capital:
 
 
 def _flagged(field: str, *, value: bool) -> Capital:
+    """Return a key of doveadm without a value that sets one field."""
     return Capital(0, lambda _now: {field: value})
 
 

@@ -1,4 +1,4 @@
-"""The text form of a search, read: into the fields of a filter, as JSON has them."""
+"""Parse the search syntax into filter fields, in their JSON form."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -12,7 +12,7 @@ from resolvers.search.query_keys import CAPITALS, LISTS, NOT_KEPT, Fields, Uncle
 LONGEST = 4096  # characters
 DEPTH = 8  # of brackets
 TERMS = 250
-TOGETHER = frozenset({"query", "uids", "seqs"})  # fields that are valid or not beside others
+TOGETHER = frozenset({"query", "uids", "seqs"})  # fields whose validity depends on other fields
 OPERATORS = frozenset({"AND", "OR", "NOT"})
 UNCLOSED = "a quotation mark that is not closed"
 MISSING = "its value is missing"
@@ -32,7 +32,7 @@ _ESCAPED = re.compile(r"\\(.)", re.DOTALL)
 
 
 class Token(NamedTuple):
-    """A piece of the text: its kind, what it is, and where it begins, counted from 1."""
+    """A token of a search text: its kind, its text and its position, counted from 1."""
 
     kind: str
     text: str
@@ -40,12 +40,12 @@ class Token(NamedTuple):
 
 
 class QueryProblem(NamedTuple):
-    """A term that is not understood, and where it begins, counted in characters from 1."""
+    """An invalid term of a search text and its position, counted in characters from 1."""
 
-    term: str  # "" = at the end something is missing
+    term: str  # empty if something is missing at the end
     position: int
     message: str
-    token: str  # with which it begins
+    token: str  # the first token of the term
 
     def __str__(self) -> str:
         place = f"{self.token[:40]!r} at {self.position}" if self.token else "the end"
@@ -54,11 +54,11 @@ class QueryProblem(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What the valid terms of a text say, and what is wrong with the others."""
+    """The filter fields of the valid terms of a search text, and the problems of the others."""
 
     fields: dict[str, Any]
     problems: list[QueryProblem]
-    is_void: bool = False  # no term is valid: nothing is found
+    is_void: bool = False  # no term is valid: the search matches nothing
 
 
 # Raises Refused if no search can ask for these fields.
@@ -66,7 +66,10 @@ Check = Callable[[Fields], None]
 
 
 def read(text: str, now: datetime, check: Check | None = None) -> Found:
-    """Read a text. A term that is not understood, or that `check` refuses, is left out."""
+    """Parse a search text. Invalid terms, and terms that `validate` refuses, are left out.
+
+    Each of them is listed in `problems`. Raises no error.
+    """
     if len(text) > LONGEST:
         message = f"a search has at most {LONGEST} characters"
         return Found({}, [QueryProblem(text, 1, message, text)], is_void=True)
@@ -95,6 +98,7 @@ def has_only_words(text: str) -> bool:
 
 
 def _has_meaning(token: Token) -> bool:
+    """True if a token is a known key, an operator or a key of doveadm."""
     word = token.text.removeprefix("-")
     if token.kind == "word":
         lone_key = word.endswith(":") and is_key(word[:-1].lower())
@@ -103,7 +107,7 @@ def _has_meaning(token: Token) -> bool:
 
 
 def understood(text: str, now: datetime, path: Sequence[str] = ("query",)) -> dict[str, Any]:
-    """What the text says. Raises Invalid with the places if it has problems."""
+    """Parse a search text. Raises Invalid with the positions if it has problems."""
     found = read(text, now)
     if found.problems:
         words = "; ".join(map(str, found.problems[:5]))
@@ -112,6 +116,7 @@ def understood(text: str, now: datetime, path: Sequence[str] = ("query",)) -> di
 
 
 def _tokens(text: str) -> list[Token]:
+    """Split a search text into tokens."""
     tokens = []
     for found in _TOKEN.finditer(text):
         kind = found.lastgroup
@@ -121,12 +126,15 @@ def _tokens(text: str) -> list[Token]:
 
 
 class _Stop(Exception):
-    """The text is too long or too deep: nothing of it counts."""
+    """The text is too long or nested too deeply: all of it is invalid."""
 
 
 @dataclass(slots=True)
 class _Reader:
-    """Reads tokens. Its methods return None for what is left out because of a problem."""
+    """Parser of tokens.
+
+    Its methods return None for a term that is left out because of a problem.
+    """
 
     text: str
     tokens: list[Token]
@@ -137,7 +145,10 @@ class _Reader:
     problems: list[QueryProblem] = field(default_factory=list)
 
     def wrong(self, token: Token | None, why: str, end: int = 0) -> None:
-        """Note a problem of the term from this token up to that of index `end`, or up to here."""
+        """Add a problem.
+
+        The term reaches from `token` to the token before `end_index`, or to the current one.
+        """
         if token is None:
             self.problems.append(QueryProblem("", len(self.text) + 1, why, ""))
             return
@@ -146,7 +157,10 @@ class _Reader:
         self.problems.append(QueryProblem(term, token.at, why, token.text))
 
     def is_valid(self, fields: Fields) -> bool:
-        """Check the fields of the whole text, which may be too many together."""
+        """Check all fields of the text together.
+
+        If they are refused, add a problem and return False.
+        """
         try:
             if self.check:
                 self.check(fields)
@@ -156,11 +170,11 @@ class _Reader:
         return True
 
     def peek(self) -> Token | None:
-        """The next token."""
+        """Return the next token; None at the end."""
         return self.tokens[self.at] if self.at < len(self.tokens) else None
 
     def alternatives(self, depth: int, *, listed: bool = False) -> dict[str, Any] | None:
-        """Conditions with OR between, up to a closing bracket or the end."""
+        """Parse conditions separated by OR, up to a closing bracket or the end."""
         if depth > DEPTH:
             self.wrong(self.peek(), f"brackets go {DEPTH} levels deep")
             raise _Stop
@@ -174,9 +188,9 @@ class _Reader:
     def conditions(
         self, depth: int, *, listed: bool, behind_or: bool = False
     ) -> dict[str, Any] | None:
-        """Conditions that must all hold."""
+        """Parse conditions joined by AND, up to OR, a closing bracket or the end."""
         made: dict[str, Any] = {}
-        said: dict[str, tuple[Token, int]] = {}  # the token that said a field first, and its end
+        origins: dict[str, tuple[Token, int]] = {}  # first token and end index of each field
         kept = lost = 0
         while token := self.peek():
             if token.kind == "close" or (token.kind == "word" and token.text == "OR"):
@@ -193,16 +207,16 @@ class _Reader:
             found = self.condition(depth)
             lost += found is None
             kept += found is not None
-            said = {**dict.fromkeys(found or (), (token, self.at)), **said}
+            origins = {**dict.fromkeys(found or (), (token, self.at)), **origins}
             _add(made, found or {})
         if not (kept or lost) and (depth or behind_or or self.peek()):
             self.wrong(self.peek(), "something is missing before it")
             return None
-        dropped = self.drop_invalid(made, said)
+        dropped = self.drop_invalid(made, origins)
         return None if (lost and not kept) or (dropped and not made) else made
 
     def drop_invalid(self, made: dict[str, Any], said: Mapping[str, tuple[Token, int]]) -> bool:
-        """Drop the fields that are invalid as they stand together; whether there was one."""
+        """Delete the fields that are invalid in combination, and return True if there was one."""
         names = [
             name for name in sorted(TOGETHER & made.keys()) if self.refuses(made, name, *said[name])
         ]
@@ -211,7 +225,7 @@ class _Reader:
         return bool(names)
 
     def refuses(self, made: Fields, name: str, token: Token, end: int) -> bool:
-        """Whether this field is invalid as it stands in a group; a problem is noted then."""
+        """True if a field is invalid in its group. A problem is added then."""
         beside = {"mailbox": made["mailbox"]} if "mailbox" in made else {}
         try:
             if self.check:
@@ -222,7 +236,7 @@ class _Reader:
         return False
 
     def condition(self, depth: int) -> Fields | None:
-        """One condition."""
+        """Parse one condition."""
         token = self.tokens[self.at]
         self.at += 1
         match token.kind:
@@ -245,7 +259,7 @@ class _Reader:
         return None
 
     def bracket(self, opening: Token, depth: int) -> dict[str, Any] | None:
-        """What is inside a bracket that was opened; one that is not closed ends with the text."""
+        """Parse the content of an open bracket. An unclosed bracket ends with the text."""
         found = self.alternatives(depth + 1)
         if (token := self.peek()) is None or token.kind != "close":
             self.wrong(opening, "a bracket that is not closed")
@@ -254,7 +268,7 @@ class _Reader:
         return found
 
     def negated(self, found: Fields | None, token: Token) -> Fields | None:
-        """None of these."""
+        """Return the negation of fields; None if they are invalid."""
         if found is None or any(
             self.refuses(found, name, token, self.at) for name in sorted(TOGETHER & found.keys())
         ):
@@ -262,7 +276,7 @@ class _Reader:
         return {"not": dict(found)}
 
     def keyed(self, token: Token, depth: int) -> Fields | None:
-        """What a key and its value say."""
+        """Parse a key and its value."""
         minus, key = token.text.startswith("-"), token.text.removeprefix("-").lower()
         value = self.tokens[self.at]
         found: Fields | None
@@ -279,14 +293,14 @@ class _Reader:
         return self.negated(found, token) if minus and found else found
 
     def listed(self, depth: int) -> list[dict[str, Any]] | None:
-        """The filters of a list, with commas between."""
+        """Parse a list of filters in brackets, separated by commas."""
         opening = self.tokens[self.at]
         self.at += 1
         found: list[dict[str, Any]] = []
         many = 0
         while (token := self.peek()) and token.kind != "close":
             if many:
-                self.at += 1  # a comma: nothing else ends what is listed
+                self.at += 1  # a comma: only a comma ends a list item
             many += 1
             one = self.alternatives(depth + 1, listed=True)
             found += [] if one is None else [one]
@@ -297,7 +311,7 @@ class _Reader:
         return found if found or not many else None
 
     def value(self, key: Token) -> str | None:
-        """The value of a key: quoted, or all up to the next blank."""
+        """Parse the value of a key: a quoted text, or all characters up to the next blank."""
         start = self.at
         parts: list[str] = []
         while (token := self.peek()) and (
@@ -319,7 +333,7 @@ class _Reader:
         return "".join(parts)
 
     def word(self, token: Token, depth: int) -> Fields | None:
-        """What a word says: a key of doveadm in capitals, or itself."""
+        """Parse a word: an operator, a key of doveadm in capitals, or a plain word."""
         text = token.text
         if text == "AND":
             return {}
@@ -331,7 +345,7 @@ class _Reader:
         return self.capital(token) if text in CAPITALS else self.plain_word(token)
 
     def plain_word(self, token: Token) -> Fields | None:
-        """What a word says that is looked for; a key without its value is a problem."""
+        """Parse a word to search for. A key without a value is a problem."""
         minus = token.text.startswith("-") and len(token.text) > 1
         bare = token.text.removeprefix("-") if minus else token.text
         if bare.endswith(":") and is_key(bare[:-1].lower()):
@@ -340,7 +354,7 @@ class _Reader:
         return self.negated({"query": bare}, token) if minus else {"query": bare}
 
     def capital(self, token: Token) -> Fields | None:
-        """What a key of doveadm says with the words behind it."""
+        """Parse a key of doveadm and its values."""
         given = []
         for _ in range(CAPITALS[token.text].words):
             if (following := self.peek()) is None:
@@ -353,7 +367,7 @@ class _Reader:
         return self.said(token, token.text, *given)
 
     def none(self, token: Token, depth: int) -> Fields | None:
-        """What NOT says of what follows."""
+        """Parse the operand of NOT, and return its negation."""
         if (following := self.peek()) is None:
             self.wrong(token, "it says not what")
             return None
@@ -366,7 +380,7 @@ class _Reader:
         return self.negated(self.condition(depth + 1), token)
 
     def said(self, token: Token, key: str, *given: str) -> Fields | None:
-        """What a key says of its values, with problems noted."""
+        """Return the fields of a key and its values; None, with a problem, if they are invalid."""
         try:
             if key in CAPITALS:
                 found: Fields | None = CAPITALS[key].says(*given, self.now)
@@ -384,19 +398,19 @@ class _Reader:
 
 
 def unquoted(text: str) -> str:
-    """What stands between quotation marks."""
+    """Return the text between quotation marks, with escapes resolved."""
     return _ESCAPED.sub(r"\1", text[1:-1])
 
 
 def _both(one: dict[str, Any] | None, other: dict[str, Any] | None) -> dict[str, Any] | None:
-    """What one of two parts of a text says, or both."""
+    """Return the conjunction of two parts of a text, each of which can be missing."""
     if one is None or other is None:
         return one or other
     return {"and": [one, other]} if one and other else one or other
 
 
 def _add(made: dict[str, Any], more: Mapping[str, Any]) -> None:
-    """Let these hold too: beside what is there, or, where that has the field, apart."""
+    """Add fields to a conjunction. A field that is set already goes into `and`."""
     for name, value in more.items():
         if name not in made:
             made[name] = value

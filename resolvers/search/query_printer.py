@@ -1,4 +1,4 @@
-"""Search filters as text that `resolvers/search/query_parser.py` reads as the same filter."""
+"""Print search filters in the syntax that `resolvers/search/query_parser.py` parses."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -20,11 +20,12 @@ _NO = {field: f"{key}:no" for key, field in FLAGS.items()} | {
 
 
 def written(fields: Fields, now: datetime) -> str:
-    """The text of a filter, whose fields are as JSON has them."""
+    """Return a filter, given by its JSON fields, as text of the search syntax."""
     return " ".join(_conditions(fields, now)) or "ALL"
 
 
 def _conditions(fields: Fields, now: datetime) -> Iterator[str]:
+    """Yield the terms of a filter's fields."""
     for name, value in fields.items():
         match name:
             case "and":
@@ -40,7 +41,7 @@ def _conditions(fields: Fields, now: datetime) -> Iterator[str]:
 
 
 def _reads_as_itself(text: str, now: datetime) -> bool:
-    """True if words mean the same at the top, in brackets and in a list, with commas between."""
+    """True if words mean the same at the top level, in brackets and in a list."""
     plain, inside = read(text, now), read(f"({text})", now)
     listed = read(f"or:({text})", now)
     return (plain.fields, plain.problems, inside.fields, listed.fields) == (
@@ -49,21 +50,24 @@ def _reads_as_itself(text: str, now: datetime) -> bool:
 
 
 def _all(filters: list[Fields], now: datetime) -> Iterator[str]:
+    """Yield the terms of filters that must all match."""
     if not filters:
         yield "and:()"
     for one in filters:
-        # brackets around alternatives alone would be these themselves
+        # `(a OR b)` would be parsed as the alternatives without `and`
         inside = written(one, now)
         yield f"and:({inside})" if set(one) == {"or"} else f"({inside})"
 
 
 def _some(filters: list[Fields], now: datetime) -> str:
-    if len(filters) < 2:  # noqa: PLR2004 - one is no alternative
+    """Return the term for filters of which at least one must match."""
+    if len(filters) < 2:  # noqa: PLR2004 - fewer than two need `or:`
         return f"or:({' '.join(written(one, now) for one in filters)})"
     return f"({' OR '.join(written(one, now) for one in filters)})"
 
 
 def _none(one: Fields, now: datetime) -> str:
+    """Return the term for a filter that must not match."""
     inside = written(one, now)
     if len(one) == 1 and not set(one) & {"and", "or", "not", "query", *LISTS.values()}:
         return f"-{inside}" if not {"attachment"} & set(one) else f"-({inside})"
@@ -71,6 +75,7 @@ def _none(one: Fields, now: datetime) -> str:
 
 
 def _field(name: str, value: Any) -> Iterator[str]:
+    """Yield the terms of one field."""
     if name in _FIELDS:
         yield f"{_FIELDS[name]}:{_value(value)}"
     elif name in _TIMES:
@@ -113,12 +118,14 @@ def _attachment(value: Mapping[str, str]) -> Iterator[str]:
 
 
 def _time(value: Mapping[str, str]) -> str:
+    """Return a time bound as value of a key, as short as possible."""
     if "ago" in value:
         return value["ago"]
     return value["at"].removesuffix("T00:00:00Z")
 
 
 def _value(text: str) -> str:
+    """Return a text, in quotation marks if the parser needs them."""
     return text if _BARE.fullmatch(text) else _quoted(text)
 
 

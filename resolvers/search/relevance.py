@@ -1,8 +1,8 @@
-"""The order by relevance: where the words of a search stand in a message.
+"""Order messages by relevance: by where the search terms occur.
 
-The newest 500 that match are ranked, by what their rows show: a word in the subject counts 8,
-in names and addresses 4, in file names 2, at the beginning of the text 1; else the newer first.
-So both stores give the same order, and no list takes longer than that.
+The newest 500 matches are ranked by the columns of their rows: a term counts 8 in the subject,
+4 in names and addresses, 2 in file names and 1 in the preview of the text. Equal messages are
+sorted newest first. Both databases give the same order, and the cost of a list is limited.
 """
 
 from collections.abc import Sequence
@@ -25,9 +25,9 @@ WEIGHTS = (8, 4, 2, 1)
 
 
 async def page(ctx: Context, listings: Sequence[Listing], ask: Ask) -> Page[Picked]:
-    """One page of what these lists find, the most relevant first.
+    """Return one page of the matches of these listings, most relevant first.
 
-    Invalid where they have no words to rank by, or what the cursor names is not among them.
+    Raises Invalid if the search has no words, or the message of the cursor is no longer ranked.
     """
     words = terms(divided(listings[0].where)[0])
     if not words:
@@ -43,12 +43,12 @@ async def page(ctx: Context, listings: Sequence[Listing], ask: Ask) -> Page[Pick
 
 
 def has_words(where: MessageWhere) -> bool:
-    """Whether a filter has words to rank messages by."""
+    """True if a filter requires words that messages can be ranked by."""
     return bool(terms(divided(where)[0]))
 
 
 def terms(sought: Sought | None) -> list[Term]:
-    """The words that are to be there, of what is sought."""
+    """Return the terms that an expression requires, without the excluded ones."""
     if sought is None:
         return []
     if isinstance(sought, Term):
@@ -57,6 +57,7 @@ def terms(sought: Sought | None) -> list[Term]:
 
 
 def _rank(row: Any, words: Sequence[Term]) -> int:
+    """Return the weighted number of places in which the terms occur."""
     people = [[row.from_name, row.from_address], *row.to, *row.cc]
     texts = (
         row.subject,
@@ -72,6 +73,10 @@ def _rank(row: Any, words: Sequence[Term]) -> int:
 
 
 def _cut(rows: list[Picked], ask: Ask) -> Page[Picked]:
+    """Return the page after or before the cursor.
+
+    Raises Invalid if its message is not in the rows.
+    """
     if ask.place is None:
         start, end = 0, len(rows)
     else:

@@ -1,4 +1,4 @@
-"""Searches that are kept under a name, and counted while somebody watches."""
+"""Store named searches, and count their matches for subscriptions."""
 
 import asyncio
 import json
@@ -28,56 +28,56 @@ from resolvers.messages.loaders import NEWEST, Listing
 from resolvers.pagination import all_by_keys, by_keys
 
 MOST = 100  # of an account
-LONGEST = 128  # characters of a name
+LONGEST = 128
 SIZE = 16 << 10  # characters of a filter as JSON
-WINDOW = timedelta(seconds=1)  # least time between two counts of one watcher
-REST = 20  # and at least so many times what the last one took
-COUNTED = frozenset(  # kinds of changes that may bring other counts
+WINDOW = timedelta(seconds=1)  # between two counts of one subscriber
+REST = 20  # pause after a count, as a multiple of its duration
+COUNTED = frozenset(  # changes that can change the counts
     kind
     for kind in ChangeKind
     if kind.startswith(("MESSAGE_", "MAILBOX_")) or kind is ChangeKind.SAVED_SEARCH_CHANGED
 )
 UNSEEN = MessageWhere(seen=False)
 
-Meant = Callable[[Mapping[str, Any]], MessageWhere]  # what stored fields say now
+Meant = Callable[[Mapping[str, Any]], MessageWhere]  # from stored filter fields
 
 
 class Figures(NamedTuple):
-    """How many messages a search finds."""
+    """The number of messages that a search matches, and how many of these are unseen."""
 
     total: int
     unseen: int
 
 
 async def by_ids(ctx: Context, ids: list[int]) -> list[Picked | None]:
-    """The viewer's searches with these ids, in this order; else None."""
+    """Load the viewer's saved searches, in the order of the IDs; None if not found."""
     mine = select(*picked(SavedSearch)).where(visible(ctx, SavedSearch))
     return await by_keys(ctx, mine, col(SavedSearch.id), ids)
 
 
 async def of_users(ctx: Context, keys: list[int]) -> list[list[Picked]]:
-    """The searches of these accounts by name; of others' the viewer sees none."""
+    """Load the saved searches of these users by name. Those of other users are not visible."""
     asked = select(*picked(SavedSearch)).where(visible(ctx, SavedSearch))
     found = await all_by_keys(ctx, asked, col(SavedSearch.user_id), keys)
     return [sorted(rows, key=lambda row: (row.folded, row.id)) for rows in found]
 
 
 def listing(user_id: int, where: MessageWhere, *, unseen: bool = False) -> Listing:
-    """What a search is counted by."""
+    """Return the listing that counts the matches of a search."""
     if unseen:
         where = UNSEEN if where.everything else MessageWhere(every=(where, UNSEEN))
     return Listing(user_id, Ask(NEWEST, 0), frozenset(), where=where)
 
 
 async def figures(ctx: Context, user_id: int, where: MessageWhere) -> Figures:
-    """How many messages a search finds."""
+    """Count the messages that a search matches."""
     both = [listing(user_id, where), listing(user_id, where, unseen=True)]
     total, unseen = await ctx.load_all(message_loaders.counts, both)
     return Figures(total, unseen)
 
 
 def check(where: MessageWhere) -> None:
-    """Invalid where a search asks for what messages would be read for at each count."""
+    """Raise Invalid if a filter has a condition that reads the messages at each count."""
     for one in parts(where):
         for name in READ:
             if getattr(one, name) is not None:
@@ -86,9 +86,10 @@ def check(where: MessageWhere) -> None:
 
 
 async def keep(ctx: Context, name: str, fields: Mapping[str, Any], where: MessageWhere) -> None:
-    """Keep a search under a name, in the place of one that has it.
+    """Store a search under a name and replace the search of the same name.
 
-    Invalid where it cannot be asked for, LimitReached where it is too long or there are too many.
+    Raises Invalid if the filter cannot be used, LimitReached if it is too long or 100 are
+    stored.
     """
     shown = _named(name)
     check(where)
@@ -96,7 +97,7 @@ async def keep(ctx: Context, name: str, fields: Mapping[str, Any], where: Messag
         text = f"a search has at most {SIZE} characters"
         raise LimitReached(text, limit=SIZE, used=size, path=["filter"])
     user_id = own(ctx)
-    await figures(ctx, user_id, where)  # it can be asked for
+    await figures(ctx, user_id, where)  # raises if the filter cannot be evaluated
     async with ctx.write(user_id) as session:
         asked = instances(SavedSearch).where(
             visible(ctx, SavedSearch), col(SavedSearch.folded) == shown.casefold()
@@ -120,7 +121,7 @@ async def keep(ctx: Context, name: str, fields: Mapping[str, Any], where: Messag
 
 
 async def remove(ctx: Context, name: str) -> None:
-    """Keep it no longer. NotFound."""
+    """Delete the viewer's saved search with this name. Raises NotFound if there is none."""
     folded, user_id = _named(name).casefold(), own(ctx)
     async with ctx.write(user_id) as session:
         asked = instances(SavedSearch).where(
@@ -135,6 +136,7 @@ async def remove(ctx: Context, name: str) -> None:
 
 
 def _named(name: str) -> str:
+    """Return a validated name. Raises Invalid if it is empty or too long."""
     shown = sql_text.checked(name, most=LONGEST, path=["name"])
     if shown is None:
         raise Invalid("a search has a name", constraint="required", path=["name"])
@@ -142,6 +144,7 @@ def _named(name: str) -> str:
 
 
 async def _check_room(ctx: Context) -> None:
+    """Raise LimitReached if the viewer has 100 saved searches."""
     (row,) = await ctx.read(select(func.count().label("many")).where(visible(ctx, SavedSearch)))
     if row.many >= MOST:
         text = f"at most {MOST} searches are kept"
@@ -151,11 +154,12 @@ async def _check_room(ctx: Context) -> None:
 async def follow(
     ctx: Context, key: int, meant: Meant, window: timedelta = WINDOW
 ) -> AsyncGenerator[tuple[Picked, Figures]]:
-    """A search with its counts: as they are, and whenever they or it have become others.
+    """Yield a saved search with its counts, first at once, then whenever one of them changes.
 
-    It is counted when something happened to folders or messages, once in a `window` at most,
-    and less often where it takes long: a watcher costs a twentieth of a processor at most. Ends
-    when it is kept no longer. NotFound where the viewer has none of this id.
+    The search is counted after changes of mailboxes or messages, at most once per
+    `min_interval`, and less often if counting is slow: a subscriber uses at most a twentieth of
+    a processor. Ends when the search is deleted. Raises NotFound if the viewer has no search
+    with this ID.
     """
     told, since = None, await stream_reader.standing(ctx)
     batches = stream_reader.follow(ctx, Asked(since, COUNTED, window=timedelta(0)))
@@ -174,5 +178,5 @@ async def follow(
             yield now
         await asyncio.sleep(max(window.total_seconds(), REST * spent))
         while (batch := await anext(batches)).more or not (batch.events or batch.resync):
-            pass  # it is counted once for all that has come
+            pass  # one count covers all events read here
     await batches.aclose()

@@ -1,4 +1,4 @@
-"""Searching in one account or in many."""
+"""Search the mail of one user or of many."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -23,11 +23,14 @@ from resolvers.users.selection import Users
 
 MOST = 100  # accounts of one search
 
-KnownPlaces = frozenset[tuple[str, Any]]  # an attribute that names a folder, and its value
+KnownPlaces = frozenset[tuple[str, Any]]  # a selector field of a mailbox, and its value
 
 
 async def owners(ctx: Context, users: Users) -> list[int]:
-    """Whose mail is searched: the viewer's, or that of accounts the viewer administers."""
+    """Return the IDs of the users to search: the viewer, or selected users.
+
+    Raises LimitReached for more than 100 users, Forbidden if the viewer may not act as them.
+    """
     if not users.given:
         return [own(ctx)]
     found = [row.id for row in await selection.chosen(ctx, users)]
@@ -41,20 +44,20 @@ async def owners(ctx: Context, users: Users) -> list[int]:
 
 
 async def check_places(ctx: Context, where: MessageWhere, owners: Sequence[int]) -> None:
-    """Check the folders that a search names. Raises Invalid if no account has one of them."""
+    """Check the mailboxes that a search names. Raises Invalid if no user has one of them."""
     if _named(where):
         check_known(where, await known_places(ctx, owners))
 
 
 async def known_places(ctx: Context, owners: Sequence[int]) -> KnownPlaces:
-    """What the folders of these accounts can be named by."""
+    """Load the values by which a search can select the mailboxes of these users."""
     asked = select(*picked(Mailbox, set(BY)))
     rows = await ctx.read(asked.where(records(ctx, Mailbox), col(Mailbox.user_id).in_(owners)))
     return frozenset((by, _folded(getattr(row, by))) for row in rows for by in BY)
 
 
 def check_known(where: MessageWhere, known: KnownPlaces) -> None:
-    """Check the folders that a search names. Raises Invalid if one of them is not known."""
+    """Raise Invalid if a search names a mailbox that is not known."""
     for name in _named(where):
         given = [(by, _folded(getattr(name, by))) for by in BY if getattr(name, by) is not None]
         if known.isdisjoint(given):
@@ -65,6 +68,7 @@ def check_known(where: MessageWhere, known: KnownPlaces) -> None:
 
 
 def _named(where: MessageWhere) -> set[Named]:
+    """Return the mailbox selectors of a filter."""
     return {
         name
         for one in parts(where)
@@ -73,7 +77,7 @@ def _named(where: MessageWhere) -> set[Named]:
 
 
 async def across(ctx: Context, listings: Sequence[Listing]) -> Page[Picked]:
-    """One page of what all these lists have, which ask for the same page."""
+    """Return one page of the merged listings, which must request the same page."""
     ask, falling = listings[0].ask, listings[0].falling
     found = await ctx.load_all(message_loaders.pages, listings)
     every = (row for page in found for row in page.rows)

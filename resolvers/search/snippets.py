@@ -1,4 +1,4 @@
-"""The piece of a message that shows what was searched for."""
+"""Extract the part of a message that shows the search terms."""
 
 import asyncio
 import re
@@ -14,27 +14,30 @@ from resolvers.messages.filters.filter_conditions import divided
 from resolvers.messages.filters.message_filter import MessageWhere
 from resolvers.search.relevance import terms
 
-BEFORE, LENGTH = 60, 200  # characters before the first word that was found, and in all
-LOOKED = 262_144  # characters of a text
-SHORT = 4096  # characters of a text that the event loop looks through
+BEFORE, LENGTH = 60, 200  # characters before the first match, and in all
+LOOKED = 262_144  # characters of a message text
+SHORT = 4096  # shorter texts are searched on the event loop, others in a thread
 _RUN = re.compile(r"[^\s.,;:!?()<>\"'/@]+")
 
 
 def seek(ctx: Context, place: Hashable, where: MessageWhere) -> None:
-    """Remember what the list at this place of the answer was searched for."""
+    """Remember the search terms of the list at this path of the response."""
     words = terms(divided(where)[0]) if not where.everything else []
     if words:
         ctx.sought[place] = words
 
 
 def sought(ctx: Context, places: Iterable[Hashable]) -> Sequence[Term]:
-    """What was searched for at the first of these places with a list that was."""
+    """Return the search terms of the first of these paths that has a searched list."""
     known = ctx.sought
     return next((known[place] for place in places if place in known), ()) if known else ()
 
 
 async def snippet(message: Stored, words: Sequence[Term], *, marked: bool) -> str | None:
-    """The text around the first of these words, with `marked` as HTML with <mark>; None without."""
+    """Return the text around the first match; None without a match.
+
+    With `as_html` the snippet is escaped HTML with `<mark>` around the matches.
+    """
     if not words:
         return None
     text = (await content.texts(message) or "")[:LOOKED]
@@ -44,11 +47,12 @@ async def snippet(message: Stored, words: Sequence[Term], *, marked: bool) -> st
 
 
 def _snippet(text: str, words: Sequence[Term], *, marked: bool) -> str | None:
+    """Return the snippet of a text; None without a match."""
     first = next(_spans(text, words), None)
     if first is None:
         return None
     start = max(0, first[0] - BEFORE)
-    if start:  # at the beginning of a word, if there is one
+    if start:  # start at the beginning of a word if possible
         blank = text.find(" ", start, first[0])
         start = blank + 1 if blank >= 0 else start
     piece = text[start : max(start + LENGTH, first[1])]
@@ -63,7 +67,7 @@ def _snippet(text: str, words: Sequence[Term], *, marked: bool) -> str | None:
 
 
 def _spans(text: str, words: Sequence[Term]) -> Iterator[tuple[int, int]]:
-    """Where what was searched for stands in the text, in order."""
+    """Yield start and end of each match in the text, in order."""
     wanted = {word for term in words for word in term.words}
     begun = tuple(term.words[-1] for term in words if term.prefix)
     for run in _RUN.finditer(text):
@@ -73,6 +77,7 @@ def _spans(text: str, words: Sequence[Term]) -> Iterator[tuple[int, int]]:
 def _within(
     run: str, at: int, wanted: set[str], begun: tuple[str, ...]
 ) -> Iterator[tuple[int, int]]:
+    """Yield start and end of the match in one word of the text, if there is one."""
     known = term_of(run)
     if known is None:
         return

@@ -1,4 +1,4 @@
-"""Mail that is held: who sees what of it, lists of it, and what is in it."""
+"""List quarantined messages, and read their content, as far as the viewer may see them."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -27,25 +27,25 @@ from resolvers.users.selection import MINE, Users, described
 
 NEWEST = "quarantine-"
 PLACE = (col(QuarantineItem.created_at), col(QuarantineItem.id))
-SHOWING = {Scope.READ, Scope.SETTINGS}  # credentials that see it
-TEXT = 1 << 16  # characters that are shown of a text
-HIGHEST = 1e9  # points that are asked for
+SHOWING = {Scope.READ, Scope.SETTINGS}  # one of these is enough
+TEXT = 1 << 16  # characters
+HIGHEST = 1e9
 
 
 @dataclass(frozen=True, slots=True)
 class ItemWhere:
-    """Which messages to list; all conditions hold."""
+    """The conditions of a list of quarantined messages. All of them must hold."""
 
-    users: Users = MINE  # nothing given: all that the viewer sees
-    query: str | None = None  # part of subject, sender, recipient, or of a test's name
-    above: float | None = None  # more points
+    users: Users = MINE  # empty: all messages that the viewer sees
+    query: str | None = None  # part of subject, sender, recipient or name of a spam test
+    above: float | None = None
     virus: bool | None = None
     since: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class OfUser:
-    """A page of what is held for an account."""
+    """A request for a page of the quarantined messages of one user."""
 
     user_id: int
     ask: Ask
@@ -53,7 +53,11 @@ class OfUser:
 
 
 def visible(ctx: Context) -> ColumnElement[bool]:
-    """The WHERE clause: one's own, by permission; those of accounts the viewer manages."""
+    """Return the WHERE clause for messages the viewer may see.
+
+    A user sees the own messages with the permission QUARANTINE, an administrator also those of
+    managed users.
+    """
     viewer = ctx.viewer
     if not SHOWING & opened(viewer.scopes):
         return false()
@@ -70,15 +74,17 @@ def visible(ctx: Context) -> ColumnElement[bool]:
 
 
 def _seen(ctx: Context, names: Collection[str] | None = None) -> Select[*tuple[Any, ...]]:
+    """Return a SELECT of the visible quarantined messages."""
     return select(*picked(QuarantineItem, names)).where(visible(ctx))
 
 
 async def by_ids(ctx: Context, ids: list[int]) -> list[Picked | None]:
-    """The messages with these ids, in this order; None where the viewer sees none."""
+    """Load quarantined messages in the order of the IDs; None for one the viewer may not see."""
     return await by_keys(ctx, _seen(ctx), col(QuarantineItem.id), ids)
 
 
 async def _terms(ctx: Context, where: ItemWhere) -> list[ColumnElement[bool]]:
+    """Return the WHERE clauses of a list. Raises Invalid if the score is out of range."""
     terms = [visible(ctx)]
     if where.users.given:
         theirs = select(col(User.id)).where(await described(ctx, where.users, path="filter"))
@@ -102,21 +108,21 @@ async def _terms(ctx: Context, where: ItemWhere) -> list[ColumnElement[bool]]:
 
 
 async def page(ctx: Context, where: ItemWhere, ask: Ask, columns: Collection[str]) -> Page[Picked]:
-    """A page of messages, newest first."""
+    """Return a page of quarantined messages, newest first."""
     names = {"id", "created_at", *columns}
     rows = select(*picked(QuarantineItem, names)).where(*await _terms(ctx, where))
     return await pagination.one(ctx, Scan(rows, ask, PLACE, falling=True))
 
 
 async def count(ctx: Context, where: ItemWhere) -> int:
-    """How many messages such a list has."""
+    """Return the number of quarantined messages that match."""
     many = select(func.count().label("many")).select_from(QuarantineItem)
     (row,) = await ctx.read(many.where(*await _terms(ctx, where)))
     return int(row.many)
 
 
 async def of_users(ctx: Context, keys: list[OfUser]) -> list[Page[Picked]]:
-    """These pages of what is held for accounts, newest first."""
+    """Load these pages of quarantined messages, newest first."""
     columns = frozenset({"id", "created_at"}).union(*(key.columns for key in keys))
     rows = _seen(ctx, columns)
     scans = [
@@ -127,16 +133,16 @@ async def of_users(ctx: Context, keys: list[OfUser]) -> list[Page[Picked]]:
 
 
 async def counts_of_users(ctx: Context, keys: list[OfUser]) -> list[int]:
-    """How many messages these lists have, in their order."""
+    """Return the number of quarantined messages of each listing."""
     many = select(func.count().label("many")).select_from(QuarantineItem).where(visible(ctx))
     scans = [many.where(col(QuarantineItem.user_id) == key.user_id) for key in keys]
     return [row.many for (row,) in await together(ctx, scans)]
 
 
 async def stored(ctx: Context, ids: list[int]) -> list[Stored | None]:
-    """What is in the messages with these ids; None where the viewer sees none.
+    """Load the content of quarantined messages by ID; None for one the viewer may not see.
 
-    Whoever looks into another's is noted in that one's security log.
+    Reading another user's message is written to that user's security log.
     """
     rows = await ctx.read(_seen(ctx, content.HELD).where(col(QuarantineItem.id).in_(ids)))
     await witnessed(ctx, {row.user_id for row in rows} - {ctx.viewer.user_id})
@@ -148,6 +154,6 @@ async def stored(ctx: Context, ids: list[int]) -> list[Stored | None]:
 
 
 async def text(message: Stored) -> str | None:
-    """The plain text, made from HTML where there is none, and no more than a page can hold."""
+    """Return up to 65,536 characters of the plain text, made from HTML if necessary."""
     found = await content.texts(message)
     return found and found[:TEXT]

@@ -1,4 +1,4 @@
-"""Letters to accounts for which mail is held: each tells of what none before has told of."""
+"""Send users a digest of quarantined messages that no earlier digest has listed."""
 
 import logging
 import re
@@ -35,9 +35,9 @@ from resolvers.spam.quarantine_digest_texts import ENGLISH, WORDS, Words
 log = logging.getLogger(__name__)
 
 KIND = LETTER
-NAMED = 50  # messages that a letter names
-MOST = 10_000  # that it counts
-LONGEST = 100  # characters of a subject, and of who wrote
+NAMED = 50  # messages that a digest lists
+MOST = 10_000  # messages that it counts
+LONGEST = 100  # characters of a subject or an author
 _SPACE = re.compile(r"\s+")
 
 SHOWN = ("id", "sender", "from_name", "from_address", "subject", "virus", "created_at",
@@ -46,7 +46,7 @@ SHOWN = ("id", "sender", "from_name", "from_address", "subject", "virus", "creat
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """A letter whose bytes are safe, where it goes, and what it tells of."""
+    """A digest with stored blobs, its placement, and the IDs of the items it reports."""
 
     letter: Letter
     kept: Kept
@@ -55,7 +55,10 @@ class Ready:
 
 
 async def plan(ctx: Context, _order: dict[str, Any], checkpoint: dict[str, Any]) -> Plan:
-    """Write the letter, unless it was written, or nothing is left to tell of."""
+    """Compose the digest and store its blobs.
+
+    Plans nothing if the digest was written already or no unreported message is left.
+    """
     account = None if checkpoint else await _account(ctx)
     rows = await _untold(ctx) if account else []
     if account is None or not rows:
@@ -71,7 +74,7 @@ async def plan(ctx: Context, _order: dict[str, Any], checkpoint: dict[str, Any])
 async def step(
     ctx: Context, session: AsyncSession, _order: dict[str, Any], _: dict[str, Any], held: Plan
 ) -> Step:
-    """Lay the letter into the INBOX, however full it is, and keep in mind what it tells of."""
+    """Insert the digest into INBOX regardless of the quota, and mark its items as reported."""
     if held.made is None:
         return Step({})
     ready: Ready = held.made
@@ -82,21 +85,21 @@ async def step(
         .returning(col(QuarantineItem.id))
     )
     ids = sorted((await (await session.connection()).execute(told)).scalars())
-    if not ids:  # all of it was let in or deleted meanwhile
+    if not ids:  # all items were released or deleted meanwhile
         return Step({})
     await ctx.record(session, own(ctx), ChangeKind.QUARANTINE_CHANGED, ids, did="notified")
     put = partial(place, letter=ready.letter, kept=ready.kept, to=ready.place, way=Way.NOTICE)
     try:
         async with session.begin_nested():
             await ctx.world.join(session, put)
-    except NotFound:  # the account, or its INBOX, has gone meanwhile
+    except NotFound:  # the user or its INBOX was deleted meanwhile
         log.warning("no INBOX for a letter", extra={"user": ready.place.user_id})
         return Step({})
     return Step({"written": True}, done=1)
 
 
 async def _account(ctx: Context) -> Picked | None:
-    """Who is written to; None where the account is gone, or wants no letters any more."""
+    """Load the user with INBOX and address; None if deleted or if the digest is turned off."""
     names = {"id", "tenant_id", "username", "name", "language"}
     asked = (
         select(*picked(User, names), col(Mailbox.id).label("box"), col(Address.shown))
@@ -113,7 +116,7 @@ async def _account(ctx: Context) -> Picked | None:
 
 
 async def _untold(ctx: Context) -> Sequence[Picked]:
-    """What is held and no letter has told of, the newest first."""
+    """Load the quarantined messages that no digest has reported, newest first."""
     asked = select(*picked(QuarantineItem, SHOWN)).where(
         col(QuarantineItem.user_id) == own(ctx), ~col(QuarantineItem.notified)
     )
@@ -122,6 +125,7 @@ async def _untold(ctx: Context) -> Sequence[Picked]:
 
 
 def _draft(world: World, account: Picked, rows: Sequence[Picked]) -> Draft:
+    """Compose the digest in the user's language."""
     words = closest(account.language, WORDS) or ENGLISH
     name = account.shown or account.username
     address = name if "@" in name else f"{name}@{world.options.hostname}"
@@ -146,7 +150,7 @@ def _draft(world: World, account: Picked, rows: Sequence[Picked]) -> Draft:
 
 
 def _told(words: Words, row: Picked) -> str:
-    """Three lines about a message; what is in them is a stranger's."""
+    """Return three lines about a message. Their values come from an untrusted sender."""
     author = " ".join(filter(None, (row.from_name, f"<{row.from_address or row.sender}>")))
     until = words.until.format(date=f"{row.expires_at:%Y-%m-%d}")
     notes = [until, *([words.virus] if row.virus else [])]
@@ -155,6 +159,6 @@ def _told(words: Words, row: Picked) -> str:
 
 
 def _line(text: str) -> str:
-    """The text as one short line, without what would turn its direction or break it."""
+    """Return a text as one short line, without control and bidirectional characters."""
     plain = "".join(sign for sign in _SPACE.sub(" ", text) if sign.isprintable()).strip()
     return plain if len(plain) <= LONGEST else f"{plain[: LONGEST - 1]}…"

@@ -1,17 +1,17 @@
-"""What is written to accounts for which mail is held, by language."""
+"""Texts of the quarantine digest by language."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
 class Words:
-    """Sentences; {many}, {address}, {date}, {rest} and {page} are filled in."""
+    """Sentences with the placeholders {many}, {address}, {date}, {rest} and {page}."""
 
     subject: str
     intro: str
-    virus: str  # behind what holds one
+    virus: str  # note after an infected message
     until: str
-    more: str  # behind the last that is named
+    more: str  # after the last listed message
     page: str
     advice: str
 

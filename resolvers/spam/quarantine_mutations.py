@@ -1,4 +1,4 @@
-"""What becomes of mail that is held: it is let in, or deleted; and who hears of it how often."""
+"""Release and delete quarantined messages, and set how often users get a digest."""
 
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
@@ -46,7 +46,7 @@ from resolvers.users import managed_objects
 from resolvers.users.selection import Users, chosen
 from resolvers.users.user_locks import changing
 
-MOST = 100  # messages that are let in at once
+MOST = 100  # messages per call
 SHOWN = ("id", "user_id", "sender", "recipient", "from_address", "virus", "created_at")
 OTHERS = Needs(
     role=Role.DOMAIN_ADMIN, scope=Scope.MASTER, admin_permission=AdminPermission.QUARANTINE
@@ -58,10 +58,10 @@ RULES = Needs(
 
 @dataclass(frozen=True, slots=True)
 class Beside:
-    """What else is done with what is let in.
+    """What else happens to released messages.
 
-    With `learn_ham` the spam filter learns that it is none, and with `allow_sender` nothing of who
-    wrote it is spam for its owner from now on.
+    With `learn_ham` the spam filter learns them as ham. With `allow_sender` an allow rule for
+    each sender is created for the owner.
     """
 
     learn_ham: bool = True
@@ -69,11 +69,11 @@ class Beside:
 
 
 async def release(ctx: Context, ids: Sequence[int], beside: Beside) -> list[int]:
-    """Let these in, all or none; the keys of the messages, in order.
+    """Release quarantined messages, all or none, and return the message IDs in order.
 
-    Rules of the account say where they lie; one that they have sent on instead has no key.
-    NotFound; OverQuota where one does not fit, and RateLimited where it cannot be sent on, with
-    the index; Forbidden.
+    The filters of the user decide on the mailbox. A message that they redirect without a copy
+    has no ID. Raises NotFound; OverQuota if a message does not fit and RateLimited if it can't
+    be redirected, both with the index; Forbidden.
     """
     if len(ids) > MOST:
         raise Invalid(f"at most {MOST} at once", constraint="max", path=["ids"])
@@ -94,10 +94,13 @@ async def release(ctx: Context, ids: Sequence[int], beside: Beside) -> list[int]
     except NotFound as gone:
         if gone.path != ["mailbox"]:
             raise
-        return await _released(ctx, ids, await ready(again=False), beside)  # a folder was deleted
+        return await _released(
+            ctx, ids, await ready(again=False), beside
+        )  # a mailbox was deleted meanwhile
 
 
 async def _chosen(ctx: Context, ids: Sequence[int]) -> list[Picked]:
+    """Load quarantined messages. Raises NotFound, and Forbidden for those of other users."""
     found = await by_ids(ctx, list(ids))
     rows = [row for row in found if row]
     all_found(ids, {row.id for row in rows})
@@ -107,6 +110,7 @@ async def _chosen(ctx: Context, ids: Sequence[int]) -> list[Picked]:
 
 
 def _check(ctx: Context, rows: Sequence[Picked], beside: Beside) -> None:
+    """Raise Forbidden if the viewer may not release a virus or create sender rules."""
     if ctx.viewer.role is Role.USER and any(row.virus for row in rows):
         text = "what holds a virus is let in by an administrator"
         raise Forbidden(text, requires=Role.DOMAIN_ADMIN, path=["ids"])
@@ -117,7 +121,7 @@ def _check(ctx: Context, rows: Sequence[Picked], beside: Beside) -> None:
 
 @contextmanager
 def _at(name: str) -> Generator[None]:
-    """What is refused inside is refused for this part of the input."""
+    """Set the path of refusals raised inside to one input field."""
     try:
         yield
     except Refused as refusal:
@@ -126,7 +130,7 @@ def _at(name: str) -> Generator[None]:
 
 
 async def _accounts(ctx: Context, owners: Sequence[int]) -> dict[int, Picked]:
-    """What is to be known of these accounts and their INBOX, by key."""
+    """Load what a delivery needs of these users and their INBOX, by user ID."""
     asked = (
         select(
             *picked(User, ("id", "tenant_id", "targets", "role")),
@@ -146,7 +150,7 @@ async def _accounts(ctx: Context, owners: Sequence[int]) -> dict[int, Picked]:
 
 
 async def _prepared(ctx: Context, row: Picked, account: Picked, *, again: bool) -> Ready:
-    """Read a message once more, and make its bytes safe as they will lie there."""
+    """Read a quarantined message and store the blobs of its delivery."""
     (held,) = await message_content.read_sources(
         ctx.world, [row], ctx.read, message_content.QUARANTINE
     )
@@ -173,6 +177,7 @@ async def _prepared(ctx: Context, row: Picked, account: Picked, *, again: bool) 
 async def _released(
     ctx: Context, ids: Sequence[int], ready: Sequence[Ready], beside: Beside
 ) -> list[int]:
+    """Deliver prepared messages and delete their items. Returns the message IDs in order."""
     streams = {one.todo.judged.to.user_id for one in ready}
     if any(one.goes_out for one in ready):
         streams.add(PLATFORM)
@@ -182,7 +187,7 @@ async def _released(
         deliver = partial(_delivered, ready=ready, own=[by[key] for key in ids])
         placed = await ctx.world.join(session, deliver)
         keys = [key for key in placed if key is not None]
-        if beside.learn_ham:  # that a virus was let in says nothing of what spam looks like
+        if beside.learn_ham:  # the release of a virus says nothing about spam
             ill = {row.id for row in rows if row.virus}
             clean = [key for key, item in zip(placed, ids, strict=True) if key and item not in ill]
             await ctx.world.join(session, lambda turn: training_worker.released(turn, clean))
@@ -193,6 +198,10 @@ async def _released(
 
 
 def _delivered(turn: Turn, ready: Sequence[Ready], own: Sequence[bool]) -> list[int | None]:
+    """Deliver messages in a transaction. Returns their IDs; None for a redirected one.
+
+    Raises OverQuota or RateLimited with the index of the message.
+    """
     keys = list[int | None]()
     for index, (one, is_own) in enumerate(zip(ready, own, strict=True)):
         try:
@@ -210,7 +219,7 @@ def _delivered(turn: Turn, ready: Sequence[Ready], own: Sequence[bool]) -> list[
 
 
 async def _allow(ctx: Context, rows: Sequence[Picked]) -> None:
-    """Make rules about who wrote these: From counts, or who sent it where there is none."""
+    """Create allow rules for the authors, or for the envelope senders where From is empty."""
     for user_id in sorted({row.user_id for row in rows}):
         theirs = [row for row in rows if row.user_id == user_id]
         senders = dict.fromkeys(row.from_address or row.sender for row in theirs)
@@ -222,7 +231,7 @@ async def _allow(ctx: Context, rows: Sequence[Picked]) -> None:
 
 
 async def remove(ctx: Context, ids: Sequence[int]) -> None:
-    """Delete these, all or none. NotFound, Forbidden."""
+    """Delete quarantined messages, all or none. Raises NotFound or Forbidden."""
     rows = await _chosen(ctx, ids)
     async with ctx.write(*{row.user_id for row in rows}) as session:
         rows = await _held(ctx, session, ids)
@@ -230,6 +239,7 @@ async def remove(ctx: Context, ids: Sequence[int]) -> None:
 
 
 async def _held(ctx: Context, session: AsyncSession, ids: Sequence[int]) -> list[Picked]:
+    """Load visible quarantined messages inside the transaction. Raises NotFound."""
     these = ids, visible(ctx)
     return await managed_objects.held(ctx, session, QuarantineItem, SHOWN, these)
 
@@ -237,7 +247,10 @@ async def _held(ctx: Context, session: AsyncSession, ids: Sequence[int]) -> list
 async def _gone(
     ctx: Context, session: AsyncSession, rows: Sequence[Picked], what: tuple[str, str]
 ) -> None:
-    """Remove what is not held any more, and tell it; of others' in the administrators' log."""
+    """Delete quarantined messages and record the change.
+
+    Changes to messages of other users are also written to the admin log.
+    """
     mutation, did = what
     keys = [row.id for row in rows]
     connection = await session.connection()
@@ -258,11 +271,15 @@ async def _gone(
 
 
 def _logged(row: Picked) -> dict[str, str]:
+    """Return the values of a quarantined message for the admin log."""
     return {"sender": row.sender, "recipient": row.recipient}
 
 
 async def set_notification(ctx: Context, users: Users, often: Frequency) -> list[int]:
-    """Say how often these accounts are written to about what is held; their ids."""
+    """Set how often these users get a quarantine digest. Returns their IDs.
+
+    Raises Forbidden if other users are selected without the permission QUARANTINE.
+    """
     rows = await chosen(ctx, users)
     if any(row.id != ctx.viewer.user_id for row in rows):
         ctx.viewer.require(OTHERS)

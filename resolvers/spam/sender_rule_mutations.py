@@ -1,4 +1,4 @@
-"""Making and deleting rules about senders: an account's, a tag's, a domain's, everybody's."""
+"""Create and delete sender rules of a user, a tag, a domain or the platform."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -25,9 +25,9 @@ from resolvers.domains import loaders as domain_loaders
 from resolvers.spam.sender_rules import visible
 from resolvers.users.selection import managed_one
 
-TOGETHER = 100  # patterns of one call
-MOST = 1000  # rules of an account, of a tag, and of a domain
-MOST_OF_ALL = 10_000  # rules for everybody
+TOGETHER = 100
+MOST = 1000  # of one user, tag or domain
+MOST_OF_ALL = 10_000
 COMMENT = 500  # characters
 OF_USERS = Needs(
     role=Role.DOMAIN_ADMIN, scope=Scope.MASTER, admin_permission=AdminPermission.SPAM_POLICY
@@ -38,16 +38,19 @@ OF_ALL = Needs(role=Role.ADMIN, scope=Scope.MASTER)  # tags cross domains
 
 @dataclass(frozen=True, slots=True)
 class Whom:
-    """For whom rules are: one of these, or everybody."""
+    """The owner of sender rules: a user, a tag or a domain; none of them for the platform."""
 
     user_id: int | None = None
     tag: str | None = None
-    domain: str | None = None  # its own name
+    domain: str | None = None  # the name, not an alias
 
 
 @dataclass(frozen=True, slots=True)
 class NewRules:
-    """What to say about senders; a comment that is not `commented` stays."""
+    """Patterns and the action for their senders.
+
+    An existing comment stays unless `sets_comment`.
+    """
 
     action: SenderAction
     patterns: Sequence[str]
@@ -57,29 +60,29 @@ class NewRules:
 
 @dataclass(frozen=True, slots=True)
 class _Home:
-    """Where rules stand, and the columns that say so."""
+    """The place key of sender rules, with the columns of their owner."""
 
     place: str
     user_id: int | None = None
     domain_id: int | None = None
     tag: str | None = None
-    log: int | None = None  # the domain whose administrators read of it in the log
+    log: int | None = None  # the domain whose administrators see the change in the admin log
 
     @property
     def stream(self) -> int:
-        """That tells of them."""
+        """The stream that records changes of the rules."""
         return self.user_id or self.domain_id or PLATFORM
 
     @property
     def columns(self) -> dict[str, Any]:
-        """Of each rule there."""
+        """The columns that each rule of this owner has."""
         named = {"user_id": self.user_id, "domain_id": self.domain_id, "tag": self.tag}
         return {"place": self.place, **named}
 
 
 @dataclass(frozen=True, slots=True)
 class _Changed:
-    """A rule that was made, turned or deleted."""
+    """A rule that was created, changed or deleted, with its values before and after."""
 
     id: int
     home: _Home
@@ -88,14 +91,15 @@ class _Changed:
 
 
 async def create(ctx: Context, whom: Whom, new: NewRules) -> list[int]:
-    """Make rules, and turn those that say the opposite; their ids in the order of patterns.
+    """Create sender rules, or set the action of existing ones. Returns the IDs by pattern order.
 
-    NotFound and Forbidden where the viewer may not; LimitReached.
+    Raises NotFound or Forbidden if the viewer may not change rules of this owner, LimitReached
+    if there would be too many, and Invalid for a bad pattern.
     """
     patterns, values = _checked(new)
     home = await _home(ctx, whom)
     async with ctx.write(home.stream) as session:
-        home = await _home(ctx, whom)  # as it is now that nobody else changes it
+        home = await _home(ctx, whom)  # again, now that the stream is locked
         there = await _there(ctx, home, patterns)
         fresh = [one for one in patterns if one not in there]
         await _check_room(ctx, home, len(fresh))
@@ -120,7 +124,10 @@ async def create(ctx: Context, whom: Whom, new: NewRules) -> list[int]:
 
 
 def _checked(new: NewRules) -> tuple[list[str], dict[str, Any]]:
-    """The patterns as they are stored, each once, and what is said of them, by column."""
+    """Return the normalized patterns, each once, and the column values of the rules.
+
+    Raises Invalid for a bad pattern or number of patterns.
+    """
     if not 0 < len(new.patterns) <= TOGETHER:
         text = f"1 to {TOGETHER} patterns"
         raise Invalid(text, constraint="length", path=["patterns"])
@@ -134,7 +141,7 @@ def _checked(new: NewRules) -> tuple[list[str], dict[str, Any]]:
 
 
 async def _home(ctx: Context, whom: Whom) -> _Home:
-    """Where these rules stand; refused where the viewer may not write there."""
+    """Return the place of an owner's rules. Raises NotFound or Forbidden."""
     if whom.user_id is not None:
         if whom.user_id != ctx.viewer.user_id:
             _require(ctx, OF_USERS, ["scope", "user"])
@@ -154,7 +161,7 @@ async def _home(ctx: Context, whom: Whom) -> _Home:
 
 
 def _require(ctx: Context, needs: Needs, path: Sequence[str]) -> None:
-    """Raise Forbidden, of this field of the input, where role, scope or permission lack."""
+    """Raise Forbidden at this input field if role, scope or permission are not sufficient."""
     try:
         ctx.viewer.require(needs)
     except Forbidden as refusal:
@@ -162,7 +169,7 @@ def _require(ctx: Context, needs: Needs, path: Sequence[str]) -> None:
 
 
 async def _there(ctx: Context, home: _Home, patterns: Sequence[str]) -> dict[str, Picked]:
-    """The rules there with one of these patterns."""
+    """Load the existing rules of a place with one of these patterns, by pattern."""
     asked = select(*picked(SenderRule)).where(
         col(SenderRule.place) == home.place, col(SenderRule.pattern).in_(patterns)
     )
@@ -170,6 +177,7 @@ async def _there(ctx: Context, home: _Home, patterns: Sequence[str]) -> dict[str
 
 
 async def _check_room(ctx: Context, home: _Home, more: int) -> None:
+    """Raise LimitReached if the new rules would exceed the limit of the owner."""
     asked = select(func.count().label("many")).where(col(SenderRule.place) == home.place)
     (row,) = await ctx.read(asked)
     most = MOST_OF_ALL if home.place == EVERYBODY else MOST
@@ -179,6 +187,7 @@ async def _check_room(ctx: Context, home: _Home, more: int) -> None:
 
 
 def _row(ctx: Context, home: _Home, pattern: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the column values of a new rule."""
     own = {"id": ctx.world.key(), "pattern": pattern, "created_at": ctx.world.now()}
     return {**home.columns, **own, **maker(ctx), "comment": None, **values}
 
@@ -188,14 +197,14 @@ def _logged(row: Picked) -> dict[str, Any]:
 
 
 def _said(row: Mapping[str, Any]) -> dict[str, Any]:
-    """What the log of administrators says of a rule."""
+    """Return the values of a rule for the admin log."""
     return {name: row[name] for name in ("place", "pattern", "action", "comment")}
 
 
 async def _tell(
     ctx: Context, session: AsyncSession, mutation: str, changed: Sequence[_Changed]
 ) -> None:
-    """Tell it in the journals, and of others' in the log of administrators."""
+    """Record changes in the journal, and those of other users' rules in the admin log."""
     told: defaultdict[int, list[int]] = defaultdict(list)
     for one in changed:
         told[one.home.stream].append(one.id)
@@ -210,7 +219,10 @@ async def _tell(
 
 
 async def remove(ctx: Context, ids: Sequence[int]) -> None:
-    """Delete these rules, all or none. NotFound; Forbidden where the viewer only sees one."""
+    """Delete sender rules, all or none.
+
+    Raises NotFound, or Forbidden for a rule that the viewer may only read.
+    """
     homes = await _homes(ctx, ids)
     async with ctx.write(*{home.stream for home, _ in homes.values()}) as session:
         homes = await _homes(ctx, ids)
@@ -221,7 +233,7 @@ async def remove(ctx: Context, ids: Sequence[int]) -> None:
 
 
 async def _homes(ctx: Context, ids: Sequence[int]) -> dict[int, tuple[_Home, Picked]]:
-    """These rules, and where each stands; refused where one is not the viewer's to delete."""
+    """Load rules with their places by rule ID. Raises NotFound or Forbidden."""
     owner: list[Any] = [
         col(User.domain_id).label("home"), col(User.role).label("owners"),
         managed_users(ctx).label("free"),
@@ -244,6 +256,7 @@ async def _homes(ctx: Context, ids: Sequence[int]) -> dict[int, tuple[_Home, Pic
 
 
 def _permit(ctx: Context, row: Picked) -> None:
+    """Raise Forbidden if the viewer may not delete this rule."""
     if row.user_id is None:
         _require(ctx, OF_ALL if row.domain_id is None else OF_DOMAINS, ["ids"])
     elif row.user_id != ctx.viewer.user_id:

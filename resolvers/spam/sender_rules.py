@@ -1,4 +1,4 @@
-"""Senders whose mail is never spam, or always: who sees which rules, and lists of them."""
+"""List sender rules, as far as the viewer may see them."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -24,7 +24,10 @@ PLACE = (col(SenderRule.pattern), col(SenderRule.id))
 
 @dataclass(frozen=True, slots=True)
 class RuleWhere:
-    """Which rules to list; all conditions hold. An account or domain of 0 is nobody's."""
+    """The conditions of a list of rules.
+
+    All of them must hold. The ID 0 matches no user or domain.
+    """
 
     user_id: int | None = None
     tag: str | None = None
@@ -35,7 +38,7 @@ class RuleWhere:
 
 @dataclass(frozen=True, slots=True)
 class OfDomain:
-    """A page of the rules of a domain."""
+    """A request for a page of the sender rules of one domain."""
 
     domain_id: int
     ask: Ask
@@ -44,10 +47,10 @@ class OfDomain:
 
 
 def visible(ctx: Context) -> ColumnElement[bool]:
-    """The WHERE clause for rules: the own; all for an ADMIN.
+    """Return the WHERE clause for rules the viewer may see: the own rules, and all for an ADMIN.
 
-    Who is in charge of domains sees those of the domains, and of tags that accounts there have;
-    with SPAM_POLICY those of the accounts, too.
+    A domain administrator also sees the rules of administered domains and of tags of their
+    users; with SPAM_POLICY those of the users as well.
     """
     viewer = ctx.viewer
     if viewer.role.includes(Role.ADMIN):
@@ -65,7 +68,7 @@ def visible(ctx: Context) -> ColumnElement[bool]:
 
 
 async def by_ids(ctx: Context, ids: list[int]) -> list[Picked | None]:
-    """The rules with these ids, in this order; None where the viewer sees none."""
+    """Load sender rules in the order of the IDs; None for one the viewer may not see."""
     seen = select(*picked(SenderRule)).where(visible(ctx))
     return await by_keys(ctx, seen, col(SenderRule.id), ids)
 
@@ -87,14 +90,14 @@ def _terms(ctx: Context, where: RuleWhere) -> list[ColumnElement[bool]]:
 
 
 async def page(ctx: Context, where: RuleWhere, ask: Ask, columns: Collection[str]) -> Page[Picked]:
-    """A page of rules, by pattern."""
+    """Return a page of sender rules, by pattern."""
     names = {"id", "pattern", *columns}
     rows = select(*picked(SenderRule, names)).where(*_terms(ctx, where))
     return await pagination.one(ctx, Scan(rows, ask, PLACE, falling=False))
 
 
 async def count(ctx: Context, where: RuleWhere) -> int:
-    """How many rules such a list has."""
+    """Return the number of sender rules that match."""
     many = select(func.count().label("many")).select_from(SenderRule)
     (row,) = await ctx.read(many.where(*_terms(ctx, where)))
     return int(row.many)
@@ -109,7 +112,7 @@ def _of_domain(ctx: Context, key: OfDomain) -> list[ColumnElement[bool]]:
 
 
 async def of_domains(ctx: Context, keys: list[OfDomain]) -> list[Page[Picked]]:
-    """These pages of rules of domains, by pattern."""
+    """Load these pages of the sender rules of domains, by pattern."""
     columns = frozenset({"id", "pattern"}).union(*(key.columns for key in keys))
     scans = []
     for key in keys:
@@ -119,7 +122,7 @@ async def of_domains(ctx: Context, keys: list[OfDomain]) -> list[Page[Picked]]:
 
 
 async def counts_of_domains(ctx: Context, keys: list[OfDomain]) -> list[int]:
-    """How many rules these lists have, in their order."""
+    """Return the number of rules of each listing."""
     many = func.count().label("many")
     scans = [select(many).select_from(SenderRule).where(*_of_domain(ctx, key)) for key in keys]
     return [row.many for (row,) in await together(ctx, scans)]

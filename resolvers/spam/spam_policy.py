@@ -1,4 +1,4 @@
-"""How strict an account is with mail that may be unwanted."""
+"""Set the spam thresholds of users."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,9 +14,9 @@ HIGHEST = 10_000.0
 
 
 async def set_spam_policy(ctx: Context, users: Users, given: Mapping[str, Any]) -> list[int]:
-    """Set thresholds: `spam_level`, `junk_score`, `reject_score`; None is the platform's.
+    """Set `spam_level`, `junk_score` or `reject_score`; None restores the platform's value.
 
-    Returns the ids of the accounts.
+    Returns the user IDs. Raises Invalid if a value is out of range or junk exceeds reject.
     """
     if not given:
         raise Invalid("change at least one thing", constraint="required", path=["level"])

@@ -1,4 +1,4 @@
-"""Files of a message that is being written: given, sent before, or copied from another message."""
+"""Read attachments of a composed message: new, uploaded, or copied from another message."""
 
 import re
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ _ODD = re.compile(r"[^\w .,()+-]+")
 
 @dataclass(frozen=True, slots=True)
 class Uploaded:
-    """A file that was sent before; what is not said of it here was said then."""
+    """An attachment that was uploaded before. A field that is None is taken from the upload."""
 
     upload_id: int
     filename: str | None = None
@@ -27,22 +27,25 @@ class Uploaded:
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """Attachments of one message: `all` but the images of its HTML, or those named."""
+    """The attachments of one message to copy: those in `ids`, or all but the images of its HTML."""
 
     all: bool = False
-    ids: Sequence[tuple[int, int]] = ()  # key of the message, and number, counted from 0
+    ids: Sequence[tuple[int, int]] = ()  # id of the message, and attachment number from 0
 
 
 @dataclass(slots=True)
 class Room:
-    """How much there may be of all attachments together."""
+    """The number and size of attachments that a message can still have."""
 
-    most: int  # bytes
+    most: int
     used: int = 0
     files: int = 0
 
     def take(self, size: int, path: Sequence[str] = PATH) -> None:
-        """Count a file in before it is read; Invalid where it is too large, or one too many."""
+        """Count a file before it is read.
+
+        Raises Invalid if the message gets too large or has too many.
+        """
         self.used, self.files = self.used + size, self.files + 1
         check_limit(self.used, self.most, f"more than {self.most} bytes", path=path)
         if self.files > FILES:
@@ -52,7 +55,10 @@ class Room:
 async def given(
     ctx: Context, files: Sequence[Attachment | Uploaded], room: Room
 ) -> list[Attachment]:
-    """These files with their bytes, in their order; NotFound for an upload that is none."""
+    """Read the new and the uploaded attachments, in order.
+
+    Raises NotFound if the viewer has no such upload, and Invalid if the budget is exceeded.
+    """
     keys = [file.upload_id for file in files if isinstance(file, Uploaded)]
     rows = dict(zip(keys, await ctx.load_all(uploads.by_ids, keys), strict=True))
     for nth, file in enumerate(files):
@@ -76,7 +82,10 @@ async def given(
 
 
 def numbers(message: Stored, chosen: Chosen, path: Sequence[str]) -> list[int]:
-    """The numbers of these attachments of the message; NotFound for one of another."""
+    """Return the numbers of the selected attachments of a message.
+
+    Raises NotFound if an attachment is selected that the message does not have.
+    """
     if chosen.all:
         return [n for n, each in enumerate(message.row.attachments) if not each["related"]]
     for index, (key, number) in enumerate(chosen.ids):
@@ -86,14 +95,17 @@ def numbers(message: Stored, chosen: Chosen, path: Sequence[str]) -> list[int]:
 
 
 def plain_name(text: str) -> str:
-    """A name of a file made of a text, such as a subject; empty where nothing is left of it."""
+    """Return a file name made of a text, or "" if no usable character is left."""
     return _ODD.sub(" ", text).strip(" .")[:100]
 
 
 async def copied(
     message: Stored, which: Sequence[int], room: Room, path: Sequence[str]
 ) -> list[Attachment]:
-    """The attachments with these numbers, as they are in the message."""
+    """Return the attachments of a message that have these numbers, decoded.
+
+    Raises Invalid if the budget is exceeded.
+    """
     for number in which:
         room.take(message.row.attachments[number]["size"], path)
     made = []

@@ -1,4 +1,4 @@
-"""Windows to write in that are asked of an account's clients, and the clients that open them."""
+"""Ask the mail clients of an account to open a compose window, and deliver such requests."""
 
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
@@ -47,34 +47,36 @@ from resolvers.submission.reply_references import referred
 from resolvers.submission.send_on_behalf import LOGIN_AS, another
 from resolvers.users.selection import managed_one
 
-LASTS = timedelta(minutes=10)  # in which a client may open it
-WAITING = 100  # of an account at a time
+LASTS = timedelta(minutes=10)  # after that a request is expired
+WAITING = 100  # of one account
 KINDS = frozenset({ChangeKind.COMPOSE_REQUESTED})
 
 
 @dataclass(frozen=True, slots=True)
 class Asking:
-    """What is to be in the window, and whose window it is."""
+    """The content of a compose window and the account that it is opened for."""
 
     fields: Fields
     mailbox: mailbox_loaders.Named | None = None
-    user_id: int | None = None  # None: the viewer's own
+    user_id: int | None = None  # None: the viewer
     address: Address = str
 
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """What was asked, and how many clients hear of it."""
+    """A stored compose request and the number of clients that listen for it."""
 
     request: Picked
     delivered: int
 
 
 async def request(ctx: Context, asking: Asking) -> Made:
-    """Ask the account's clients to open a window; it is theirs for ten minutes.
+    """Store a compose request and notify the clients of the account. It expires after ten minutes.
 
-    Others' for administrators who may act as the user. USER_OFFLINE where nobody would hear of
-    it: then nothing is kept. NotFound, Invalid, LimitReached.
+    An administrator who may act as a user can do this for that user. Raises USER_OFFLINE if the
+    account has no listening client; then nothing is stored. Raises NotFound if a file, identity or
+    mailbox does not exist, Invalid if a field is wrong, and LimitReached if the account has 100
+    open requests.
     """
     owner, domain = own_or(ctx, asking.user_id), None
     theirs = ctx
@@ -110,12 +112,16 @@ async def request(ctx: Context, asking: Asking) -> Made:
 
 
 def own_or(ctx: Context, user_id: int | None) -> int:
-    """The account that is named, or the viewer's own."""
+    """Return the given user, or the viewer if none is given."""
     return own(ctx) if user_id is None else user_id
 
 
 def _noted(turn: Turn, owner: int, row: dict[str, Any]) -> int:
-    """Write it down; how many hear of it. Unavailable where nobody does."""
+    """Insert a compose request, delete expired ones, and return the number of listening clients.
+
+    Raises Unavailable with USER_OFFLINE if no client listens, and LimitReached if too many are
+    open.
+    """
     now = turn.world.now()
     over = delete(ComposeRequest).where(
         col(ComposeRequest.user_id) == owner, col(ComposeRequest.expires_at) <= now
@@ -148,7 +154,10 @@ async def _box(ctx: Context, named: mailbox_loaders.Named | None) -> int | None:
 
 
 async def _written(ctx: Context, asking: Asking) -> tuple[dict[str, Any], list[Any]]:
-    """What is in the window, by field, and the links that are made for it."""
+    """Validate the fields and return the stored content of the window with the new links to files.
+
+    Raises Invalid for all wrong fields together, and NotFound for a missing identity or file.
+    """
     fields, problems = asking.fields, Problems()
     _check(ctx, fields, problems)
     problems.settle()
@@ -180,6 +189,7 @@ async def _written(ctx: Context, asking: Asking) -> tuple[dict[str, Any], list[A
 
 
 def _check(ctx: Context, fields: Fields, problems: Problems) -> None:
+    """Add an error to `problems` for each field that is wrong."""
     people = {"to": fields.to, "cc": fields.cc, "bcc": fields.bcc, "replyTo": fields.reply_to}
     most = ctx.world.options.max_recipients
     for name, given in people.items():
@@ -208,11 +218,8 @@ def _pairs(people: Sequence[Named]) -> list[list[str | None]]:
     return [[person.name, person.address] for person in people]
 
 
-# ---------------------------------------------------------------- clients
-
-
 async def by_ids(ctx: Context, ids: list[int]) -> list[Picked | None]:
-    """The viewer's requests with these ids, in this order; None where one is over."""
+    """Load the viewer's requests, in the order of the ids; None for one that is expired."""
     theirs = select(*picked(ComposeRequest)).where(
         visible(ctx, ComposeRequest), col(ComposeRequest.expires_at) > ctx.world.now()
     )
@@ -220,10 +227,10 @@ async def by_ids(ctx: Context, ids: list[int]) -> list[Picked | None]:
 
 
 async def requested(ctx: Context, after: int | None = None) -> AsyncGenerator[Picked]:
-    """What the viewer's clients are asked to open, from now on.
+    """Yield new compose requests of the viewer.
 
-    A client that comes back says which it had `after`: what came since, and is not over, first.
-    As long as somebody asks for the next one, the client counts as listening.
+    With `after_id`, first yield the open requests that are newer than that id. The client counts
+    as listening until the generator is closed.
     """
     own(ctx)
     async with _listening(ctx):
@@ -235,7 +242,7 @@ async def requested(ctx: Context, after: int | None = None) -> AsyncGenerator[Pi
                 yield row
         async for batch in stream_reader.follow(ctx, Asked(since, KINDS)):
             keys = [event.object_id for event in batch.events]
-            if batch.resync:  # what is gone from the journal is in the store still
+            if batch.resync:  # open requests are still stored after their events are deleted
                 rows: Sequence[Picked | None] = await _missed(ctx, told)
             else:
                 rows = await by_ids(ctx, list(dict.fromkeys(keys))) if keys else []
@@ -256,7 +263,7 @@ async def _missed(ctx: Context, after: int) -> Sequence[Picked]:
 
 @asynccontextmanager
 async def _listening(ctx: Context) -> AsyncGenerator[None]:
-    """Note in the store that a client of the viewer listens, as long as it does."""
+    """Register a listening client of the viewer in the database until the context ends."""
     world = ctx.world
     holder = await leases.ensure_registered(world)
     row = {"id": world.key(), "user_id": own(ctx), "holder": holder}

@@ -1,4 +1,4 @@
-"""Writing a message: what a client gives, and what is taken over, become a draft that is built."""
+"""Build a draft from the fields of a request, an earlier draft, and the message it replies to."""
 
 import asyncio
 from collections.abc import Sequence
@@ -25,26 +25,26 @@ from resolvers.submission.identities import Sender
 from resolvers.submission.reply_references import Reference, ReferenceQuote, Taken, taken
 from resolvers.submission.sender_authorization import main_of, may_send_as
 
-ACCOUNT = frozenset(  # columns of who writes
+ACCOUNT = frozenset(  # columns of the sending account
     {
         *("id", "tenant_id", "username", "name", "recipients", "from_whitelist", "pub_key"),
         "encrypt_messages",
     }
 )
 _MINE = Prepared(select(*picked(User, ACCOUNT)).where(col(User.id) == number("user")))
-SMALL = 64 * 1024  # bytes of a message that is built without a thread
+SMALL = 64 * 1024  # larger messages are built in a thread
 
 
 @dataclass(frozen=True, slots=True)
 class Fields:
-    """What a message is made of. `to`, `cc` and `subject` may come from a reference."""
+    """The fields of a message. `to`, `cc` and `subject` can come from a reference."""
 
-    from_: Named | None = None  # a name of None is that of its identity
-    identity: int | None = None  # in place of `from_`; both None: the default
+    from_: Named | None = None  # if the name is None, that of the identity is used
+    identity: int | None = None  # instead of `from_`; if both are None, the default
     to: Sequence[Named] | None = None
     cc: Sequence[Named] | None = None
     bcc: Sequence[Named] = ()
-    reply_to: Sequence[Named] | None = None  # None: that of the identity
+    reply_to: Sequence[Named] | None = None  # None: Reply-To of the identity
     subject: str | None = None
     text: str | None = None
     html: str | None = None
@@ -52,20 +52,20 @@ class Fields:
     attachments: Sequence[Attachment | Uploaded] | None = None
     priority: Priority = Priority.NORMAL
     reference: Reference | None = None
-    files: Sequence[Given] = ()  # stored ones
+    files: Sequence[Given] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Previous:
-    """An earlier draft, with all columns, and which of its attachments are to be kept."""
+    """An earlier version of a draft with all columns, and its attachments to keep."""
 
     message: Stored
-    keep: Chosen | None = None  # None: all, unless others are given
+    keep: Chosen | None = None  # None: all, unless new ones are given
 
 
 @dataclass(frozen=True, slots=True)
 class How:
-    """The circumstances of writing."""
+    """The date of a draft and its earlier version."""
 
     date: datetime
     previous: Previous | None = None
@@ -73,16 +73,16 @@ class How:
 
 @dataclass(frozen=True, slots=True)
 class Letterhead:
-    """Who a message is from, with what belongs to the sender."""
+    """From, Reply-To and the other fields that follow from the sender of a message."""
 
     from_: Named
     reply_to: Sequence[Named]
-    bcc: Sequence[str] = ()  # always copied
-    mailbox_id: int | None = None  # the folder for the copy; None: Sent
+    bcc: Sequence[str] = ()
+    mailbox_id: int | None = None  # where the copy is stored; None: Sent
 
 
 async def account_of(ctx: Context, owner: int) -> Picked:
-    """What is to be known of who writes."""
+    """Read the columns of the sending account. Raises NotFound if there is no such account."""
     account: Picked = found(next(iter(await ctx.find(_MINE, user=owner)), None))
     return account
 
@@ -90,10 +90,11 @@ async def account_of(ctx: Context, owner: int) -> Picked:
 async def letterhead(
     ctx: Context, account: Picked, fields: Fields, *, checked: bool = True
 ) -> Letterhead:
-    """Who it is from: by its address, by an identity, or by default.
+    """Determine the sender of a message from its address, its identity, or the default identity.
 
-    Where it is `checked`, the sender must be one's own: Forbidden. Else it is whoever it says,
-    and has no more than is said.
+    With `must_be_allowed`, raises Forbidden if the account may not send as the address. Otherwise
+    any From address is accepted, without the fields of an identity. Raises Invalid if both an
+    address and an identity are given, and NotFound if the identity is not the account's.
     """
     if fields.from_ is not None and fields.identity is not None:
         text = "who it is from says from, or an identity: not both"
@@ -131,7 +132,13 @@ def _headed(from_: Named, sender: Sender, fields: Fields) -> Letterhead:
 
 
 async def draft_of(ctx: Context, head: Letterhead, fields: Fields, how: How) -> Draft:
-    """The message to build. An earlier draft gives its Message-ID, and what it answered."""
+    """Build the draft.
+
+    An earlier version provides its Message-ID and the message that it replied to.
+
+    Raises NotFound if an attachment or the referenced message is missing, and Invalid if the
+    attachments are too large.
+    """
     world = ctx.world
     room = Room(world.options.message_max)
     kept = await _kept(fields, how.previous, room) if how.previous else []
@@ -161,7 +168,7 @@ async def draft_of(ctx: Context, head: Letterhead, fields: Fields, how: How) -> 
 
 
 def _filled(fields: Fields, over: Taken) -> Fields:
-    """The fields with what they leave to the message referred to."""
+    """Return the fields, with recipients, subject and quote of the referenced message added."""
     text, html = fields.text, fields.html
     if over.quote and fields.reference:
         above = fields.reference.quote is ReferenceQuote.ABOVE
@@ -178,20 +185,26 @@ def _filled(fields: Fields, over: Taken) -> Fields:
 
 
 async def taken_over(ctx: Context, fields: Fields) -> Fields:
-    """The same for a message that somebody will write yet; its files are left to them."""
+    """Return the fields, with recipients, subject and quote of the referenced message.
+
+    Attachments are not copied. Raises NotFound if the viewer has no such message.
+    """
     if not fields.reference:
         return fields
     return _filled(fields, await taken(ctx, fields.reference, Room(ctx.world.options.message_max)))
 
 
 def copied(always: Sequence[str], people: Sequence[Named]) -> list[Named]:
-    """Who is copied besides these people; nobody as long as it goes to nobody else."""
+    """Return the addresses that are always copied and are not yet recipients.
+
+    If the message has no recipient, the result is empty.
+    """
     there = {person.address.casefold() for person in people}
     return [Named(text) for text in always if there and text.casefold() not in there]
 
 
 def _message_id(ctx: Context, from_: Named, how: How) -> str:
-    """That of the earlier draft, so that the conversation stays; else a new one."""
+    """Return the Message-ID of the earlier version, or a new one."""
     known = how.previous.message.row.message_id if how.previous else None
     if known and message_builder.is_id(known):
         return str(known)
@@ -199,14 +212,17 @@ def _message_id(ctx: Context, from_: Named, how: How) -> str:
 
 
 def new_message_id(ctx: Context, sender: str) -> str:
-    """A Message-ID of ours, or, where this machine has no name, of the sender's domain."""
+    """Create a Message-ID in the domain of this host.
+
+    If the host name has no dot, the domain of the sender is used.
+    """
     hostname = ctx.world.options.hostname
     domain = hostname if "." in hostname else sender.rpartition("@")[2]
     return message_builder.message_id(ctx.world.random(16), domain)
 
 
 async def _over(ctx: Context, fields: Fields, how: How, room: Room) -> Taken:
-    """What is taken over from the message referred to, or was by the earlier draft."""
+    """Read what the draft takes from the referenced message, or took when it was saved earlier."""
     if fields.reference:
         return await taken(ctx, fields.reference, room)
     if not how.previous:
@@ -216,9 +232,9 @@ async def _over(ctx: Context, fields: Fields, how: How, room: Room) -> Taken:
 
 
 async def _kept(fields: Fields, previous: Previous, room: Room) -> list[Attachment]:
-    """The attachments of the earlier draft that stay.
+    """Return the attachments of the earlier version that stay.
 
-    Images go with the HTML: those it still shows stay, unless there are others of their id.
+    Images stay if the new HTML shows them and no new attachment has their Content-ID.
     """
     message, path = previous.message, ["keepAttachments"]
     copies = fields.reference is not None and fields.reference.attachments is not None
@@ -242,7 +258,10 @@ def _shown(cid: str | None, html: str | None) -> bool:
 
 
 async def built(draft: Draft) -> bytes:
-    """The message; in a thread where there is much of it."""
+    """Build the bytes of a message, in a thread if it is large.
+
+    Raises Invalid if a field is wrong.
+    """
     size = sum(len(each.content) for each in draft.attachments) + len(draft.html or "")
     if size < SMALL:
         return message_builder.build(draft)
@@ -250,6 +269,6 @@ async def built(draft: Draft) -> bytes:
 
 
 async def main_address(ctx: Context, account: Picked) -> Named:
-    """Who the account is by its main address. Invalid where it has none."""
+    """Return the main address of the account with its From name. Raises Invalid if it has none."""
     row = await main_of(ctx, account)
     return Named(row.shown, row.name or account.name)

@@ -1,4 +1,4 @@
-"""Sending: a message, its copy, and the rows of the queue come to be in one unit of work."""
+"""Send messages: store message, copy in Sent, and queue entries in one transaction."""
 
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
@@ -35,12 +35,11 @@ from resolvers.messages import loaders as message_loaders
 from resolvers.pagination import Scan
 from resolvers.queue import rate_limits
 from resolvers.submission import composition, outgoing_scan
-from resolvers.submission.outgoing_messages import Envelope as Envelope  # noqa: PLC0414 - known here
-from resolvers.submission.outgoing_messages import Outgoing as Outgoing  # noqa: PLC0414 - known here
-from resolvers.submission.outgoing_messages import Written as Written  # noqa: PLC0414 - known here
-from resolvers.submission.outgoing_messages import send_time, written
+from resolvers.submission.outgoing_messages import Envelope, Outgoing, Written, send_time, written
 from resolvers.submission.reply_references import answered, referred
 from resolvers.users.quota import limits as quota_limits
+
+__all__ = ["Envelope", "Outgoing", "Written"]
 
 SENT_NOT_KEPT = "NOT_SAVED_TO_SENT"
 NO_ROOM = "It is sent, but there was no room for a copy."
@@ -61,7 +60,7 @@ _ABLE = Prepared(
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """Of which rows of what was sent something is shown: others are not read."""
+    """Which rows of sent messages are read for the response."""
 
     submissions: bool = True
     messages: bool = True
@@ -72,51 +71,58 @@ WHOLE = Shown()
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """What became of it. `submission` is None where it was only stored; rows, if not `Shown`."""
+    """The submission and stored copy of a sent message, with warnings as pairs of code and text.
+
+    `submission` is None if the message was only stored. Both rows are None if they were not
+    requested.
+    """
 
     submission: Picked | None
     message: Picked | None
-    warnings: Sequence[tuple[str, str]] = ()  # code and text
+    warnings: Sequence[tuple[str, str]] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Copied:
-    """Who gets a copy by rules: it is the tenant's, and no account is told of it."""
+    """The addresses that BCC rules of a tenant copy a message to.
+
+    The copies belong to the tenant, and no account has an event of them.
+    """
 
     tenant_id: int
     to: Sequence[str] = ()
 
     @property
     def streams(self) -> list[int]:
-        """What is told of it, and so must be held."""
+        """The streams that the transaction must lock because of the copies."""
         return [PLATFORM] if self.to else []
 
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """A message as it will be stored and queued."""
+    """A message that is ready to be stored and queued."""
 
     letter: Letter
-    copy: Letter  # the same, or encrypted
+    copy: Letter  # for the sender; can be encrypted
     sender: str
     recipients: Sequence[str]
-    place: Place | None  # None: there is no folder for a copy
+    place: Place | None  # None: no copy is stored
     outgoing: Outgoing
     copied: Copied
     wishes: Mapping[str, Wish] = field(default_factory=dict)
-    why: str = NO_ROOM  # there is no copy, where there is none
+    why: str = NO_ROOM  # warning text if no copy is stored
     sent_mailbox_id: int | None = None  # of a held message: the mailbox of the copy after the hold
 
 
 class _NoFolder(Exception):
-    """The folder for a copy has gone since it was looked up."""
+    """Raised if the mailbox for a copy was deleted since it was looked up."""
 
     def __init__(self, mailbox_id: int) -> None:
         super().__init__(mailbox_id)
         self.mailbox_id = mailbox_id
 
     def without(self, ready: Ready) -> Ready:
-        """The message without a copy, where it was to go there."""
+        """Return the message without a copy if the copy was to be stored in the deleted mailbox."""
         if ready.place is None or ready.place.mailbox_id != self.mailbox_id:
             return ready
         return replace(ready, place=None, why=NO_FOLDER)
@@ -124,7 +130,7 @@ class _NoFolder(Exception):
 
 @dataclass(frozen=True, slots=True)
 class _Done:
-    """What was written of a message: the keys of submission and copy, None for what is not."""
+    """The ids of a stored submission and copy. Each is None if there is none."""
 
     submission_id: int | None
     message_id: int | None
@@ -132,7 +138,7 @@ class _Done:
 
 
 async def send(ctx: Context, outgoing: Outgoing, problems: Problems | None = None) -> Sent:
-    """Build a message, keep a copy, and queue it: all of it, or nothing; as `send_all` does."""
+    """Build one message, store its copy and queue it. See `send_messages` for errors."""
     (sent,) = await send_all(ctx, outgoing, problems)
     return sent
 
@@ -140,13 +146,13 @@ async def send(ctx: Context, outgoing: Outgoing, problems: Problems | None = Non
 async def send_all(
     ctx: Context, outgoing: Outgoing, problems: Problems | None = None, shown: Shown = WHOLE
 ) -> list[Sent]:
-    """Build the messages, several of a mail merge, keep copies, and queue them: all, or nothing.
+    """Build the messages of a request, store their copies and queue them: all or none.
 
-    All that is wrong with the fields is told at once, with the `problems` found before; only a
-    sender that is none comes alone, since the message is made in his name.
-    Where a copy cannot be kept the message goes out all the same, with a warning.
-    RateLimited where the account would write to more than it may in 24 hours, or where it, its
-    domain or the platform has sent as many as may in their times.
+    A request with `merge` has several messages. If a copy can't be stored, the message is sent
+    with a warning. Raises Invalid for all wrong fields together with the errors already in
+    `problems`, Forbidden if the account may not send or not as this sender or the scanner rejects
+    the message, NotFound for a missing mailbox or file, and RateLimited if a limit on recipients
+    or messages of the account, domain or platform is reached.
     """
     owner = own(ctx)
     account = await composition.account_of(ctx, owner)
@@ -166,14 +172,19 @@ async def send_all(
 async def _rows(
     ctx: Context, batch: Batch[int, Picked | None], keys: Sequence[int | None]
 ) -> list[Picked | None]:
-    """The rows of these keys; None for None."""
+    """Load the rows with these ids. A None among the ids gives None."""
     wanted = [key for key in keys if key is not None]
     found = iter(await ctx.load_all(batch, wanted) if wanted else ())
     return [None if key is None else next(found) for key in keys]
 
 
 async def store(ctx: Context, account: Picked, written: Written) -> tuple[int | None, int | None]:
-    """Keep a copy and queue it; the keys of submission and copy, None for what there is not."""
+    """Store a copy of a message and queue it.
+
+    Returns the ids of the submission and the copy, or None.
+
+    Raises the errors of `store_submissions`.
+    """
     (done,) = await store_all(ctx, account, [written])
     return done.submission_id, done.message_id
 
@@ -184,9 +195,10 @@ async def store_all(
     written: Sequence[Written],
     shares: Sequence[FileShare] = (),
 ) -> list[_Done]:
-    """The same with several, and with the links they show, in one unit.
+    """Store copies of messages, queue the messages, and insert the shares, in one transaction.
 
-    What `sentscan.checked` refuses.
+    Raises Forbidden if the scanner rejects a message or the account may not send, OverQuota if a
+    message that is only stored does not fit, and RateLimited.
     """
     leaving = [(one.sender, one.recipients) for one in written if not one.outgoing.stays]
     copied, ready, again = iter(await copies(ctx, account, leaving)), list[Ready](), False
@@ -205,7 +217,11 @@ async def store_all(
 
 
 async def _ready(ctx: Context, account: Picked, written: Written, copied: Copied) -> Ready:
-    """A message that has been read, for the queue and for its folder."""
+    """Parse, scan and encrypt a message, and decide where its copy is stored.
+
+    Raises Forbidden if the scanner rejects it. Raises Unavailable if a message that is only stored
+    can't be encrypted; a copy is left out then.
+    """
     raw, box, outgoing = written.raw, written.box, written.outgoing
     letter = copy = await read(raw)
     if written.readable is not None:
@@ -218,7 +234,7 @@ async def _ready(ctx: Context, account: Picked, written: Written, copied: Copied
         if not outgoing.is_draft:
             try:
                 copy = await openpgp_encryption.put_in(ctx.world, raw, copy, account, box)
-            except Unavailable:  # it is not stored readable
+            except Unavailable:  # never store it unencrypted
                 if outgoing.stays:
                     raise
                 there, why = None, NO_KEY
@@ -237,7 +253,7 @@ def is_held(world: World, outgoing: Outgoing) -> bool:
 
 
 def _place(ctx: Context, written: Written, box: Picked) -> Place:
-    """Where the copy goes, and how it lies there."""
+    """Return the mailbox, flags and envelope that the copy is stored with."""
     outgoing = written.outgoing
     return Place(
         own(ctx),
@@ -261,7 +277,7 @@ async def _store(
     *,
     again: bool,
 ) -> list[_Done]:
-    """Write it all."""
+    """Store the blobs, and write all rows in one transaction."""
     kept = [await kept_of(ctx, account, one, again=again) for one in ready]
     streams = {stream for one in ready for stream in one.copied.streams}
     outgoing = ready[0].outgoing
@@ -290,7 +306,12 @@ async def _store(
 
 
 async def kept_of(ctx: Context, account: Picked, ready: Ready, *, again: bool) -> tuple[Kept, Kept]:
-    """The bytes of what is sent and of its copy, stored; Gone as `delivery.stored`."""
+    """Store the blobs of a message and of its copy.
+
+    Raises BlobRowDeleted if a reused blob was just deleted.
+
+    With `is_retry`, no stored blob is reused.
+    """
     kept = copy = await stored(ctx.world, account.tenant_id, ready.letter, again=again)
     if ready.copy is not ready.letter:
         copy = await stored(ctx.world, account.tenant_id, ready.copy, again=again)
@@ -300,6 +321,7 @@ async def kept_of(ctx: Context, account: Picked, ready: Ready, *, again: bool) -
 def _written(
     turn: Turn, ctx: Context, ready: Sequence[Ready], kept: Sequence[tuple[Kept, Kept]]
 ) -> list[_Done]:
+    """Insert the copies, submissions and queue entries of prepared messages."""
     copies = _copied(turn, ready, [copy for _, copy in kept])
     leaving = [
         (one, whole, placed)
@@ -316,7 +338,7 @@ def _written(
 
 
 def check_able(turn: Turn, owner: int) -> None:
-    """Forbidden where the account is disabled or suspended."""
+    """Raise Forbidden if the account is disabled or suspended."""
     if not turn.fetched(_ABLE, user=owner):
         raise Forbidden("this account may not send")
 
@@ -324,9 +346,10 @@ def check_able(turn: Turn, owner: int) -> None:
 def _copied(
     turn: Turn, ready: Sequence[Ready], kept: Sequence[Kept]
 ) -> list[tuple[Placed | None, str]]:
-    """Store the copies; None and why for each that cannot be, unless it was all that was asked.
+    """Insert the copies. Returns each stored copy, or None with the text of the warning.
 
-    _NoFolder where their folder has gone meanwhile: some of it is written, and the unit ends.
+    Raises _CopyMailboxGone if a mailbox was just deleted; the transaction must be rolled back.
+    Raises OverQuota or NotFound if a message that is only stored can't be stored.
     """
     there = [
         (one.copy, safe, one.place) for one, safe in zip(ready, kept, strict=True) if one.place
@@ -341,12 +364,15 @@ def _copied(
 
 
 def _placed(turn: Turn, items: Sequence[Item], *, least: bool) -> list[Placed | None]:
-    """Where these lie now, None for each that has no room; with `least` that is refused."""
+    """Insert messages; None for each that does not fit the quota.
+
+    With `must_fit`, raises OverQuota.
+    """
     if not items:
         return []
     try:
         return [*place_many(turn, items)]
-    except OverQuota:  # it comes before anything is written
+    except OverQuota:  # raised before anything is written
         if least:
             raise
         if len(items) == 1:
@@ -355,9 +381,9 @@ def _placed(turn: Turn, items: Sequence[Item], *, least: bool) -> list[Placed | 
 
 
 def queued(turn: Turn, ctx: Context, ready: Ready, kept: Kept, placed: Placed | None) -> int:
-    """Hand it to the queue, and to audits where no copy does so; its key.
+    """Queue one message and return the id of its submission. `copy` is its copy.
 
-    `placed` is the copy. What is counted of rates is the caller's.
+    The caller counts it for the rate limits.
     """
     (key,) = queued_all(turn, ctx, [(ready, kept, placed)])
     return key
@@ -366,7 +392,10 @@ def queued(turn: Turn, ctx: Context, ready: Ready, kept: Kept, placed: Placed | 
 def queued_all(
     turn: Turn, ctx: Context, leaving: Sequence[tuple[Ready, Kept, Placed | None]]
 ) -> list[int]:
-    """The same with several of one account."""
+    """Queue messages of one account and return the ids of their submissions.
+
+    A message without a copy is copied to the audits of the account here.
+    """
     handed = [_handed(turn, *one) for one in leaving]
     keys = _handed_in(turn, ctx, handed, [ready.copied for ready, _, _ in leaving])
     for (ready, _, placed), what, key in zip(leaving, handed, keys, strict=True):
@@ -399,15 +428,18 @@ def _handed(turn: Turn, ready: Ready, kept: Kept, placed: Placed | None) -> Hand
 async def copies(
     ctx: Context, account: Picked, envelopes: Sequence[tuple[str, Collection[str]]]
 ) -> list[Copied]:
-    """The copies of each message an account sends; its unit holds their streams too."""
+    """Read the addresses that BCC rules copy each message to, in the order of the envelopes.
+
+    The transaction that queues a message must lock the streams of its copies too.
+    """
     found = await recipient_rewrites.copies_of_sent(ctx.world, account.id, envelopes)
     return [Copied(account.tenant_id, to) for to in found]
 
 
 def hand_in(turn: Turn, ctx: Context, handed: Handed, copied: Copied) -> int:
-    """Hand it to the queue in the name of the viewer, and its copies; its key.
+    """Queue a submission of the viewer and its copies by BCC rules, and return its id.
 
-    It stands inside `userlimits.refusing`, as what it counts may be too much.
+    Counts one message for the rate limits. Call it inside `quota_limits.raise_rate_limited`.
     """
     (key,) = _handed_in(turn, ctx, [handed], [copied])
     rate_limits.count(turn, own(ctx))
@@ -430,7 +462,10 @@ def _handed_in(
 
 
 def when(world: World, outgoing: Outgoing) -> tuple[datetime, SubmissionState, datetime | None]:
-    """When it is first tried, the state until then, and how long it can be taken back."""
+    """Return the time of the first attempt, the state until then, and the end of the undo window.
+
+    Raises Invalid if the undo window is longer than a day.
+    """
     now, later = world.now(), send_time(world, outgoing)
     window = outgoing.undo_window or timedelta()
     if not timedelta() <= window <= LONGEST_UNDO:
@@ -444,7 +479,7 @@ def when(world: World, outgoing: Outgoing) -> tuple[datetime, SubmissionState, d
 
 
 async def by_ids(ctx: Context, ids: list[int]) -> list[Picked | None]:
-    """The viewer's submissions with these ids, in this order; None where there is none."""
+    """Load the viewer's submissions, in the order of the ids; None for an unknown id."""
     if len(ids) == 1:
         return [next(iter(await ctx.find(_ONE, id=ids[0])), None)]
     theirs = select(*picked(Submission)).where(visible(ctx, Submission))
@@ -452,22 +487,22 @@ async def by_ids(ctx: Context, ids: list[int]) -> list[Picked | None]:
 
 
 async def seen_by_ids(ctx: Context, ids: list[int]) -> list[Picked | None]:
-    """The submissions with these ids, in this order; None where the viewer sees none.
+    """Load the submissions that the viewer sees, in the order of the ids; None for any other id.
 
-    Administrators see those of the accounts they manage: `resolvers.access.records`.
+    Administrators see those of the accounts that they manage.
     """
     theirs = select(*picked(Submission)).where(records(ctx, Submission))
     return await pagination.by_keys(ctx, theirs, col(Submission.id), ids)
 
 
 async def by_queue_ids(ctx: Context, queue_ids: list[str]) -> list[Picked | None]:
-    """The viewer's submissions with these ids of the queue; None where there is none."""
+    """Load the viewer's submissions by queue id, in that order; None for an unknown id."""
     theirs = select(*picked(Submission)).where(visible(ctx, Submission))
     return await pagination.by_keys(ctx, theirs, col(Submission.queue_id), queue_ids)
 
 
 async def deliveries_of(ctx: Context, ids: list[int]) -> list[list[Picked]]:
-    """The deliveries of these submissions, recipients in the order they were named."""
+    """Load the queue entries of each submission, in the order of its recipients."""
     asked = select(*picked(Delivery)).where(
         col(Delivery.submission_id).in_(ids), records(ctx, Delivery)
     )
@@ -479,7 +514,7 @@ async def deliveries_of(ctx: Context, ids: list[int]) -> list[list[Picked]]:
 
 @dataclass(frozen=True, slots=True)
 class OfUser:
-    """A page of a user's submissions, newest first; `states` None: all."""
+    """A page of a user's submissions, newest first. `states` None selects all."""
 
     user_id: int
     ask: Ask
@@ -488,12 +523,12 @@ class OfUser:
 
 
 def newest(states: frozenset[SubmissionState] | None = None) -> str:
-    """The ordering that cursors of such a page belong to."""
+    """Return the name of the ordering that cursors of such a page belong to."""
     return ordering("submissions-", None if states is None else ("states", *sorted(states)))
 
 
 async def pages(ctx: Context, keys: list[OfUser]) -> list[Page[Picked]]:
-    """These pages of users' submissions, each in reading order."""
+    """Load pages of submissions, each in reading order."""
     columns = frozenset({"id", "created_at"}).union(*(key.columns for key in keys))
     place = (col(Submission.created_at), col(Submission.id))
     scans = []
@@ -504,7 +539,7 @@ async def pages(ctx: Context, keys: list[OfUser]) -> list[Page[Picked]]:
 
 
 async def counts(ctx: Context, keys: list[OfUser]) -> list[int]:
-    """How many submissions these lists have, in their order."""
+    """Count the submissions of each list, in the order of the keys."""
     many = func.count().label("many")
     scans = [select(many).select_from(Submission).where(*_of(ctx, key)) for key in keys]
     return [row.many for (row,) in await pagination.together(ctx, scans)]

@@ -1,4 +1,4 @@
-"""How messages that were sent stand on their way, by their copies."""
+"""Read the delivery status of sent messages by their stored copies."""
 
 from sqlalchemy import select
 from sqlmodel import col
@@ -11,9 +11,9 @@ from resolvers.submission.create import deliveries_of
 
 
 async def outbound(ctx: Context, ids: list[int]) -> list[list[tuple[Picked, list[Picked]]]]:
-    """The viewer's submissions of these copies with their deliveries, the oldest first.
+    """Load the viewer's submissions of each stored copy with their queue entries, oldest first.
 
-    Two statements, however many there are.
+    Needs two statements for any number of messages.
     """
     asked = select(*picked(Submission, {"id", "message_id", "queue_id"})).where(
         col(Submission.message_id).in_(ids), visible(ctx, Submission)

@@ -1,4 +1,4 @@
-"""A draft becomes a message that is sent, and one that is held a draft again."""
+"""Send a stored draft, and make a message that is still held a draft again."""
 
 import asyncio
 from collections.abc import Mapping, Sequence
@@ -47,17 +47,17 @@ STAYS = "It is sent, but there is no folder Sent: it lies where it lay."
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """Which draft is sent, and how."""
+    """The draft to send, the time, and whether its stored files are deleted."""
 
     message_id: int
-    delete_files: bool = False  # those it was given, when it is sent
+    delete_files: bool = False  # the stored files of the draft
     send_time: datetime | None = None
     undo_window: timedelta | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class _Ready:
-    """A draft as it will be sent."""
+    """A draft that is ready to be queued and moved to Sent."""
 
     row: Picked
     earlier: Earlier
@@ -66,11 +66,12 @@ class _Ready:
 
 
 async def submit(ctx: Context, order: Order) -> tuple[Sent, dict[str, Any]]:
-    """Send a draft, which becomes the copy in Sent under the same id: all of it, or nothing.
+    """Send a draft, which becomes the copy in Sent under the same id, all or nothing.
 
-    It has a new Date. Whoever it says has written it is asked for as a sender is. Also returns
-    what `taken_back` has to know. Conflict where it is no draft, or no longer; what
-    `sentscan.checked` refuses.
+    The message gets a new Date. Also returns the facts that `prepare_draft_restoration` needs to
+    undo it. Raises Conflict if the message is no draft, NotFound, Invalid if it has no recipient
+    or a wrong header, Forbidden if the account may not send as an author or the scanner rejects
+    it, and RateLimited.
     """
     account = await composition.account_of(ctx, own(ctx))
     await quota_limits.may_write(ctx, account)
@@ -133,7 +134,7 @@ async def _ready(
 
 
 async def _row(ctx: Context, key: int) -> Picked:
-    """A message of the viewer's own; NotFound."""
+    """Read a message of the viewer's own account. Raises NotFound."""
     asked = select(*picked(Message)).where(
         col(Message.user_id) == own(ctx), here(), col(Message.id) == key
     )
@@ -142,6 +143,10 @@ async def _row(ctx: Context, key: int) -> Picked:
 
 
 async def _mended(ctx: Context, row: Picked, date: datetime) -> Mended:
+    """Complete the header of a draft for sending, with this date.
+
+    Raises Invalid if that is impossible.
+    """
     (message,) = await message_content.read_sources(ctx.world, [row], ctx.read)
     raw = await gathered(message.whole())
     raw = stripped(raw, own_names(ctx.world.options))
@@ -157,7 +162,7 @@ def _writers(made: Mended) -> list[str]:
 
 
 def _recipients(ctx: Context, made: Mended) -> list[str]:
-    """Whom the header names, each once."""
+    """Return the recipients that the header names, each once. Raises Invalid if there are none."""
     each = dict[str, str]()
     for text, _, _ in addressees(made, PATH[0]):
         address = message_builder.address(text, PATH[0])
@@ -172,7 +177,7 @@ def _recipients(ctx: Context, made: Mended) -> list[str]:
 async def _folder(
     ctx: Context, account: Picked, sender: str, grant: Picked | None
 ) -> Picked | None:
-    """Where what this sender sends is kept; None where there is no folder for it."""
+    """Return the mailbox for copies of this sender, or None if there is none."""
     identity = await identities.of_sender(ctx, account, sender, grant)
     names = [mailbox_loaders.Named(special_use=SpecialUse.SENT)]
     if identity and identity.mailbox_id is not None:
@@ -199,7 +204,7 @@ async def _store(ctx: Context, account: Picked, ready: _Ready, order: Order, *, 
 
 
 def _sent(turn: Turn, ctx: Context, ready: _Ready, both: tuple[Kept, Kept]) -> int:
-    """Queue it, and make the copy of the draft; the key of the submission."""
+    """Queue the message, replace the draft by the copy, and return the id of the submission."""
     owner, (kept, copy), mail = own(ctx), both, ready.mail
     submission_create.check_able(turn, owner)
     quota_limits.count_recipients(turn, owner, len(mail.recipients))
@@ -210,18 +215,15 @@ def _sent(turn: Turn, ctx: Context, ready: _Ready, both: tuple[Kept, Kept]) -> i
 
 
 async def _mark(ctx: Context, session: AsyncSession, row: Picked) -> None:
-    """Mark the message that the draft answers or forwards, if it is there still."""
+    """Flag the message that the draft replies to or forwards, if it still exists."""
     if row.reference_id is not None and row.reference_action:
         reference = Reference(row.reference_id, ReferenceAction(row.reference_action))
         await answered(ctx, session, reference)
 
 
-# ---------------------------------------------------------------- taken back
-
-
 @dataclass(frozen=True, slots=True)
 class Back:
-    """What was sent, as it becomes a draft again."""
+    """A sent message that becomes a draft again."""
 
     letter: Letter
     kept: Kept
@@ -230,7 +232,7 @@ class Back:
 
 
 async def taken_back(ctx: Context, before: Mapping[str, Any]) -> Back | None:
-    """What an undo token has to bring back, worked out before its unit; None where it is gone."""
+    """Prepare what an undo token restores, or None if the message was deleted."""
     draft = before.get("draft")
     if not draft:
         return None
@@ -257,7 +259,7 @@ async def taken_back(ctx: Context, before: Mapping[str, Any]) -> Back | None:
 
 
 async def _home(ctx: Context, mailbox_id: int) -> int:
-    """The folder it was in; else that of drafts, else INBOX."""
+    """Return the mailbox the draft was in if it still exists, else Drafts, else INBOX."""
     names = [
         mailbox_loaders.Named(id=mailbox_id),
         mailbox_loaders.Named(special_use=SpecialUse.DRAFTS),
@@ -269,7 +271,7 @@ async def _home(ctx: Context, mailbox_id: int) -> int:
 
 
 async def bring_back(ctx: Context, session: AsyncSession, back: Back) -> None:
-    """Make it a draft again, in the unit that takes the submission back."""
+    """Make the message a draft again, in the transaction that cancels the submission."""
     await ctx.world.join(
         session,
         lambda turn: draft_replacement.replace(

@@ -1,4 +1,4 @@
-"""Stored files of a message that is written: attached, or offered by a link."""
+"""Attach stored files to a message that is composed, or offer them by a link."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -29,22 +29,22 @@ UNITS = ("bytes", "KiB", "MiB", "GiB", "TiB")
 STEP = 1024
 _NAMES = {"expiration": "shareExpiration", "password": "sharePassword"}
 
-Address = Callable[[str], str]  # the URL of a path of ours
+Address = Callable[[str], str]  # returns the URL of a path on this server
 
 
 @dataclass(frozen=True, slots=True)
 class Given:
-    """A stored file, and how whoever gets the message has it."""
+    """A stored file and how the recipients get it: as an attachment or by a link."""
 
     file_id: int
     mode: FileAttachmentMode = FileAttachmentMode.ATTACH
-    expires_at: datetime | None = None  # of a link; None: after 100 days without access
+    expires_at: datetime | None = None  # end of a link; None: 100 days after the last access
     password: str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Offered:
-    """A link as it is shown."""
+    """A link to a stored file as the message shows it. `size` is in bytes."""
 
     share: FileShare
     name: str
@@ -53,7 +53,7 @@ class Offered:
 
 
 def check(given: Sequence[Given], path: str = PATH) -> None:
-    """Invalid where there are too many, or what is attached is said to end."""
+    """Raise Invalid if there are too many files, or an attached one has settings of a link."""
     if len(given) > FILES:
         raise Invalid(f"more than {FILES} files", constraint="max", path=[path])
     for nth, each in enumerate(given):
@@ -66,14 +66,17 @@ def check(given: Sequence[Given], path: str = PATH) -> None:
 async def attached(
     ctx: Context, given: Sequence[Given], room: Room, path: str = PATH
 ) -> list[Attachment]:
-    """Those that are attached, with their bytes; these are in the store once, however often sent.
+    """Read the files that are attached, with their bytes.
 
-    NotFound for what is not the viewer's.
+    Raises NotFound if a file is not the viewer's, Forbidden without the scope MAIL_READ, and
+    Invalid if the budget is exceeded.
     """
     wanted = [(n, each) for n, each in enumerate(given) if each.mode is FileAttachmentMode.ATTACH]
     if not wanted:
         return []
-    ctx.viewer.require_scope(Scope.MAIL_READ)  # who may only send would read them elsewhere
+    ctx.viewer.require_scope(
+        Scope.MAIL_READ
+    )  # or a caller who may only send could read files by sending them
     rows = []
     for nth, each in wanted:
         rows.append(await _file(ctx, each.file_id, nth, path))
@@ -93,7 +96,10 @@ async def _file(ctx: Context, key: int, nth: int, path: str) -> Picked:
 
 
 async def offered(ctx: Context, given: Sequence[Given], address: Address) -> list[Offered]:
-    """Links to those that are not attached, to be written by `fileshares.add` in the unit."""
+    """Prepare links to the files that are not attached. `shares.insert_shares` stores them later.
+
+    Raises NotFound if a file is not the viewer's, and Invalid if a setting of the link is wrong.
+    """
     made = []
     for nth, each in enumerate(given):
         if each.mode is FileAttachmentMode.ATTACH:
@@ -115,7 +121,7 @@ async def offered(ctx: Context, given: Sequence[Given], address: Address) -> lis
 def with_links(
     text: str | None, html: str | None, links: Sequence[Offered]
 ) -> tuple[str | None, str | None]:
-    """Text and HTML with the links below them."""
+    """Return text and HTML with the links below them."""
     if not links:
         return text, html
     own = text if text is not None else html_to_text(html) if html is not None else ""
@@ -134,7 +140,7 @@ def with_links(
 
 
 def _told(one: Offered) -> str:
-    """What whoever follows a link has to know."""
+    """Return the end and the password note of a link, for the text beside it."""
     ends = one.share.expires_at
     told = f", until {ends:%Y-%m-%d}" if ends and not one.share.idle else ""
     return f"{told}, with a password" if one.share.password else told
@@ -147,11 +153,8 @@ def _size(size: int) -> str:
     return f"{size} bytes" if not unit else f"{shown:.1f} {UNITS[unit]}"
 
 
-# ---------------------------------------------------------------- files of drafts
-
-
 def remember(turn: Turn, message_id: int, file_ids: Sequence[int]) -> None:
-    """Note in a unit which files a draft was given, in place of those before."""
+    """Store which files a draft has, instead of those stored before."""
     forget(turn, message_id)
     rows = [
         {"message_id": message_id, "file_id": key, "nth": nth}
@@ -162,12 +165,12 @@ def remember(turn: Turn, message_id: int, file_ids: Sequence[int]) -> None:
 
 
 def forget(turn: Turn, message_id: int) -> None:
-    """Note in a unit that a message is no draft with files any more."""
+    """Delete the list of files of a draft; the files stay."""
     turn.connection.execute(delete(DraftFile).where(col(DraftFile.message_id) == message_id))
 
 
 async def of_drafts(ctx: Context, ids: list[int]) -> list[list[Picked]]:
-    """The viewer's files that these drafts were given, in their order."""
+    """Load the viewer's files of each draft, in their order."""
     asked = (
         select(col(DraftFile.message_id), *picked(File))
         .join(File, col(File.id) == col(DraftFile.file_id))
@@ -181,7 +184,7 @@ async def of_drafts(ctx: Context, ids: list[int]) -> list[list[Picked]]:
 
 
 async def remove(ctx: Context, session: AsyncSession, message_id: int) -> None:
-    """Delete the files that a draft was given, in the unit that sends it."""
+    """Delete the stored files of a draft, in the transaction that sends it."""
     (rows,) = await of_drafts(ctx, [message_id])
     if rows:
         await stored_files.removed(ctx, session, [row.id for row in rows])

@@ -1,10 +1,10 @@
-"""Identities: each sender a user may use, once, with what belongs to it.
+"""Read identities: each sender address of a user once, with its name and settings.
 
-A sender is one of the user's own addresses, a forward that names the user, a whole address of
-`fromWhitelist`, or any other that was given a row and that the user may send as. Senders are
-the same where the normal forms of their addresses are. A row says more of one; it is listed
-only as long as its address may be sent as. One of them is the default: that which was chosen,
-else that of the main address.
+A sender address is one of the user's own addresses, a forward with the user as target, a whole
+address of `fromWhitelist`, or another address that has a row and that the user may send as. Two
+addresses are the same if their normal forms are. A row adds settings; it is listed only while the
+user may send as its address. One identity is the default: the chosen one, else that of the main
+address.
 """
 
 import hashlib
@@ -41,14 +41,14 @@ from resolvers.pagination import Scan
 from resolvers.submission import sender_patterns
 from resolvers.submission.sender_authorization import Grant, forwards, grants, main_of, sendable
 
-ORDER = "identities"  # of lists: by normal form, then by id
+ORDER = "identities"  # by normal form, then by id
 NARROW = ("id", "user_id", "local", "domain", "shown", "name", "preferred")
 WIDE = frozenset({"reply_to", "bcc", "signature_text", "signature_html", "mailbox_id"})
 
 
 @dataclass(frozen=True, slots=True)
 class Sender:
-    """An identity. What only rows have is empty unless it was asked for."""
+    """An identity. Columns of DETAIL_COLUMNS are empty unless they were read."""
 
     id: int
     user_id: int
@@ -56,8 +56,8 @@ class Sender:
     address: str
     name: str | None
     default: bool = False
-    row: bool = False  # whether there is one
-    address_id: int | None = None  # of the user's own address that it is of
+    row: bool = False  # False: it follows from an address alone
+    address_id: int | None = None  # id of the user's own address, if it is one
     reply_to: str | None = None
     bcc: Sequence[str] = field(default_factory=list)
     signature_text: str | None = None
@@ -66,25 +66,25 @@ class Sender:
 
     @property
     def place(self) -> tuple[str, int]:
-        """Where it stands in lists."""
+        """The key that lists are sorted by."""
         return self.form.local, self.id
 
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """The identities of an account but those of own addresses of which there is no row."""
+    """The identities of an account, except own addresses without a row."""
 
     account: Picked  # id, name, from_whitelist
     known: Mapping[Normal, Sender] = field(default_factory=dict)
-    default: int | None = None  # None: there is no main address that may be sent as
+    default: int | None = None  # None: no main address that the user may send as
 
     @property
     def taken(self) -> list[int]:
-        """Own addresses of which there is a row."""
+        """The ids of the own addresses that have a row."""
         return [one.address_id for one in self.known.values() if one.address_id is not None]
 
     def implied(self, row: Picked) -> Sender:
-        """The identity of an own address of which there is no row; `place` is its domain."""
+        """Return the identity of an own address without a row. The column `place` is its domain."""
         name = row.name or self.account.name
         form = Normal(row.local, row.place)
         default = self.default == row.id
@@ -92,18 +92,15 @@ class Standing:
 
 
 def key_of(user_id: int, form: Normal) -> int:
-    """The id of a sender that is none of the user's own addresses: the same at any time."""
+    """Return the stable id of an identity that is none of the user's own addresses."""
     text = f"{user_id} {form.local}@{form.domain}"
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1 or 1
 
 
-# ---------------------------------------------------------------- what there is
-
-
 async def standings(ctx: Context, user_ids: list[int]) -> list[Standing | None]:
-    """How these accounts stand, in this order; None where the viewer does not see one.
+    """Load the identities of accounts, in order; None for an account the viewer doesn't see.
 
-    As many statements for many accounts as for one.
+    Needs the same number of statements for any number of accounts.
     """
     asked = select(*picked(User, {"id", "name", "from_whitelist"})).where(
         col(User.id).in_(user_ids), overseen_users(ctx)
@@ -125,7 +122,7 @@ async def standings(ctx: Context, user_ids: list[int]) -> list[Standing | None]:
 
 
 def _default(known: Iterable[Sender], main: int | None) -> int | None:
-    """The id of the default, where the main address is this one."""
+    """Return the id of the default identity."""
     of_main = main
     for one in known:
         if one.default:
@@ -138,9 +135,9 @@ def _default(known: Iterable[Sender], main: int | None) -> int | None:
 async def written(
     ctx: Context, accounts: Mapping[int, Picked], *, implied: bool = False
 ) -> dict[int, dict[Normal, Sender]]:
-    """The identities of these accounts that have rows, by account and sender.
+    """Read the identities of accounts that have rows, by account and normal address.
 
-    Their `default` tells what was chosen. With `implied` also those of forwards and whole
+    `default` is the stored choice. With `with_implied`, adds those of forwards and of whole
     addresses of fromWhitelist that have no row.
     """
     rows = await _rows(ctx, accounts)
@@ -171,7 +168,7 @@ async def written(
 
 
 def _add(found: Mapping[int, dict[Normal, Sender]], one: Sender | None) -> None:
-    """Take it in, unless there is one of the same sender, or of the same own address."""
+    """Add an identity unless its address, or its own address, is there already."""
     if one is None:
         return
     there = found[one.user_id]
@@ -183,8 +180,11 @@ def _add(found: Mapping[int, dict[Normal, Sender]], one: Sender | None) -> None:
 
 
 async def _rows(ctx: Context, accounts: Collection[int]) -> Sequence[Picked]:
-    """All rows of these accounts, with the own address that each follows: `own` is its key."""
-    if len(accounts) == 1:  # of whoever sends
+    """Read all rows of accounts with the own address that each follows.
+
+    `own` is the id of that address.
+    """
+    if len(accounts) == 1:  # the common case: a message is sent
         (account,) = accounts
         return await ctx.find(_rows_of_one(), account=account, now=ctx.world.now())
     ends = col(Address.expires_at)
@@ -229,7 +229,10 @@ def _rows_of(of: ColumnElement[bool], lasts: ColumnElement[bool]) -> Select[*tup
 
 
 def _followed(account: Picked, row: Picked) -> Sender | None:
-    """The identity of an own address; None where its domain takes no mail."""
+    """Return the identity of a row that follows an own address, or None.
+
+    None means that the domain is not active.
+    """
     if row.home is None:
         return None
     name = row.name or row.its_name or account.name
@@ -240,7 +243,7 @@ def _followed(account: Picked, row: Picked) -> Sender | None:
 
 
 def _loose(account: Picked, row: Picked, grant: Grant) -> Sender:
-    """The identity of a row that follows no own address, but may be of one that came later."""
+    """Return the identity of a row that follows no own address."""
     own = grant.own(account.id, row.shown)
     name = row.name or (own.name if own else None) or account.name
     return Sender(
@@ -259,12 +262,9 @@ def _implied(account: Picked, form: Normal, shown: str, name: str | None) -> Sen
     return Sender(key_of(account.id, form), account.id, form, shown, name or account.name)
 
 
-# ---------------------------------------------------------------- lists
-
-
 @dataclass(frozen=True, slots=True)
 class OfUser:
-    """A page of a user's identities, by the normal form of their addresses."""
+    """A page of a user's identities, sorted by the normal form of their addresses."""
 
     user_id: int
     ask: Ask
@@ -272,11 +272,13 @@ class OfUser:
 
 
 async def pages(ctx: Context, keys: list[OfUser]) -> list[Page[Sender]]:
-    """These pages of users' identities, each in reading order."""
+    """Load pages of identities, each in reading order."""
     standing = await ctx.load_all(standings, [key.user_id for key in keys])
     scans = []
     for key, there in zip(keys, standing, strict=True):
-        ask = replace(key.ask, count=key.ask.count + 1)  # another may come from elsewhere
+        ask = replace(
+            key.ask, count=key.ask.count + 1
+        )  # one more, since identities with a row are merged in
         place = (_bytewise(ctx), col(Address.id))
         scans.append(Scan(_own(ctx, there), ask, place, falling=False))
     found = []
@@ -288,7 +290,7 @@ async def pages(ctx: Context, keys: list[OfUser]) -> list[Page[Sender]]:
 
 
 def _merged(there: Standing, ask: Ask, rows: Iterable[Picked]) -> list[Sender]:
-    """All that may be on the page, in reading order."""
+    """Return all identities that can be on the page, in reading order."""
     found = [there.implied(row) for row in rows]
     at: Any = (ask.place.at, ask.place.id) if ask.place else None
     found += [
@@ -302,13 +304,13 @@ def _merged(there: Standing, ask: Ask, rows: Iterable[Picked]) -> list[Sender]:
 async def _filled(
     ctx: Context, found: Sequence[Page[Sender]], names: Collection[str]
 ) -> list[Page[Sender]]:
-    """The pages with what only rows have, as far as it is asked for."""
+    """Return the pages with the requested columns of DETAIL_COLUMNS."""
     rows = await _wide(ctx, [one for page in found for one in page.rows], names)
     return [replace(page, rows=[rows.get(one.id, one) for one in page.rows]) for page in found]
 
 
 async def _wide(ctx: Context, known: Sequence[Sender], names: Collection[str]) -> dict[int, Sender]:
-    """Those that have rows, with these columns of them."""
+    """Return the identities that have rows, with these columns, by id."""
     keys, names = {one.id: one for one in known if one.row}, WIDE.intersection(names)
     if not keys or not names:
         return {}
@@ -320,7 +322,7 @@ async def _wide(ctx: Context, known: Sequence[Sender], names: Collection[str]) -
 
 
 async def counts(ctx: Context, keys: list[OfUser]) -> list[int]:
-    """How many identities these lists have, in their order."""
+    """Count the identities of each list, in the order of the keys."""
     standing = await ctx.load_all(standings, [key.user_id for key in keys])
     many = func.count().label("many")
     scans = [select(many).select_from(_own(ctx, there).subquery()) for there in standing]
@@ -331,7 +333,7 @@ async def counts(ctx: Context, keys: list[OfUser]) -> list[int]:
 
 
 def _own(ctx: Context, there: Standing | None) -> Select[*tuple[Any, ...]]:
-    """SQL: own addresses of an account that may be sent as, and have no row."""
+    """Return the SQL query for own addresses that may be sent as and have no row."""
     return (
         select(
             *picked(Address, ("id", "user_id", "shown", "name")),
@@ -350,18 +352,15 @@ def _own(ctx: Context, there: Standing | None) -> Select[*tuple[Any, ...]]:
 
 
 def _bytewise(ctx: Context) -> Any:
-    """SQL: the local part, compared by bytes as we do where these are merged with others."""
+    """Return the local part in SQL, sorted by bytes as Python sorts strings."""
     name = "BINARY" if ctx.world.database.dialect == "sqlite" else "C"
     return collate(col(Address.local), name).label("local")
 
 
-# ---------------------------------------------------------------- single ones
-
-
 async def by_ids(ctx: Context, ids: list[int]) -> list[Sender | None]:
-    """The identities with these ids, in this order; None where the viewer sees none.
+    """Load identities, in the order of the ids; None if the viewer does not see one.
 
-    Of those that are neither a row nor an own address only the viewer's are found.
+    Identities that have neither a row nor an own address are found for the viewer only.
     """
     seen = col(Identity.user_id).in_(select(col(User.id)).where(overseen_users(ctx)))
     rows = select(*picked(Identity, {"id", "user_id"})).where(col(Identity.id).in_(ids), seen)
@@ -388,10 +387,11 @@ async def by_ids(ctx: Context, ids: list[int]) -> list[Sender | None]:
 async def of_sender(
     ctx: Context, account: Picked, address: str, row: Picked | None
 ) -> Sender | None:
-    """The identity of an account that an address is written for, without its signatures.
+    """Return the identity that an address of an account belongs to, without its signatures.
 
-    `row` is what the address leads to, where that lets it be sent as. None where the address
-    is no sender of the account's own: one of a pattern, or of somebody who shares a folder.
+    `address_row` is the address record the address resolves to if the account may send as it.
+    Returns None if the address has no identity: it matches only a pattern, or belongs to a user
+    who shares a mailbox.
     """
     there = (await written(ctx, {account.id: account}))[account.id]
     form = normal(address)
@@ -411,7 +411,10 @@ async def of_sender(
 
 
 async def default_of(ctx: Context, account: Picked) -> Sender:
-    """The default of an account, without its signatures; Invalid where it has no main address."""
+    """Return the default identity, without its signatures.
+
+    Raises Invalid without a main address.
+    """
     there = (await written(ctx, {account.id: account}))[account.id]
     for one in there.values():
         if one.default:

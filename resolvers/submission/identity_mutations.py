@@ -1,4 +1,4 @@
-"""Making, changing and removing identities: rows of what users say of themselves as senders."""
+"""Create, update and delete the rows of identities."""
 
 import asyncio
 from collections.abc import Collection, Mapping, Sequence
@@ -28,11 +28,11 @@ from resolvers.submission.identities import Sender, Standing, key_of
 from resolvers.submission.sender_authorization import grants
 from resolvers.users.selection import managed_all
 
-MOST = 100  # rows of an account
-COPIES = 20  # addresses that are always copied
-SIGNATURE = 64 << 10  # bytes, of text and of HTML
-DIVERTING = frozenset({"bcc", "reply_to"})  # what lets others read of somebody's mail
-EMPTY: dict[str, Any] = {  # what a row says that says nothing
+MOST = 100  # of one account
+COPIES = 20  # addresses of one identity
+SIGNATURE = 64 << 10  # of the text and of the HTML
+DIVERTING = frozenset({"bcc", "reply_to"})  # they send copies or replies to another person
+EMPTY: dict[str, Any] = {  # of a new row
     "name": None, "preferred": False, "reply_to": None, "bcc": [], "signature_text": None,
     "signature_html": None, "mailbox_id": None,
 }  # fmt: skip
@@ -40,28 +40,31 @@ EMPTY: dict[str, Any] = {  # what a row says that says nothing
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """What is said of an identity, by column; what is absent stays as it is.
+    """New values of an identity by column. A column that is absent stays unchanged.
 
-    `mailbox` is the folder for copies where `boxed`; None takes it away.
+    If `changes_mailbox`, `mailbox_ref` is the new mailbox for copies, and None removes it.
     """
 
     values: Mapping[str, Any]
     mailbox: mailbox_loaders.Named | None = None
     boxed: bool = False
-    at: Sequence[str] = ()  # where it stands in the input
+    at: Sequence[str] = ()
 
 
 async def create(ctx: Context, user_id: int | None, address: str, said: Said) -> int:
-    """Say something of a sender of whom nothing was said; the id.
+    """Create the row of an identity and return its id. The default user is the viewer.
 
-    Forbidden where the user may not send as the address, Conflict where it was done before,
-    LimitReached where too many are there.
+    Raises Forbidden if the user may not send as the address, Conflict if it has a row,
+    LimitReached at 100 identities, Invalid, and NotFound if the viewer does not manage the user.
     """
     return await _put(ctx, own(ctx) if user_id is None else user_id, address, said, anew=True)
 
 
 async def put(ctx: Context, address: str, said: Said) -> int:
-    """The same for oneself, also of one that is there: what is said is changed."""
+    """Create or update the row of an identity of the viewer and return its id.
+
+    Raises Forbidden if the viewer may not send as the address, LimitReached and Invalid.
+    """
     return await _put(ctx, own(ctx), address, said, anew=False)
 
 
@@ -82,7 +85,10 @@ async def _put(ctx: Context, user_id: int, address: str, said: Said, *, anew: bo
 
 
 async def _sender(ctx: Context, there: Standing, address: str) -> Sender:
-    """The identity of an address, as it is or as it is to be."""
+    """Return the present or future identity of an address.
+
+    Raises Forbidden if the user can't send so.
+    """
     (grant,) = await grants(ctx, [(there.account, address)])
     if grant is None:
         raise Forbidden("the user may not send as this address", path=["address"])
@@ -96,7 +102,7 @@ async def _sender(ctx: Context, there: Standing, address: str) -> Sender:
 
 
 async def change(ctx: Context, ids: Sequence[int], said: Said) -> None:
-    """Say this of these identities: of all or none. NotFound, Forbidden, LimitReached."""
+    """Update these identities, all or none. Raises NotFound, Invalid, Forbidden or LimitReached."""
     if not said.values and not said.boxed:
         raise Invalid("say what to change", constraint="required", path=said.at)
     keys = list(dict.fromkeys(ids))
@@ -122,9 +128,9 @@ async def _known(ctx: Context, ids: Sequence[int]) -> list[Sender]:
 
 
 async def remove(ctx: Context, ids: Sequence[int]) -> None:
-    """Take back what was said of these: of all or none. What is implied stays.
+    """Delete the rows of these identities, all or none. What follows from an address alone stays.
 
-    Conflict where nothing was said of one.
+    Raises NotFound, and Conflict if an identity has no row.
     """
     owners = {one.user_id for one in await _known(ctx, ids)}
     async with ctx.write(*owners) as session:
@@ -145,11 +151,8 @@ async def remove(ctx: Context, ids: Sequence[int]) -> None:
         await _tell(ctx, session, told, log)
 
 
-# ---------------------------------------------------------------- what is refused
-
-
 def _permitted(ctx: Context, users: Collection[int], said: Said) -> None:
-    """A DOMAIN_ADMIN needs the permission to have copies or answers of others' mail diverted."""
+    """Raise Forbidden if the viewer may not divert copies or replies of other users."""
     others = set(users) - {ctx.viewer.user_id}
     if others and any(said.values.get(name) for name in DIVERTING):
         permission = AdminPermission.BCC_MAPS
@@ -157,7 +160,7 @@ def _permitted(ctx: Context, users: Collection[int], said: Said) -> None:
 
 
 async def _checked(said: Said) -> Said:
-    """What is said in the form that is stored; Invalid with all that is wrong."""
+    """Return the changes in stored form. Raises Invalid with all that is wrong."""
     problems, values, at = Problems(), dict(said.values), said.at
     with problems.caught():
         if values.get("name") is not None:
@@ -199,16 +202,13 @@ def _copies(given: Sequence[str], path: Sequence[str]) -> list[str]:
 
 
 def _sanitised(html: str) -> str:
-    """The HTML without what is dangerous in a page; images stay, wherever they are."""
+    """Return the HTML without scripts and other active content. Images stay, also remote ones."""
     return mime.sanitize(html, remote_images=True, cid_url=lambda cid: f"cid:{cid}").html
-
-
-# ---------------------------------------------------------------- what is written
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """An identity to write, of an account that is held."""
+    """An identity to write and its account. The stream of the account is locked."""
 
     user: Picked
     there: Standing
@@ -218,7 +218,7 @@ class Target:
 async def _write(
     ctx: Context, session: AsyncSession, targets: Sequence[Target], said: Said, mutation: str
 ) -> None:
-    """Write their rows, new or not, and tell of those that are otherwise then."""
+    """Insert or update the rows, and record those that changed."""
     boxes = await _boxes(ctx, targets, said)
     connection = await session.connection()
     before = await _rows(ctx, targets)
@@ -248,12 +248,12 @@ async def _write(
 def _after(
     ctx: Context, each: Target, said: Said, boxes: Mapping[int, int | None]
 ) -> dict[str, Any]:
-    """The columns as they are to be; those of a row that stay are left out."""
+    """Return the new column values; all columns if the identity has no row."""
     sender, now = each.sender, ctx.world.now()
     values = dict(said.values)
     if said.boxed:
         values["mailbox_id"] = boxes[each.user.id]
-    if not sender.row:  # a row that is there all the same was given up
+    if not sender.row:  # a row that exists is of an address that was lost
         values = {**EMPTY, **values, "id": sender.id, "user_id": each.user.id, "created_at": now}
     form = {"local": sender.form.local, "domain": sender.form.domain, "shown": sender.address}
     return {**values, **form, "updated_at": now}
@@ -266,7 +266,10 @@ async def _rows(ctx: Context, targets: Sequence[Target]) -> dict[int, Picked]:
 
 
 async def _boxes(ctx: Context, targets: Sequence[Target], said: Said) -> dict[int, int | None]:
-    """The folder for copies of each account. NotFound where one has none such of its own."""
+    """Return the mailbox for copies of each account.
+
+    Raises NotFound if an account has none such.
+    """
     users = sorted({each.user.id for each in targets})
     if said.mailbox is None:
         return dict.fromkeys(users)
@@ -275,7 +278,7 @@ async def _boxes(ctx: Context, targets: Sequence[Target], said: Said) -> dict[in
     for row in rows:
         if row is None:
             raise NotFound(str(name), path=[*said.at, "sentMailbox"])
-        if row.special_use in HOLDING_USES:  # what comes there is brought elsewhere
+        if row.special_use in HOLDING_USES:  # its messages are moved at a set time
             text = "this mailbox holds snoozed or scheduled messages: choose another one"
             raise Invalid(text, constraint="specialUse", path=[*said.at, "sentMailbox"])
     return {user: row.id if row else None for user, row in zip(users, rows, strict=True)}
@@ -284,7 +287,7 @@ async def _boxes(ctx: Context, targets: Sequence[Target], said: Said) -> dict[in
 async def _stand_back(
     session: AsyncSession, told: Mapping[int, set[int]], targets: Sequence[Target]
 ) -> None:
-    """Let those that were the default be so no longer: a user has one."""
+    """Clear the default of the other identities of these users, since a user has one."""
     keys = [each.sender.id for each in targets]
     others = (
         update(Identity)
@@ -305,7 +308,10 @@ async def _room(
     targets: Sequence[Target],
     made: Sequence[Mapping[str, Any]],
 ) -> None:
-    """LimitReached where there are too many; what may not be sent as any longer makes room."""
+    """Raise LimitReached if there are too many rows.
+
+    Rows of addresses that the user may no longer send as are deleted first.
+    """
     asked = select(*picked(Identity, {"id", "user_id"})).where(col(Identity.user_id).in_(told))
     there: dict[int, set[int]] = {user: set() for user in told}
     for row in await ctx.read(asked):
@@ -329,7 +335,7 @@ async def _tell(
     told: Mapping[int, Collection[int]],
     log: Mapping[int, Done],
 ) -> None:
-    """Tell the accounts in their journals, and of others the administrators."""
+    """Record the changes in the journals and, for other users' identities, in the admin log."""
     kinds = {
         user: [(ChangeKind.IDENTITY_CHANGED, sorted(ids))] for user, ids in told.items() if ids
     }

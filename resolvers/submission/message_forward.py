@@ -1,4 +1,4 @@
-"""Handing a stored message on: as it is, to new recipients."""
+"""Forward a stored message unchanged to new recipients."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -34,15 +34,15 @@ from resolvers.submission import create as submission_create
 from resolvers.submission.reply_references import FORWARDED
 from resolvers.users.quota import limits as quota_limits
 
-HOPS = 30  # Received fields; a message with so many goes in circles
+HOPS = 30  # Received fields; with so many it is a mail loop
 PATH = ["addresses"]
-FORWARDED_BY_OTHERS = "message forward"  # as the security log of the owner calls it
-RELAY, PAGE = "relay", "http"  # types of targets beside addresses, as WildDuck names them
+FORWARDED_BY_OTHERS = "message forward"  # in the security log of the owner
+RELAY, PAGE = "relay", "http"  # names of target types that WildDuck uses
 
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """To whom: to `addresses`, else to the original `target` of this number, or to all."""
+    """The recipients of a forward: addresses, or one or all original targets."""
 
     addresses: Sequence[str] | None = None
     target: int | None = None  # from 1
@@ -50,20 +50,20 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where a message goes: an address, a relay or a page."""
+    """An address, relay or web address that a message is forwarded to."""
 
-    seq: int  # from 1: of the original ones its number among them
+    seq: int  # from 1, among the original targets
     shown: str  # without a password
     whole: str = field(repr=False)
 
     @property
     def via(self) -> bool:
-        """Whether it is a relay or a page."""
+        """True if it is a relay or a web address."""
         return "://" in self.shown
 
     @property
     def type(self) -> str:
-        """What it is called."""
+        """The type of the target: "mail", "relay" or "http"."""
         if not self.via:
             return "mail"
         return RELAY if self.shown.partition("://")[0] in RELAYS else PAGE
@@ -71,16 +71,17 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Forwarded:
-    """The submission, and to whom it goes, each once; nobody: there is none."""
+    """The submission and its targets, each once. Without targets there is no submission."""
 
     submission: Picked | None
     targets: Sequence[Target]
 
 
 async def forward_any(ctx: Context, message_id: int, wanted: Wanted) -> Forwarded:
-    """Do what `forward` does, for administrators also in the name of the message's owner.
+    """Forward a message in the name of its owner, also as an administrator of the owner.
 
-    If they name addresses, the owner is told by a message: its content leaves the account.
+    If an administrator names addresses, the owner gets a security log entry and a message, since
+    content leaves the account. Raises the errors of `forward_message`.
     """
     owner = await send_on_behalf.owner_of(ctx, message_id)
     scopes = frozenset({Scope.SUBMIT, Scope.MAIL_READ})
@@ -97,11 +98,10 @@ async def forward_any(ctx: Context, message_id: int, wanted: Wanted) -> Forwarde
 async def forward(ctx: Context, message_id: int, wanted: Wanted) -> Forwarded:
     """Queue a message, byte for byte, in the name of the account's main address.
 
-    The viewer must be allowed to read it: without the scope MAIL_READ, raises Forbidden. It gets
-    the keyword $Forwarded unless another account shares it.
-    NotFound; Conflict for a draft, and for what has gone through so many servers that it goes in
-    circles; RateLimited as for what is sent; what `sentscan.checked` refuses. To its original
-    targets only its owner sends it: Forbidden; as `_original`.
+    Without the scope MAIL_READ, raises Forbidden. The message gets the keyword $Forwarded unless
+    another account shares it. Raises NotFound; Conflict for a draft and for a mail loop;
+    RateLimited; and Forbidden if the scanner rejects it, or if someone else than the owner
+    forwards to the original targets.
     """
     ctx.viewer.require_scope(Scope.MAIL_READ)
     owner = own(ctx)
@@ -125,7 +125,7 @@ async def forward(ctx: Context, message_id: int, wanted: Wanted) -> Forwarded:
 async def _check(
     ctx: Context, message_id: int, account: Picked, envelope: tuple[str, Sequence[Target]]
 ) -> None:
-    """Refuse what goes in circles, and what scanners refuse."""
+    """Raise Conflict for a mail loop, and Forbidden if the scanner rejects the message."""
     stored = await content.one(ctx, message_id)
     if stored is None:
         raise NotFound(str(message_id), path=["message"])
@@ -144,7 +144,7 @@ async def _queued(
 ) -> Forwarded:
     owner, (sender, targets) = account.id, envelope
     recipients = [each.shown for each in targets if not each.via]
-    by = next(iter(row.envelope_to), sender)  # by which it came to the account
+    by = next(iter(row.envelope_to), sender)  # the address by which the account received it
     via = [Via(by, each.shown, each.whole) for each in targets if each.via]
     (copied,) = await submission_create.copies(ctx, account, [(sender, recipients)])
 
@@ -153,7 +153,7 @@ async def _queued(
         quota_limits.count_recipients(turn, owner, len(targets))
         needs = select(col(MessageBlob.blob_id)).where(col(MessageBlob.message_id) == row.id)
         blobs = list(turn.connection.execute(needs).scalars())
-        if row.blob_id not in blobs:  # it has gone meanwhile, or is another draft
+        if row.blob_id not in blobs:  # it was deleted or replaced meanwhile
             raise NotFound(str(row.id), path=["message"])
         at, known = turn.world.now(), row.message_id
         handed = Handed(
@@ -173,7 +173,9 @@ async def _queued(
         async with ctx.write(owner, *copied.streams) as session:
             key = await ctx.world.join(session, unit)
             kept = await row_changes.chosen(session, [row.id])
-            mine = [each for each in kept if each.user_id == owner]  # another's stays as it is
+            mine = [
+                each for each in kept if each.user_id == owner
+            ]  # a message of another account is not flagged
             await flags.change(ctx, session, mine, row_changes.Changes.of({}, add=[FORWARDED]))
     sent = await ctx.load(submission_create.by_ids, key)
     if sent is None:
@@ -182,6 +184,7 @@ async def _queued(
 
 
 async def _message(ctx: Context, key: int) -> Picked:
+    """Read a visible message. Raises NotFound, and Conflict if it is a draft."""
     mine = (visible(ctx, Message), here(), col(Message.id) == key)
     names = {"id", "user_id", "draft", "encrypted", "forwarded_to", *SHOWN}
     row = next(iter(await ctx.read(select(*picked(Message, names)).where(*mine))), None)
@@ -193,7 +196,10 @@ async def _message(ctx: Context, key: int) -> Picked:
 
 
 async def _addresses(ctx: Context, owner: int, given: Sequence[str]) -> list[Target]:
-    """The addresses, each once. Invalid where one is none, or the account's own."""
+    """Return the addresses as destinations, each once.
+
+    Raises Invalid if one is no address or the account's own.
+    """
     most = ctx.world.options.max_recipients
     check_limit(len(given), most, f"more than {most} recipients", path=PATH)
     if not given:
@@ -209,9 +215,10 @@ async def _addresses(ctx: Context, owner: int, given: Sequence[str]) -> list[Tar
 
 
 def original(ctx: Context, row: Picked) -> list[Target]:
-    """Where a message was sent on to as it came, for its owner alone; without passwords.
+    """Return the targets that a message was forwarded to when it arrived, without passwords.
 
-    Of the row `user_id` and `forwarded_to` are read.
+    The list is empty unless the viewer is the owner. Reads `user_id` and `forwarded_to` of the
+    row.
     """
     if row.user_id != ctx.viewer.user_id:
         return []
@@ -219,10 +226,10 @@ def original(ctx: Context, row: Picked) -> list[Target]:
 
 
 async def _original(ctx: Context, owner: int, row: Picked, nth: int | None) -> list[Target]:
-    """Where a message was sent on to as it came: all, or the one of this number; maybe nobody.
+    """Return the original targets with passwords, all or the one of this number; can be empty.
 
-    Conflict where the account has what it forwards encrypted, and it is not, and for a relay
-    whose password the account and its filters have no more.
+    Raises Conflict if the account encrypts what it forwards and the message is not encrypted, or
+    if the password of a relay is no longer stored.
     """
     if nth is not None and nth < 1:
         raise Invalid("targets are numbered from 1", constraint="min", path=["target"])
@@ -247,12 +254,14 @@ async def _original(ctx: Context, owner: int, row: Picked, nth: int | None) -> l
             text = f"the password of {shown} is not known any more"
             raise Conflict(text, path=["message"] if nth is None else ["target"])
         if "://" in shown or await address_resolution.owner_of(ctx.world, shown) != owner:
-            made.append(replace(one, whole=whole))  # an address that is its own by now is none
+            made.append(
+                replace(one, whole=whole)
+            )  # skips an address that belongs to the account by now
     return made
 
 
 async def _relays(ctx: Context, account: Picked) -> dict[str, str]:
-    """The relays of an account, and of its filters, with their passwords."""
+    """Read the relays of an account and its filters: full URL by the form without a password."""
     theirs = select(col(Filter.id), col(Filter.relays)).where(
         col(Filter.user_id) == account.id, col(Filter.relays).is_not(None)
     )

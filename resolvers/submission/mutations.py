@@ -1,4 +1,4 @@
-"""What is to be sent: taken back, or sent at another time."""
+"""Cancel or reschedule submissions that are not sent yet."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -30,9 +30,9 @@ UNTRIED = frozenset(
 async def cancel(ctx: Context, ids: Sequence[int], *, drafts: bool = True) -> list[Picked]:
     """Cancel all of these submissions, or none.
 
-    Recipients that were served, or are being served right now, are not affected. With `drafts`,
-    the copy of a message that reaches nobody becomes a draft. Raises Conflict if a submission has
-    no recipient left to cancel.
+    Recipients that were served, or are being served right now, are not affected. With
+    `make_drafts`, the copy of a message without any served recipient becomes a draft. Raises
+    NotFound, and Conflict if a submission has no recipient left to cancel.
     """
     keys = list(dict.fromkeys(ids))
     async with ctx.write(*await _streams(ctx, keys)) as session:
@@ -45,10 +45,11 @@ async def cancel(ctx: Context, ids: Sequence[int], *, drafts: bool = True) -> li
 
 
 async def reschedule(ctx: Context, ids: Sequence[int], at: datetime) -> list[Picked]:
-    """Let all of these be sent then, or none be changed; a time that is past means now.
+    """Change the send time of all of these submissions, or of none. A past time means now.
 
-    It is for recipients that nobody serves right now, also where they were tried before. What
-    can be taken back stays so as long as it was said. Conflict where there is nobody left.
+    Applies to recipients without an attempt in progress, also those tried before. The undo window
+    stays unchanged. Raises NotFound, Invalid if the time is too far ahead, and Conflict if a
+    submission has no such recipient.
     """
     check_time(ctx.world, at)
     keys = list(dict.fromkeys(ids))
@@ -65,7 +66,7 @@ async def reschedule(ctx: Context, ids: Sequence[int], at: datetime) -> list[Pic
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """When a submission goes, and how it is called until then."""
+    """The next attempt of a submission and its state until then."""
 
     at: datetime
     send_time: datetime | None
@@ -73,6 +74,7 @@ class _Plan:
 
     @classmethod
     def of(cls, row: Picked, at: datetime, now: datetime) -> "_Plan":
+        """Return the schedule of a submission for a new send time."""
         until = max(row.undo_until or now, now)
         later = at if at > now else None
         state = row.state
@@ -92,9 +94,10 @@ async def _put_off(
     at: datetime,
     boxes: Mapping[int, Picked],
 ) -> set[int]:
-    """Give these submissions another time; returns those that have a recipient left.
+    """Change the send time of these submissions. Returns the ids that have a recipient left.
 
-    `boxes` are the mailboxes SCHEDULED, by user, of submissions that were in the queue already.
+    `scheduled_mailboxes` are the mailboxes for scheduled messages, by user, for submissions that
+    were in the queue.
     """
 
     def unit(turn: Turn) -> set[int]:
@@ -103,7 +106,7 @@ async def _put_off(
             plan = _Plan.of(row, at, now)
             values = {
                 "next_at": plan.at,
-                "turn_at": None,  # it joins the line when it is time
+                "turn_at": None,  # the queue assigns it at that time
                 "expires_at": plan.at + turn.world.options.queue_expires,
             }
             theirs = [row.id, *bulk_updates.copies_of(turn, [row.id])]
@@ -125,7 +128,7 @@ async def _put_off(
 
 
 async def _streams(ctx: Context, keys: Sequence[int]) -> list[int]:
-    """Where it is told: of copies by rules, in the journal of the platform."""
+    """Return the streams to lock: of the owners, and of the platform for copies by rules."""
     streams = await owners(ctx, Submission, keys)
     copied = select(col(Submission.id)).where(col(Submission.copy_of).in_(keys)).limit(1)
     return [*streams, PLATFORM] if await ctx.read(copied) else streams

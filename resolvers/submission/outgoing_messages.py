@@ -1,4 +1,4 @@
-"""What a client wants sent becomes messages with their envelopes: built, merged, or handed in."""
+"""Turn a send request into messages with envelopes: composed, merged, or handed in whole."""
 
 import asyncio
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -26,10 +26,10 @@ from resolvers.submission import composition, file_attachments, recipient_keys
 from resolvers.submission.composition import Fields, How, Letterhead, copied, new_message_id
 from resolvers.submission.sender_authorization import may_send_as
 
-FARTHEST = timedelta(days=3653)  # ahead
-ENTRIES = 100  # messages of a mail merge
-REACHED = 10_000  # recipients of all of them
-MERGED = 128 * MIB  # bytes of all of them
+FARTHEST = timedelta(days=3653)
+ENTRIES = 100
+REACHED = 10_000  # of all messages
+MERGED = 128 * MIB  # of all messages
 
 
 def _relative(path: str) -> str:
@@ -38,7 +38,7 @@ def _relative(path: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Envelope:
-    """Sender and recipients, where they are not those of the header."""
+    """Sender and recipients of the envelope that replace those of the header."""
 
     sender: str | None = None
     to: Sequence[str] | None = None
@@ -46,7 +46,7 @@ class Envelope:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One message of a mail merge: to whom, and what is said to them alone."""
+    """The recipients and template values of one message of a mail merge."""
 
     to: Sequence[Named] = ()
     cc: Sequence[Named] = ()
@@ -56,7 +56,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Outgoing(Fields):
-    """What a client wants sent."""
+    """A request to send or store a message."""
 
     envelope: Envelope = Envelope()
     mailbox: mailbox_loaders.Named | None = (
@@ -67,48 +67,51 @@ class Outgoing(Fields):
     send_time: datetime | None = None
     undo_window: timedelta | None = None
     meta_data: dict[str, Any] | None = None
-    raw: str | None = None  # a whole message, text or base64, in place of fields
-    upload_id: int | None = None  # the same, sent before
+    raw: str | None = None  # a whole message as text or base64, instead of fields
+    upload_id: int | None = None  # a whole message that was uploaded before
     template: Mapping[str, Any] | None = None  # values of {{name}}
     merge: Sequence[Entry] | None = None
     encrypt: bool = False
     request_dsn: bool = False
-    address: Callable[[str], str] = _relative  # the URL of a path of ours
+    address: Callable[[str], str] = _relative  # returns the URL of a path on this server
 
     @property
     def stays(self) -> bool:
-        """Whether it is stored only."""
+        """True if the message is stored and not sent."""
         return self.upload_only or self.is_draft
 
     @property
     def whole(self) -> bool:
-        """Whether it is handed in as it is."""
+        """True if the client hands in a complete message instead of fields."""
         return self.raw is not None or self.upload_id is not None
 
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """A message as it was built or handed in."""
+    """The bytes and envelope of a message that was composed or handed in."""
 
     raw: bytes
     sender: str
     recipients: Sequence[str]
-    box: Picked | None  # the folder for a copy; None: none is kept
+    box: Picked | None  # None: no copy is stored
     outgoing: Outgoing = Outgoing()
-    readable: bytes | None = None  # the copy, where its owner could not read what is sent
-    wishes: Mapping[str, Wish] = field(default_factory=dict)  # of recipients, what is to be told
+    readable: bytes | None = None  # if the owner can't decrypt the sent message
+    wishes: Mapping[str, Wish] = field(default_factory=dict)  # by recipient
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """The messages, and the links that are made with them."""
+    """The messages of a request and the links created with them."""
 
     messages: Sequence[Written]
     shares: Sequence[FileShare] = ()
 
 
 def send_time(world: World, outgoing: Outgoing) -> datetime | None:
-    """When it is to be sent, where that is later. Invalid as `check_time`."""
+    """Return the requested send time if it is in the future.
+
+    Raises Invalid if it is too far ahead.
+    """
     at = outgoing.send_time
     if at:
         check_time(world, at)
@@ -116,16 +119,17 @@ def send_time(world: World, outgoing: Outgoing) -> datetime | None:
 
 
 def check_time(world: World, at: datetime) -> None:
-    """Invalid where something is to be sent in a time that nobody foresees."""
+    """Raise Invalid if the time is more than ten years ahead."""
     if at > world.now() + FARTHEST:
         text = f"at most {FARTHEST.days} days ahead"
         raise Invalid(text, constraint="max", path=["sendTime"])
 
 
 async def written(ctx: Context, account: Picked, outgoing: Outgoing, problems: Problems) -> Batch:
-    """The messages with all that belongs to them; nothing is stored yet.
+    """Compose the messages of a request with their envelopes. Nothing is stored yet.
 
-    All that is wrong with their fields is told at once, with the `problems` found before.
+    Raises Invalid for all wrong fields together with the errors already in `problems`, Forbidden
+    if the account may not use the sender, and NotFound for a missing mailbox, file or message.
     """
     _check(outgoing)
     file_attachments.check(outgoing.files)
@@ -160,7 +164,7 @@ async def written(ctx: Context, account: Picked, outgoing: Outgoing, problems: P
 
 
 def _check(outgoing: Outgoing) -> None:
-    """See that what is given goes together."""
+    """Raise Invalid if fields of the request exclude each other."""
     if outgoing.merge is not None:
         if not 0 < len(outgoing.merge) <= ENTRIES:
             text = f"1 to {ENTRIES} messages"
@@ -181,7 +185,7 @@ def _check(outgoing: Outgoing) -> None:
 
 
 def _check_all(size: int, reached: int, outgoing: Outgoing) -> None:
-    """See that a mail merge stays within bounds, before more of it is built."""
+    """Raise Invalid if a mail merge gets too large, before more of it is built."""
     if outgoing.merge is None:
         return
     if size > MERGED:
@@ -192,7 +196,7 @@ def _check_all(size: int, reached: int, outgoing: Outgoing) -> None:
 
 @contextmanager
 def _of_entry(outgoing: Outgoing, nth: int) -> Generator[None]:
-    """Say of what is wrong in which entry of a mail merge it is."""
+    """Prefix the path of errors raised inside with the entry of the mail merge."""
     try:
         yield
     except (Invalid, Several) as refusal:
@@ -209,7 +213,7 @@ def _placed(refusal: Refused, nth: int) -> Refused:
 def _merged(
     ctx: Context, head: Letterhead, base: Draft, outgoing: Outgoing, problems: Problems
 ) -> list[Draft]:
-    """The messages that are made of one, each with its own values and recipients."""
+    """Return the drafts of a request, each with its own template values and recipients."""
     if outgoing.template is None and outgoing.merge is None:
         return [base]
     common = dict[str, str]()
@@ -247,7 +251,7 @@ def _filled(draft: Draft, values: Mapping[str, str]) -> Draft:
 async def _envelope(
     ctx: Context, account: Picked, draft: Draft, outgoing: Outgoing
 ) -> tuple[str, list[str]]:
-    """Sender and recipients, each recipient once."""
+    """Return sender and recipients, each recipient once."""
     lists = {"to": draft.to, "cc": draft.cc, "bcc": draft.bcc}
     named = [
         (person.address, path, nth)
@@ -263,7 +267,11 @@ async def _enveloped(
     outgoing: Outgoing,
     usual: tuple[str, Sequence[tuple[str, str, int]]],
 ) -> tuple[str, list[str]]:
-    """The envelope that is given, else the `usual` one, whose recipients say where they stand."""
+    """Return the requested envelope, or else the `default_envelope` one, each recipient once.
+
+    Recipients come with the input field and index for errors. Raises Forbidden if the account may
+    not use the sender, and Invalid if there is no recipient, too many, or one is no address.
+    """
     given, (sender, named) = outgoing.envelope, usual
     if given.sender is not None:
         sender = message_builder.address(given.sender, "envelope")
@@ -283,7 +291,10 @@ async def _enveloped(
 
 
 def addressees(made: Mended, path: str) -> list[tuple[str, str, int]]:
-    """Whom the header of a whole message names, and where; Invalid where that is not clear."""
+    """Return address, field and index of each recipient that the header of a whole message names.
+
+    Raises Invalid if an entry of an address field is no address.
+    """
     if odd := half_written(made.raw):
         raise Invalid(f"no address: {odd}", constraint="pattern", path=[path])
     facts = made.facts
@@ -309,7 +320,10 @@ def _means_an_address(text: str) -> bool:
 
 
 async def _handed_in(ctx: Context, account: Picked, outgoing: Outgoing) -> Written:
-    """A whole message; whoever it says has written it is asked for as the sender is."""
+    """Complete a message that was handed in whole.
+
+    Raises Forbidden for an author the account isn't.
+    """
     raw = await upload.whole(ctx, outgoing.raw, outgoing.upload_id)
     if outgoing.stays:
         box = await _folder(ctx, outgoing, None)
@@ -330,7 +344,10 @@ async def _handed_in(ctx: Context, account: Picked, outgoing: Outgoing) -> Writt
 
 
 async def _folder(ctx: Context, outgoing: Outgoing, usual: int | None) -> Picked | None:
-    """The folder of the copy, `usual` for its sender; NotFound for one that is named and gone."""
+    """Return the mailbox of the copy: the requested one, else the default one, Sent or Drafts.
+
+    Raises NotFound if the requested one does not exist.
+    """
     if usual is not None and not outgoing.mailbox and not outgoing.is_draft:
         (row,) = await mailbox_loaders.named(ctx, [(own(ctx), mailbox_loaders.Named(id=usual))])
         if row is not None:
@@ -344,7 +361,7 @@ async def _folder(ctx: Context, outgoing: Outgoing, usual: int | None) -> Picked
 
 
 async def _sealed(ctx: Context, account: Picked, made: Written) -> Written:
-    """The message encrypted to whoever gets it, where that is wanted."""
+    """Encrypt the message to its recipients if requested. Raises Invalid if a key is missing."""
     if not made.outgoing.encrypt:
         return made
     keys = await recipient_keys.of(ctx, made.recipients)

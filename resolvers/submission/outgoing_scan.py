@@ -1,4 +1,4 @@
-"""Looking into what users send, before it is queued, where the operator wants that."""
+"""Scan messages of users for viruses and spam before they are queued."""
 
 import logging
 from collections.abc import Sequence
@@ -20,17 +20,18 @@ REFUSED = metrics.counter(
 
 
 def looks(ctx: Context) -> bool:
-    """Whether what users send is looked into."""
+    """True if messages of users are scanned."""
     return ctx.world.options.sent_scan != "off"
 
 
 async def checked(
     ctx: Context, account: Picked, raw: bytes, sender: str, recipients: Sequence[str]
 ) -> None:
-    """Forbidden where there is a virus in it, or it is spam to whomsoever.
+    """Raise Forbidden if a message contains a virus or is spam. Does nothing if scanning is off.
 
-    Of an account `id` and `username` are read. Unavailable where a scanner does not answer, and
-    mail waits for it. Forbidden too inside a unit of work: it would be held as long.
+    Reads `id` and `username` of the account. Raises Unavailable if a scanner does not answer and
+    mail waits for it. Raises Forbidden inside a transaction, which would be locked during the
+    scan.
     """
     if not looks(ctx):
         return

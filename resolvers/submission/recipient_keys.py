@@ -1,4 +1,4 @@
-"""OpenPGP keys of those somebody writes to, as far as they are known here."""
+"""Read OpenPGP keys of recipients."""
 
 from collections.abc import Sequence
 
@@ -14,9 +14,9 @@ from resolvers.submission.sender_authorization import resolved
 
 
 async def of(ctx: Context, recipients: Sequence[str]) -> list[str]:
-    """The keys of all of them, armoured. Invalid where one has none: then nobody is written to.
+    """Return the armoured OpenPGP keys of all recipients, which must be addresses of accounts here.
 
-    Known are those of accounts here, by any address that is theirs.
+    Raises Invalid if a recipient has no key.
     """
     rows = await resolved(ctx, recipients)
     users = {

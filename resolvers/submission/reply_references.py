@@ -1,4 +1,4 @@
-"""Answers and forwards: what a message takes over from the one it refers to."""
+"""Build replies and forwards: what a message inherits from the message it refers to."""
 
 import re
 from collections.abc import Collection, Sequence
@@ -39,7 +39,7 @@ _COLUMNS = frozenset(
 
 
 class ReferenceAction(StrEnum):
-    """What is done with the message referred to."""
+    """What a message does with the message it refers to."""
 
     REPLY = "REPLY"
     REPLY_ALL = "REPLY_ALL"
@@ -47,7 +47,7 @@ class ReferenceAction(StrEnum):
 
 
 class ReferenceQuote(StrEnum):
-    """Whether the message referred to stands in the text, and where."""
+    """Whether and where the text quotes the message referred to."""
 
     NONE = "NONE"
     BELOW = "BELOW"
@@ -56,18 +56,18 @@ class ReferenceQuote(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """The message referred to, and what for."""
+    """The message that a new message refers to, the action, and the content taken from it."""
 
     message_id: int
     action: ReferenceAction
-    attachments: Chosen | None = None  # which are copied
+    attachments: Chosen | None = None  # to copy
     quote: ReferenceQuote = ReferenceQuote.NONE
-    whole: bool = False  # the message goes along as it is, as an attachment
+    whole: bool = False  # attach the whole message
 
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """What a message takes over from the one it refers to."""
+    """Subject, recipients, attachments and quote inherited from the message referred to."""
 
     subject: str
     to: Sequence[Named] = ()
@@ -79,15 +79,17 @@ class Taken:
 
 
 def referred(reference: Reference | None) -> tuple[int, str] | None:
-    """The message referred to, as it is kept with the one that does."""
+    """Return id and action of a reference for the columns of a message."""
     return (reference.message_id, reference.action.value) if reference else None
 
 
 async def taken(ctx: Context, reference: Reference, room: Room) -> Taken:
-    """Return what the viewer's message provides; a forward has no recipients yet.
+    """Read what a reply or forward inherits from a message of the viewer.
 
-    Raises NotFound, and Forbidden without the scope MAIL_READ: subject and recipients are taken
-    from the stored message.
+    A forward has no recipients yet.
+
+    Raises NotFound, Invalid if the budget is exceeded, and Forbidden without the scope MAIL_READ:
+    subject and recipients are taken from the stored message.
     """
     ctx.viewer.require_scope(Scope.MAIL_READ)
     asked = select(*picked(Message, _COLUMNS)).where(
@@ -126,7 +128,7 @@ async def _message(ctx: Context, key: int) -> Stored:
 async def _quote(
     ctx: Context, row: Picked, reference: Reference, room: Room
 ) -> tuple[Quote, list[Attachment]]:
-    """What is quoted, and the images it shows."""
+    """Return the quote and the images that its HTML shows."""
     message, html, images = await _message(ctx, row.id), None, list[Attachment]()
     known = content.cids(message)
     shown = set[str]()
@@ -157,7 +159,7 @@ async def _quote(
 
 
 async def _whole(ctx: Context, row: Picked, room: Room) -> Attachment:
-    """The message as it is, as a file."""
+    """Return the whole message as an attachment with the suffix .eml."""
     message = await _message(ctx, row.id)
     room.take(message.size, ["reference", "includeMessage"])
     name = attachments.plain_name(row.subject) or "message"
@@ -172,9 +174,11 @@ def _subject(subject: str, prefix: str) -> str:
 async def _answering(
     ctx: Context, row: Picked, *, everybody: bool
 ) -> tuple[list[Named], list[Named]]:
-    """To whom an answer goes: Reply-To, else From, else Sender; with `everybody` To and Cc too.
+    """Return To and Cc of a reply.
 
-    One's own addresses are left out, unless the answer is to oneself alone.
+    To is Reply-To, else From, else Sender; with `reply_all` also the recipients in To and Cc.
+
+    The user's own addresses are left out, unless there is no other recipient.
     """
     mine = await _own_addresses(ctx)
     people = _people(row.reply_to)
@@ -183,7 +187,7 @@ async def _answering(
     if not people and row.sender:
         people = _people([row.sender])
     to = _others(people, mine, ())
-    if not to:  # an answer to what one has sent goes to whom it went
+    if not to:  # a reply to an own message goes to its recipients
         to = _others(_people(row.to), mine, ()) or people
     cc: list[Named] = []
     if everybody:
@@ -199,7 +203,7 @@ def _people(pairs: Sequence[Sequence[str | None]]) -> list[Named]:
 def _others(
     people: Sequence[Named], mine: Collection[Normal], known: Sequence[Named]
 ) -> list[Named]:
-    """Those who are neither oneself nor named already, each once."""
+    """Return the addresses that are neither the user's own nor known already, each once."""
     seen = {person.address.casefold() for person in known}
     others = []
     for person in people:
@@ -211,7 +215,7 @@ def _others(
 
 
 async def _own_addresses(ctx: Context) -> set[Normal]:
-    """One's addresses as compared, under every name of their domains."""
+    """Return the user's addresses in normal form, under every alias of their domains."""
     own_ones = (
         select(col(Address.local), col(Domain.name), col(DomainAlias.alias))
         .join(Domain, col(Domain.id) == col(Address.domain_id))
@@ -224,12 +228,12 @@ async def _own_addresses(ctx: Context) -> set[Normal]:
 
 
 async def answered(ctx: Context, session: AsyncSession, reference: Reference) -> None:
-    r"""Mark the message referred to, in the unit that sends: \Answered, $Forwarded.
+    """Set the answered flag, or $Forwarded, on the message referred to, in the sending transaction.
 
-    One that another shares stays as it is.
+    A message that another account shares is not changed.
     """
     rows = await row_changes.chosen(session, [reference.message_id])
-    if any(row.user_id != own(ctx) for row in rows):  # another's, whom this unit does not hold
+    if any(row.user_id != own(ctx) for row in rows):  # the transaction has no lock on its stream
         return
     forward = reference.action is ReferenceAction.FORWARD
     changes = row_changes.Changes.of({"answered": True}, add=[FORWARDED] if forward else [])

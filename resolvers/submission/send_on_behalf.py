@@ -1,4 +1,4 @@
-"""Sending for somebody else: an administrator does it in the name of an account they manage."""
+"""Send for another user: administrators can do so in the name of accounts that they manage."""
 
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -18,7 +18,7 @@ from resolvers.context import Context, Needs, Viewer
 from resolvers.messages.loaders import here
 from resolvers.users.selection import managed_one
 
-SENT = "sent for the user"  # as the security log of the account calls it
+SENT = "sent for the user"  # in the security log of the account
 LOGIN_AS = Needs(role=Role.DOMAIN_ADMIN, admin_permission=AdminPermission.LOGIN_AS)
 
 
@@ -29,11 +29,11 @@ SUBMIT = frozenset({Scope.SUBMIT})
 async def sending(
     ctx: Context, user_id: int | None, mutation: str, scopes: frozenset[Scope] = SUBMIT
 ) -> AsyncGenerator[Context]:
-    """A context in which this account sends; the viewer's own by default.
+    """Return a context in which this account sends; by default the viewer's own.
 
-    What others do for an account is written down where its owner can read it, too. Without the
-    scope MAIL_READ they cannot read its mail or files by it: who wants to send those acts as the
-    user. NotFound, Forbidden.
+    What an administrator sends is recorded in the admin log and the account's security log.
+    Without the scope MAIL_READ the context can't read mail or files. Raises NotFound, and
+    Forbidden if the viewer may not act as the account.
     """
     if user_id is None or user_id == ctx.viewer.user_id:
         yield ctx
@@ -51,12 +51,15 @@ async def sending(
 
 
 def another(ctx: Context, user_id: int, scopes: frozenset[Scope] = SUBMIT) -> Context:
-    """The same operation in the name of an account, by default good for sending alone."""
+    """Return the same operation in the name of an account, by default to send only."""
     return ctx.as_another(Viewer(user_id, Role.USER, scopes, actor_id=ctx.viewer.user_id))
 
 
 async def owner_of(ctx: Context, message_id: int) -> int | None:
-    """The account of a message that the viewer manages and that isn't shared with them, or None."""
+    """Return the owner of a message that the viewer manages.
+
+    Returns None if the viewer does not manage the owner, or the message is shared with the viewer.
+    """
     asked = select(*picked(Message, {"user_id"})).where(
         managed_apart(ctx, Message), here(), col(Message.id) == message_id
     )

@@ -1,8 +1,8 @@
-"""Who may send as an address: one rule for each message, and for lists of senders.
+"""Decide who may send as an address: the same rule for single messages and for lists of identities.
 
-A user may send as what `fromWhitelist` has, as addresses that are the user's, as those of
-somebody who shares a folder to send as them, and as a FORWARD that names the user; each only
-where the address is one to be sent as.
+A user may send as what `fromWhitelist` contains, as the user's own addresses, as those of a user
+who shares a mailbox with that right, and as a FORWARD that has the user as target. The address
+must allow sending.
 """
 
 from collections.abc import Collection, Sequence
@@ -44,12 +44,15 @@ _MAIN = Prepared(
 
 
 class Grant(NamedTuple):
-    """The right to send as an address, by the row it leads to; None: by fromWhitelist."""
+    """The right to send as an address.
+
+    `address_row` is its address record; None: granted by fromWhitelist.
+    """
 
     row: Picked | None
 
     def own(self, user_id: int, address: str) -> Picked | None:
-        """The user's own address, where it is exactly that one and no pattern or alias."""
+        """Return the address record if it is the user's own and exactly this address, else None."""
         row = self.row
         if row is None or row.user_id != user_id or row.kind is not AddressKind.MAILBOX:
             return None
@@ -60,9 +63,9 @@ class Grant(NamedTuple):
 async def may_send_as(
     ctx: Context, account: Picked, address: str, path: Sequence[str]
 ) -> Picked | None:
-    """Refuse a sender that is somebody else's: it is never replaced.
+    """Raise Forbidden if the account may not send as the address. The sender is never replaced.
 
-    Returns the row by which the account may; None where it is by fromWhitelist.
+    Returns the address record that grants it; None if fromWhitelist does.
     """
     try:
         row = await address_resolution.resolve(ctx.world, address)
@@ -89,7 +92,7 @@ async def _holds(ctx: Context, user_id: int, row: Picked) -> bool:
 
 
 async def main_of(ctx: Context, account: Picked) -> Picked:
-    """The main address of an account: id, shown and name. Invalid where it has none."""
+    """Read id, shown and name of the main address. Raises Invalid if the account has none."""
     row: Picked | None = next(iter(await ctx.find(_MAIN, user=account.id)), None)
     if row is None:
         raise Invalid("there is no main address to send from", constraint="from", path=["from"])
@@ -97,9 +100,10 @@ async def main_of(ctx: Context, account: Picked) -> Picked:
 
 
 async def grants(ctx: Context, asked: Sequence[tuple[Picked, str]]) -> list[Grant | None]:
-    """Which of these accounts may send as which addresses, in their order; None: may not.
+    """Return for each account and address the grant to send, in order; None if it may not.
 
-    Of an account `id` and `from_whitelist` are read. As many statements for many as for one.
+    Reads `id` and `from_whitelist` of the accounts. Needs the same number of statements for any
+    number of them.
     """
     rows = await resolved(ctx, [address for _, address in asked])
     users = {account.id for account, _ in asked}
@@ -122,9 +126,9 @@ async def grants(ctx: Context, asked: Sequence[tuple[Picked, str]]) -> list[Gran
 
 
 async def resolved(ctx: Context, asked: Collection[str]) -> dict[str, Picked | None]:
-    """What `mail.addresses.resolve` says of many addresses, each row with its domain as `place`.
+    """Resolve addresses to their active records, each with its domain as `place`; None if unknown.
 
-    None where it finds none. Two statements, however many there are.
+    Needs two statements for any number of addresses.
     """
     found = await resolve_all(ctx.world, asked, ctx.read)
     rows = ((address, found.get(address)) for address in asked)
@@ -132,7 +136,7 @@ async def resolved(ctx: Context, asked: Collection[str]) -> dict[str, Picked | N
 
 
 def lasting(world: World) -> ColumnElement[bool]:
-    """SQL: addresses that have not ended."""
+    """Return the SQL condition for addresses that are not expired."""
     ends = col(Address.expires_at)
     return or_(ends.is_(None), ends > world.now())
 
@@ -140,7 +144,7 @@ def lasting(world: World) -> ColumnElement[bool]:
 async def _posting(
     ctx: Context, users: Collection[int], owners: Collection[int]
 ) -> set[tuple[int, int]]:
-    """Which of these users may send as which owners, who share a folder for it."""
+    """Return pairs of user and owner where the owner lets the user send in their name."""
     shares = select(col(MailboxShare.user_id), col(MailboxShare.owner_id)).where(
         col(MailboxShare.user_id).in_(users),
         col(MailboxShare.owner_id).in_(owners),
@@ -152,10 +156,11 @@ async def _posting(
 async def forwards(
     ctx: Context, users: Collection[int], only: Collection[int] | None = None
 ) -> Sequence[Picked]:
-    """Forwards that may be sent as and name these users: the user is `member`.
+    """Read forwards that these users are a target of and may send as. `member` is the user.
 
-    A target names a user whose address it is, exactly, in a domain or one that stands for it.
-    `only` are the keys of some; without it all forwards are read, which an index knows.
+    A target must be exactly an address of the user, in its domain or an alias domain.
+    `address_ids` limits the result to these address ids; without it all forwards are read through
+    an index.
     """
     dialect = ctx.world.database.dialect
     mine: Any = _mine(ctx.world, users).cte("mine")
@@ -177,14 +182,14 @@ async def forwards(
 
 
 def sendable(world: World, kind: AddressKind = AddressKind.MAILBOX) -> ColumnElement[bool]:
-    """SQL: addresses of a kind that take mail and may be sent as."""
-    # written out: an index knows the forwards by these words
+    """Return the SQL condition for active addresses of a kind that may be sent as."""
+    # as literal text, so that the partial index of forwards is used
     is_it: Any = literal_column(f"addresses.kind = '{kind.value}'", Boolean)
     return and_(is_it, col(Address.active), col(Address.send_as), lasting(world))
 
 
 def _mine(world: World, users: Collection[int]) -> Any:
-    """SQL: what targets may call these users, in normal form."""
+    """Return the SQL query for the local parts and domains of targets of these users."""
     theirs = (
         col(Address.user_id).in_(users),
         col(Address.kind) == AddressKind.MAILBOX,
@@ -205,9 +210,9 @@ def _mine(world: World, users: Collection[int]) -> Any:
 
 
 def _divided(dialect: str, target: Any) -> tuple[Any, Any]:
-    """SQL: local part and domain of a target in normal form; SQLite lowers ASCII only.
+    """Return SQL for local part and domain of a target in normal form. SQLite lowers ASCII only.
 
-    Both are null where it is no address, as a page is none.
+    Both are null if the target is no address.
     """
     place = func.instr if dialect == "sqlite" else func.strpos
     lower = func.lower(target)

@@ -1,6 +1,6 @@
-"""Senders an account may use beside its own addresses: patterns, and whose they may be.
+"""Match and validate the patterns of senders that an account may use beside its own addresses.
 
-A pattern is an address, a domain, `*` for anybody, or has one `*` at either end.
+A pattern is an address, a domain, `*` for any sender, or has one `*` at either end.
 """
 
 import re
@@ -23,7 +23,7 @@ _ODD = re.compile(r"[\s\x00-\x1f\x7f\ud800-\udfff,;<>\"]")
 
 
 def checked_pattern(text: str, path: Sequence[str], index: int) -> str:
-    """The pattern in the form we compare; Invalid where it is none."""
+    """Return the pattern in the form that is stored and compared. Raises Invalid if it is none."""
     pattern = _folded(text.strip().removeprefix("@"))
     inner = pattern[1:] if pattern.startswith("*") else pattern.removesuffix("*")
     fits = 0 < len(pattern) <= LONGEST and not _ODD.search(pattern) and "*" not in inner
@@ -41,7 +41,7 @@ def checked_pattern(text: str, path: Sequence[str], index: int) -> str:
 
 
 def permitted(patterns: Collection[str], address: str) -> bool:
-    """Whether one of these patterns, as they are stored, lets this address be a sender."""
+    """True if a stored pattern matches the address."""
     if not patterns:
         return False
     address = _folded(address)
@@ -59,18 +59,17 @@ def permitted(patterns: Collection[str], address: str) -> bool:
 
 
 def _folded(text: str) -> str:
-    """In lower case, the domain in Unicode; what has no domain stays as it is."""
+    """Return the text in lower case with its domain in Unicode."""
     text = unicodedata.normalize("NFC", text.lower())
     local, at, domain = text.rpartition("@")
     return text if "*" in domain or not domain else f"{local}{at}{normal_domain(domain)}"
 
 
 async def reach(ctx: Context, patterns: Sequence[str], path: Sequence[str]) -> None:
-    """Raise Forbidden if the viewer would let an account send in the name of others here.
+    """Raise Forbidden if the viewer may not let an account send as these patterns.
 
-    No pattern may fit an address of an account that the viewer may not administer. For a
-    DOMAIN_ADMIN a pattern has a whole domain: one that is not ours, or that the viewer
-    administers.
+    No pattern may match an address of an account that the viewer may not administer. A pattern of
+    a DOMAIN_ADMIN has a whole domain, which the viewer administers or which is not hosted here.
     """
     if not patterns:
         return
@@ -95,7 +94,7 @@ async def _check_domains(ctx: Context, patterns: Sequence[str], path: Sequence[s
 
 
 async def _check_above(ctx: Context, patterns: Sequence[str], path: Sequence[str]) -> None:
-    """Raise Forbidden if a pattern fits an address of an account above the viewer."""
+    """Raise Forbidden if a pattern matches an address of an account above the viewer."""
     viewer = ctx.viewer
     above = [role for role in Role if not viewer.role.administers(role) and role is not Role.PUBLIC]
     asked = (
@@ -111,11 +110,11 @@ async def _check_above(ctx: Context, patterns: Sequence[str], path: Sequence[str
 
 
 def _domain(pattern: str) -> str | None:
-    """The domain of all that fits the pattern; None where there may be several."""
+    """Return the domain of all addresses that match, or None if there can be several."""
     domain = pattern.rpartition("@")[2]
     return None if "*" in domain else domain
 
 
 def whole(patterns: Collection[str]) -> list[str]:
-    """Those of the patterns that are one address each, in their order."""
+    """Return the patterns that are one address each, in order."""
     return [each for each in patterns if "*" not in each and each.rpartition("@")[0]]

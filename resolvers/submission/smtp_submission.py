@@ -1,4 +1,4 @@
-"""What users hand in by SMTP: who they are, whom they may send as, and how it is queued."""
+"""Accept messages that users submit by SMTP: sign-in, permission to send, and queueing."""
 
 import asyncio
 from collections.abc import Sequence
@@ -30,24 +30,37 @@ from resolvers.submission.sender_authorization import may_send_as
 from resolvers.users.quota import limits as quota_limits
 
 ATTEMPT = Attempt(scope=Scope.SMTP, protocol="SMTP")
-SIGN_IN = ("disabled_scopes", "smtp_allowed_networks", "second_factors")  # what `judge` reads
+SIGN_IN = (
+    "disabled_scopes",
+    "smtp_allowed_networks",
+    "second_factors",
+)  # columns that the sign-in rules read
 
 
 @dataclass(frozen=True, slots=True)
 class Clerk:
-    """Who takes submissions. Each thing is asked anew: accounts change while a session lasts."""
+    """The service behind an SMTP submission session.
+
+    Each call reads the account again, since it can change during a session.
+    """
 
     world: World
 
     async def sign_in(self, name: str, password: str, ip: str | None) -> Writer:
-        """Who that is; refuses as `auth.authenticate` does."""
+        """Check the credentials and return the signed-in user.
+
+        Raises AuthenticationFailed or RateLimited.
+        """
         ctx = Context(self.world, Viewer(), client_ip=ip)
         found = await authentication.authenticate(ctx, name, password, ATTEMPT)
         user = found.user
         return Writer(user.id, user.username, user.auth_version, ip, found.app_password_id)
 
     async def may_send(self, writer: Writer, sender: str) -> None:
-        """Refuse who may not send as this, or has written to as many as may in a day."""
+        """Raise Forbidden if the user may not send as this address.
+
+        Raises RateLimited if the user has reached the daily limit of recipients.
+        """
         ctx = self._context(writer)
         account = await _account(ctx, writer)
         await quota_limits.may_write(ctx, account)
@@ -57,9 +70,9 @@ class Clerk:
     async def submit(
         self, writer: Writer, source: bytes | Path, sender: str, to: Sequence[tuple[str, Wish]]
     ) -> str:
-        """Queue a message, and keep it in Sent where the account says so; its id in the queue.
+        """Queue a message, store a copy in Sent if the account wants it, and return the queue id.
 
-        Whoever its header says has written it is asked for as the sender of the envelope is.
+        Raises Forbidden if the user may not send as an author that the header names.
         """
         ctx = self._context(writer)
         account = await _account(ctx, writer)
@@ -85,9 +98,11 @@ class Clerk:
 
 
 async def _account(ctx: Context, writer: Writer) -> Picked:
-    """Read the account. Raises AuthenticationFailed if what has signed in has ended since.
+    """Read the account.
 
-    A new password of the account ends no application password (`auth.ended`).
+    Raises AuthenticationFailed if the credential of the session is no longer valid.
+
+    A new account password does not end application passwords.
     """
     names = {*ACCOUNT, *SIGN_IN, "upload_sent_messages"}
     which = [col(User.id) == writer.user_id, credential_status.open_users()]

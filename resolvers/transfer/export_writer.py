@@ -1,4 +1,4 @@
-"""What an account is as a file: its record, and its messages, a chunk at a time."""
+"""Write the content of an account export: its record and its messages, in chunks."""
 
 import asyncio
 from collections.abc import Sequence
@@ -34,8 +34,8 @@ from resolvers.messages import content, labels
 from resolvers.messages.filters.filter_conditions import Selection
 from resolvers.transfer import scheduled_messages
 
-WEIGHT = 8 << 20  # bytes of messages in a chunk; one that is larger has its own
-TOGETHER = 200  # messages in a chunk
+WEIGHT = 8 << 20  # bytes; a larger message has a chunk of its own
+TOGETHER = 200
 SETTINGS = (
     *("name", "language", "retention", "spam_level", "pub_key", "encrypt_messages", "meta_data"),
 )
@@ -45,13 +45,13 @@ COLUMNS = frozenset(
 )  # fmt: skip
 AGE = (col(Message.listed_at), col(Message.id))
 
-# How many of the ids, or place and key of the last message; behind the last, of the submission.
+# A count of the listed IDs, or sort time and ID of the last message. Stored in checkpoints.
 After = int | list[Any] | dict[str, Any] | None
 
 
 @dataclass(slots=True)
 class Cut:
-    """A chunk, the place behind it, and which messages could not be read."""
+    """A chunk of an export, the position after it, and the messages that could not be read."""
 
     chunk: Chunk
     after: After
@@ -66,9 +66,9 @@ async def begun(
     order: dict[str, Any],
     passphrase: str | None = None,
 ) -> tuple[Chunk, int]:
-    """The beginning of the file, and how many messages will follow.
+    """Write the account's record, and return its chunk with the number of messages to export.
 
-    A passphrase locks the passwords of connectors, which without one are not in it.
+    A passphrase encrypts the passwords of connectors. Without it they are left out.
     """
     user_id = ctx.viewer.user_id
     total = len(order["ids"]) if order["ids"] is not None else await _all(ctx)
@@ -101,7 +101,7 @@ async def begun(
 
 
 async def _settings(ctx: Context, passphrase: str | None) -> dict[str, Any]:
-    """What a user has set, and may set: never a password of their own."""
+    """Return the settings of the user for the record. Never contains the user's password."""
     user_id, now = ctx.viewer.user_id, ctx.world.now()
     asked = select(*picked(User, {*SETTINGS, "username"})).where(col(User.id) == user_id)
     (user,) = await ctx.read(asked)
@@ -135,14 +135,14 @@ async def _settings(ctx: Context, passphrase: str | None) -> dict[str, Any]:
 
 
 async def _sender_rules(ctx: Context, user_id: int) -> list[dict[str, Any]]:
-    """The account's own rules about senders."""
+    """Return the user's sender rules for the record, by pattern."""
     names = ("pattern", "action", "comment")
     asked = select(*picked(SenderRule, names)).where(col(SenderRule.place) == of_user(user_id))
     return [dict(row._mapping) for row in await ctx.read(asked.order_by(col(SenderRule.pattern)))]  # noqa: SLF001
 
 
 async def _identities(ctx: Context, user_id: int) -> list[dict[str, Any]]:
-    """What is said of senders, also of such as may not be sent as now."""
+    """Return the user's identities for the record, also those that can't be used now."""
     names = ("shown", "name", "preferred", "reply_to", "bcc", "signature_text", "signature_html")
     asked = (
         select(*picked(Identity, names), col(Mailbox.path))
@@ -169,7 +169,7 @@ async def _identities(ctx: Context, user_id: int) -> list[dict[str, Any]]:
 
 
 async def chosen(ctx: Context, user_id: int, selection: Selection) -> list[int]:
-    """The messages of a selection by key, those in folders."""
+    """Return the IDs of the messages in mailboxes that a selector matches."""
     looked = await selection.looked(ctx, [user_id])
     theirs = [
         records(ctx, Message),
@@ -181,28 +181,30 @@ async def chosen(ctx: Context, user_id: int, selection: Selection) -> list[int]:
 
 
 async def count(ctx: Context) -> int:
-    """How many messages the account has in folders."""
+    """Return the number of messages in the viewer's mailboxes."""
     many = select(func.count()).select_from(Message).where(*_theirs(ctx))
     ((total,),) = await ctx.read(many)
     return int(total)
 
 
 async def _all(ctx: Context) -> int:
+    """Return the number of messages in mailboxes and of scheduled messages without a copy."""
     return await count(ctx) + await scheduled_messages.count_without_copy(ctx, own(ctx))
 
 
 def _theirs(ctx: Context) -> list[Any]:
+    """Return the WHERE clauses of the viewer's messages in mailboxes."""
     return [col(Message.user_id) == own(ctx), col(Message.archived_at).is_(None)]
 
 
 async def cut(
     ctx: Context, kind: ExportFormat, state: State, ids: Sequence[int] | None, after: After
 ) -> Cut | None:
-    """The chunk of the messages behind a place; None where there are no more.
+    """Write the chunk of the messages after a position; None if there are no more.
 
-    Each message that was there at the beginning, and is still, is in one chunk, in the folder
-    in which it lies then. They come as lists have them, the oldest first, or in the order of `ids`.
-    Behind all of them come those that are to go later, and lie in no folder.
+    Each message that existed when the export began, and still exists, is in one chunk, in the
+    mailbox that then contains it. Messages come in list order, oldest first, or in the order of
+    `message_ids`. Scheduled messages that are in no mailbox follow at the end.
     """
     if not isinstance(after, dict):
         found = await _of_folders(ctx, kind, state, ids, after)
@@ -219,6 +221,7 @@ async def _of_folders(
     ids: Sequence[int] | None,
     after: int | list[Any] | None,
 ) -> Cut | None:
+    """Write the next chunk of messages in mailboxes; None if there are no more."""
     asked = select(*picked(Message, {"id", "size", "listed_at"})).where(*_theirs(ctx))
     if ids is not None:
         at = after if isinstance(after, int) else 0
@@ -240,7 +243,7 @@ async def _of_folders(
 
 
 def _fitting(rows: Sequence[Picked]) -> list[Picked]:
-    """The first of these, as many as a chunk has."""
+    """Return the first rows, as many as fit into a chunk."""
     chosen, weight = list[Picked](), 0
     for row in rows:
         if chosen and weight + row.size > WEIGHT:
@@ -253,6 +256,7 @@ def _fitting(rows: Sequence[Picked]) -> list[Picked]:
 async def _cut(
     ctx: Context, kind: ExportFormat, state: State, chosen: Sequence[int], place: After
 ) -> Cut:
+    """Write these messages as a chunk. Deleted messages are left out."""
     ctx.forget()
     rows = await ctx.read(
         select(*picked(Message, COLUMNS), col(Mailbox.path))
@@ -273,7 +277,7 @@ async def _cut(
             damaged.append(f"message {row.id}: {problem}")
             continue
         except NotFound:
-            continue  # likewise
+            continue  # deleted since
         told = Told(
             row.path,
             row.received_at,
@@ -293,7 +297,7 @@ async def _cut(
             )
         number = state.messages + len(outgoing) + 1
         outgoing.append(Outgoing(raw, told, box_id, number))
-    ctx.forget()  # or all of it would stay in memory
+    ctx.forget()  # frees the memory of the loaded messages
     chunk = await _put(ctx, kind, state, outgoing)
     return Cut(chunk, place, len(chosen), damaged)
 
@@ -301,6 +305,7 @@ async def _cut(
 async def _put(
     ctx: Context, kind: ExportFormat, state: State, outgoing: Sequence[Outgoing]
 ) -> Chunk:
+    """Encode messages in the archive format, in a worker thread."""
     if not outgoing:
         return Chunk(b"")
     return await asyncio.to_thread(archive_writer.put, kind, state, outgoing, ctx.world.now())
@@ -309,7 +314,7 @@ async def _put(
 async def _of_queue(
     ctx: Context, kind: ExportFormat, state: State, after: dict[str, Any]
 ) -> Cut | None:
-    """The chunk of the messages that are to go later, and lie in no folder."""
+    """Write the next chunk of scheduled messages that are in no mailbox."""
     behind = after.get("queued", ())
     rows = _fitting(await scheduled_messages.without_copy(ctx, own(ctx), behind, TOGETHER))
     if not rows:

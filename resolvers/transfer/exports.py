@@ -1,4 +1,4 @@
-"""Accounts as files: made by a task, fetched for a while, and gone."""
+"""Export accounts as files: a task writes the file, which can be downloaded until it expires."""
 
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
@@ -37,17 +37,17 @@ from resolvers.transfer import export_writer, passphrases
 from resolvers.users.selection import managed_one
 
 KIND = "ACCOUNT_EXPORT"
-RUNNING = 2  # exports of an account that are being made
-KEPT = 5  # exports of an account; the oldest goes for another
-WHOLE = frozenset({Scope.READ, Scope.SETTINGS})  # either shows exports that have settings
+RUNNING = 2  # unfinished exports of a user
+KEPT = 5  # exports of a user; a new one deletes the oldest
+WHOLE = frozenset({Scope.READ, Scope.SETTINGS})  # one of these is needed for exports with settings
 DATA, DIRECTORY, END = range(3)
-CHECKED = 100  # rows of pieces that are read together, perhaps with their bytes
-TOLD = 50  # messages that could not be read and are remembered
+CHECKED = 100  # blobs read together, possibly with their bytes
+TOLD = 50  # unreadable messages listed in the result
 
 
 @dataclass(frozen=True, slots=True)
 class NewExport:
-    """An export to be made: of these messages, or of the whole account."""
+    """An export to be created: of messages that match conditions, or of the whole account."""
 
     user_id: int
     format: ExportFormat = ExportFormat.EML_ZIP
@@ -57,9 +57,9 @@ class NewExport:
 
 
 def seen(ctx: Context) -> ColumnElement[bool]:
-    """The WHERE clause for exports: one's own, and all for ROOT.
+    """Return the WHERE clause for exports the viewer may see: the own ones, and all for ROOT.
 
-    Those that have settings are for credentials that show settings.
+    Exports with settings are visible only to credentials that can read settings.
     """
     theirs = true() if ctx.viewer.role is Role.ROOT else col(Export.user_id) == ctx.viewer.user_id
     there = theirs & (col(Export.expires_at) > ctx.world.now())
@@ -67,19 +67,19 @@ def seen(ctx: Context) -> ColumnElement[bool]:
 
 
 async def by_ids(ctx: Context, ids: list[int]) -> list[Picked | None]:
-    """The exports with these ids, in this order; None where the viewer sees none."""
+    """Load exports in the order of the IDs; None for one the viewer may not see."""
     return await by_keys(ctx, select(*picked(Export)).where(seen(ctx)), col(Export.id), ids)
 
 
 async def of_users(ctx: Context, user_ids: list[int]) -> list[list[Picked]]:
-    """The exports of these users, the newest first."""
+    """Load the exports of these users, newest first."""
     asked = select(*picked(Export)).where(seen(ctx))
     newest = asked.order_by(col(Export.created_at).desc(), col(Export.id).desc())
     return await all_by_keys(ctx, newest, col(Export.user_id), user_ids)
 
 
 async def states(ctx: Context, ids: list[int]) -> list[TaskState]:
-    """How far these exports are; FAILED where nobody works on one that is not whole."""
+    """Return the task state of each export; FAILED if an unfinished export has no task."""
     asked = (
         select(col(Export.id), col(Export.finished_at), col(Task.state))
         .outerjoin(Task, col(Task.id) == col(Export.task_id))
@@ -93,9 +93,10 @@ async def states(ctx: Context, ids: list[int]) -> list[TaskState]:
 
 
 async def create(ctx: Context, new: NewExport) -> int:
-    """Have a task write an account into a file; the key of the export.
+    """Create an export, queue the task that writes it, and return the export ID.
 
-    Forbidden for who may not read that mail; LimitReached where two are being made already.
+    Raises Forbidden if the viewer may not read the mail, LimitReached if two exports are
+    unfinished.
     """
     openable(ctx, new.user_id)
     user = await managed_one(ctx, new.user_id)
@@ -139,14 +140,14 @@ async def create(ctx: Context, new: NewExport) -> int:
 
 
 async def _chosen(ctx: Context, new: NewExport) -> list[int] | None:
-    """The messages of a filter by key; None for all there are."""
+    """Return the IDs of the messages that match; None for the whole account."""
     if new.where is None or new.where.everything:
         return None
     return await export_writer.chosen(ctx, new.user_id, Selection(where=new.where))
 
 
 async def _room(ctx: Context, session: AsyncSession, user_id: int) -> None:
-    """See that few are being made, and let the oldest go that are whole."""
+    """Raise LimitReached if too many exports are unfinished. Delete the oldest finished ones."""
     await check_running(ctx, user_id, KIND, RUNNING)
     asked = select(col(Export.id)).where(
         col(Export.user_id) == user_id, col(Export.finished_at).is_not(None)
@@ -158,7 +159,7 @@ async def _room(ctx: Context, session: AsyncSession, user_id: int) -> None:
 
 
 async def check_running(ctx: Context, user_id: int, kind: str, most: int) -> None:
-    """LimitReached where an account has so many unfinished tasks of a kind."""
+    """Raise LimitReached if a user has this many unfinished tasks of a kind."""
     many = select(func.count()).select_from(Task)
     theirs = col(Task.user_id) == user_id, col(Task.kind) == kind, col(Task.finished_at).is_(None)
     ((running,),) = await ctx.read(many.where(*theirs))
@@ -166,24 +167,25 @@ async def check_running(ctx: Context, user_id: int, kind: str, most: int) -> Non
         raise LimitReached(f"{most} of an account at once", limit=most, used=running)
 
 
-# ---------------------------------------------------------------- its bytes
-
-
 @dataclass(frozen=True, slots=True)
 class Whole:
-    """An export to be fetched."""
+    """A finished export that can be downloaded."""
 
     row: Picked
-    parts: list[tuple[int, int]]  # blob and bytes, in order
+    parts: list[tuple[int, int]]  # blob ID and size, in order
     ctx: Context
 
     @property
     def size(self) -> int:
-        """Bytes."""
+        """Size in bytes."""
         return sum(size for _, size in self.parts)
 
     async def check(self, start: int, end: int) -> None:
-        """Raise Corrupt if bytes from `start` to `end` are damaged; see `check_pieces`."""
+        """Raise Corrupt if bytes from `start` to `end` are damaged.
+
+        Checks as much as the budget of `check_pieces` allows. Raises NotFound if the export was
+        deleted.
+        """
         wanted, at, budget = list[int](), 0, BUDGET
         for key, size in self.parts:
             if max(start - at, 0) < min(end - at, size):
@@ -213,9 +215,9 @@ class Whole:
 
 
 async def whole(ctx: Context, user_id: int, key: int) -> Whole:
-    """The bytes of an export; NotFound where there are none, or not all of them yet.
+    """Return a finished export. Raises NotFound if there is none or it is unfinished.
 
-    ROOT, who fetches another's, is noted.
+    A download of another user's export, which only ROOT can do, is written to the security log.
     """
     row = found(await ctx.load(by_ids, key), str(key))
     if row.user_id != user_id or row.finished_at is None:
@@ -229,11 +231,8 @@ async def whole(ctx: Context, user_id: int, key: int) -> Whole:
     return Whole(row, [(each.blob_id, each.size) for each in rows], ctx)
 
 
-# ---------------------------------------------------------------- the task
-
-
 async def plan(ctx: Context, order: dict[str, Any], checkpoint: dict[str, Any]) -> Plan:
-    """Write the next chunk, and make it safe."""
+    """Write the next chunk and store its blobs."""
     kind, state = ExportFormat(order["format"]), State(**checkpoint.get("state", {}))
     note = {**checkpoint}
     done, total, written = 0, None, list[tuple[int, bytes]]()
@@ -267,7 +266,10 @@ async def step(
     _: dict[str, Any],
     held: Plan,
 ) -> Step:
-    """Write down that the chunk belongs to the file; the last one makes it whole."""
+    """Insert the pieces of the chunk; after the last chunk mark the export as finished.
+
+    Raises NotFound if the export was deleted.
+    """
     kept, note, done, total = held.made
     now, key = ctx.world.now(), order["export"]
     values: dict[str, Any] = {"expires_at": now + ctx.world.options.exports_for}
@@ -284,6 +286,7 @@ async def step(
 
 
 def _pieces(turn: Turn, key: int, position: int, kept: list[tuple[int, int, Kept]]) -> None:
+    """Insert rows for the stored blobs of a chunk."""
     rows: list[Mapping[str, Any]] = [
         {
             "id": turn.world.key(),

@@ -1,4 +1,4 @@
-"""Bringing mail into an account: what was read, and where it goes, unit by unit."""
+"""Store imported messages and settings in an account, batch by batch."""
 
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
@@ -52,25 +52,25 @@ from resolvers.users import update as user_update
 from resolvers.users.selection import MINE
 from resolvers.users.update import Patch
 
-TOGETHER = 32  # messages a unit
-WEIGHT = 4 << 20  # bytes a unit; a larger message has one of its own
-TOLD = 200  # things refused that are remembered word for word
-LONGEST = 300  # characters of what one of these is called
+TOGETHER = 32
+WEIGHT = 4 << 20  # a larger message has a batch of its own
+TOLD = 200  # skipped items listed in the result
+LONGEST = 300  # characters
 FACTS = ("name", "language", "retention", "spam_level", "meta_data")
 FOREVER = timedelta(0)
 
 
 @dataclass(slots=True)
 class Outcome:
-    """What an import has done, in all its runs together."""
+    """The result of an import over all its runs. Its fields are stored in the checkpoint."""
 
     stored: int = 0
-    known: int = 0  # in that mailbox already
-    skipped: list[list[str]] = field(default_factory=list)  # what, and why
-    untold: int = 0  # skipped beyond those
+    known: int = 0  # already in the mailbox
+    skipped: list[list[str]] = field(default_factory=list)  # item and reason
+    untold: int = 0  # skipped items that are not listed
 
     def refuse(self, what: str, why: str) -> None:
-        """Remember what is not brought in."""
+        """Add an item that is not imported, with the reason."""
         if len(self.skipped) < TOLD:
             self.skipped.append([storable(what[:LONGEST]), why])
         else:
@@ -79,22 +79,22 @@ class Outcome:
 
 @dataclass(slots=True)
 class Import:
-    """One that is running."""
+    """A running import into one account."""
 
-    ctx: Context  # of the account's own user
+    ctx: Context  # its viewer is the user of the account
     user: Picked  # id, tenant_id
-    into: str | None  # one mailbox for all; None: as the source has them
-    begun: int  # a key: of what the account had before, and not we have brought
+    into: str | None  # one mailbox for all; None: the paths of the source
+    begun: int  # messages with lower IDs existed before the import
     boxes: dict[str, int]  # mailboxes by path
     outcome: Outcome
     dedupe: bool = True
-    subscribe: bool = True  # to folders that are made
-    there: dict[int, Counter[bytes]] = field(default_factory=dict)  # digests by mailbox, shortened
+    subscribe: bool = True  # to new mailboxes
+    there: dict[int, Counter[bytes]] = field(default_factory=dict)  # shortened digests
 
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """A message that has been read, the mailbox it goes to, and its flags."""
+    """A parsed message with its target mailbox and flags."""
 
     found: Found
     letter: Letter
@@ -106,13 +106,13 @@ class Ready:
 
 @dataclass(slots=True)
 class Reading:
-    """A source that is read group by group, and why it cannot be read any further."""
+    """A source of messages that is read in batches, and the problem that stopped it."""
 
     rest: Iterator[Found]
     trouble: str | None = None
 
     def group(self) -> list[Found]:
-        """The next messages; none at the end, or where there is trouble. For a thread."""
+        """Return the next messages; none at the end or after a problem. Runs in a thread."""
         found: list[Found] = []
         weight = 0
         while self.trouble is None and len(found) < TOGETHER and weight < WEIGHT:
@@ -129,7 +129,7 @@ class Reading:
 
 
 async def opened(ctx: Context, user_id: int, into: str | None, begun: int) -> Import:
-    """An import into this account, which is the viewer's."""
+    """Begin an import into the account of this user, who is the viewer."""
     columns = {"id", "tenant_id", "permissions"}
     ((user),) = await ctx.read(select(*picked(User, columns)).where(col(User.id) == user_id))
     permissions = frozenset(each for each in UserPermission if each in user.permissions)
@@ -138,9 +138,9 @@ async def opened(ctx: Context, user_id: int, into: str | None, begun: int) -> Im
 
 
 async def read(work: Import, found: Found, letter: Letter | None = None) -> Ready | None:
-    """The message, ready to be stored; None where it is there already or has to be skipped.
+    """Return a message ready to be stored; None if it is in the mailbox already or is skipped.
 
-    `letter` is the same, where it was read before.
+    Pass `message` if the source was parsed before. Skipped messages are added to the outcome.
     """
     try:
         if found.raw is None:
@@ -160,16 +160,17 @@ async def read(work: Import, found: Found, letter: Letter | None = None) -> Read
         there = await _digests(work, box)
         for digest in {short(letter.digest), short(letter.came or letter.digest)}:
             if there[digest]:
-                there[digest] -= 1  # as many as there are, for whoever has a message twice
+                there[digest] -= 1  # a message that exists twice is known twice
                 work.outcome.known += 1
                 return None
     return Ready(found, letter, box, wanted.touched, meta)
 
 
 async def read_letter(world: World, raw: bytes) -> Letter:
-    """Read a message from elsewhere, without Authentication-Results in this server's name.
+    """Parse a message, without the Authentication-Results fields in this server's name.
 
-    `came` is the digest of what it was: a message that this server received and exported has them.
+    `received_digest` is the digest before the removal: a message that this server exported has
+    such fields.
     """
     kept = stripped(raw, own_names(world.options))
     letter = await received_messages.read(kept)
@@ -177,7 +178,7 @@ async def read_letter(world: World, raw: bytes) -> Letter:
 
 
 async def _digests(work: Import, box: int) -> Counter[bytes]:
-    """What the mailbox had: 16 bytes of each digest, so that a million of them fit."""
+    """Return the shortened digests of the messages that were in the mailbox before the import."""
     if box not in work.there:
         asked = select(col(Message.digest)).where(
             col(Message.mailbox_id) == box, col(Message.id) < work.begun
@@ -187,12 +188,12 @@ async def _digests(work: Import, box: int) -> Counter[bytes]:
 
 
 def short(digest: str) -> bytes:
-    """Enough of a digest, so that a million of them fit."""
+    """Return the first 16 bytes of a digest, so that a million of them fit into memory."""
     return bytes.fromhex(digest[:32])
 
 
 async def keep(work: Import, ready: Sequence[Ready], *, again: bool = False) -> list[Kept]:
-    """Make the bytes of these safe, before the unit that stores them."""
+    """Store the blobs of these messages before the transaction that inserts them."""
     tenant, world = work.user.tenant_id, work.ctx.world
     return [
         await received_messages.stored(world, tenant, each.letter, again=again) for each in ready
@@ -202,7 +203,7 @@ async def keep(work: Import, ready: Sequence[Ready], *, again: bool = False) -> 
 async def with_bytes(
     work: Import, ready: Sequence[Ready], unit: Callable[[Sequence[Kept]], Awaitable[None]]
 ) -> None:
-    """Have a unit stored with the bytes of these safe before; once more, where they had gone."""
+    """Store the blobs of messages, then call `store`; once more if a blob row was deleted."""
     try:
         await unit(await keep(work, ready))
     except Gone:
@@ -212,17 +213,14 @@ async def with_bytes(
 async def put(
     work: Import, session: AsyncSession, ready: Sequence[Ready], kept: Sequence[Kept]
 ) -> list[Placed]:
-    """Store these in the unit, with all their flags; where they are. OverQuota, Gone."""
+    """Insert messages with all their flags, and return them. Raises OverQuota, BlobRowDeleted."""
     new = await work.ctx.world.join(session, lambda turn: laid(work, turn, ready, kept))
     await _restate(work, session, ready, new)
     return new
 
 
 def laid(work: Import, turn: Turn, ready: Sequence[Ready], kept: Sequence[Kept]) -> list[Placed]:
-    """The same in a unit that is a plain function, for those that are not marked as deleted.
-
-    Nor do they say when they go.
-    """
+    """Insert messages in a synchronous transaction, without the deleted flag and the expiry."""
     placed: list[Placed] = []
     pairs = zip(ready, kept, strict=True)
     for way, those in groupby(pairs, key=lambda pair: pair[0].way):
@@ -232,6 +230,7 @@ def laid(work: Import, turn: Turn, ready: Sequence[Ready], kept: Sequence[Kept])
 
 
 def _to(work: Import, ready: Ready) -> Place:
+    """Return the mailbox, flags and envelope under which a message is inserted."""
     found, told = ready.found, ready.found.told
     return Place(
         work.user.id,
@@ -251,7 +250,7 @@ def _to(work: Import, ready: Ready) -> Place:
 async def _restate(
     work: Import, session: AsyncSession, ready: Sequence[Ready], new: Sequence[Placed]
 ) -> None:
-    """Set what a message cannot be stored with: that it is deleted, and when it goes."""
+    """Set what messages cannot be inserted with: the deleted flag and the expiry."""
     states: dict[int, dict[str, Any]] = {}
     for each, placed in zip(ready, new, strict=True):
         told = each.found.told
@@ -268,11 +267,11 @@ def _expiry(told: Told | None) -> dict[str, Any]:
     return {"expires": told.expires} if told else {}
 
 
-# ---------------------------------------------------------------- what is told of an account
-
-
 async def furnish(work: Import, account: Account, *, notes: bool) -> None:
-    """Make the folders of an account as far as they are missing; with `notes` what is on them."""
+    """Create the missing mailboxes of an account record, with annotations if wanted.
+
+    Mailboxes that can't be created are added to the skipped items.
+    """
     boxes = sorted(account.mailboxes, key=lambda box: paths.in_tree(box["path"]))
     for box in boxes if work.into is None else ():
         try:
@@ -280,7 +279,7 @@ async def furnish(work: Import, account: Account, *, notes: bool) -> None:
         except Refused as problem:
             work.outcome.refuse(f"folder {box['path']}", problem.message)
             if isinstance(problem, LimitReached):
-                break  # so are the others
+                break  # the limit holds for all of them
         else:
             if box.get("encryptMessages") is True:
                 await _encrypt(work, path)
@@ -289,6 +288,7 @@ async def furnish(work: Import, account: Account, *, notes: bool) -> None:
 
 
 async def _furnish(work: Import, box: Mapping[str, Any]) -> str:
+    """Create the mailbox of a record, and return its path. Raises Refused."""
     path = paths.checked_path(box["path"])
     if path in work.boxes:
         return path
@@ -310,6 +310,7 @@ async def _furnish(work: Import, box: Mapping[str, Any]) -> str:
 
 
 async def _encrypt(work: Import, path: str) -> None:
+    """Turn on the encryption of a mailbox. A refusal is added to the skipped items."""
     try:
         asked = Updated([Named(path=path)], {"encrypt_messages": True})
         await mailbox_update.change(work.ctx, asked)
@@ -318,6 +319,7 @@ async def _encrypt(work: Import, path: str) -> None:
 
 
 async def _annotate(work: Import, path: str, notes: Mapping[str, Any]) -> None:
+    """Set the annotations of a mailbox. Refusals are added to the skipped items."""
     for key, value in notes.items():
         try:
             if not isinstance(value, str):
@@ -334,14 +336,14 @@ def _use(name: Any) -> SpecialUse | None:
 
 
 def _life(seconds: Any) -> timedelta:
-    """How long messages live, FOREVER where nothing is told of it."""
+    """Return the retention of a mailbox; unlimited if the value is missing or invalid."""
     if not isinstance(seconds, int) or not 0 <= seconds < 1 << 40:
         return FOREVER
     return timedelta(seconds=seconds)
 
 
 async def settle(work: Import, account: Account) -> None:
-    """Set what the account's user may set, each as far as it can be."""
+    """Import the user's settings, key-values, labels and sender rules, as far as possible."""
     for name in FACTS:
         if account.settings.get(name) is not None:
             await _set(work, name, account.settings[name])
@@ -349,18 +351,18 @@ async def settle(work: Import, account: Account) -> None:
         await _set(work, "pub_key", account.settings["pub_key"])
     if account.settings.get("encrypt_messages") is True:
         await _set(work, "encrypt_messages", True)
-    for entries, put_in in (
+    for entries, import_entry in (
         (account.key_values, _key_value),
         (account.labels, _label),
         (account.sender_rules, _sender_rule),
     ):
         for entry in entries:
-            if not await put_in(work, entry):
+            if not await import_entry(work, entry):
                 break
 
 
 async def introduce(work: Import, account: Account) -> None:
-    """Set what is said of senders, once the folders are there."""
+    """Import identities, filters, autoreply and scripts, which need the mailboxes."""
     for entry in account.identities:
         if not await _identity(work, entry):
             break
@@ -375,7 +377,7 @@ async def introduce(work: Import, account: Account) -> None:
 
 
 async def _filter(work: Import, entry: Mapping[str, Any]) -> bool:
-    """Make it; returns whether others may still be."""
+    """Import a filter. Returns False if the limit on filters is reached."""
     name = f"filter {str(entry.get('name') or '')[:100]}".strip()
     try:
         for target in await transfer.bring(work.ctx, entry, work.boxes):
@@ -387,7 +389,7 @@ async def _filter(work: Import, entry: Mapping[str, Any]) -> bool:
 
 
 async def _autoreply(work: Import, given: Mapping[str, Any]) -> None:
-    """Set it; for addresses that the account has not it is switched off."""
+    """Import the autoreply. It is turned off if one of its addresses does not exist."""
     try:
         facts = autoreplies.brought(given)
         try:
@@ -400,7 +402,10 @@ async def _autoreply(work: Import, given: Mapping[str, Any]) -> None:
 
 
 async def _script(work: Import, entry: Mapping[str, Any]) -> bool:
-    """Put a script; False where there is no room for more. One there is stays as it is."""
+    """Import a Sieve script. Returns False if the limit is reached.
+
+    An existing script of this name is not changed.
+    """
     name, content = entry.get("name"), entry.get("content")
     if not isinstance(name, str) or not isinstance(content, str):
         work.outcome.refuse("script", "not what it must be")
@@ -423,7 +428,7 @@ async def _script(work: Import, entry: Mapping[str, Any]) -> bool:
     return True
 
 
-SAID = {  # what is said of an identity: the column, and what it must be
+SAID = {  # column and type by the name in the record
     "name": ("name", str),
     "replyTo": ("reply_to", str),
     "signatureText": ("signature_text", str),
@@ -434,7 +439,7 @@ SAID = {  # what is said of an identity: the column, and what it must be
 
 
 async def _identity(work: Import, entry: Mapping[str, Any]) -> bool:
-    """Set it; returns whether others may still be."""
+    """Import an identity. Returns False if the limit on identities is reached."""
     address, path = entry.get("address"), entry.get("sentMailbox")
     try:
         values = {}
@@ -458,7 +463,7 @@ async def _identity(work: Import, entry: Mapping[str, Any]) -> bool:
 
 
 async def _sender_rule(work: Import, entry: Mapping[str, Any]) -> bool:
-    """Set it; returns whether others may still be."""
+    """Import a sender rule. Returns False if the limit on rules is reached."""
     pattern, action, comment = (entry.get(name) for name in ("pattern", "action", "comment"))
     try:
         if not isinstance(pattern, str) or action not in set(SenderAction):
@@ -473,7 +478,7 @@ async def _sender_rule(work: Import, entry: Mapping[str, Any]) -> bool:
 
 
 async def _label(work: Import, entry: Mapping[str, Any]) -> bool:
-    """Set it; returns whether others may still be."""
+    """Import a label. Returns False if the limit on labels is reached."""
     keyword, name, color = (entry.get(part) for part in ("keyword", "name", "color"))
     try:
         if not (isinstance(keyword, str) and isinstance(name, str)):
@@ -487,6 +492,7 @@ async def _label(work: Import, entry: Mapping[str, Any]) -> bool:
 
 
 async def _set(work: Import, name: str, value: Any) -> None:
+    """Set one setting of the user. A refusal is added to the skipped items."""
     kinds = {"retention": int, "spam_level": int, "meta_data": dict, "encrypt_messages": bool}
     try:
         if not isinstance(value, kinds.get(name, str)):
@@ -503,7 +509,7 @@ async def _set(work: Import, name: str, value: Any) -> None:
 
 
 async def _key_value(work: Import, entry: Mapping[str, Any]) -> bool:
-    """Set it; returns whether others may still be."""
+    """Import a key-value. Returns False if the limit on key-values is reached."""
     store, key, value = (entry.get(name) for name in ("store", "key", "value"))
     try:
         if not (isinstance(store, str) and isinstance(key, str) and isinstance(value, str)):

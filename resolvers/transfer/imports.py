@@ -1,4 +1,4 @@
-"""Archives of mail, brought into an account by a task that goes on from where it was."""
+"""Import archives into accounts, by tasks that continue after an interruption."""
 
 import asyncio
 import tempfile
@@ -44,29 +44,30 @@ from resolvers.transfer.import_writer import Import, Outcome, Reading, Ready
 from resolvers.users.selection import managed_one
 
 KIND = "ACCOUNT_IMPORT"
-RUNNING = 2  # imports of an account at once
+RUNNING = 2  # unfinished imports of a user
 OPERATORS = Needs(role=Role.ROOT, scope=Scope.MASTER)
 
 
 @dataclass(frozen=True, slots=True)
 class NewImport:
-    """An archive to be brought in: sent before, given as bytes, or lying on the server."""
+    """An archive to import: an upload, bytes of the request, or a file on the server."""
 
-    user_id: int | None = None  # None: the viewer's own
+    user_id: int | None = None  # None: the viewer
     upload_id: int | None = None
     content: bytes | None = None
     path: str | None = None
-    mailbox: str | None = None  # one for all mail; None: as the archive has them
+    mailbox: str | None = None  # one for all mail; None: the mailboxes of the archive
     dedupe: bool = True
     settings: bool = True
-    passphrase: str | None = field(default=None, repr=False)  # of passwords in the archive
+    passphrase: str | None = field(default=None, repr=False)  # decrypts passwords in the archive
 
 
 async def create(ctx: Context, new: NewImport) -> Task:
-    """Have a task bring an archive in.
+    """Queue a task that imports an archive.
 
-    Invalid where it is none, LimitReached where two imports of the account are running. What
-    lies on the server is for ROOT, and below the folder of the settings.
+    Raises Invalid if the file is no archive, LimitReached if two imports of the user are
+    unfinished. A file on the server requires ROOT and must be below the import folder of the
+    settings.
     """
     if sum(each is not None for each in (new.upload_id, new.content, new.path)) != 1:
         text = "give the archive, or its path on the server: one of them"
@@ -95,7 +96,7 @@ async def create(ctx: Context, new: NewImport) -> Task:
 
 
 async def _received(ctx: Context, new: NewImport) -> tuple[Received, str]:
-    """The archive, and the name it has in the store or is to have."""
+    """Return the archive and the name of its object in the store."""
     if new.content is not None:
         most = ctx.world.options.upload_max
         check_limit(len(new.content), most, f"at most {most} bytes", path=["archive"])
@@ -109,7 +110,10 @@ async def _received(ctx: Context, new: NewImport) -> tuple[Received, str]:
 async def sent(
     ctx: Context, upload_id: int, path: Sequence[str] = ("archive",)
 ) -> tuple[Received, str]:
-    """An upload of the viewer's, and its name in the store; Invalid where it is no archive."""
+    """Return an uploaded archive of the viewer, and the name of its object in the store.
+
+    Raises NotFound if there is no such upload, Invalid if it is no archive.
+    """
     row: Picked = found(await ctx.load(uploads.by_ids, upload_id), str(upload_id), path=path)
     head = await uploads.read_head(ctx, row, HEAD)
     _recognised(head, path)
@@ -117,6 +121,7 @@ async def sent(
 
 
 def _recognised(head: bytes, path: Sequence[str]) -> None:
+    """Raise Invalid if a file does not begin like a supported archive."""
     try:
         known(head)
     except Unusable as problem:
@@ -124,20 +129,25 @@ def _recognised(head: bytes, path: Sequence[str]) -> None:
 
 
 async def check_path(ctx: Context, text: str, path: Sequence[str] = ("path",)) -> None:
-    """Forbidden for whoever is not ROOT, NotFound where no file is there, Invalid for others."""
+    """Raise an error if a file on the server can't be imported.
+
+    Forbidden if the viewer is not ROOT, NotFound if there is no such file, Invalid if it is no
+    archive.
+    """
     ctx.viewer.require(OPERATORS)
     await asyncio.to_thread(_check, _below(ctx.world, text, path), path)
 
 
 def _check(file: Path, path: Sequence[str]) -> None:
+    """Raise Invalid if the file is no supported archive."""
     with file.open("rb") as there:
         _recognised(there.read(HEAD), path)
 
 
 def _below(world: World, text: str, path_in: Sequence[str] = ("path",)) -> Path:
-    """The file of this name below the folder for imports, wherever its links lead.
+    """Return the file of this path below the import folder, after following links.
 
-    Forbidden where there is no such folder, NotFound for what is no file in it.
+    Raises Forbidden if no import folder is set, NotFound if the path is no file inside it.
     """
     folder = world.options.import_folder
     if folder is None:
@@ -158,6 +168,7 @@ async def _queued(
     order: dict[str, Any],
     archive: tuple[Kept, Received, int | None] | None,
 ) -> Task:
+    """Insert the task of an import, with its archive, and record it."""
     async with ctx.write(user.id) as session:
         await check_running(ctx, user.id, KIND, RUNNING)
         key = ctx.world.key() if archive else None
@@ -190,21 +201,24 @@ async def _queued(
 
 
 def take_over(turn: Turn, user_id: int, upload_id: int, path: Sequence[str] = ("archive",)) -> None:
-    """Forget an upload of this user, whose bytes are an archive's now; NotFound."""
+    """Delete the upload row of a user, because an archive now owns its bytes.
+
+    Raises NotFound if there is no such upload.
+    """
     mine = col(Upload.user_id) == user_id
     gone = delete(Upload).where(col(Upload.id) == upload_id, mine)
     if not turn.connection.execute(gone).rowcount:
         raise NotFound(str(upload_id), path=path)
 
 
-# ---------------------------------------------------------------- the task
-
-
 @asynccontextmanager
 async def begun(
     ctx: Context, order: dict[str, Any], checkpoint: Mapping[str, Any]
 ) -> AsyncGenerator[Planner]:
-    """What plans the units of a run: the archive is open as long."""
+    """Open the archive for one run of the task, and yield the planner of its steps.
+
+    Raises Invalid if the archive can't be read or has changed since the last run.
+    """
     async with lying(ctx, order["path"], col(ImportArchive.id) == order["archive"]) as path:
         try:
             most = ctx.world.options.message_max
@@ -225,7 +239,10 @@ async def begun(
 async def lying(
     ctx: Context, given: str | None, archive: ColumnElement[bool]
 ) -> AsyncGenerator[Path]:
-    """An archive as a file here: that of this path, or else what is stored of it. NotFound."""
+    """Provide an archive as a local file: a file on the server, or a copy of the stored one.
+
+    Raises NotFound if it does not exist. The copy is deleted at the end.
+    """
     if given is not None:
         yield await asyncio.to_thread(_below, ctx.world, given)
         return
@@ -247,7 +264,7 @@ async def lying(
 
 @dataclass(slots=True)
 class Made:
-    """What a unit stores, and what the checkpoint says then."""
+    """What a step stores, and its checkpoint."""
 
     work: Import
     note: dict[str, Any]
@@ -260,12 +277,18 @@ class Made:
 
 @dataclass(slots=True)
 class _Run:
+    """One run of an import task, with its open archive."""
+
     work: Import
     origin: Source
     reading: Reading
 
     async def plan(self, _ctx: Context, order: dict[str, Any], checkpoint: dict[str, Any]) -> Plan:
-        """Read the next messages, and make their bytes safe."""
+        """Read the next messages and store their blobs.
+
+        The first step creates mailboxes and settings, the last one connectors. Raises Invalid
+        if the archive can't be read any further.
+        """
         if trouble := checkpoint.get("trouble"):
             raise Invalid(trouble, constraint="archive", path=["archive"])
         work = self.work
@@ -286,10 +309,11 @@ class _Run:
         return Plan(made=Made(work, note, ready, kept, len(group)))
 
     async def _furnish(self, order: dict[str, Any]) -> None:
+        """Create the mailboxes and settings of the account record, if the archive has one."""
         account = self.origin.account
         if account is None:
             return
-        if order["settings"]:  # first: folders that encrypt need the key
+        if order["settings"]:  # before the mailboxes: encrypted ones need the public key
             await import_writer.settle(self.work, account)
         elif order["unset"] and any(
             getattr(account, name)
@@ -304,7 +328,7 @@ class _Run:
             await import_writer.introduce(self.work, account)
 
     async def _connect(self, order: dict[str, Any]) -> None:
-        """Bring connectors, now that all mail is there: they would fetch it once more."""
+        """Import connectors after all messages, since they would fetch the messages again."""
         if self.origin.account is not None and order["settings"]:
             ctx = self.work.ctx
             word = passphrases.opened(ctx.world, ctx.viewer.user_id, order)
@@ -314,7 +338,7 @@ class _Run:
 async def step(
     ctx: Context, session: AsyncSession, order: dict[str, Any], _: dict[str, Any], held: Plan
 ) -> Step:
-    """Store what was read. Where the account is full, as much as goes in: then it ends."""
+    """Insert the messages of a step. If the account is full, insert as many as fit and end."""
     made: Made = held.made
     outcome, work = made.work.outcome, made.work
     if made.last:
@@ -331,7 +355,7 @@ async def step(
 
 
 async def _fill(ctx: Context, made: Made) -> None:
-    """Store one by one, until nothing more fits."""
+    """Insert messages one after the other until the quota is used up."""
     for ready, kept in zip(made.ready, made.kept, strict=True):
         try:
             async with ctx.write(made.work.user.id) as inner:
@@ -344,7 +368,7 @@ async def _fill(ctx: Context, made: Made) -> None:
 
 
 def _noted(note: dict[str, Any], outcome: Outcome) -> dict[str, Any]:
-    """The checkpoint, and in it what the result will say."""
+    """Return the checkpoint with the outcome, which the result of the task shows."""
     plain: dict[str, Any] = orjson.loads(orjson.dumps(asdict(outcome)))
     facts = {"stored": outcome.stored, "known": outcome.known, "untold": outcome.untold}
     return {**note, **facts, "refused": plain["skipped"], "outcome": plain}
@@ -358,5 +382,5 @@ async def forget(session: AsyncSession, order: dict[str, Any]) -> None:
 
 
 async def plan(_ctx: Context, _order: dict[str, Any], _checkpoint: dict[str, Any]) -> Plan:
-    """Nothing: `begun` says what plans."""
+    """Plan nothing: `open_import_planner` yields the planner."""
     return Plan()

@@ -1,4 +1,4 @@
-"""Passphrases that accounts in files are locked with: while a task needs one, it is sealed."""
+"""Passphrases that encrypt exported passwords. Tasks store them in the secret box."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,11 +10,11 @@ from models.users.roles import Scope
 from resolvers.context import Context
 
 LEAST, MOST = 12, 1024  # characters
-NAME = "passphrase"  # in the order of a task
+NAME = "passphrase"  # in the order of a task, and in input paths
 
 
 def checked(text: str | None) -> str | None:
-    """A passphrase, as it is; None where none is given. Invalid."""
+    """Return a valid passphrase unchanged; None if none is given. Raises Invalid."""
     if text is None:
         return None
     try:
@@ -28,9 +28,10 @@ def checked(text: str | None) -> str | None:
 
 
 def sealed(ctx: Context, user_id: int, text: str | None, *, settings: bool) -> dict[str, str]:
-    """What the order of a task says of it; nothing where none is given.
+    """Return the sealed passphrase as a field of a task order; empty if none is given.
 
-    Forbidden for credentials that set no settings: a password that is stored opens another account.
+    Raises Forbidden for credentials that can't change settings, since a stored password opens
+    another account. Raises Invalid if settings are left out.
     """
     passphrase = checked(text)
     if passphrase is None:
@@ -43,7 +44,10 @@ def sealed(ctx: Context, user_id: int, text: str | None, *, settings: bool) -> d
 
 
 def opened(world: World, user_id: int, order: Mapping[str, Any]) -> str | None:
-    """What was sealed; None where nothing was. Invalid where the key of the vault is gone."""
+    """Return the passphrase of a task order; None if it has none.
+
+    Raises Invalid if the key it was sealed with no longer exists.
+    """
     if NAME not in order:
         return None
     try:
@@ -54,9 +58,10 @@ def opened(world: World, user_id: int, order: Mapping[str, Any]) -> str | None:
 
 
 def without(order: Mapping[str, Any]) -> dict[str, Any]:
-    """An order whose task has ended."""
+    """Return the order of a finished task without the passphrase."""
     return {name: value for name, value in order.items() if name != NAME}
 
 
 def _place(user_id: int) -> str:
+    """Return the context that binds a sealed passphrase to its user."""
     return f"passphrase:{user_id}"

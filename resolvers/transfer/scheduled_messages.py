@@ -1,8 +1,8 @@
-"""Messages that are to be sent later, in accounts as files.
+"""Scheduled messages in exports.
 
-Their copies are drafts there, and so where they are brought in: no server sends what another
-one will send, too. Where there is no copy in a folder, what lies in the queue is the draft.
-The record of the account says to whom they were to go, and when.
+Their copies are exported as drafts, so that no second server sends them after an import. If a
+mailbox has no copy, the queued message becomes the draft. The account record lists recipients
+and send times.
 """
 
 from collections.abc import Sequence
@@ -24,11 +24,11 @@ from models.submission.tables import Submission, SubmissionState
 from resolvers.context import Context
 
 WAITING = (SubmissionState.SCHEDULED, SubmissionState.HELD_FOR_UNDO)
-MOST = 10_000  # of an account are told of
+MOST = 10_000  # per account
 
 
 async def exported(ctx: Context, user_id: int) -> list[dict[str, Any]]:
-    """What waits, the next first: when it goes, from whom to whom, and of which copy."""
+    """Return the scheduled submissions for the account record, next send time first."""
     names = {"id", "queue_id", "send_time", "undo_until", "envelope_from", "header_id"}
     asked = (
         select(*picked(Submission, names), col(Message.message_id), col(Message.subject))
@@ -63,14 +63,14 @@ async def exported(ctx: Context, user_id: int) -> list[dict[str, Any]]:
 
 
 class Drafts(NamedTuple):
-    """The folder of drafts."""
+    """The Drafts mailbox of a user."""
 
     path: str
     id: int
 
 
 async def waiting(ctx: Context, user_id: int, ids: Sequence[int]) -> dict[int, Drafts | None]:
-    """Those of these messages that are to go later, with the folder of drafts."""
+    """Return which of these messages are copies of scheduled ones, with the Drafts mailbox."""
     asked = select(col(Submission.message_id)).where(
         col(Submission.user_id) == user_id,
         col(Submission.message_id).in_(ids),
@@ -81,7 +81,7 @@ async def waiting(ctx: Context, user_id: int, ids: Sequence[int]) -> dict[int, D
 
 
 async def drafts(ctx: Context, user_id: int) -> Drafts | None:
-    """The folder of drafts, where the account has one."""
+    """Return the Drafts mailbox of a user; None if there is none."""
     asked = select(*picked(Mailbox, ("path", "id"))).where(
         col(Mailbox.user_id) == user_id, col(Mailbox.special_use) == SpecialUse.DRAFTS
     )
@@ -89,23 +89,26 @@ async def drafts(ctx: Context, user_id: int) -> Drafts | None:
 
 
 def as_draft(told: Told, box: Drafts | None) -> Told:
-    """What is told of a message in place of what it is: that it is a draft, of no envelope."""
+    """Return the record of a message changed to a draft without envelope."""
     marks = list(dict.fromkeys([*told.flags, "\\Draft"]))
     path = box.path if box else told.mailbox
     return replace(told, mailbox=path, flags=marks, sender=None, recipients=[])
 
 
 def _without_copy(user_id: int) -> list[Any]:
-    """Of the submissions of an account those that wait, and have no copy in a folder."""
+    """Return the WHERE clauses for scheduled submissions without a copy in a mailbox."""
     copy = exists().where(
         col(Message.id) == col(Submission.message_id), col(Message.archived_at).is_(None)
     )
-    waits = text(tables.WAITING), col(Submission.state).in_(WAITING)  # the first has an index
+    waits = (
+        text(tables.WAITING),
+        col(Submission.state).in_(WAITING),
+    )  # the text condition matches the partial index
     return [col(Submission.user_id) == user_id, *waits, ~copy]
 
 
 async def count_without_copy(ctx: Context, user_id: int) -> int:
-    """How many messages are to go later, and lie in no folder."""
+    """Return the number of scheduled submissions without a copy in a mailbox."""
     asked = select(func.count()).select_from(Submission).where(*_without_copy(user_id))
     ((many,),) = await ctx.read(asked)
     return int(many)
@@ -114,7 +117,10 @@ async def count_without_copy(ctx: Context, user_id: int) -> int:
 async def without_copy(
     ctx: Context, user_id: int, after: Sequence[Any], most: int
 ) -> Sequence[Picked]:
-    """The first of these behind a place of `place_of`, the oldest first; `after` may be empty."""
+    """Read scheduled submissions without a copy after a position, oldest first.
+
+    An empty position means from the start.
+    """
     age = col(Submission.created_at), col(Submission.id)
     asked = select(*picked(Submission, {"id", "queue_id", "blob_id", "size", "created_at"}))
     if after:
@@ -124,11 +130,11 @@ async def without_copy(
 
 
 def place_of(row: Picked) -> list[Any]:
-    """Where one of these stands among them."""
+    """Return the position of a submission as JSON values: creation time and ID."""
     return [row.created_at.isoformat(), row.id]
 
 
 def told_of(row: Picked, raw: bytes, box: Drafts | None) -> Told:
-    """What is told of one of these: that it is a draft, as its copy would be."""
+    """Return the message record of a queued message that is exported as a draft."""
     path = box.path if box else "Drafts"
     return Told(path, row.created_at, ["\\Seen", "\\Draft"], digest=digest_of(raw))

@@ -1,4 +1,4 @@
-"""Configuration profiles for Apple's devices: an account, ready to be used."""
+"""Configuration profiles for Apple devices, which set up a mail account."""
 
 import asyncio
 import base64
@@ -20,12 +20,12 @@ from resolvers.auth.second_factors.totp import PRODUCT
 from resolvers.context import Context
 
 IMAP, POP3, SMTP, ALL = "IMAP", "POP3", "SMTP", "ALL"
-SUBMISSIONS = 465  # TLS from the start (RFC 8314)
+SUBMISSIONS = 465  # implicit TLS (RFC 8314)
 KINDS = {IMAP: "EmailTypeIMAP", POP3: "EmailTypePOP"}
 
 
 def incoming_protocol(options: Options, scopes: Collection[str], *, path: str) -> str:
-    """The protocol that the profile reads mail by: IMAP, or else POP3.
+    """Return the protocol that the profile reads mail by: IMAP, or else POP3.
 
     Merganser serves neither: only a server that a setting names is offered. Apple's payload for
     mail must name one. Raises Invalid if none is set, or if the scopes don't allow it and SMTP.
@@ -42,12 +42,15 @@ def incoming_protocol(options: Options, scopes: Collection[str], *, path: str) -
 
 
 def _server_set(options: Options, protocol: str) -> str:
-    """The address of a server that is set; empty if none is."""
+    """Return the host and port of the server that is set; empty if none is."""
     return options.imap_server if protocol == IMAP else options.pop3_server
 
 
 async def address_of(ctx: Context, user: Picked, address: str | None) -> str:
-    """The address to write from: this, or the main one. NotFound where it is not theirs."""
+    """Return the address to write from: this, or the user's main address.
+
+    Raises NotFound if the address is not the user's.
+    """
     if address is None:
         (main,) = await mains(ctx, [user.id])
         if main is None:
@@ -65,9 +68,9 @@ def _host_and_port(place: str) -> tuple[str, int]:
 
 
 async def make(world: World, user: Picked, row: AppPassword, address: str, password: str) -> str:
-    """The profile in base64: a property list, signed where a certificate is set.
+    """Build the profile in base64: a property list, signed if a certificate is set.
 
-    Unavailable where it is set and cannot be used.
+    Raises Unavailable if the certificate can't be used.
     """
     listed = plistlib.dumps(_profile(world, user, row, address, password))
     options = world.options
@@ -79,6 +82,7 @@ async def make(world: World, user: Picked, row: AppPassword, address: str, passw
 def _profile(
     world: World, user: Picked, row: AppPassword, address: str, password: str
 ) -> dict[str, Any]:
+    """Return the profile as the dictionary of a property list."""
     options = world.options
     read = incoming_protocol(options, row.scopes, path="scopes")
     incoming, port = _host_and_port(_server_set(options, read))
@@ -114,6 +118,7 @@ def _profile(
 
 
 def _payload(world: World, kind: str, name: str, shown: str) -> dict[str, Any]:
+    """Return the keys that each payload has."""
     return {
         "PayloadDisplayName": shown,
         "PayloadIdentifier": name,
@@ -124,7 +129,10 @@ def _payload(world: World, kind: str, name: str, shown: str) -> dict[str, Any]:
 
 
 def _signed(listed: bytes, cert: Path, key: Path) -> bytes:
-    """The profile inside a CMS signature (RFC 5652), DER."""
+    """Return the profile inside a CMS signature (RFC 5652), DER.
+
+    Raises Unavailable if certificate or key can't be used.
+    """
     from cryptography import x509  # noqa: PLC0415 - only where a profile is signed
     from cryptography.hazmat.primitives import hashes, serialization  # noqa: PLC0415
     from cryptography.hazmat.primitives.serialization import pkcs7  # noqa: PLC0415

@@ -1,4 +1,4 @@
-"""Making clients start afresh."""
+"""Reset of the state of mail clients."""
 
 from typing import Any
 
@@ -16,9 +16,9 @@ from resolvers.users.selection import Users, chosen
 
 
 async def reset(ctx: Context, which: Users) -> list[Picked]:
-    """End the connections of these accounts, and let no cursor of their journals go on.
+    """End the connections of these users and invalidate the cursors of their journals.
 
-    Credentials stay as they are.
+    Returns the users. Credentials stay unchanged.
     """
     rows = await chosen(ctx, which)
     ids = [row.id for row in rows]

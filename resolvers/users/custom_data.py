@@ -1,4 +1,4 @@
-"""Free data of applications, which we keep beside what is ours."""
+"""Free data that applications store with users."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,11 +7,14 @@ import orjson
 
 from models.errors import Invalid
 
-MOST = 1 << 20  # bytes, as JSON
+MOST = 1 << 20  # bytes of JSON
 
 
 def checked(value: object, path: Sequence[str]) -> dict[str, Any] | None:
-    """The data, None where there is none; Invalid where it is no object, or has more than 1 MiB."""
+    """Return the data; None if there is none.
+
+    Raises Invalid if it is not an object or has more than 1 MiB.
+    """
     if value is None:
         return None
     if not isinstance(value, dict):

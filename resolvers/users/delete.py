@@ -1,7 +1,7 @@
-"""The end of accounts: now, or after a time of grace.
+"""Deletion of users: at once, or after a grace period.
 
-The row stays until a task has removed the data, without a domain and under a key that nobody can
-have: for everybody else the account is gone at once. What brings it back is in `DeletedUser`.
+The row stays until a task has removed the data, without a domain and under a username key that no
+user can have: for all others the user is gone at once. `DeletedUser` has what a restore needs.
 """
 
 from collections import Counter, defaultdict
@@ -51,14 +51,17 @@ KIND = "USER_DELETE"  # of the task that removes the data
 
 @dataclass(frozen=True, slots=True)
 class Deletion:
-    """Accounts that are gone, and what removes the data of each, in the same order."""
+    """Deleted users with the tasks that remove their data, in the same order."""
 
     ids: Sequence[int]
     tasks: Sequence[Picked]
 
 
 def buried(ctx: Context) -> ColumnElement[bool]:
-    """The WHERE clause for deleted accounts, joined to their rows, that one may decide about."""
+    """The WHERE clause for deleted users that the viewer can restore or delete.
+
+    The select must join `DeletedUser` to `User`.
+    """
     viewer = ctx.viewer
     if viewer.role is Role.ROOT:
         return true()
@@ -73,16 +76,17 @@ def buried(ctx: Context) -> ColumnElement[bool]:
 async def delete(
     ctx: Context, users: Users, after: datetime | None = None, *, mutation: str = "userDelete"
 ) -> Deletion:
-    """End these accounts; their data goes at once, or not before `after`.
+    """Delete these users; their data is removed at once, or not before `after`.
 
-    For one that is deleted already, and may still be named by its id or former user name, the
-    waiting task is scheduled anew. Conflict where it is late for that.
+    A user that is deleted already, named by id or former username, gets the new time for its task.
+    Raises Conflict if that task has begun, Forbidden for the viewer's own account, Invalid for an
+    empty selection.
     """
     if not users.given:
         raise Invalid("say which accounts", constraint="required", path=["users"])
     try:
         again, rows = await _named(ctx, users)
-    except NotFound:  # it was deleted while we looked, or it is not there
+    except NotFound:  # a concurrent request may have deleted it
         again, rows = await _named(ctx, users)
     if any(row.id == ctx.viewer.user_id for row in rows):
         raise Forbidden("nobody deletes the own account", path=["users"])
@@ -115,13 +119,13 @@ async def delete(
 
 
 async def _named(ctx: Context, users: Users) -> tuple[list[int], list[Picked]]:
-    """Those of the accounts that are deleted already, and the others."""
+    """Resolve the selection to the ids of deleted users and the rows of the others."""
     again, rest = await _deleted_already(ctx, users)
     return again, await chosen(ctx, rest) if rest.given else []
 
 
 async def _deleted_already(ctx: Context, users: Users) -> tuple[list[int], Users]:
-    """Those of the named accounts that wait for their end, and the selection without them."""
+    """Return the ids of named users that are deleted already, and the selection without them."""
     if not (users.ids or users.usernames):
         return [], users
     keys = {username_key(name): name for name in users.usernames}
@@ -150,7 +154,11 @@ async def _deleted_already(ctx: Context, users: Users) -> tuple[list[int], Users
 async def _schedule(
     ctx: Context, session: AsyncSession, ids: Sequence[int], after: datetime | None
 ) -> dict[int, int]:
-    """Let what waits for these accounts wait for another time; their tasks, by account."""
+    """Change the time of the deletion tasks of deleted users; return task ids by user id.
+
+    A user gets a new task if the old one has ended. Raises Conflict if a task with a new time is
+    running.
+    """
     asked = (
         select(col(DeletedUser.id), col(DeletedUser.task_id), col(Task.state))
         .join(User, col(User.id) == col(DeletedUser.id))
@@ -182,7 +190,10 @@ async def _schedule(
 async def _new_tasks(
     ctx: Context, session: AsyncSession, ids: Sequence[int], after: datetime | None
 ) -> dict[int, int]:
-    """Make a task for each account, which belongs to nobody: it must outlive them all."""
+    """Queue a deletion task for each user; return task ids by user id.
+
+    The tasks belong to no user, since they outlive them.
+    """
     orders = [{"user": key} for key in ids]
     made = await queue(ctx, session, KIND, orders, not_before=after)
     return {key: task.id for key, task in zip(ids, made, strict=True)}
@@ -191,7 +202,10 @@ async def _new_tasks(
 async def _bury(
     ctx: Context, session: AsyncSession, rows: Sequence[Picked], after: datetime | None
 ) -> dict[int, int]:
-    """Take live accounts, which are held, out of everybody's sight; their tasks, by account."""
+    """Mark live users, which are locked, as deleted, and store what a restore needs.
+
+    Returns the ids of the deletion tasks by user id.
+    """
     if not rows:
         return {}
     now, ids = ctx.world.now(), [row.id for row in rows]
@@ -247,7 +261,10 @@ async def count_places(
     *,
     sign: int,
 ) -> None:
-    """Count accounts, with their quota, and addresses in or out of their domains."""
+    """Add users with their quota, and addresses, to the counters of their domains.
+
+    `sign` is 1 to add, -1 to subtract.
+    """
     rows = [row for row in rows if row.domain_id]
     kept = Counter(address["domain_id"] for address in addresses if address["domain_id"])
     keys = sorted({*kept, *(row.domain_id for row in rows)})
@@ -283,7 +300,11 @@ async def tell(
     *,
     did: str,
 ) -> None:
-    """Write to the journals of domains, or the platform's, what was done to these."""
+    """Write an action on users and addresses to the journals of their domains.
+
+    Those without a domain are in the journal of the platform. `action` is the word for the journal,
+    such as `deleted`.
+    """
     told: defaultdict[int, defaultdict[ChangeKind, list[int]]]
     told = defaultdict(lambda: defaultdict(list))
     for address in addresses:

@@ -1,4 +1,4 @@
-"""What a service is told about an account."""
+"""Effective settings of a user, as a mail service needs them."""
 
 import re
 from collections import defaultdict
@@ -21,7 +21,7 @@ from resolvers.users.quota import limits as quota_limits
 
 SERVICES = {"api": "", "imap": "IMAP", "lmtp": "", "pop3": "POP3", "smtp": "SMTP"}
 FORMAT = "parts, each once per tenant by SHA-256; zstd; not encrypted"  # how messages are stored
-LONGEST = 1000  # characters of a template
+LONGEST = 1000  # characters
 COLUMNS = (
     "username",
     "quota",
@@ -41,7 +41,7 @@ _VARIABLE = re.compile(r"%(\{([^{}]*)\}|.?)", re.DOTALL)
 
 
 async def folders(ctx: Context, user_ids: list[int]) -> list[dict[str, str]]:
-    """The paths of folders with a role, by role, of these users in this order."""
+    """Load the paths of the special mailboxes of these users, by use in lower case."""
     seen = select(col(User.id)).where(col(User.id) == col(Mailbox.user_id), visible_users(ctx))
     asked = select(col(Mailbox.user_id), col(Mailbox.special_use), col(Mailbox.path)).where(
         col(Mailbox.user_id).in_(user_ids),
@@ -56,7 +56,10 @@ async def folders(ctx: Context, user_ids: list[int]) -> list[dict[str, str]]:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """Which settings: of one service, of these names, of the account alone; and a template."""
+    """Which settings to return: of one service, of these names, of the user row only.
+
+    And a template.
+    """
 
     service: str | None = None
     fields: Sequence[str] | None = None
@@ -65,10 +68,11 @@ class Asked:
 
 
 async def settings(ctx: Context, user: Picked, asked: Asked) -> list[tuple[str, str]]:
-    """Names and values: of the account, and unless `userdb_only` of its folders and limits too.
+    """Return names and values of a user's settings.
 
-    With `service` only what this one needs. `template` makes one more, called expand. Invalid
-    for an unknown service or variable.
+    Unless `userdb_only`, with mailboxes and limits. With `service`, only what this service needs.
+    The filled-in `template` is the value `expand`. Raises Invalid for an unknown service or
+    variable.
     """
     service = asked.service and asked.service.lower()
     if service is not None and service not in SERVICES:
@@ -125,11 +129,15 @@ async def _more(ctx: Context, user: Picked, service: str | None) -> dict[str, An
 
 
 def _text(value: Any) -> str:
+    """Return a value as text; booleans as yes or no."""
     return ("yes" if value else "no") if isinstance(value, bool) else str(value)
 
 
 def expanded(template: str, known: dict[str, str]) -> str:
-    """The template with %{user}, %{local} and %{domain} filled in; %% is a percent sign."""
+    """Return the template with %{user}, %{local} and %{domain} filled in; %% is a percent sign.
+
+    Raises Invalid for an unknown variable or a template that is too long.
+    """
 
     def value(match: re.Match[str]) -> str:
         name = match[2]

@@ -1,4 +1,4 @@
-"""Where accounts forward what comes for them, as it is set."""
+"""Forward targets of users: validate, store and log."""
 
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
@@ -15,15 +15,15 @@ from resolvers.auth.security_log import Event
 from resolvers.context import Context
 from resolvers.users.user_locks import Held
 
-TOLD = 10  # targets that the log of an account names
-LONGEST = 200  # characters of each
+TOLD = 10  # in an event of the security log
+LONGEST = 200  # characters
 
 
 def checked(ctx: Context, row: Picked, texts: Sequence[str], path: Sequence[str]) -> dict[str, Any]:
-    """The columns of an account that is to have these targets; Invalid, as for an address."""
+    """Return the columns of a user with these targets. Raises Invalid for an unusable target."""
     try:
         known = forward_targets.opened(ctx.world, row.id, row.relays)
-    except Sealed:  # with a key that is lost: whoever knows the passwords says them again
+    except Sealed:  # the key is lost: the caller must send the relay passwords again
         known = {}
     found = checked_targets(ctx, texts, known, path)
     columns: dict[str, Any] = {"targets": list(found.shown)}
@@ -35,7 +35,10 @@ def checked(ctx: Context, row: Picked, texts: Sequence[str], path: Sequence[str]
 def new(
     ctx: Context, key: int, found: Targets, address: str | None, path: Sequence[str]
 ) -> dict[str, Any]:
-    """The same of an account that is being made, with this main address."""
+    """Return the target columns of a new user with this main address.
+
+    Raises Invalid if the user would forward to the own address.
+    """
     if address is not None:
         own = normal(address)
         _refuse(found.shown, {one for one in found.shown if normal(one) == own}, path)
@@ -44,9 +47,9 @@ def new(
 
 
 async def set_(ctx: Context, held: Held, texts: Sequence[str], path: Sequence[str]) -> None:
-    """Give the accounts that are held these targets; their owners find it in their logs.
+    """Set the targets of locked users and log the change to their security logs.
 
-    Invalid where one of them is an account's own address, under whatever name.
+    Raises Invalid if a target is one of the user's own addresses or aliases.
     """
     made = {row.id: checked(ctx, row, texts, path) for row in held.rows}
     named = {one for each in made.values() for one in each["targets"] if "://" not in one}
@@ -61,11 +64,13 @@ async def set_(ctx: Context, held: Held, texts: Sequence[str], path: Sequence[st
 
 
 async def _owners(ctx: Context, named: Collection[str]) -> Mapping[str, int | None]:
+    """Load the user ids that these addresses deliver to."""
     found = await resolve_all(ctx.world, named, ctx.read)
     return {text: row.user_id for text, row in found.items()}
 
 
 def _refuse(shown: Sequence[str], own: Collection[str], path: Sequence[str]) -> None:
+    """Raise Invalid if a target is an own address."""
     for index, one in enumerate(shown):
         if one in own:
             words = "an account does not forward to itself"

@@ -1,4 +1,4 @@
-"""Lists of accounts: filters, orders, pages and counts."""
+"""Lists of users: filters, orders, pages and counts."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -27,27 +27,27 @@ from resolvers.sql_text import LONGEST, within
 from resolvers.sql_text import holding as any_holding
 from resolvers.users.selection import masked, tagged, tagged_all
 
-TERMS = 100  # tags or masks of one filter
-APART = 50  # domains of an administrator, each looked up by its own index
+TERMS = 100  # of one filter
+APART = 50  # domains of an administrator: each is one index scan
 
 
 class UserOrder(StrEnum):
-    """What a list of accounts is ordered by; ties by id."""
+    """The order of a list of users; ties by id."""
 
     USERNAME = "USERNAME"  # as compared
-    CREATED = "CREATED"  # the oldest first
-    QUOTA_USED = "QUOTA_USED"  # who stores most first
-    LAST_LOGIN = "LAST_LOGIN"  # who signed in last first; who never did comes at the end
+    CREATED = "CREATED"  # oldest first
+    QUOTA_USED = "QUOTA_USED"  # most bytes first
+    LAST_LOGIN = "LAST_LOGIN"  # latest first; users that never signed in are last
 
 
 @dataclass(frozen=True, slots=True)
 class UserWhere:
-    """Which accounts to list; all conditions hold."""
+    """Conditions on users; all must hold."""
 
     query: str | None = None
     tags: tuple[str, ...] | None = None  # any of
     required_tags: tuple[str, ...] | None = None  # all of
-    masks: tuple[str, ...] | None = None  # user names with * and ?
+    masks: tuple[str, ...] | None = None  # usernames with * and ?
     roles: tuple[Role, ...] | None = None
     domain: str | None = None
     disabled: bool | None = None
@@ -57,7 +57,7 @@ class UserWhere:
 
 
 def place_of(order: UserOrder, row: Any) -> Any:
-    """What a cursor says of a row, beside its id."""
+    """Return the sort key of a row, which its cursor has beside the id."""
     return getattr(row, _KEYS[order])
 
 
@@ -83,7 +83,10 @@ async def pages(
     columns: Collection[str],
     order: UserOrder = UserOrder.USERNAME,
 ) -> Page[Picked]:
-    """A page of accounts; each order has an index."""
+    """Load a page of users that the viewer sees. Each order has an index.
+
+    Raises Invalid for a cursor of another order.
+    """
     if ask.place and not isinstance(ask.place.at, _TYPES[order]):
         raise Invalid("not a cursor of this list", constraint="cursor", path=["after"])
     domain_id = await _domain(ctx, where)
@@ -110,7 +113,7 @@ async def pages(
 def _merged(
     scans: Sequence[Select[*tuple[Any, ...]]], form: Form, place: Sequence[str]
 ) -> Select[*tuple[Any, ...]]:
-    """The page of several short index scans: an OR over them would be sorted as a whole."""
+    """SQL: one page of several short index scans. An OR over them would be sorted as a whole."""
     found = union_all(*(select(scan.subquery()) for scan in scans)).subquery()
     up = form.back is form.falling
     keys = (found.c[name] if up else found.c[name].desc() for name in place)
@@ -118,7 +121,7 @@ def _merged(
 
 
 def _parts(ctx: Context, domain_id: int | None) -> list[list[ColumnElement[bool]]]:
-    """The accounts one sees, in parts that have an index each."""
+    """The WHERE clauses of the visible users, in parts that have one index each."""
     viewer, there = ctx.viewer, col(User.deleted_at).is_(None)
     in_domain = col(User.domain_id)
     if domain_id is not None:
@@ -132,9 +135,9 @@ def _parts(ctx: Context, domain_id: int | None) -> list[list[ColumnElement[bool]
 
 
 async def count(ctx: Context, where: UserWhere) -> int:
-    """How many accounts such a list has.
+    """Count the users of a list.
 
-    All that one sees, and all of a domain, cost no row of an account, or but an index.
+    The count of all users reads an index only; that of a domain reads its counter.
     """
     domain_id = await _domain(ctx, where)
     if where.domain is not None and domain_id is None:
@@ -150,7 +153,7 @@ async def count(ctx: Context, where: UserWhere) -> int:
 
 
 async def unfit(ctx: Context, where: UserWhere, keys: Collection[int]) -> set[int]:
-    """Those of these accounts that one sees, and that are not as this wants them."""
+    """Return those of these users that the viewer sees and that do not match the filter."""
     seen = select(col(User.id)).where(col(User.id).in_(keys), visible_users(ctx))
     fitting = {row.id for row in await ctx.read(seen.where(*_narrowed(ctx, where)))}
     return {row.id for row in await ctx.read(seen)} - fitting
@@ -167,7 +170,7 @@ def _of_domain(domain_id: int) -> Select[int]:
 
 
 async def _domain(ctx: Context, where: UserWhere) -> int | None:
-    """The domain that a list is narrowed to; None also where there is none of that name."""
+    """Load the id of the domain in the filter; None if there is no condition or no such domain."""
     if where.domain is None:
         return None
     name = address_syntax.normal_domain(where.domain)
@@ -180,6 +183,10 @@ async def _domain(ctx: Context, where: UserWhere) -> int | None:
 
 
 def _narrowed(ctx: Context, where: UserWhere) -> list[Any]:
+    """The conditions of a filter, apart from the domain.
+
+    Raises Invalid for a filter that is too long.
+    """
     _check(where)
     if () in (where.tags, where.required_tags, where.masks, where.roles):
         return [false()]
@@ -187,17 +194,17 @@ def _narrowed(ctx: Context, where: UserWhere) -> list[Any]:
     if where.query:
         found.append(_named_like(dialect, where.query))
     if where.forward:
-        some = text("users.targets <> '[]'")  # in the words of the index of those that forward
+        some = text("users.targets <> '[]'")  # as in the partial index of users with targets
         found += [some, any_holding(dialect, col(User.targets), within, [where.forward])]
     found += [tagged(where.tags)] if where.tags else []
     found += [tagged_all(where.required_tags)] if where.required_tags else []
     found += [masked(dialect, where.masks)] if where.masks else []
     if where.roles:
         found.append(col(User.role).in_(where.roles))
-        if Role.USER not in where.roles:  # in the words of the index of all others
+        if Role.USER not in where.roles:  # as in the partial index of the other roles
             found.append(text("users.role <> 'USER'"))
     for name, wanted in (("disabled", where.disabled), ("suspended", where.suspended)):
-        if wanted is not None:  # in the words of the indexes of those that are
+        if wanted is not None:  # as in the partial indexes
             found.append(text(f"users.{name}" if wanted else f"NOT users.{name}"))
     if where.created_after is not None:
         found.append(col(User.created_at) > where.created_after)
@@ -205,6 +212,7 @@ def _narrowed(ctx: Context, where: UserWhere) -> list[Any]:
 
 
 def _check(where: UserWhere) -> None:
+    """Raise Invalid if the filter has too many or too long terms."""
     for name, terms in (
         ("tags", where.tags),
         ("requiredTags", where.required_tags),
@@ -219,10 +227,10 @@ def _check(where: UserWhere) -> None:
 
 
 def _named_like(dialect: str, query: str) -> ColumnElement[bool]:
-    """Accounts that hold this in user name, name or main address, or begin so where it is short.
+    """SQL: users with this text in username, name or main address; a short text as their beginning.
 
-    It is looked for as it is written, and as names are compared: without dots and label, the
-    domain in Unicode.
+    The text is searched as written, and in the normalized form of usernames: without dots and
+    label, the domain in Unicode.
     """
     forms = dict.fromkeys([query.casefold(), address_syntax.username_key(query)])
     return or_(*(_like(dialect, form) for form in forms if form))

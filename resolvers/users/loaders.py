@@ -1,4 +1,4 @@
-"""Operations on accounts."""
+"""Users: load by id or name."""
 
 from collections import defaultdict
 from typing import Any
@@ -20,7 +20,7 @@ from resolvers.pagination import by_keys
 
 
 async def by_ids(ctx: Context, ids: list[int]) -> list[Picked | None]:
-    """The accounts with these ids, in this order; None where the viewer sees none."""
+    """Load users by id, in this order; None for a user that the viewer does not see."""
     if ids == [ctx.viewer.user_id]:
         return [next(iter(await ctx.find(_oneself())), None)]
     seen = select(*picked(User)).where(visible_users(ctx))
@@ -33,13 +33,16 @@ def _oneself() -> Select[*tuple[Any, ...]]:
 
 
 async def named(ctx: Context, name: str) -> Picked | None:
-    """The account of this user name or address, as far as the viewer may see it."""
+    """Load the user of this username or address; None if the viewer does not see it."""
     key = await address_resolution.login_of(ctx.world, name)
     return await ctx.load(by_ids, key) if key else None
 
 
 async def reached(ctx: Context, key: int | None) -> int:
-    """The account an operation is about: one the viewer sees, or the viewer's own."""
+    """Return the id of the user an operation is for: a visible one, or the viewer for None.
+
+    Raises NotFound if the viewer does not see the user.
+    """
     if key is None:
         return own(ctx)
     if await ctx.load(by_ids, key) is None:
@@ -48,7 +51,7 @@ async def reached(ctx: Context, key: int | None) -> int:
 
 
 async def folders_of(ctx: Context, user_id: int, use: SpecialUse) -> int | None:
-    """The id of a user's folder of this role."""
+    """Load the id of a user's mailbox with this special use; None if there is none."""
     asked = select(col(Mailbox.id)).where(
         col(Mailbox.user_id) == user_id, col(Mailbox.special_use) == use
     )
@@ -57,7 +60,7 @@ async def folders_of(ctx: Context, user_id: int, use: SpecialUse) -> int | None:
 
 
 async def administered(ctx: Context, user_ids: list[int]) -> list[list[Picked]]:
-    """The domains these users are in charge of, by name, as far as the viewer may see them."""
+    """Load the domains that these users administer, by name, as far as the viewer sees them."""
     charges = (
         select(*picked(Domain), col(DomainAdmin.user_id).label("admin"))
         .join(DomainAdmin, col(DomainAdmin.domain_id) == col(Domain.id))

@@ -1,4 +1,4 @@
-"""What accounts have that whoever manages them may change: application passwords, channels."""
+"""Objects of users that their administrators can change: application passwords, push channels."""
 
 from collections.abc import Collection, Sequence
 from typing import Any
@@ -16,7 +16,10 @@ from resolvers.context import Context
 
 
 def visible(ctx: Context, table: type[Owned], permission: AdminPermission) -> ColumnElement[bool]:
-    """One's own; those of accounts one sees, for a DOMAIN_ADMIN with the permission."""
+    """The WHERE clause for the viewer's own rows and those of users the viewer oversees.
+
+    A DOMAIN_ADMIN sees rows of other users only with the permission.
+    """
     viewer, owner = ctx.viewer, col(table.user_id)
     if viewer.role is Role.DOMAIN_ADMIN and permission not in viewer.permissions:
         return owner == viewer.user_id
@@ -24,9 +27,9 @@ def visible(ctx: Context, table: type[Owned], permission: AdminPermission) -> Co
 
 
 def owners(ids: Sequence[int], rows: Sequence[Picked | None]) -> list[int]:
-    """Whose these are: the accounts to hold. `rows` are those of `ids`; NotFound where one is not.
+    """Return the ids of the users to lock, sorted. `rows` are those of `ids`.
 
-    The order is that of the accounts' ids.
+    Raises NotFound if the row of an id is missing.
     """
     all_found(ids, {row.id for row in rows if row})
     return sorted({row.user_id for row in rows if row})
@@ -39,10 +42,10 @@ async def held(
     shown: Collection[str],
     these: tuple[Sequence[int], ColumnElement[bool]],
 ) -> list[Picked]:
-    """They as they are now that we hold their accounts, with `domain_id`, by id.
+    """Load the rows of these ids inside the transaction that locks their users, ordered by id.
 
-    `these` are their ids and what the viewer sees. NotFound where one is gone, Forbidden where
-    its account is not managed.
+    The rows have the user's `domain_id`. `ids_and_visible` are ids and the WHERE clause for visible
+    rows. Raises NotFound if a row is missing, Forbidden if the viewer does not manage its user.
     """
     ids, seen = these
     owner: list[Any] = [

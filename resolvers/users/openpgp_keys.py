@@ -1,4 +1,4 @@
-"""OpenPGP keys that accounts hand in: whether mail can be encrypted to one, and what it says."""
+"""OpenPGP public keys of users: validate a key and read its properties."""
 
 import asyncio
 from collections.abc import Sequence
@@ -18,18 +18,18 @@ BEGIN = "-----BEGIN PGP PUBLIC KEY BLOCK-----"
 
 @dataclass(frozen=True, slots=True)
 class PublicKey:
-    """A key, armoured, and what it says."""
+    """An OpenPGP public key in ASCII armor, with its properties."""
 
     armored: str
     fingerprint: str  # lower case, hex
     name: str | None = None
     address: str | None = None
     expires_at: datetime | None = None
-    is_short: bool = False  # below what OpenPGP programs call secure
+    is_short: bool = False  # shorter than OpenPGP programs call secure
 
     @property
     def info(self) -> dict[str, Any]:
-        """What it says, as `users.key_info` keeps it."""
+        """The properties of the key, as stored in `users.key_info`."""
         return {
             "fingerprint": self.fingerprint,
             "name": self.name,
@@ -39,9 +39,10 @@ class PublicKey:
 
 
 async def checked(world: World, text: str, *, path: Sequence[str] = ("pubKey",)) -> PublicKey:
-    """The key, if it can encrypt. Raises Invalid if it can't, or is secret, revoked or expired.
+    """Return the key if it can encrypt. Raises Invalid if it can't, or is revoked or expired.
 
-    Accepts what Sequoia's policy accepts, and RSA from 1,024 bits.
+    Accepts the keys that Sequoia's policy accepts, and RSA from 1,024 bits. A secret key is stored
+    without its secret part.
     """
     if len(text) > LONGEST:
         raise Invalid(f"at most {LONGEST} characters", constraint="max", path=path)
@@ -56,15 +57,15 @@ async def checked(world: World, text: str, *, path: Sequence[str] = ("pubKey",))
 
 
 def warn(ctx: Context, key: PublicKey, *, path: Sequence[str]) -> None:
-    """Tell the caller of a key that is too short."""
+    """Add a warning to the payload if the key is too short."""
     if key.is_short:
         text = "the key is accepted, but too short to be secure: RSA needs 2,048 bits"
         ctx.warn("WEAK_KEY", text, path=path)
 
 
 def _read(text: str, now: datetime) -> tuple[PublicKey | None, str]:
-    """The key, or else why it is none."""
-    import pysequoia  # noqa: PLC0415 - few need it, and all wait for the start
+    """Return the key and an empty text, or None and the reason why it can't be used."""
+    import pysequoia  # noqa: PLC0415 - few servers need it, and it delays the start
 
     try:
         cert = pysequoia.Cert.from_bytes(text.encode())
@@ -81,7 +82,7 @@ def _read(text: str, now: datetime) -> tuple[PublicKey | None, str]:
         return None, "nothing can be encrypted to this key: it cannot, is over, or is too weak"
     name, address = parseaddr(names[0]) if names else ("", "")
     return PublicKey(
-        str(cert),  # without the secret key, if that was here
+        str(cert),  # without a secret key
         cert.fingerprint,
         name or None,
         address or None,
@@ -90,7 +91,10 @@ def _read(text: str, now: datetime) -> tuple[PublicKey | None, str]:
 
 
 def _short(text: str, cert: Any, now: datetime) -> PublicKey | None:
-    """A key that is too short for Sequoia's policy, if mail can be encrypted to it."""
+    """Return a key that is too short for Sequoia's policy.
+
+    None if mail can't be encrypted to it.
+    """
     try:
         short = openpgp_short_rsa.read(text, now)
     except (RuntimeError, ValueError):

@@ -1,4 +1,4 @@
-"""Forgetting what browser clients keep of accounts."""
+"""Reset of the data that browser clients store for users."""
 
 from typing import Any
 
@@ -9,11 +9,11 @@ from resolvers.context import Context
 from resolvers.users import loaders as user_loaders
 from resolvers.users.selection import Users, chosen
 
-PREFERENCES = "ui/"  # what the keys of browser clients begin with
+PREFERENCES = "ui/"  # of the keys of browser clients
 
 
 async def reset(ctx: Context, which: Users) -> list[Picked]:
-    """Remove what browser clients keep of these accounts in key-value stores."""
+    """Delete what browser clients store for these users in key-value stores. Returns the users."""
     rows = await chosen(ctx, which)
     ids = [row.id for row in rows]
     async with ctx.write(*ids) as session:

@@ -1,4 +1,4 @@
-"""Removing all that a deleted account has stored: a chunk a unit, and its row at the end."""
+"""Removal of the data of a deleted user, a chunk for each transaction, the user row last."""
 
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
@@ -23,22 +23,22 @@ from resolvers.admin.task_steps import Plan, Step
 from resolvers.context import Context
 from resolvers.messages.bulk import row_changes
 
-CHUNK = 1000  # rows of a unit
+CHUNK = 1000  # rows of a transaction
 
 Phase = Callable[[Context, AsyncSession, int], Awaitable[Step]]
 
 
 async def plan(_ctx: Context, order: dict[str, Any], _checkpoint: dict[str, Any]) -> Plan:
-    """What a chunk holds: the account."""
+    """Plan the next chunk: it locks the user."""
     return Plan([order["user"]])
 
 
 async def step(
     ctx: Context, session: AsyncSession, order: dict[str, Any], checkpoint: dict[str, Any], _: Plan
 ) -> Step:
-    """Remove the next rows; one kind after the other, and then all that is left.
+    """Delete the next chunk of rows, one table after the other, and the user at the end.
 
-    An account that was brought back stays. Blobs are the collector's, once nothing needs them.
+    Does nothing if the user was restored. Blobs are deleted by the garbage collector.
     """
     user_id, at = order["user"], checkpoint.get("phase", 0)
     gone = select(col(User.id)).where(col(User.id) == user_id, col(User.deleted_at).is_not(None))
@@ -61,7 +61,7 @@ async def _uploads(ctx: Context, session: AsyncSession, user_id: int) -> Step:
 
 
 async def _messages(ctx: Context, session: AsyncSession, user_id: int) -> Step:
-    """Those in folders: counters of folder and account go down with them."""
+    """Delete a chunk of messages in mailboxes and update the counters of mailbox and user."""
     asked = select(*picked(Message, row_changes.STATE)).where(
         col(Message.user_id) == user_id, col(Message.archived_at).is_(None)
     )
@@ -71,6 +71,7 @@ async def _messages(ctx: Context, session: AsyncSession, user_id: int) -> Step:
 
 
 async def _archived(ctx: Context, session: AsyncSession, user_id: int) -> Step:
+    """Delete a chunk of deleted messages that are still kept."""
     theirs = select(col(Message.id), col(Message.thread_id)).where(col(Message.user_id) == user_id)
     rows = await ctx.read(theirs.order_by(col(Message.id)).limit(CHUNK))
     connection = await session.connection()
@@ -82,7 +83,7 @@ async def _archived(ctx: Context, session: AsyncSession, user_id: int) -> Step:
 
 
 def _rows(table: Any, owner: Any, key: Any) -> Phase:
-    """Remove rows of a table, the lowest keys first."""
+    """Return a phase that deletes the rows of a table, the lowest keys first."""
 
     async def phase(_ctx: Context, session: AsyncSession, user_id: int) -> Step:
         some: Select[Any] = select(key).where(owner == user_id).order_by(key).limit(CHUNK)
@@ -97,7 +98,7 @@ def _rows(table: Any, owner: Any, key: Any) -> Phase:
 
 
 async def _row(ctx: Context, session: AsyncSession, user_id: int) -> Step:
-    """The account itself, and with it what is left of anything else."""
+    """Delete the user row, and with it all rows that refer to it."""
     asked = select(col(DeletedUser.domain_id)).where(col(DeletedUser.id) == user_id)
     domain_id = next((row.domain_id for row in await ctx.read(asked)), None)
     connection = await session.connection()

@@ -1,4 +1,4 @@
-"""Deleted accounts: what is left of them, and their way back while their data waits."""
+"""Deleted users: find and restore them while their data waits for removal."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -29,12 +29,12 @@ from resolvers.users import loaders as user_loaders
 from resolvers.users.delete import buried, count_places, tell
 from resolvers.users.quota.quota_allocation import effective, room, seat
 
-Kept = Mapping[str, Any]  # an address as it was
+Kept = Mapping[str, Any]  # an address row of a deleted user
 
 
 @dataclass(frozen=True, slots=True)
 class Named:
-    """Which account: by its id, or by a user name or address that it had."""
+    """A reference to a deleted user: its id, or a username or address that it had."""
 
     id: int | None = None
     name: str = ""
@@ -42,7 +42,7 @@ class Named:
 
 @dataclass(frozen=True, slots=True)
 class Restored:
-    """An account that is back, with the addresses it has again and those it has lost."""
+    """A restored user, with the addresses it has again and those it has lost."""
 
     user: Picked
     recovered: Sequence[str]
@@ -50,7 +50,10 @@ class Restored:
 
 
 async def find(ctx: Context, by: Named) -> Picked | None:
-    """What is left of a deleted account; of several that had a name, the last that was deleted."""
+    """Load the row of a deleted user; None if there is none the viewer can decide on.
+
+    Of several users that had a name, returns the one deleted last.
+    """
     asked = (
         select(
             *(column for column in picked(DeletedUser)),
@@ -69,7 +72,7 @@ async def find(ctx: Context, by: Named) -> Picked | None:
     if "@" in by.name:
         local, name = normal(by.name)
         places = await _places(ctx, name)
-        # the text of JSON, alike on both stores as far as this: it narrows, and is looked into
+        # a filter on the JSON text, which is the same in both databases; checked in full below
         like = cast(col(DeletedUser.addresses), String).contains(f'"{local}"', autoescape=True)
         for row in await ctx.read(asked.where(like)) if local and places else ():
             if any(a["local"] == local and a["domain_id"] in places for a in row.addresses):
@@ -79,7 +82,7 @@ async def find(ctx: Context, by: Named) -> Picked | None:
 
 
 async def _places(ctx: Context, name: str) -> set[int]:
-    """The domain of this name, and the one it is an alias of."""
+    """Load the ids of the domain of this name and of the domain it is an alias of."""
     name = normal_domain(name)
     alias = select(col(DomainAlias.domain_id)).where(col(DomainAlias.alias) == name)
     asked = select(col(Domain.id)).where(or_(col(Domain.name) == name, col(Domain.id).in_(alias)))
@@ -87,7 +90,7 @@ async def _places(ctx: Context, name: str) -> set[int]:
 
 
 async def recoverable(ctx: Context, kept: Sequence[Kept]) -> list[Kept]:
-    """Those of the addresses that nobody has taken, in domains that are there."""
+    """Return the addresses that are still free, in domains that still exist."""
     locals_ = [address["local"] for address in kept]
     asked = select(col(Address.local), col(Address.domain_id))
     taken = {tuple(row) for row in await ctx.read(asked.where(col(Address.local).in_(locals_)))}
@@ -102,10 +105,11 @@ async def recoverable(ctx: Context, kept: Sequence[Kept]) -> list[Kept]:
 
 
 async def restore(ctx: Context, by: Named) -> Restored:
-    """Bring an account back, as it was, while its task waits.
+    """Restore a deleted user while its deletion task waits.
 
-    Conflict where its data is being removed, its user name is taken, or it is not deleted;
-    LimitReached where its domain is full. An account whose domain is gone comes back without one.
+    Raises NotFound for an unknown user; Conflict if its data is being removed, its username is
+    taken, or it is not deleted; LimitReached if its domain is full. If its domain no longer exists,
+    the user has none.
     """
     row = await find(ctx, by)
     if row is None:
@@ -118,13 +122,14 @@ async def restore(ctx: Context, by: Named) -> Restored:
             if row is None:
                 raise Conflict("it was brought back, or removed, meanwhile", path=["by"])
             restored = await _bring_back(ctx, session, row)
-    except IntegrityError as clash:  # somebody was quicker, on a store with several writers
+    except IntegrityError as clash:  # a concurrent request took the name
         raise Conflict("user name or address is taken", path=["by"]) from clash
     forget(ctx.world, row.id)
     return restored
 
 
 async def _refuse(ctx: Context, by: Named) -> None:
+    """Raise Conflict if the reference is that of a live user."""
     known = (
         ctx.load(user_loaders.by_ids, by.id)
         if by.id is not None
@@ -135,6 +140,7 @@ async def _refuse(ctx: Context, by: Named) -> None:
 
 
 async def _bring_back(ctx: Context, session: AsyncSession, row: Picked) -> Restored:
+    """Restore the rows of a deleted user that is locked."""
     connection = await session.connection()
     await _call_off(ctx, session, row)
     taken = select(col(User.id)).where(col(User.username_key) == row.username_key)
@@ -185,7 +191,7 @@ async def _bring_back(ctx: Context, session: AsyncSession, row: Picked) -> Resto
 
 
 async def _call_off(ctx: Context, session: AsyncSession, row: Picked) -> None:
-    """End the waiting task; Conflict where it has begun."""
+    """Cancel the waiting deletion task. Raises Conflict if it has begun."""
     if row.task_id is None:
         return
     now, this = ctx.world.now(), col(Task.id) == row.task_id
@@ -200,9 +206,9 @@ async def _call_off(ctx: Context, session: AsyncSession, row: Picked) -> None:
 
 
 def _main(ctx: Context, row: Picked, back: Sequence[Kept]) -> Kept | None:
-    """The main address: the former one, else the first, of the account's own domain if it can be.
+    """Choose the main address: the former one, else the first, if possible in the user's domain.
 
-    A DOMAIN_ADMIN brings nobody into a domain that is another's.
+    A DOMAIN_ADMIN can't restore a user into a domain of others.
     """
     viewer = ctx.viewer
     able = [

@@ -1,4 +1,4 @@
-"""Who may do what: roles, domains to be in charge of, and what is delegated."""
+"""Roles of users, the domains they administer, and their permissions."""
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
@@ -15,27 +15,27 @@ from resolvers.domains import loaders as domain_loaders
 from resolvers.users.selection import Users
 from resolvers.users.user_locks import Held, changing
 
-LIST = 1000  # domains that somebody is in charge of
+LIST = 1000  # domains of one DOMAIN_ADMIN
 
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """What accounts shall be; None leaves it as it is."""
+    """Changes to role, administered domains and permissions; None leaves them unchanged."""
 
     role: Role | None = None
-    administers: Sequence[int] | None = None  # domains
+    administers: Sequence[int] | None = None  # domain ids
     admin_permissions: Sequence[AdminPermission] | None = None
 
 
 def values_of(permissions: Iterable[StrEnum]) -> list[str]:
-    """Permissions as they are stored: each once, in order."""
+    """Return permissions in stored form: each once, sorted."""
     return sorted({permission.value for permission in permissions})
 
 
 def check_charge(
     role: Role, administers: Collection[int] | None, permissions: Collection[str] | None
 ) -> None:
-    """Invalid where one who is no DOMAIN_ADMIN is given domains, or permissions over them."""
+    """Raise Invalid if domains, or permissions over them, are set for another role."""
     problems = Problems()
     for name, given in (("administers", administers), ("adminPermissions", permissions)):
         with problems.caught():
@@ -46,7 +46,7 @@ def check_charge(
 
 
 async def domains_there(ctx: Context, keys: Sequence[int]) -> None:
-    """NotFound where one of these domains is none of the viewer's to administer."""
+    """Raise NotFound if the viewer does not administer one of these domains."""
     if len(keys) > LIST:
         raise Invalid(f"at most {LIST} domains", constraint="max", path=["administers"])
     rows = await ctx.load_all(domain_loaders.by_ids, keys)
@@ -57,9 +57,10 @@ async def domains_there(ctx: Context, keys: Sequence[int]) -> None:
 
 
 async def set_role(ctx: Context, users: Users, standing: Standing) -> list[int]:
-    """Give accounts a role, and a DOMAIN_ADMIN domains and permissions; returns their ids.
+    """Set the role of users, and a DOMAIN_ADMIN's domains and permissions; return the user ids.
 
-    Who ceases to be a DOMAIN_ADMIN has neither any more.
+    A user who is no longer a DOMAIN_ADMIN loses both. Raises Forbidden for a role above the
+    viewer's, Invalid for an empty change.
     """
     role = standing.role
     if standing == Standing():
@@ -90,7 +91,7 @@ async def set_role(ctx: Context, users: Users, standing: Standing) -> list[int]:
 
 
 async def _charges(held: Held) -> dict[int, list[int]]:
-    """The domains that accounts are in charge of, in order."""
+    """Load the ids of the domains that locked users administer, sorted, by user id."""
     keys = [row.id for row in held.rows]
     asked = select(col(DomainAdmin.user_id), col(DomainAdmin.domain_id)).where(
         col(DomainAdmin.user_id).in_(keys)
@@ -102,7 +103,7 @@ async def _charges(held: Held) -> dict[int, list[int]]:
 
 
 async def _charge(held: Held) -> None:
-    """Put accounts in charge of what they were said to be."""
+    """Store the administered domains that have changed."""
     new = {key: one["administers"] for key, one in held.after.items() if "administers" in one}
     connection = await held.session.connection()
     await connection.execute(delete(DomainAdmin).where(col(DomainAdmin.user_id).in_(new)))
@@ -114,7 +115,7 @@ async def _charge(held: Held) -> None:
 async def set_permissions(
     ctx: Context, users: Users, permissions: Collection[UserPermission]
 ) -> list[int]:
-    """Say what accounts may change themselves, in place of what they might; returns their ids."""
+    """Replace the permissions of users to change their own settings; return the user ids."""
     async with changing(ctx, users, "userPermissionsSet") as held:
         for row in held.rows:
             held.set(row, permissions=values_of(permissions))

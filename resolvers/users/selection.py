@@ -1,4 +1,4 @@
-"""Which accounts a mutation is about."""
+"""Selections of users that a mutation is for."""
 
 import re
 from collections.abc import Collection, Sequence
@@ -19,31 +19,30 @@ from models.users.tables import User, UserTag
 from resolvers.access import managed_users, own, visible_users
 from resolvers.context import Context, Needs
 
-LONGEST = 128  # characters of a mask, as of a user name
+LONGEST = 128  # characters, as of a username
 _WILD = re.compile(r"[*?]+")
 
 
 @dataclass(frozen=True, slots=True)
 class Users:
-    """A selection of accounts: those that meet any of the conditions.
+    """A selection of users: those that meet any of the conditions.
 
-    A selection that was not `chosen` and has no condition means the viewer's own account. One that
-    was chosen and has none, as with empty lists, means no account. Ids and names must each be
-    those of an account.
+    A selection that was not `chosen` and has no condition means the viewer. One that was chosen and
+    has none, as with empty lists, means no user. Each id and name must be that of a user.
     """
 
-    chosen: bool = False  # a client made the selection, maybe with empty lists
+    chosen: bool = False  # the client sent a selection, maybe with empty lists
 
     all: bool = False
     ids: tuple[int, ...] = ()
     usernames: tuple[str, ...] = ()  # or addresses
-    masks: tuple[str, ...] = ()  # user names with * and ?
+    masks: tuple[str, ...] = ()  # usernames with * and ?
     domains: tuple[str, ...] = ()
     tags: tuple[str, ...] = ()
 
     @property
     def given(self) -> bool:
-        """True if it says whose accounts, be it nobody's."""
+        """True if the client sent a selection, even of no user."""
         return any(getattr(self, field.name) for field in fields(self))
 
 
@@ -53,10 +52,11 @@ MINE = Users()
 async def chosen(
     ctx: Context, users: Users, *, managed: bool = True, path: str = "users"
 ) -> list[Picked]:
-    """The rows of these accounts, by id, as many as one mutation takes.
+    """Load the rows of the selected users, by id, up to the limit of one mutation.
 
-    With `managed` only such as the viewer may change. NotFound where a named one is none
-    that the viewer sees, Forbidden where it may not be changed; `all` needs an ADMIN.
+    With `managed`, only users that the viewer can change. Raises NotFound if a named user is not
+    visible, Forbidden if it can't be changed or if the viewer selects `all` without the role ADMIN,
+    and LimitReached for too many users.
     """
     most = ctx.world.options.bulk
     if not users.given:
@@ -86,9 +86,9 @@ async def chosen(
 
 
 async def described(ctx: Context, users: Users, *, path: str = "users") -> ColumnElement[bool]:
-    """The WHERE clause for these accounts, however many, as far as the viewer sees them.
+    """The WHERE clause for the selected users, without limit, as far as the viewer sees them.
 
-    NotFound where a user name or address is nobody's; `all` needs an ADMIN.
+    Raises NotFound for an unknown username or address; `all` needs the role ADMIN.
     """
     if not users.given:
         users = Users(ids=(own(ctx),))
@@ -98,7 +98,10 @@ async def described(ctx: Context, users: Users, *, path: str = "users") -> Colum
 
 
 async def _checked(ctx: Context, users: Users, path: str) -> list[int]:
-    """The accounts of the user names and addresses; refused where there is too much of anything."""
+    """Check the sizes of a selection; return the ids of its usernames and addresses.
+
+    Raises LimitReached, NotFound, or Forbidden for `all` without the role ADMIN.
+    """
     most = ctx.world.options.bulk
     if users.all:
         ctx.viewer.require(Needs(role=Role.ADMIN))
@@ -109,15 +112,18 @@ async def _checked(ctx: Context, users: Users, path: str) -> list[int]:
 
 
 async def managed_one(ctx: Context, key: int, *, path: str = "user") -> Picked:
-    """The row of an account that the viewer may change; refused as by `managed_all`."""
+    """Load a user that the viewer can change.
+
+    Raises NotFound or Forbidden as `load_managed_users` does.
+    """
     (row,) = await managed_all(ctx, [key], path=path)
     return row
 
 
 async def managed_all(ctx: Context, keys: Collection[int], *, path: str) -> Sequence[Picked]:
-    """The rows of accounts that the viewer may change, by id.
+    """Load users that the viewer can change, by id.
 
-    NotFound where the viewer sees one not, Forbidden where one may not be changed.
+    Raises NotFound if the viewer does not see one, Forbidden if one can't be changed.
     """
     free = managed_users(ctx).label("free")
     asked = select(*picked(User), free).where(col(User.id).in_(keys), visible_users(ctx))
@@ -131,7 +137,10 @@ async def managed_all(ctx: Context, keys: Collection[int], *, path: str) -> Sequ
 
 
 async def _named(ctx: Context, users: Users, path: str) -> list[int]:
-    """The accounts of the user names and addresses; NotFound as `chosen` says."""
+    """Return the ids of the selected usernames and addresses.
+
+    Raises NotFound for an unknown one.
+    """
     found = []
     for index, name in enumerate(users.usernames):
         key = await address_resolution.login_of(ctx.world, name)
@@ -143,6 +152,7 @@ async def _named(ctx: Context, users: Users, path: str) -> list[int]:
 
 
 def _conditions(dialect: str, users: Users) -> list[ColumnElement[bool]]:
+    """The alternative conditions of a selection, without its names."""
     found: list[ColumnElement[bool]] = []
     if users.all:
         found.append(col(User.id) > 0)
@@ -160,14 +170,18 @@ def _conditions(dialect: str, users: Users) -> list[ColumnElement[bool]]:
 
 
 def masked(dialect: str, masks: Sequence[str]) -> ColumnElement[bool]:
-    """Accounts whose user name, as compared, fits one of these masks with * and ?.
+    """SQL: users with a normalized username that matches one of these masks with * and ?.
 
-    What is fixed at the beginning of a mask, or else three letters anywhere, is by an index.
+    An index finds the fixed beginning of a mask, or else three letters at any place.
     """
     return or_(*(_fitting(dialect, mask, nth) for nth, mask in enumerate(masks)))
 
 
 def _fitting(dialect: str, mask: str, nth: int) -> ColumnElement[bool]:
+    """SQL: users with a username that matches a mask.
+
+    Raises Invalid if the mask is too long.
+    """
     if len(mask) > LONGEST:
         text = f"a mask has at most {LONGEST} characters"
         raise Invalid(text, constraint="max", path=["masks"], index=nth)
@@ -185,14 +199,14 @@ def _fitting(dialect: str, mask: str, nth: int) -> ColumnElement[bool]:
 
 
 def tagged(tags: Sequence[str]) -> ColumnElement[bool]:
-    """Accounts with any of these labels, in any case."""
+    """SQL: users with any of these tags, in any case."""
     folded = {tag.strip().casefold() for tag in tags}
     with_one = select(col(UserTag.user_id)).where(col(UserTag.tag).in_(folded))
     return col(User.id).in_(with_one)
 
 
 def tagged_all(tags: Sequence[str]) -> ColumnElement[bool]:
-    """Accounts with all of these labels, in any case."""
+    """SQL: users with all of these tags, in any case."""
     folded = {tag.strip().casefold() for tag in tags}
     many = func.count(col(UserTag.tag).distinct())
     with_all = (

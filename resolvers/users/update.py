@@ -1,4 +1,4 @@
-"""Changing accounts: their facts, names, passwords and thresholds."""
+"""Update of users: settings, names, passwords and limits."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -34,7 +34,7 @@ from resolvers.users.selection import Users, chosen
 from resolvers.users.user_locks import Held, changing
 from resolvers.users.validation import OWN, allow, allow_quota, camel, checked
 
-AT = ("set",)  # where the patch is in the input
+AT = ("set",)  # of the patch in the input
 TARGETS = (*AT, "targets")
 ENCRYPTING = {"encrypt_messages": "what arrives", "encrypt_forwarded": "what is forwarded"}
 NO_TEMPORARY = {"temporary_password": None, "temporary_from": None, "temporary_until": None}
@@ -42,11 +42,14 @@ NO_TEMPORARY = {"temporary_password": None, "temporary_from": None, "temporary_u
 
 @dataclass(frozen=True, slots=True)
 class Patch:
-    """What to change; what is not given stays. `facts` by column, None clears."""
+    """Changes to users.
+
+    Fields that are not set stay unchanged. `facts` is by column; None clears.
+    """
 
     facts: Mapping[str, Any] = field(default_factory=dict)
     username: str | None = None
-    pub_key: str | None = None  # "": none any more
+    pub_key: str | None = None  # "" removes the key
     targets: Sequence[str] | None = None
     password: NewPassword | None = None
     password_disabled: bool = False
@@ -54,12 +57,12 @@ class Patch:
 
     @property
     def secret(self) -> bool:
-        """Whether it is about how one signs in."""
+        """True if the patch changes or disables the password."""
         return self.password is not None or self.password_disabled
 
     @property
     def names(self) -> set[str]:
-        """The columns it changes."""
+        """The columns that the patch changes."""
         more = {
             "username": self.username is not None,
             "pub_key": self.pub_key is not None,
@@ -73,9 +76,11 @@ class Patch:
 async def change(
     ctx: Context, users: Users, patch: Patch, existing: str | None = None
 ) -> list[int]:
-    """Change these accounts, all or none; returns their ids.
+    """Change these users, all or none; return their ids.
 
-    `existing` is the password until now: whoever changes the own one must know it.
+    `existing` is the current password, which is required to change the viewer's own. Raises Invalid
+    with all errors of the fields, Forbidden, AuthenticationFailed for a wrong `existing`, or
+    Conflict.
     """
     if not patch.names:
         raise Invalid("change at least one thing", constraint="required", path=AT)
@@ -105,7 +110,7 @@ async def change(
     try:
         async with changing(ctx, ids, "userUpdate") as held:
             if existing is not None and held.rows[0].password != rows[0].password:
-                raise _wrong()  # it was right, until somebody was quicker
+                raise _wrong()  # a concurrent request changed it
             await _apply(ctx, held, patch, values)
             if patch.targets is not None:
                 await forward_targets.set_(ctx, held, patch.targets, TARGETS)
@@ -115,7 +120,7 @@ async def change(
 
 
 def _alone(rows: Sequence[Picked], patch: Patch, existing: str | None, problems: Problems) -> None:
-    """Look for what can be of one account only, and is said of several."""
+    """Add a problem if fields of one user only are set for several users."""
     for path, given in (
         ([*AT, "username"], patch.username is not None),
         ([*AT, "password"], patch.password is not None),
@@ -127,7 +132,7 @@ def _alone(rows: Sequence[Picked], patch: Patch, existing: str | None, problems:
 
 
 def _allowed(ctx: Context, rows: Sequence[Picked], patch: Patch) -> None:
-    """Forbidden where the role does not reach so far, over the own account or another."""
+    """Raise Forbidden if the viewer's role or credential does not allow the patch."""
     viewer, more = ctx.viewer, sorted(patch.names - OWN)
     if viewer.new_password_only:
         if patch.names != {"password"} or patch.password_disabled or patch.password is None:
@@ -146,7 +151,7 @@ def _allowed(ctx: Context, rows: Sequence[Picked], patch: Patch) -> None:
 def _check_existing(
     ctx: Context, rows: Sequence[Picked], patch: Patch, existing: str | None, problems: Problems
 ) -> None:
-    """Look whether the own password is to be changed without the one there is."""
+    """Add a problem if the viewer changes the own password without the existing one."""
     mine = [row for row in rows if row.id == ctx.viewer.user_id]
     with problems.caught():
         if existing is None and patch.secret and any(has_password(ctx.world, row) for row in mine):
@@ -155,7 +160,10 @@ def _check_existing(
 
 
 async def _know(ctx: Context, rows: Sequence[Picked], existing: str | None) -> None:
-    """Refuse whoever does not know the password there is; failures are counted."""
+    """Raise AuthenticationFailed if the existing password is wrong.
+
+    Failures are counted; raises RateLimited after too many.
+    """
     if existing is None:
         return
     for row in rows:
@@ -173,7 +181,7 @@ async def _know(ctx: Context, rows: Sequence[Picked], existing: str | None) -> N
 
 
 def has_password(world: World, row: Picked) -> bool:
-    """Whether one can sign in with a password, be it a temporary one."""
+    """True if the user can sign in with a password, also a temporary one."""
     return bool(row.password) or _temporary(world, row)
 
 
@@ -190,7 +198,7 @@ def _wrong() -> AuthenticationFailed:
 
 
 def _named(username: str | None, problems: Problems) -> dict[str, Any]:
-    """The user name, and how it is compared, by column."""
+    """Return the columns of a new username. Adds a problem if it is unusable."""
     with problems.caught():
         if username is not None:
             name = address_syntax.checked_username(username, path=[*AT, "username"])
@@ -199,7 +207,7 @@ def _named(username: str | None, problems: Problems) -> dict[str, Any]:
 
 
 async def _key(ctx: Context, patch: Patch, problems: Problems) -> dict[str, Any]:
-    """The public key and what it says, by column."""
+    """Return the columns of a new public key, or of none. Adds a problem if it is unusable."""
     with problems.caught():
         if patch.pub_key:
             key = await openpgp_keys.checked(ctx.world, patch.pub_key, path=[*AT, "pubKey"])
@@ -211,7 +219,10 @@ async def _key(ctx: Context, patch: Patch, problems: Problems) -> dict[str, Any]
 async def _password(
     ctx: Context, rows: Sequence[Picked], patch: Patch, problems: Problems
 ) -> NewPassword | None:
-    """The password, once it can be set; None where none is given."""
+    """Return the validated new password.
+
+    None if there is none. Adds a problem if it is unusable.
+    """
     with problems.caught():
         if patch.password and patch.password_disabled:
             text = "passwordDisabled means: no password"
@@ -223,7 +234,7 @@ async def _password(
 
 
 async def _secret(ctx: Context, patch: Patch, password: NewPassword | None) -> dict[str, Any]:
-    """What to store of another password, or of none any more, by column."""
+    """Hash a new password and return its columns; empty if the password stays."""
     if not patch.secret:
         return {}
     return {
@@ -235,7 +246,7 @@ async def _secret(ctx: Context, patch: Patch, password: NewPassword | None) -> d
 
 
 async def _apply(ctx: Context, held: Held, patch: Patch, values: Mapping[str, Any]) -> None:
-    """Change the accounts that are held, and what hangs on them."""
+    """Change the locked users and everything that depends on the changed columns."""
     if "username" in values:
         await _free(held, values["username_key"])
     if {"pub_key", *ENCRYPTING} & values.keys():
@@ -266,7 +277,7 @@ async def _apply(ctx: Context, held: Held, patch: Patch, values: Mapping[str, An
 async def _note(
     ctx: Context, held: Held, senders_of: Sequence[Picked], patch: Patch, values: Mapping[str, Any]
 ) -> None:
-    """Write to the security log who may be sent as, and that the password is another."""
+    """Log new allowed senders and password changes to the security log."""
     if senders_of:
         told = {"patterns": ", ".join(values["from_whitelist"])}
         seen = [Event("sender whitelist change", row.id, detail=told) for row in senders_of]
@@ -276,7 +287,7 @@ async def _note(
 
 
 async def _check_encryption(held: Held, values: Mapping[str, Any]) -> None:
-    """Refuse what leaves an account without a key to which it has its mail encrypted."""
+    """Raise Invalid or Conflict if a user with encrypted mail would have no public key."""
     without = []
     for row in held.rows:
         if values.get("pub_key", row.pub_key):
@@ -299,7 +310,7 @@ async def _check_encryption(held: Held, values: Mapping[str, Any]) -> None:
 
 
 async def _recount(held: Held, with_new: Callable[..., Sequence[Picked]]) -> None:
-    """Let what was used of a limit begin afresh."""
+    """Reset the counters of limits that have changed."""
     for kind in (UsageKind.RECIPIENTS, UsageKind.FORWARDS):
         if rows := with_new(kind.lower()):
             await usage_reset.forget(held, [row.id for row in rows], [kind])
@@ -309,7 +320,7 @@ async def _recount(held: Held, with_new: Callable[..., Sequence[Picked]]) -> Non
 
 
 async def _note_secret(ctx: Context, held: Held, row: Picked, patch: Patch) -> None:
-    """Log the change, and let the token of this call go on: its holder knew the password."""
+    """Log the new password, and keep the viewer's token valid: the viewer knew the old password."""
     detail = {"disabled": True} if patch.password_disabled else {}
     await security_log.note(ctx, held.session, Event("password change", row.id, detail=detail))
     if row.id == ctx.viewer.user_id and ctx.viewer.token_id:
@@ -323,6 +334,7 @@ async def _note_secret(ctx: Context, held: Held, row: Picked, patch: Patch) -> N
 
 
 async def _free(held: Held, key: str) -> None:
+    """Raise Conflict if another user has the username."""
     others = [row.id for row in held.rows]
     taken = select(col(User.id)).where(col(User.username_key) == key, col(User.id).not_in(others))
     if (await (await held.session.connection()).execute(taken)).first():
@@ -330,7 +342,7 @@ async def _free(held: Held, key: str) -> None:
 
 
 async def _respell(held: Held, rows: Sequence[Picked], values: Mapping[str, Any]) -> None:
-    """Keep what accounts are found by in step with their names."""
+    """Update the search words of users with changed names."""
     asked = select(col(Address.user_id), col(Address.shown)).where(
         col(Address.main), col(Address.user_id).in_([row.id for row in rows])
     )

@@ -1,4 +1,4 @@
-"""Changing accounts, one or many: they are held, changed by few statements, and told of."""
+"""Changes to locked users, one or many, with few statements and their journal entries."""
 
 from collections import defaultdict
 from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
@@ -24,7 +24,7 @@ from resolvers.context import Context, Needs
 from resolvers.users.selection import Users, chosen
 from resolvers.users.validation import camel
 
-# What follows from the rest, or tells nobody anything.
+# Columns that follow from others or mean nothing to clients.
 SILENT = frozenset(
     {
         "key_info",
@@ -40,18 +40,18 @@ SILENT = frozenset(
 
 @dataclass
 class Held:
-    """Accounts that are held until the unit ends, as they were, and what becomes of them."""
+    """Users that are locked until the transaction ends, with their changes."""
 
     session: AsyncSession
     rows: Sequence[Picked]
     domains: Mapping[int, Domain]
-    values: dict[int, dict[str, Any]] = field(default_factory=dict)  # by account, then column
-    before: dict[int, dict[str, Any]] = field(default_factory=dict)  # of what is new
+    values: dict[int, dict[str, Any]] = field(default_factory=dict)  # by user id, then column
+    before: dict[int, dict[str, Any]] = field(default_factory=dict)  # of changed values
     after: dict[int, dict[str, Any]] = field(default_factory=dict)
-    ended: set[int] = field(default_factory=set)  # accounts whose tokens end
+    ended: set[int] = field(default_factory=set)  # users whose tokens end
 
     def set(self, row: Picked, **values: Any) -> Collection[str]:
-        """Give this account these values; returns the columns that have another one now."""
+        """Set columns of a user. Returns the columns with a changed value."""
         was = {name: getattr(row, name) for name in values}
         fresh = [name for name in values if was[name] != values[name]]
         if fresh:
@@ -61,21 +61,21 @@ class Held:
         return fresh
 
     def tell(self, row: Picked, name: str, before: Any, after: Any) -> None:
-        """Have it told that this is another now."""
+        """Report a changed value in the journal and the admin log, without storing it."""
         self.before.setdefault(row.id, {})[name] = before
         self.after.setdefault(row.id, {})[name] = after
 
     def end(self, row: Picked) -> None:
-        """End the tokens of this account."""
+        """End the tokens of this user."""
         self.ended.add(row.id)
 
     @property
     def changed(self) -> list[Picked]:
-        """The accounts that are not as they were."""
+        """The users with changes."""
         return [row for row in self.rows if row.id in self.after or row.id in self.ended]
 
     def names(self, row: Picked) -> list[str]:
-        """What is new of it, as the schema calls it."""
+        """Return the changed columns of a user by their names in the schema."""
         return sorted(camel(name) for name in self.after.get(row.id, {}).keys() - SILENT)
 
 
@@ -83,9 +83,10 @@ class Held:
 async def changing(
     ctx: Context, users: Users, mutation: str, *, path: str = "users"
 ) -> AsyncGenerator[Held]:
-    """Hold these accounts, and on leaving write what was `set`, in the journal and the log too.
+    """Lock users for a change. On leaving, store the changes with journal and admin log entries.
 
-    They must be the viewer's to change; others than the own account by a credential for all.
+    Raises Forbidden or NotFound as `load_selected_users` does; users other than the viewer need a
+    credential with the scope MASTER. Raises Conflict if a user moves to another domain.
     """
     rows = await chosen(ctx, users, path=path)
     if any(row.id != ctx.viewer.user_id for row in rows):
@@ -108,7 +109,7 @@ async def changing(
 
 
 async def _write(ctx: Context, held: Held) -> None:
-    """Store the values: accounts that become alike take one statement."""
+    """Store the new values. Users with the same values share one statement."""
     alike: defaultdict[str, list[int]] = defaultdict(list)
     for row in held.changed:
         alike[f"{row.id in held.ended} {held.values.get(row.id)}"].append(row.id)
@@ -121,7 +122,7 @@ async def _write(ctx: Context, held: Held) -> None:
 
 
 async def _told(ctx: Context, held: Held, mutation: str) -> None:
-    """Write to the journals, and to the log of administrators, what changed."""
+    """Write the changes to the journals and to the admin log."""
     rows = held.changed
     told: defaultdict[int, list[Picked]] = defaultdict(list)
     own = {row.id for row in rows}
@@ -133,7 +134,7 @@ async def _told(ctx: Context, held: Held, mutation: str) -> None:
             ChangeKind.USER_CHANGED,
             [row.id for row in theirs],
             changed=[held.names(row) for row in theirs],
-            **({} if stream in own else {"twice": True}),  # the accounts' own streams tell it too
+            **({} if stream in own else {"twice": True}),  # the users' own streams have it too
         )
         for stream, theirs in told.items()
     }
@@ -150,7 +151,7 @@ async def _told(ctx: Context, held: Held, mutation: str) -> None:
 
 
 def _facts(held: Held, row: Picked) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What was and what is, of what changed; a key goes by what it says."""
+    """Return old and new values of a user for the admin log; a public key as its properties."""
     hidden = SILENT - {"key_info"} | {"pub_key"}
     before, after = held.before.get(row.id, {}), held.after.get(row.id, {})
     return (

@@ -1,4 +1,4 @@
-"""What can be said of an account when it is made or changed: in which form, and by whom."""
+"""Validation of the fields of users, and the permissions they need."""
 
 import re
 import unicodedata
@@ -18,11 +18,11 @@ NAME = 255  # characters
 TAG = 128
 LIST = 1000  # items
 NETWORKS = 100
-SPAM_LEVEL = 50  # where nobody says another
-WHOLE = 1 << 53  # what a number of JSON holds
+SPAM_LEVEL = 50
+WHOLE = 1 << 53  # a JSON number is exact below it
 COUNT = 1 << 31
 
-# What a USER may change of the own account, and what else it takes.
+# Columns that a USER can change of the own row; some need a permission.
 OWN = frozenset(
     {
         *("name", "language", "password", "retention", "pub_key", "encrypt_messages"),
@@ -50,9 +50,9 @@ _LANGUAGE = re.compile(r"[A-Za-z]{2,3}([_-][A-Za-z0-9]{1,8}){0,4}")
 
 
 def checked(given: Mapping[str, Any], problems: Problems, at: Sequence[str] = ()) -> dict[str, Any]:
-    """These facts, by column, as they are stored; None is what is cleared, or has its default.
+    """Return column values in stored form; None is a cleared value or the default.
 
-    What cannot be is left out, and told to `problems` with paths that begin with `at`.
+    Unusable values are left out and added to `problems`, with paths that begin with `path_prefix`.
     """
     found = {}
     for name, value in given.items():
@@ -63,13 +63,13 @@ def checked(given: Mapping[str, Any], problems: Problems, at: Sequence[str] = ()
 
 
 def camel(name: str) -> str:
-    """The column as the schema calls it."""
+    """Return a column name as the schema has it, in camel case."""
     first, *rest = name.split("_")
     return first + "".join(word.capitalize() for word in rest)
 
 
 def allow(ctx: Context, names: Collection[str], at: Sequence[str] = ()) -> None:
-    """Forbidden where it takes a permission to set one of these columns, which the viewer lacks."""
+    """Raise Forbidden if the viewer lacks the permission for one of these columns."""
     for name in sorted(names):
         needs = Needs(admin_permission=BY_ADMINS.get(name), user_permission=BY_USERS.get(name))
         try:
@@ -80,7 +80,7 @@ def allow(ctx: Context, names: Collection[str], at: Sequence[str] = ()) -> None:
 
 
 def allow_quota(ctx: Context, quota: int | None, at: Sequence[str] = ()) -> None:
-    """Forbidden where the viewer may not give unlimited storage."""
+    """Raise Forbidden if the quota is unlimited and the viewer can't give that."""
     unlimited, viewer = AdminPermission.UNLIMITED_QUOTA, ctx.viewer
     if quota == 0 and not (viewer.role.includes(Role.ADMIN) or unlimited in viewer.permissions):
         text = f"to give unlimited storage needs {unlimited}"
@@ -142,7 +142,10 @@ def _retention(life: timedelta | None, path: Sequence[str]) -> int | None:
 
 
 def spam_level(level: int | None, path: Sequence[str]) -> int:
-    """The level as it is stored; Invalid where it is none."""
+    """Return the spam level in stored form; None: the default.
+
+    Raises Invalid if it is out of range.
+    """
     if level is None:
         return SPAM_LEVEL
     if not 0 <= level <= 100:  # noqa: PLR2004 - as documented
@@ -151,6 +154,8 @@ def spam_level(level: int | None, path: Sequence[str]) -> int:
 
 
 def _below(most: int) -> Callable[[int | None, Sequence[str]], int | None]:
+    """Return a check that a number is not negative and below the limit."""
+
     def check(number: int | None, path: Sequence[str]) -> int | None:
         if number is not None and not 0 <= number < most:
             words = f"not negative, and below 2^{most.bit_length() - 1}"

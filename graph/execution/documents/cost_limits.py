@@ -1,4 +1,4 @@
-"""What one operation may ask for: its size, and its price."""
+"""Limits on the size and the cost of one operation."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -31,11 +31,11 @@ from graph.execution.documents.overlap_limits import Comparisons
 from graph.execution.strawberry_definitions import origin
 from models.users.roles import Role
 
-CEILING = 10**12  # counts stop here: 800 fragments that double make a number of 240 digits
-LEVELS = 80  # nested selections and spreads that we follow, far more than a depth of 16 needs
-PAGE = 20  # objects of a page whose size is not said
-SIZES = ("first", "last", "ids")  # arguments that say how many objects come
-WHOLE_SCHEMA = 3000  # price of a full introspection, and once more for each alias in it
+CEILING = 10**12  # 800 fragments that double would make a number of 240 digits
+LEVELS = 80  # nested selections and spreads, far more than a depth of 16 needs
+PAGE = 20
+SIZES = ("first", "last", "ids")
+WHOLE_SCHEMA = 3000  # charged again for each alias in it
 ONE_TYPE = 20
 
 
@@ -51,26 +51,29 @@ class Cost:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """The most that one operation may be."""
+    """The highest values of one document and operation."""
 
-    depth: int = 16  # fields inside fields
+    depth: int = 16  # nested fields
     aliases: int = 60
-    fields: int = 1000  # fragments unfolded, `__typename` not counted
+    fields: int = 1000  # with fragments expanded, without `__typename`
     root_fields: int = 50
     directives: int = 100
-    comparisons: int = 8_000  # of fields and fragments that stand beside each other: see overlaps
-    members: int = 500  # of objects that are written into the document: errors show them whole
-    cost: int = 10_000  # for everybody
+    comparisons: int = 8_000  # pairs of fields and fragments: see overlap_limits
+    members: int = 500  # of literal objects in the document: errors show them in full
+    cost: int = 10_000
     cost_of_admins: int = 100_000
     deadline: float = 10.0  # seconds
 
     def budget(self, role: Role) -> int:
-        """The highest price that somebody of this role may pay for one operation."""
+        """Return the highest cost of one operation for a role."""
         return self.cost_of_admins if role.includes(Role.DOMAIN_ADMIN) else self.cost
 
 
 class Size(NamedTuple):
-    """Of a selection with all its fragments unfolded. `top` are the fields of its first level."""
+    """The size of a selection set with its fragments expanded.
+
+    `root_fields` is the number of fields on the first level.
+    """
 
     depth: int = 0
     fields: int = 0
@@ -79,7 +82,7 @@ class Size(NamedTuple):
     directives: int = 0
 
     def beside(self, other: "Size") -> "Size":
-        """Both in one selection."""
+        """Return the size of both selections in one selection set."""
         sums = (min(a + b, CEILING) for a, b in zip(self[1:], other[1:], strict=True))
         return Size(max(self.depth, other.depth), *sums)
 
@@ -88,7 +91,7 @@ TOO_DEEP = Size(depth=CEILING)
 
 
 class Ruler:
-    """Measures the selections of one document; each fragment once, however often it is spread."""
+    """The measurement of the selections of one document. Each fragment is measured once."""
 
     def __init__(self, document: DocumentNode) -> None:
         self.fragments = {
@@ -99,7 +102,7 @@ class Ruler:
         self._memo: dict[str, Size] = {}
 
     def measure(self, selection: SelectionSetNode | None, level: int = 0) -> Size:
-        """The size of a selection. Unknown fragments count nothing, cycles are cut."""
+        """Return the size of a selection set. Unknown fragments and cycles count nothing."""
         if selection is None:
             return Size()
         if level > LEVELS:
@@ -123,7 +126,7 @@ class Ruler:
 
     def _field(self, node: FieldNode, level: int) -> Size:
         name, below = node.name.value, self.measure(node.selection_set, level)
-        free = name.startswith("__") and below.depth < CEILING  # graphql-core bounds these itself
+        free = name.startswith("__") and below.depth < CEILING  # limited by graphql-core
         return below._replace(
             depth=0 if free else below.depth + 1,
             fields=below.fields + (name != "__typename"),
@@ -155,9 +158,9 @@ class _Members(Visitor):
 
 
 def excesses(document: DocumentNode, ruler: Ruler, limits: Limits) -> Iterator[str]:
-    """What is too large in a document, in words. Nothing is yielded where all is well.
+    """Yield a text for each limit that a document exceeds.
 
-    All definitions count, whichever is to run: validation reads them all.
+    All definitions count, since validation reads them all.
     """
     total = Size()
     for node in document.definitions:
@@ -182,14 +185,14 @@ def excesses(document: DocumentNode, ruler: Ruler, limits: Limits) -> Iterator[s
 
 @dataclass(frozen=True, slots=True)
 class Pages:
-    """How many objects a field brings: known, or said by variables."""
+    """The number of objects that a field returns, given by literals or variables."""
 
-    known: int | None  # the largest literal
+    known: int | None
     variables: tuple[str, ...]
     default: int
 
     def count(self, values: Mapping[str, object]) -> int:
-        """The number, for these variables."""
+        """Return the number of objects with these variables."""
         found = [] if self.known is None else [self.known]
         found += [n for name in self.variables if (n := _count(values.get(name))) is not None]
         return max(found, default=self.default)
@@ -209,13 +212,17 @@ def _count(value: object) -> int | None:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Price:
-    """`fixed`, and for each of `parts` so many times `each` and the price below it."""
+    """The cost of a selection as a formula of the variables.
+
+    It is `fixed_cost`, and for each of `parts` the number of objects times the sum of the cost
+    per object and the cost of its selection.
+    """
 
     fixed: int = 0
     parts: tuple[tuple[Pages, int, "Price"], ...] = ()
 
     def total(self, values: Mapping[str, object], memo: dict[int, int] | None = None) -> int:
-        """The price with these variables. Each shared part is worked out once."""
+        """Return the cost with these variables. Each shared part is computed once."""
         if not self.parts:
             return self.fixed
         memo = {} if memo is None else memo
@@ -228,13 +235,16 @@ class Price:
         return memo[id(self)]
 
     def times(self, pages: Pages, each: int = 0) -> "Price":
-        """So many of it, and `each` besides for every one."""
+        """Return the cost of a page of objects, each with this cost and a cost per object."""
         if pages.variables or self.parts:
             return Price(0, ((pages, each, self),))
         return Price(min(pages.count({}) * (each + self.fixed), CEILING))
 
     def and_(self, other: "Price") -> "Price":
-        """Both. Many parts become one: fragments that double would double them."""
+        """Return the sum of both costs.
+
+        Several parts become one part, since nested fragments would double their number.
+        """
         if len(other.parts) > 1:
             return Price(self.fixed, (*self.parts, (ONCE, 0, other)))
         return Price(min(self.fixed + other.fixed, CEILING), self.parts + other.parts)
@@ -245,13 +255,13 @@ FREE = Price()
 
 
 class Tariff(NamedTuple):
-    """Of a selection: what is paid once, and what for each object of a connection's page."""
+    """The cost of a selection: charged once, and charged per object of a connection's page."""
 
     once: Price = FREE
     each: Price = FREE
 
     def and_(self, other: "Tariff") -> "Tariff":
-        """Both in one selection."""
+        """Return the cost of both selections in one selection set."""
         return Tariff(self.once.and_(other.once), self.each.and_(other.each))
 
     @property
@@ -260,7 +270,7 @@ class Tariff(NamedTuple):
 
 
 class Clerk:
-    """Prices the operations of one valid document; each fragment once."""
+    """The computation of the cost of a valid document's operations. Each fragment counts once."""
 
     def __init__(self, schema: GraphQLSchema, ruler: Ruler) -> None:
         self.schema = schema
@@ -268,7 +278,7 @@ class Clerk:
         self._memo: dict[str, Tariff] = {}
 
     def price(self, operation: OperationDefinitionNode) -> Price:
-        """What an operation costs, as a formula of its variables."""
+        """Return the cost of an operation as a formula of its variables."""
         root = self.schema.get_root_type(operation.operation)
         return self._selection(operation.selection_set, root).whole
 
@@ -332,14 +342,14 @@ def _is_connection(kind: GraphQLNamedType | None) -> bool:
 
 
 def cost_of(definition: GraphQLField) -> Cost | None:
-    """The `@cost` of a field; None where it has none."""
+    """Return the `@cost` directive of a field; None if it has none."""
     field = origin(definition)
     found = (d for d in getattr(field, "directives", ()) if isinstance(d, Cost))
     return next(found, None)
 
 
 def _pages(node: FieldNode, definition: GraphQLField, kind: GraphQLNamedType) -> Pages | None:
-    """How many objects come; None where there is one, or nobody says."""
+    """Return the number of objects of a field; None if it isn't a list with a size."""
     names = [name for name in SIZES if name in definition.args]
     if not names and not _is_connection(kind):
         return None
@@ -354,7 +364,7 @@ def _pages(node: FieldNode, definition: GraphQLField, kind: GraphQLNamedType) ->
 def _literal(value: ValueNode | None) -> int | None:
     match value:
         case IntValueNode():
-            return _count(int(value.value[:20]))  # a longer one is no Int, and slow to read
+            return _count(int(value.value[:20]))  # a longer text is no Int and slow to parse
         case ListValueNode():
             return len(value.values)
         case _:
@@ -362,7 +372,7 @@ def _literal(value: ValueNode | None) -> int | None:
 
 
 def defaults(operation: OperationDefinitionNode) -> dict[str, Any]:
-    """What the variables of an operation count where the request leaves them out."""
+    """Return the object counts of default values, by the names of the variables."""
     return {
         node.variable.name.value: count
         for node in operation.variable_definitions or ()

@@ -1,4 +1,4 @@
-"""Documents that were seen before: parsed, judged and priced once."""
+"""The cache of documents that are parsed, validated and given a cost once."""
 
 from collections import OrderedDict
 from collections.abc import Hashable, Mapping
@@ -52,14 +52,14 @@ KNOWN_RULES = tuple(
     LiteralRule if rule is ValuesOfCorrectTypeRule else rule for rule in specified_rules
 )
 RULES = (*KNOWN_RULES, MaybeNullValidationRule, OneOfInputValidationRule)
-ERRORS_MAX = 10  # of one document: each is looked for in the text, and sent
+ERRORS_MAX = 10  # of one document
 MESSAGE_MAX = 400  # characters; graphql-core shows whole objects in some
 TEXT_MAX = 100_000  # characters of a document
 TOKENS_MAX = 5_000
 COMMENTS_MAX = 1_000
-KEPT_MAX = 32_000  # characters; longer documents are read anew each time
-PLACE = "User", "cursor"  # the field that tells it
-ATOMIC = "atomic"  # the directive
+KEPT_MAX = 32_000  # characters; longer documents are read again each time
+PLACE = "User", "cursor"
+ATOMIC = "atomic"
 NO_NUL = "A text must not hold the character NUL: neither mail nor every store can."
 LOOKUPS = metrics.counter(
     "merganser_document_lookups",
@@ -67,23 +67,23 @@ LOOKUPS = metrics.counter(
     "result",
 )
 EVICTIONS = metrics.counter("merganser_document_evictions", "Documents that made room for others.")
-TOKEN = 700  # bytes that a token takes once it is parsed, measured
-PLAN = 600  # and once it is compiled
+TOKEN = 700  # measured
+PLAN = 600  # measured, for each plan
 
 
 class Fault(NamedTuple):
-    """What is wrong with a document, without the document: errors hold on to what they are about.
+    """An error of a document. Unlike a GraphQLError it has no reference to the document.
 
-    `code` is what the client switches on.
+    `code` is the error code for clients.
     """
 
     message: str
     code: str
     locations: tuple[SourceLocation, ...] = ()
-    more: Mapping[str, Any] = {}  # beside the code
+    more: Mapping[str, Any] = {}  # without the code
 
     def error(self) -> GraphQLError:
-        """An error of its own for each answer."""
+        """Create the GraphQL error of one response."""
         made = GraphQLError(self.message, extensions={"code": self.code, **self.more})
         made.locations = list(self.locations) or None
         return made
@@ -91,35 +91,35 @@ class Fault(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """One document and the operation of it that is to run.
+    """A parsed document with one operation and the facts that its execution needs.
 
-    A document that was refused has `faults`, and an empty query in its place.
+    A refused document has `faults` and an empty query.
     """
 
     document: DocumentNode
     faults: tuple[Fault, ...] = ()
     kind: OperationType = OperationType.QUERY
-    name: str | None = None  # of the operation
+    name: str | None = None
     price: Price = FREE
     defaults: Mapping[str, Any] = field(default_factory=dict)  # of the variables that count
-    fields: frozenset[str] = frozenset()  # root fields that it names
+    fields: frozenset[str] = frozenset()
     introspects: bool = False
-    scopes: frozenset[Scope] = frozenset()  # that the types it leads to ask for
-    placed: bool = False  # it asks where in the journal an account stands
-    book: Book | None = None  # how it is run; None where it was refused
-    atomic: bool = False  # all of its fields are one unit
+    scopes: frozenset[Scope] = frozenset()  # required by the types of its fields
+    placed: bool = False
+    book: Book | None = None  # None if the document is refused
+    atomic: bool = False  # all fields run in one transaction
 
     def cost(self, variables: Mapping[str, object] | None) -> int:
-        """The price of the operation with these variables."""
+        """Return the cost of the operation with these variables."""
         return self.price.total({**self.defaults, **(variables or {})})
 
 
 class Shelf(Generic[Value]):
-    """The values used last, as many as there is room for."""
+    """A cache of the last used values with limits on their number and their bytes."""
 
     def __init__(self, *, entries: int, room: int) -> None:
         self.entries = entries
-        self.room = room  # bytes
+        self.room = room
         self.taken = 0
         self._values: OrderedDict[Hashable, tuple[Value, int]] = OrderedDict()
 
@@ -130,20 +130,20 @@ class Shelf(Generic[Value]):
         return key in self._values
 
     def get(self, key: Hashable) -> Value | None:
-        """The value of `key`, which is then the one used last."""
+        """Return the value of `key`, or None, and mark it as last used."""
         if (found := self._values.get(key)) is None:
             return None
         self._values.move_to_end(key)
         return found[0]
 
     def take(self, key: Hashable) -> tuple[Value, int] | None:
-        """The value of `key` and its size, which is then kept no longer."""
+        """Remove `key` and return its value and size; None if it is not cached."""
         found = self._values.pop(key, None)
         self.taken -= found[1] if found else 0
         return found
 
     def put(self, key: Hashable, value: Value, *, size: int) -> None:
-        """Keep a value of so many bytes; the ones unused longest make room for it."""
+        """Add a value of `size` bytes and remove the least recently used values."""
         if size > self.room or key in self._values:
             return
         self._values[key] = value, size
@@ -155,10 +155,10 @@ class Shelf(Generic[Value]):
 
 
 class Documents:
-    """All documents of one schema.
+    """The cached documents of one schema.
 
-    Bad ones lie apart, and those that were asked for but once: a flood of such displaces none
-    that is in use.
+    Refused documents and documents that were used once have separate caches, so that a flood of
+    them doesn't displace documents in use.
     """
 
     def __init__(self, schema: GraphQLSchema, limits: Limits, *, compiles: bool = True) -> None:
@@ -170,7 +170,11 @@ class Documents:
         self.bad: Shelf[Known] = Shelf(entries=200, room=1 << 20)
 
     def find(self, text: str, name: str | None) -> Known:
-        """A document, and its operation `name`; None where it has but one."""
+        """Return a prepared document with its operation, from the cache or read from the text.
+
+        Without a name the document must have a single operation. A document that can't be run has
+        faults.
+        """
         key = text, name
         known = self.good.get(key) or self.bad.get(key)
         if known is None and (again := self.once.take(key)):
@@ -183,7 +187,7 @@ class Documents:
         return known
 
     def has(self, text: str, name: str | None) -> bool:
-        """Say whether `find` would know it, and take no time over it."""
+        """True if the document is cached."""
         key = text, name
         return key in self.good or key in self.once or key in self.bad
 
@@ -237,7 +241,7 @@ class Documents:
             return [Fault(NO_NUL, "BAD_USER_INPUT")]
         try:
             errors = validate(self.schema, document, RULES, max_errors=ERRORS_MAX)
-        except IndexError:  # graphql-core, looking for what was meant by a letter such as "İ"
+        except IndexError:  # graphql-core's suggestions fail at letters such as "İ"
             return [Fault("An unknown name.", "GRAPHQL_VALIDATION_FAILED")]
         return [_fault(error, "GRAPHQL_VALIDATION_FAILED") for error in errors]
 
@@ -245,7 +249,7 @@ class Documents:
 def _operation(document: DocumentNode, name: str | None) -> OperationDefinitionNode | Fault:
     all_ = [node for node in document.definitions if isinstance(node, OperationDefinitionNode)]
     named = [node for node in all_ if name is None or (node.name and node.name.value == name)]
-    if named and (len(named) == 1 or name is not None):  # validation refuses a name used twice
+    if named and (len(named) == 1 or name is not None):  # validation refuses duplicate names
         return named[0]
     if named:
         message = "The document has several operations: operationName must say which to run."
@@ -266,13 +270,13 @@ def _fault(error: GraphQLError, code: str) -> Fault:
 
 
 def refused(name: str | None, error: GraphQLError) -> Known:
-    """A document that is not even read."""
+    """Return a document that is refused with an error before it is read."""
     extensions = dict(error.extensions or {})
     return _refused(name, Fault(error.message, str(extensions.pop("code")), more=extensions))
 
 
 def _refused(name: str | None, *faults: Fault) -> Known:
-    """Strawberry wants a document before it asks for the verdict: this one stands in."""
+    """Return an empty query with faults: Strawberry needs a document before the check."""
     empty = OperationDefinitionNode(
         operation=OperationType.QUERY,
         name=None if name is None else NameNode(value=name),
@@ -290,7 +294,7 @@ def _tokens(document: DocumentNode) -> int:
 
 
 def _fields(document: DocumentNode, operation: OperationDefinitionNode) -> frozenset[str]:
-    """The root fields of an operation, also those in fragments."""
+    """Return the names of an operation's root fields, including those in fragments."""
     fragments = {
         node.name.value: node.selection_set
         for node in document.definitions
@@ -325,7 +329,7 @@ def _placed(schema: GraphQLSchema, document: DocumentNode) -> bool:
 
 
 def has_nul(value: object) -> bool:
-    """Say whether a text in this value, a key among them, holds the character NUL."""
+    """True if a text or key in this value contains the character NUL."""
     waiting = [value]
     while waiting:
         match waiting.pop():

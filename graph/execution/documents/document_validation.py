@@ -1,4 +1,4 @@
-"""What a document is, and what is wrong with it, before anybody runs it."""
+"""Validation of a document and of all its operations without running it."""
 
 from typing import NamedTuple
 
@@ -14,15 +14,15 @@ from graph.execution.documents.document_cache import (
 
 
 class Judged(NamedTuple):
-    """The names of a document's operations, and its faults; good is what has none."""
+    """The operation names of a document and its faults. A valid document has no faults."""
 
     operations: tuple[str, ...]
     faults: tuple[Fault, ...]
 
 
 def judge(documents: Documents, text: str) -> Judged:
-    """Look at a document, and at each of its operations, as if all of them were to be run."""
-    if "\0" in text:  # graphql-core minds it in strings only, PostgreSQL everywhere
+    """Validate a document and each of its operations."""
+    if "\0" in text:  # graphql-core refuses it in strings only, PostgreSQL everywhere
         return Judged((), (Fault("A document must not hold the character NUL.", "BAD_USER_INPUT"),))
     names = _names(text)
     found = [fault for name in names for fault in documents.find(text, name).faults]
@@ -31,7 +31,7 @@ def judge(documents: Documents, text: str) -> Judged:
 
 
 def _names(text: str) -> list[str | None]:
-    """What its operations are called. Where it cannot be read, or has none, `find` says more."""
+    """Return the names of the operations; [None] if the document has none or can't be parsed."""
     if len(text) > TEXT_MAX:
         return [None]
     try:

@@ -1,10 +1,10 @@
-"""Documents that a request names by their SHA-256, in place of the text or beside it.
+"""Documents that a request names by their SHA-256, instead of the text or with it.
 
-Trusted ones lie in the store, and whoever runs the server adds them. Others are registered by
-clients which send text and hash together once, and lie in the memory of this process alone.
+Trusted documents are in the database; administrators add them. Clients register other documents by
+one request with text and hash; these are cached in this process only.
 
-Two ways to name one: `documentId`, from the appendix on persisted documents of GraphQL over
-HTTP, and Apollo's `extensions.persistedQuery`.
+A request names a document by `documentId` (GraphQL over HTTP, appendix on persisted documents) or
+by Apollo's `extensions.persistedQuery`.
 """
 
 import re
@@ -20,27 +20,30 @@ from resolvers.admin.trusted_documents import hash_of
 from resolvers.context import Context
 
 Find = Callable[[bytes], Awaitable[str | None]]
-Read = Callable[[Context, str, str | None], Known]  # a document, and its operation
+Read = Callable[[Context, str, str | None], Known]  # context, text, operation name
 
 HEX = re.compile(r"[0-9a-f]{64}", re.ASCII)
 PREFIX = "sha256:"
 VERSION = 1  # of Apollo's protocol
-FRESH = timedelta(seconds=1)  # that long a document stays trusted here after its removal elsewhere
+FRESH = timedelta(seconds=1)  # a removed document stays trusted at most this long
 
 
 class Unmet(Rejected):
-    """A request that is well-formed, and whose document is none that we run."""
+    """A well-formed request for a document that is unknown or not trusted."""
 
 
 class Claim(NamedTuple):
-    """The hash that a request names, and whether in Apollo's way."""
+    """The document hash of a request; `is_apollo` if it was sent as Apollo's persisted query."""
 
     hash: bytes
     apollo: bool
 
 
 def claim(asked: Question) -> Claim | None:
-    """What a request names as its document; None where it names nothing."""
+    """Return the document hash of a request; None without one.
+
+    Raises Rejected if the hash is malformed or if the request has two different hashes.
+    """
     by_apollo = _of_apollo((asked.extensions or {}).get("persistedQuery"))
     if asked.document_id is None:
         return Claim(by_apollo, apollo=True) if by_apollo else None
@@ -57,7 +60,7 @@ def _of_apollo(found: object) -> bytes | None:
         return None
     members = found if isinstance(found, dict) else {}
     version, text = members.get("version"), members.get("sha256Hash")
-    known = type(version) is int and version == VERSION  # nor True, which is 1 as well
+    known = type(version) is int and version == VERSION  # True equals 1 too
     if known and isinstance(text, str) and HEX.fullmatch(text):
         return bytes.fromhex(text)
     raise bad("persistedQuery must have version 1, and in sha256Hash 64 digits in lower case.")
@@ -65,7 +68,7 @@ def _of_apollo(found: object) -> bytes | None:
 
 @dataclass(slots=True)
 class Kept:
-    """A document as the store had it at `at`."""
+    """A document with its state in the database at a time."""
 
     text: str
     trusted: bool
@@ -73,7 +76,7 @@ class Kept:
 
 
 class Persisted:
-    """The texts of documents by their hashes. Nothing that clients send displaces trusted ones."""
+    """The texts of documents by hash. Registered documents can't displace trusted ones."""
 
     def __init__(
         self,
@@ -89,13 +92,14 @@ class Persisted:
         self.only_trusted = only_trusted
         self.trusted: Shelf[Kept] = Shelf(entries=10_000, room=32 << 20)
         self.registered: Shelf[str] = Shelf(entries=1_000, room=8 << 20)
-        self.strangers: Shelf[str] = Shelf(entries=100, room=1 << 20)  # of those without credential
+        self.strangers: Shelf[str] = Shelf(entries=100, room=1 << 20)
 
     async def resolve(self, asked: Question, context: Context) -> Question:
-        """The same question with its document's text.
+        """Return the request with the text of its document.
 
-        Rejected where the hash is not the text's; Unmet where no document of this hash is
-        known, or where none but trusted ones are run and this is none.
+        Raises Rejected if the hash doesn't belong to the text, UnknownDocumentRejected if no
+        document has this hash, or if only trusted documents are allowed and this one is not
+        trusted.
         """
         claimed = claim(asked)
         if self.only_trusted:
@@ -124,10 +128,9 @@ class Persisted:
         return replace(asked, query=text)
 
     async def _trusted(self, wanted: bytes) -> str | None:
-        """The text of a trusted document, from memory while that is fresh.
+        """Return the text of a trusted document, or None; cached for a second.
 
-        Hashes that are not in the store are asked for each time: a memory of those would be
-        full of what strangers make up.
+        Unknown hashes are not cached, since anonymous clients could fill the cache with them.
         """
         kept, now = self.trusted.get(wanted), self.now()
         if kept is None or not kept.at <= now < kept.at + FRESH:
@@ -136,17 +139,17 @@ class Persisted:
                 kept = Kept(text, trusted=True, at=now)
                 self.trusted.put(wanted, kept, size=len(text.encode()))
             elif kept is not None:
-                kept.trusted, kept.at = text is not None, now  # its text is what has the hash
+                kept.trusted, kept.at = text is not None, now  # the hash fixes the text
         return kept.text if kept is not None and kept.trusted else None
 
     def _registered(self, wanted: bytes) -> str | None:
         return self.registered.get(wanted) or self.strangers.get(wanted)
 
     def _register(self, asked: Question, wanted: bytes, context: Context) -> None:
-        """Keep a text that has this hash, once it is found to be valid."""
+        """Register a valid document under its hash. Raises Rejected if the hash is wrong."""
         text = asked.query
         if len(text) > TEXT_MAX or self._registered(wanted) == text:
-            return  # too long to be run, or known
+            return  # too long to be run, or registered already
         _compare(hash_of(text), Claim(wanted, apollo=True))
         if len(text) > KEPT_MAX or self.read(context, text, asked.operation_name).faults:
             return
@@ -160,6 +163,6 @@ def _compare(found: bytes, claimed: Claim | None) -> None:
 
 
 def _unknown(claimed: Claim) -> Unmet:
-    if claimed.apollo:  # the message is part of the protocol: some clients look at nothing else
+    if claimed.apollo:  # the message is part of the protocol: some clients compare it
         return Unmet(200, "PERSISTED_QUERY_NOT_FOUND", "PersistedQueryNotFound")
     return Unmet(400, "PERSISTED_QUERY_NOT_FOUND", "No document of this documentId is known.")

@@ -1,4 +1,4 @@
-"""The validation rule for literals, whose errors say where the wrong value is."""
+"""The validation rule for literals. Its errors have a location and a path."""
 
 from typing import Any
 
@@ -19,41 +19,41 @@ from graphql.utilities.validate_input_value import validate_input_literal
 
 
 class LiteralRule(ValuesOfCorrectTypeRule):
-    """ValuesOfCorrectTypeRule that adds the place to errors of scalars.
+    """ValuesOfCorrectTypeRule that adds location and path to errors of scalars.
 
-    A scalar that raises GraphQLError knows no node, so graphql-core reports such an error without
-    a location. `extensions.path` names the fields, the argument, and the members of its input.
+    A scalar that raises GraphQLError has no node, so graphql-core reports its error without a
+    location. `extensions.path` has the fields, the argument and the members of its input.
     """
 
     def __init__(self, context: Any) -> None:
         super().__init__(context)
         self._fields: list[str] = []
-        self._owner = ""  # the argument or variable whose value is visited
+        self._owner = ""  # whose value is visited
 
     def enter_field(self, node: FieldNode, *_args: Any) -> VisitorAction:
-        """Begin a field; its response key is part of the path."""
+        """Add the response name of a field to the path."""
         self._fields.append((node.alias or node.name).value)
         return None
 
     def leave_field(self, _node: FieldNode, *_args: Any) -> VisitorAction:
-        """End a field."""
+        """Remove a field from the path."""
         self._fields.pop()
         return None
 
     def enter_argument(self, node: ArgumentNode, *_args: Any) -> VisitorAction:
-        """Begin an argument."""
+        """Remember the name of the argument."""
         self._owner = node.name.value
         return None
 
     def enter_variable_definition(self, node: VariableDefinitionNode, *_args: Any) -> VisitorAction:
-        """Begin a variable, which may have a default."""
+        """Remember the name of the variable, which can have a default."""
         self._owner = f"${node.variable.name.value}"
         return None
 
     def is_valid_value_node(
         self, node: ValueNode, input_type: GraphQLInputType | None
     ) -> VisitorAction:
-        """Report what is wrong with a literal."""
+        """Report the errors of a literal."""
 
         def report(error: GraphQLError, path: list[str | int]) -> None:
             if not error.nodes:
@@ -69,7 +69,7 @@ class LiteralRule(ValuesOfCorrectTypeRule):
 
 
 def _member(node: ValueNode, path: list[str | int]) -> ValueNode:
-    """The literal at a path inside another one."""
+    """Return the literal at a path inside another literal."""
     for part in path:
         if isinstance(node, ObjectValueNode):
             node = next((one.value for one in node.fields if one.name.value == part), node)

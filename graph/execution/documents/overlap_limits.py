@@ -1,7 +1,7 @@
-"""How much graphql-core would compare to find out whether the fields of a document can be merged.
+"""A limit on the comparisons of graphql-core's rule OverlappingFieldsCanBeMerged.
 
-It compares all fields of one response name with each other, and all fragments that stand beside
-each other: both grow with the square, and a few hundred take seconds.
+The rule compares all fields with one response name, and all fragments of one selection, with each
+other. Their number grows with the square: a few hundred fields take seconds.
 """
 
 from collections.abc import Iterable, Mapping
@@ -16,14 +16,14 @@ from graphql import (
     SelectionSetNode,
 )
 
-STEPS = 20_000  # selections that are looked at; more count as too many comparisons
-LEVELS = 80  # fields inside fields that are followed: fragments may go in circles
+STEPS = 20_000  # more count as too many comparisons
+LEVELS = 80  # fragments can be cyclic
 
 Fragments = Mapping[str, FragmentDefinitionNode]
 
 
 class Comparisons:
-    """Counts for all definitions of a document together, and stops where it is too much."""
+    """A counter of the compared pairs of one document. It stops above the limit."""
 
     def __init__(self, fragments: Fragments, most: int) -> None:
         self.fragments = fragments
@@ -33,7 +33,7 @@ class Comparisons:
         self._reached: set[str] = set()  # fragments
 
     def exceed(self, document: DocumentNode) -> bool:
-        """Say whether there are more than allowed."""
+        """True if the document has more pairs than allowed."""
         for node in document.definitions:
             if isinstance(node, OperationDefinitionNode):
                 self._count(node.selection_set)
@@ -57,7 +57,7 @@ class Comparisons:
                     waiting.append((below, level + 1))
 
     def _merged(self, beside: Iterable[SelectionSetNode]) -> dict[str, list[FieldNode]]:
-        """The fields of selections that stand beside each other, by their names in the answer."""
+        """Return the fields of the merged selections by response name."""
         named: dict[str, list[FieldNode]] = {}
         spread: set[str] = set()
         waiting = list(beside)

@@ -1,4 +1,4 @@
-"""Which scopes a document needs for the types it leads to, whatever field leads there."""
+"""The scopes that a document needs because of the types of its fields."""
 
 from functools import cache
 
@@ -25,14 +25,14 @@ from models.users.roles import Scope
 def needed(
     schema: GraphQLSchema, document: DocumentNode, operation: OperationDefinitionNode
 ) -> frozenset[Scope]:
-    """The scopes that `@auth` on types asks of this operation; the document is valid."""
+    """Return the scopes that `@auth` on types requires of an operation of a valid document."""
     fragments = {
         node.name.value: node
         for node in document.definitions
         if isinstance(node, FragmentDefinitionNode)
     }
     found: set[Scope] = set()
-    seen: set[str] = set()  # fragments: each asks for the same, wherever it stands
+    seen: set[str] = set()  # fragments
     waiting: list[tuple[SelectionSetNode, GraphQLNamedType | None]] = [
         (operation.selection_set, schema.get_root_type(operation.operation))
     ]

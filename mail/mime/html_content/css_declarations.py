@@ -1,4 +1,4 @@
-"""Which CSS declarations of a style attribute are kept."""
+"""Filtering of the CSS declarations of a style attribute."""
 
 import re
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ _PROPERTIES = names(
     " text-transform unicode-bidi vertical-align visibility white-space width word-break"
     " word-spacing word-wrap overflow-wrap"
 )
-# No backslash (escapes), no "<", no functions but these: url() and its kind load things.
+# No backslash (escapes), no "<", no other functions: url() and similar ones load content.
 _VALUE = re.compile(
     r"(?:[\w\s#%.,'\"!+*/-]|(?:rgba?|hsla?|calc|min|max)\([\w\s%.,+*/-]*\))+", re.IGNORECASE
 )
@@ -30,14 +30,14 @@ _LONGEST = 16 << 10
 
 @dataclass(frozen=True, slots=True)
 class Style:
-    """What is left of a style attribute."""
+    """The allowed declarations of a style attribute."""
 
     text: str
-    urls: int  # remote things it would have loaded
+    urls: int  # number of remote URLs in the original attribute
 
 
 def safe_style(value: str) -> Style:
-    """Keep the declarations that cannot load, cover or run anything."""
+    """Keep the declarations that can't load, cover or run anything."""
     value = value[:_LONGEST]
     kept: list[str] = []
     for declaration in _declarations(value):
@@ -53,7 +53,7 @@ def _is_safe(setting: str) -> bool:
 
 
 def _declarations(value: str) -> list[str]:
-    """Split at the semicolons that are not in quotes or brackets."""
+    """Split a style attribute at semicolons outside of quotes and brackets."""
     if not any(mark in value for mark in "\"'("):
         return value.split(";")
     out: list[str] = []

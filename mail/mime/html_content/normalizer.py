@@ -1,7 +1,7 @@
-"""HTML rewritten so that every parser reads it alike: known tags only, all closed, depth counted.
+"""Rewriting of HTML to known tags that are all closed, with a limited depth.
 
-What the sanitiser behind this gets holds nothing that tokenisers dispute about (comments, raw
-text, foreign elements, odd attributes), so the depth counted here is the depth it meets.
+The result has nothing that tokenizers read differently (comments, raw text, foreign elements,
+unusual attributes). So the depth counted here is the depth that the sanitizer sees.
 """
 
 import html as entities
@@ -13,7 +13,7 @@ from mail.mime.html_content.tokenizer import names, tokens
 
 MOST_DEPTH = 500
 _MOST_ATTRIBUTES = 64
-_REACH = 8  # open elements that are looked at for one that ends by itself
+_REACH = 8  # innermost open elements that are searched for an unclosed sibling
 
 _ATTRIBUTE = re.compile(r"([^\s=/\"'<>]++)(?:\s*+=\s*+(\"[^\"]*+\"|'[^']*+'|[^\s>]*+))?")
 _EMPTY = frozenset(("br", "col", "hr", "img", "wbr"))
@@ -27,7 +27,7 @@ _IN_TABLE = {
     "tfoot": frozenset[str](),
     "caption": frozenset[str](),
     "colgroup": frozenset[str](),
-}  # what stays open around each, below its table
+}  # tags that can stay open between the table and each part
 _ENDED_BY = {
     "p": frozenset(("p",)),
     "li": frozenset(("li",)),
@@ -39,19 +39,19 @@ _INLINE = names("p a abbr b big cite code em font i s small span strike strong s
 
 
 class TooDeep(Exception):
-    """More elements are open at once than any reader has use for."""
+    """The HTML has more than 500 open elements at once."""
 
 
 @dataclass(slots=True)
 class _Writing:
-    """The open elements, and how many of a name are open since the innermost table."""
+    """The output, the open elements, and how often each tag is open in each table."""
 
     out: list[str] = field(default_factory=list)
     stack: list[str] = field(default_factory=list)
     tables: list[tuple[int, Counter[str]]] = field(default_factory=lambda: [(0, Counter())])
 
     def push(self, name: str) -> None:
-        """Open an element."""
+        """Add an open element. Raises HtmlTooDeepError at a depth of 500."""
         if len(self.stack) >= MOST_DEPTH:
             raise TooDeep
         self.stack.append(name)
@@ -61,7 +61,7 @@ class _Writing:
             self.tables[-1][1][name] += 1
 
     def pop(self) -> str:
-        """Close the innermost element."""
+        """Close the innermost element and return its tag."""
         name = self.stack.pop()
         if name == "table":
             self.tables.pop()
@@ -72,7 +72,10 @@ class _Writing:
 
 
 def canonical(html: str, allowed: frozenset[str]) -> str:
-    """Rewrite HTML with balanced tags of the allowed names; raise TooDeep beyond a depth of 500."""
+    """Rewrite HTML with balanced tags of the allowed names.
+
+    Raises HtmlTooDeepError beyond a depth of 500.
+    """
     writing = _Writing()
     for text, name, attributes in tokens(html):
         if text:
@@ -87,6 +90,7 @@ def canonical(html: str, allowed: frozenset[str]) -> str:
 
 
 def _open(writing: _Writing, name: str, attributes: str) -> None:
+    """Write a start tag and close the elements that it ends."""
     if name in _IN_TABLE and not _make_room(writing, name):
         return  # a cell without a table is no element
     if name in _ENDED_BY:
@@ -98,7 +102,7 @@ def _open(writing: _Writing, name: str, attributes: str) -> None:
 
 
 def _close(writing: _Writing, name: str) -> None:
-    """Close the innermost element of a name; beyond the table it stands in none is closed."""
+    """Close the innermost element with a tag, if it is open in the innermost table."""
     floor, counts = writing.tables[-1]
     if name == "table":
         while floor and writing.pop() != "table":
@@ -109,7 +113,7 @@ def _close(writing: _Writing, name: str) -> None:
 
 
 def _make_room(writing: _Writing, name: str) -> bool:
-    """Close what a part of a table ends by its beginning; tell whether there is a table."""
+    """Close the elements that a part of a table ends. Returns False without a table."""
     floor = writing.tables[-1][0]
     if not floor:
         return False
@@ -120,7 +124,7 @@ def _make_room(writing: _Writing, name: str) -> bool:
 
 
 def _end_neighbour(writing: _Writing, names: frozenset[str]) -> None:
-    """Close the element of the same kind before it, if nothing but inline ones lies between."""
+    """Close an open sibling, if only inline elements are open inside of it."""
     floor = writing.tables[-1][0]
     for place in range(len(writing.stack) - 1, max(floor, len(writing.stack) - _REACH) - 1, -1):
         if writing.stack[place] in names:
@@ -132,6 +136,7 @@ def _end_neighbour(writing: _Writing, names: frozenset[str]) -> None:
 
 
 def _attributes(text: str) -> str:
+    """Return at most 64 attributes in lower case with quoted, escaped values."""
     out: list[str] = []
     for found in _ATTRIBUTE.finditer(text):
         name, value = found.group(1).lower(), found.group(2) or ""

@@ -1,4 +1,4 @@
-"""HTML bodies: made safe to show, or made plain text."""
+"""HTML bodies: sanitized for display, or converted to plain text."""
 
 import html as entities
 import re
@@ -61,23 +61,23 @@ _ATTRIBUTES = {
 
 @dataclass(frozen=True, slots=True)
 class Safe:
-    """HTML that may be shown."""
+    """HTML that is safe to show."""
 
     html: str
-    blocked: int  # remote images that were taken out
-    too_complex: bool  # only the text is there, escaped
+    blocked: int  # remote images that were removed
+    too_complex: bool  # `html` is only the escaped text
 
 
 @dataclass(slots=True)
 class _Filter:
-    """Decides on attributes, and counts."""
+    """Decides which attributes are kept, and counts blocked images."""
 
     remote_images: bool
     cid_url: Callable[[str], str | None]
     blocked: int = 0
 
     def __call__(self, tag: str, name: str, value: str) -> str | None:
-        """Give the value to keep, None to drop the attribute."""
+        """Return the value to keep, or None to remove the attribute."""
         if name == "style":
             style = safe_style(value)
             self.blocked += 0 if self.remote_images else style.urls
@@ -91,6 +91,7 @@ class _Filter:
         return None if name == "cite" and not _LINK.match(value.strip()) else value
 
     def _picture(self, url: str) -> str | None:
+        """Return the URL of an image, or None if it is not allowed."""
         if url[:4].lower() == "cid:":
             return self.cid_url(url[4:].strip("<> "))
         if _REMOTE.match(url):
@@ -99,7 +100,7 @@ class _Filter:
         return url if _PICTURE.fullmatch(url) else None
 
     def _choices(self, value: str) -> str | None:
-        """Keep a srcset if all of it is remote and remote images are wanted."""
+        """Keep a srcset if all its URLs are remote and remote images are allowed."""
         choices = [choice.strip() for choice in value.split(",")]
         if not any(_REMOTE.match(choice) for choice in choices):
             return None
@@ -108,10 +109,11 @@ class _Filter:
 
 
 def sanitize(html: str, *, remote_images: bool, cid_url: Callable[[str], str | None]) -> Safe:
-    """Make HTML safe to put into a page, with links that open elsewhere and tell nothing.
+    """Sanitize HTML. Links open a new window and send no referrer.
 
-    `cid_url` gives the address for a Content-ID, None to leave the picture out. Beyond a depth
-    of 500 or 2 MiB only the escaped text is left: parsers take quadratic time for deep trees.
+    `url_for_content_id` returns the URL of an image of the message, None to remove the image.
+    Beyond a depth of 500 or 2 MiB only the escaped text is left: parsers take quadratic time for
+    deep trees.
     """
     if len(html) > MOST_CHARACTERS:
         return _text_only(html)
@@ -124,7 +126,7 @@ def sanitize(html: str, *, remote_images: bool, cid_url: Callable[[str], str | N
 
 
 class _Cleaners(threading.local):
-    """nh3's cleaner, whose tables cost as much as the cleaning: one for each thread."""
+    """nh3's cleaner, one per thread, because its set-up costs as much as one cleaning."""
 
     def __init__(self) -> None:
         self._decide: _Filter | None = None
@@ -138,7 +140,7 @@ class _Cleaners(threading.local):
         )
 
     def clean(self, html: str, decide: _Filter) -> str:
-        """The HTML with what is allowed; `decide` judges each attribute."""
+        """Return the HTML with allowed tags; `attribute_filter` decides on each attribute."""
         self._decide = decide
         try:
             return self._cleaner.clean(html)
@@ -153,9 +155,9 @@ _CLEANERS = _Cleaners()
 
 
 def html_to_text(html: str) -> str:
-    """Make plain text of HTML: blocks become lines, quotes are marked, the rest is dropped.
+    """Convert HTML to plain text: blocks become lines, quotes get "> ".
 
-    Of more than 2 MiB only the beginning is read.
+    Only the first 2 Mi characters are read.
     """
     page = _Page()
     for text, name, _ in tokens(html[:MOST_CHARACTERS]):
@@ -169,7 +171,7 @@ def html_to_text(html: str) -> str:
 
 @dataclass(slots=True)
 class _Page:
-    """Plain text in the making."""
+    """The finished lines of plain text, and the open line."""
 
     lines: list[str] = field(default_factory=list)
     line: list[str] = field(default_factory=list)
@@ -177,7 +179,7 @@ class _Page:
     is_pre: bool = False
 
     def flush(self) -> None:
-        """End the line."""
+        """End the open line, unless it is empty."""
         if not self.line:
             return
         text = "".join(self.line)
@@ -195,6 +197,7 @@ class _Page:
 
 
 def _lay_out(page: _Page, name: str) -> None:
+    """Apply the line break, quote level or list mark of a tag."""
     bare = name.removeprefix("/")
     if bare in ("td", "th"):
         page.line.append(" ")
@@ -211,7 +214,7 @@ def _lay_out(page: _Page, name: str) -> None:
 
 
 def _joined_lines(lines: list[str]) -> str:
-    """Join lines with never more than one empty one between."""
+    """Join lines, with at most one empty line between two others."""
     out: list[str] = []
     for line in lines:
         if line.strip() or (out and out[-1]):
@@ -220,5 +223,6 @@ def _joined_lines(lines: list[str]) -> str:
 
 
 def _text_only(html: str) -> Safe:
+    """Return the escaped text of HTML that is too complex to sanitize."""
     text = entities.escape(html_to_text(html), quote=False)
     return Safe(f'<div style="white-space:pre-wrap">{text}</div>', 0, too_complex=True)

@@ -1,4 +1,4 @@
-"""HTML as a run of texts and tags: one pass, no tree, time by length alone."""
+"""Tokens of HTML: texts and tags in one pass, without a tree, in linear time."""
 
 import re
 from collections.abc import Iterator
@@ -24,19 +24,19 @@ _ENDS = {
     )
 }
 
-Token = tuple[str, str, str]  # text, name, attributes of the tag behind it; closing: "/p"
+Token = tuple[str, str, str]  # text, name and attributes of the tag after it; a closing tag is "/p"
 
 
 def names(text: str) -> frozenset[str]:
-    """Make a set of the words of a text."""
+    """Return the set of the words of a text."""
     return frozenset(text.split())
 
 
 def tokens(html: str) -> Iterator[Token]:
-    """Go through the tags, each with the text before it (not unescaped); names are lower case.
+    """Yield each tag with the text before it, which is not unescaped. Names are lower case.
 
-    Comments, declarations, and what is between the tags of scripts, styles and drawings are
-    passed over; so is a comment that never ends, with all behind it.
+    Skips comments, declarations and the content of scripts, styles and drawings. A comment without
+    end hides the rest.
     """
     at = 0
     while found := _TEXT_AND_TAG.match(html, at):
@@ -54,7 +54,7 @@ def tokens(html: str) -> Iterator[Token]:
             return
         following = html[at + 1 : at + 2]
         if following.isascii() and following.isalpha():
-            # A tag without an end. To look again behind it would take quadratic time.
+            # A tag without an end. Searching again after it would take quadratic time.
             yield html[at:].replace("<", "&lt;"), "", ""
             return
         if following in ("/", "!", "?"):
@@ -67,13 +67,13 @@ def tokens(html: str) -> Iterator[Token]:
 
 
 def _after(html: str, name: str, at: int) -> int:
-    """Find the closing tag of an element whose content is not read."""
+    """Return the offset of the closing tag of an element with skipped content."""
     end = _ENDS[name].search(html, at)
     return end.start() if end else len(html)
 
 
 def _markup_end(html: str, start: int) -> int:
-    """Pass over a comment or a declaration; -1 where it has no end."""
+    """Return the offset after a comment or declaration, -1 if it has no end."""
     if html.startswith("<!--", start):
         end = html.find("-->", start + 2)
         return end + 3 if end >= 0 else -1

@@ -1,1 +1,1 @@
-"""Sieve interpreter."""
+"""Execution of compiled Sieve scripts."""

@@ -1,4 +1,4 @@
-"""Comparators and match types (RFC 5228, 2.7; RFC 4790; RFC 5231)."""
+"""Comparators and match types (RFC 5228, section 2.7; RFC 4790; RFC 5231)."""
 
 import re
 import unicodedata
@@ -8,31 +8,31 @@ from dataclasses import dataclass
 from mail.sieve import limits
 
 OCTET, CASEMAP, NUMERIC = "i;octet", "i;ascii-casemap", "i;ascii-numeric"
-PLAIN = "vnd.merganser.plain"  # ours: for :is and :contains
+PLAIN = "vnd.merganser.plain"  # an extension of this server, for :is and :contains
 COMPARATORS = (OCTET, CASEMAP, NUMERIC, PLAIN)
 RELATIONS = ("gt", "ge", "lt", "le", "eq", "ne")
-_SLOWER = 32  # a search with question marks than one without
+_SLOWER = 32  # cost of a search with question marks, relative to one without
 _DIGITS = re.compile(r"[0-9]+", re.ASCII)
 
-Matched = tuple[str, ...]  # the whole, then what each wildcard stood for
+Matched = tuple[str, ...]  # the whole text, then the text of each wildcard
 
 
 def folded(text: str) -> str:
-    """The text as i;ascii-casemap compares it (RFC 4790, section 9.2): as long as it was."""
+    """Return the key of i;ascii-casemap (RFC 4790, section 9.2), of the same length."""
     if text.isascii():
         return text.upper()
     return text.encode("utf-8", "surrogatepass").upper().decode("utf-8", "surrogatepass")
 
 
 def same(text: str) -> str:
-    """The text as i;octet compares it."""
+    """Return the key of i;octet: the text itself."""
     return text
 
 
 def plain(text: str) -> str:
-    """The text as our own comparator has it: in no case, each white space one blank, none around.
+    """Return the key of vnd.merganser.plain: case folded, white space collapsed.
 
-    It may be shorter or longer than it was.
+    The key can be shorter or longer than the text.
     """
     if not text.isascii():
         text = unicodedata.normalize("NFC", text)
@@ -40,14 +40,14 @@ def plain(text: str) -> str:
 
 
 def numeric(text: str) -> str:
-    """What has the order of i;ascii-numeric (RFC 4790, section 9.1); what is no number is last."""
+    """Return the sort key of i;ascii-numeric (RFC 4790, section 9.1). Other text is last."""
     found = _DIGITS.match(text)
     digits = found[0].lstrip("0") if found else ""
     return f"{len(digits):09}{digits}" if found else "~"
 
 
 def related(relation: str, text: str, key: str, comparator: str) -> bool:
-    """Whether a text stands so to a key, in the order of the comparator."""
+    """True if a value has a relation to another, in the order of a comparator."""
     order = _ORDERS[comparator]
     one, other = order(text), order(key)
     sign = (one > other) - (one < other)
@@ -62,20 +62,21 @@ def related(relation: str, text: str, key: str, comparator: str) -> bool:
 
 
 _ORDERS = {OCTET: same, CASEMAP: folded, NUMERIC: numeric}
-FOLDS = {OCTET: same, CASEMAP: folded, PLAIN: plain}  # of comparators by which texts are equal
+FOLDS = {OCTET: same, CASEMAP: folded, PLAIN: plain}  # comparators that test equality
 
 
 @dataclass(frozen=True, slots=True)
 class Wild:
-    """A pattern of :matches; time is bounded by the text's length times `width`."""
+    """A pattern of :matches. Its cost is at most the text length times `cost_per_character`."""
 
-    segments: tuple["_Segment", ...]  # what stands between the asterisks
+    segments: tuple["_Segment", ...]  # the parts between the asterisks
     width: int
 
     def match(self, text: str, compared: str) -> Matched | None:
-        """What the text and each wildcard is; each asterisk takes as little as it can.
+        """Return the text and the part of each wildcard, or None.
 
-        `compared` is the text as the comparator sees it, character by character.
+        An asterisk matches as little as possible. `folded_text` is the key of the text, with the
+        same length.
         """
         first, *between = self.segments
         if not first.fits(compared, 0) or (not between and len(text) != first.length):
@@ -98,9 +99,9 @@ class Wild:
 
 @dataclass(frozen=True, slots=True)
 class _Segment:
-    """Characters of a pattern, in runs between its question marks."""
+    """A part of a pattern without asterisks: literal runs and question marks."""
 
-    runs: tuple[tuple[int, str], ...]  # where each begins
+    runs: tuple[tuple[int, str], ...]  # offset and text
     marks: tuple[int, ...]
     length: int
 
@@ -110,7 +111,7 @@ class _Segment:
         return all(text.startswith(run, at + offset) for offset, run in self.runs)
 
     def found_in(self, text: str, start: int) -> int:
-        """Where it first is; -1: nowhere."""
+        """Return the first offset from `start` on where the segment matches, else -1."""
         if not self.runs:
             return start if start + self.length <= len(text) else -1
         offset, run = self.runs[0]
@@ -124,7 +125,7 @@ class _Segment:
 
 
 def wild(pattern: str) -> Wild:
-    """Read a pattern of :matches; a backslash takes its meaning from what follows it."""
+    """Parse a pattern of :matches. A backslash makes the next character literal."""
     parts: list[list[str | None]] = [[]]
     signs = iter(pattern)
     for sign in signs:
@@ -151,5 +152,5 @@ def _segment(part: Sequence[str | None]) -> _Segment:
 
 
 def cost(length: int, width: int = 1) -> int:
-    """The steps that it takes to look through so many characters."""
+    """Return the steps that a comparison with a text of this length counts."""
     return 1 + length * width // limits.PER_STEP

@@ -1,15 +1,15 @@
-"""Which flags there are, and how they are written."""
+"""Flag names in scripts (RFC 5232) and in the database."""
 
 import re
 from collections.abc import Iterable
 
 _SYSTEM = ("\\Answered", "\\Deleted", "\\Draft", "\\Flagged", "\\Seen")
 _SPELLED = {flag.lower(): flag for flag in _SYSTEM}
-_KEYWORD = re.compile(r'[^\x00-\x20(){%*"\\\]\x7f\s]{1,128}')  # what the API takes, too
+_KEYWORD = re.compile(r'[^\x00-\x20(){%*"\\\]\x7f\s]{1,128}')  # the same as in the API
 
 
 def known(texts: Iterable[str]) -> tuple[str, ...]:
-    """The flags that stand in texts, with blanks between, each once; what can be none goes."""
+    """Return the valid flags of texts with flags separated by spaces, without repeats."""
     found: dict[str, str] = {}
     for word in (word for text in texts for word in text.split()):
         low = word.lower()
@@ -19,5 +19,5 @@ def known(texts: Iterable[str]) -> tuple[str, ...]:
 
 
 def spelled(flags: Iterable[str]) -> tuple[str, ...]:
-    """The flags as they are stored: those of IMAP itself have one spelling."""
+    """Return the flags in their stored form: system flags in standard spelling."""
     return tuple(_SPELLED.get(flag.lower(), flag) for flag in flags)

@@ -1,8 +1,11 @@
-"""Running a script: from a program, a message and its circumstances to a plan; nothing is done."""
+"""Execution of a program on a message and an environment. The result is a plan.
+
+Nothing is stored or sent here.
+"""
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, tzinfo
 
 from mail.mime import Header
@@ -38,35 +41,39 @@ def _no_script(_location: str, _name: str) -> Program | None:
 
 @dataclass(frozen=True, slots=True)
 class Circumstances:
-    """What a script may know beside the message."""
+    """The data that a script can read in addition to the message."""
 
     now: datetime  # with a zone
     zone: tzinfo = UTC  # of the account
     addresses: Collection[str] = ()  # of the account, in lower case
-    mailboxes: Collection[str] = ()  # of the account, those it may put messages into
+    mailboxes: Collection[str] = ()  # of the account, with the right to insert messages
     special_uses: Mapping[str, Collection[str]] = field(default_factory=dict)  # by mailbox
     # Annotations by mailbox, "" for the server, and name in lower case, such as "/private/comment".
     metadata: Mapping[tuple[str, str], str] = field(default_factory=dict)
-    seen: Collection[str] = ()  # the ids of `duplicate` that are kept
-    items: Mapping[str, str] = field(default_factory=dict)  # of `environment`, by name
-    spam: float | None = None  # percent; None: nobody has looked
-    virus: int | None = None  # 1 is none, 5 is one for certain (RFC 5235, section 3.3)
-    script: Callable[[str, str], Program | None] = _no_script  # by location and name
-    traced: bool = True  # each test and action is written down
-    # Texts of the message as comparators have them, for all scripts that look at it.
+    seen: Collection[str] = ()  # keys of `duplicate` that are stored
+    items: Mapping[str, str] = field(default_factory=dict)  # of the `environment` test, by name
+    spam: float | None = None  # None: not scanned
+    virus: int | None = (
+        None  # 1 (no virus) to 5 (certain); None: not scanned (RFC 5235, section 3.3)
+    )
+    script: Callable[[str, str], Program | None] = (
+        _no_script  # an included script by location and name
+    )
+    traced: bool = True  # record a step for each test and action
+    # Texts by comparator and original text, shared by all scripts that run on the message.
     folded: dict[tuple[str, str], str] = field(default_factory=dict, compare=False, repr=False)
 
 
 class Stop(Exception):
-    """The script has ended itself."""
+    """The script stops."""
 
 
 class Return(Exception):
-    """The included script has."""
+    """An included script returns."""
 
 
 class Break(Exception):
-    """The loop of this name has, or the innermost where it is ""."""
+    """A loop ends: the loop of this name, or the innermost one for ""."""
 
     def __init__(self, loop: str) -> None:
         self.loop = loop
@@ -76,9 +83,9 @@ class Break(Exception):
 def run(
     program: Program, message: Message, envelope: Envelope, circumstances: Circumstances
 ) -> Plan:
-    """Say what a script wants done with a message.
+    """Run a script on a message and return its plan.
 
-    The outcome depends on nothing but the arguments. Raises RunError; the message is then to be
+    The result depends on nothing but the arguments. Raises SieveRunError; the message must then be
     kept as if there were no script.
     """
     running = Run(program, message, envelope, circumstances)
@@ -88,56 +95,62 @@ def run(
 
 
 class Tests:
-    """Tests of several programs on one message, each the first of its program."""
+    """Evaluates the first test of several programs on one message."""
 
     def __init__(self, message: Message, envelope: Envelope, circumstances: Circumstances) -> None:
         self._run = Run(Program((), frozenset()), message, envelope, circumstances)
 
     def holds(self, program: Program) -> tuple[bool, int]:
-        """Whether its first test holds, and how many steps that took. Raises RunError."""
+        """Return the result of a program's first test, and the steps it took.
+
+        Raises SieveRunError.
+        """
         run = self._run
         run.program, run.steps = program, 0
         return run.test(program.calls[0].tests[0]), run.steps
 
 
 class Run:
-    """What is known while a script runs; commands and tests work on it."""
+    """The state of a running script. Commands and tests read and change it."""
 
     def __init__(
         self, program: Program, message: Message, envelope: Envelope, circumstances: Circumstances
     ) -> None:
         self.message, self.envelope, self.circumstances = message, envelope, circumstances
         self.program = program
-        self.fields: list[Header] | None = None  # with what was edited
-        self.by_name: dict[str, list[Header]] | None = None  # the same; None: not yet made
-        self.read: dict[str, list[str]] = {}  # what those say, by name as it is spelled
-        self.addressed: dict[str, Sequence[str]] = {}  # the addresses in a field
+        self.fields: list[Header] | None = None  # None: not edited
+        self.by_name: dict[str, list[Header]] | None = None  # in lower case; None: not built yet
+        self.read: dict[str, list[str]] = {}  # by name as the script writes it
+        self.addressed: dict[str, Sequence[str]] = {}  # by raw field
         self.actions: list[Action] = []
         self.edits: list[Edit] = []
         self.remembered: list[Remembered] = []
         self.asked: set[str] = set()
         self.trace: list[Traced] = []
         self.variables: dict[str, str] = {}
-        self.shared: dict[str, str] = {}  # the variables of all included scripts
-        self.global_names: set[str] = set()  # of variables that are shared without saying so
+        self.shared: dict[str, str] = {}  # shared by included scripts (RFC 6609)
+        self.global_names: set[str] = set()  # names declared by the `global` command
         self.matches: tuple[str, ...] = ()
         self.flags: tuple[str, ...] = ()
         self.keeps = True  # the implicit keep
         self.steps = 0
-        self.script = ""  # the name of the included one that runs
-        self.within: tuple[tuple[str, str], ...] = ()  # those that have included it
+        self.script = ""  # of the included script that runs, else ""
+        self.within: tuple[tuple[str, str], ...] = ()  # location and name of the scripts around it
         self.included: set[tuple[str, str]] = set()
-        self.piece: Piece | None = None  # that a loop is at
-        self.has_answered = False  # or has found that it should not
+        self.piece: Piece | None = None  # of the innermost foreverypart
+        self.has_answered = False  # also if no reply was due
 
     def execute(self, calls: Iterable[Call]) -> None:
-        """Run commands one after the other."""
+        """Execute commands one after another."""
         for call in calls:
             self.spend(call)
             call.signature.run(self, call)
 
     def include(self, which: tuple[str, str], program: Program) -> None:
-        """Run another script, which has variables of its own (RFC 6609, section 3.4)."""
+        """Run an included script, which has its own variables (RFC 6609, section 3.4).
+
+        `script_key` is its location and name.
+        """
         self.included.add(which)
         outer = (self.program, self.variables, self.global_names, self.matches)
         script, within, piece = self.script, self.within, self.piece
@@ -150,7 +163,7 @@ class Run:
         self.script, self.within, self.piece = script, within, piece
 
     def test(self, call: Call) -> bool:
-        """Whether a test is true."""
+        """Evaluate a test and return its result."""
         self.spend(call)
         result = bool(call.signature.run(self, call))
         if self.circumstances.traced:
@@ -158,27 +171,30 @@ class Run:
         return result
 
     def spend(self, call: Call, steps: int = 1) -> None:
-        """Count steps; a run has only so many. Raises NotBrief on the event loop."""
+        """Count steps. Raises SieveRunError beyond the limit, and NotBrief on the event loop."""
         inline_or_thread.check()
         self.steps += steps
         if self.steps > limits.STEPS:
             raise self.failed(call, "the script takes too long")
 
     def failed(self, call: Call, message: str) -> RunError:
-        """The error at this place."""
+        """Return the error at the position of a call, with the trace."""
         error = RunError(*call.place, message, script=self.script)
         error.trace = tuple(self.trace)
         return error
 
     def note(self, call: Call, text: str) -> None:
-        """Write into the trace."""
+        """Add a step to the trace, if there is one."""
         if not self.circumstances.traced:
             return
         text = f"{call.name}: {text}"
         self.trace.append(Traced(call.place, text[: limits.TRACED], self.script))
 
     def string(self, call: Call, value: String) -> str:
-        """A string with its variables put in; in at most limits.EXPANDED characters."""
+        """Return a string with its variables replaced.
+
+        Raises SieveRunError if it becomes longer than MAX_EXPANDED_LENGTH.
+        """
         if isinstance(value, str):
             return value
         out: list[str] = []
@@ -198,11 +214,11 @@ class Run:
         return "".join(out)
 
     def text(self, call: Call, name: str) -> str:
-        """The argument of this name with its variables put in; "" where it was not given."""
+        """Return an argument with its variables replaced, "" if it is missing."""
         return self.string(call, call.string(name))
 
     def texts(self, call: Call, name: str) -> list[str]:
-        """The strings of this name with their variables put in."""
+        """Return the strings of an argument with their variables replaced."""
         known: list[str] | None = call.worked.get(name)
         if known is None:
             values = call.strings(name)
@@ -212,7 +228,7 @@ class Run:
         return known
 
     def folded(self, comparator: str, text: str) -> str:
-        """A text of the message as a comparator has it; each is made so once."""
+        """Return the key of a text for a comparator. Keys are cached."""
         known, key = self.circumstances.folded, (comparator, text)
         found = known.get(key)
         if found is None:
@@ -222,13 +238,13 @@ class Run:
         return found
 
     def variable(self, name: str) -> str:
-        """The value of a variable; "" where it was never set."""
+        """Return the value of a variable, "" if it was never set."""
         bare = name.removeprefix("global.")
         shared = bare != name or bare in self.global_names
         return (self.shared if shared else self.variables).get(bare, "")
 
     def set_variable(self, call: Call, name: str, value: str) -> None:
-        """Set a variable; what is too long is cut (RFC 5229, section 3)."""
+        """Set a variable. A long value is cut (RFC 5229, section 3)."""
         bare = name.removeprefix("global.")
         values = self.shared if bare != name or bare in self.global_names else self.variables
         values[bare] = value[: limits.VARIABLE]
@@ -236,7 +252,7 @@ class Run:
             raise self.failed(call, f"at most {limits.VARIABLES} variables")
 
     def headers(self, name: str) -> list[Header]:
-        """The fields of a name, in any case, in their order."""
+        """Return the fields with a name, ignoring case, in order."""
         if self.by_name is None:
             self.by_name = {}
             for one in self.all_fields():
@@ -244,18 +260,18 @@ class Run:
         return self.by_name.get(name.lower(), [])
 
     def said(self, name: str) -> list[str]:
-        """What the fields of a name say, in any case, in their order."""
+        """Return the values of the fields with a name, ignoring case, in order."""
         found = self.read.get(name)
         if found is None:
             found = self.read[name] = [one.value for one in self.headers(name)]
         return found
 
     def all_fields(self) -> Sequence[Header]:
-        """The header as edited so far."""
+        """Return the header fields with the edits of the script."""
         return self.message.fields if self.fields is None else self.fields
 
     def edit(self, call: Call, edit: Edit, fields: list[Header]) -> None:
-        """Take an edit into the plan, and the header as it is with it."""
+        """Add an edit to the plan; `fields` is the header after the edit."""
         self.spend(call, len(fields) // 200)
         self.edits.append(edit)
         if len(self.edits) > limits.EDITS:
@@ -263,7 +279,10 @@ class Run:
         self.fields, self.by_name, self.read = fields, None, {}
 
     def act(self, call: Call, action: Action) -> None:
-        """Take an action into the plan; of several that store in one mailbox one is left."""
+        """Add an action to the plan; actions that store in the same mailbox are merged.
+
+        Raises SieveRunError if the action excludes another or a limit is exceeded.
+        """
         if isinstance(action, Keep | FileInto):
             places = [_place(one) for one in self.actions]
             if _place(action) in places:
@@ -287,7 +306,7 @@ class Run:
             raise self.failed(call, f"at most {limits.ACTIONS} actions")
 
     def plan(self) -> Plan:
-        """What came out; the implicit keep is the last action, if it was not cancelled."""
+        """Return the plan. The implicit keep is the last action, if it was not cancelled."""
         actions = list(self.actions)
         if self.keeps and not any(_place(one) == _INBOX for one in actions):
             actions.append(Keep(spelled(self.flags), implicit=True, edits=len(self.edits)))
@@ -302,7 +321,7 @@ class Run:
 
 
 def _place(action: Action) -> str | None:
-    """The mailbox an action stores in; None: it does not."""
+    """Return the mailbox that an action stores in, None if it stores nothing."""
     if isinstance(action, Keep):
         return _INBOX
     if not isinstance(action, FileInto):
@@ -312,8 +331,15 @@ def _place(action: Action) -> str | None:
 
 
 def _joined(earlier: Action, later: Keep | FileInto) -> Keep | FileInto:
-    """The later of two actions that store in one mailbox, with what the earlier asks for beyond."""
+    """Merge two actions that store in the same mailbox; the later one decides the flags."""
     if isinstance(earlier, FileInto) and isinstance(later, FileInto):
         create, copy = earlier.create or later.create, earlier.copy and later.copy
-        return replace(later, create=create, copy=copy)
+        return FileInto(
+            later.mailbox,
+            later.flags,
+            create=create,
+            copy=copy,
+            special_use=later.special_use,
+            edits=later.edits,
+        )
     return later

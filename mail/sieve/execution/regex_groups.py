@@ -1,7 +1,7 @@
-"""Regular expressions that say what they found: leftmost, and of those the longest (POSIX).
+"""Regular expressions that return their groups: the leftmost, longest match (POSIX).
 
-The pattern is one of `mail.text.bounded_regex`. All its states are followed at once, each with the
-places where its groups begin and end, so the time is at most states times characters.
+The pattern is compiled by `mail.text.bounded_regex`. All states are followed at once, each with the
+offsets of its groups, so the time is at most states times characters.
 """
 
 from collections.abc import Callable, Iterable
@@ -11,31 +11,31 @@ from functools import lru_cache
 from mail.sieve.execution.comparators import Matched
 from mail.text.bounded_regex import BEGIN, END, Expression, Signs
 
-PER_STEP = 200  # states that are looked at in one step of a script
-_LOOKS = 4096  # between two counts
+PER_STEP = 200  # visited states that count as one step of a script
+_LOOKS = 4096  # visited states between two calls of `count_steps`
 
-_Places = tuple[int, ...]  # where the whole and each group begin and end; -1: nowhere
-_Thread = tuple[int, _Places]  # a state, and how it was reached
+_Places = tuple[int, ...]  # start and end of the match and of each group; -1: not matched
+_Thread = tuple[int, _Places]  # a state, and the offsets on the way to it
 
 
 @dataclass(frozen=True, slots=True)
 class Regex:
-    """A pattern that is ready."""
+    """A compiled pattern."""
 
     expression: Expression
-    fold: bool  # in any case
+    fold: bool  # also for non-ASCII letters
 
 
 @lru_cache(64)
 def compiled(pattern: str, *, fold: bool) -> Regex:
-    """Read a pattern; Invalid where it is none, or one that takes too long."""
+    """Compile a pattern. Raises Invalid if it is invalid or too expensive."""
     return Regex(Expression(pattern, slashes=False), fold)
 
 
 def match(regex: Regex, text: str, spend: Callable[[int], None]) -> Matched | None:
-    """What the whole and each group is, "" for a group that has no part in it.
+    """Return the text of the match and of each group, "" for an unused group.
 
-    `spend` is told of steps as they are made, and may raise.
+    `count_steps` is called with the number of steps and may raise. Returns None without a match.
     """
     best = places(regex, text, spend)
     if best is None:
@@ -47,7 +47,10 @@ def match(regex: Regex, text: str, spend: Callable[[int], None]) -> Matched | No
 
 
 def places(regex: Regex, text: str, spend: Callable[[int], None]) -> _Places | None:
-    """Where the whole and each group begin and end, -1 for a group that has no part in it."""
+    """Return start and end of the match and of each group, -1 for an unused group.
+
+    Returns None without a match.
+    """
     search = _Search(regex, text)
     threads: list[_Thread] = []
     blank = (-1,) * (2 * regex.expression.groups + 2)
@@ -72,14 +75,14 @@ def places(regex: Regex, text: str, spend: Callable[[int], None]) -> _Places | N
 
 
 class _Search:
-    """One text that is looked through."""
+    """The search for a pattern in one text."""
 
     def __init__(self, regex: Regex, text: str) -> None:
         self.states, self.fold, self.text = regex.expression.states, regex.fold, text
         self.fits: dict[tuple[int, str], bool] = {}
 
     def closed(self, begun: Iterable[_Thread], at: int) -> list[_Thread]:
-        """All states that are reached without taking a character, the better way to each."""
+        """Return the paths that need no character, with the preferred path to each state."""
         seen: set[int] = set()
         found: list[_Thread] = []
         for one in begun:
@@ -101,7 +104,10 @@ class _Search:
         return found
 
     def stepped(self, reached: Iterable[_Thread], at: int, best: _Places | None) -> list[_Thread]:
-        """The states behind the next character; none that begin later than what was found."""
+        """Return the paths after the next character.
+
+        Paths that begin after the best match are dropped.
+        """
         sign = self.text[at]
         return [
             (way, places)
@@ -111,7 +117,7 @@ class _Search:
         ]
 
     def takes(self, number: int, sign: str) -> bool:
-        """Whether a state takes this character."""
+        """True if a state matches a character. Results are cached."""
         known = self.fits.get((number, sign))
         if known is None:
             takes = self.states[number].takes

@@ -1,4 +1,4 @@
-"""What commands and tests take, and how they stand in a script that is ready to run."""
+"""Signatures of commands and tests, and compiled calls of them."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ from mail.sieve.source_position import Place
 
 
 class Kind(Enum):
-    """What an argument is."""
+    """The type of an argument. The values are used in error messages."""
 
     STRING = "a string"
     STRINGS = "strings"
@@ -18,7 +18,7 @@ class Kind(Enum):
 
 
 class Tests(Enum):
-    """How many tests a command or a test is made of."""
+    """How many tests a command or test contains."""
 
     NONE = auto()
     ONE = auto()
@@ -27,13 +27,13 @@ class Tests(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """A tag; of one group a call has only one."""
+    """A tag. A call has at most one tag of a group."""
 
     name: str
-    value: Kind | None = None  # of what follows it
-    group: str = ""  # "": one of its own
-    extension: str | tuple[str, ...] | None = None  # that it needs; of several, all
-    constant: bool = False  # its string may hold no variables
+    value: Kind | None = None  # of the argument after the tag
+    group: str = ""  # "": no group
+    extension: str | tuple[str, ...] | None = None  # required extensions; of several, all
+    constant: bool = False  # its string can't contain variables
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,48 +51,48 @@ Value = String | tuple[String, ...] | int | bool
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A command or test with its arguments by their names; tags by theirs and by their group's."""
+    """A compiled command or test. Tags are listed by name and by group."""
 
     signature: "Signature"
     place: Place
     values: Mapping[str, Value] = field(default_factory=dict)
     tests: tuple["Call", ...] = ()
-    blocks: tuple[tuple["Call", ...], ...] = ()  # of `if`: one for each test, and the last for else
-    # What was worked out of arguments without variables: it is the same in each run.
+    blocks: tuple[tuple["Call", ...], ...] = ()  # of `if`: one for each test, then that of else
+    # Values computed of arguments without variables; they are the same in each run.
     worked: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def name(self) -> str:
-        """What it is called in a script."""
+        """The name of the command or test."""
         return self.signature.name
 
     def has(self, name: str) -> bool:
-        """Whether the argument was given."""
+        """True if the argument or tag is present."""
         return name in self.values
 
     def string(self, name: str) -> String:
-        """A string; "" where it was not given."""
+        """Return a string argument, "" if it is missing. Raises TypeError for another type."""
         value = self.values.get(name, "")
         if isinstance(value, int | tuple):
             raise TypeError(name)
         return value
 
     def strings(self, name: str) -> tuple[String, ...]:
-        """Strings; () where they were not given."""
+        """Return a string list, () if it is missing. Raises TypeError for another type."""
         value = self.values.get(name, ())
         if not isinstance(value, tuple):
             raise TypeError(name)
         return value
 
     def number(self, name: str, default: int = 0) -> int:
-        """A number."""
+        """Return a number argument or the default. Raises TypeError for another type."""
         value = self.values.get(name, default)
         if not isinstance(value, int):
             raise TypeError(name)
         return value
 
     def chosen(self, group: str, default: str) -> str:
-        """Which tag of a group was given."""
+        """Return the tag of a group that is present, or the default."""
         value = self.values.get(group, default)
         if not isinstance(value, str):
             raise TypeError(group)
@@ -101,21 +101,23 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Signature:
-    """What a command or a test takes, and what it does."""
+    """The arguments of a command or test, and the function that executes it."""
 
     name: str
     run: Callable[[Any, Call], bool | None]  # Any: interpreter.Run, which is built on this module
     given: tuple[Given, ...] = ()
     options: tuple[Option, ...] = ()
-    extension: str | tuple[str, ...] | None = None  # that it needs; of several, all
+    extension: str | tuple[str, ...] | None = None  # required extensions; of several, all
     tests: Tests = Tests.NONE
     block: bool = False
-    check: Callable[[Call], str | None] | None = None  # says what is wrong with the arguments
+    check: Callable[[Call], str | None] | None = (
+        None  # returns what is wrong with the arguments, or None
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class Include:
-    """A script that another includes (RFC 6609)."""
+    """A script that another one includes (RFC 6609)."""
 
     location: str  # "personal" or "global"
     name: str
@@ -123,10 +125,10 @@ class Include:
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """A script that compiled."""
+    """A compiled script."""
 
     calls: tuple[Call, ...]
-    extensions: frozenset[str]  # that it may use
+    extensions: frozenset[str]  # enabled extensions
     includes: tuple[Include, ...] = ()
 
 

@@ -1,4 +1,4 @@
-"""Strings of a script: encoded characters (RFC 5228, 2.4.2.4) and variables (RFC 5229)."""
+"""Strings of a script: encoded characters (RFC 5228, section 2.4.2.4), variables (RFC 5229)."""
 
 import re
 from dataclasses import dataclass
@@ -22,9 +22,9 @@ _SURROGATES = range(0xD800, 0xE000)
 
 @dataclass(frozen=True, slots=True)
 class Variable:
-    """A place where the value of a variable goes; the name is in lower case.
+    """A reference to a variable; the name is in lower case.
 
-    Those of the namespace `global` (RFC 6609) are named with it.
+    Variables of the namespace `global` (RFC 6609) have "global." before their name.
     """
 
     name: str
@@ -32,14 +32,14 @@ class Variable:
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """A place where what a wildcard matched goes; 0 is the whole."""
+    """A reference to the text of a wildcard or group; 0 is the whole match."""
 
     number: int
 
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """A string with variables in it."""
+    """A string with references to variables."""
 
     pieces: tuple[str | Variable | Match, ...]
 
@@ -48,7 +48,10 @@ String = str | Template
 
 
 def unencoded(text: str) -> str:
-    """Put in the characters that are written as numbers; ValueError where one is none."""
+    """Replace ${hex:} and ${unicode:} by their characters.
+
+    Raises ValueError if a number is no character or the bytes are no UTF-8.
+    """
     if "${" not in text:
         return text
     raw = b"".join(_decoded(text))
@@ -62,9 +65,10 @@ def unencoded(text: str) -> str:
 
 
 def template(text: str, *, has_globals: bool) -> String:
-    """Find the variables of a text; ValueError where one cannot be.
+    """Parse the references to variables in a text.
 
-    What looks like a reference and is none stays as it is.
+    Text that only looks like a reference is not changed. Raises ValueError for an unknown namespace
+    or a number that is too large.
     """
     pieces: list[str | Variable | Match] = []
     end = 0
@@ -81,7 +85,10 @@ def template(text: str, *, has_globals: bool) -> String:
 
 
 def variable_name(text: str, *, has_globals: bool) -> str:
-    """The name of a variable that can be set, in lower case; ValueError where it is none."""
+    """Return the name of a variable that can be set, in lower case.
+
+    Raises ValueError if it is invalid.
+    """
     name = text.lower()
     bare = name.removeprefix(_GLOBAL) if has_globals else name
     if not _NAME.fullmatch(bare):

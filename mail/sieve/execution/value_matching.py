@@ -1,4 +1,4 @@
-"""How tests compare: the values of a message with the keys of a test, in the way it says."""
+"""Comparison of the values of a message with the keys of a test."""
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
@@ -11,17 +11,17 @@ from mail.sieve.execution.signatures import Call
 from models.errors import Invalid
 
 _Value = TypeVar("_Value")
-_STATES_PER_STEP = 25  # that are made of an expression
+_STATES_PER_STEP = 25  # states of a compiled expression that count as one step
 _Found = Callable[[str], Matched | None]
 
 
 def matched(
     run: Run, call: Call, values: Iterable[str], keys: Sequence[str], *, sets: bool = True
 ) -> bool:
-    """Whether one of the values fits one of the keys.
+    """True if one of the values matches one of the keys of a test.
 
-    Of :count there is one value, which is their number. With `sets` a match of wildcards sets
-    the numbered variables (RFC 5229, section 3.2).
+    For :count the number of values is compared. With `set_match_variables` a match of wildcards
+    sets the numbered variables (RFC 5229, section 3.2).
     """
     kind, comparator = _how(call)
     if kind == "count":
@@ -41,7 +41,7 @@ def matched(
 
 
 def _how(call: Call) -> tuple[str, str]:
-    """In which way a test compares, and by what."""
+    """Return the match type and the comparator of a test."""
     found: tuple[str, str] | None = call.worked.get("how")
     if found is None:
         found = call.chosen("match", "is"), call.chosen("comparator", CASEMAP)
@@ -50,7 +50,7 @@ def _how(call: Call) -> tuple[str, str]:
 
 
 def _found(run: Run, call: Call, values: Iterable[str], keys: Sequence[str]) -> bool:
-    """Whether one of the values is one of the keys, or has it within."""
+    """True if one of the values equals one of the keys, or contains it for :contains."""
     kind, comparator = _how(call)
     within = kind != "is"
     fold = comparators.FOLDS[comparator]
@@ -70,7 +70,7 @@ def _found(run: Run, call: Call, values: Iterable[str], keys: Sequence[str]) -> 
 
 
 def _prepared(run: Run, call: Call, kind: str, comparator: str, key: str) -> _Found:
-    """What looks for a key in a value."""
+    """Return a function that matches a value with a key."""
     if kind in ("value", "count"):
         relation = call.chosen(kind, "eq").lower()
         return lambda value: _if(value, comparators.related(relation, value, key, comparator))
@@ -94,7 +94,7 @@ def _wild(run: Run, call: Call, key: str, comparator: str) -> _Found:
     pattern: comparators.Wild | None = known.get(key)
     if pattern is None:
         pattern = comparators.wild(comparators.FOLDS[comparator](key))
-        if key in call.strings("keys"):  # and not one that variables have made
+        if key in call.strings("keys"):  # and not a key with variables
             known[key] = pattern
 
     def find(value: str) -> Matched | None:
@@ -118,7 +118,7 @@ def _searched(run: Run, call: Call, key: str, *, fold: bool) -> _Found:
 
 
 def indexed(call: Call, values: Sequence[_Value]) -> Sequence[_Value]:
-    """Of the values the one that :index and :last say (RFC 5260, section 6)."""
+    """Return the value that :index and :last select, or all (RFC 5260, section 6)."""
     if not call.has("index"):
         return values
     nth = call.number("index")
@@ -144,7 +144,7 @@ def _unfit(comparator: str, kind: str) -> str | None:
 
 
 def check(call: Call) -> str | None:
-    """What is wrong with the tags that say how to compare and what with."""
+    """Return the problem with the tags for comparison and index, None if nothing is."""
     kind = call.chosen("match", "is")
     comparator = call.chosen("comparator", CASEMAP)
     if problem := _unfit(comparator, kind):

@@ -1,4 +1,4 @@
-"""Whether a message has files: an extension of ours."""
+"""The test `hasattachment`, an extension of this server."""
 
 from mail.sieve.execution.interpreter import Run
 from mail.sieve.execution.signatures import Call, Signature

@@ -1,4 +1,4 @@
-"""Tests of what stands in a message (RFC 5173)."""
+"""The test `body` (RFC 5173)."""
 
 import re
 from collections.abc import Iterable
@@ -23,7 +23,7 @@ def _body(run: Run, call: Call) -> bool:
         found = run.message.contents([kind for kind in kinds if _TYPE.fullmatch(kind)])
     else:
         found = run.message.texts
-    # Section 6: what the wildcards match is not put into variables.
+    # Section 6: wildcards of `body` don't set the match variables.
     return value_matching.matched(run, call, found, keys, sets=False)
 
 

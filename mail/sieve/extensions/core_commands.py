@@ -1,4 +1,4 @@
-"""The commands and tests of RFC 5228, with fileinto and envelope."""
+"""The commands and tests of RFC 5228, with `envelope` and without `fileinto`."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -33,7 +33,7 @@ _WITH_ADDRESSES = frozenset(
     """.split()  # noqa: SIM905 - a list of lines would be a page long
 )
 _PARTS_OF_ENVELOPE = ("from", "to")
-_DETAIL = "+"  # what divides a local part (RFC 5233), as addresses are resolved
+_DETAIL = "+"  # between user and detail (RFC 5233)
 
 
 def _if(run: Run, call: Call) -> None:
@@ -133,7 +133,7 @@ def _address(run: Run, call: Call) -> bool:
 
 
 def _addressed(run: Run, raw: str) -> Sequence[str]:
-    """The addresses of a field as it stands in the message; each field is read once."""
+    """Return the addresses of a raw field. Each field is parsed once per run."""
     found = run.addressed.get(raw)
     if found is None:
         found = [one.address for one in addresses_of(raw) if one.address]
@@ -154,12 +154,12 @@ def _envelope(run: Run, call: Call) -> bool:
 
 
 def addresses_of(raw: str) -> list[MailAddress]:
-    """The addresses of a field as it stands in the message."""
+    """Return the addresses of a raw header field."""
     return addresses(encoded_words.unfolded(raw.partition(":")[2]))
 
 
 def parts_of(found: Iterable[str], part: str) -> list[str]:
-    """A part of each of these addresses, as far as they have it (RFC 5228, 2.7.4; RFC 5233)."""
+    """Return a part of each address that has it (RFC 5228, section 2.7.4; RFC 5233)."""
     if part == "all":
         return list(found)
     parts: list[str] = []
@@ -175,7 +175,7 @@ def parts_of(found: Iterable[str], part: str) -> list[str]:
 
 
 def wrong_address(text: str) -> str | None:
-    """What is wrong with an address that mail is sent to; None: nothing."""
+    """Return the problem with the address of a recipient, None if it is valid."""
     try:
         checked(text)
     except Invalid:
@@ -184,7 +184,7 @@ def wrong_address(text: str) -> str | None:
 
 
 def constants(strings: Sequence[String]) -> Iterable[str]:
-    """Those strings that hold no variables."""
+    """Yield the strings that contain no variables."""
     return (one for one in strings if isinstance(one, str))
 
 

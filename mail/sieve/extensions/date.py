@@ -1,4 +1,4 @@
-"""Tests of dates, in headers and on the clock (RFC 5260)."""
+"""The tests `date` and `currentdate` (RFC 5260)."""
 
 import re
 from datetime import UTC, date, datetime, timedelta, timezone, tzinfo
@@ -13,7 +13,7 @@ _OFFSET = re.compile(r"([+-])(\d\d)(\d\d)", re.ASCII)
 _OFFSET_AT_END = re.compile(r"[+-]\d{4}(?=\s*(?:\([^()]*\)\s*)*\Z)", re.ASCII)
 _DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
-_JULIAN = date(1858, 11, 17).toordinal()  # the day from which modified Julian days count
+_JULIAN = date(1858, 11, 17).toordinal()  # modified Julian day 0
 _PARTS = (
     "year", "month", "day", "date", "julian", "hour", "minute", "second", "time", "iso8601",
     "std11", "zone", "weekday",
@@ -21,7 +21,7 @@ _PARTS = (
 
 
 def part_of(at: datetime, part: str) -> str:
-    """A part of a date as `date` compares it (RFC 5260, section 4.2)."""
+    """Return a part of a date as text (RFC 5260, section 4.2)."""
     zone = at.strftime("%z")[:5]
     clock = f"{at.hour:02}:{at.minute:02}:{at.second:02}"
     day = f"{at.year:04}-{at.month:02}-{at.day:02}"
@@ -61,6 +61,7 @@ def _date(run: Run, call: Call) -> bool:
 
 
 def _compared(run: Run, call: Call, found: list[datetime]) -> bool:
+    """Compare the requested part of the dates with the keys. Raises SieveRunError."""
     part = run.text(call, "part").lower()
     if part not in _PARTS:
         raise run.failed(call, f'"{part[:40]}" is no part of a date')
@@ -70,7 +71,7 @@ def _compared(run: Run, call: Call, found: list[datetime]) -> bool:
 
 
 def _placed(run: Run, call: Call, at: datetime, text: str | None) -> datetime:
-    """The date in the zone that is asked for; that of the account if none is."""
+    """Convert a date to the requested time zone, by default that of the account."""
     zone: tzinfo = run.circumstances.zone
     if call.has("zone"):
         zone = _zone(run.text(call, "zone")) or zone
@@ -79,7 +80,7 @@ def _placed(run: Run, call: Call, at: datetime, text: str | None) -> datetime:
         zone = (_zone(offset[0]) if offset else None) or UTC
     try:
         return at.astimezone(zone)
-    except OverflowError:  # at an end of the calendar
+    except OverflowError:  # the year is out of range
         return at
 
 

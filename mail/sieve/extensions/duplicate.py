@@ -1,4 +1,4 @@
-"""Whether a message, or what it is about, was seen before (RFC 7352)."""
+"""The test `duplicate`: was a message with this id seen before (RFC 7352)?"""
 
 from hashlib import sha256
 
@@ -11,7 +11,7 @@ from mail.sieve.execution.signatures import Call, Kind, Option, Signature
 from mail.sieve.extensions.core_commands import FIELD_NAME
 
 _DAY = 86_400
-_USUAL, _LONGEST = 7 * _DAY, 90 * _DAY  # seconds for which an id is kept
+_USUAL, _LONGEST = 7 * _DAY, 90 * _DAY  # how long an id is stored
 
 
 def _duplicate(run: Run, call: Call) -> bool:
@@ -33,7 +33,7 @@ def _duplicate(run: Run, call: Call) -> bool:
 
 
 def _unique(run: Run, call: Call) -> str:
-    """What tells this message from others; "" where it has nothing that does."""
+    """Return the id of the message that the test compares, "" if it has none."""
     if call.has("uniqueid"):
         return run.text(call, "uniqueid")
     name = run.text(call, "header") if call.has("header") else "message-id"

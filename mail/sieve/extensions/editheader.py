@@ -1,4 +1,4 @@
-"""Changing the header of a message (RFC 5293): what scripts ask for, and how it is done."""
+"""The commands `addheader` and `deleteheader` (RFC 5293), and the edit of a header block."""
 
 import re
 from collections.abc import Iterable
@@ -12,14 +12,14 @@ from mail.sieve.execution.interpreter import Run
 from mail.sieve.execution.signatures import INDEX, MATCH, Call, Given, Kind, Option, Signature
 from mail.sieve.extensions.core_commands import FIELD_NAME
 
-_FIELD = re.compile(  # as mail.mime.header_fields finds them, with their line ends
+_FIELD = re.compile(  # the same fields as in mail.mime.header_fields, with line ends
     rb"(?:\A|(?<=[\r\n]))[!-9;-~]++[ \t]*+:[^\r\n]*+"
     rb"(?:(?:\r{0,2}\n|\r)[ \t][^\r\n]*+)*+(?:\r{0,2}\n|\r|\Z)"
 )
-_BLANK_LINE = re.compile(rb"(?:\A|(?>\r{0,2}\n|\r))(\r{0,2}\n|\r)\Z")  # behind a whole line end
-# How a message came here, and who wrote it, is not for scripts to say (section 4 and 6).
+_BLANK_LINE = re.compile(rb"(?:\A|(?>\r{0,2}\n|\r))(\r{0,2}\n|\r)\Z")  # after a complete line end
+# Scripts must not forge the trace or the authentication results (sections 4 and 6).
 _PROTECTED = frozenset({"received", "auto-submitted", "return-path", "authentication-results"})
-_TYPED = ("content-", "mime-version")  # the body would be read as another
+_TYPED = ("content-", "mime-version")  # a change would alter how the body is read
 
 
 def _addheader(run: Run, call: Call) -> None:
@@ -62,15 +62,15 @@ def _deleteheader(run: Run, call: Call) -> None:
 
 
 def edited(header: bytes, edits: Iterable[Edit]) -> bytes:
-    """A header block, with the blank line behind it, as it is after these edits.
+    """Return a header block after the edits, with the blank line at its end.
 
-    What is not edited stays byte for byte; a block without the blank line gets one.
+    Other fields stay byte for byte. A block without a blank line gets one.
     """
     blank = _BLANK_LINE.search(header)
     end = blank.start(1) if blank else len(header)
     starts = [found.start() for found in _FIELD.finditer(header, 0, end)]
     before = header[: starts[0]] if starts else header[:end]
-    # Damaged lines belong to the field before them.
+    # Damaged lines are part of the field before them.
     fields = [header[start:until] for start, until in zip(starts, [*starts[1:], end], strict=False)]
     if blank is None and fields and not fields[-1].endswith((b"\r", b"\n")):
         fields[-1] += b"\r\n"

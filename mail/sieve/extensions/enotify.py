@@ -1,4 +1,4 @@
-"""Notifications by mail (RFC 5435, RFC 5436)."""
+"""The command `notify` and its tests (RFC 5435, RFC 5436)."""
 
 import re
 from dataclasses import dataclass
@@ -13,10 +13,10 @@ from mail.sieve.extensions.core_commands import FIELD_NAME, constants, wrong_add
 from mail.sieve.extensions.mailboxes import COPIED, check_mailboxes, copied
 
 _SCHEME = "mailto:"
-_USUAL = "2"  # importance
+_USUAL = "2"  # normal
 _MOST_FIELDS = 16
 _ENCODED = re.compile(r"(?:[^%]|%[0-9a-f]{2})*+", re.IGNORECASE | re.DOTALL)
-# RFC 5436, section 2.7: these are made, and what a URI says of them does not count.
+# RFC 5436, section 2.7: these fields are generated; values of the URI are ignored.
 _OURS = frozenset(
     """
     auto-submitted bcc cc content-transfer-encoding content-type date from message-id
@@ -28,7 +28,7 @@ _OURS = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Mailto:
-    """What a URI of mailto says (RFC 6068)."""
+    """The recipients, header fields and body of a mailto URI (RFC 6068)."""
 
     to: tuple[str, ...]
     fields: tuple[tuple[str, str], ...]  # name in lower case, value
@@ -36,7 +36,10 @@ class Mailto:
 
 
 def mailto(uri: str) -> Mailto:
-    """Read a URI of mailto; ValueError where it is none, or names nobody."""
+    """Parse a mailto URI.
+
+    Raises ValueError if it is invalid, has no recipients or exceeds a limit.
+    """
     if uri[: len(_SCHEME)].lower() != _SCHEME:
         raise ValueError(f"notifications go to {_SCHEME} alone")
     if len(uri) > limits.FIELD or not _ENCODED.fullmatch(uri):
@@ -61,6 +64,7 @@ def mailto(uri: str) -> Mailto:
 
 
 def _pair(word: str) -> tuple[str, str]:
+    """Return name, in lower case, and value of a field of a URI. Raises ValueError."""
     name, equals, value = (unquote(one) for one in word.partition("="))
     if not equals or not FIELD_NAME.fullmatch(name):
         raise ValueError(f'"{word[:100]}" is no part of a URI')
@@ -112,7 +116,7 @@ def _valid(run: Run, call: Call) -> bool:
 
 
 def _capability(run: Run, call: Call) -> bool:
-    """Whether a method can do something; of mail nobody knows whether it is read at once."""
+    """Evaluate a capability. `online` is always "maybe": mail may be read later."""
     try:
         mailto(run.text(call, "uri"))
     except ValueError:

@@ -1,4 +1,4 @@
-"""Where a script runs (RFC 5183), and what scanners found (RFC 5235)."""
+"""The tests `environment` (RFC 5183), `spamtest` and `virustest` (RFC 5235)."""
 
 from mail.sieve.execution import value_matching
 from mail.sieve.execution.interpreter import Run
@@ -7,7 +7,7 @@ from mail.sieve.execution.signatures import MATCH, Call, Given, Kind, Option, Si
 
 def _environment(run: Run, call: Call) -> bool:
     value = run.circumstances.items.get(run.text(call, "item").lower())
-    # What is not known here fits nothing, not even "" (section 4).
+    # An unknown item matches nothing, not even "" (section 4).
     found = [] if value is None else [value]
     return value is not None and value_matching.matched(run, call, found, run.texts(call, "keys"))
 
@@ -16,7 +16,7 @@ def _spamtest(run: Run, call: Call) -> bool:
     percent = run.circumstances.spam
     if call.has("percent"):
         text = "0" if percent is None else str(min(max(round(percent), 0), 100))
-    else:  # from 1 to 10; 0: nobody has looked
+    else:  # from 1 to 10; 0: not scanned
         text = "0" if percent is None else str(1 + min(max(int(percent * 9 / 100), 0), 9))
     return _scored(run, call, text, is_known=percent is not None)
 
@@ -28,7 +28,7 @@ def _virustest(run: Run, call: Call) -> bool:
 
 
 def _scored(run: Run, call: Call, text: str, *, is_known: bool) -> bool:
-    counts = call.chosen("match", "is") == "count"  # how many scores there are: none or one
+    counts = call.chosen("match", "is") == "count"  # the number of scores: 0 or 1
     found = [text] if is_known or not counts else []
     return value_matching.matched(run, call, found, [run.text(call, "score")])
 

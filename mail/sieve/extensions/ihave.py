@@ -1,11 +1,11 @@
-"""Asking for extensions while the script runs (RFC 5463)."""
+"""The test `ihave` and the command `error` (RFC 5463)."""
 
 from mail.sieve.execution.interpreter import Run
 from mail.sieve.execution.signatures import Call, Given, Kind, Signature
 
 
 def _ihave(run: Run, call: Call) -> bool:
-    # Those there are were put in when the script was checked.
+    # The compiler enabled the extensions that exist.
     return set(call.strings("capabilities")) <= run.program.extensions
 
 

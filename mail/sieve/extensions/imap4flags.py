@@ -1,4 +1,4 @@
-"""Flags of what is stored (RFC 5232)."""
+"""The flag commands and `hasflag` (RFC 5232)."""
 
 from mail.sieve.execution import value_matching
 from mail.sieve.execution.flag_names import known, spelled
@@ -8,15 +8,17 @@ from mail.sieve.execution.string_templates import variable_name
 
 
 def flags_of(run: Run, call: Call) -> tuple[str, ...]:
-    """The flags that an action stores with: its own, or those that were set before."""
+    """Return the flags for an action that stores: its :flags, or those set before."""
     return spelled(known(run.texts(call, "flags")) if call.has("flags") else run.flags)
 
 
 def _current(run: Run, call: Call, name: str) -> tuple[str, ...]:
+    """Return the flags of the variable if the command has one, else of the run."""
     return known([run.variable(name)]) if call.has("variable") else run.flags
 
 
 def _store(run: Run, call: Call, name: str, flags: tuple[str, ...]) -> None:
+    """Set the flags of the variable if the command has one, else of the run."""
     run.note(call, " ".join(flags))
     if call.has("variable"):
         run.set_variable(call, name, " ".join(flags))
@@ -25,7 +27,10 @@ def _store(run: Run, call: Call, name: str, flags: tuple[str, ...]) -> None:
 
 
 def _given(run: Run, call: Call) -> tuple[str, tuple[str, ...]]:
-    """The variable a command names, and its flags."""
+    """Return the name of the command's variable, "" if none, and its flags.
+
+    Raises SieveRunError if the name is invalid.
+    """
     name = run.text(call, "variable") if call.has("variable") else ""
     if call.has("variable"):
         try:

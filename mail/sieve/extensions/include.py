@@ -1,4 +1,4 @@
-"""Scripts in scripts, and the variables they share (RFC 6609)."""
+"""The commands `include`, `return` and `global` (RFC 6609)."""
 
 from mail.sieve import limits
 from mail.sieve.execution.interpreter import Return, Run
@@ -9,7 +9,7 @@ _LONGEST_NAME = 512
 
 
 def include_of(call: Call) -> tuple[str, str]:
-    """Where the script is, and what it is called."""
+    """Return location and name of the script that a call includes."""
     return call.chosen("location", "personal"), call.chosen("script", "")
 
 

@@ -1,4 +1,7 @@
-"""Mailboxes: fileinto (RFC 5228), copy (RFC 3894), mailbox (RFC 5490), special-use (RFC 8579)."""
+"""Mailbox commands and tests: fileinto, copy, mailbox, special-use and fcc.
+
+RFC 5228, RFC 3894, RFC 5490, RFC 8579 and RFC 8580.
+"""
 
 from mail.mailboxes.paths import checked_path, spelled
 from mail.sieve.actions import Copy, FileInto
@@ -10,7 +13,7 @@ from models.errors import Invalid
 
 SPECIAL_USE = Option("specialuse", Kind.STRING, extension="special-use")
 CREATE = Option("create", extension="mailbox")
-COPIED = (  # what an action that sends may say of its copy (RFC 8580)
+COPIED = (  # how an action that sends stores its copy (RFC 8580)
     Option("fcc", Kind.STRING, extension="fcc"),
     Option("flags", Kind.STRINGS, extension=("fcc", "imap4flags")),
     Option("create", extension=("fcc", "mailbox")),
@@ -33,7 +36,7 @@ def _fileinto(run: Run, call: Call) -> None:
 
 
 def copied(run: Run, call: Call) -> Copy | None:
-    """Where an action wants a copy of what it sends."""
+    """Return where an action stores a copy of what it sends, None if it has no :fcc."""
     if not call.has("fcc"):
         return None
     flags = flags_of(run, call) if call.has("flags") else ()
@@ -42,7 +45,7 @@ def copied(run: Run, call: Call) -> Copy | None:
 
 
 def mailbox_of(run: Run, call: Call, name: str) -> str:
-    """The argument of this name, as a mailbox is called."""
+    """Return a mailbox argument in canonical form. Raises SieveRunError if it is invalid."""
     text = run.text(call, name)
     run.spend(call, len(text) // 16)
     problem = wrong_mailbox(text)
@@ -52,7 +55,7 @@ def mailbox_of(run: Run, call: Call, name: str) -> str:
 
 
 def wrong_mailbox(text: str) -> str | None:
-    """What is wrong with the name of a mailbox; None: nothing."""
+    """Return the problem with the path of a mailbox, None if it is valid."""
     try:
         checked_path(text)
     except Invalid as problem:
@@ -61,7 +64,10 @@ def wrong_mailbox(text: str) -> str | None:
 
 
 def check_mailboxes(call: Call) -> str | None:
-    """What is wrong with the mailboxes a call names, as far as they are known."""
+    """Return the problem with the mailboxes of a call, None if nothing is.
+
+    Strings with variables are checked at run time.
+    """
     for name in ("mailbox", "fcc"):
         text = call.string(name) if call.has(name) else None
         if isinstance(text, str) and (problem := wrong_mailbox(text)):
@@ -75,7 +81,7 @@ def check_mailboxes(call: Call) -> str | None:
 
 
 def wrong_use(text: str) -> str | None:
-    """What is wrong with a special use; None: nothing."""
+    """Return the problem with a special use, None if it is valid."""
     bare = text.removeprefix("\\")
     if bare == text or not bare.isascii() or not bare.isalpha():
         return f'"{text[:100]}" is no special use such as "\\\\Junk"'

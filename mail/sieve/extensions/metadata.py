@@ -1,4 +1,4 @@
-"""Annotations of mailboxes and of the server (RFC 5490, RFC 5464)."""
+"""Tests of annotations of mailboxes and of the server (RFC 5490, RFC 5464)."""
 
 from mail.mailboxes.paths import spelled
 from mail.sieve.execution import value_matching
@@ -7,7 +7,7 @@ from mail.sieve.execution.signatures import MATCH, Call, Given, Kind, Signature
 
 
 def _value(run: Run, call: Call, name: str) -> str | None:
-    """What is annotated under a name; None: nothing."""
+    """Return the value of an annotation, None if it is not set."""
     mailbox = spelled(run.text(call, "mailbox")) if call.has("mailbox") else ""
     return run.circumstances.metadata.get((mailbox, name.lower()))
 

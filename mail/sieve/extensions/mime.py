@@ -1,4 +1,4 @@
-"""The parts of a message one by one (RFC 5703): loops, tests of their headers, and their text."""
+"""MIME parts (RFC 5703): loops, tests of their header fields, and their text."""
 
 from collections.abc import Iterator, Sequence
 
@@ -25,7 +25,10 @@ ASPECTS = (
 
 
 def fields_of(run: Run, call: Call, name: str) -> Sequence[Header]:
-    """The fields of a name: of the message, or of the part a loop is at and what is in it."""
+    """Return the fields with a name: of the message, or with :mime of the current part.
+
+    With :anychild the fields of all parts inside of it are added.
+    """
     if not call.has("mime"):
         return run.headers(name)
     piece = run.piece or run.message.piece
@@ -39,7 +42,7 @@ def fields_of(run: Run, call: Call, name: str) -> Sequence[Header]:
 
 
 def aspects_of(run: Run, call: Call, field: Header) -> list[str]:
-    """What of a field is compared: all of it, or a part of what Content-Type and the like say."""
+    """Return the texts of a field to compare: its value, or what :type, :param etc. select."""
     aspect = call.chosen("aspect", "")
     if not aspect:
         return [field.value]
@@ -54,7 +57,7 @@ def aspects_of(run: Run, call: Call, field: Header) -> list[str]:
 
 
 def check_mime(call: Call) -> str | None:
-    """What is wrong with the tags of parts."""
+    """Return the problem with the tags of :mime, None if nothing is."""
     if call.has("mime"):
         return None
     if call.has("aspect") or call.has("anychild"):
@@ -64,14 +67,14 @@ def check_mime(call: Call) -> str | None:
 
 
 def _own(run: Run, call: Call, piece: Piece, name: str) -> Sequence[Header]:
-    if piece is run.message.piece:  # may have been edited
+    if piece is run.message.piece:  # with the edits of the script
         return run.headers(name)
     run.spend(call, len(piece.fields) // 200)
     return [one for one in piece.fields if one.key.lower() == name.lower()]
 
 
 def _below(piece: Piece) -> Iterator[Piece]:
-    """The parts of a part, and theirs, in their order."""
+    """Yield the parts inside of a part, in order, at all levels."""
     waiting = list(reversed(piece.pieces))
     while waiting:
         one = waiting.pop()

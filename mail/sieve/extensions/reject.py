@@ -1,4 +1,4 @@
-"""Refusing a message (RFC 5429)."""
+"""The commands `reject` and `ereject` (RFC 5429)."""
 
 from mail.sieve.actions import Reject
 from mail.sieve.execution.interpreter import Run

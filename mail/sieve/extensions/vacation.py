@@ -1,4 +1,4 @@
-"""Answers while somebody is away (RFC 5230, RFC 6131), and whom none is sent to."""
+"""The command `vacation` (RFC 5230, RFC 6131), and who gets no reply."""
 
 import re
 from collections.abc import Callable
@@ -12,12 +12,16 @@ from mail.sieve.extensions.core_commands import addresses_of, wrong_address
 from mail.sieve.extensions.mailboxes import COPIED, check_mailboxes, copied
 
 DAY = 86_400
-USUAL, LONGEST = 7 * DAY, 90 * DAY  # seconds between two answers
-_SUBJECT = 200  # characters of the subject that is answered
+USUAL, LONGEST = 7 * DAY, 90 * DAY  # seconds between two replies to one sender
+_SUBJECT = 200  # characters of the original subject
 _TO_ME = ("to", "cc", "bcc", "resent-to", "resent-cc", "resent-bcc")
-_LIST = ("list-id", "list-help", "list-subscribe", "list-unsubscribe", "list-post", "list-owner",
-         "list-archive")  # fmt: skip
-_SAYING: tuple[tuple[str, Callable[[str], bool]], ...] = (  # the words that allow an answer
+_LIST = (
+    *("list-id", "list-help", "list-subscribe", "list-unsubscribe"),
+    *("list-post", "list-owner", "list-archive"),
+)
+_SAYING: tuple[
+    tuple[str, Callable[[str], bool]], ...
+] = (  # by field: is a reply allowed for this value?
     ("auto-submitted", lambda word: word == "no"),
     ("x-auto-response-suppress", lambda word: word == "none"),
     ("precedence", lambda word: word not in ("bulk", "junk", "list")),
@@ -64,7 +68,10 @@ def _vacation(run: Run, call: Call) -> None:
 
 
 def unanswered(run: Run, own: set[Normal]) -> str | None:
-    """Why a message is not to be answered by a machine (RFC 5230, section 4.6; RFC 3834)."""
+    """Return why a message gets no automatic reply, None if it gets one.
+
+    RFC 5230, section 4.6, and RFC 3834.
+    """
     sender = run.envelope.sender
     if not sender:
         return "it has no sender"
@@ -79,13 +86,13 @@ def unanswered(run: Run, own: set[Normal]) -> str | None:
 
 
 def _forbids(run: Run, name: str, allowed: Callable[[str], bool]) -> bool:
-    """Whether a field of this name says that no machine should answer."""
+    """True if a field with this name forbids an automatic reply."""
     words = (one.value.partition(";")[0].strip().lower() for one in run.headers(name))
     return not all(map(allowed, words))
 
 
 def _is_addressed(run: Run, own: set[Normal]) -> bool:
-    """Whether an address of the account stands among those it was sent to."""
+    """True if one of the addresses is in a recipient field of the message."""
     return any(
         normal(one.address) in own
         for name in _TO_ME
@@ -95,7 +102,10 @@ def _is_addressed(run: Run, own: set[Normal]) -> bool:
 
 
 def _seconds(call: Call) -> int:
-    """How long nobody is answered again; 0 is allowed by RFC 6131 alone."""
+    """Return the seconds until the sender gets another reply.
+
+    Only RFC 6131 (:seconds) allows 0.
+    """
     if call.has("seconds"):
         return min(call.number("seconds"), LONGEST)
     if call.has("days"):
@@ -104,13 +114,13 @@ def _seconds(call: Call) -> int:
 
 
 def _answered(run: Run) -> str:
-    """The subject of an answer to a message that may have one."""
+    """Return the default subject of the reply."""
     found = run.headers("subject")
     return f"Auto: {found[0].value[:_SUBJECT]}" if found else "Automated reply"
 
 
 def _wrong_sender(text: str) -> bool:
-    """Whether this cannot stand in From: an address, with or without a name."""
+    """True if a text is not exactly one address, with or without a name."""
     listed = addresses_of(f"From: {text}")
     return len(listed) != 1 or wrong_address(listed[0].address) is not None
 

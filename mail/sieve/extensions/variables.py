@@ -1,4 +1,4 @@
-"""Variables (RFC 5229)."""
+"""The command `set` and the test `string` (RFC 5229)."""
 
 import re
 from collections.abc import Callable
@@ -10,7 +10,8 @@ from mail.sieve.execution.interpreter import Run
 from mail.sieve.execution.signatures import MATCH, Call, Given, Kind, Option, Signature
 from mail.sieve.execution.string_templates import variable_name
 
-# By how soon they are applied, and of each sort one (RFC 5229, 4.1; RFC 5435, section 6).
+# Precedence of the modifiers; a call has at most one of each precedence
+# (RFC 5229, section 4.1; RFC 5435, section 6).
 _SORTS = {
     "lower": 40,
     "upper": 40,
@@ -44,7 +45,7 @@ _CHANGES: dict[str, Callable[[str], str]] = {
 
 
 def modified(call: Call, value: str) -> str:
-    """A value as the tags say, the change of the highest precedence first."""
+    """Apply the modifiers of a call to a value, the highest precedence first."""
     value = value[: limits.EXPANDED]
     for name in sorted(_SORTS, key=lambda name: -_SORTS[name]):
         if call.has(name):

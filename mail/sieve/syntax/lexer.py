@@ -1,4 +1,4 @@
-"""A script's text cut into tokens (RFC 5228, section 8.1)."""
+"""Tokens of a script (RFC 5228, section 8.1)."""
 
 import re
 from bisect import bisect_right
@@ -29,7 +29,7 @@ _ODD = re.compile("[\0\ud800-\udfff]")
 
 
 class Kind(Enum):
-    """What a token is."""
+    """The type of a token."""
 
     NAME = auto()
     TAG = auto()
@@ -41,7 +41,7 @@ class Kind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """A token; names and tags are in lower case, of a number the text is its value in digits."""
+    """A token. Names and tags are in lower case; the text of a number is its value."""
 
     kind: Kind
     text: str
@@ -49,7 +49,7 @@ class Token:
 
 
 def tokens(script: str | bytes) -> Iterator[Token]:
-    """Go through a script, which is UTF-8; the last token is an END. Raises SieveError."""
+    """Yield the tokens of a UTF-8 script; the last one is an END. Raises SieveError."""
     text = _decoded(script)
     starts = [0, *(found.end() for found in re.finditer("\n", text))]
 
@@ -78,7 +78,7 @@ def tokens(script: str | bytes) -> Iterator[Token]:
 
 
 def wrong(place: Place, message: str) -> SieveError:
-    """The error for a single problem."""
+    """Return the error for a single problem."""
     return SieveError([Problem(*place, message)])
 
 

@@ -1,4 +1,7 @@
-"""From tokens to a tree (RFC 5228, section 8.2), which may yet mean nothing."""
+"""Parsing of tokens into a syntax tree (RFC 5228, section 8.2).
+
+The names and arguments of commands are checked by the compiler.
+"""
 
 from mail.sieve import limits
 from mail.sieve.errors import SieveError
@@ -8,7 +11,7 @@ from mail.sieve.syntax.syntax_tree import Argument, Command, Number, Tag, Test, 
 
 
 def parse(script: str | bytes) -> Tree:
-    """Read a script, which is UTF-8. Raises SieveError, with the first problem alone."""
+    """Parse a UTF-8 script. Raises SieveError with the first problem."""
     parser = _Parser(script)
     found = parser.commands(0)
     if parser.next.kind is not Kind.END:
@@ -17,7 +20,7 @@ def parse(script: str | bytes) -> Tree:
 
 
 class _Parser:
-    """Reads tokens from the first to the last."""
+    """Parses tokens from the first to the last. Its methods raise SieveError."""
 
     def __init__(self, script: str | bytes) -> None:
         self._tokens = tokens(script)

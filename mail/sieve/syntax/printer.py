@@ -1,18 +1,18 @@
-"""A tree as a script, which reads back as the same tree."""
+"""Printing of a syntax tree as a script that parses to the same tree."""
 
 from mail.sieve.syntax.syntax_tree import Argument, Command, Number, Tag, Test, Text, Tree
 
 _INDENT = "    "
-_OF_MANY = ("allof", "anyof")  # what they are made of stands in brackets, one test too
+_OF_MANY = ("allof", "anyof")  # a single inner test has parentheses too
 
 
 def printed(tree: Tree) -> str:
-    """Write a script with a line for each command; it ends in a line end unless it is empty."""
+    """Return a script with one command per line; it ends with a line end unless it is empty."""
     return "".join(f"{line}\n" for command in tree for line in _lines(command, ""))
 
 
 def quoted(text: str) -> str:
-    """Write a string."""
+    """Return a quoted string."""
     escaped = text.replace("\\", "\\\\").replace('"', '\\"')
     return f'"{escaped}"'
 

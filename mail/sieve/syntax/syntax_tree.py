@@ -1,10 +1,9 @@
-"""A script as a tree (RFC 5228, section 8.2), as the parser reads it and as code may build it.
+"""The syntax tree of a script (RFC 5228, section 8.2), as parsed or built by code.
 
-A tree says nothing of what a command means. All names are in lower case, tags without their
-colon; texts are as they are meant, without quotes and escapes, and hold no NUL. Where a node
-stood in a text makes no difference to whether it equals another.
+A tree doesn't say what a command means. All names are in lower case, tags without colon; strings
+are unquoted and contain no NUL. Positions don't count when nodes are compared.
 
-    Command("if", tests=(Test("true"),), block=(Command("fileinto", (Text("A"),)),))
+    CommandNode("if", tests=(TestNode("true"),), block=(CommandNode("keep"),))
 """
 
 from dataclasses import dataclass, field
@@ -22,7 +21,7 @@ class Text:
 
 @dataclass(frozen=True, slots=True)
 class Texts:
-    """A list of strings; never an empty one."""
+    """A list of strings, never empty."""
 
     values: tuple[Text, ...]
     place: Place = field(default=START, compare=False, repr=False)
@@ -30,7 +29,7 @@ class Texts:
 
 @dataclass(frozen=True, slots=True)
 class Number:
-    """A number from 0 on, its quantifier multiplied in."""
+    """A number with its quantifier (K, M, G) applied; not negative."""
 
     value: int
     place: Place = field(default=START, compare=False, repr=False)
@@ -38,7 +37,7 @@ class Number:
 
 @dataclass(frozen=True, slots=True)
 class Tag:
-    """A tag, such as "contains"; what follows it may belong to it."""
+    """A tag, such as "contains". The next argument can belong to it."""
 
     name: str
     place: Place = field(default=START, compare=False, repr=False)
@@ -49,7 +48,7 @@ Argument = Text | Texts | Number | Tag
 
 @dataclass(frozen=True, slots=True)
 class Test:
-    """A test with its arguments, then the tests that it is made of."""
+    """A test with its arguments, then its inner tests."""
 
     name: str
     arguments: tuple[Argument, ...] = ()
@@ -59,7 +58,7 @@ class Test:
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """A command; `block` is None where it ends in a semicolon."""
+    """A command; `block` is None if it ends with a semicolon."""
 
     name: str
     arguments: tuple[Argument, ...] = ()
@@ -72,5 +71,5 @@ Tree = tuple[Command, ...]
 
 
 def texts(*values: str) -> Texts:
-    """A list of strings, for code that builds trees."""
+    """Return a list of strings, for code that builds trees."""
     return Texts(tuple(Text(value) for value in values))

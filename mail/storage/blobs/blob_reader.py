@@ -1,4 +1,4 @@
-"""Reading one stored piece: whole and verified, or in steps that take little memory."""
+"""Readers of one stored blob: whole and verified, or in steps that take little memory."""
 
 import asyncio
 import hashlib
@@ -16,13 +16,15 @@ from models.store.object_store import Store
 
 COLUMNS = tuple(picked(Blob, ("id", "digest", "size", "stored_size", "codec", "name", "data")))
 STEP = 256 * 1024  # most bytes that `stream` yields at once
-WHOLE = 1024 * 1024  # plain bytes; up to here a piece is always read as a whole
-LARGE = 64 * 1024  # from here on a thread expands
-AHEAD = 1024 * 1024  # compressed bytes at hand: more than a step can ask for, see _expanded
+WHOLE = 1024 * 1024  # uncompressed bytes; a blob up to this size is always read as a whole
+LARGE = 64 * 1024  # bytes; from this size on a thread decompresses
+AHEAD = (
+    1024 * 1024
+)  # compressed bytes in memory: more than one step needs, see _decompressed_chunks
 
 
 async def read(store: Store, blob: Picked) -> bytes:
-    """The content of a piece, verified. Corrupt where it is lost or damaged."""
+    """Read and verify the content of a blob. Raises CorruptBlob if it is lost or damaged."""
     packed = blob.data if blob.name is None else await _object(store, blob)
     if blob.size < LARGE:
         return _content(blob, packed)
@@ -57,8 +59,8 @@ async def stream(
 ) -> AsyncGenerator[bytes]:
     """Yield the content from `start` to `end`, at most 256 KiB at once.
 
-    Corrupt comes before the last bytes of a damaged piece. Only a part of a piece over 1 MiB
-    is not verified: its digest is that of the whole.
+    Raises CorruptBlob before the last bytes of a damaged blob. A partial range of a blob over 1
+    MiB is not verified, since the digest covers the whole content.
     """
     end = blob.size if end is None else min(end, blob.size)
     if blob.size <= WHOLE:
@@ -73,6 +75,7 @@ async def stream(
 
 
 async def _part(store: Store, blob: Picked, start: int, end: int) -> AsyncGenerator[bytes]:
+    """Yield a range of the content without verifying the digest."""
     if blob.codec == "raw":
         packed = _packed(store, blob, start, end)
         async with aclosing(packed):
@@ -95,7 +98,7 @@ async def _part(store: Store, blob: Picked, start: int, end: int) -> AsyncGenera
 
 
 async def _verified(blob: Picked, steps: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:
-    """All of a piece; the last step is held back until the digest is known to be right."""
+    """Yield the chunks of a whole blob; the last one only after the digest is verified."""
     digest, held = hashlib.sha256(), b""
     async with aclosing(steps):
         async for step in steps:
@@ -109,7 +112,7 @@ async def _verified(blob: Picked, steps: AsyncGenerator[bytes]) -> AsyncGenerato
 
 
 async def _packed(store: Store, blob: Picked, start: int, end: int) -> AsyncGenerator[bytes]:
-    """The piece as it is stored, from `start` to `end`."""
+    """Yield the stored bytes of a blob, compressed or not, from `start` to `end`."""
     if blob.name is None:
         yield blob.data[start:end]
         return
@@ -121,7 +124,7 @@ async def _packed(store: Store, blob: Picked, start: int, end: int) -> AsyncGene
 
 
 class _Ahead:
-    """Compressed bytes that have come, for a reader that cannot wait."""
+    """A buffer of compressed bytes for a synchronous reader."""
 
     def __init__(self, source: AsyncIterator[bytes], digest: str) -> None:
         self._source = source
@@ -130,14 +133,14 @@ class _Ahead:
         self._ended = False
 
     async def fill(self) -> None:
-        """Wait until there is enough for a step, or nothing more comes."""
+        """Wait until the buffer holds enough for one step, or the source has ended."""
         while not self._ended and len(self._bytes) < AHEAD:
             chunk = await anext(self._source, None)
             self._ended = chunk is None
             self._bytes += chunk or b""
 
     def read(self, size: int) -> bytes:
-        """Take what there is, at most `size` bytes."""
+        """Remove and return at most `size` bytes of the buffer."""
         if not self._bytes and not self._ended:
             raise Corrupt(f"The frame of {self._digest} needs more input for a step than it can")
         taken = bytes(self._bytes[:size])
@@ -146,14 +149,14 @@ class _Ahead:
 
 
 async def _expanded(store: Store, blob: Picked) -> AsyncGenerator[bytes]:
-    """All of a compressed piece, step by step.
+    """Yield the whole content of a compressed blob in chunks.
 
-    A step is two blocks of zstd, each at most 128 KiB in either form, begun or not: so it never
-    needs as much as AHEAD. However small a frame is, no more than a step of it is expanded.
+    A step is two blocks of zstd, each at most 128 KiB compressed or not, so a step never needs
+    READ_AHEAD bytes. However small a frame is, at most one step of it is decompressed at once.
     """
     async with aclosing(_packed(store, blob, 0, blob.stored_size)) as packed:
         ahead = _Ahead(packed, blob.digest)
-        source: Any = ahead  # of all that a file is, only its `read` is used
+        source: Any = ahead  # the library calls only the `read` method of a file
         reader = zstandard.ZstdDecompressor().stream_reader(source)
         left = blob.size
         try:

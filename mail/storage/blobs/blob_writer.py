@@ -1,4 +1,4 @@
-"""Keeping the pieces of a message: their bytes before the unit of work, their rows in it."""
+"""Writers of the blobs of a message: bytes before the transaction, rows in it."""
 
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,9 +16,9 @@ from models.runtime.environment import Turn, World
 from models.store.columns import insert_or, table_of
 from models.store.prepared_statements import Prepared, Sent, among, number, prepared
 
-INLINE_ROOT = 256 * 1024  # compressed bytes; ordinary reads then touch no store
+INLINE_ROOT = 256 * 1024  # compressed bytes; most reads then need no object store
 INLINE = 4 * 1024
-LARGE = 64 * 1024  # from here on a thread compresses
+LARGE = 64 * 1024  # bytes; from this size on a thread compresses
 
 _REFERRED = Prepared(insert(MessageBlob).inline())
 _REPLACE = Prepared(
@@ -44,16 +44,16 @@ def _known(dialect: str, *, held: bool) -> Select[*tuple[Any, ...]]:
 
 
 class Gone(Exception):
-    """A piece that was there before the unit was collected meanwhile: put it once more."""
+    """The row of a blob was deleted after its lookup: store the blobs of the message again."""
 
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """The stored pieces of a message, and the rows to write for them.
+    """The stored blobs of a message, and the rows to insert for them.
 
-    `root` is the digest of the skeleton. A piece of `known` was stored before; it has no row.
-    `damaged` holds the names of objects that stored rows name and that are lost, have another
-    size, or were marked as damaged. Their rows get the bytes of this message.
+    A blob of `known_digests` was stored before and has no new row. `damaged_objects` holds
+    names of objects that existing rows name and that are lost, have another size, or were
+    marked as damaged. Their rows get the bytes of this message.
     """
 
     root: str
@@ -64,13 +64,13 @@ class Kept:
 
     @property
     def digests(self) -> Iterable[str]:
-        """Those of all pieces, each once."""
+        """The digests of all blobs, each once."""
         return dict.fromkeys([*self.known, *(row["digest"] for row in self.rows)])
 
 
 @dataclass(frozen=True, slots=True)
 class Pieces:
-    """The stored pieces that were cut out of a message; the fields are those of `Kept`."""
+    """The stored blobs of the parts of a message; the fields are those of StoredMessageBlobs."""
 
     rows: Sequence[Mapping[str, Any]]
     known: Sequence[str]
@@ -79,17 +79,17 @@ class Pieces:
 
 @dataclass(frozen=True, slots=True)
 class StoredBefore:
-    """The pieces that a tenant has in the store already.
+    """The blobs that a tenant already has.
 
-    `known` are the digests of those whose bytes can be used, `damaged` the names of the objects
-    of the others.
+    The bytes of `intact_digests` can be used; `damaged_objects` are the names of the objects of
+    the others.
     """
 
     known: Sequence[str] = ()
     damaged: frozenset[str] = field(default_factory=frozenset)
 
 
-async def keep(  # noqa: PLR0913 - what is kept, and how
+async def keep(  # noqa: PLR0913 - the blobs and how to store them
     world: World,
     tenant_id: int,
     root: Piece,
@@ -98,11 +98,12 @@ async def keep(  # noqa: PLR0913 - what is kept, and how
     again: bool = False,
     once: dict[int, asyncio.Future[Pieces]] | None = None,
 ) -> Kept:
-    """Store the pieces of a message for this tenant. A piece that it has is not stored again.
+    """Store the blobs of a message for a tenant. A blob that the tenant has is not stored again.
 
-    The object of such a piece must exist and have the size in its row; otherwise the piece is
-    stored again. With `again`, after Gone, all pieces are stored again. `once` is shared, by
-    tenant, by messages that differ in their skeletons only: their pieces are stored once.
+    The object of an existing blob must have the size in its row; otherwise the blob is stored
+    again. With `store_again`, after BlobRowDeleted, all blobs are stored again. Messages that
+    differ only in their layout share `part_blobs_by_tenant`, so that their part blobs are
+    stored once.
     """
     once = {} if once is None else once
     if again or tenant_id not in once:
@@ -118,7 +119,11 @@ async def keep(  # noqa: PLR0913 - what is kept, and how
 def keep_small(
     world: World, tenant_id: int, root: Piece, pieces: Sequence[Piece]
 ) -> "asyncio.Future[Kept] | None":
-    """The same of most messages, which need no wait: it is done. None of others."""
+    """Compress a message without part blobs and return a future that is done.
+
+    Most messages are small and need no wait. Returns None for a large message, or one with part
+    blobs.
+    """
     content = root.content
     if pieces or isinstance(content, Filed) or len(content) >= LARGE:
         return None
@@ -141,7 +146,7 @@ async def _pieces(
 
 
 async def find_stored(world: World, tenant_id: int, digests: Sequence[str]) -> StoredBefore:
-    """Look up which pieces a tenant has, and check that their objects exist with their size.
+    """Look up which blobs a tenant has, and check that their objects exist with their size.
 
     This takes one statement, and one stat or HEAD request for each row that names an object.
     """
@@ -160,6 +165,7 @@ async def _is_intact(world: World, row: Any) -> bool:
 
 
 async def _stored(world: World, tenant_id: int, piece: Piece, inline: int) -> dict[str, Any]:
+    """Store the bytes of a blob, in an object if they are too large for a row; return the row."""
     codec, data = await _packed(piece)
     size = data.stored if isinstance(data, Filed) else len(data)
     name = None if size <= inline else object_name(piece.digest, world.key())
@@ -176,7 +182,11 @@ async def _stored(world: World, tenant_id: int, piece: Piece, inline: int) -> di
 def _row(
     world: World, tenant_id: int, piece: Piece, lies: tuple[str, Any, int, str | None]
 ) -> dict[str, Any]:
-    """What is written of a piece, by how it lies: codec, data or none, bytes, name of an object."""
+    """The values of the row of a blob.
+
+    `storage` is the codec, the data of the row or None, the stored size and the object name or
+    None.
+    """
     codec, data, size, name = lies
     return {
         "tenant_id": tenant_id,
@@ -191,7 +201,7 @@ def _row(
 
 
 async def _packed(piece: Piece) -> tuple[str, bytes | Filed]:
-    """The codec, and what to store."""
+    """The codec and the bytes or file to store."""
     content = piece.content
     if isinstance(content, Filed):
         return content.codec, content
@@ -201,11 +211,11 @@ async def _packed(piece: Piece) -> tuple[str, bytes | Filed]:
 
 
 def blob_ids(turn: Turn, *kept: Kept) -> dict[str, int]:
-    """Write the rows of the pieces; the keys of all pieces by their digests.
+    """Insert the rows of the blobs and return the ids of all blobs by digest.
 
-    All messages belong to one tenant. If a piece has a row already, that row is used. The row
-    gets the new bytes if its object is damaged, or if the new bytes are kept in the row. Raises
-    Gone if a row of `known` was deleted.
+    All messages belong to one tenant. An existing row of a blob is used. It gets the new bytes
+    if its object is damaged, or if the new bytes are stored in the row. Raises BlobRowDeleted
+    if a row of `known_digests` was deleted.
     """
     dialect, tenant_id = turn.connection.dialect.name, kept[0].tenant_id
     found = dict[str, int]()
@@ -215,8 +225,8 @@ def blob_ids(turn: Turn, *kept: Kept) -> dict[str, int]:
         if len(found) < len(known):
             raise Gone
     new = {row["digest"]: row for one in kept for row in one.rows if row["digest"] not in found}
-    # a key for each unit: two with the same one would collide by it, which no upsert sees; in
-    # one order: no two units wait for each other
+    # each transaction makes its own keys: equal keys would collide, and the upsert ignores that; in
+    # one order, so that two transactions never wait for each other
     rows = [{**new[digest], "id": turn.world.key()} for digest in sorted(new)]
     damaged = frozenset[str]().union(*(one.damaged for one in kept))
     replaced: list[Sent] = []
@@ -236,10 +246,10 @@ def _upsert(dialect: str) -> Any:
     new = insert_or(dialect, Blob)
     return new.on_conflict_do_update(
         index_elements=["tenant_id", "digest"],
-        set_={"created_at": new.excluded.created_at},  # the collector sees that it is wanted
+        set_={"created_at": new.excluded.created_at},  # the garbage collector sees a recent use
     ).returning(col(Blob.id), col(Blob.digest), col(Blob.name))
 
 
 def referred(message_id: int, ids: Sequence[int]) -> list[Sent]:
-    """What writes that this message needs these blobs."""
+    """The statements that insert a reference row for each blob of a message."""
     return [(_REFERRED, {"message_id": message_id, "blob_id": blob_id}) for blob_id in ids]

@@ -1,4 +1,4 @@
-"""How blobs are compressed: "zstd", or "raw" where that would not be smaller."""
+"""Compression of blobs: "zstd", or "raw" if that is not larger."""
 
 import hashlib
 import threading
@@ -12,7 +12,7 @@ LEVEL = 3  # 9 takes five times as long and saves little
 
 
 class _Contexts(threading.local):
-    """zstd's contexts: costly to make, and not safe to share between threads."""
+    """The zstd contexts of a thread: costly to create, and not safe to share between threads."""
 
     def __init__(self) -> None:
         self.compressor = zstandard.ZstdCompressor(level=LEVEL)
@@ -28,20 +28,23 @@ def digest_of(content: bytes) -> str:
 
 
 def verify(digest: str, content: bytes) -> bytes:
-    """Give `content` back, or raise Corrupt when its digest is another one."""
+    """Return `content`. Raises CorruptBlob if its digest is not `digest`."""
     if digest_of(content) != digest:
         raise Corrupt(f"The content of {digest} has another digest")
     return content
 
 
 def compress(data: bytes) -> tuple[str, bytes]:
-    """The codec that fits `data`, and what to store. For a thread, when `data` is large."""
+    """Compress `data` and return the codec and the bytes to store.
+
+    Large data belongs into a thread.
+    """
     packed = _CONTEXTS.compressor.compress(data)
     return ("zstd", packed) if len(packed) < len(data) else ("raw", data)
 
 
 def compress_file(path: Path) -> tuple[str, Path]:
-    """The same for a file: the codec, and the file to store, which is all that is left."""
+    """Compress a file and return the codec and the file to store. The other file is removed."""
     packed, size = path.with_name(f"{path.name}.zst"), path.stat().st_size
     with path.open("rb") as source, packed.open("wb") as target:
         _CONTEXTS.compressor.copy_stream(source, target, size=size)
@@ -51,9 +54,9 @@ def compress_file(path: Path) -> tuple[str, Path]:
 
 
 def expand(codec: str, data: bytes, size: int) -> bytes:
-    """Undo `compress`. Raises Corrupt unless exactly `size` bytes come out.
+    """Undo `compress`. Raises CorruptBlob unless the content has exactly `size` bytes.
 
-    Never more than `size` bytes are taken from memory, whatever `data` claims.
+    Never allocates more than `size` bytes, even if the frame claims a larger size.
     """
     match codec:
         case "raw":
@@ -69,7 +72,7 @@ def expand(codec: str, data: bytes, size: int) -> bytes:
 
 def _expand_zstd(data: bytes, size: int) -> bytes:
     try:
-        # zstandard trusts the frame's own word for the size, above any limit it is given.
+        # zstandard trusts the size in the frame more than the limit it is given.
         claimed = zstandard.frame_content_size(data)
         if claimed != size:
             raise Corrupt(f"The frame claims {claimed} bytes instead of {size}")

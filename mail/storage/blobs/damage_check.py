@@ -1,7 +1,8 @@
-"""Checks that stored pieces are intact, before the first byte of a download is sent.
+"""Checks that stored blobs are intact, before the first byte of a download is sent.
 
-An answer that has begun with 200 can only be cut off. A piece is read and verified once; for an
-hour after that its size in the store is compared, so that the next download begins at once.
+A response that has begun with status 200 can only be cut off. A blob is read and verified once; for
+an hour after that only its size in the object store is compared, so that the next download begins
+at once.
 """
 
 import asyncio
@@ -18,18 +19,18 @@ from models.store.object_store import Store
 
 KNOWN_FOR = 3600.0  # seconds
 MOST_KNOWN = 10_000  # objects of one store
-BUDGET = 64 << 20  # bytes of a long sequence of pieces that are read before its download
-AT_ONCE = 16  # objects whose size is asked for at once
+BUDGET = 64 << 20  # bytes of the blobs of one download that are read before it begins
+AT_ONCE = 16  # size requests at the same time
 
 
 class IntactObjects:
-    """The objects of a store that were verified in the last hour, by name."""
+    """The names of the objects of a store that were verified in the last hour."""
 
     def __init__(self) -> None:
         self._until: OrderedDict[str, float] = OrderedDict()
 
     def add(self, name: str) -> None:
-        """Note that an object was verified now."""
+        """Record that an object was verified now."""
         self._until.pop(name, None)
         self._until[name] = time.monotonic() + KNOWN_FOR
         if len(self._until) > MOST_KNOWN:
@@ -43,21 +44,22 @@ _INTACT: WeakKeyDictionary[Store, IntactObjects] = WeakKeyDictionary()
 
 
 async def check_piece(store: Store, blob: Picked) -> None:
-    """Raise Corrupt if a piece is lost or damaged. Holds at most 1 MiB of it."""
+    """Raise CorruptBlob if a blob is lost or damaged. Holds at most 1 MiB of it in memory."""
     intact = _INTACT.setdefault(store, IntactObjects())
     if blob.name in intact and await store.size(blob.name) == blob.stored_size:
         return
     async with aclosing(blob_reader.stream(store, blob)) as steps:
         async for _ in steps:
-            await asyncio.sleep(0)  # other requests go on
+            await asyncio.sleep(0)  # let other requests run
     if blob.name is not None:
         intact.add(blob.name)
 
 
 async def check_pieces(store: Store, blobs: Iterable[Picked], budget: int = BUDGET) -> int:
-    """Raise Corrupt if one of many pieces is lost or damaged; return what is left of the budget.
+    """Raise CorruptBlob if one of the blobs is lost or damaged; return the rest of the budget.
 
-    Pieces beyond the budget must have their size in the store, and are not read.
+    Blobs up to the budget are read and verified. Of the others only the size of the object is
+    compared.
     """
     unread: list[Picked] = []
     for blob in blobs:

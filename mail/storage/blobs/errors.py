@@ -1,12 +1,12 @@
-"""What can go wrong with stored bytes."""
+"""Errors of stored blobs."""
 
 
 class Corrupt(Exception):
-    """Stored bytes are not what was stored. Never shown to a client: a postmaster must look."""
+    """Stored bytes were changed or lost. Never shown to a client: a postmaster must look."""
 
 
 class Hole(Exception):
-    """The wanted bytes are not in the skeleton, but in the piece with this digest."""
+    """The requested bytes are not in the message layout, but in the blob with this digest."""
 
     def __init__(self, digest: str) -> None:
         super().__init__(f"The bytes lie in the piece {digest}")

@@ -1,4 +1,4 @@
-"""The collector: removes blobs that nothing needs any more, and objects that no row names."""
+"""Garbage collector: removes blobs without references, and objects that no row names."""
 
 from collections.abc import AsyncIterator, Collection, Sequence
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from models.store.object_store import Store, Stored
 from models.transfer import ExportPiece, ImportArchive
 
 GRACE = timedelta(hours=24)
-ROUND = 1000  # rows that one unit deletes, objects that one batch does
+ROUND = 1000  # rows of one transaction, objects of one batch
 REFERENCES = (  # every foreign key to a blob
     col(MessageBlob.blob_id),
     col(SubmissionBlob.blob_id),
@@ -34,14 +34,14 @@ REFERENCES = (  # every foreign key to a blob
 
 @dataclass(frozen=True, slots=True)
 class Collected:
-    """How many rows and objects went, and how many stored bytes with them."""
+    """The number of removed rows and objects, and of their stored bytes."""
 
     rows: int = 0
     objects: int = 0
     bytes: int = 0
 
     def __add__(self, other: "Collected") -> "Collected":
-        """Both together."""
+        """The sum of both."""
         return Collected(
             self.rows + other.rows, self.objects + other.objects, self.bytes + other.bytes
         )
@@ -55,11 +55,12 @@ async def collect(
     keep: timedelta = timedelta(0),
     sweep: bool = True,
 ) -> Collected:
-    """Remove what has been of no use for `grace`; `sweep` lists the whole store for it.
+    """Remove blobs that have been unused for `grace_period`.
 
-    Rows go first, in units of at most 1,000, and their objects after the commit: what is lost
-    between the two, or by a delivery that ended half-way, is what the sweep finds. An object
-    that a row has named is kept for `keep`, so that a restored database finds it.
+    Rows are deleted first, in transactions of at most 1,000, and their objects after the
+    commit. With `list_objects`, the whole object store is listed to remove objects that no row
+    names: those of an interrupted collection or delivery. An object that a row has named is
+    kept for `keep_objects_for`, so that a restored database finds it.
     """
     before = world.now() - grace
     collected = Collected()
@@ -73,7 +74,7 @@ async def collect(
 
 
 def drop(connection: Connection, names: Collection[str], at: datetime) -> None:
-    """Note that no row names these objects from now on."""
+    """Record that from now on no row names these objects."""
     rows = [{"name": name, "at": at} for name in sorted(names)]
     if rows:
         new = insert_or(connection.dialect.name, DroppedObject).on_conflict_do_nothing()
@@ -81,17 +82,20 @@ def drop(connection: Connection, names: Collection[str], at: datetime) -> None:
 
 
 async def drop_objects(world: World, names: Collection[str]) -> None:
-    """Remove objects that no row names any more, now or as soon as no restore can need them."""
+    """Remove objects that no row names.
+
+    With a restore window they are recorded as dropped, and removed after the window.
+    """
     if not names:
         return
     if world.options.restore_window:
-        await world.apply(lambda turn: drop(turn.connection, names, world.now()))
+        await world.apply(lambda transaction: drop(transaction.connection, names, world.now()))
     else:
         await world.blobs.delete(list(names))
 
 
 async def _remove_dropped(world: World, store: Store, before: datetime) -> Collected:
-    """Remove the objects that were dropped before then, unless a row names them again."""
+    """Remove the objects that were dropped before a time, unless a row names them again."""
     collected, name = Collected(), col(DroppedObject.name)
     while True:
         old = select(name).where(col(DroppedObject.at) <= before).order_by(name).limit(ROUND)
@@ -110,8 +114,12 @@ async def _remove_dropped(world: World, store: Store, before: datetime) -> Colle
 async def _round(
     world: World, store: Store, before: datetime, *, above: int, keep: bool
 ) -> tuple[int | None, Collected]:
-    """Remove blobs with ids above `above`; returns where the next round begins, or None."""
-    # Looked for outside the unit: the search is long, and nobody shall wait behind it.
+    """Remove unused blobs with ids above `after_id`.
+
+    Returns the id after which the next batch begins, or None at the end, and the removed
+    garbage.
+    """
+    # The search is long. It runs outside the transaction, so that no lock waits for it.
     search = select(Blob.id).where(_unused(before), col(Blob.id) > above)
     found = await world.database.read(search.order_by(col(Blob.id)).limit(ROUND))
     candidates = [row.id for row in found]
@@ -134,14 +142,14 @@ def _unused(before: datetime) -> ColumnElement[bool]:
 async def _delete_rows(
     world: World, ids: Sequence[int], before: datetime, *, keep: bool
 ) -> Sequence[Row[*tuple[Any, ...]]]:
-    """Delete those of `ids` that are unused still; returns their `name` and `stored_size`.
+    """Delete the blobs that are still unused; return their `name` and `stored_size`.
 
-    With `keep`, their objects are noted as dropped.
+    With `keep_objects`, their objects are recorded as dropped.
     """
     async with world.write() as session:
-        # Locked first, and looked at by a statement of its own: one statement would not see
-        # a reference that was committed while it waited for the lock. Who is about to refer
-        # to a blob holds its row; that one has its use.
+        # Lock the rows first and check them in a second statement: one statement would not see
+        # a reference that was committed while it waited for the lock. A transaction that is
+        # about to refer to a blob has its row locked; such a row is skipped.
         lock = select(Blob.id).where(col(Blob.id).in_(ids)).with_for_update(skip_locked=True)
         held = (await session.exec(lock)).all()
         removal = delete(Blob).where(col(Blob.id).in_(held), _unused(before))
@@ -155,7 +163,7 @@ async def _delete_rows(
 
 
 async def _sweep(world: World, store: Store, before: datetime, *, keep: bool) -> Collected:
-    """Remove objects that no row names; with `keep`, only note them as dropped."""
+    """Remove objects that no row names; with `keep_objects`, only record them as dropped."""
     collected = Collected()
     async for batch in _batches(store, before):
         named = await named_objects(world, [stored.name for stored in batch])
@@ -174,11 +182,11 @@ async def _note_dropped(world: World, names: Sequence[str]) -> None:
     noted = select(col(DroppedObject.name)).where(col(DroppedObject.name).in_(names))
     known = {row.name for row in await world.database.read(noted)}
     if new := [name for name in names if name not in known]:
-        await world.apply(lambda turn: drop(turn.connection, new, world.now()))
+        await world.apply(lambda transaction: drop(transaction.connection, new, world.now()))
 
 
 async def _batches(store: Store, before: datetime) -> AsyncIterator[Sequence[Stored]]:
-    """Objects that were stored before `before`, many at a time."""
+    """Yield batches of objects that were stored before a time."""
     batch: list[Stored] = []
     async for stored in store.list():
         if stored.modified < before and stored.name != MARK:
@@ -191,8 +199,8 @@ async def _batches(store: Store, before: datetime) -> AsyncIterator[Sequence[Sto
 
 
 async def named_objects(world: World, names: Sequence[str]) -> set[str]:
-    """Return those of these names that rows hold."""
-    # Uploads first: an upload may become a blob meanwhile, but never the other way round.
+    """Return those of the object names that a row holds."""
+    # Uploads first: an upload can become a blob between two reads, but not the reverse.
     found = set[str]()
     for name in (col(Upload.blob_name), col(UploadPart.name), col(Blob.name)):
         rows = await world.database.read(select(name).where(name.in_(names)))

@@ -7,9 +7,9 @@ from contextlib import asynccontextmanager
 
 
 class ByteRoom:
-    """A number of bytes shared by concurrent readers, in the order of their requests.
+    """A number of bytes that concurrent readers share, in the order of their requests.
 
-    A request for more than all bytes waits until nobody else holds any.
+    A request for more than all bytes waits until no other reader holds any.
     """
 
     def __init__(self, size: int) -> None:
@@ -19,7 +19,7 @@ class ByteRoom:
 
     @asynccontextmanager
     async def take(self, count: int) -> AsyncGenerator[None]:
-        """Hold `count` bytes. A reader that holds some must not ask for more."""
+        """Reserve bytes in the context. A reader must not nest two reservations."""
         count = min(count, self.size)
         await self._acquire(count)
         try:

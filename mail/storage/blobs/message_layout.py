@@ -1,21 +1,21 @@
-"""A message as a skeleton and pieces, and the message again, byte for byte.
+"""The layout of a message and its blobs, from which the message is rebuilt byte for byte.
 
-Large encoded parts are cut out of the raw message. Each is a piece, under the SHA-256 of its
-content; what is left lies in a container, the skeleton:
+Large encoded parts are cut out of the raw message. Each is a blob, named by the SHA-256 of its
+content. The rest of the message is in the bytes of the layout:
 
     magic       b"MSK", then the version, one byte: 1
     count       number of entries
     entries     `count` times, in the order of the raw message:
                   00 length                              literal bytes
-                  01 length digest                       a hole, filled by its piece as it is
-                  02 length digest width line-end        a hole, filled by its piece in base64
+                  01 length digest                       a span that is the content of a blob
+                  02 length digest width line-end        a span that is the content in base64
     literals    the bytes of all literals, to the end
 
 Numbers are unsigned LEB128 in their shortest form, below 2^63. `length` is that of the literal
-or of the piece's content, never 0; `digest` is 32 bytes; `width` counts the characters of a
-full line, and is 0 where the base64 is a single line; `line-end` is 0 (none, only with
-width 0), 1 (LF) or 2 (CRLF). A hole ends with its last base64 character: white space before
-and after it is literal. Two literals are never neighbours. Readers refuse all else.
+or of the blob's content, never 0; `digest` is 32 bytes; `width` counts the characters of a
+full line, and is 0 if the base64 is a single line; `line-end` is 0 (none, only with
+width 0), 1 (LF) or 2 (CRLF). A base64 span ends with its last character: white space before
+and after it is literal. Two literals are never neighbours. The parser refuses all else.
 """
 
 import asyncio
@@ -35,20 +35,20 @@ MAGIC = b"MSK\x01"
 LITERAL, VERBATIM, BASE64 = 0, 1, 2
 LINE_ENDS = (b"", b"\n", b"\r\n")
 DIGEST = 32  # bytes
-NUMBER = 9  # bytes of the longest number
+NUMBER = 9  # bytes of the longest LEB128 number
 BITS, MORE = 0x7F, 0x80  # of each byte of a number; the highest bit says that one follows
-SMALLEST_BASE64 = 1024  # encoded bytes; up to here a part stays in the skeleton
+SMALLEST_BASE64 = 1024  # encoded bytes; a part up to this size stays in the layout
 SMALLEST_VERBATIM = 64 * 1024
-STEP = 256 * 1024  # most bytes that `rebuild` yields at once
-LARGE = 256 * 1024  # from here on digests are computed in a thread
-FILED = 1024 * 1024  # from here on a content may lie in a file
+STEP = 256 * 1024  # most bytes that `rebuild_message` yields at once
+LARGE = 256 * 1024  # bytes; from this size on digests are computed in a thread
+FILED = 1024 * 1024  # bytes; a larger content can be in a file
 
 Fetch = Callable[[str], Awaitable[bytes]]
 
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """Offsets of a part's encoded body in the raw message, and its transfer encoding."""
+    """The offsets of the encoded body of a MIME part, and its transfer encoding."""
 
     start: int
     end: int
@@ -57,9 +57,10 @@ class Cut:
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """Where the raw message lacks bytes: `size` bytes with `digest` make those from `start`.
+    """A span of the raw message that is rebuilt from the content of a blob.
 
-    In base64 broken by `wrapping`, or, where that is None, as they are.
+    The span is the content in base64 with the line ends of `wrapping`, or the content itself if
+    `wrapping` is None.
     """
 
     start: int
@@ -71,7 +72,7 @@ class Gap:
 
 @dataclass(frozen=True, slots=True)
 class Filed:
-    """A content that lies in a file, as it is to be stored."""
+    """A file with the content of a blob, compressed as it will be stored."""
 
     path: Path
     codec: str
@@ -81,23 +82,23 @@ class Filed:
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """The content of a hole."""
+    """The content of a blob that is to be stored."""
 
     digest: str
     content: bytes | Filed
 
     @property
     def size(self) -> int:
-        """Bytes of the content."""
+        """Bytes of the uncompressed content."""
         return self.content.size if isinstance(self.content, Filed) else len(self.content)
 
 
 @dataclass(frozen=True, slots=True)
 class Packed:
-    """A message taken apart.
+    """A message split into its layout and blobs.
 
-    `gaps` has one entry for each cut that was asked for, in that order: None where the part
-    stayed in the skeleton.
+    `spans` has one entry for each part that was offered, in that order: None if the part stayed
+    in the layout.
     """
 
     skeleton: bytes
@@ -107,7 +108,7 @@ class Packed:
 
 @dataclass(frozen=True, slots=True)
 class Literal:
-    """Bytes of the raw message that lie in the container from `offset` on."""
+    """A span of the raw message with its bytes in the layout, from `layout_offset` on."""
 
     start: int
     end: int
@@ -115,14 +116,14 @@ class Literal:
 
 
 def pack(raw: bytes, cuts: Sequence[Cut], beside: Path | None = None) -> Packed:
-    """Cut out what is worth it and can be put back exactly; for a thread, or a process.
+    """Split a message into its layout and blobs; belongs into a thread or helper process.
 
-    What is larger than 1 MiB is put into files `beside` this one, whose names begin with its
-    name, and is never whole in memory; without it, it is.
+    With `base_path`, contents over 1 MiB are written to files with names that begin with that
+    path, and are never whole in memory.
 
-    Base64 over 1 KiB is kept decoded. Where encoding it again would not give the same text, and
-    for any other encoding, a part over 64 KiB is kept as it is. A cut that reaches into an
-    earlier one or out of the message stays in the skeleton.
+    A base64 part over 1 KiB is stored decoded. A part over 64 KiB is stored in its encoding if
+    it has another encoding, or if encoding it again would give another text. A body that
+    overlaps an earlier one or exceeds the message stays in the layout.
     """
     gaps: list[Gap | None] = [None] * len(cuts)
     pieces: dict[str, Piece] = {}
@@ -140,6 +141,7 @@ def pack(raw: bytes, cuts: Sequence[Cut], beside: Path | None = None) -> Packed:
 
 
 def _cut_out(raw: bytes, cut: Cut, beside: Path | None) -> tuple[Gap, Piece] | None:
+    """The span and the blob of an encoded body; None if the body stays in the layout."""
     size = cut.end - cut.start
     files = beside if size > FILED else None
     if cut.encoding.strip().lower() == "base64" and size > SMALLEST_BASE64:
@@ -157,7 +159,10 @@ def _cut_out(raw: bytes, cut: Cut, beside: Path | None) -> tuple[Gap, Piece] | N
 
 
 def _piece(content: Iterator[bytes], beside: Path | None) -> Piece:
-    """What these bytes are together, in a file where one is named."""
+    """Hash the content and collect it in memory.
+
+    With `base_path`, it is collected in a compressed file.
+    """
     digest = hashlib.sha256()
     if beside is None:
         whole = b"".join(content)
@@ -192,7 +197,7 @@ def _skeleton(raw: bytes, holes: Sequence[Gap]) -> bytes:
 
 
 def prefixed(container: bytes, prefix: bytes) -> bytes:
-    """The skeleton of the message with these bytes before it; raises Corrupt."""
+    """The layout of a message with `prefix` before it. Raises CorruptBlob for a wrong layout."""
     reader = _Reader(container, len(MAGIC))
     count = reader.count()
     size, reached = 0, reader.at
@@ -215,6 +220,7 @@ def _hole(gap: Gap) -> bytes:
 
 
 def _number(value: int) -> bytes:
+    """Encode an unsigned LEB128 number."""
     out = bytearray()
     while value > BITS:
         out.append(value & BITS | MORE)
@@ -224,7 +230,7 @@ def _number(value: int) -> bytes:
 
 
 class Skeleton:
-    """A message that may lack parts, addressed by offsets of the raw message."""
+    """The layout of a message, addressed by offsets of the raw message."""
 
     def __init__(self, container: bytes, entries: Sequence[Literal | Gap]) -> None:
         self._container = container
@@ -233,16 +239,16 @@ class Skeleton:
         self.holes = tuple(entry for entry in entries if isinstance(entry, Gap))
 
     def __len__(self) -> int:
-        """The length of the raw message, holes filled."""
+        """The length of the raw message in bytes."""
         return self._entries[-1].end if self._entries else 0
 
     @property
     def held(self) -> int:
-        """How many bytes it holds."""
+        """Bytes of the layout that are in memory."""
         return len(self._container)
 
     def slice(self, start: int, end: int) -> bytes:
-        """Bytes of the raw message, fewer where it ends sooner; raises Hole in a cut part."""
+        """The bytes of the raw message, fewer at its end. Raises BytesInBlob within a blob span."""
         found = b""
         for entry in self.entries(start, end):
             if isinstance(entry, Gap):
@@ -251,7 +257,7 @@ class Skeleton:
         return found  # of one entry: literals are never neighbours
 
     def entries(self, start: int, end: int) -> Iterator[Literal | Gap]:
-        """What the raw message is made of between `start` and `end`, in order."""
+        """Yield the spans of the raw message that overlap `start` to `end`, in order."""
         first = max(0, bisect_right(self._starts, start) - 1)
         for entry in self._entries[first:]:
             if entry.start >= end:
@@ -260,20 +266,20 @@ class Skeleton:
                 yield entry
 
     def literal(self, entry: Literal, start: int, end: int) -> bytes:
-        """Bytes of `entry`, by offsets of the raw message."""
+        """The bytes of a literal span, by offsets of the raw message."""
         shift = entry.offset - entry.start
         return self._container[start + shift : end + shift]
 
 
 def open_skeleton(container: bytes) -> Skeleton:
-    """Read a skeleton; raises Corrupt for all that `pack` would not have written."""
+    """Parse a layout. Raises CorruptBlob unless `split_message` could have written it."""
     return Skeleton(container, read_layout(container, len(container)))
 
 
 def read_layout(head: bytes, size: int) -> list[Literal | Gap]:
-    """Read the entries of a skeleton of `size` bytes from its first bytes.
+    """Parse the entries of a layout of `layout_size` bytes from its first bytes.
 
-    Raises Corrupt if they are wrong, or do not fit into `head`.
+    Raises CorruptBlob if they are wrong or exceed `head`.
     """
     if not head.startswith(MAGIC):
         raise Corrupt("The skeleton does not begin as one of version 1")
@@ -298,17 +304,21 @@ def read_layout(head: bytes, size: int) -> list[Literal | Gap]:
 
 @dataclass(frozen=True, slots=True)
 class _Filling:
+    """The blob of an entry of the layout, and its base64 line format."""
+
     digest: str
     wrapping: Wrapping | None
 
 
 def _raw_length(size: int, filling: _Filling | None) -> int:
+    """The length of an entry in bytes of the raw message."""
     if filling is None or filling.wrapping is None:
         return size
     return base64_lines.text_length(size, filling.wrapping)
 
 
 def _entry(reader: "_Reader") -> tuple[int, _Filling | None]:
+    """Parse one entry: the length, and the blob content or None for a literal."""
     kind, size = reader.byte(), reader.number()
     if not size:
         raise Corrupt("An entry of the skeleton is empty")
@@ -329,7 +339,7 @@ def _wrapping(width: int, line_end: int) -> Wrapping:
 
 
 class _Reader:
-    """A place in a container, which moves on with each thing read."""
+    """A read position in the bytes of a layout. Its methods raise CorruptBlob at the end."""
 
     def __init__(self, container: bytes, at: int) -> None:
         self._container = container
@@ -371,8 +381,9 @@ async def rebuild(
 ) -> AsyncGenerator[bytes]:
     """Yield the raw message from `start` to `end`, at most 256 KiB at once.
 
-    `fetch` gives the content of a digest, and is asked only for pieces in the range, one at a
-    time: no more than one is held. Raises Corrupt when a content is not that of its digest.
+    `fetch_content` returns the content of a digest. It is called only for blobs in the range,
+    one at a time, so that at most one is in memory. Raises CorruptBlob if a content doesn't
+    match its digest.
     """
     end = len(skeleton) if end is None else min(end, len(skeleton))
     for entry in skeleton.entries(start, end):
@@ -396,6 +407,7 @@ async def _content(gap: Gap, fetch: Fetch) -> bytes:
 
 
 def _filled(gap: Gap, content: bytes, start: int, end: int) -> bytes:
+    """The bytes of a blob span, by offsets in the span."""
     if gap.wrapping is None:
         return content[start:end]
     return base64_lines.encode(content, gap.wrapping, start, end)

@@ -24,15 +24,18 @@ from models.store.outage_log import OUTAGES
 from models.store.outages import NO_SPACE, Component, DiskFull, StoreUnavailable
 
 NAME = re.compile(r"[0-9a-f]{2}/(?!\.{1,2}$)[A-Za-z0-9._-]+")
-MARK = "00/merganser.mark"  # says whose objects these are: merganser/server/store/common_facts.py
+MARK = "00/merganser.mark"  # names the owner of the objects: merganser/server/store/common_facts.py
 SHARDS = frozenset(f"{number:02x}" for number in range(256))
-PART = ".part-"  # how the names of unfinished files begin
+PART = ".part-"  # prefix of the names of unfinished files
 CHUNK = 1024 * 1024  # most bytes that `stream` yields at once
 THREADS = 8  # they mostly wait for the disk
 DAY = 24 * 3600  # seconds; no put takes that long
 PAGE = 1000  # names in one answer to `list`
-REQUEST = 4 * CHUNK  # bytes a stream asks for at once: few requests, little memory
-RETRIES: Any = {"max_retries": 4, "retry_timeout": timedelta(seconds=20)}  # then it is an outage
+REQUEST = 4 * CHUNK  # bytes of one request of a stream: few requests, little memory
+RETRIES: Any = {
+    "max_retries": 4,
+    "retry_timeout": timedelta(seconds=20),
+}  # after that it is an outage
 # Options of the HTTP client. The library panics if they are given with those of the store.
 CLIENT = frozenset({
     "allow_http", "allow_invalid_certificates", "connect_timeout", "default_content_type",
@@ -41,24 +44,26 @@ CLIENT = frozenset({
     "pool_max_idle_per_host", "proxy_ca_certificate", "proxy_excludes", "proxy_url",
     "randomize_addresses", "timeout", "user_agent",
 })  # fmt: skip
-UPLOADS = 4  # parts of 5 MiB that are under way at once
+UPLOADS = 4  # parts of 5 MiB that are sent at the same time
 
 Result = TypeVar("Result")
 
 
 def object_name(digest: str, key: int) -> str:
-    """The name for one put of a content: with a `World.key()` of its own, never used again.
+    """A new name for an object with this content; `key` from `World.key()` makes it unique.
 
-    So whoever removes an old object cannot remove a newer one with the same content.
+    A name is never used again, so the removal of an old object can't remove a newer one with
+    the same content.
     """
     return f"{digest[:2]}/{digest}.{key:x}"
 
 
 def open_store(url: str) -> Store:
-    """The store at `url`: a path or file:/// is a folder, all else is obstore's.
+    """Open the object store at a URL: a path or file:/// is a folder, all else goes to obstore.
 
-    obstore's settings may follow as a query, as in s3://bucket/prefix?endpoint=https://host;
-    keys belong into the environment (AWS_ACCESS_KEY_ID and so on).
+    Settings of obstore can follow as a query, as in s3://bucket/prefix?endpoint=https://host.
+    Keys belong into the environment (AWS_ACCESS_KEY_ID and so on). Raises ValueError for a
+    relative file URL or a wrong option.
     """
     parts = urlsplit(url)
     if "://" not in url:
@@ -72,7 +77,7 @@ def open_store(url: str) -> Store:
 
 
 class LocalStore:
-    """Files of one folder, in 256 folders by the first two digits of their names.
+    """An object store in a local folder, with 256 subfolders by the first two digits of the name.
 
     obstore's LocalStore writes and renames, but syncs nothing.
     """
@@ -93,7 +98,7 @@ class LocalStore:
             await self._run(self._put, name, fill)
 
     async def put_file(self, name: str, path: Path) -> None:
-        """Store what the file holds, without having it all in memory."""
+        """Store the content of a file without reading all of it into memory."""
 
         def fill(part: IO[bytes]) -> None:
             with path.open("rb") as source:
@@ -103,14 +108,18 @@ class LocalStore:
             await self._run(self._put, name, fill)
 
     async def get(self, name: str) -> bytes:
-        """The whole object; KeyError where there is none."""
+        """Return the whole object. Raises KeyError if it does not exist."""
         try:
             return await self._run(self._place(name).read_bytes)
         except FileNotFoundError as problem:
             raise KeyError(name) from problem
 
     async def get_range(self, name: str, start: int, end: int) -> bytes:
-        """Its bytes from `start` up to, not with, `end`; Corrupt where it ends sooner."""
+        """Return the bytes from `start` up to, but without, `end`.
+
+        Raises KeyError if the object does not exist and CorruptBlob if it ends before
+        `end`.
+        """
         try:
             return await self._run(self._range, name, start, end)
         except FileNotFoundError as problem:
@@ -124,7 +133,10 @@ class LocalStore:
             return None
 
     async def stream(self, name: str, start: int, end: int) -> AsyncGenerator[bytes]:
-        """The same in pieces of at most 1 MiB."""
+        """Yield the bytes from `start` up to `end` in chunks of at most 1 MiB.
+
+        Raises as `get_range`.
+        """
         try:
             file = await self._run(_opened, self._place(name), start)
         except FileNotFoundError as problem:
@@ -137,18 +149,18 @@ class LocalStore:
             file.close()
 
     async def delete(self, names: Sequence[str]) -> None:
-        """Remove these; those that are not there are no error."""
+        """Remove objects. A missing object is no error."""
         places = [self._place(name) for name in names]
         await self._run(_unlink, places)
 
     async def list(self) -> AsyncIterator[Stored]:
-        """All objects, and what interrupted writes have left more than a day ago."""
+        """Yield all objects, and the remains of writes that were interrupted over a day ago."""
         for shard in await self._run(self._shards):
             for stored in await self._run(self._listed, shard):
                 yield stored
 
     async def close(self) -> None:
-        """Wait for what is under way, and let the threads go."""
+        """Wait for running calls and stop the threads."""
         await asyncio.to_thread(self._threads.shutdown)
 
     async def _run(self, work: Callable[..., Result], *given: Any) -> Result:
@@ -158,6 +170,7 @@ class LocalStore:
         return self.folder / _checked(name)
 
     def _put(self, name: str, fill: Callable[[IO[bytes]], None]) -> None:
+        """Write an object to a temporary file, sync it and rename it."""
         place = self._place(name)
         if not place.parent.is_dir():
             place.parent.mkdir(exist_ok=True)
@@ -178,7 +191,7 @@ class LocalStore:
             return _whole(file.read(end - start), end - start, name)
 
     def _shards(self) -> Sequence[str]:
-        """Return the names of the folders that exist: each of the 256 costs a thread switch."""
+        """The names of the existing subfolders: each of the 256 costs a thread switch."""
         try:
             return sorted(SHARDS.intersection(place.name for place in self.folder.iterdir()))
         except FileNotFoundError:
@@ -186,7 +199,9 @@ class LocalStore:
 
     def _listed(self, shard: str) -> Sequence[Stored]:
         found: list[Stored] = []
-        young = time.time() - DAY  # against the clock that dates files, which is not the World's
+        young = (
+            time.time() - DAY
+        )  # by the clock of the file system, not the clock of the environment
         try:
             entries = os.scandir(self.folder / shard)
         except FileNotFoundError:  # removed since
@@ -204,9 +219,10 @@ class LocalStore:
 
 
 class ObjectStore:
-    """A bucket, or what obstore else knows. What a put has returned from is its keeper's word.
+    """An object store in an S3 bucket, or in another service that obstore knows.
 
-    Uploads that were interrupted lie invisible in a bucket: let a rule of the bucket end them.
+    Interrupted uploads stay invisible in a bucket: a lifecycle rule of the bucket must remove
+    them.
     """
 
     def __init__(self, url: str, options: Mapping[str, str] | None = None) -> None:
@@ -218,12 +234,12 @@ class ObjectStore:
             await self._store.put_async(_checked(name), data, max_concurrency=UPLOADS)
 
     async def put_file(self, name: str, path: Path) -> None:
-        """Store what the file holds, without having it all in memory."""
+        """Store the content of a file without reading all of it into memory."""
         with _failures:
             await self._store.put_async(_checked(name), path, max_concurrency=UPLOADS)
 
     async def get(self, name: str) -> bytes:
-        """The whole object; KeyError where there is none."""
+        """Return the whole object. Raises KeyError if it does not exist."""
         try:
             with _failures:
                 found = await self._store.get_async(_checked(name))
@@ -232,9 +248,13 @@ class ObjectStore:
             raise KeyError(name) from problem
 
     async def get_range(self, name: str, start: int, end: int) -> bytes:
-        """Its bytes from `start` up to, not with, `end`; Corrupt where it ends sooner."""
+        """Return the bytes from `start` up to, but without, `end`.
+
+        Raises KeyError if the object does not exist and CorruptBlob if it ends before
+        `end`.
+        """
         if start == end:
-            return b""  # which HTTP cannot ask for
+            return b""  # HTTP can't request an empty range
         try:
             with _failures:
                 found = await self._range(_checked(name), start, end)
@@ -246,7 +266,7 @@ class ObjectStore:
         try:
             return await self._store.get_range_async(name, start=start, end=end)
         except GenericError:
-            # Beyond the end is not told apart from other failures, so look.
+            # The error is the same for a range beyond the end and for other failures.
             if (await self._store.head_async(name))["size"] <= start:
                 raise Corrupt(f"The object {name} ends too soon") from None
             raise
@@ -260,9 +280,12 @@ class ObjectStore:
             return None
 
     async def stream(self, name: str, start: int, end: int) -> AsyncGenerator[bytes]:
-        """The same in pieces of at most 1 MiB.
+        """Yield the bytes from `start` up to `end` in chunks of at most 1 MiB.
 
-        Range by range, for a request must end in 30 s, however slow our own client reads.
+        Raises as `get_range`.
+
+        Each request reads one range, since a request must end in 30 s, however slow the
+        client reads.
         """
         for at in range(start, end, REQUEST):
             found = await self.get_range(name, at, min(at + REQUEST, end))
@@ -270,18 +293,18 @@ class ObjectStore:
                 yield found[offset : offset + CHUNK]
 
     async def delete(self, names: Sequence[str]) -> None:
-        """Remove these; those that are not there are no error."""
+        """Remove objects. A missing object is no error."""
         checked = [_checked(name) for name in names]
         with _failures:
             try:
                 await self._store.delete_async(checked)
-            except FileNotFoundError:  # some keepers complain, and may have left the rest
+            except FileNotFoundError:  # some services stop at a missing object
                 for name in checked:
                     with suppress(FileNotFoundError):
                         await self._store.delete_async(name)
 
     async def list(self) -> AsyncIterator[Stored]:
-        """All objects."""
+        """Yield all objects."""
         pages = aiter(self._store.list(chunk_size=PAGE))
         while True:
             with _failures:
@@ -293,11 +316,11 @@ class ObjectStore:
                     yield Stored(facts["path"], facts["last_modified"], facts["size"])
 
     async def close(self) -> None:
-        """Nothing: obstore lets go of its connections by itself."""
+        """Do nothing: obstore closes its connections."""
 
 
 def _opened_store(url: str, options: Mapping[str, str]) -> Any:
-    """The store at an address with these options. Raises ValueError that names a wrong option."""
+    """Open a store with options. Raises ValueError that names a wrong option."""
     try:
         return _from_url(url, options)
     except BaseError as problem:
@@ -314,14 +337,14 @@ def _from_url(url: str, options: Mapping[str, str]) -> Any:
     config = {name: value for name, value in options.items() if name not in CLIENT}
     client: dict[str, Any] = {name: options[name] for name in CLIENT.intersection(options)}
     if options.get("endpoint", "").startswith("http://"):
-        client["allow_http"] = True  # who writes it wants it
+        client["allow_http"] = True  # the operator has chosen plain HTTP
     given: dict[str, Any] = {"config": config} if config else {}
     given |= {"client_options": client} if client else {}
     return obstore.store.from_url(url, retry_config=RETRIES, **given)
 
 
 class _Failures:
-    """Raise StoreUnavailable for failures of the object storage and a full disk, and count them.
+    """Raises StoreUnavailable for failures of the object storage and a full disk, and counts them.
 
     A missing object is no failure.
     """
@@ -341,10 +364,11 @@ class _Failures:
             raise failure from problem
 
 
-_failures = _Failures()  # it keeps nothing between calls
+_failures = _Failures()  # it has no state
 
 
 def _failure(problem: BaseException) -> StoreUnavailable | None:
+    """The outage that an exception means, or None."""
     if isinstance(problem, BaseError) and not isinstance(problem, FileNotFoundError):
         return StoreUnavailable(
             "the object storage does not answer, try again later", component=Component.BLOBS
@@ -355,12 +379,14 @@ def _failure(problem: BaseException) -> StoreUnavailable | None:
 
 
 def _checked(name: str) -> str:
+    """Return the name. Raises ValueError if it is no object name."""
     if not NAME.fullmatch(name):
         raise ValueError(f"{name!r} does not name an object")
     return name
 
 
 def _whole(data: bytes, wanted: int, name: str) -> bytes:
+    """Return the data. Raises CorruptBlob if it has not the expected size."""
     if len(data) != wanted:
         raise Corrupt(f"The object {name} ends too soon")
     return data

@@ -1,4 +1,4 @@
-"""Moving stored pieces between tiers: safe in the new one first, then named, later collected."""
+"""Moves of stored blobs between tiers: the bytes are stored first, then the row names them."""
 
 import asyncio
 from collections.abc import Collection, Sequence
@@ -15,7 +15,7 @@ from models.messages.tables import Message
 from models.runtime.environment import Turn, World
 from models.store.columns import Picked, picked, table_of
 
-AT_ONCE = 8  # pieces under way at once
+AT_ONCE = 8  # blobs that are moved at the same time
 _SHOWN = ("id", "digest", "size", "stored_size", "name", "data")
 _OLD = bindparam("old", type_=String)
 _MOVE = (
@@ -27,7 +27,10 @@ _MOVE = (
 
 @dataclass(frozen=True, slots=True)
 class Moved:
-    """A piece whose bytes are safe where they are to be: in an object, or for its row."""
+    """A blob with its bytes stored in the new tier.
+
+    They are in the object `new_name`, or in `data` for its row.
+    """
 
     key: int
     old: str | None
@@ -36,22 +39,22 @@ class Moved:
 
 
 def lies(*, cold: bool) -> ColumnElement[bool]:
-    """SQL: whether a blob lies in this tier. What is in its row is hot."""
+    """SQL: true if a blob is in this tier. Bytes in the row are in the hot tier."""
     far = col(Blob.name).endswith(COLD)
     return far if cold else ~func.coalesce(far, False)
 
 
 def needs_move(*, cold: bool) -> ColumnElement[bool]:
-    """SQL: whether a piece of a message lies in the other tier."""
+    """SQL: true if a blob of the message is in the other tier."""
     needed = select(col(MessageBlob.blob_id)).join(Blob, col(Blob.id) == col(MessageBlob.blob_id))
     mine = needed.where(col(MessageBlob.message_id) == col(Message.id), lies(cold=not cold))
     return mine.correlate(Message).exists()
 
 
 async def bring(world: World, ids: Sequence[int], *, cold: bool) -> list[Moved]:
-    """Make the pieces of these messages safe in a tier, each once; no row names them there yet.
+    """Copy the blobs of the messages to a tier, each once; `name_moved_blobs` changes the rows.
 
-    What is lost or damaged stays as it is: `merganser check` tells of it.
+    A lost or damaged blob is skipped: `merganser check` reports it.
     """
     needed = select(col(MessageBlob.blob_id)).where(col(MessageBlob.message_id).in_(ids))
     wanted = col(Blob.id).in_(needed)
@@ -73,6 +76,7 @@ async def bring(world: World, ids: Sequence[int], *, cold: bool) -> list[Moved]:
 async def _brought(
     world: World, row: Picked, roots: Collection[int], *, cold: bool
 ) -> Moved | None:
+    """Copy one blob to a tier; None if it is lost or damaged."""
     try:
         data = row.data if row.name is None else await world.blobs.get(row.name)
     except (KeyError, Corrupt):
@@ -87,9 +91,9 @@ async def _brought(
 
 
 def name(turn: Turn, moved: Sequence[Moved]) -> None:
-    """Let the rows say where these pieces lie now, unless somebody else has moved them.
+    """Set the new location in the rows of moved blobs, unless another process has moved them.
 
-    The old objects are named by no row then, and go as the collector finds them.
+    The old objects are then without a row, and the garbage collector removes them.
     """
     given = [
         {"key": one.key, "old": one.old or "", "new": one.new, "bytes": one.data} for one in moved

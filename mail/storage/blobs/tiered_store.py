@@ -1,4 +1,4 @@
-"""Two stores as one: hot, and cold for what is seldom read. The name of an object says which."""
+"""A hot and a cold object store behind one interface. The name of an object tells its tier."""
 
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from pathlib import Path
@@ -8,7 +8,7 @@ from models.store.object_store import Store, Stored
 
 
 class Tiers:
-    """An object store that keeps objects whose name ends with COLD in the cold store."""
+    """An object store that keeps objects with a name that ends with COLD in the cold store."""
 
     def __init__(self, hot: Store, cold: Store) -> None:
         self.hot = hot
@@ -22,15 +22,15 @@ class Tiers:
         await self._of(name).put(name, data)
 
     async def put_file(self, name: str, path: Path) -> None:
-        """Store what the file holds, without having it all in memory."""
+        """Store the content of a file without reading all of it into memory."""
         await self._of(name).put_file(name, path)
 
     async def get(self, name: str) -> bytes:
-        """The whole object; KeyError where there is none."""
+        """Return the whole object. Raises KeyError if it does not exist."""
         return await self._of(name).get(name)
 
     async def get_range(self, name: str, start: int, end: int) -> bytes:
-        """Its bytes from `start` up to, not with, `end`."""
+        """Return the bytes from `start` up to, but without, `end`."""
         return await self._of(name).get_range(name, start, end)
 
     async def size(self, name: str) -> int | None:
@@ -38,23 +38,23 @@ class Tiers:
         return await self._of(name).size(name)
 
     def stream(self, name: str, start: int, end: int) -> AsyncGenerator[bytes]:
-        """The same in pieces of at most 1 MiB."""
+        """Yield the bytes from `start` up to `end` in chunks of at most 1 MiB."""
         return self._of(name).stream(name, start, end)
 
     async def delete(self, names: Sequence[str]) -> None:
-        """Remove these; those that are not there are no error."""
+        """Remove objects. A missing object is no error."""
         for store in (self.hot, self.cold):
             theirs = [name for name in names if self._of(name) is store]
             if theirs:
                 await store.delete(theirs)
 
     async def list(self) -> AsyncIterator[Stored]:
-        """All objects of both, and what interrupted writes have left."""
+        """Yield the objects of both stores, and the remains of interrupted writes."""
         for store in (self.hot, self.cold):
             async for stored in store.list():
                 yield stored
 
     async def close(self) -> None:
-        """Let go of both."""
+        """Close both stores."""
         await self.hot.close()
         await self.cold.close()

@@ -1,6 +1,6 @@
-"""Logs: an event in words, and its facts as fields; JSON lines, or text for people.
+"""Logging to stderr as JSON lines or as text: an event with its fields.
 
-Nothing here waits. Whoever reads our stderr too slowly loses lines, and is told how many.
+Writing never blocks. If stderr is read too slowly, lines are lost and their number is logged.
 """
 
 import asyncio
@@ -24,32 +24,32 @@ from models.store.outages import unavailable
 
 _USUAL = frozenset(vars(logging.makeLogRecord({}))) | {"message", "taskName", "color_message"}
 
-PIECE = select.PIPE_BUF  # bytes that a pipe takes at once where it takes anything
-HELD = 1 << 20  # bytes we hold for somebody who does not read
-AGAIN = 0.1  # seconds until we look whether somebody reads again
-PARTING = 2.0  # seconds for what is held at our end
+PIECE = select.PIPE_BUF  # bytes that a writable pipe takes at once
+HELD = 1 << 20
+AGAIN = 0.1  # seconds until buffered lines are tried again
+PARTING = 2.0  # seconds to write buffered lines at the end of the process
 
 LOST = metrics.counter("merganser_log_lines_lost", "Lines nobody read in time.")
 
 
 def facts_of(record: logging.LogRecord) -> Mapping[str, Any]:
-    """What `extra` gave; a hot path gives one dict, as `facts`."""
-    given = vars(record)
-    if "facts" in given:
-        facts: Mapping[str, Any] = given["facts"]
+    """The fields that `extra` added to a record. Hot paths pass one dictionary as `facts`."""
+    attributes = vars(record)
+    if "facts" in attributes:
+        facts: Mapping[str, Any] = attributes["facts"]
         return facts
-    return {key: value for key, value in given.items() if key not in _USUAL}
+    return {key: value for key, value in attributes.items() if key not in _USUAL}
 
 
 class OutageFilter(logging.Filter):
-    """Leaves out records whose exception is an outage of a component.
+    """A filter that drops records whose exception is an outage of a component.
 
-    The outage itself is one line at its beginning and one at its end (models/store/outage_log.py),
-    with the number of records that were left out.
+    An outage has one line at its beginning and one at its end (models/store/outage_log.py),
+    with the number of dropped records.
     """
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Say whether to write a record."""
+        """Return True if the record is to be written; count it otherwise."""
         problem = record.exc_info[1] if record.exc_info else None
         failure = unavailable(problem) if problem else None
         if failure is None:
@@ -59,7 +59,7 @@ class OutageFilter(logging.Filter):
 
 
 class JsonLines(logging.Formatter):
-    """One JSON object a line."""
+    """Formats a record as one line with a JSON object."""
 
     def __init__(self, worker: str | None = None) -> None:
         super().__init__()
@@ -83,7 +83,7 @@ class JsonLines(logging.Formatter):
 
 
 class TextLines(logging.Formatter):
-    """One line for people: time, level, event, facts. What is odd in a fact is escaped."""
+    """Formats a record as one line: time, level, event, fields. Unprintable text is escaped."""
 
     def __init__(self, worker: str | None = None) -> None:
         super().__init__()
@@ -92,9 +92,9 @@ class TextLines(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:  # noqa: D102
         at = datetime.fromtimestamp(record.created).astimezone()
         event = _plain(record.getMessage())
-        words = [f"{at:%H:%M:%S}", f"{self._mark}{record.levelname.lower():7}", event]
-        words += [f"{name}={_shown(value)}" for name, value in facts_of(record).items()]
-        line = " ".join(words)
+        parts = [f"{at:%H:%M:%S}", f"{self._mark}{record.levelname.lower():7}", event]
+        parts += [f"{name}={_shown(value)}" for name, value in facts_of(record).items()]
+        line = " ".join(parts)
         return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
 
 
@@ -110,9 +110,10 @@ def _shown(value: object) -> str:
 
 
 class Outlet(logging.Handler):
-    """Writes lines to a file descriptor as long as it takes them at once, and never waits.
+    """A log handler that writes to a file descriptor without blocking.
 
-    What it does not take is held, and then lost. Logging calls us locked.
+    Lines that can't be written are buffered up to a limit, then lost. `logging` calls `emit` with
+    the lock of the handler held.
     """
 
     def __init__(self, fd: int) -> None:
@@ -126,10 +127,10 @@ class Outlet(logging.Handler):
         self._due = False
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write a line, behind those that are held."""
+        """Write a line after the buffered ones, or buffer it."""
         try:
             line = self.format(record).encode(errors="backslashreplace") + b"\n"
-        except Exception:  # noqa: BLE001 - logging's own way with what cannot be shown
+        except Exception:  # noqa: BLE001 - as the handlers of `logging` do
             self.handleError(record)
             return
         if self._held:
@@ -146,19 +147,19 @@ class Outlet(logging.Handler):
         self._look_again()
 
     def _write(self, line: bytes, patience: float = 0) -> bytes:
-        """Write what is taken at once; returns the rest."""
+        """Write what the descriptor takes within `timeout` seconds, and return the rest."""
         try:
             while line and self._poll.poll(patience * 1000):
                 line = line[os.write(self._fd, line[:PIECE]) :]
         except BlockingIOError:
             return line
-        except OSError:  # nobody reads any more, or the disk is full: there is no one to tell
+        except OSError:  # the reader is gone or the disk is full, so it can't be logged
             LOST.add()
             return b""
         return line
 
     def _drain(self, until: float = 0) -> None:
-        """Write what is held; `until` a time of the monotonic clock we wait for who reads."""
+        """Write buffered lines without blocking, or until a deadline of the monotonic clock."""
         while self._held:
             patience = max(0.0, until - time.monotonic()) if until else 0
             rest = self._write(self._held[0], patience)
@@ -174,7 +175,7 @@ class Outlet(logging.Handler):
             self.emit(logging.makeLogRecord(event))
 
     def _look_again(self) -> None:
-        """On the loop, soon; without one the next line looks."""
+        """Schedule a retry on the event loop. Without a loop, the next line retries."""
         if not self._due:
             with contextlib.suppress(RuntimeError):
                 asyncio.get_running_loop().call_later(AGAIN, self._resume)
@@ -188,31 +189,37 @@ class Outlet(logging.Handler):
                 self._look_again()
 
     def close(self) -> None:
-        """Write what is held, as far as somebody reads it soon."""
+        """Write the buffered lines that are read within CLOSE_TIMEOUT."""
         with self.lock or contextlib.nullcontext():
             self._drain(time.monotonic() + PARTING)
         super().close()
 
 
 def set_up(level: str, form: str = "auto", worker: str | None = None) -> None:
-    """Send all logs of the process to stderr: as `json`, as `text`, or as suits what it is.
+    """Send all logs of the process to stderr.
 
-    Where there are several processes `worker` is the name of this one.
+    The format is `json`, `text` or `auto`: text if stderr is a terminal. `process_name` is set if
+    the server has several processes.
     """
-    people = form == "text" or (form == "auto" and sys.stderr is not None and sys.stderr.isatty())
+    is_for_people = form == "text" or (
+        form == "auto" and sys.stderr is not None and sys.stderr.isatty()
+    )
     handler = _handler()
     handler.addFilter(OutageFilter())
-    handler.setFormatter(TextLines(worker) if people else JsonLines(worker))
+    handler.setFormatter(TextLines(worker) if is_for_people else JsonLines(worker))
     logging.basicConfig(level=level, handlers=[handler], force=True)
-    # nobody is told these, and looking them up takes time
+    # no format prints these, and computing them takes time
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
-    logging.getLogger("mail.log").setLevel(logging.WARNING)  # aiosmtpd: every line, secrets and all
-    for theirs in ("alembic", "uvicorn", "asyncio"):  # what they do we say in our own words
-        logging.getLogger(theirs).setLevel(logging.WARNING)
+    logging.getLogger("mail.log").setLevel(
+        logging.WARNING
+    )  # aiosmtpd logs each line, with passwords
+    for library in ("alembic", "uvicorn", "asyncio"):  # the server logs the same events
+        logging.getLogger(library).setLevel(logging.WARNING)
 
 
 def _handler() -> logging.Handler:
+    """Create the handler for stderr, or one that drops records if there is no stderr."""
     try:
         return Outlet(sys.stderr.fileno())
-    except (AttributeError, OSError):  # there is none, or it is no file: then it does not block
+    except (AttributeError, OSError):  # stderr is missing or has no descriptor, so it can't block
         return logging.StreamHandler() if sys.stderr else logging.NullHandler()

@@ -1,6 +1,6 @@
-"""Traces and metrics sent to a collector, by OTLP over HTTP, where there is one.
+"""Export of traces and metrics to a collector, by OTLP over HTTP.
 
-The packages of OpenTelemetry are an extra: nothing here needs them until a place is named.
+The packages of OpenTelemetry are optional: they are imported only if an endpoint is set.
 """
 # ruff: noqa: PLC0415 - see above
 
@@ -31,28 +31,28 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 NAME = "merganser"
-EVERY = 60_000  # milliseconds between two exports of metrics
-PATIENCE = 3.0  # seconds that a collector has at our end
+EVERY = 60_000  # milliseconds
+PATIENCE = 3.0  # seconds for the last export
 LACKING = "it needs OpenTelemetry: pip install 'merganser[telemetry]'"
 
 
 def wanted(settings: Settings, signal: str) -> bool:
-    """Whether `traces` or `metrics` have a place to go to, and are not switched off."""
-    named = ("OTEL_EXPORTER_OTLP_ENDPOINT", f"OTEL_EXPORTER_OTLP_{signal.upper()}_ENDPOINT")
-    off = os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true"
-    chosen = os.environ.get(f"OTEL_{signal.upper()}_EXPORTER", "otlp") or "otlp"
-    there = settings.otlp is not None or any(os.environ.get(name) for name in named)
-    return there and not off and "otlp" in chosen.split(",")
+    """True if a signal, `traces` or `metrics`, has an endpoint and is not switched off."""
+    variables = ("OTEL_EXPORTER_OTLP_ENDPOINT", f"OTEL_EXPORTER_OTLP_{signal.upper()}_ENDPOINT")
+    is_disabled = os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true"
+    exporters = os.environ.get(f"OTEL_{signal.upper()}_EXPORTER", "otlp") or "otlp"
+    has_endpoint = settings.otlp is not None or any(os.environ.get(name) for name in variables)
+    return has_endpoint and not is_disabled and "otlp" in exporters.split(",")
 
 
 def signals(settings: Settings) -> list[str]:
-    """Which of `traces` and `metrics` are to be sent.
+    """Return which of `traces` and `metrics` are exported.
 
-    Where the packages for it are not there: Trouble if our setting asks for them, but a line
-    in the log if only variables do that are meant for every program of a machine.
+    If the packages are missing, raises CommandError if the setting MERGANSER_OTLP asks for them.
+    If only OTEL_ variables do, which apply to all programs of a machine, logs a warning.
     """
-    asked = [signal for signal in ("traces", "metrics") if wanted(settings, signal)]
-    if not asked:
+    enabled = [signal for signal in ("traces", "metrics") if wanted(settings, signal)]
+    if not enabled:
         return []
     try:
         import opentelemetry.exporter.otlp.proto.http
@@ -62,41 +62,43 @@ def signals(settings: Settings) -> list[str]:
             raise Trouble(f"{PREFIX}OTLP is set, but {LACKING}", code=MISUSED) from problem
         log.warning("nothing is sent to the collector: %s", LACKING)
         return []
-    return asked
+    return enabled
 
 
 @asynccontextmanager
 async def exporting(
-    settings: Settings, world: World, worker: str | None = None
+    settings: Settings, environment: World, worker: str | None = None
 ) -> AsyncGenerator[None]:
-    """Send what was asked for, while the block runs; what is left at its end is sent too.
+    """Export the enabled signals while the block runs, with a last export at its end.
 
-    Of several processes each sends what is its own, and `worker` is the name of this one.
+    Each of several processes exports its own; `process_name` is the name of this one.
     """
-    asked = signals(settings)
-    if not asked:
+    enabled = signals(settings)
+    if not enabled:
         yield
         return
     resource = described(worker)
-    sender = TraceSender(settings, resource) if "traces" in asked else None
-    pushing = MetricSender(settings, resource, Census(world)) if "metrics" in asked else None
-    if sender is not None:
-        telemetry.trace_to(Sampler(settings.trace_share, sender))
-    task = asyncio.create_task(pushing.run()) if pushing else None
+    trace_exporter = TraceSender(settings, resource) if "traces" in enabled else None
+    metrics_exporter = (
+        MetricSender(settings, resource, Census(environment)) if "metrics" in enabled else None
+    )
+    if trace_exporter is not None:
+        telemetry.trace_to(Sampler(settings.trace_share, trace_exporter))
+    task = asyncio.create_task(metrics_exporter.run()) if metrics_exporter else None
     try:
         yield
     finally:
         telemetry.trace_to(None)
-        if task is not None and pushing is not None:
+        if task is not None and metrics_exporter is not None:
             task.cancel()
             await asyncio.wait({task})
-            await pushing.close()
-        if sender is not None:
-            await sender.close()
+            await metrics_exporter.close()
+        if trace_exporter is not None:
+            await trace_exporter.close()
 
 
 def described(worker: str | None = None) -> "Resource":
-    """What we say of ourselves beside all that we send."""
+    """The resource attributes of this process: version, instance, service and process name."""
     from opentelemetry.sdk.resources import Resource
 
     ours: dict[str, Any] = {
@@ -112,12 +114,12 @@ def described(worker: str | None = None) -> "Resource":
 
 
 def _place(settings: Settings, signal: str) -> str | None:
-    """The address for a signal; None where the environment names it in the usual way."""
+    """The URL for a signal; None if the SDK reads it from its own variables."""
     return f"{settings.otlp.rstrip('/')}/v1/{signal}" if settings.otlp else None
 
 
 class TraceSender:
-    """The sink of traces: makes spans of them, and leaves these to a thread that sends."""
+    """Converts traces to spans of the SDK, which a thread sends."""
 
     def __init__(self, settings: Settings, resource: "Resource") -> None:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -125,7 +127,7 @@ class TraceSender:
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
         self._exporter: SpanExporter = OTLPSpanExporter(endpoint=_place(settings, "traces"))
-        # ours has decided before: what comes here is sent
+        # the sampler of graph/execution/telemetry.py has decided before
         self._provider: TracerProvider = TracerProvider(
             resource=resource, sampler=sampling.ALWAYS_ON, shutdown_on_exit=False
         )
@@ -133,7 +135,7 @@ class TraceSender:
         self._tracer = self._provider.get_tracer(NAME)
 
     def take(self, root: Root) -> None:
-        """Hand over an operation with its parts."""
+        """Queue the spans of an operation for export."""
         from opentelemetry import trace
         from opentelemetry.context import Context
 
@@ -146,29 +148,29 @@ class TraceSender:
                 trace_flags=trace.TraceFlags(trace.TraceFlags.SAMPLED),
             )
             context = trace.set_span_in_context(trace.NonRecordingSpan(parent), context)
-        whole = self._begin(root, context, trace.SpanKind.SERVER)
-        inside = trace.set_span_in_context(whole, context)
+        operation_span = self._begin(root, context, trace.SpanKind.SERVER)
+        inside = trace.set_span_in_context(operation_span, context)
         for part in root.parts:
             self._begin(part, inside, trace.SpanKind.INTERNAL).end(part.ended or root.ended)
-        whole.end(root.ended)
+        operation_span.end(root.ended)
 
     def _begin(self, span: Span, context: Any, kind: Any) -> Any:
         from opentelemetry.trace import StatusCode
 
-        made = self._tracer.start_span(
+        sdk_span = self._tracer.start_span(
             span.name, context, kind, cast("Any", span.facts), start_time=span.began
         )
         if span.failed:
-            made.set_status(StatusCode.ERROR)
-        return made
+            sdk_span.set_status(StatusCode.ERROR)
+        return sdk_span
 
     async def close(self) -> None:
-        """Send what is left."""
+        """Send the queued spans."""
         await _ended(self._provider.shutdown, self._exporter)
 
 
 class MetricSender:
-    """Sends all numbers every minute."""
+    """Exports all metrics at an interval."""
 
     def __init__(self, settings: Settings, resource: "Resource", census: Census) -> None:
         from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
@@ -179,12 +181,12 @@ class MetricSender:
         self._every = _milliseconds("OTEL_METRIC_EXPORT_INTERVAL", EVERY) / 1000
 
     async def run(self) -> None:
-        """Send until cancelled."""
+        """Export until cancelled."""
         while True:
             await asyncio.sleep(self._every)
             try:
                 await self._send()
-            except Exception:  # the next time may go well
+            except Exception:  # the next export may succeed
                 log.exception("metrics could not be sent")
 
     async def _send(self) -> None:
@@ -192,7 +194,7 @@ class MetricSender:
         await asyncio.to_thread(self._exporter.export, data)
 
     async def close(self) -> None:
-        """Send once more."""
+        """Export once more."""
         with suppress(TimeoutError):
             async with asyncio.timeout(PATIENCE):
                 await self._send()
@@ -200,12 +202,12 @@ class MetricSender:
 
 
 async def _ended(shut: Any, exporter: "SpanExporter | MetricExporter") -> None:
-    """Close in a thread; a collector that does not answer is waited for no longer than that."""
-    closing = asyncio.create_task(asyncio.to_thread(shut))
-    await asyncio.wait({closing}, timeout=PATIENCE)
-    if not closing.done():
-        exporter.shutdown()  # ends its pauses between attempts
-        await closing
+    """Run an SDK shutdown in a thread, and abort it after CLOSE_TIMEOUT."""
+    closing_task = asyncio.create_task(asyncio.to_thread(shut))
+    await asyncio.wait({closing_task}, timeout=PATIENCE)
+    if not closing_task.done():
+        exporter.shutdown()  # ends its waits between attempts
+        await closing_task
 
 
 def _milliseconds(name: str, usual: int) -> int:
@@ -214,17 +216,17 @@ def _milliseconds(name: str, usual: int) -> int:
 
 
 def _data(families: Iterable[Family], resource: "Resource") -> Any:
-    """The numbers as the SDK has them."""
+    """Convert metric families to the SDK's data."""
     from opentelemetry.sdk.metrics.export import MetricsData, ResourceMetrics, ScopeMetrics
     from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
-    at = time_ns()
-    metrics = [_metric(family, at) for family in families]
+    collected_at = time_ns()
+    metrics = [_metric(family, collected_at) for family in families]
     scope = ScopeMetrics(InstrumentationScope(NAME), metrics, "")
     return MetricsData([ResourceMetrics(resource, [scope], "")])
 
 
-def _metric(family: Family, at: int) -> "Metric":
+def _metric(family: Family, collected_at: int) -> "Metric":
     from opentelemetry.sdk.metrics.export import (
         AggregationTemporality,
         Gauge,
@@ -235,23 +237,26 @@ def _metric(family: Family, at: int) -> "Metric":
         Sum,
     )
 
-    began, cumulative = int(started() * 1e9), AggregationTemporality.CUMULATIVE
+    started_at, cumulative = int(started() * 1e9), AggregationTemporality.CUMULATIVE
 
-    def named(point: Point) -> dict[str, str]:
+    def attributes(point: Point) -> dict[str, str]:
         return dict(zip(family.labels, point.labels, strict=True))
 
     unit = "s" if family.name.endswith("_seconds") else "By" * family.name.endswith("_bytes")
     if family.kind is Kind.HISTOGRAM:
-        unknown = cast("float", None)  # least and most: OTLP lets them be left out
-        spread = [
+        unknown = cast("float", None)  # OTLP doesn't require minimum and maximum
+        data_points = [
             HistogramDataPoint(
-                named(point), began, at, sum(point.counts), point.value, point.counts,
-                family.bounds, unknown, unknown,
+                attributes(point), started_at, collected_at, sum(point.counts), point.value,
+                point.counts, family.bounds, unknown, unknown,
             )
             for point in family.points
         ]  # fmt: skip
-        return Metric(family.name, family.help, unit, Histogram(spread, cumulative))
-    points = [NumberDataPoint(named(point), began, at, point.value) for point in family.points]
+        return Metric(family.name, family.help, unit, Histogram(data_points, cumulative))
+    points = [
+        NumberDataPoint(attributes(point), started_at, collected_at, point.value)
+        for point in family.points
+    ]
     if family.kind is Kind.COUNTER:
         return Metric(family.name, family.help, unit, Sum(points, cumulative, is_monotonic=True))
     return Metric(family.name, family.help, unit, Gauge(points))

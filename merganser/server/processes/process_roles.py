@@ -1,4 +1,4 @@
-"""What a process does of a server: everything, or its part where there are several."""
+"""The role of a process in a server: all work, or a part if there are several processes."""
 
 import socket
 from collections.abc import Mapping, Sequence
@@ -9,24 +9,22 @@ from merganser.server.processes.shared_metrics import Board, Ship
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """The part of one process."""
+    """What one process does, with the sockets and memory that the first process prepared."""
 
     listens: bool = True
-    works: bool = True  # does what only one process should do
-    http: Sequence[socket.socket] = ()  # bound before; none: it binds its own
+    works: bool = True  # those that only one process runs
+    http: Sequence[socket.socket] = ()  # if empty, the process binds its own
     lmtp: Sequence[socket.socket] = ()
-    smtp: Mapping[str, Sequence[socket.socket]] = field(
-        default_factory=dict
-    )  # by the setting's name
+    smtp: Mapping[str, Sequence[socket.socket]] = field(default_factory=dict)  # by setting name
     index: int = 0
-    many: int = 1  # processes that listen
+    many: int = 1
     board: Board | None = None
-    ship: Ship | None = None  # tells what this process counts to the others
-    parent: int | None = None  # what is read here ends when the first process does
-    server: str = ""  # identity of the server; empty: this process is the whole server
+    ship: Ship | None = None  # None if there is one process
+    parent: int | None = None  # descriptor that closes when the first process ends
+    server: str = ""  # empty if this process is the whole server
 
     def up(self) -> None:
-        """Note that this process does its part from now on."""
+        """Mark this process as up in the memory that all processes share."""
         if self.board is not None:
             self.board.mark(self.index, up=True)
 

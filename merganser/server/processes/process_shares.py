@@ -1,11 +1,11 @@
-"""What one of several processes allows: its share of what the settings allow all of them."""
+"""Limits of one process: its share of the limits that the settings set for the server."""
 
 from typing import Any
 
 from merganser.settings.settings import Settings
 
-# The kernel spreads connections by chance, and one that stays open is always at the same process:
-# below these a share would turn away who keeps to the limit. They are no more than the limit.
+# The kernel spreads connections at random, and an open connection stays with its process. A share
+# below these values would reject clients that keep to the limit. A share never exceeds the limit.
 LEAST = {
     "login_memory": 0,
     "connections": 100,
@@ -24,13 +24,16 @@ LEAST = {
 
 
 def share(whole: int, many: int, least: int = 0) -> int:
-    """One of so many parts of the whole, rounded down, but no less than that; 0 stays 0."""
+    """Divide a limit by the number of processes, rounded down.
+
+    The result is at least `minimum` and at most `total`.
+    """
     return min(whole, max(whole // many, least))
 
 
 def shared(settings: Settings, many: int) -> Settings:
-    """The settings of one of so many processes that listen."""
-    parts: dict[str, Any] = {
+    """The settings with the limits of one of several listening processes."""
+    limits: dict[str, Any] = {
         name: share(getattr(settings, name), many, least) for name, least in LEAST.items()
     }
-    return settings.model_copy(update=parts)
+    return settings.model_copy(update=limits)

@@ -1,7 +1,7 @@
-"""Several processes on one machine: some that listen, one that works behind them.
+"""Run a server as several processes: some accept connections, one runs the workers.
 
-The first process binds, holds the store, begins the others as forks of itself, replaces those
-that die, and does nothing else: it opens no store, has no loop and no thread.
+The first process binds the sockets, locks the database, forks the other processes, and replaces
+those that die. It opens no database and has no event loop and no thread, so forking is safe.
 """
 
 import logging
@@ -31,27 +31,30 @@ log = logging.getLogger("merganser")
 
 WATCHED = {signal.SIGTERM, signal.SIGINT, signal.SIGCHLD}
 BACKGROUND = "background"
-YOUNG = 5.0  # seconds: what dies before that died at once
-PAUSE = 1.0  # seconds until that is begun again; each time twice as long
-LONGEST = 30.0
-STUCK = 90.0  # seconds that processes have to end, besides the time for draining
+YOUNG = 5.0  # seconds; after a shorter life the next start is delayed
+PAUSE = 1.0  # seconds; doubled each time
+LONGEST = 30.0  # seconds
+STUCK = 90.0  # seconds, after the time for draining
 
 
 @dataclass
 class Worker:
-    """A place for a process, and the process that has it."""
+    """A process of the server, with its sockets and the time of its next start."""
 
     name: str
     index: int
     sockets: dict[str, list[socket.socket]] = field(default_factory=dict)
     pid: int = 0
     begun: float = 0.0
-    due: float | None = None  # when it is begun again
+    due: float | None = None  # by the monotonic clock
     pause: float = PAUSE
 
 
 def run(settings: Settings, many: int) -> None:
-    """Serve with so many processes that listen, until SIGTERM or SIGINT."""
+    """Run the server with this number of listening processes until SIGTERM or SIGINT.
+
+    Raises CommandError if the server can't start, or with the exit code of a failed process.
+    """
     if not hasattr(socket, "SO_REUSEPORT"):
         raise Trouble("several workers need SO_REUSEPORT: use Linux, or one worker", code=MISUSED)
     url_of(settings)
@@ -64,7 +67,7 @@ def run(settings: Settings, many: int) -> None:
 
 
 class First:
-    """The first process."""
+    """The first process, which starts, watches and stops all others."""
 
     def __init__(self, settings: Settings, many: int, server: str) -> None:
         self._server = server
@@ -73,14 +76,14 @@ class First:
         names = [str(number) for number in range(1, many + 1)]
         self._workers = [Worker(name, index) for index, name in enumerate([*names, BACKGROUND])]
         self._board, self._slates = Board(len(self._workers)), Slates(len(self._workers))
-        self._alive, self._parent = -1, -1  # the two ends of a pipe that nobody writes to
-        self._complete = False  # all have been up at least once
-        self._asked = 0  # how often we were told to stop
+        self._alive, self._parent = -1, -1  # both ends of a pipe that is never written to
+        self._complete = False  # each process was up once
+        self._asked = 0  # counted, since the second one stops at once
         self._give_up = float("inf")
         self._code = 0
 
     def run(self) -> None:
-        """Begin all, and look after them until the last has ended."""
+        """Start all processes, and watch them until the last one has ended."""
         code = self._wait_for(
             _fork(lambda: uvloop.run(lifecycle.prepare(self._settings, self._server)))
         )
@@ -88,18 +91,18 @@ class First:
             raise Trouble("", code=code)
         self._bind()
         self._parent, self._alive = os.pipe()
-        for worker in self._workers:
-            self._begin(worker)
-        while any(worker.pid for worker in self._workers):
+        for process in self._workers:
+            self._begin(process)
+        while any(process.pid for process in self._workers):
             self._look()
         if self._code:
             raise Trouble("", code=self._code)
 
     def _wait_for(self, pid: int) -> int:
-        """Wait until a process has ended; its code. Signals are passed on to it."""
+        """Wait for the end of a process and return its exit code. A signal to stop kills it."""
         while True:
-            found = signal.sigtimedwait(WATCHED, 1)
-            if found and found.si_signo != signal.SIGCHLD:
+            signal_info = signal.sigtimedwait(WATCHED, 1)
+            if signal_info and signal_info.si_signo != signal.SIGCHLD:
                 self._asked += 1
                 os.kill(pid, signal.SIGKILL)  # a migration is one transaction
             done, status = os.waitpid(pid, os.WNOHANG)
@@ -107,128 +110,150 @@ class First:
                 return 0 if self._asked else os.waitstatus_to_exitcode(status)
 
     def _bind(self) -> None:
-        """Bind a socket for each process that listens; where somebody else listens, Trouble."""
+        """Bind sockets for each listening process. Raises CommandError if an address is in use."""
         settings = self._settings
         for name, setting in sockets.listen_addresses(settings).items():
-            for one in sockets.bind_sockets(name, setting):  # not shared, so that it can fail
-                one.close()
-            more = {"patience": settings.write_timeout} if name == "HTTP" else {}
-            for worker in self._workers:
-                if worker.name != BACKGROUND:
-                    worker.sockets[name] = sockets.bind_sockets(name, setting, shared=True, **more)
+            for bound_socket in sockets.bind_sockets(
+                name, setting
+            ):  # not shared, so it fails if the address is in use
+                bound_socket.close()
+            options = {"patience": settings.write_timeout} if name == "HTTP" else {}
+            for process in self._workers:
+                if process.name != BACKGROUND:
+                    process.sockets[name] = sockets.bind_sockets(
+                        name, setting, shared=True, **options
+                    )
 
-    def _begin(self, worker: Worker) -> None:
-        worker.begun, worker.due = time.monotonic(), None
-        for one in (one for bound in worker.sockets.values() for one in bound):
+    def _begin(self, process: Worker) -> None:
+        process.begun, process.due = time.monotonic(), None
+        for bound_socket in (
+            bound_socket for bound in process.sockets.values() for bound_socket in bound
+        ):
             with suppress(OSError):
-                one.listen(sockets.BACKLOG)  # where it was shut
-        worker.pid = _fork(lambda: self._be(worker))
+                bound_socket.listen(sockets.BACKLOG)  # it may have been shut down
+        process.pid = _fork(lambda: self._be(process))
 
-    def _be(self, worker: Worker) -> None:
-        """Do the part of this worker, in its own process."""
+    def _be(self, process: Worker) -> None:
+        """Run the role of this process, after the fork."""
         os.setpgid(0, 0)  # Ctrl-C is for the first process
         os.close(self._alive)
-        for other in self._workers:
-            if other is not worker:
-                _close(other)
+        for other_process in self._workers:
+            if other_process is not process:
+                _close(other_process)
         settings = self._settings
-        logs.set_up(settings.log_level, settings.log_format, worker.name)
-        listens = worker.name != BACKGROUND
+        logs.set_up(settings.log_level, settings.log_format, process.name)
+        listens = process.name != BACKGROUND
         names = [each.name for each in self._workers]
         part = Part(
             listens=listens,
             works=not listens,
-            http=worker.sockets.get("HTTP", ()),
-            lmtp=worker.sockets.get("LMTP", ()),
-            smtp=worker.sockets,
-            index=worker.index,
+            http=process.sockets.get("HTTP", ()),
+            lmtp=process.sockets.get("LMTP", ()),
+            smtp=process.sockets,
+            index=process.index,
             many=self._many,
             board=self._board,
-            ship=Ship(self._slates, self._board, names, worker.index),
+            ship=Ship(self._slates, self._board, names, process.index),
             parent=self._parent,
             server=self._server,
         )
         uvloop.run(lifecycle.serve(settings, part=part))
 
     def _look(self) -> None:
-        """Wait for a signal, or for the next thing to do; and do it."""
+        """Wait for a signal, an ended process or a due restart, and handle it."""
         now = time.monotonic()
-        due = [worker.due - now for worker in self._workers if worker.due is not None]
-        found = signal.sigtimedwait(WATCHED, max(0.0, min([1.0, *due])))
-        if found and found.si_signo != signal.SIGCHLD:
-            self._stop(signal.Signals(found.si_signo))
-        for worker in self._workers:
-            if worker.pid:
-                pid, status = os.waitpid(worker.pid, os.WNOHANG)
+        due = [process.due - now for process in self._workers if process.due is not None]
+        signal_info = signal.sigtimedwait(WATCHED, max(0.0, min([1.0, *due])))
+        if signal_info and signal_info.si_signo != signal.SIGCHLD:
+            self._stop(signal.Signals(signal_info.si_signo))
+        for process in self._workers:
+            if process.pid:
+                pid, status = os.waitpid(process.pid, os.WNOHANG)
                 if pid:
-                    self._ended(worker, os.waitstatus_to_exitcode(status))
+                    self._ended(process, os.waitstatus_to_exitcode(status))
         now = time.monotonic()
-        for worker in self._workers:
-            if worker.due is not None and worker.due <= now and not self._asked:
-                self._begin(worker)
+        for process in self._workers:
+            if process.due is not None and process.due <= now and not self._asked:
+                self._begin(process)
         self._complete = self._complete or self._board.all_up
         if now > self._give_up:
             log.error("processes did not end in time")
             self._signal(signal.SIGKILL, self._workers)
             self._give_up, self._code = float("inf"), WRONG
 
-    def _ended(self, worker: Worker, code: int) -> None:
-        """A process has ended: begin it again, unless all are to end."""
-        was_up, worker.pid = self._board.is_up(worker.index), 0
-        self._board.mark(worker.index, up=False)
+    def _ended(self, process: Worker, code: int) -> None:
+        """Schedule the restart of an ended process, unless the server stops.
+
+        A process that fails before all were up once stops the server.
+        """
+        was_up, process.pid = self._board.is_up(process.index), 0
+        self._board.mark(process.index, up=False)
         if self._asked:
             self._code = self._code or abs(code)
             self._end_background()
             return
-        facts = {"which": worker.name, "code": code}
+        facts = {"which": process.name, "code": code}
         if not self._complete and not was_up and code > 0:
             log.error("a process could not begin, so the server stops", extra=facts)
             self._code = code
             self._stop(signal.SIGTERM)
             return
-        lived = time.monotonic() - worker.begun
+        lived = time.monotonic() - process.begun
         if lived < YOUNG:
-            pause, worker.pause = worker.pause, min(worker.pause * 2, LONGEST)
-            for one in (one for bound in worker.sockets.values() for one in bound):
+            pause, process.pause = process.pause, min(process.pause * 2, LONGEST)
+            for bound_socket in (
+                bound_socket for bound in process.sockets.values() for bound_socket in bound
+            ):
                 with suppress(OSError):
-                    one.shutdown(socket.SHUT_RDWR)  # meanwhile the others are connected to
+                    bound_socket.shutdown(
+                        socket.SHUT_RDWR
+                    )  # so that clients connect to the other processes
         else:
-            pause, worker.pause = 0.0, PAUSE
-        worker.due = time.monotonic() + pause
+            pause, process.pause = 0.0, PAUSE
+        process.due = time.monotonic() + pause
         log.error("a process ended, another takes its place", extra={**facts, "pause": pause})
 
-    def _stop(self, which: signal.Signals) -> None:
-        """End those that listen; the one behind them is last. Told again, do not wait."""
+    def _stop(self, signal_number: signal.Signals) -> None:
+        """Stop the listening processes, then the background process.
+
+        A second signal is passed on as it is, so that they stop without waiting.
+        """
         self._asked += 1
-        for worker in self._workers:
-            worker.due = None
-            _close(worker)
+        for process in self._workers:
+            process.due = None
+            _close(process)
         if self._asked == 1:
-            log.info("stopping", extra={"signal": which.name})
+            log.info("stopping", extra={"signal": signal_number.name})
             self._give_up = time.monotonic() + self._settings.drain.total_seconds() + STUCK
-            which = signal.SIGTERM
-        self._signal(which, [one for one in self._workers if one.name != BACKGROUND])
+            signal_number = signal.SIGTERM
+        self._signal(
+            signal_number,
+            [bound_socket for bound_socket in self._workers if bound_socket.name != BACKGROUND],
+        )
         self._end_background()
 
     def _end_background(self) -> None:
-        *listening_, behind = self._workers
-        if not any(worker.pid for worker in listening_):
-            self._signal(signal.SIGTERM, [behind])
+        *listening, background = self._workers
+        if not any(process.pid for process in listening):
+            self._signal(signal.SIGTERM, [background])
 
-    def _signal(self, which: signal.Signals, workers: Sequence[Worker]) -> None:
-        for worker in workers:
-            if worker.pid:
-                os.kill(worker.pid, which)
+    def _signal(self, signal_number: signal.Signals, processes: Sequence[Worker]) -> None:
+        for process in processes:
+            if process.pid:
+                os.kill(process.pid, signal_number)
 
 
-def _close(worker: Worker) -> None:
-    for bound in worker.sockets.values():
-        for one in bound:
-            one.close()
+def _close(process: Worker) -> None:
+    for bound in process.sockets.values():
+        for bound_socket in bound:
+            bound_socket.close()
 
 
 def _fork(work: Callable[[], None]) -> int:
-    """Do `work` in a process of its own, which ends with it; the number of that process."""
+    """Run a function in a new process, which ends after it, and return its process ID.
+
+    The exit code is that of a CommandError, or 1 after another exception.
+    """
     pid = os.fork()
     if pid:
         return pid
@@ -240,7 +265,7 @@ def _fork(work: Callable[[], None]) -> int:
     except Trouble as trouble:
         code = trouble.code
         os.write(2, f"merganser: {trouble.message}\n".encode())
-    except BaseException:  # noqa: BLE001 - the process ends here: nobody else would tell
+    except BaseException:  # noqa: BLE001 - the process ends here, so the error must be reported
         os.write(2, traceback.format_exc().encode())
     finally:
         logging.shutdown()

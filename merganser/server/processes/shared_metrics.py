@@ -1,4 +1,4 @@
-"""Memory that the processes of a server share: who is up, and what each has counted."""
+"""Memory that the processes of a server share: which are up, and the metrics of each."""
 
 import asyncio
 import logging
@@ -15,28 +15,28 @@ from models.observability.metrics_merge import WORKER, carried, merged, packed, 
 
 log = logging.getLogger(__name__)
 
-ROOM = 4 << 20  # bytes of what one process counts; memory is taken where something is written
-EVERY = 1.0  # seconds between two notes
-FRESH = 5.0  # seconds; whose last note is older is not up
-HEAD = struct.Struct("<dII")  # when, length, CRC
+ROOM = 4 << 20  # bytes per process; the kernel allocates only written pages
+EVERY = 1.0  # seconds
+FRESH = 5.0  # seconds; a process whose metrics are older counts as down
+HEAD = struct.Struct("<dII")  # time, length, CRC
 SIDE = HEAD.size + ROOM
-TRIES = 3  # a side is written anew after two notes: who reads meanwhile reads again
+TRIES = 3  # a copy is overwritten after two writes, so a slow reader must read again
 BLANK = 2
 
 
 class Board:
-    """Which processes are up: memory that all of them share."""
+    """Which processes are up, in memory that all of them share."""
 
     def __init__(self, size: int) -> None:
         self._size = size
         self._marks = mmap.mmap(-1, size)
 
     def mark(self, index: int, *, up: bool) -> None:
-        """Note that a process is up, or is not."""
+        """Store whether a process is up."""
         self._marks[index] = int(up)
 
     def is_up(self, index: int) -> bool:
-        """Whether that process is up."""
+        """True if the process is up."""
         return bool(self._marks[index])
 
     def up_count(self, processes: int) -> int:
@@ -50,20 +50,23 @@ class Board:
 
     @property
     def all_up(self) -> bool:
-        """Whether none is missing."""
+        """True if all processes are up."""
         return all(self._marks[: self._size])
 
 
 class Slates:
-    """A slate for each process, with two sides: one is read while the other one is written."""
+    """The serialized metrics of each process, in memory that all processes share.
+
+    There are two copies per process: one can be read while the other one is written.
+    """
 
     def __init__(self, size: int) -> None:
         self._size = size
         self._memory = mmap.mmap(-1, size * (1 + 2 * SIDE))
-        self._memory[:size] = bytes([BLANK]) * size  # which side is to be read
+        self._memory[:size] = bytes([BLANK]) * size  # the copy to read
 
     def write(self, index: int, text: bytes) -> None:
-        """Put this in the place of what was there."""
+        """Replace the metrics of a process. Raises ValueError if they are too large."""
         if len(text) > ROOM:
             raise ValueError("more than a slate holds")
         side = int(self._memory[index] == 0)
@@ -73,7 +76,7 @@ class Slates:
         self._memory[index] = side
 
     def read(self, index: int) -> tuple[float, bytes] | None:
-        """The seconds since it was written, and what; None where nothing whole is there."""
+        """Return the age in seconds and the metrics of a process; None if none are valid."""
         for _ in range(TRIES):
             side = self._memory[index]
             if side == BLANK:
@@ -91,9 +94,9 @@ class Slates:
 
 @dataclass
 class Ship:
-    """A process of a fleet: tells the others what it counts, and all of what all have counted.
+    """Shares the metrics of this process with the others, and merges those of all processes.
 
-    It goes on from what the one before in its place had counted, so that nothing is counted down.
+    Counters begin at the values of the former process with this index, so they never decrease.
     """
 
     slates: Slates
@@ -103,16 +106,16 @@ class Ship:
     _before: list[Family] = field(init=False)
 
     def __post_init__(self) -> None:
-        left = self.slates.read(self.index)
-        self._before = unpacked(left[1]) if left else []
+        earlier_record = self.slates.read(self.index)
+        self._before = unpacked(earlier_record[1]) if earlier_record else []
 
     @property
     def name(self) -> str:
-        """What the worker is called."""
+        """The name of this process."""
         return self.names[self.index]
 
     async def run(self) -> None:
-        """Note now and then what was counted, and once more at the end."""
+        """Write the metrics of this process every second, and once more at the end."""
         try:
             while True:
                 self.note()
@@ -121,23 +124,27 @@ class Ship:
             self.note()
 
     def note(self) -> None:
-        """Let the others see what this process has counted by now."""
+        """Write the current metrics of this process for the others. Logs errors."""
         try:
             self.slates.write(self.index, packed(carried(self._before, counted())))
-        except Exception:  # whoever answers requests shall not end by it: it shows as not up
+        except (
+            Exception
+        ):  # must not stop a process that answers requests; the process shows as down
             log.exception("metrics could not be noted")
 
     def families(self) -> list[Family]:
-        """What all have counted, and whose numbers are of now."""
-        found = [self._of(index, name) for index, name in enumerate(self.names)]
-        points = [Point((name,), int(up)) for name, up, _ in found]
-        words = "1 for each process that is up and tells its numbers."
-        up = Family("merganser_worker_up", Kind.GAUGE, words, (WORKER,), points, across=Across.SAME)
-        return [up, *merged(found)]
+        """The merged metrics of all processes, and a gauge that shows which are up."""
+        process_families = [self._of(index, name) for index, name in enumerate(self.names)]
+        points = [Point((name,), int(up)) for name, up, _ in process_families]
+        help_text = "1 for each process that is up and tells its numbers."
+        up = Family(
+            "merganser_worker_up", Kind.GAUGE, help_text, (WORKER,), points, across=Across.SAME
+        )
+        return [up, *merged(process_families)]
 
     def _of(self, index: int, name: str) -> tuple[str, bool, list[Family]]:
-        told = self.slates.read(index)
-        if told is None:
+        record = self.slates.read(index)
+        if record is None:
             return name, False, []
-        age, text = told
+        age, text = record
         return name, age < FRESH and self.board.is_up(index), unpacked(text)

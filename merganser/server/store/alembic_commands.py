@@ -11,24 +11,29 @@ from merganser.server.store.migration_scripts import SCRIPTS
 
 
 def upgrade(connection: Connection) -> None:
-    """Run what this store has not seen."""
+    """Run the missing migrations."""
     command.upgrade(config(connection), "head")
 
 
 def lacking(connection: Connection) -> list[str]:
-    """The migrations that this store has not seen, oldest first; Trouble for what is newer."""
+    """The revisions that the database lacks, oldest first.
+
+    Raises CommandError if the database has a revision of a newer version.
+    """
     scripts = ScriptDirectory.from_config(config(connection))
-    seen = set(MigrationContext.configure(connection).get_current_heads())
-    known = [script.revision for script in scripts.walk_revisions()]
-    if unknown := seen.difference(known):
-        newer = ", ".join(sorted(unknown))
+    current_heads = set(MigrationContext.configure(connection).get_current_heads())
+    revisions = [script.revision for script in scripts.walk_revisions()]
+    if unknown_heads := current_heads.difference(revisions):
+        newer = ", ".join(sorted(unknown_heads))
         raise Trouble(f"the store was made by a newer merganser ({newer}): use that one")
-    newest = next((at for at, revision in enumerate(known) if revision in seen), len(known))
-    return known[:newest][::-1]
+    newest = next(
+        (at for at, revision in enumerate(revisions) if revision in current_heads), len(revisions)
+    )
+    return revisions[:newest][::-1]
 
 
 def config(connection: Connection) -> Config:
-    """Alembic's settings, with a connection lent to migrations/env.py."""
-    made = Config(attributes={"connection": connection})
-    made.set_main_option("script_location", str(SCRIPTS).replace("%", "%%"))
-    return made
+    """Alembic's configuration, with the connection that migrations/env.py uses."""
+    alembic_options = Config(attributes={"connection": connection})
+    alembic_options.set_main_option("script_location", str(SCRIPTS).replace("%", "%%"))
+    return alembic_options

@@ -1,4 +1,4 @@
-"""Bring a store's tables up to date: the only way in which a store that is kept gets them."""
+"""Migrate the tables of a database."""
 
 from sqlalchemy import Connection, inspect, text
 
@@ -6,26 +6,26 @@ from merganser.server.store.migration_scripts import SCRIPTS
 from models.store.database import Database
 from models.store.postgres.limits import UNLIMITED
 
-TURN = 0x6D657267  # of PostgreSQL's advisory locks: servers that start together take turns
+TURN = 0x6D657267  # a PostgreSQL advisory lock, for servers that start at the same time
 
 
 async def upgrade(database: Database) -> None:
-    """Run the migrations that this store has not seen, all or none.
+    """Run the missing migrations in one transaction.
 
-    Trouble where a newer version of ours has already been here.
+    Raises CommandError if the database was migrated by a newer version.
     """
-    # a writer from the start: on SQLite a second one then waits for the first, and does nothing
+    # a write transaction from the start: on SQLite a second server waits until the first is done
     engine = database.engine.execution_options(merganser_write=True)
     async with engine.begin() as connection:
         if database.dialect == "postgresql":
-            for statement in UNLIMITED:  # migrations may take long, and so may the wait for them
+            for statement in UNLIMITED:  # a migration, or the wait for it, can take long
                 await connection.execute(text(statement))
             await connection.execute(text(f"SELECT pg_advisory_xact_lock({TURN})"))
         await connection.run_sync(_upgrade)
 
 
 async def lacking(database: Database) -> list[str]:
-    """The migrations that this store has not seen, oldest first. Trouble as for `upgrade`."""
+    """Load the missing revisions, oldest first. Raises CommandError as `upgrade`."""
     async with database.engine.connect() as connection:
         return await connection.run_sync(_lacking)
 
@@ -38,14 +38,14 @@ def _upgrade(connection: Connection) -> None:
 
 
 def last() -> str:
-    """The last revision there is, by the names of the files: v0001_….py is 0001."""
+    """The last revision, from the names of the files: `v0001_….py` is 0001."""
     return max(path.name[1:5] for path in (SCRIPTS / "versions").glob("v*.py"))
 
 
 def _lacking(connection: Connection) -> list[str]:
     if inspect(connection).has_table("alembic_version"):
-        seen = connection.execute(text("SELECT version_num FROM alembic_version")).scalars()
-        if list(seen) == [last()]:
+        versions = connection.execute(text("SELECT version_num FROM alembic_version")).scalars()
+        if list(versions) == [last()]:
             return []
     from merganser.server.store import alembic_commands  # noqa: PLC0415 - slow to load, and seldom needed
 

@@ -1,4 +1,4 @@
-"""Who may use a store as its server, and who may repair it: never both, whoever is first."""
+"""The lock of a database, which servers share and a repair takes exclusively."""
 
 import fcntl
 import os
@@ -12,15 +12,18 @@ from sqlalchemy.pool import NullPool
 from merganser.errors import Trouble
 from models.store.postgres.address import is_postgres
 
-SERVED = 0x6D657268  # of PostgreSQL's advisory locks, which are each database's own
+SERVED = 0x6D657268  # a PostgreSQL advisory lock; each database has its own
 
 
 @asynccontextmanager
 async def serving(store: str) -> AsyncGenerator[None]:
-    """Hold the store as a server. Trouble where an SQLite store has one, or is being repaired."""
+    """Lock the database as a server.
+
+    Raises CommandError if it is being repaired, or is an SQLite database with another server.
+    """
     if lock_of(store) is None:
-        async with _advisory(store, shared=True) as got:
-            if not got:
+        async with _advisory(store, shared=True) as has_lock:
+            if not has_lock:
                 raise Trouble("this store is being repaired: wait until `merganser check` is done")
             yield
         return
@@ -30,51 +33,55 @@ async def serving(store: str) -> AsyncGenerator[None]:
 
 @contextmanager
 def held(store: str) -> Generator[None]:
-    """Hold an SQLite store as its server; forks hold it too, until the last of them has ended."""
+    """Lock an SQLite database as its server; do nothing for PostgreSQL.
+
+    Forks hold the lock until the last one has ended. Raises CommandError if it is locked.
+    """
     path = lock_of(store)
     if path is None:
         yield
         return
-    with _Flock(path) as holder:
-        if holder:
+    with _Flock(path) as holder_pid:
+        if holder_pid:
             raise Trouble(
-                f"another merganser uses this store (pid {holder}): stop it, or set MERGANSER_STORE"
+                f"another merganser uses this store (pid {holder_pid}): stop it, "
+                "or set MERGANSER_STORE"
             )
         yield
 
 
 @asynccontextmanager
 async def repairing(store: str, then: str = "repair") -> AsyncGenerator[None]:
-    """Hold the store alone, to do what `then` says. Trouble while it is served."""
+    """Lock the database exclusively. Raises CommandError with the purpose if a server runs."""
     path = lock_of(store)
     if path is None:
-        async with _advisory(store, shared=False) as got:
-            if not got:
+        async with _advisory(store, shared=False) as has_lock:
+            if not has_lock:
                 raise Trouble(f"a merganser serves this store: stop all of them, then {then}")
             yield
         return
-    with _Flock(path) as holder:
-        if holder:
-            raise Trouble(f"a merganser serves this store (pid {holder}): stop it, then {then}")
+    with _Flock(path) as holder_pid:
+        if holder_pid:
+            raise Trouble(f"a merganser serves this store (pid {holder_pid}): stop it, then {then}")
         yield
 
 
 def lock_of(store: str) -> Path | None:
-    """The file whose lock a server of this SQLite store holds; None for PostgreSQL."""
+    """The lock file of an SQLite database; None for PostgreSQL."""
     return None if is_postgres(store) else Path(f"{make_url(store).database}.lock")
 
 
 def holder_of(store: str) -> str | None:
-    """The number of the process that serves this SQLite store; None where there is none."""
+    """The process ID of the server of an SQLite database; None if no server runs."""
     path = lock_of(store)
     if path is None or not path.exists():
         return None
-    with _Flock(path, keep=False) as holder:
-        return holder
+    with _Flock(path, keep=False) as holder_pid:
+        return holder_pid
 
 
 class _Flock:
-    """The lock of a file for the time of a `with`; entering tells who has it already, if any."""
+    """A file lock for a `with` block. Entering returns the process ID of another holder, if any."""
 
     def __init__(self, path: Path, *, keep: bool = True) -> None:
         self._path = path
@@ -92,11 +99,14 @@ class _Flock:
         return None
 
     def __exit__(self, *_: object) -> None:
-        os.close(self._handle)  # the file stays: who removes it lets two hold "the" lock
+        os.close(
+            self._handle
+        )  # the file stays: after a removal two processes could lock different files
 
 
 @asynccontextmanager
 async def _advisory(store: str, *, shared: bool) -> AsyncGenerator[bool]:
+    """Try to take the advisory lock of a PostgreSQL database; yields whether it was taken."""
     from models.store.postgres.connection import postgres_engine  # noqa: PLC0415 - needs asyncpg
 
     engine = postgres_engine(store, poolclass=NullPool, isolation_level="AUTOCOMMIT")

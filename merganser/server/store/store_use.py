@@ -1,8 +1,7 @@
-"""Who uses a store: servers, or one command that needs it for itself. Never both.
+"""Use of a database by servers, or exclusively by one command.
 
-The lock of merganser/server/store/store_lock.py answers at once, but PostgreSQL forgets it at a
-restart. The
-registrations of processes last as long as their heartbeats, so they are asked as well.
+The lock of merganser/server/store/store_lock.py answers at once, but is lost if PostgreSQL
+restarts. Process registrations last as long as their heartbeats, so they are checked too.
 """
 
 import asyncio
@@ -19,53 +18,54 @@ from models.runtime.leases import StoreReserved
 
 
 @asynccontextmanager
-async def used_by_server(world: World, *, waits: bool = True) -> AsyncGenerator[None]:
-    """Register this process, of a server or of a command that works beside servers.
+async def used_by_server(environment: World, *, waits: bool = True) -> AsyncGenerator[None]:
+    """Register this process, of a server or of a command that can run beside servers.
 
-    Raises Trouble while a command has the store for itself; if the process `waits`, once that
-    command has shown for a while that it is alive.
+    Raises CommandError if a command uses the database exclusively. By default first waits until
+    that command has ended, or has no heartbeats.
     """
-    ends = _patience(world) if waits else 0.0
+    ends = _patience(environment) if waits else 0.0
     while True:
         try:
-            await leases.ensure_registered(world)
+            await leases.ensure_registered(environment)
             break
         except StoreReserved as reserved:
             if time.monotonic() >= ends:
                 raise Trouble(str(reserved)) from reserved
-            await leases.end_dead(world)
-            await asyncio.sleep(world.process.beat)
-    async with leases.registered(world):
+            await leases.end_dead(environment)
+            await asyncio.sleep(environment.process.beat)
+    async with leases.registered(environment):
         yield
 
 
 @asynccontextmanager
-async def used_alone(world: World, settings: Settings, purpose: str) -> AsyncGenerator[None]:
-    """Have the store for this command alone. Trouble if any process of a server is alive.
+async def used_alone(environment: World, settings: Settings, purpose: str) -> AsyncGenerator[None]:
+    """Use the database exclusively for a command.
 
-    A process that gives no sign counts as dead after a while, which is waited for here.
+    Waits until processes without heartbeats count as dead. Raises CommandError with the purpose
+    if another process is alive.
     """
     async with store_lock.repairing(settings.store, purpose):
         if store_lock.lock_of(settings.store) is not None:
-            await leases.end_exclusive(world)  # the lock of the file proves it
-        process = world.process
+            await leases.end_exclusive(environment)  # the file lock proves that they ended
+        process = environment.process
         process.name, process.exclusive = purpose, purpose
-        async with leases.registered(world):
-            await leases.ensure_registered(world)
-            ends = _patience(world)
-            first = {row.id: row.beats for row in await leases.other_processes(world)}
-            while others := await leases.other_processes(world):
+        async with leases.registered(environment):
+            await leases.ensure_registered(environment)
+            ends = _patience(environment)
+            first = {row.id: row.beats for row in await leases.other_processes(environment)}
+            while others := await leases.other_processes(environment):
                 alive = [row for row in others if row.beats != first.get(row.id)]
                 if alive or time.monotonic() >= ends:
                     named = ", ".join(f"{row.host} (pid {row.pid})" for row in alive or others)
                     raise Trouble(
                         f"a merganser uses this store at {named}: stop it, then {purpose}"
                     )
-                await leases.end_dead(world)
+                await leases.end_dead(environment)
                 await asyncio.sleep(process.beat / 5)
             yield
 
 
-def _patience(world: World) -> float:
-    """Until when a process without heartbeats is watched, by the monotonic clock."""
-    return time.monotonic() + 4 * world.process.dead_after
+def _patience(environment: World) -> float:
+    """The time of the monotonic clock after which a process without heartbeats is dead."""
+    return time.monotonic() + 4 * environment.process.dead_after

@@ -1,4 +1,4 @@
-"""Roads on which wake-ups go from process to process (models/events/wakeups.py)."""
+"""Event buses, which carry wake-ups between processes (models/events/wakeups.py)."""
 
 from collections.abc import Callable
 from typing import Protocol
@@ -7,18 +7,21 @@ Heard = Callable[[str], None]
 
 
 class Bus(Protocol):
-    """A road. Messages may be lost, and may come back to who sent them.
+    """A transport of short messages. Messages can be lost, and can return to their sender.
 
-    Nothing here goes on by itself: what breaks raises, and the caller tries again.
+    A bus does not reconnect: failures raise, and the caller tries again.
     """
 
     name: str  # for the log
 
     async def send(self, message: str) -> None:
-        """Send a message to all who hear."""
+        """Send a message to all processes that receive."""
 
     async def hear(self, heard: Heard, begun: Callable[[], None]) -> None:
-        """Hear until the bus breaks. From the call of `begun` on nothing is missed."""
+        """Pass messages to `on_message` until the bus breaks.
+
+        From the call of `on_connected` on, no message is missed.
+        """
 
     async def close(self) -> None:
-        """Let go of all connections."""
+        """Close all connections."""

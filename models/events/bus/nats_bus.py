@@ -1,4 +1,4 @@
-"""Wake-ups by NATS: between all processes that use it."""
+"""Wake-ups over NATS, between all processes that use the same subject."""
 
 import asyncio
 from collections.abc import Callable
@@ -9,12 +9,12 @@ from nats.aio.msg import Msg
 
 from models.events.bus import Heard
 
-LOOK = 1  # seconds between two signs of life; two that are missing end the connection
-PATIENCE = 2
+LOOK = 1  # seconds; two pings without a reply end the connection
+PATIENCE = 2  # seconds
 
 
 class NatsBus:
-    """Publishes, and subscribes to, one subject."""
+    """Publishes to one subject, and subscribes to it."""
 
     name = "nats"
 
@@ -23,45 +23,45 @@ class NatsBus:
         self._out: Client | None = None
 
     async def _connected(self) -> Client:
-        # No connecting again of its own: after a break we must look, and it would not tell us.
+        # Without automatic reconnects: after a break followers must read, and need to know of it.
         return await nats.connect(
             self._url,
             allow_reconnect=False,
             connect_timeout=PATIENCE,
             ping_interval=LOOK,
-            error_cb=_known,
+            error_cb=_ignore_error,
         )
 
     async def send(self, message: str) -> None:
-        """Publish to all who have subscribed."""
+        """Publish a message to all subscribers."""
         client, self._out = self._out, None
         if client is None or not client.is_connected:
             client = await self._connected()
         await client.publish(self._subject, message.encode())
         await client.flush(PATIENCE)
-        self._out = client  # whatever broke is not used again
+        self._out = client  # a client that failed is not used again
 
     async def hear(self, heard: Heard, begun: Callable[[], None]) -> None:
-        """Hear until the connection breaks."""
+        """Receive until the connection breaks."""
         client = await self._connected()
         try:
 
-            async def received(message: Msg) -> None:
+            async def handle_message(message: Msg) -> None:
                 heard(message.data.decode())
 
-            await client.subscribe(self._subject, cb=received)
+            await client.subscribe(self._subject, cb=handle_message)
             await client.flush(PATIENCE)
             begun()
-            while client.is_connected:  # noqa: ASYNC110 - it tells of some ends only
+            while client.is_connected:  # noqa: ASYNC110 - only some ends are events
                 await asyncio.sleep(LOOK)
         finally:
             await client.close()
 
     async def close(self) -> None:
-        """Let go of the connection."""
+        """Close the sending connection."""
         if self._out is not None:
             await self._out.close()
 
 
-async def _known(_problem: Exception) -> None:
-    """Say nothing: what is broken is found by who sends or hears."""
+async def _ignore_error(_problem: Exception) -> None:
+    """Ignore an error: `send` and `receive` raise for a broken connection."""

@@ -1,4 +1,4 @@
-"""Wake-ups by PostgreSQL's NOTIFY: between all processes of a database."""
+"""Wake-ups over PostgreSQL's NOTIFY, between all processes of a database."""
 
 import asyncio
 from collections.abc import Callable
@@ -11,14 +11,14 @@ from models.store.postgres.connection import postgres_engine
 from models.store.postgres.reader import Held
 
 CHANNEL = "merganser"
-LOOK = 10.0  # seconds between two signs of life
-PATIENCE = 5.0  # seconds to give one
+LOOK = 10.0  # seconds
+PATIENCE = 5.0  # seconds
 
 
 class PostgresBus:
-    """One connection beside those of the store, which listens and notifies.
+    """One connection, separate from those of transactions, that listens and notifies.
 
-    Units notify nothing themselves: it would make their commits wait for each other.
+    Transactions don't notify: that would make their commits wait for each other.
     """
 
     name = "postgresql"
@@ -29,6 +29,7 @@ class PostgresBus:
         self._turn = asyncio.Lock()
 
     async def _driver(self) -> Any:
+        """Return the connection of the driver; open it if there is none."""
         if self._held is None:
             made = await self._engine.raw_connection()
             self._held = Held(made.driver_connection, made)
@@ -36,6 +37,7 @@ class PostgresBus:
         return self._held.driver
 
     async def _do(self, statement: str, *values: str) -> None:
+        """Execute a statement, and drop the connection if that fails."""
         async with self._turn:
             driver = await self._driver()
             try:
@@ -46,7 +48,7 @@ class PostgresBus:
                 raise
 
     async def send(self, message: str) -> None:
-        """Notify all who listen."""
+        """Notify all listening processes."""
         await self._do("SELECT pg_notify($1, $2)", CHANNEL, message)
 
     async def hear(self, heard: Heard, begun: Callable[[], None]) -> None:
@@ -71,7 +73,7 @@ class PostgresBus:
             driver.terminate()
 
     async def close(self) -> None:
-        """Let go of the connection."""
+        """Close the connection."""
         if self._held is not None:
             await self._held.driver.close()
         await self._engine.dispose()

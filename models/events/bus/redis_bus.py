@@ -1,4 +1,4 @@
-"""Wake-ups by Redis, or what speaks as it does: between all processes that use it."""
+"""Wake-ups over Redis or a compatible server, between all processes that use it."""
 
 import asyncio
 from collections.abc import Callable
@@ -9,17 +9,17 @@ from redis.backoff import NoBackoff
 
 from models.events.bus import Heard
 
-LOOK = 10.0  # seconds between two signs of life
-PATIENCE = 5.0  # seconds to give one
+LOOK = 10.0  # seconds
+PATIENCE = 5.0  # seconds
 
 
 class RedisBus:
-    """Publishes, and subscribes to, one channel."""
+    """Publishes to one channel, and subscribes to it."""
 
     name = "redis"
 
     def __init__(self, url: str, channel: str) -> None:
-        # No retry of its own: after a break we must look, and it would not tell us of one.
+        # Without automatic retries: after a break followers must read, and need to know of it.
         self._redis = Redis.from_url(
             url,
             retry=Retry(NoBackoff(), 0),
@@ -29,11 +29,11 @@ class RedisBus:
         self._channel = channel
 
     async def send(self, message: str) -> None:
-        """Publish to all who have subscribed."""
+        """Publish a message to all subscribers."""
         await self._redis.publish(self._channel, message)
 
     async def hear(self, heard: Heard, begun: Callable[[], None]) -> None:
-        """Hear until the connection breaks."""
+        """Receive until the connection breaks."""
         async with self._redis.pubsub() as subscribed:
             await subscribed.subscribe(self._channel)
             silent = False
@@ -52,5 +52,5 @@ class RedisBus:
                     heard(message["data"].decode())
 
     async def close(self) -> None:
-        """Let go of all connections."""
+        """Close all connections."""
         await asyncio.shield(self._redis.aclose())

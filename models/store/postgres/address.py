@@ -57,7 +57,7 @@ Check = Callable[[str], bool]
 
 
 class AddressError(ValueError):
-    """An address of PostgreSQL that cannot be used. The message names the parameter."""
+    """An address of PostgreSQL that can't be used. The message names the parameter."""
 
 
 def _is_one_of(*values: str) -> Check:
@@ -73,7 +73,7 @@ def _is_any(_value: str) -> bool:
 
 
 SWITCH = _is_one_of("0", "1")
-# parameter -> the values that can be used, and how a sentence names them
+# parameter -> check of its value, and the allowed values for messages
 TEXTS = (
     "host", "hostaddr", "port", "dbname", "user", "password", "passfile", "service", "servicefile",
     "options", "application_name", "fallback_application_name", "sslcert", "sslkey", "sslpassword",
@@ -119,11 +119,11 @@ PARAMETERS: Mapping[str, tuple[Check, str]] = {
 
 @dataclass(frozen=True, slots=True)
 class PostgresHost:
-    """One server to try: a host name with a port, or a folder with a Unix socket."""
+    """A server to try: a host name with a port, or a folder with a Unix socket."""
 
     name: str
     port: int
-    address: str = ""  # `hostaddr`: connect there, and check the certificate against `name`
+    address: str = ""  # `hostaddr`: the address to connect to; the certificate must name `name`
 
     @property
     def is_socket(self) -> bool:
@@ -139,16 +139,16 @@ class PostgresAddress:
     parameters: Mapping[str, str] = field(repr=False)
 
     def get(self, name: str, default: str = "") -> str:
-        """The value of a parameter; `default` if it is absent or empty."""
+        """Return the value of a parameter, or `default` if it is absent or empty."""
         return self.parameters.get(name) or default
 
     def number(self, name: str, default: int) -> int:
-        """The value of a parameter that is a number."""
+        """Return the value of a parameter that is a number."""
         return int(self.get(name, str(default)))
 
     @property
     def sslmode(self) -> str:
-        """How much TLS must prove.
+        """The effective `sslmode` of libpq.
 
         `channel_binding=require` and `sslrootcert=system` imply verify-full. The driver can't bind
         a SCRAM exchange to the TLS channel; a verified certificate protects against the same
@@ -168,16 +168,17 @@ class PostgresAddress:
 
 
 def is_postgres(url: str) -> bool:
-    """True if the address of a store names PostgreSQL."""
+    """True if the URL of a database names PostgreSQL."""
     return url.partition("://")[0] in SCHEMES
 
 
 def parse_postgres_address(
     url: str, environment: Mapping[str, str] | None = None
 ) -> PostgresAddress:
-    """Parse a connection URI. Raises AddressError with a sentence that has no secret in it.
+    """Parse a connection URI.
 
-    The URI has precedence over the service file, and the service file over the environment.
+    The URI has precedence over the service file, and the service file over the environment. Raises
+    PostgresAddressError with a message that contains no secret.
     """
     environment = os.environ if environment is None else environment
     given = _uri_parameters(url)
@@ -196,7 +197,7 @@ def parse_postgres_address(
 
 
 def _check_tls(address: PostgresAddress) -> None:
-    """Check that the parameters of TLS fit together."""
+    """Check that the parameters of TLS fit together. Raises PostgresAddressError."""
     given = address.get("sslmode")
     if address.get("sslrootcert") == "system" and given not in {"", "verify-full"}:
         raise AddressError("sslrootcert=system needs sslmode=verify-full")
@@ -216,7 +217,7 @@ def _check(name: str, value: str) -> None:
 
 
 def _uri_parameters(url: str) -> dict[str, str]:
-    """The parameters that a URI gives, by their names in libpq."""
+    """Return the parameters of a URI, by their names in libpq."""
     scheme, mark, rest = url.partition("://")
     if not mark or scheme not in SCHEMES:
         raise AddressError("write postgresql://user:password@host/database")
@@ -244,7 +245,7 @@ def _uri_parameters(url: str) -> dict[str, str]:
 
 
 def _host_parameters(text: str) -> dict[str, str]:
-    """`host` and `port` of the hosts before the path: a:1,[::1]:2,c."""
+    """Return `host` and `port` of the hosts before the path, as in a:1,[::1]:2,c."""
     names, ports = [], []
     for part in text.split(","):
         matched = re.fullmatch(r"(\[[^\]]*\]|[^:\[\]]*)(?::([0-9]*))?", part)
@@ -260,7 +261,10 @@ def _host_parameters(text: str) -> dict[str, str]:
 
 
 def _decoded(text: str, name: str) -> str:
-    """A percent-encoded part. Raises AddressError if it is no UTF-8, has a NUL or a bad escape."""
+    """Decode a percent-encoded part.
+
+    Raises PostgresAddressError if it is not UTF-8, has a NUL or a bad escape.
+    """
     if re.search(r"%(?![0-9A-Fa-f]{2})", text):
         raise AddressError(
             f"the {name} has a % that begins no escape: write %25 for a percent sign"
@@ -305,7 +309,7 @@ def _port(text: str) -> int:
 def _service_parameters(
     service: str, known: Mapping[str, str], environment: Mapping[str, str]
 ) -> dict[str, str]:
-    """The parameters of a section of the service file."""
+    """Return the parameters of a section of the service file."""
     home = environment.get("HOME")
     folder = environment.get("PGSYSCONFDIR")
     own = known.get("servicefile") or (f"{home}/.pg_service.conf" if home else "")

@@ -1,4 +1,4 @@
-"""Connections to PostgreSQL: how every part of Merganser opens one."""
+"""Connections to PostgreSQL: all parts of Merganser open them here."""
 
 import os
 import pwd
@@ -27,7 +27,7 @@ FAILURES = (
 
 
 class PostgresConnector:
-    """Opens connections to one address, each with the session settings of the product."""
+    """Opens connections to one address, each with the session settings of Merganser."""
 
     def __init__(self, url: str) -> None:
         self.address = parse_postgres_address(url)
@@ -38,7 +38,7 @@ class PostgresConnector:
     async def connect(self, *_given: Any, **_more: Any) -> Any:
         """Open a connection to the first host that can be used.
 
-        Raises StoreUnavailable, caused by the last failure, if there is none.
+        Raises StorageUnavailable, caused by the last failure, if there is none.
         """
         places = list(zip(self.address.hosts, self._tls, strict=True))
         if self.address.get("load_balance_hosts") == "random":
@@ -72,13 +72,13 @@ class PostgresConnector:
             server_settings=self._startup(),
             target_session_attrs=attributes,
             direct_tls=self.address.get("sslnegotiation") == "direct",
-            timeout=max(timeout, 2) if timeout > 0 else None,  # libpq: 0 waits for ever
+            timeout=max(timeout, 2) if timeout > 0 else None,  # libpq: 0 means no limit
             **known,
             **how,
         )
 
     def _advisory_dsn(self) -> str:
-        """The parameters of TLS that the driver must retry without."""
+        """Return a DSN with the TLS parameters that the driver must retry without."""
         names = (
             "sslcert", "sslkey", "sslpassword", "ssl_min_protocol_version",
             "ssl_max_protocol_version",
@@ -110,7 +110,7 @@ class PostgresConnector:
             raise
 
     def _check_peer(self, handle: Any) -> None:
-        """Check that the server runs as `requirepeer` says."""
+        """Check that the server runs as the user of `requirepeer`."""
         if name := self.address.get("requirepeer"):
             size = struct.calcsize("3i")
             with socket.socket(fileno=os.dup(handle.fileno())) as copy:
@@ -139,9 +139,9 @@ class PostgresConnector:
 
 
 def postgres_engine(url: str, **more: Any) -> AsyncEngine:
-    """Make an engine whose connections are opened by a PostgresConnector.
+    """Create an engine that opens its connections with a PostgresConnector.
 
-    Raises AddressError if the address can't be used.
+    Raises PostgresAddressError if the address can't be used.
     """
     connect: Callable[..., Any] = PostgresConnector(url).connect
     given: Mapping[str, Any] = {"async_creator_fn": connect}

@@ -1,7 +1,7 @@
-"""How long connections and transactions of PostgreSQL may last or wait."""
+"""Time limits of connections and transactions of PostgreSQL."""
 
 CONNECT_TIMEOUT = 5  # seconds to connect to one host, unless `connect_timeout` is given
-# PostgreSQL ends a connection whose peer has vanished. A unit of work takes milliseconds, so a
+# PostgreSQL ends a connection whose peer has vanished. A transaction takes milliseconds, so a
 # transaction that waits for its client for 10 s has lost it. `lock_timeout` is below the 5 s
 # after which LMTP answers 451.
 SESSION = {
@@ -13,8 +13,8 @@ SESSION = {
     "tcp_user_timeout": "15s",
     "client_connection_check_interval": "5s",
 }
-# What a transaction runs first that may take or wait longer, such as a migration.
+# The first statements of a transaction that may take or wait longer, such as a migration.
 UNLIMITED = ("SET LOCAL lock_timeout = 0", "SET LOCAL idle_in_transaction_session_timeout = 0")
-USER_TIMEOUT = 15_000  # ms until unacknowledged data ends our side of a connection
-NEWER = 14  # the version of PostgreSQL that knows `client_connection_check_interval`
+USER_TIMEOUT = 15_000  # until unacknowledged data ends the connection on our side
+NEWER = 14  # the first major version of PostgreSQL with `client_connection_check_interval`
 KEEPALIVE = {"keepalives_idle": 10, "keepalives_interval": 3, "keepalives_count": 3}

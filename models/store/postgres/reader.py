@@ -1,4 +1,4 @@
-"""Reading from PostgreSQL: without transactions, and by the driver alone what was made once."""
+"""Reads from PostgreSQL without transactions; the driver alone runs prepared statements."""
 
 import asyncio
 import time
@@ -15,27 +15,27 @@ from models.store.prepared_statements import Driven, Prepared, Rows
 
 Columns = TypeVarTuple("Columns")
 
-RESTED = 1.0  # seconds after which a connection may have ended without a word
+RESTED = 1.0  # seconds after which a connection may have ended without a message
 TOGETHER = 4  # selects of a kind that the driver runs at once
 
 
 class PostgresReaders:
-    """Connections that only read, each statement for itself: no BEGIN, no ROLLBACK, no ping.
+    """Connections that only read, each statement alone: no BEGIN, no ROLLBACK, no ping.
 
-    What does not go well, as on a connection that was closed, is asked again by `safe`, the
-    engine of units, which looks first whether a connection lives.
+    A select that fails, as on a closed connection, runs again on `checked_engine`, the engine of
+    transactions, which checks its connections.
     """
 
     def __init__(self, reading: AsyncEngine, safe: AsyncEngine) -> None:
         self._reading, self._safe = reading, safe
         self.engine = reading.sync_engine
-        # apart, so that slow searches do not take the connections of quick reads
+        # separate, so that slow searches do not take the connections of quick reads
         self._near, self._far = Direct(reading), Direct(reading)
 
     async def read(
         self, statement: Select[*Columns], given: Mapping[str, Any] | None
     ) -> Sequence[CoreRow[*Columns]]:
-        """The rows of any select."""
+        """Return the rows of any select."""
         try:
             async with self._reading.connect() as connection:
                 return (await connection.execute(statement, given)).all()
@@ -45,11 +45,11 @@ class PostgresReaders:
             return await self._again(statement, given)
 
     async def find(self, statement: Prepared, given: Mapping[str, Any]) -> Sequence[Any]:
-        """The few rows of a prepared select, always by the same index."""
+        """Return the few rows of a prepared select, which always uses the same index."""
         return await self._direct(self._near, statement, given)
 
     async def follow(self, steps: Steps[Outcome]) -> Outcome:
-        """What a search finds, each step in a way that depends on what is asked."""
+        """Run dependent selects, each with a plan for its values, and return their result."""
         return await told_later(steps, self._step)
 
     async def _step(self, step: Step) -> Sequence[Any]:
@@ -64,7 +64,7 @@ class PostgresReaders:
         driven, values = statement.ready(self.engine, given)
         try:
             return Rows(driven, await direct.rows(driven, values))
-        except Exception:  # noqa: BLE001 - asked again, there it is told as always
+        except Exception:  # noqa: BLE001 - the second try raises it as usual
             return await self._again(statement.made, given)
 
     async def _again(
@@ -74,28 +74,28 @@ class PostgresReaders:
             return (await connection.execute(statement, given)).all()
 
     async def close(self) -> None:
-        """Let go of all connections."""
+        """Close all connections."""
         await self._near.close()
         await self._far.close()
         await self._reading.dispose()
 
 
 def look_first(engine: Engine) -> None:
-    """Let no unit begin on a connection that has ended.
+    """Let no transaction begin on a connection that has ended.
 
-    To ask the store takes three ways there and back: one that has rested is asked, of one that
-    was just in use the driver knows.
+    A ping of the database takes three round trips. So only idle connections are pinged; the driver
+    knows whether a connection that was just in use has ended.
     """
 
     def returned(_driver: Any, record: Any) -> None:
-        record.info["rests"] = time.monotonic()
+        record.info["idle_since"] = time.monotonic()
 
     def taken(driver: Any, record: Any, _proxy: Any) -> None:
-        rests = record.info.get("rests")
+        idle_since = record.info.get("idle_since")
         try:
             if driver.driver_connection.is_closed():
                 raise DisconnectionError
-            if rests is not None and time.monotonic() - rests > RESTED:
+            if idle_since is not None and time.monotonic() - idle_since > RESTED:
                 engine.dialect.do_ping(driver)
         except engine.dialect.loaded_dbapi.Error as ended:
             raise DisconnectionError from ended
@@ -105,14 +105,14 @@ def look_first(engine: Engine) -> None:
 
 
 class Held(NamedTuple):
-    """A connection of the driver, and what SQLAlchemy made around it."""
+    """A connection of the driver, and the SQLAlchemy connection around it."""
 
     driver: Any
     made: PoolProxiedConnection
 
 
 class Direct:
-    """A few connections of an engine that are asked by their driver."""
+    """A few connections of an engine that the driver uses without SQLAlchemy."""
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
@@ -120,7 +120,7 @@ class Direct:
         self._room = asyncio.Semaphore(TOGETHER)
 
     async def rows(self, driven: Driven, values: Sequence[Any]) -> list[Any]:
-        """The rows as the driver gives them. A connection that is disturbed is not used again."""
+        """Return the driver's rows. A connection is not used again after a failure."""
         async with self._room:
             held = self._free.pop() if self._free else await self._opened()
             try:
@@ -138,6 +138,6 @@ class Direct:
         return held
 
     async def close(self) -> None:
-        """Let go of the connections."""
+        """Close the idle connections."""
         while self._free:
             await self._free.pop().driver.close()

@@ -1,7 +1,7 @@
-"""How many units of one process may wait for the row lock of one stream in PostgreSQL.
+"""A limit on the transactions of a process that wait for the lock of one stream in PostgreSQL.
 
-Each waits with a connection. Without a bound, units of one account that is locked by somebody
-else take all connections, and units of other accounts get none.
+Each waits with a connection. Without a limit, the transactions of one locked user take all
+connections, and those of other users get none.
 """
 
 import asyncio
@@ -12,31 +12,32 @@ from dataclasses import dataclass, field
 
 from models.store.outages import StreamBusy
 
-INSIDE = 2  # units of a stream with a connection: one holds its lock, the next one waits for it
-PROBES = 3  # units with a connection of streams whose lock was not free in time
-WAIT = 5.0  # seconds that a unit waits for a place
+INSIDE = 2  # transactions with a connection: one holds the lock, the next one waits for it
+PROBES = 3  # transactions with a connection for streams whose lock was not free in time
+WAIT = 5.0  # that a transaction waits for a place
 
 
 @dataclass
 class Lane:
-    """The units of one stream."""
+    """The transactions of one stream."""
 
     inside: int = 0
     waiting: deque[asyncio.Future[None]] = field(default_factory=deque)
-    is_stuck: bool = False  # its lock was not free in time: one unit at a time tries
+    is_stuck: bool = False  # its lock was not free in time: one transaction at a time tries
 
 
 class StreamGate:
-    """The lanes of all streams that have units now."""
+    """The queues of all streams that have transactions now."""
 
     def __init__(self) -> None:
         self._lanes: dict[int, Lane] = {}
 
     @asynccontextmanager
     async def enter(self, streams: Collection[int]) -> AsyncGenerator[None]:
-        """Take a place in the lane of each stream. Raises StreamBusy after 5 s without one.
+        """Take a place in the queue of each stream.
 
-        Places are taken in the order of the ids, as row locks are: nobody deadlocks.
+        Places are taken in the order of the ids, as row locks are, so there is no deadlock. Raises
+        StreamBusy after WAIT_SECONDS without a place.
         """
         taken: list[int] = []
         is_busy = is_free = False
@@ -65,7 +66,7 @@ class StreamGate:
             lane.inside += 1
 
     def _probes(self) -> int:
-        """The units with a connection of streams whose lock was not free in time."""
+        """Count the transactions with a connection for stuck streams."""
         return sum(lane.inside for lane in self._lanes.values() if lane.is_stuck)
 
     async def _wait(self, stream: int, lane: Lane) -> None:
@@ -76,7 +77,7 @@ class StreamGate:
                 await place
         except BaseException as problem:
             if place.done() and not place.cancelled() and place.exception() is None:
-                self._leave(stream, is_busy=False)  # it was given to us at the same moment
+                self._leave(stream, is_busy=False)  # the place was assigned at the same moment
             elif place in lane.waiting:
                 lane.waiting.remove(place)
                 self._forget(stream, lane)

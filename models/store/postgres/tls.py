@@ -6,13 +6,13 @@ from typing import Any
 
 from models.store.postgres.address import AddressError, PostgresAddress, PostgresHost
 
-FOLDER = ".postgresql"  # below the home directory: libpq's default files
+FOLDER = ".postgresql"  # below the home directory, as in libpq
 
 
 class NamedContext(ssl.SSLContext):
     """A TLS context that checks and announces a given host name.
 
-    `hostaddr` says where to connect, `host` what the certificate must name.
+    `hostaddr` is the address to connect to, `host` the name in the certificate.
     """
 
     server_name: str | None = None
@@ -28,9 +28,9 @@ class NamedContext(ssl.SSLContext):
 
 
 def tls_of(address: PostgresAddress, host: PostgresHost) -> NamedContext | None:
-    """Make the TLS context for a host; None if it is reached without TLS.
+    """Create the TLS context for a host, or None if it is reached without TLS.
 
-    Raises AddressError if a file of the address can't be used.
+    Raises PostgresAddressError if a file of the address can't be used.
     """
     mode = address.sslmode
     if host.is_socket or mode == "disable":
@@ -51,7 +51,7 @@ def tls_of(address: PostgresAddress, host: PostgresHost) -> NamedContext | None:
 
 
 def _load_roots(context: NamedContext, address: PostgresAddress, mode: str) -> None:
-    """Load the certificates to trust. `require` verifies only if there is a file of them."""
+    """Load the trusted certificates. `require` verifies only if there is a file of them."""
     given, own = address.get("sslrootcert"), _own("root.crt")
     if given == "system" or (not given and address.get("channel_binding") == "require"):
         context.load_default_certs()
@@ -106,7 +106,7 @@ def _version(name: str) -> ssl.TLSVersion:
 
 
 def _own(name: str) -> Path | None:
-    """Libpq's default file in the home directory, if it exists."""
+    """Return libpq's default file in the home directory, if it exists."""
     try:
         path = Path.home() / FOLDER / name
     except RuntimeError:

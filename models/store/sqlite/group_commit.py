@@ -1,4 +1,4 @@
-"""Units of work that share one wait for the disk: how an SQLite store is written."""
+"""Transactions that share one write to the disk: how an SQLite database is written."""
 
 import asyncio
 import time
@@ -19,28 +19,29 @@ from models.store.outages import StoreUnavailable, unavailable
 from models.store.sqlite.wal_checkpoints import Checkpoints
 from models.store.sqlite.write_lock import StoreTurn
 
-MOST = 32  # units in a group
-LONGEST = 0.005  # seconds a group stays open: a person waits behind it
+MOST = 32  # transactions in a group
+LONGEST = 0.005  # time that a group stays open, which delays its callers
 
 Outcome = TypeVar("Outcome")
 
 
 @dataclass
 class Group:
-    """Units of work that share one transaction, and so one wait for the disk."""
+    """Transactions that share one transaction of SQLite, and so one write to the disk."""
 
     connection: AsyncConnection
     began: float = field(default_factory=time.monotonic)
     units: int = 0
     saved: asyncio.Future[None] = field(default_factory=asyncio.Future)
-    failure: StoreUnavailable | None = None  # why SQLite ended the transaction before its commit
+    # why SQLite rolled the transaction back before its commit
+    failure: StoreUnavailable | None = None
 
 
 class GroupCommit:
-    """The turns of the one writer of an SQLite store.
+    """Lets the transactions of the process use the only writer of an SQLite database in turn.
 
-    Units take turns, each in a savepoint of its own. While others wait the transaction
-    stays open for them; nobody is told "done" before it is on the disk.
+    Each has its own savepoint. While others wait, the transaction of SQLite stays open for them. No
+    caller continues before its changes are on the disk.
     """
 
     def __init__(self, engine: AsyncEngine, store: StoreTurn, checkpoints: Checkpoints) -> None:
@@ -53,8 +54,9 @@ class GroupCommit:
 
     @asynccontextmanager
     async def write(self) -> AsyncGenerator[AsyncSession]:
+        """Open a session in a savepoint, and wait until its group is committed."""
         await self._take_turn()
-        with cancel_safety.unit():  # from here on it ends either way, called off or not
+        with cancel_safety.unit():  # from here on it ends normally, even if it is cancelled
             try:
                 group = self._group = self._group or await self._begun()
                 try:
@@ -78,7 +80,7 @@ class GroupCommit:
 
     @asynccontextmanager
     async def alone(self) -> AsyncGenerator[None]:
-        """A turn in which no transaction of ours is open: for a writer with its own connection."""
+        """Hold the lock without an open group, for a writer with its own connection."""
         async with self._turn:
             if self._group:
                 await self._save(self._group)
@@ -90,7 +92,7 @@ class GroupCommit:
             await self._turn.acquire()
         except asyncio.CancelledError:
             if self._group and self._waiting == 1 and not self._turn.locked():
-                await self._save(self._group)  # it was kept open for us alone
+                await self._save(self._group)  # it was kept open for this caller alone
             raise
         finally:
             self._waiting -= 1
@@ -104,12 +106,14 @@ class GroupCommit:
             ) as session:
                 try:
                     yield session
-                    await session.commit()  # of the savepoint: a neighbour's failure is not ours
+                    await (
+                        session.commit()
+                    )  # releases the savepoint: another one's failure does not matter
                 except Exception as problem:
                     await _note_lost_transaction(group, problem)
                     raise
         except Exception:
-            if group.failure is not None:  # there is no savepoint to go back to
+            if group.failure is not None:  # there is no savepoint to roll back to
                 raise group.failure from group.failure.__cause__
             raise
 
@@ -123,9 +127,9 @@ class GroupCommit:
             if group.failure is not None:
                 raise group.failure
             await group.connection.commit()
-        except Exception as problem:  # noqa: BLE001 - each unit of the group raises it
+        except Exception as problem:  # noqa: BLE001 - each transaction of the group raises it
             group.saved.set_exception(problem)
-            group.saved.exception()  # it may be that no unit waits: each has failed before
+            group.saved.exception()  # marks it as retrieved, if no caller waits
         else:
             group.saved.set_result(None)
             self._checkpoints.committed()
@@ -137,11 +141,11 @@ class GroupCommit:
 
 
 async def _note_lost_transaction(group: Group, problem: Exception) -> None:
-    """Note why SQLite ended the transaction of a group, if it did.
+    """Note why SQLite rolled the transaction of a group back, if it did.
 
-    It does so when the disk is full, or fails: https://www.sqlite.org/lang_transaction.html
-    After a failed flush SQLAlchemy has ended it, for whatever reason: nothing is noted then,
-    unless the failure is one of the store.
+    It does so when the disk is full, or fails: https://www.sqlite.org/lang_transaction.html After a
+    failed flush SQLAlchemy has ended it, for any reason: nothing is noted then, unless the failure
+    is one of the database.
     """
     driver: Any = (await group.connection.get_raw_connection()).driver_connection
     if driver.in_transaction:
@@ -158,14 +162,14 @@ async def _note_lost_transaction(group: Group, problem: Exception) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A unit that waits for its turn."""
+    """A synchronous transaction that waits for the writer's thread."""
 
     work: Callable[[Connection], Any]
     outcome: asyncio.Future[Any]
 
 
 class Batches:
-    """Units that are plain functions of a connection: run in the writer's thread, in groups."""
+    """Runs functions of a connection in the writer's thread, several in one transaction."""
 
     def __init__(self, engine: Engine, turns: GroupCommit, checkpoints: Checkpoints) -> None:
         self.engine = engine
@@ -174,10 +178,11 @@ class Batches:
         self._thread = ThreadPoolExecutor(1, "writer")
         self._waiting: deque[Job] = deque()
         self._running: asyncio.Task[None] | None = None
-        # Taking it from the pool and giving it back would cost as much as a small unit.
+        # To take it from the pool and return it would cost as much as a small transaction.
         self._connection: Connection | None = None
 
     async def apply(self, work: Callable[[Connection], Outcome]) -> Outcome:
+        """Run a function in a transaction, and return its result after the commit."""
         job = Job(work, asyncio.get_running_loop().create_future())
         self._waiting.append(job)
         if self._running is None or self._running.done():
@@ -192,12 +197,14 @@ class Batches:
                 jobs = [self._waiting.popleft() for _ in range(min(MOST, len(self._waiting)))]
                 try:
                     done = await loop.run_in_executor(self._thread, self._commit, jobs)
-                except Exception as broken:  # noqa: BLE001 - each unit of the group raises it
+                except Exception as broken:  # noqa: BLE001 - each transaction of the group raises it
                     done = [(None, broken)] * len(jobs)
-            self._waiting.extendleft(reversed(jobs[len(done) :]))  # what took too long to start
+            self._waiting.extendleft(
+                reversed(jobs[len(done) :])
+            )  # those for which there was no time
             for job, (value, problem) in zip(jobs, done, strict=False):
                 if job.outcome.done():
-                    continue  # who asked has gone; the work is done all the same
+                    continue  # the caller was cancelled; the work is done nevertheless
                 if problem:
                     job.outcome.set_exception(problem)
                 else:
@@ -217,7 +224,7 @@ class Batches:
         driver: Any = connection.connection.driver_connection
         driver.execute("BEGIN IMMEDIATE")
         try:
-            if len(jobs) == 1:  # it has no neighbours to shield
+            if len(jobs) == 1:  # no savepoint is needed
                 done.append((jobs[0].work(connection), None))
             else:
                 began = time.monotonic()
@@ -227,7 +234,7 @@ class Batches:
                         break
             driver.execute("COMMIT")
         except BaseException:
-            if driver.in_transaction:  # SQLite ends it by itself where the disk is full
+            if driver.in_transaction:  # SQLite has rolled it back if the disk is full
                 driver.execute("ROLLBACK")
             raise
         self._checkpoints.committed()
@@ -245,13 +252,13 @@ class Batches:
 
 
 def _apart(connection: Connection, job: Job) -> tuple[Any, Exception | None]:
-    """Do one of several units, or nothing of it."""
-    driver: Any = connection.connection.driver_connection  # SQLAlchemy takes as long as a unit
+    """Run one of several jobs; roll it back if it fails. Return its result or its error."""
+    driver: Any = connection.connection.driver_connection  # SQLAlchemy takes as long as the job
     driver.execute("SAVEPOINT unit")
     try:
         outcome = job.work(connection)
     except Exception as broken:
-        if not driver.in_transaction:  # SQLite has ended it, with what the others have done
+        if not driver.in_transaction:  # SQLite has rolled back, with the jobs before
             raise
         driver.execute("ROLLBACK TO unit")
         driver.execute("RELEASE unit")

@@ -1,7 +1,7 @@
-"""Errors of SQLite after a transaction that it has ended by itself.
+"""Errors of SQLite after a transaction that SQLite has rolled back.
 
 It does so when the disk is full or fails (https://www.sqlite.org/lang_transaction.html, section 3).
-Then there is no savepoint to go back to, and the error that says so would hide the first one.
+Then there is no savepoint to roll back to, and that error would hide the first one.
 """
 
 from sqlalchemy import Engine, event
@@ -10,7 +10,7 @@ from sqlalchemy.engine import ExceptionContext
 from models.store.outages import StoreUnavailable, unavailable
 
 LOST = "no such savepoint"
-FAILURE = "merganser_failure"  # key in the `info` of a connection
+FAILURE = "merganser_failure"  # in the `info` of a connection
 
 
 def raise_first_failure(engine: Engine) -> None:

@@ -1,9 +1,8 @@
-"""Bringing what is committed from the log of an SQLite store into its file, beside the writers.
+"""Checkpoints of the write-ahead log of an SQLite database, in a thread beside the writers.
 
-SQLite does so by itself in a commit that finds the log long: everybody waits for that one. Here
-most of it is done before, by a thread with a connection of its own, and what the commit still has
-to do, so that the log begins anew, is little. See "Write-Ahead Logging" of SQLite's documents,
-section 3.
+SQLite runs a checkpoint in a commit that finds the log long, and all callers wait for that
+commit. Here a thread with its own connection does most of it before, so that little is left for the
+commit. See "Write-Ahead Logging" of SQLite's documentation, section 3.
 """
 
 import logging
@@ -16,11 +15,11 @@ from sqlalchemy.exc import DBAPIError
 
 log = logging.getLogger(__name__)
 
-EVERY = 0.25  # seconds, while there are commits
+EVERY = 0.25  # seconds between two checkpoints, while there are commits
 
 
 class Checkpoints:
-    """The thread that does it for one store."""
+    """The thread that runs the checkpoints of one database."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -30,7 +29,7 @@ class Checkpoints:
         self._last = time.monotonic()
 
     def committed(self) -> None:
-        """Something was: it may be time. Any thread of the writer's says so."""
+        """Start a checkpoint after a commit if one is due. Any writer's thread calls it."""
         now = time.monotonic()
         if now - self._last < EVERY or (self._doing and not self._doing.done()):
             return
@@ -43,15 +42,15 @@ class Checkpoints:
                 self._connection = self._engine.raw_connection()
             cursor = self._connection.cursor()
             try:
-                # passive: it waits for nobody, and nobody for it
+                # passive: it does not wait for readers or writers, nor they for it
                 cursor.execute("PRAGMA wal_checkpoint(PASSIVE)")
             finally:
                 cursor.close()
-        except (sqlite3.Error, DBAPIError):  # a commit will do it, or say what is wrong
+        except (sqlite3.Error, DBAPIError):  # a commit will do it, or raise
             log.warning("the log of the store could not be brought in", exc_info=True)
 
     def close(self) -> None:
-        """Let go of the connection."""
+        """Wait for the last checkpoint, and close the connection."""
         self._thread.shutdown()
         if self._connection is not None:
             self._connection.close()

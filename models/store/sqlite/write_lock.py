@@ -1,4 +1,4 @@
-"""The turn to write an SQLite store, among all processes that do."""
+"""The lock for writing an SQLite database, among all processes that write it."""
 
 import asyncio
 import fcntl
@@ -8,21 +8,21 @@ from models.store import cancel_safety
 
 
 class StoreTurn:
-    """A lock on a file beside the store, whose end wakes who waits for it.
+    """A lock on a file beside the database. Its release wakes a waiting process.
 
-    SQLite alone sleeps and looks again, up to a tenth of a second each time: with several busy
-    writers one that is unlucky waits for seconds. Whoever has the turn finds SQLite's lock free,
-    but for programs that are none of ours.
+    SQLite alone sleeps and checks again, up to a tenth of a second each time, so an unlucky writer
+    would wait for seconds. The holder of this lock finds SQLite's lock free, unless another program
+    uses the database.
     """
 
     def __init__(self, database: str | None) -> None:
-        self._handle = -1  # a store in memory has one process
+        self._handle = -1  # a database in memory has one process
         if database and database != ":memory:":
             flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
             self._handle = os.open(f"{database}.turn", flags, 0o600)
 
     def take(self) -> None:
-        """Wait for the turn; for threads."""
+        """Wait for the lock; for threads."""
         if self._handle >= 0:
             fcntl.flock(self._handle, fcntl.LOCK_EX)
 
@@ -34,18 +34,18 @@ class StoreTurn:
         return True
 
     async def wait(self) -> None:
-        """Wait for the turn, in a thread only where somebody else has it."""
+        """Wait for the lock, in a thread only if another process has it."""
         if self._handle >= 0 and not self._taken():
             loop = asyncio.get_running_loop()
             await cancel_safety.to_the_end(loop.run_in_executor(None, self.take))
 
     def give(self) -> None:
-        """Let others write."""
+        """Release the lock."""
         if self._handle >= 0:
             fcntl.flock(self._handle, fcntl.LOCK_UN)
 
     def close(self) -> None:
-        """Write no more."""
+        """Close the lock file."""
         if self._handle >= 0:
             os.close(self._handle)
             self._handle = -1

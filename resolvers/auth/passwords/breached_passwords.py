@@ -1,4 +1,4 @@
-"""Passwords that others have found out: not to be used where the caller asks for safe ones."""
+"""Breached passwords: refused if the caller asks for safe ones."""
 
 import asyncio
 import hashlib
@@ -14,16 +14,17 @@ from resolvers.auth.passwords.common_passwords import COMMONEST
 
 log = logging.getLogger(__name__)
 
-PREFIX = 5  # hex digits of the SHA-1: all that a range service learns
-PATIENCE = 2.0  # seconds it has to answer
-LONGEST = 4 << 20  # bytes of its answer
+PREFIX = 5  # hex digits of the SHA-1 that the range service receives
+PATIENCE = 2.0  # seconds
+LONGEST = 4 << 20  # bytes
 _HASH = re.compile(rb"[0-9A-Fa-f]{40}(:\d+)?\s*")
 
 
 async def known(world: World, password: str) -> bool:
-    """Whether the password is on a list of those that are known. Never inside a unit.
+    """True if a list or the range service knows the password.
 
-    A service that does not answer, or a list that cannot be read, knows nothing.
+    False if the service does not respond or the list can't be read. Must not be called inside a
+    transaction.
     """
     if password.casefold() in COMMONEST:
         return True
@@ -45,6 +46,7 @@ def _sha1(password: str) -> str:
 
 
 def _listed(path: Path, password: str) -> bool:
+    """True if the sorted file of passwords or hashes has this password."""
     try:
         with path.open("rb") as file:
             first = file.readline(1024)
@@ -60,7 +62,7 @@ def _listed(path: Path, password: str) -> bool:
 
 
 def _holds(lines: mmap.mmap, wanted: bytes, *, hashed: bool) -> bool:
-    """Whether a line is this one, found by halves. What stands behind a hash does not count."""
+    """True if the sorted lines contain this one: a binary search. Text after a hash is ignored."""
     low, high = 0, len(lines)
     while low < high:
         middle = (low + high) // 2
@@ -80,13 +82,16 @@ def _holds(lines: mmap.mmap, wanted: bytes, *, hashed: bool) -> bool:
 
 
 def _asked(service: str, password: str) -> bool:
-    """What the range service says of the password; it answers `SUFFIX:COUNT` line by line."""
+    """True if the range service lists the password. It responds with lines `SUFFIX:COUNT`.
+
+    Raises OSError, ValueError or HTTPException if the request fails.
+    """
     digest = _sha1(password)
     there = urlsplit(service)
     make = http.client.HTTPSConnection if there.scheme == "https" else http.client.HTTPConnection
     connection = make(there.netloc, timeout=PATIENCE)
     try:
-        # Padding: who listens cannot tell the prefix by the length of the answer.
+        # Padding hides the prefix from an eavesdropper who sees the length of the response.
         headers = {"Add-Padding": "true", "User-Agent": "Merganser"}
         connection.request("GET", f"{there.path}/{digest[:PREFIX]}", headers=headers)
         with connection.getresponse() as answer:
@@ -100,5 +105,6 @@ def _asked(service: str, password: str) -> bool:
 
 
 def _counted(line: str) -> tuple[str, int]:
+    """Parse a line into hash suffix and count; the count is 0 if it is malformed."""
     suffix, _, count = line.strip().partition(":")
     return suffix.upper(), int(count) if count.isdecimal() else 0

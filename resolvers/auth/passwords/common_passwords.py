@@ -1,4 +1,4 @@
-"""Passwords that everybody tries first, in lower case."""
+"""The most common passwords, in lower case."""
 
 COMMONEST = frozenset(
     r"""

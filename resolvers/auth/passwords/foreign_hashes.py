@@ -1,8 +1,8 @@
-"""Hashes of passwords that accounts bring along from other systems.
+"""Password hashes that users bring from other systems.
 
-Known by their form: PBKDF2 as `$pbkdf2-sha256$i=100000$salt$hash` (PHC) or with the bare count
-and `.` for `+`, bcrypt, crypt's MD5, SHA-256 and SHA-512, DES crypt, and all kinds of Argon2.
-What would cost more to check than `MOST` is refused when it is brought.
+They are recognized by their format: PBKDF2 as `$pbkdf2-sha256$i=100000$salt$hash` (PHC) or with the
+bare count and `.` for `+`, bcrypt, crypt's MD5, SHA-256 and SHA-512, DES crypt, and all kinds of
+Argon2. A hash is refused at import if its check would cost more than `MAX_COSTS`.
 """
 
 import base64
@@ -28,10 +28,10 @@ MOST = {
     "time": 1 << 20,  # KiB, times passes
     "lanes": 16,
 }
-BCRYPT = 72  # bytes of a password that bcrypt looks at
-BCRYPT_LEAST = 4  # its lowest cost
-BCRYPT_SALT, BCRYPT_SALT_ENDS = 22, ".Oeu"  # characters; those that leave no bits over
-SHA_LEAST = 1000  # rounds of SHA-256 and SHA-512 crypt
+BCRYPT = 72  # bytes of a password that bcrypt uses
+BCRYPT_LEAST = 4
+BCRYPT_SALT, BCRYPT_SALT_ENDS = 22, ".Oeu"  # characters; last ones that leave no extra bits
+SHA_LEAST = 1000  # of SHA-256 and SHA-512 crypt
 LANE_MEMORY = 8  # KiB that each lane of Argon2 needs at least
 TYPES = {"argon2d": Type.D, "argon2i": Type.I, "argon2id": Type.ID}
 
@@ -55,20 +55,20 @@ _ARGON2 = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """A form of hashes, and how a password is compared with one."""
+    """A format of password hashes, with its check of a password."""
 
     form: re.Pattern[str]
-    costs: Callable[[re.Match[str]], bool]  # no more than we can afford
+    costs: Callable[[re.Match[str]], bool]  # the cost is within `MAX_COSTS`
     verify: Callable[[bytes, str], bool]
-    is_usable: Callable[[re.Match[str]], bool]  # `verify` can read it; costs no hash
-    native: bool = True  # the work does not hold the interpreter's lock
+    is_usable: Callable[[re.Match[str]], bool]  # `verify` can read it; computes no hash
+    native: bool = True  # `verify` releases the interpreter's lock
 
 
 def checked(stored: str, *, path: Sequence[str] = ("password",)) -> str:
-    """Return the hash if passwords can be compared with it.
+    """Return the hash, trimmed, if passwords can be compared with it.
 
-    Raises Invalid if its format is unknown, or if a comparison would cost too much. Compares no
-    password: the check takes less than a millisecond, whatever the hash costs.
+    Raises Invalid if its format is unknown, or if a comparison would cost too much. Computes no
+    hash: the check takes less than a millisecond.
     """
     stored = stored.strip()
     for known in FORMATS:
@@ -85,13 +85,13 @@ def checked(stored: str, *, path: Sequence[str] = ("password",)) -> str:
 
 
 def unknown(path: Sequence[str]) -> Invalid:
-    """What is said of a hash that we cannot check."""
+    """Return the error for a hash that can't be checked."""
     text = "not a hash of PBKDF2, bcrypt, MD5, SHA or DES crypt, or Argon2"
     return Invalid(text, constraint="hash", path=path)
 
 
 def verify(password: str, stored: str) -> bool:
-    """Whether this is the password. Raises ValueError where the hash is of no known form."""
+    """True if this is the password of the hash. Raises ValueError for an unknown format."""
     for known in FORMATS:
         if known.form.fullmatch(stored):
             return known.verify(password.encode(), stored)
@@ -104,12 +104,15 @@ def is_native(stored: str) -> bool:
 
 
 def foreign(stored: str) -> bool:
-    """Whether the hash is of a kind that we do not make ourselves."""
+    """True if the hash is of another kind than this server creates."""
     return not stored.startswith("$argon2id$")
 
 
 def _bytes(text: str) -> bytes:
-    """What unpadded base64 means, its 62nd digit spelled either way."""
+    """Decode unpadded base64 with `+` or `.` as the 62nd digit.
+
+    Raises ValueError.
+    """
     text = text.replace(".", "+")
     try:
         return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
@@ -127,14 +130,16 @@ def _pbkdf2(password: bytes, stored: str) -> bool:
 
 
 def _bcrypt(password: bytes, stored: str) -> bool:
-    import bcrypt  # noqa: PLC0415 - few need it, and all wait for the start
+    import bcrypt  # noqa: PLC0415 - few servers need it, and it delays the start
 
     return bcrypt.checkpw(password[:BCRYPT], stored.encode())
 
 
 def _crypt(name: str) -> Callable[[bytes, str], bool]:
+    """Return a verify function for a crypt scheme of passlib."""
+
     def verify(password: bytes, stored: str) -> bool:
-        from passlib import hash as hashes  # noqa: PLC0415 - few need it, and all wait
+        from passlib import hash as hashes  # noqa: PLC0415 - delays the start
 
         return bool(getattr(hashes, name).verify(password, stored))
 
@@ -158,7 +163,7 @@ def _argon2_affordable(match: re.Match[str]) -> bool:
 
 
 def _is_argon2_usable(match: re.Match[str]) -> bool:
-    """True if libargon2 can decode the hash: asked with the least memory and one pass."""
+    """True if libargon2 can decode the hash: verified with the least memory and one pass."""
     memory, time, lanes = (int(match[name]) for name in ("memory", "time", "lanes"))
     least = LANE_MEMORY * lanes
     if lanes < 1 or time < 1 or memory < least:

@@ -1,11 +1,11 @@
-"""The work of hashing, beside the event loop.
+"""Workers that compute password hashes outside the event loop.
 
-A few hashes run in a thread, at the server's own priority: so a sign-in waits neither for other
-work on the machine nor for the start of a process. Only work that does not hold the interpreter's
-lock runs there. The CPU time of the thread is limited: a flood of sign-ins is hashed in processes
-of a low priority.
+A few hashes run in a thread, at the server's own priority. So a sign-in waits neither for other
+work on the machine nor for the start of a process. Only work that releases the interpreter's lock
+runs there. The CPU time of the thread is limited: a flood of sign-ins is hashed in processes of a
+low priority.
 
-What runs in the processes is light: it knows Argon2 and the hashes of other systems, no store.
+The processes import only Argon2 and the hashes of other systems, not the database.
 """
 
 import asyncio
@@ -28,38 +28,38 @@ from models.errors import RateLimited
 from models.runtime.helper_process import Apart
 from resolvers.auth.passwords import foreign_hashes
 
-WAITING = 16  # for each process; more are sent away: they would wait for seconds
-NICE = 5  # a third of the weight: a flood must not starve the rest
-PROMPT_SHARE = 0.25  # of a core, for the thread
-PROMPT_SAVED = 2.0  # seconds of CPU that it may save up while few sign in
+WAITING = 16  # for each process; more would wait for seconds and are refused
+NICE = 5  # a third of the CPU weight: a flood must not starve other work
+PROMPT_SHARE = 0.25  # of a core
+PROMPT_SAVED = 2.0  # seconds of CPU time that the thread can accumulate while few sign in
 PROMPT_WAITING = 2  # hashes of the thread at once
-LONGEST_WAIT = 5.0  # seconds until a hash ends, as expected; more are refused
-LATEST_END = 8.0  # seconds in which a hash that was taken must end: an operation ends after 10
-FIRST_GUESS = 0.2  # seconds that a hash takes, until one was measured
+LONGEST_WAIT = 5.0  # seconds until a hash is expected to end; a longer wait is refused
+LATEST_END = 8.0  # seconds for an accepted hash: an operation times out after 10
+FIRST_GUESS = 0.2  # seconds of a hash, until one was measured
 BUSY = "too many are signing in"
 
-Given = ParamSpec("Given")
-Outcome = TypeVar("Outcome")
+Arguments = ParamSpec("Arguments")
+HashResult = TypeVar("HashResult")
 
 
 @dataclass(frozen=True, slots=True)
-class TimedOutcome(Generic[Outcome]):
-    """What work gave in a thread or process, and the seconds that it took there."""
+class TimedOutcome(Generic[HashResult]):
+    """The result of a job, with the elapsed seconds and the CPU seconds it took."""
 
-    outcome: Outcome
+    outcome: HashResult
     elapsed: float
     cpu: float
 
 
 class Places:
-    """So many at once, and nobody waits for a place."""
+    """A limit on concurrent use that refuses instead of waiting."""
 
     def __init__(self, most: int) -> None:
         self.most = self.free = most
 
     @contextmanager
     def one(self) -> Generator[None]:
-        """Have a place for the block. RateLimited where all are taken."""
+        """Take a place for the block. Raises RateLimited if all are in use."""
         if self.free <= 0:
             raise RateLimited(BUSY, retry_after=timedelta(seconds=2))
         self.free -= 1
@@ -70,16 +70,16 @@ class Places:
 
 
 class HashQueue:
-    """The thread, or the processes, with the hashes that they have not ended."""
+    """The thread or the processes that hash, with the jobs that have not ended."""
 
     def __init__(self, workers: Apart | ThreadPoolExecutor, size: int) -> None:
         self.workers, self.size = workers, size
-        self.elapsed = self.cpu = FIRST_GUESS  # seconds that a hash took lately
+        self.elapsed = self.cpu = FIRST_GUESS  # moving averages of the seconds of a hash
         self._jobs: list[Future[TimedOutcome[Any]]] = []
-        self._progress_at = 0.0  # when a hash was last seen to end, or the first of these came
+        self._progress_at = 0.0  # when a job last ended, or the first of these was submitted
 
     def unfinished(self) -> int:
-        """Count the hashes that have not ended, and note how long the others took."""
+        """Count the jobs that have not ended, and update the averages from the others."""
         ended = [job for job in self._jobs if job.done()]
         for job in ended:
             self._jobs.remove(job)
@@ -90,10 +90,7 @@ class HashQueue:
         return len(self._jobs)
 
     def wait(self) -> float:
-        """Return the seconds until a hash that comes now ends, judged by the last ones.
-
-        0 if no other is waiting.
-        """
+        """Return the expected seconds until a new job ends; 0 if no other is waiting."""
         waiting = self.unfinished()
         if not waiting:
             return 0.0
@@ -101,12 +98,14 @@ class HashQueue:
         return first + waiting * self.elapsed / self.size
 
     async def run(
-        self, work: Callable[Given, Outcome], *args: Given.args, **more: Given.kwargs
-    ) -> Outcome:
-        """Do `work`. RateLimited if it does not end in time."""
+        self, work: Callable[Arguments, HashResult], *args: Arguments.args, **more: Arguments.kwargs
+    ) -> HashResult:
+        """Run a job and return its result. Raises RateLimited if it does not end in time."""
         if not self.unfinished():
             self._progress_at = time.monotonic()
-        timed: Callable[[], TimedOutcome[Outcome]] = partial(_timed, partial(work, *args, **more))
+        timed: Callable[[], TimedOutcome[HashResult]] = partial(
+            _timed, partial(work, *args, **more)
+        )
         job = self.workers.submit(timed)
         self._jobs.append(job)
         try:
@@ -116,12 +115,12 @@ class HashQueue:
             raise self.refusal() from None
 
     def refusal(self) -> RateLimited:
-        """The error for a hash that would wait too long."""
+        """Return the error for a hash that would wait too long."""
         return RateLimited(BUSY, retry_after=timedelta(seconds=max(2, math.ceil(self.wait()))))
 
 
 class Pool:
-    """The thread and the processes that hash, and the places for those who use them or wait."""
+    """The thread and the processes that hash, with the limits on sign-ins and waiting jobs."""
 
     def __init__(self, processes: int) -> None:
         size = processes + WAITING * processes
@@ -129,13 +128,16 @@ class Pool:
         self.prompt = HashQueue(ThreadPoolExecutor(1, "hash"), 1)
         self.background = HashQueue(self.processes, processes)
         self.waiting = Places(size)
-        self.signing_in = Places(size)  # told from the others before anything is looked up
+        self.signing_in = Places(size)  # taken before the user is looked up
         self._saved = PROMPT_SAVED
         self._saved_at = time.monotonic()
 
     @contextmanager
     def admit(self) -> Generator[None]:
-        """Have a place to sign in for the block. RateLimited if there is none, or a long queue."""
+        """Take a place for a sign-in for the block.
+
+        Raises RateLimited if none is free or a hash would wait too long.
+        """
         with self.signing_in.one():
             self._queue()
             yield
@@ -143,13 +145,13 @@ class Pool:
     async def run(
         self,
         native: bool,
-        work: Callable[Given, Outcome],
-        *args: Given.args,
-        **more: Given.kwargs,
-    ) -> Outcome:
-        """Do `work`. RateLimited where too many wait already.
+        work: Callable[Arguments, HashResult],
+        *args: Arguments.args,
+        **more: Arguments.kwargs,
+    ) -> HashResult:
+        """Run a job and return its result. Raises RateLimited if too many are waiting.
 
-        `native` tells that it does not hold the interpreter's lock.
+        `releases_gil` is True if the job does not hold the interpreter's lock.
         """
         with self.waiting.one():
             queue = self._queue(native=native)
@@ -157,11 +159,11 @@ class Pool:
                 self._saved -= queue.cpu
             try:
                 return await queue.run(work, *args, **more)
-            except BrokenProcessPool:  # a process was ended from outside; the next ones are new
+            except BrokenProcessPool:  # a process was killed; new ones have been started
                 return await queue.run(work, *args, **more)
 
     def _queue(self, *, native: bool = True) -> HashQueue:
-        """The queue for the next hash. RateLimited where it would wait too long."""
+        """Return the queue for the next job. Raises RateLimited if it would wait too long."""
         now = time.monotonic()
         self._saved = min(PROMPT_SAVED, self._saved + (now - self._saved_at) * PROMPT_SHARE)
         self._saved_at = now
@@ -173,21 +175,23 @@ class Pool:
         return self.background
 
 
-def _timed(work: Callable[[], Outcome]) -> TimedOutcome[Outcome]:
+def _timed(work: Callable[[], HashResult]) -> TimedOutcome[HashResult]:
+    """Run a job and measure it."""
     began, used = time.monotonic(), time.thread_time()
     outcome = work()
     return TimedOutcome(outcome, time.monotonic() - began, time.thread_time() - used)
 
 
 def make(ready: PasswordHasher, password: str) -> str:
-    """The hash of a password, in PHC form."""
+    """Return the hash of a password in PHC form."""
     return ready.hash(password)
 
 
 def verify(ready: PasswordHasher, stored: str | None, written: str, typed: str) -> bool:
-    """Whether this is the password, which hashes of others were made of as it was typed.
+    """True if this is the password of the stored hash.
 
-    Takes as long where there is none.
+    Imported hashes are compared with the password in its normalized and its typed form. Takes as
+    long if there is no stored hash.
     """
     if stored is not None and foreign_hashes.foreign(stored):
         return any(foreign_hashes.verify(form, stored) for form in dict.fromkeys((written, typed)))
@@ -198,7 +202,7 @@ def verify(ready: PasswordHasher, stored: str | None, written: str, typed: str) 
 
 
 def _nobodys(ready: PasswordHasher) -> str:
-    """A hash that no password has: what those without one are compared with."""
+    """Return a hash that no password has, to compare with if there is no stored hash."""
     salt, digest = (
         base64.b64encode(bytes(size)).decode().rstrip("=")
         for size in (ready.salt_len, ready.hash_len)

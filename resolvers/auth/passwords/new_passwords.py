@@ -1,4 +1,4 @@
-"""Passwords that are set: strong enough, not known to others, and hashed."""
+"""New passwords: validate, generate and hash."""
 
 import re
 from collections.abc import Sequence
@@ -11,27 +11,29 @@ from resolvers.auth.passwords import breached_passwords, foreign_hashes, passwor
 from resolvers.auth.passwords.password_policy import KINDS, PasswordPolicy, classes
 from resolvers.context import Context
 
-LETTERS = "23456789abcdefghijkmnpqrstuvwxyzABCDEFGHJKLMNPQRSTUVWXYZ"  # none looks like another
-LENGTH, GROUP = 12, 4  # letters, and those between two hyphens
-# Few passwords that people choose have this form: only those cost a second hash at a sign-in.
+# no two characters look alike
+LETTERS = "23456789abcdefghijkmnpqrstuvwxyzABCDEFGHJKLMNPQRSTUVWXYZ"
+LENGTH, GROUP = 12, 4  # characters; between two hyphens
+# Few chosen passwords have this form; only those cost a second hash at a sign-in.
 GENERATED = re.compile(r"[A-Za-z0-9]{12}|[A-Za-z0-9]{4}(-[A-Za-z0-9]{4}){2,}(-[A-Za-z0-9]{1,3})?")
 
 
 @dataclass(frozen=True, slots=True)
 class NewPassword:
-    """A password to be set, or its hash."""
+    """A password to set, or its hash."""
 
     text: str = field(repr=False)
     hashed: bool = False
-    allow_unsafe: bool = True  # else it must be on no list of known ones
+    allow_unsafe: bool = True  # False: refuse passwords on a list of breached ones
 
 
 async def checked(
     ctx: Context, new: NewPassword, policy: PasswordPolicy, at: Sequence[str] = ()
 ) -> NewPassword:
-    """The password, once it can be set: Invalid where it is too weak, known, or no hash at all.
+    """Validate a new password or hash and return it.
 
-    Never inside a unit.
+    Raises Invalid if it is too weak, breached, or a hash of an unknown format. Must not be called
+    inside a transaction.
     """
     path = [*at, "password"]
     if new.hashed:
@@ -47,14 +49,14 @@ async def checked(
 
 
 async def stored(ctx: Context, new: NewPassword) -> str:
-    """The hash to store of one that was checked. Never inside a unit."""
+    """Return the hash to store of a validated password. Must not be called inside a transaction."""
     return new.text if new.hashed else await password_hashes.make(ctx.world, new.text)
 
 
 def generated(world: World, policy: PasswordPolicy) -> str:
-    """A password by chance that the policy takes, and `GENERATED` knows.
+    """Return a random password that meets the policy and matches `GENERATED_PATTERN`.
 
-    It has twelve letters and digits; more, and hyphens, where that would not do.
+    It has twelve letters and digits; more, with hyphens, if the policy needs it.
     """
     plain = policy.min_length <= LENGTH and policy.min_classes < KINDS
     grouped = (many for many in count(LENGTH) if many + (many - 1) // GROUP >= policy.min_length)
@@ -68,7 +70,7 @@ def generated(world: World, policy: PasswordPolicy) -> str:
 
 
 def _signs(world: World, many: int) -> str:
-    most = 256 - 256 % len(LETTERS)  # above, some letters would come more often
+    most = 256 - 256 % len(LETTERS)  # above it, some characters would be more likely
     found = ""
     while len(found) < many:
         found += "".join(LETTERS[one % len(LETTERS)] for one in world.random(many) if one < most)

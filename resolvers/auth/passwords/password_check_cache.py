@@ -1,4 +1,4 @@
-"""Results of password checks, kept for clients that send the password with each request."""
+"""Cache of password checks, for clients that send the password with each request."""
 
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -10,10 +10,10 @@ from resolvers.auth.passwords import password_hashes
 
 @dataclass
 class PasswordChecks:
-    """The password checks of one sign-in.
+    """Cached password checks of one sign-in.
 
-    A hash is not computed again if the last successful sign-in with this name and password
-    computed it less than `LONGEST` ago. The stored hash is read anew each time, so a changed or
+    A hash is not computed again if the last successful sign-in with this name and password computed
+    it less than `credential_cache.MAX_AGE` ago. The stored hash is read each time, so a changed or
     deleted password is refused at once.
     """
 
@@ -24,7 +24,7 @@ class PasswordChecks:
     has_hashed: bool = False
 
     async def check(self, world: World, stored: str | None, password: str) -> bool:
-        """Return whether this is the password, as `passwords.check` does."""
+        """True if this is the password of the stored hash, from the cache or by a new check."""
         key = self.memory.keyed(f"{stored}\0{password}")
         result = self._kept().get(key)
         if result is None:
@@ -34,7 +34,7 @@ class PasswordChecks:
         return result
 
     def keep(self) -> None:
-        """Keep the results after a success. Results that were kept before get no older time."""
+        """Cache the results after a successful sign-in. Results cached before keep their age."""
         if not self.has_hashed:
             return
         kept = self.memory.password_checks

@@ -1,7 +1,6 @@
-"""Argon2id hashes of passwords, computed by resolvers/auth/passwords/hash_workers.py.
+"""Argon2id hashes of passwords, computed by the workers of hash_workers.py.
 
-Hashes of other systems are checked here too (resolvers/auth/passwords/foreign_hashes.py), until
-the first sign-in.
+Imported hashes (foreign_hashes.py) are checked here too, until the first sign-in replaces them.
 """
 
 import os
@@ -17,14 +16,14 @@ from models.runtime.environment import World
 from resolvers.auth.passwords import foreign_hashes, hash_workers
 from resolvers.auth.passwords.hash_workers import Pool
 
-Check = Callable[[World, str | None, str], Awaitable[bool]]  # as `check` below
+Check = Callable[[World, str | None, str], Awaitable[bool]]  # as `check_password` below
 
 LONGEST = 256  # characters
-LANES = 1  # of a hash: more would be threads beside the processes, for as much work
+LANES = 1  # more lanes would start threads beside the processes, for the same work
 
 
 def checked(password: str, *, path: Sequence[str] = ("password",), least: int = 1) -> str:
-    """The password, in the form we hash. Invalid where it cannot be one, or is too short."""
+    """Return the password in normalized form. Raises Invalid if it is malformed or too short."""
     if not password:
         raise Invalid("a password cannot be empty", constraint="min", path=path)
     if len(password) > LONGEST:
@@ -37,18 +36,24 @@ def checked(password: str, *, path: Sequence[str] = ("password",), least: int = 
 
 
 def acceptable(password: str) -> bool:
-    """Whether it could be anybody's password."""
-    half = any("\ud800" <= letter <= "\udfff" for letter in password)  # of a surrogate pair
+    """True if the text can be a password: 1 to 256 characters, no NUL, no lone surrogate."""
+    half = any("\ud800" <= letter <= "\udfff" for letter in password)
     return 0 < len(password) <= LONGEST and "\0" not in password and not half
 
 
 async def make(world: World, password: str) -> str:
-    """The hash of a password, in PHC form, as `users.password` keeps it. Never inside a unit."""
+    """Return the hash of a password in PHC form. Must not be called inside a transaction.
+
+    Raises Invalid if it can't be a password, RateLimited if the workers are busy.
+    """
     return await pool_of(world).run(True, hash_workers.make, _hasher(world), checked(password))
 
 
 async def check(world: World, stored: str | None, password: str) -> bool:
-    """Whether this is the password. Takes as long where there is none. Never inside a unit."""
+    """True if this is the password of the stored hash. Takes as long if there is no stored hash.
+
+    Raises RateLimited if the workers are busy. Must not be called inside a transaction.
+    """
     if not acceptable(password):
         return False
     written = _written(password)
@@ -57,25 +62,26 @@ async def check(world: World, stored: str | None, password: str) -> bool:
 
 
 def admitted(world: World) -> AbstractContextManager[None]:
-    """A place for one who signs in. RateLimited where too many do, or a hash waits too long.
+    """Take a place for a sign-in.
 
-    To be had before anything is looked up for them: a flood costs no more than being told so.
+    Raises RateLimited if too many sign in or a hash would wait too long. Take it before the user is
+    looked up: so a flood costs only its refusals.
     """
     return pool_of(world).admit()
 
 
 async def close(world: World) -> None:
-    """End the processes that hash."""
+    """End the hash processes."""
     await pool_of(world).processes.close()
 
 
 def outdated(world: World, stored: str) -> bool:
-    """Whether the hash is not ours, or costs less, or more, than what is set today."""
+    """True if the hash is imported or was made with other costs than the settings have now."""
     return foreign_hashes.foreign(stored) or _hasher(world).check_needs_rehash(stored)
 
 
 def _written(password: str) -> str:
-    return unicodedata.normalize("NFC", password)  # as RFC 8265, section 4.2 has it: ü is ü
+    return unicodedata.normalize("NFC", password)  # RFC 8265, section 4.2
 
 
 def _hasher(world: World) -> PasswordHasher:
@@ -84,9 +90,9 @@ def _hasher(world: World) -> PasswordHasher:
 
 
 def pool_of(world: World) -> Pool:
-    """A thread for single hashes, and a process for each core but one as far as memory allows.
+    """Return the workers: a thread, and a process for each core but one as far as memory allows.
 
-    There is one process at least. What is left to all else is a core: a flood takes the others.
+    There is at least one process. One core is left for other work during a flood.
     """
     options = world.options
     fit = options.login_memory // (options.argon2_memory << 10) - 1
@@ -95,5 +101,5 @@ def pool_of(world: World) -> Pool:
 
 @cache
 def _pool(processes: int) -> Pool:
-    """One for the server, whatever it serves: it bounds memory and cores."""
+    """Create the pool once per server process, since it bounds memory and cores."""
     return Pool(processes)

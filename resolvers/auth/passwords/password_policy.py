@@ -1,4 +1,4 @@
-"""How strong a password must be that is set: what the domain says, or else the platform."""
+"""Password policy: the strength of new passwords, set for the platform or a domain."""
 
 from collections.abc import Sequence
 from contextlib import suppress
@@ -18,23 +18,23 @@ from resolvers.auth.passwords import password_hashes
 from resolvers.context import Context
 from resolvers.domains import loaders as domain_loaders
 
-KINDS = 4  # of characters: lower case, upper case, digits, all else
+KINDS = 4  # lower case, upper case, digits, others
 
 
 @dataclass(frozen=True, slots=True)
 class PasswordPolicy:
-    """What holds, and what of it the domain says itself: None is inherited from the platform.
+    """The policy in force, with the domain's own values; None is inherited from the platform.
 
-    Nothing here is asked of hashes of other systems, nor of a password that is there.
+    It does not apply to imported hashes or to existing passwords.
     """
 
     min_length: int  # characters
-    min_classes: int  # kinds of characters
+    min_classes: int  # classes of characters
     own_min_length: int | None = None
     own_min_classes: int | None = None
 
     def check(self, password: str, path: Sequence[str]) -> None:
-        """Raise Invalid where the password cannot be one, or is too weak."""
+        """Raise Invalid if the text can't be a password, or is too short or has too few classes."""
         written = password_hashes.checked(password, path=path, least=self.min_length)
         if classes(written) < self.min_classes:
             text = f"lower case, upper case, digits, others: at least {self.min_classes} of these"
@@ -42,12 +42,12 @@ class PasswordPolicy:
 
 
 def classes(password: str) -> int:
-    """How many kinds of characters are in it."""
+    """Count the classes of characters in a password."""
     return len({(sign.islower(), sign.isupper(), sign.isdecimal()) for sign in password})
 
 
 def of(world: World, domain: Any) -> PasswordPolicy:
-    """The policy of accounts of this domain, or of none."""
+    """Return the policy of users of this domain; None: of users without a domain."""
     options = world.options
     length, kinds = (domain.password_min, domain.password_classes) if domain else (None, None)
     return PasswordPolicy(
@@ -59,7 +59,7 @@ def of(world: World, domain: Any) -> PasswordPolicy:
 
 
 async def of_users(ctx: Context, keys: list[int]) -> list[PasswordPolicy]:
-    """The policies of these accounts, in this order; of one that is not seen, the platform's."""
+    """Load the policies of users, in this order; the platform's for a user that is not visible."""
     asked = (
         select(col(User.id), col(Domain.password_min), col(Domain.password_classes))
         .outerjoin(Domain, col(Domain.id) == col(User.domain_id))
@@ -70,9 +70,9 @@ async def of_users(ctx: Context, keys: list[int]) -> list[PasswordPolicy]:
 
 
 async def of_address(ctx: Context, address: str) -> PasswordPolicy:
-    """The policy of an account to be made, by its address.
+    """Load the policy for a new user with this address.
 
-    The platform's, where that is in no domain which the viewer administers.
+    Returns the platform's if the viewer administers no domain of the address.
     """
     domain = None
     with suppress(Invalid):

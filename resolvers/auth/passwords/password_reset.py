@@ -1,4 +1,4 @@
-"""Temporary passwords, for those who have lost theirs."""
+"""Temporary passwords for users who have lost theirs."""
 
 from datetime import datetime, timedelta
 
@@ -11,14 +11,15 @@ from resolvers.users.selection import Users
 from resolvers.users.user_locks import changing
 
 VALID = timedelta(hours=24)
-LATEST = timedelta(days=365)  # that a temporary password can begin to be good
+LATEST = timedelta(days=365)  # until a temporary password becomes valid
 
 
 async def reset_password(ctx: Context, user_id: int, valid_after: datetime | None) -> str:
-    """Give an account a temporary password beside the one it has; return it.
+    """Give a user a temporary password beside the current one; return it.
 
-    It is valid for a day, from now or from `valid_after`, and good for setting a new password
-    alone. The account's tokens and sessions end. Second factors stay.
+    It is valid for a day, from now or from `valid_after`, and can only be used to set a new
+    password. The user's tokens and sessions end. Second factors stay. Raises Forbidden for the
+    viewer's own account, Invalid if `valid_after` is too late.
     """
     now = ctx.world.now()
     if valid_after and valid_after > now + LATEST:

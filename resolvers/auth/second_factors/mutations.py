@@ -1,4 +1,4 @@
-"""Second factors of accounts: turned on and off, and listed."""
+"""Second factors of users: turn on, turn off, prove and list."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -35,24 +35,22 @@ MANAGES = Needs(scope=Scope.MASTER)
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """A factor that is on: since when, and when it was last proved, as far as we know."""
+    """A second factor that is on, with the times it was turned on and last proved, if known."""
 
     method: TwoFactorMethod
     created_at: datetime | None = None
     last_used_at: datetime | None = None
 
 
-# ---------------------------------------------------------------- whose, and who may
-
-
 async def _account(ctx: Context, key: int | None) -> Picked:
+    """Load a user that the viewer manages; None: the viewer's own."""
     return await managed_one(ctx, own(ctx) if key is None else key)
 
 
 async def _asked(ctx: Context, key: int | None) -> Picked:
-    """The account whose factor is asked about: of a sign-in that waits for it, or a managed one.
+    """Load the user of the pending sign-in, or else a managed user.
 
-    Unauthenticated for strangers, whatever they ask.
+    Raises Unauthenticated for an anonymous viewer, NotFound for another user than the pending one.
     """
     waiting = ctx.viewer.pending_for
     if not waiting:
@@ -67,9 +65,10 @@ async def _asked(ctx: Context, key: int | None) -> Picked:
 
 
 async def _proven(ctx: Context, user: Picked, proof: Proof) -> None:
-    """See that the account's own credential is not all that is shown: it may be stolen.
+    """Check a proof of a second factor that is on, since the viewer's credential may be stolen.
 
-    A factor that is on is proved, or somebody else answers for it, and says why.
+    A viewer who is another user can give a reason instead of a proof. Raises AuthenticationFailed
+    without a right proof, Invalid without a reason, and Forbidden if only the factor CUSTOM is on.
     """
     if proof.given:
         await check(ctx, user, proof)
@@ -84,17 +83,14 @@ async def _proven(ctx: Context, user: Picked, proof: Proof) -> None:
 
 
 async def _adds(ctx: Context, user: Picked, proof: Proof) -> None:
-    """The same, for a further factor: whoever may add one may prove it ever after."""
+    """Require a proof before a further factor is added: its owner could prove it from then on."""
     if enabled(user) and (proof.given or ctx.viewer.user_id == user.id):
         await _proven(ctx, user, proof)
 
 
-# ---------------------------------------------------------------- on and off
-
-
 @dataclass(frozen=True, slots=True)
 class Deed:
-    """A mutation, as the schema and as the security log call it."""
+    """A mutation with its action name in the security log."""
 
     mutation: str
     action: str
@@ -104,6 +100,10 @@ class Deed:
 async def _log(
     ctx: Context, session: AsyncSession, user: Picked, deed: Deed, after: Sequence[str]
 ) -> None:
+    """Write a change to the security log and the journal.
+
+    Also to the admin log if by another user.
+    """
     await security_log.note(ctx, session, Event(deed.action, user.id, target=deed.target))
     if enabled(user) != [*after]:
         await ctx.record(session, user.id, ChangeKind.USER_CHANGED, [user.id])
@@ -115,7 +115,7 @@ async def _log(
 
 
 async def _now(session: AsyncSession, user: Picked) -> Picked:
-    """The account as it is now that we hold it."""
+    """Read the user inside the transaction that locks it. Raises NotFound if it was deleted."""
     asked = select(*picked(User)).where(col(User.id) == user.id, col(User.deleted_at).is_(None))
     row = (await (await session.connection()).execute(asked)).first()
     if row is None:
@@ -126,9 +126,9 @@ async def _now(session: AsyncSession, user: Picked) -> Picked:
 async def _turn_on(
     ctx: Context, session: AsyncSession, user: Picked, method: TwoFactorMethod, deed: Deed
 ) -> bool:
-    """Put a factor among those that are on. That ends all other sign-ins of the account.
+    """Add a factor to those that are on; other sign-ins of the user end.
 
-    Returns whether it is the first that we check ourselves.
+    Returns True if it is the first factor that this server checks.
     """
     on = enabled(user)
     after = [each for each in TwoFactorMethod if each in {*on, method}]
@@ -156,7 +156,7 @@ async def _turn_on(
 async def _turn_off(
     ctx: Context, session: AsyncSession, user: Picked, off: Sequence[TwoFactorMethod], deed: Deed
 ) -> None:
-    """Take factors from those that are on, with all that belongs to them."""
+    """Remove factors from those that are on, with their secrets, keys and recovery codes."""
     after = [each for each in enabled(user) if each not in off]
     connection = await session.connection()
     kept: dict[str, Any] = {
@@ -174,11 +174,13 @@ async def _turn_off(
 
 
 def _on(user: Picked, method: TwoFactorMethod) -> None:
+    """Raise Conflict if the factor is off."""
     if method not in enabled(user):
         raise Conflict(f"{method} is not on")
 
 
 def _off(user: Picked, method: TwoFactorMethod) -> None:
+    """Raise Conflict if the factor is on."""
     if method in enabled(user):
         raise Conflict(f"{method} is on already")
 
@@ -186,6 +188,7 @@ def _off(user: Picked, method: TwoFactorMethod) -> None:
 async def _without(
     ctx: Context, key: int | None, proof: Proof, method: TwoFactorMethod, deed: Deed
 ) -> int:
+    """Turn one factor off after a proof; return the user id. Raises Conflict if it is off."""
     user = await _account(ctx, key)
     _on(user, method)
     await _proven(ctx, user, proof)
@@ -196,11 +199,11 @@ async def _without(
     return int(user.id)
 
 
-# ---------------------------------------------------------------- codes by time
-
-
 async def totp_setup(ctx: Context, key: int | None, label: str | None, issuer: str | None) -> Shown:
-    """A new seed for the account, which is nothing until it is proved. Conflict where one is on."""
+    """Create a TOTP secret for the user, which is used only once it is proved.
+
+    Raises Conflict if TOTP is on.
+    """
     user = await _account(ctx, key)
     async with ctx.write(user.id) as session:
         user = await _now(session, user)
@@ -213,7 +216,10 @@ async def totp_setup(ctx: Context, key: int | None, label: str | None, issuer: s
 async def totp_enable(
     ctx: Context, key: int | None, code: str, proof: Proof = NOTHING
 ) -> tuple[int, list[str]]:
-    """Turn codes on by one of the new seed; returns the account and new recovery codes."""
+    """Turn TOTP on by a code of the new secret. Returns the user id and new recovery codes.
+
+    Raises AuthenticationFailed for a wrong code, Conflict if TOTP is on or no secret is pending.
+    """
     user = await _account(ctx, key)
     _off(user, TOTP)
     await _adds(ctx, user, proof)
@@ -228,7 +234,10 @@ async def totp_enable(
 
 
 async def totp_import(ctx: Context, key: int, seed: str) -> int:
-    """Turn codes on by a seed that the user's authenticator has from another system."""
+    """Turn TOTP on by a secret that the user's authenticator has from another system.
+
+    Returns the user id. Raises Invalid for a malformed secret, Conflict if TOTP is on.
+    """
     user, raw = await _account(ctx, key), totp.decoded(seed)
     await _adds(ctx, user, NOTHING)
     async with ctx.write(user.id) as session:
@@ -241,12 +250,15 @@ async def totp_import(ctx: Context, key: int, seed: str) -> int:
 
 
 async def totp_disable(ctx: Context, key: int | None, proof: Proof) -> int:
-    """Turn codes off, and no other factor."""
+    """Turn TOTP off, and no other factor. Returns the user id."""
     return await _without(ctx, key, proof, TOTP, Deed("totpDisable", "totp disable"))
 
 
 async def prove(ctx: Context, key: int | None, proof: Proof) -> int:
-    """Prove a factor of the account; a sign-in that waited for it is complete with that."""
+    """Prove a second factor of the user; a pending sign-in is completed. Returns the user id.
+
+    Raises Conflict if no factor is on, AuthenticationFailed for a wrong proof.
+    """
     user = await _asked(ctx, key)
     if not enabled(user):
         raise Conflict("no second factor is on")
@@ -257,11 +269,8 @@ async def prove(ctx: Context, key: int | None, proof: Proof) -> int:
     return int(user.id)
 
 
-# ---------------------------------------------------------------- checked by others
-
-
 async def custom_enable(ctx: Context, key: int | None) -> int:
-    """Say that an application checks a factor of its own."""
+    """Turn on the factor CUSTOM, which an application checks. Returns the user id."""
     user = await _account(ctx, key)
     async with ctx.write(user.id) as session:
         user = await _now(session, user)
@@ -273,18 +282,18 @@ async def custom_enable(ctx: Context, key: int | None) -> int:
 
 
 async def custom_disable(ctx: Context, key: int | None, proof: Proof) -> int:
-    """Say that it does so no longer."""
+    """Turn off the factor CUSTOM. Returns the user id."""
     deed = Deed("customTwoFactorDisable", "custom disable")
     return await _without(ctx, key, proof, CUSTOM, deed)
-
-
-# ---------------------------------------------------------------- security keys
 
 
 async def webauthn_challenge(
     ctx: Context, key: int | None, ceremony: Ceremony | None
 ) -> dict[str, Any]:
-    """A challenge for a key: to be made, or, where a sign-in waits for it, to be proved."""
+    """Create a challenge to register a security key, or to prove one for a pending sign-in.
+
+    Raises Forbidden if a pending sign-in asks to register a key.
+    """
     user = await _asked(ctx, key)
     if ctx.viewer.pending_for:
         if ceremony is Ceremony.REGISTRATION:
@@ -300,7 +309,7 @@ async def webauthn_register(
     response: Mapping[str, Any],
     proof: Proof = NOTHING,
 ) -> tuple[WebauthnKey, list[str]]:
-    """Add a key; returns it, and recovery codes where it is the first factor."""
+    """Register a security key. Returns it, and recovery codes if it is the first factor."""
     name, user = webauthn.named(name), await _account(ctx, key)
     await _adds(ctx, user, proof)
     made = await webauthn.registered(ctx, user.id, response)
@@ -315,7 +324,10 @@ async def webauthn_register(
 
 
 async def webauthn_delete(ctx: Context, ids: Sequence[int], proof: Proof) -> None:
-    """Delete keys of one account, all or none. With the last one the factor is off."""
+    """Delete security keys of one user, all or none. The last one turns the factor off.
+
+    Raises NotFound for a key that the viewer does not see, Invalid for keys of several users.
+    """
     rows = await webauthn.by_ids(ctx, list(ids))
     for index, row in enumerate(rows):
         if row is None:
@@ -335,11 +347,11 @@ async def webauthn_delete(ctx: Context, ids: Sequence[int], proof: Proof) -> Non
         await _turn_off(ctx, session, user, [] if left else [WEBAUTHN], deed)
 
 
-# ---------------------------------------------------------------- all, and what is left
-
-
 async def disable_all(ctx: Context, key: int | None, proof: Proof) -> int:
-    """Turn all factors off, with seeds, keys and recovery codes."""
+    """Turn all factors off and delete secrets, keys and recovery codes. Returns the user id.
+
+    Raises Conflict if no factor is on.
+    """
     user = await _account(ctx, key)
     if not enabled(user):
         raise Conflict("no second factor is on")
@@ -352,9 +364,10 @@ async def disable_all(ctx: Context, key: int | None, proof: Proof) -> int:
 
 
 async def require_proof(ctx: Context, row: Picked, path: Sequence[str]) -> None:
-    """See that somebody else answers for turning all factors of an account off, and says why.
+    """Require that another user turns all factors of a user off, and gives a reason.
 
-    For the own account raises AuthenticationFailed: a factor is proved by `disable_all`.
+    Does nothing if no factor is on. Raises AuthenticationFailed for the viewer's own account, which
+    must use `disable_all_factors`; errors get this `path`.
     """
     if not enabled(row):
         return
@@ -366,7 +379,7 @@ async def require_proof(ctx: Context, row: Picked, path: Sequence[str]) -> None:
 
 
 async def forget_all(ctx: Context, session: AsyncSession, row: Picked) -> None:
-    """Delete seeds, keys and recovery codes of an account that is held, and log it.
+    """Delete secrets, keys and recovery codes of a user that is locked, and log it.
 
     The caller changes `User.second_factors`.
     """
@@ -377,7 +390,10 @@ async def forget_all(ctx: Context, session: AsyncSession, row: Picked) -> None:
 
 
 async def renew_codes(ctx: Context, proof: Proof) -> list[str]:
-    """New recovery codes for the viewer, in the place of the old ones."""
+    """Replace the viewer's recovery codes and return the new ones.
+
+    Raises Conflict if neither TOTP nor WebAuthn is on.
+    """
     user = await _account(ctx, own(ctx))
     if not {TOTP, WEBAUTHN}.intersection(enabled(user)):
         raise Conflict("no second factor of ours is on")
@@ -389,7 +405,10 @@ async def renew_codes(ctx: Context, proof: Proof) -> list[str]:
 
 
 async def standing(ctx: Context, user_ids: list[int]) -> list[list[Standing]]:
-    """The factors that are on for these accounts, as far as the viewer sees them."""
+    """Load the factors that are on for these users.
+
+    None for users that the viewer can't oversee.
+    """
     asked = (
         select(
             *picked(User, ("id", "second_factors")), *picked(TotpSeed, ("enabled_at", "last_step"))
@@ -408,7 +427,7 @@ async def standing(ctx: Context, user_ids: list[int]) -> list[list[Standing]]:
     for row in await ctx.read(asked):
         made = of_keys.get(row.id)
         used = row.last_step and datetime.fromtimestamp(row.last_step * totp.STEP, UTC)
-        used = used and min(used, ctx.world.now())  # a clock that is fast spends steps to come
+        used = used and min(used, ctx.world.now())  # a fast clock uses steps of the future
         known = {
             TOTP: Standing(TOTP, row.enabled_at, used),
             CUSTOM: Standing(CUSTOM),

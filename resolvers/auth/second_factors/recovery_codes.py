@@ -1,4 +1,4 @@
-"""Recovery codes: for whoever has lost the factor."""
+"""Recovery codes, which replace a lost second factor once each."""
 
 import base64
 import hashlib
@@ -14,14 +14,14 @@ from resolvers.access import overseen_users
 from resolvers.context import Context
 
 MANY = 10
-SIZE = 10  # bytes of chance: a plain hash of 80 bits will do
+SIZE = 10  # random bytes: 80 bits need no salted hash
 LENGTH = 16  # letters of a code: base32
-GROUP = 4  # of them between two hyphens
-LONGEST = 64  # characters that somebody may type for one
+GROUP = 4  # letters between two hyphens
+LONGEST = 64  # characters, with spaces and hyphens
 
 
 def written(code: str) -> str | None:
-    """The code in normal form: lower case, no hyphens or spaces; None where it is none."""
+    """Return a code in lower case without hyphens and spaces; None if it has another form."""
     code = "".join(code.split()).replace("-", "").casefold() if len(code) <= LONGEST else ""
     return code if len(code) == LENGTH and code.isascii() and code.isalnum() else None
 
@@ -31,7 +31,7 @@ def _digest(code: str) -> str:
 
 
 async def renew(world: World, session: AsyncSession, user_id: int) -> list[str]:
-    """New codes in the place of the old ones. They are nowhere else."""
+    """Replace the user's codes by new ones and return them. Only their digests are stored."""
     await forget(session, user_id)
     codes = [
         base64.b32encode(world.random(SIZE)).decode().lower()  # 80 bits need no padding
@@ -46,13 +46,13 @@ async def renew(world: World, session: AsyncSession, user_id: int) -> list[str]:
 
 
 async def forget(session: AsyncSession, user_id: int) -> None:
-    """Remove all codes of the account."""
+    """Delete all codes of the user."""
     connection = await session.connection()
     await connection.execute(delete(RecoveryCode).where(col(RecoveryCode.user_id) == user_id))
 
 
 async def there(ctx: Context, user_id: int, code: str) -> bool:
-    """Whether this is an unused code of the account."""
+    """True if this is an unused code of the user."""
     asked = select(col(RecoveryCode.id)).where(
         col(RecoveryCode.user_id) == user_id,
         col(RecoveryCode.digest) == _digest(code),
@@ -62,7 +62,7 @@ async def there(ctx: Context, user_id: int, code: str) -> bool:
 
 
 async def spend(world: World, session: AsyncSession, user_id: int, code: str) -> bool:
-    """Take the code; False where it was taken already."""
+    """Mark a code as used. Returns False if it was used already."""
     taken = await (await session.connection()).execute(
         update(RecoveryCode)
         .where(
@@ -76,7 +76,7 @@ async def spend(world: World, session: AsyncSession, user_id: int, code: str) ->
 
 
 async def left(ctx: Context, user_ids: list[int]) -> list[int]:
-    """How many codes each of these accounts has left, as far as the viewer sees them."""
+    """Count the unused codes of each of these users; 0 for users that the viewer can't oversee."""
     owner = col(RecoveryCode.user_id)
     asked = select(owner, func.count().label("many")).where(
         owner.in_(select(col(User.id)).where(col(User.id).in_(user_ids), overseen_users(ctx))),

@@ -1,4 +1,4 @@
-"""Second factors: what is proved beside the password."""
+"""Check of a second factor: TOTP code, recovery code or WebAuthn signature."""
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ from resolvers.context import Context
 
 
 class TwoFactorMethod(StrEnum):
-    """How a second factor is proved."""
+    """A kind of second factor."""
 
     TOTP = "TOTP"
     CUSTOM = "CUSTOM"
@@ -26,20 +26,24 @@ class TwoFactorMethod(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """What somebody shows as a second factor."""
+    """What a client sends to prove a second factor."""
 
-    totp: str | None = field(default=None, repr=False)  # a code by time, or a recovery code
-    webauthn: Mapping[str, Any] | None = field(default=None, repr=False)  # what a key has signed
+    totp: str | None = field(default=None, repr=False)  # a TOTP code or a recovery code
+    # response of the authenticator
+    webauthn: Mapping[str, Any] | None = field(default=None, repr=False)
 
     @property
     def given(self) -> bool:
-        """Whether anything is shown."""
+        """True if the client sent a proof."""
         return self.totp is not None or self.webauthn is not None
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A proof that is right, and yet to be used up: `spend` says whether it still could be."""
+    """A right proof, which must still be used up.
+
+    `use_up` returns False if a concurrent request has used it.
+    """
 
     method: TwoFactorMethod
     action: str
@@ -48,15 +52,16 @@ class Found:
 
 
 def enabled(user: Picked) -> list[TwoFactorMethod]:
-    """The factors that are on for this account, whose row has `second_factors`."""
+    """Return the factors in the column `second_factors` of a user row that are on."""
     return [method for method in TwoFactorMethod if method in user.second_factors]
 
 
 async def check(ctx: Context, user: Picked, proof: Proof) -> TwoFactorMethod:
-    """The factor that this proves; a recovery code stands for the first that is on.
+    """Check a proof and use it up; return the factor it proves.
 
-    Never inside a unit that has begun to write. AuthenticationFailed where it proves none that
-    is on, RateLimited after too many failures: nothing takes a counted one back.
+    A recovery code counts as the first factor that is on. Must not be called inside a transaction
+    that has written. Raises AuthenticationFailed if the proof fits no factor that is on, and
+    RateLimited after too many failures; a counted failure stays counted.
     """
     limits = {f"factor:{user.id}": throttles.by_name(ctx.world.options)}
     await throttles.check(ctx, limits)
@@ -70,11 +75,11 @@ async def check(ctx: Context, user: Picked, proof: Proof) -> TwoFactorMethod:
                 await security_log.note(ctx, session, Event(action, user.id, "fail"))
         raise AuthenticationFailed("the second factor is wrong")
     async with ctx.write(user.id) as session:
-        # Once more, now that we hold the account: of many guesses made at once, one that is
-        # right counts for nothing when the others have used up the limit meanwhile.
+        # Checked again now that the user is locked: of many concurrent guesses, the right one is
+        # refused if the others have used up the limit.
         await throttles.check(ctx, limits)
         if not await found.spend(session):
-            raise AuthenticationFailed("the second factor is wrong")  # somebody was quicker
+            raise AuthenticationFailed("the second factor is wrong")  # a concurrent request used it
         for key in limits:
             await throttles.clear(ctx, key)
         await security_log.note(ctx, session, Event(found.action, user.id, detail=found.detail))
@@ -82,7 +87,7 @@ async def check(ctx: Context, user: Picked, proof: Proof) -> TwoFactorMethod:
 
 
 async def _found(ctx: Context, user: Picked, proof: Proof) -> Found | None:
-    """What the proof is of; None where it proves nothing that is on."""
+    """Return the valid proof of a factor that is on; None if the proof is wrong."""
     on = enabled(user)
     if proof.totp is not None:
         return await _code(ctx, user.id, proof.totp, on)
@@ -96,6 +101,7 @@ async def _found(ctx: Context, user: Picked, proof: Proof) -> Found | None:
 
 
 async def _code(ctx: Context, user_id: int, code: str, on: list[TwoFactorMethod]) -> Found | None:
+    """Return the valid proof of a TOTP or recovery code; None if the code is wrong."""
     if TwoFactorMethod.TOTP in on:
         step = await totp.step_for(ctx, user_id, code)
         if step is not None:

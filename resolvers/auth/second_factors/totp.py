@@ -1,4 +1,4 @@
-"""Codes by time (RFC 6238): seeds, and which of them a code is of."""
+"""Time-based one-time passwords (TOTP, RFC 6238)."""
 
 import base64
 import binascii
@@ -18,26 +18,26 @@ from models.runtime.environment import World
 from models.store.columns import Picked, insert_or, picked
 from resolvers.context import Context
 
-STEP = 30  # seconds that a code is shown
+STEP = 30  # seconds
 DIGITS = 6
-SIZE = 20  # bytes of a seed of ours (RFC 4226, section 4: 160 bits)
-SIZES = range(8, 129)  # bytes of one that is brought along
-LONGEST = 64  # characters of a label, and of an issuer: both go into one picture
-PENDING = timedelta(hours=6)  # until a seed must be proved
+SIZE = 20  # bytes (RFC 4226, section 4: 160 bits)
+SIZES = range(8, 129)  # bytes
+LONGEST = 64  # characters of a label or an issuer: both must fit into one QR code
+PENDING = timedelta(hours=6)  # in which a new secret must be proved
 PRODUCT = "Merganser"
 
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """A new seed, in the three forms that authenticators take."""
+    """A new TOTP secret, in the three forms that authenticators accept."""
 
     seed: str = field(repr=False)  # base32
     url: str = field(repr=False)  # otpauth:
-    picture: str = field(repr=False)  # the URL as a QR code, PNG in a data URL
+    picture: str = field(repr=False)  # data URL of a PNG: the QR code of `url`
 
 
 def code_at(seed: bytes, step: int) -> str:
-    """The code of a step: HOTP (RFC 4226, section 5.3) of its number."""
+    """Return the code of a time step: HOTP (RFC 4226, section 5.3) of its number."""
     digest = hmac.digest(seed, step.to_bytes(8, "big"), hashlib.sha1)
     start = digest[-1] & 0xF
     number = int.from_bytes(digest[start : start + 4], "big") & 0x7FFF_FFFF
@@ -45,14 +45,14 @@ def code_at(seed: bytes, step: int) -> str:
 
 
 def step_of(at: datetime) -> int:
-    """The number of the step in which a moment lies."""
+    """Return the number of the time step that contains this time."""
     return int(at.timestamp()) // STEP
 
 
 def fitting(world: World, seed: bytes, code: str) -> int | None:
-    """The step this is the code of, now or as far to either side as a clock may be wrong.
+    """Return the time step that this is the code of, within the tolerance of the clock; else None.
 
-    None where it is of none; the last of them, where by chance it is of several.
+    If it is the code of several steps, returns the last.
     """
     here, found, skew = step_of(world.now()), None, world.options.totp_steps
     for step in range(here - skew, here + skew + 1):
@@ -62,13 +62,16 @@ def fitting(world: World, seed: bytes, code: str) -> int | None:
 
 
 def written(code: str) -> str | None:
-    """The code as its six digits; None where it is none. Spaces do not matter."""
+    """Return a typed code without spaces as six digits; None if it has another form."""
     code = "".join(code.split()) if len(code) <= LONGEST else ""
     return code if len(code) == DIGITS and code.isascii() and code.isdigit() else None
 
 
 def decoded(text: str) -> bytes:
-    """The seed in base32, as people copy it: in any case, with spaces, hyphens, or neither."""
+    """Decode a typed secret from base32 in any case, with or without spaces and hyphens.
+
+    Raises Invalid if it is not base32 or has a wrong length.
+    """
     plain = "".join(text.split()).replace("-", "").rstrip("=").upper()
     try:
         seed = base64.b32decode(plain + "=" * (-len(plain) % 8))
@@ -81,7 +84,7 @@ def decoded(text: str) -> bytes:
 
 
 def place_of(user_id: int) -> str:
-    """What the vault seals the seeds of an account for."""
+    """Return the purpose that the secret box binds a user's TOTP secrets to."""
     return f"totp:{user_id}"
 
 
@@ -92,7 +95,7 @@ def _base32(seed: bytes) -> str:
 async def setup(
     ctx: Context, session: AsyncSession, user: Picked, label: str | None, issuer: str | None
 ) -> Shown:
-    """A new seed, to be proved within six hours; one that was pending is forgotten."""
+    """Create a pending secret in place of an older one. It must be proved within six hours."""
     names = [_name(label, "label") or user.username, _name(issuer, "issuer") or PRODUCT]
     seed = ctx.world.random(SIZE)
     sealed = ctx.world.vault.seal(_base32(seed), place_of(user.id))
@@ -101,6 +104,7 @@ async def setup(
 
 
 def _name(text: str | None, path: str) -> str | None:
+    """Return a label or issuer. Raises Invalid if it is too long or has a colon."""
     if text and (len(text) > LONGEST or not text.isprintable() or ":" in text):
         raise Invalid(
             f"at most {LONGEST} printable characters, without a colon",
@@ -111,7 +115,8 @@ def _name(text: str | None, path: str) -> str | None:
 
 
 def _shown(seed: bytes, label: str, issuer: str) -> Shown:
-    import pyotp  # noqa: PLC0415 - both only where somebody sets up
+    """Return a secret as base32, URL and QR code."""
+    import pyotp  # noqa: PLC0415 - only set-ups need both
     import segno  # noqa: PLC0415
 
     text = _base32(seed)
@@ -126,9 +131,10 @@ async def _keep(session: AsyncSession, user_id: int, **values: object) -> None:
 
 
 async def enable(ctx: Context, session: AsyncSession, user_id: int, code: str) -> None:
-    """Put the pending seed into use. Conflict where none is pending, or for too long.
+    """Put the pending secret into use; its code is used up.
 
-    AuthenticationFailed where this is no code of it. The code is spent with it.
+    Raises Conflict if no secret is pending or it has expired, AuthenticationFailed for a wrong
+    code.
     """
     world, now = ctx.world, ctx.world.now()
     row = (await (await session.connection()).execute(_row(user_id))).first()
@@ -150,7 +156,7 @@ async def enable(ctx: Context, session: AsyncSession, user_id: int, code: str) -
 
 
 async def bring(ctx: Context, session: AsyncSession, user_id: int, seed: bytes) -> None:
-    """Put a seed into use that an authenticator of the user has already."""
+    """Put a secret into use that an authenticator of the user already has."""
     sealed = ctx.world.vault.seal(_base32(seed), place_of(user_id))
     await _keep(
         session,
@@ -164,7 +170,7 @@ async def bring(ctx: Context, session: AsyncSession, user_id: int, seed: bytes) 
 
 
 async def forget(session: AsyncSession, user_id: int) -> None:
-    """Remove the account's seeds."""
+    """Delete the user's TOTP secrets."""
     connection = await session.connection()
     await connection.execute(delete(TotpSeed).where(col(TotpSeed.user_id) == user_id))
 
@@ -178,7 +184,7 @@ def _opened(world: World, sealed: str, user_id: int) -> bytes:
 
 
 async def step_for(ctx: Context, user_id: int, code: str) -> int | None:
-    """The step this is an unused code of; None where the seed in use has none such."""
+    """Return the time step of an unused code of the user's secret; None if the code is wrong."""
     rows = await ctx.read(_row(user_id))
     digits = written(code)
     if not rows or rows[0].seed is None or digits is None:
@@ -189,7 +195,10 @@ async def step_for(ctx: Context, user_id: int, code: str) -> int | None:
 
 
 async def spend(session: AsyncSession, user_id: int, step: int) -> bool:
-    """Take the code of this step, and with it all before; False where it was taken already."""
+    """Use up the code of this time step and all earlier ones.
+
+    Returns False if it was used already.
+    """
     last = col(TotpSeed.last_step)
     taken = await (await session.connection()).execute(
         update(TotpSeed)

@@ -31,20 +31,20 @@ from resolvers.pagination import by_keys
 
 log = logging.getLogger(__name__)
 
-Made = TypeVar("Made")
+Verified = TypeVar("Verified")
 
 CHALLENGE = 64  # bytes
-GOOD_FOR = timedelta(hours=1)  # a challenge
-WAITING = 10  # challenges of an account at once; older ones make room
-MOST = 20  # keys of an account
+GOOD_FOR = timedelta(hours=1)
+WAITING = 10  # of a user; the oldest are deleted
+MOST = 20  # of a user
 LONGEST = 128  # characters of a name
-PART = 32_768  # characters of one part of what a key says
+PART = 32_768  # characters of one member of a response
 NO_ANSWER = "this is no answer to a challenge of ours"
 TRANSPORTS = frozenset({"ble", "cable", "hybrid", "internal", "nfc", "smart-card", "usb"})
 
 
 class Ceremony(StrEnum):
-    """What a challenge is for."""
+    """The purpose of a challenge."""
 
     REGISTRATION = "REGISTRATION"
     AUTHENTICATION = "AUTHENTICATION"
@@ -52,7 +52,7 @@ class Ceremony(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Party:
-    """Who relies on the keys: for whom they are made, and on which pages they may be used."""
+    """The relying party: its id and the origins of the pages that can use its keys."""
 
     id: str
     origins: list[str]
@@ -60,9 +60,9 @@ class Party:
 
 @dataclass(frozen=True, slots=True)
 class Registered:
-    """A key that has just been made."""
+    """A security key that was just created, verified but not stored."""
 
-    challenge: str  # that it answers: base64url, as are these
+    challenge: str  # base64url, as the next two
     credential_id: str
     public_key: str  # COSE
     sign_count: int
@@ -71,7 +71,7 @@ class Registered:
 
 @dataclass(frozen=True, slots=True)
 class Asserted:
-    """A signature that was right, and what the key counted."""
+    """A valid signature of a stored key, with its signature counters."""
 
     challenge: str
     key_id: int
@@ -81,7 +81,10 @@ class Asserted:
 
 
 def party(options: Options) -> Party:
-    """What is set, or else follows from the public address. Never what a request says of it."""
+    """Return the relying party from the settings, by default from the public URL.
+
+    The headers of a request are never used. Raises Unavailable if no public URL is set.
+    """
     public = urlsplit(options.public_url)
     origins = list(options.webauthn_origins)
     if not origins and public.hostname:
@@ -94,9 +97,9 @@ def party(options: Options) -> Party:
 
 
 async def challenge(ctx: Context, user: Picked, ceremony: Ceremony) -> dict[str, Any]:
-    """What a page hands to `navigator.credentials`: options of its `create` or `get`, as JSON.
+    """Create a challenge: the JSON options for `create` or `get` of `navigator.credentials`.
 
-    Conflict where somebody is to sign in by a key and has none.
+    Raises Conflict to authenticate a user without a key, LimitReached to register too many keys.
     """
     party_, world, now = party(ctx.world.options), ctx.world, ctx.world.now()
     keys = await ctx.read(_keys_of([user.id]))
@@ -174,14 +177,15 @@ def _descriptors(keys: Sequence[Picked]) -> list[Any]:
 
 
 def _handle(user_id: int) -> bytes:
-    """What a key knows the account by: nothing about the person."""
+    """Return the user handle of a key. It says nothing about the person."""
     return str(user_id).encode()
 
 
 async def registered(ctx: Context, user_id: int, response: Mapping[str, Any]) -> Registered:
-    """The key that answers a challenge of ours. Never inside a unit that has begun to write.
+    """Verify the response to a registration challenge and return the new key.
 
-    AuthenticationFailed where it answers none, or not rightly: the challenge is void then.
+    Raises AuthenticationFailed if the response is wrong; its challenge is deleted. Must not be
+    called inside a transaction that has written.
     """
     party_ = party(ctx.world.options)
     expected = await _expected(ctx, user_id, response, registers=True)
@@ -213,12 +217,13 @@ async def registered(ctx: Context, user_id: int, response: Mapping[str, Any]) ->
 async def keep(
     ctx: Context, session: AsyncSession, user_id: int, name: str, made: Registered
 ) -> WebauthnKey:
-    """Store a new key; its challenge is used up.
+    """Store a new key and delete its challenge.
 
-    Conflict where it is known, LimitReached where there are too many.
+    Raises Conflict if the key is registered already, LimitReached if the user has too many keys,
+    and AuthenticationFailed if the challenge was used.
     """
     if not await _consumed(session, made.challenge):
-        raise AuthenticationFailed(NO_ANSWER)  # somebody was quicker
+        raise AuthenticationFailed(NO_ANSWER)  # a concurrent request used it
     theirs = select(col(WebauthnKey.id)).where(col(WebauthnKey.user_id) == user_id)
     _room(len((await (await session.connection()).execute(theirs)).all()))
     row = WebauthnKey(
@@ -240,7 +245,10 @@ async def keep(
 
 
 def named(name: str) -> str:
-    """The name of a key; Invalid where it is none."""
+    """Return the name of a key, trimmed.
+
+    Raises Invalid if it is empty, too long or not printable.
+    """
     name = name.strip()
     if not 0 < len(name) <= LONGEST or not name.isprintable():
         text = f"a name has 1 to {LONGEST} printable characters"
@@ -249,14 +257,16 @@ def named(name: str) -> str:
 
 
 def _room(used: int) -> None:
+    """Raise LimitReached if the user has the highest number of keys."""
     if used >= MOST:
         raise LimitReached(f"at most {MOST} security keys", limit=MOST, used=used)
 
 
 async def asserted(ctx: Context, user_id: int, response: Mapping[str, Any]) -> Asserted | None:
-    """What a key of the account has signed; None where it is not right.
+    """Verify the response to an authentication challenge; None if it is wrong.
 
-    The challenge is void then. Never inside a unit that has begun to write.
+    The challenge of a wrong response is deleted. Must not be called inside a transaction that has
+    written.
     """
     party_ = party(ctx.world.options)
     expected = await _expected(ctx, user_id, response, registers=False)
@@ -290,7 +300,10 @@ async def asserted(ctx: Context, user_id: int, response: Mapping[str, Any]) -> A
 
 
 async def spend(world: World, session: AsyncSession, made: Asserted) -> bool:
-    """Use the challenge up, and keep what the key counted; False where somebody was quicker."""
+    """Delete the challenge and store the signature counter.
+
+    Returns False if a concurrent request used the challenge or the counter.
+    """
     if not await _consumed(session, made.challenge):
         return False
     kept = await (await session.connection()).execute(
@@ -304,7 +317,10 @@ async def spend(world: World, session: AsyncSession, made: Asserted) -> bool:
 async def _expected(
     ctx: Context, user_id: int, response: Mapping[str, Any], *, registers: bool
 ) -> str | None:
-    """The challenge that is answered; None where it is none of ours, or for something else."""
+    """Load the challenge that a response answers.
+
+    Returns None if it is unknown, expired or of another purpose.
+    """
     asked = select(col(WebauthnChallenge.challenge)).where(
         col(WebauthnChallenge.challenge) == (_answered(response) or ""),
         col(WebauthnChallenge.user_id) == user_id,
@@ -315,7 +331,7 @@ async def _expected(
 
 
 async def _consumed(session: AsyncSession, text: str) -> bool:
-    """Whether the challenge was still there to be answered; it is not any more."""
+    """Delete a challenge. Returns False if it was deleted already."""
     gone = await (await session.connection()).execute(_removal(text))
     return gone.rowcount == 1
 
@@ -325,7 +341,10 @@ def _removal(text: str) -> Delete:
 
 
 def _answered(response: Mapping[str, Any]) -> str | None:
-    """What challenge the client says it answers."""
+    """Return the challenge that the client data of a response names; None if malformed.
+
+    Raises Invalid if a member is longer than any authenticator sends.
+    """
     inner = response.get("response")
     parts = [*response.values(), *(inner.values() if isinstance(inner, Mapping) else ())]
     if any(isinstance(part, str) and len(part) > PART for part in parts):
@@ -338,18 +357,18 @@ def _answered(response: Mapping[str, Any]) -> str | None:
 
 
 def _unpadded(text: object) -> str:
-    """Base64url as we keep it; nothing where it is none."""
+    """Return base64url without padding; empty if the value is not base64url."""
     try:
         return _base64url(_bytes(text))
     except ValueError:
         return ""
 
 
-async def _tried(world: World, text: str, verify: Callable[[], Made]) -> Made | None:
-    """What verifies; None where it does not, and nobody gets a second try at the challenge."""
+async def _tried(world: World, text: str, verify: Callable[[], Verified]) -> Verified | None:
+    """Return what `verify` returns; None if it raises, and the challenge is deleted."""
     try:
         return await asyncio.to_thread(verify)
-    except Exception as problem:  # noqa: BLE001 - a stranger's bytes: whatever the library trips on
+    except Exception as problem:  # noqa: BLE001 - untrusted bytes can raise any error
         log.info("a security key was refused", extra={"why": type(problem).__name__})
 
     def unit(turn: Turn) -> None:
@@ -364,6 +383,7 @@ def _base64url(raw: bytes) -> str:
 
 
 def _bytes(text: object) -> bytes:
+    """Decode base64url with or without padding. Raises ValueError."""
     if not isinstance(text, str) or not text.isascii():
         raise ValueError("not base64url")
     try:
@@ -382,7 +402,7 @@ def _visible(ctx: Context) -> Any:
 
 
 async def of_users(ctx: Context, user_ids: list[int]) -> list[list[Picked]]:
-    """The keys of these accounts, the oldest first, as far as the viewer sees them."""
+    """Load the keys of these users, oldest first; none for users that the viewer can't oversee."""
     found: dict[int, list[Picked]] = {key: [] for key in user_ids}
     for row in await ctx.read(_keys_of(user_ids).where(_visible(ctx))):
         found[row.user_id].append(row)
@@ -390,13 +410,16 @@ async def of_users(ctx: Context, user_ids: list[int]) -> list[list[Picked]]:
 
 
 async def by_ids(ctx: Context, ids: list[int]) -> list[Picked | None]:
-    """The keys with these ids, in this order; None where the viewer sees none."""
+    """Load keys by id, in this order; None for a key that the viewer does not see."""
     seen = select(*picked(WebauthnKey)).where(_visible(ctx))
     return await by_keys(ctx, seen, col(WebauthnKey.id), ids)
 
 
 async def removed(session: AsyncSession, user_id: int, ids: Sequence[int] | None = None) -> int:
-    """Remove these keys of the account, or all, with its challenges; returns how many are left."""
+    """Delete these keys of the user, or all; return the number left.
+
+    The last one takes the user's challenges with it.
+    """
     connection = await session.connection()
     mine = col(WebauthnKey.user_id) == user_id
     which = mine if ids is None else mine & col(WebauthnKey.id).in_(ids)

@@ -1,1 +1,1 @@
-"""Changes of many messages."""
+"""Changes of many messages at once."""

@@ -1,4 +1,4 @@
-"""What is done to many messages: at once where they are few, by a task where they are many."""
+"""Bulk changes of messages: at once if they are few, by a task if they are many."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -35,43 +35,43 @@ from resolvers.messages.bulk.row_changes import STATE, Changes
 from resolvers.messages.filters.filter_conditions import Selection
 from resolvers.users.selection import Users
 
-CHUNK = 1000  # messages of a task's unit
+CHUNK = 1000  # per task step
 NOTHING = Changes({})
 
 
 @dataclass(slots=True)
 class Done:
-    """What became of a bulk operation: the messages it changed, or the task that does."""
+    """The result of a bulk operation: the changed messages, or the task that changes them."""
 
     rows: Sequence[Picked] = ()
-    uids: dict[int, tuple[int, int]] = field(default_factory=dict)  # by the message that is there
+    uids: dict[int, tuple[int, int]] = field(default_factory=dict)  # old and new UID
     task: Task | None = None
     undo: str | None = field(default=None, repr=False)
     undo_until: datetime | None = None
-    mailboxes: Sequence[int] = ()  # folders that are gone
+    mailboxes: Sequence[int] = ()  # mailboxes that were deleted
 
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What to do to the messages of a selection."""
+    """A bulk operation on the messages of a selection."""
 
     select: Selection
     changes: Changes | None = None
-    to: Named | None = None  # folder, of each account
-    source: Users | None = None  # the account whose messages go to that of the selection
-    copy: bool = False  # to a folder, and leave them where they are
+    to: Named | None = None  # the mailbox with this name in each account
+    source: Users | None = None  # its messages go to the account of the selection
+    copy: bool = False  # keeps the messages where they are
     delete: bool = False
     permanent: bool = False
-    duplicates: str | None = None  # only what has the same in this column as an older one
-    drop_empty: bool = False  # folders that are empty then
-    unless_since: int | None = None  # refuse what changed after this modseq
-    later: bool = False  # by a task in any case
-    muted: Mapping[int, bool] = field(default_factory=dict)  # conversations as they were
-    boxes: Sequence[int] | None = None  # folders to select from, by key: an index leads there
+    duplicates: str | None = None  # only messages with the same value as an older one
+    drop_empty: bool = False  # that this request empties
+    unless_since: int | None = None  # refuses messages that changed after this MODSEQ
+    later: bool = False  # also for few messages
+    muted: Mapping[int, bool] = field(default_factory=dict)  # `muted` of threads before the change
+    boxes: Sequence[int] | None = None  # mailboxes to select from, so that their index is used
 
     @property
     def mutation(self) -> str:
-        """What the schema calls it."""
+        """The name of the mutation in the schema."""
         if self.duplicates:
             return "messageDeduplicate"
         if self.delete:
@@ -82,7 +82,7 @@ class Order:
 
     @property
     def plain(self) -> bool:
-        """Whether it is flags of messages that are named, and nothing else."""
+        """True if the request only sets flags of messages given by ID."""
         changes = self.changes
         if changes is None or changes.values or changes.snooze is not None or self.muted:
             return False
@@ -91,12 +91,16 @@ class Order:
 
     @property
     def kind(self) -> str:
-        """The name of the task that does it."""
+        """The kind of the task that runs the request."""
         return f"MESSAGE_{self.mutation.removeprefix('message').upper()}"
 
 
 async def carry_out(ctx: Context, order: Order) -> Done:
-    """Do it: all or none in one unit, or as a task where it is much or was asked for."""
+    """Apply the request: in one transaction, or as a task if it is large or asks for one.
+
+    Raises InvalidInput, NotFound, Forbidden, OverQuota, or Stale if a message changed since
+    `unchanged_since_modseq`.
+    """
     if order.changes is not None and order.changes.nothing and order.to is None:
         raise Invalid("say what to change", constraint="required", path=["set"])
     snooze.check(ctx, order.changes, moving=order.to is not None)
@@ -147,10 +151,10 @@ async def _whose(ctx: Context, order: Order) -> Whose:
 
 
 def _flag(ctx: Context, turn: Turn, order: Order, whose: Whose) -> Done:
-    """What is done most: in one go, since each statement of a session costs a way of its own."""
+    """Change flags in one synchronous transaction, since this is the most frequent request."""
     (user,) = whose.ids
-    asked = flags.asked(ctx.world.database.dialect)
-    rows = turn.fetched(asked, user=user, ids=list(order.select.ids or ()))
+    statement = flags.asked(ctx.world.database.dialect)
+    rows = turn.fetched(statement, user=user, ids=list(order.select.ids or ()))
     _check_named(order, rows)
     if not rows or order.changes is None:
         return Done()
@@ -160,7 +164,10 @@ def _flag(ctx: Context, turn: Turn, order: Order, whose: Whose) -> Done:
 
 
 async def _named(ctx: Context, order: Order, whose: Whose) -> list[int]:
-    """The folders to select from, where one is named; NotFound where one account lacks it."""
+    """Return the mailboxes to select from.
+
+    Raises NotFound if the only account lacks the mailbox.
+    """
     name = order.select.mailbox
     if name is None:
         return []
@@ -171,8 +178,8 @@ async def _named(ctx: Context, order: Order, whose: Whose) -> list[int]:
 
 
 async def _rows(ctx: Context, order: Order, whose: Whose, limit: int) -> Sequence[Picked]:
-    asked = select(*picked(Message, STATE)).where(*_chosen(ctx, order, whose))
-    return await ctx.read(asked.order_by(col(Message.id)).limit(limit))
+    statement = select(*picked(Message, STATE)).where(*_chosen(ctx, order, whose))
+    return await ctx.read(statement.order_by(col(Message.id)).limit(limit))
 
 
 def _chosen(ctx: Context, order: Order, whose: Whose) -> list[ColumnElement[bool]]:
@@ -194,7 +201,7 @@ def _chosen(ctx: Context, order: Order, whose: Whose) -> list[ColumnElement[bool
 
 
 async def _check(ctx: Context, order: Order, whose: Whose, rows: Sequence[Picked]) -> None:
-    """NotFound where a message that is named is not there."""
+    """Raise NotFound if a message given by ID does not exist."""
     if order.select.ids is None:
         return
     if order.duplicates:
@@ -211,9 +218,9 @@ def _check_named(order: Order, rows: Sequence[Picked]) -> None:
 
 
 def _needed(order: Order, *, given: bool) -> Rights:
-    """The rights this takes in the folders of others where the messages are.
+    """Return the rights that the request needs in shared mailboxes that contain the messages.
 
-    One that goes to another account is gone for good.
+    A message that goes to another account is lost for its owner, so this needs EXPUNGE.
     """
     needed = {ShareRight.READ}
     if order.to is None:
@@ -226,31 +233,31 @@ def _needed(order: Order, *, given: bool) -> Rights:
 
 
 async def _check_rights(ctx: Context, order: Order, whose: Whose, rows: Sequence[Picked]) -> None:
-    """Forbidden where the viewer may not do this in a folder that is shared with them."""
+    """Raise Forbidden if the viewer lacks a right in a mailbox of another user."""
     if not whose.grantee:
         return
     if whose.ids != [whose.grantee]:
         needed = _needed(order, given=whose.given_to is not None)
-        boxes = sorted({row.mailbox_id for row in rows})
-        await bulk_rights.require(ctx, boxes, needed, ["select"])
+        mailboxes = sorted({row.mailbox_id for row in rows})
+        await bulk_rights.require(ctx, mailboxes, needed, ["select"])
         if order.drop_empty:
             raise Forbidden("folders are for their owner to delete", path=["dropEmpty"])
-    for box in whose.folders.values():
-        if box.user_id != whose.grantee:
+    for mailbox in whose.folders.values():
+        if mailbox.user_id != whose.grantee:
             needed = bulk_rights.for_changes(order.changes) | {ShareRight.INSERT}
-            await bulk_rights.require(ctx, [box.id], needed, ["to"])
+            await bulk_rights.require(ctx, [mailbox.id], needed, ["to"])
 
 
 async def _check_age(ctx: Context, order: Order, whose: Whose) -> None:
     if order.unless_since is not None:
-        asked = select(func.max(col(Message.modseq)).label("newest"))
-        (row,) = await ctx.read(asked.where(*_chosen(ctx, order, whose)))
+        statement = select(func.max(col(Message.modseq)).label("newest"))
+        (row,) = await ctx.read(statement.where(*_chosen(ctx, order, whose)))
         if (row.newest or 0) > order.unless_since:
             raise Stale(current_modseq=row.newest, path=["ifUnchangedSince"])
 
 
 def _check_targets(order: Order, whose: Whose, users: Iterable[int]) -> None:
-    """NotFound where an account whose messages are selected has no folder for them."""
+    """Raise NotFound if an account with selected messages lacks the target mailbox."""
     for user_id in sorted(users) if order.to else ():
         if user_id not in whose.folders:
             raise NotFound(f"{whose.name(user_id)}{order.to}", path=["to"])
@@ -259,11 +266,18 @@ def _check_targets(order: Order, whose: Whose, users: Iterable[int]) -> None:
 async def _remember(
     ctx: Context, session: AsyncSession, order: Order, rows: Sequence[Picked], whose: Whose
 ) -> tuple[str | None, datetime | None]:
-    """The token that takes it back, and until when; none for a key of the platform's."""
+    """Return an undo token and its expiry.
+
+    None if the request can't be undone, or for platform keys.
+    """
     final = order.permanent or order.copy or whose.given_to is not None or whose.grantee
     if final or not rows or not ctx.viewer.user_id:
         return None, None
-    to = {user: box.id for user, box in whose.folders.items()} if order.to is not None else None
+    to = (
+        {user: mailbox.id for user, mailbox in whose.folders.items()}
+        if order.to is not None
+        else None
+    )
     was = bulk_undo.Was(order.kind, order.changes or NOTHING, rows, order.muted, to)
     return await bulk_undo.remember(ctx, session, was)
 
@@ -282,39 +296,44 @@ async def _do(
         for user_id, theirs in row_changes.by_user(rows).items():
             done.uids |= await _put(ctx, session, order, theirs, folders[user_id])
     if order.changes is not None and not order.changes.nothing:
-        if order.to is not None:  # as they are now
+        if order.to is not None:  # the rows after the move
             rows = await row_changes.chosen(session, list(done.uids))
         await flags.change(ctx, session, rows, order.changes)
         await snooze.apply(ctx, session, rows, order.changes)
     if order.permanent:
         await row_changes.remove(ctx, session, rows)
     elif order.delete:
-        boxes = await _folders(session, {row.mailbox_id for row in rows})
-        await row_changes.archive(ctx, session, rows, {key: box.path for key, box in boxes.items()})
+        mailboxes = await _folders(session, {row.mailbox_id for row in rows})
+        await row_changes.archive(
+            ctx, session, rows, {key: mailbox.path for key, mailbox in mailboxes.items()}
+        )
     return done
 
 
 async def _put(
     ctx: Context, session: AsyncSession, order: Order, rows: Sequence[Picked], to: Picked
 ) -> dict[int, tuple[int, int]]:
-    """Bring messages of one account into a folder; their uids by the messages that are there."""
+    """Move or copy messages of one account into a mailbox.
+
+    Returns old and new UID by message ID.
+    """
     if to.user_id == rows[0].user_id and not order.copy:
         return await row_changes.move(ctx, session, rows, to)
     uids = await copy.copy(ctx, session, rows, to)
-    if not order.copy:  # another account's now
+    if not order.copy:  # the copy belongs to another account
         await row_changes.remove(ctx, session, rows)
     return uids
 
 
 async def _folders(session: AsyncSession, keys: Iterable[int]) -> dict[int, Picked]:
-    asked = select(*picked(Mailbox)).where(col(Mailbox.id).in_(sorted(keys)))
-    return {row.id: row for row in (await (await session.connection()).execute(asked)).all()}
+    statement = select(*picked(Mailbox)).where(col(Mailbox.id).in_(sorted(keys)))
+    return {row.id: row for row in (await (await session.connection()).execute(statement)).all()}
 
 
 async def _task(
     ctx: Context, session: AsyncSession, order: Order, whose: Whose, named: Sequence[int]
 ) -> Task:
-    """Hand the work to a task, which does it to what the selection holds now."""
+    """Queue a task for the messages that the selection contains now."""
     place = (col(Message.user_id), col(Message.id))
     everything = select(*place, col(Message.size)).where(*_chosen(ctx, order, whose))
     rows = await ctx.read(everything.order_by(*place))
@@ -335,7 +354,7 @@ async def _task(
 
 
 async def _check_room(ctx: Context, user_id: int, size: int) -> None:
-    """OverQuota where an account has no room for so much: it is not begun."""
+    """Raise OverQuota if the account has no room for this many bytes."""
     given = {"user": user_id, "platform": ctx.world.options.default_quota}
     for row in await ctx.read(QUOTA, given):
         if row.allowed and row.used + size > row.allowed:
@@ -349,7 +368,9 @@ def _written(order: Order, whose: Whose, named: Sequence[int]) -> dict[str, Any]
         values["expires"] = values["expires"].isoformat()
     return {
         "changes": changes,
-        "folders": {str(key): box.id for key, box in whose.folders.items()} if order.to else None,
+        "folders": {str(key): mailbox.id for key, mailbox in whose.folders.items()}
+        if order.to
+        else None,
         "given_to": whose.given_to and whose.given_to.id,
         "others": bool(whose.others or whose.grantee),
         "grantee": whose.grantee,
@@ -363,7 +384,7 @@ def _written(order: Order, whose: Whose, named: Sequence[int]) -> dict[str, Any]
 
 
 async def plan(ctx: Context, order: dict[str, Any], checkpoint: dict[str, Any]) -> Plan:
-    """Whose streams the next unit of a task holds, where they are not the task's own."""
+    """Return the streams that the next step locks, if they are not those of the task's user."""
     if not order.get("others"):
         return Plan()
     ids = part(order, checkpoint, CHUNK)
@@ -379,7 +400,7 @@ async def step(
     checkpoint: dict[str, Any],
     _: Plan,
 ) -> Step:
-    """The next unit of a task."""
+    """Run the next step of a task."""
     ids = part(order, checkpoint, CHUNK)
     return past(ids, order, checkpoint, await work_on(ctx, session, order, ids))
 
@@ -387,9 +408,10 @@ async def step(
 async def work_on(
     ctx: Context, session: AsyncSession, what: dict[str, Any], ids: Sequence[int]
 ) -> int:
-    """One chunk of a task, inside the unit that notes how far it has come; returns how many.
+    """Apply a task to one chunk of messages, inside the transaction of its step.
 
-    What has gone meanwhile, or was not to be changed if it changed meanwhile, is left out.
+    Returns the number of messages. Deleted messages are left out, and those that changed although
+    `unless_since` excludes it.
     """
     changes = what["changes"] and Changes(**what["changes"])
     if changes and changes.values and changes.values.get("expires"):
@@ -425,32 +447,35 @@ async def work_on(
 async def _granted(
     ctx: Context, order: Order, rows: Sequence[Picked], folders: Mapping[int, Picked]
 ) -> list[Picked]:
-    """Those of these messages with which the grantee may still do this. Forbidden for a folder."""
+    """Return the messages for which the grantee still has the rights.
+
+    Raises Forbidden for a target.
+    """
     mine = ctx.viewer.user_id
-    boxes = sorted({row.mailbox_id for row in rows if row.user_id != mine})
-    given = any(box.user_id != user for user, box in folders.items())
-    closed = await bulk_rights.lacking(ctx, boxes, _needed(order, given=given))
-    for box in folders.values():
-        if box.user_id != mine:
+    mailboxes = sorted({row.mailbox_id for row in rows if row.user_id != mine})
+    given = any(mailbox.user_id != user for user, mailbox in folders.items())
+    closed = await bulk_rights.lacking(ctx, mailboxes, _needed(order, given=given))
+    for mailbox in folders.values():
+        if mailbox.user_id != mine:
             needed = bulk_rights.for_changes(order.changes) | {ShareRight.INSERT}
-            await bulk_rights.require(ctx, [box.id], needed, ["to"])
+            await bulk_rights.require(ctx, [mailbox.id], needed, ["to"])
     return [row for row in rows if row.mailbox_id not in closed]
 
 
 async def _still(session: AsyncSession, rows: Sequence[Picked], column: str) -> list[Picked]:
-    """Those of these that are duplicates still: an older one, which is not among them, is there."""
+    """Return the messages that are still duplicates: an older one that is not among them exists."""
     alike = col(getattr(Message, column))
     names = ("id", "mailbox_id", "received_at", column)
     connection = await session.connection()
     mine = select(*picked(Message, names)).where(col(Message.id).in_([row.id for row in rows]))
     known = {row.id: row for row in (await connection.execute(mine)).all()}
     values = {getattr(row, column) for row in known.values()}
-    boxes = {row.mailbox_id for row in rows}
-    asked = select(*picked(Message, names)).where(
-        col(Message.mailbox_id).in_(boxes), alike.in_(values)
+    mailboxes = {row.mailbox_id for row in rows}
+    statement = select(*picked(Message, names)).where(
+        col(Message.mailbox_id).in_(mailboxes), alike.in_(values)
     )
     oldest: dict[tuple[int, Any], tuple[datetime, int]] = {}
-    for row in (await connection.execute(asked)).all():
+    for row in (await connection.execute(statement)).all():
         key, age = (row.mailbox_id, getattr(row, column)), (row.received_at, row.id)
         oldest[key] = min(age, oldest.get(key, age))
     kept = {age[1] for age in oldest.values()}
@@ -460,7 +485,7 @@ async def _still(session: AsyncSession, rows: Sequence[Picked], column: str) -> 
 async def _again(
     session: AsyncSession, what: Mapping[str, Any], users: Iterable[int]
 ) -> dict[int, Picked]:
-    """Where a task's messages of each account go. NotFound where that folder is gone."""
+    """Return the target mailbox of each account. Raises NotFound if it was deleted."""
     keys = {user: what["folders"][str(user)] for user in users} if what["folders"] else {}
     there = await _folders(session, keys.values()) if keys else {}
     for key in keys.values():

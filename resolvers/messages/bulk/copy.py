@@ -1,4 +1,4 @@
-"""Copies of messages, a chunk at a time: new rows that share what is stored of the old ones."""
+"""Copying of messages, a chunk at a time: new rows that share the stored blobs."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -24,16 +24,16 @@ from models.store.columns import Picked, insert_or, picked
 from resolvers.context import Context
 from resolvers.messages.bulk import row_changes
 
-PART = 1000  # keys of one statement
+PART = 1000  # per statement
 
 
 async def copy(
     ctx: Context, session: AsyncSession, rows: Sequence[Picked], to: Picked
 ) -> dict[int, tuple[int, int]]:
-    """Copy messages of one account into the folder `to`, of the same account or another.
+    """Copy messages of one account into a mailbox, of the same account or another one.
 
-    Both streams are held, and the accounts share a tenant: bodies are referred to once more,
-    not stored again. Returns the old and the new uid, by the id of each copy. OverQuota.
+    Both streams are locked, and the accounts share a tenant: blobs get another reference and are
+    not stored again. Returns old and new UID by the ID of each copy. Raises OverQuota.
     """
     ordered = sorted(rows, key=lambda row: (row.mailbox_id, row.uid))
     size, owner = sum(row.size for row in ordered), to.user_id
@@ -65,7 +65,7 @@ async def copy(
         "snoozed_from": None,
     }
     if ordered[0].user_id != owner:
-        given["forwarded_to"] = None  # these are another's targets
+        given["forwarded_to"] = None  # the forwards belong to the other account
     own = {
         row.id: {
             **given,
@@ -88,7 +88,7 @@ async def copy(
 
 
 async def _add(session: AsyncSession, own: Mapping[int, Mapping[str, Any]]) -> None:
-    """Copy the rows of these messages, each but for the columns that are the copy's own."""
+    """Insert copies of these messages, with the columns that differ."""
     connection = await session.connection()
     for ids in _parts(list(own)):
         whole = select(*picked(Message)).where(col(Message.id).in_(ids))
@@ -99,7 +99,9 @@ async def _add(session: AsyncSession, own: Mapping[int, Mapping[str, Any]]) -> N
             {"message_id": own[row.message_id]["id"], "blob_id": row.blob_id}
             for row in (await connection.execute(needs)).all()
         ]
-        if references:  # what has lost them is copied as it is: `merganser check` tells of it
+        if (
+            references
+        ):  # a message without references is copied as it is; `merganser check` reports it
             await connection.execute(insert(MessageBlob), references)
 
 
@@ -110,22 +112,22 @@ def _parts(keys: Sequence[Any]) -> list[Sequence[Any]]:
 async def _threads(
     ctx: Context, session: AsyncSession, rows: Sequence[Picked], owner: int
 ) -> dict[int, int]:
-    """The conversations of another account that those of these messages become, by theirs.
+    """Return the owner's thread for each thread of these messages.
 
-    What leads to one of the owner's goes on there; all else begins one.
+    A thread with a known thread key continues the owner's thread; others begin a new one.
     """
     connection = await session.connection()
     theirs = sorted({row.thread_id for row in rows})
     leading: defaultdict[int, list[str]] = defaultdict(list)
     for part in _parts(theirs):
-        asked = select(col(ThreadRef.thread_id), col(ThreadRef.key))
-        mine = asked.where(col(ThreadRef.thread_id).in_(part))
+        statement = select(col(ThreadRef.thread_id), col(ThreadRef.key))
+        mine = statement.where(col(ThreadRef.thread_id).in_(part))
         for row in (await connection.execute(mine)).all():
             leading[row.thread_id].append(row.key)
     known: dict[str, int] = {}
     for part in _parts(sorted({key for keys in leading.values() for key in keys})):
-        asked = select(col(ThreadRef.key), col(ThreadRef.thread_id))
-        there = asked.where(col(ThreadRef.user_id) == owner, col(ThreadRef.key).in_(part))
+        statement = select(col(ThreadRef.key), col(ThreadRef.thread_id))
+        there = statement.where(col(ThreadRef.user_id) == owner, col(ThreadRef.key).in_(part))
         known |= {row.key: row.thread_id for row in (await connection.execute(there)).all()}
     found = {
         thread: min(led)
@@ -148,11 +150,14 @@ async def _threads(
 async def _begun(
     ctx: Context, session: AsyncSession, threads: Sequence[int], owner: int
 ) -> dict[int, int]:
-    """New conversations of an account, under the subjects of these, which are another's."""
+    """Create threads of an account with the subjects of these threads.
+
+    Returns the new IDs by the old.
+    """
     connection, found = await session.connection(), dict[int, int]()
     for part in _parts(threads):
-        asked = select(col(Thread.id), col(Thread.subject)).where(col(Thread.id).in_(part))
-        rows = (await connection.execute(asked)).all()
+        statement = select(col(Thread.id), col(Thread.subject)).where(col(Thread.id).in_(part))
+        rows = (await connection.execute(statement)).all()
         found |= {row.id: ctx.world.key() for row in rows}
         at = ctx.world.now()
         made = [

@@ -1,4 +1,4 @@
-"""Flags, keywords and values of messages, inside units whose streams are held."""
+"""Changes of flags, keywords and other columns of messages, in the caller's transaction."""
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -28,25 +28,30 @@ from models.store.prepared_statements import (
 from resolvers.context import Context
 from resolvers.messages.bulk.row_changes import STATE, Changes, Tally, by_user, counted
 
-KEYWORDS = 64  # of one message
+KEYWORDS = 64  # per message
 TIMES = ("expires", "snoozed_until")
-UNREAD = {"thread_id", "modseq", "size", "archived_at"}  # of STATE, where flags are changed
+UNREAD = {
+    "thread_id",
+    "modseq",
+    "size",
+    "archived_at",
+}  # of STATE_COLUMNS, not needed for flag changes
 
-States = Mapping[str, Any]  # what a message is to be, by column
+States = Mapping[str, Any]  # by column
 
 
 class After(NamedTuple):
-    """What a message is to be, and how that differs from what it is."""
+    """The flags and keywords of a message after a change, and the difference from before."""
 
-    flags: list[str]  # and keywords, as IMAP names them
+    flags: list[str]  # flags and keywords with their IMAP names
     keywords: list[str]
     reworded: bool
     differs: bool
-    unseen: int  # more than before
+    unseen: int  # added to the unseen counter
 
 
 class Some(NamedTuple):
-    """Messages of one account, and what each is to be."""
+    """Messages of one account, and the flags of each after the change."""
 
     rows: Sequence[Picked]
     after: Sequence[After]
@@ -54,7 +59,7 @@ class Some(NamedTuple):
 
 @prepared
 def asked(dialect: str) -> Select[*tuple[Any, ...]]:
-    """The messages with these `ids` of the account `user`, by key."""
+    """Build the select of the messages with these `ids` of the account `user`, by ID."""
     theirs = col(Message.user_id) == number("user"), col(Message.archived_at).is_(None)
     rows = select(*picked(Message, STATE - UNREAD)).where(*theirs)
     return rows.where(among(dialect, col(Message.id), "ids")).order_by(col(Message.id))
@@ -63,7 +68,7 @@ def asked(dialect: str) -> Select[*tuple[Any, ...]]:
 async def change(
     ctx: Context, session: AsyncSession, rows: Sequence[Picked], changes: Changes
 ) -> list[int]:
-    """Change flags, keywords and values; returns the ids of those that were not so before."""
+    """Change flags, keywords and values. Returns the IDs of the messages that changed."""
     return await ctx.world.join(session, lambda turn: changed(ctx, turn, rows, changes))
 
 
@@ -75,7 +80,10 @@ def changed(
     *,
     also: Sequence[Sent] = (),
 ) -> list[int]:
-    """What `change` does, in a turn that holds the accounts; what is sent `also` goes with it."""
+    """Change flags like `change_flags`, in a transaction that locks the accounts.
+
+    `extra_statements` are sent with its own statements.
+    """
     after = _after_each(rows, changes)
     works, ids = list(also), []
     for owner, places in _others(rows, after).items():
@@ -89,7 +97,7 @@ def changed(
 
 
 def _others(rows: Sequence[Picked], after: Sequence[After]) -> dict[int, list[int]]:
-    """Where those stand that are to be another than they are, by whose they are."""
+    """Return the row numbers of messages that change, by user ID."""
     found: defaultdict[int, list[int]] = defaultdict(list)
     for place, (owner, to) in enumerate(zip(values_of(rows, "user_id"), after, strict=True)):
         if to.differs:
@@ -98,7 +106,7 @@ def _others(rows: Sequence[Picked], after: Sequence[After]) -> dict[int, list[in
 
 
 def _after_each(rows: Sequence[Picked], changes: Changes) -> list[After]:
-    """What each is to be: told once of all that are alike, as most are."""
+    """Compute the flags of each message after the change, once for messages with equal flags."""
     states = _states(rows)
     known = {state: place for place, state in enumerate(states)}
     after = {state: _after(rows[place], changes) for state, place in known.items()}
@@ -106,13 +114,13 @@ def _after_each(rows: Sequence[Picked], changes: Changes) -> list[After]:
 
 
 def _states(rows: Sequence[Picked]) -> list[tuple[Any, ...]]:
-    """The flags and keywords of each, to be compared alone."""
+    """Return the flags and keywords of each message as a hashable value."""
     words = [one if isinstance(one, str) else tuple(one) for one in values_of(rows, "keywords")]
     return list(zip(*(values_of(rows, name) for name in SYSTEM_FLAGS), words, strict=True))
 
 
 def names_of(rows: Sequence[Picked]) -> list[list[str]]:
-    """The flags and keywords of each, as IMAP names them."""
+    """Return the flags and keywords of each message, with their IMAP names."""
     states = _states(rows)
     known = {state: place for place, state in enumerate(states)}
     named = {state: flags(rows[place]) for state, place in known.items()}
@@ -120,7 +128,7 @@ def names_of(rows: Sequence[Picked]) -> list[list[str]]:
 
 
 def was(rows: Sequence[Picked]) -> list[list[Any]]:
-    """What an undo has to know of messages: id, folder, flags and keywords, expiry, snooze."""
+    """Return what an undo needs of each message: ID, mailbox, flags, expiry and snooze."""
     columns = [
         values_of(rows, "id"),
         values_of(rows, "mailbox_id"),
@@ -152,26 +160,26 @@ def _after(row: Picked, changes: Changes) -> After:
 
 
 def _works(ctx: Context, turn: Turn, owner: int, some: Some, changes: Changes) -> list[Sent]:
-    """What changes these messages of one account: its journal, they, and their folders."""
+    """Return the statements that update these messages of one account, and the journal."""
     rows, after = some
     last, told = _told(ctx, turn, owner, rows, [to.flags for to in after])
     unseen = Counter[int]()
-    for box, to in zip(values_of(rows, "mailbox_id"), after, strict=True):
-        if box is not None:
-            unseen[box] += to.unseen
+    for mailbox, to in zip(values_of(rows, "mailbox_id"), after, strict=True):
+        if mailbox is not None:
+            unseen[mailbox] += to.unseen
     dialect = turn.world.database.dialect
     values = {**changes.flags, **(changes.values or {})}
     given = {"ids": values_of(rows, "id"), "last": last}
     given |= {f"its_{name}": value for name, value in values.items()}
     works = [*told, (_update(dialect, frozenset(values)), given)]
-    tallies = {box: Tally(unseen=more) for box, more in unseen.items()}
+    tallies = {mailbox: Tally(unseen=more) for mailbox, more in unseen.items()}
     return [*works, counted(dialect, last, tallies)] if tallies else works
 
 
 def _told(
     ctx: Context, turn: Turn, owner: int, rows: Sequence[Picked], named: list[list[str]]
 ) -> tuple[int, list[Sent]]:
-    """The modseq of these messages of one account, and what tells the journal of their flags."""
+    """Return the new MODSEQ of these messages of one account, and the journal statements."""
     entries = ctx.entries(
         ChangeKind.MESSAGE_UPDATED,
         values_of(rows, "id"),
@@ -203,9 +211,9 @@ def _set_keywords(turn: Turn, some: Some) -> None:
 async def restate(
     ctx: Context, session: AsyncSession, rows: Sequence[Picked], states: Mapping[int, States]
 ) -> None:
-    """Give each message values of its own, by column: the system's flags, keywords, and others.
+    """Set columns of each message to its own values: flags, keywords and others.
 
-    Each has the same columns, which are in its row too.
+    All messages get the same columns, which their rows contain.
     """
     others = [
         row

@@ -1,4 +1,4 @@
-"""Muting conversations: what is received of one arrives read."""
+"""Muting of threads: new messages of a muted thread arrive as seen."""
 
 from collections.abc import Mapping
 
@@ -14,7 +14,7 @@ from resolvers.context import Context
 
 
 async def mute(ctx: Context, session: AsyncSession, wanted: Mapping[int, bool]) -> None:
-    """Mute these conversations of the viewer's, or unmute them; those that are gone stay so."""
+    """Mute or unmute these threads of the viewer. Threads that no longer exist are ignored."""
     if not wanted:
         return
     asked = select(*picked(Thread, {"id", "muted"})).where(

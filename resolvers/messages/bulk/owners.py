@@ -1,4 +1,4 @@
-"""Whose messages a bulk operation is about, and into whose folders they go."""
+"""The accounts of a bulk operation: owners of the selected messages and the targets."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -26,41 +26,42 @@ from resolvers.messages.content_access import openable
 from resolvers.messages.filters.filter_conditions import Selection
 from resolvers.users.selection import Users, managed_all
 
-GIVEN = "mail given to another account"  # as the security log of its owner calls it
+GIVEN = "mail given to another account"  # the name in the owner's security log
 
 
 @dataclass(frozen=True, slots=True)
 class Whose:
-    """The accounts whose messages are selected; `given_to` is another, which is to have them.
+    """The accounts of a bulk operation.
 
-    `folders` are those the messages of each account go to; who lacks one is not among them.
+    `receiving_user` is another account that gets the messages. `target_by_user` has the target
+    mailbox of each account; accounts without it are missing.
     """
 
     ids: Sequence[int]
-    others: Sequence[Picked] = ()  # accounts that are not the viewer's, the other one too
+    others: Sequence[Picked] = ()  # without the viewer, with the receiving user
     given_to: Picked | None = None
     folders: Mapping[int, Picked] = field(default_factory=dict)
-    grantee: int = 0  # to whom they are shared, or the folder they go to is
+    grantee: int = 0  # the viewer, if source or target mailbox is shared with them
 
     @property
     def streams(self) -> list[int]:
-        """The streams to hold; that of the platform has the tasks of what is done to others."""
+        """The streams to lock. The platform's stream has the tasks on other users' mail."""
         more = [self.given_to.id] if self.given_to else []
         more += [self.grantee] if self.grantee else []
         return [*self.ids, *more, *([PLATFORM] if self.others else [])]
 
     def name(self, user_id: int) -> str:
-        """How an account that is not the viewer's is called."""
+        """Return the username with a colon, or "" for the viewer."""
         return next((f"{row.username}: " for row in self.others if row.id == user_id), "")
 
 
 async def whose(
     ctx: Context, users: Users, *, source: Users | None = None, to: Named | None = None
 ) -> Whose:
-    """The accounts of a selection; those of others only for administrators.
+    """Load the accounts of a selection; other users' only for administrators.
 
-    With a `source` the messages are that account's, and go to the one of `users`. NotFound
-    where that has no folder `to`, or where there is only one account.
+    With `source_user`, its messages go to the account of `users`. Raises Forbidden, InvalidInput,
+    Conflict, and NotFound if the only account lacks the target mailbox.
     """
     if source is None and not users.given:
         found = Whose([own(ctx)])
@@ -70,10 +71,10 @@ async def whose(
 
 
 async def of_selection(ctx: Context, selection: Selection, to: Named | None = None) -> Whose:
-    """The accounts of a selection without users: the owners of what it names by id, else one's own.
+    """Load the accounts of a selector without users: the owners of the IDs in it, else the viewer.
 
-    What is shared with the viewer is changed by the rights of the share. Other accounts' messages
-    are changed only by administrators. NotFound as `whose`.
+    Messages in shared mailboxes are changed by the rights of the share, those of other accounts by
+    administrators. Raises NotFound as `load_bulk_accounts`.
     """
     if rows := await _managed(ctx, selection):
         found = Whose([row.id for row in rows], _not_mine(ctx, rows))
@@ -86,32 +87,32 @@ async def of_selection(ctx: Context, selection: Selection, to: Named | None = No
 
 
 async def _managed(ctx: Context, selection: Selection) -> Sequence[Picked]:
-    """The owners of what a selection names by id, if one of them is another managed account."""
+    """Return the owners of the IDs in a selector, or [] if all belong to the viewer."""
     if not administered(ctx):
         return []
-    box = bulk_rights.folder_of(selection)
+    mailbox = bulk_rights.folder_of(selection)
     if selection.ids is not None:
-        asked = select(col(Message.user_id)).where(
+        statement = select(col(Message.user_id)).where(
             col(Message.id).in_(selection.ids), managed_apart(ctx, Message)
         )
-    elif box is not None:
-        asked = select(col(Mailbox.user_id)).where(
-            col(Mailbox.id) == box, managed_apart(ctx, Mailbox)
+    elif mailbox is not None:
+        statement = select(col(Mailbox.user_id)).where(
+            col(Mailbox.id) == mailbox, managed_apart(ctx, Mailbox)
         )
     else:
         return []
-    keys = {row.user_id for row in await ctx.read(asked.distinct())}
+    keys = {row.user_id for row in await ctx.read(statement.distinct())}
     return await managed_all(ctx, keys, path="select") if keys - {ctx.viewer.user_id} else []
 
 
 async def shared(ctx: Context, selection: Selection, to: Named | None = None) -> Whose:
-    """The account of a selection that says of none; and a folder `to`, which may be another's."""
+    """Load the account of a selector without users, and the target mailbox, which can be shared."""
     mine, owner = own(ctx), await bulk_rights.owner_of(ctx, selection)
     if to is None:
         return Whose([owner], grantee=mine if owner != mine else 0)
-    box, given_to = await bulk_rights.target(ctx, to, owner)
-    grantee = mine if {owner, box.user_id} != {mine} else 0
-    return Whose([owner], given_to=given_to, folders={owner: box}, grantee=grantee)
+    mailbox, given_to = await bulk_rights.target(ctx, to, owner)
+    grantee = mine if {owner, mailbox.user_id} != {mine} else 0
+    return Whose([owner], given_to=given_to, folders={owner: mailbox}, grantee=grantee)
 
 
 async def _others(ctx: Context, users: Users, source: Users | None) -> Whose:
@@ -126,7 +127,7 @@ async def _others(ctx: Context, users: Users, source: Users | None) -> Whose:
     if origin.id == target.id:
         return Whose([origin.id], _not_mine(ctx, rows))
     if target.id == ctx.viewer.user_id:
-        openable(ctx, origin.id)  # there it would be read
+        openable(ctx, origin.id)  # the viewer could read the messages there
     if origin.tenant_id != target.tenant_id:
         text = "accounts of different domains share no storage: nothing goes from one to the other"
         raise Conflict(text, path=["sourceUser"])
@@ -149,7 +150,10 @@ async def _with_folders(ctx: Context, whose: Whose, to: Named) -> Whose:
 async def log(
     ctx: Context, session: AsyncSession, whose: Whose, mutation: str, many: Mapping[int, int]
 ) -> None:
-    """Note what is done to so many messages of each account, where it is another's."""
+    """Log a bulk change for each account of another user.
+
+    Mail given away is also in its security log.
+    """
     target = whose.given_to
     touched = {**many, **({target.id: sum(many.values())} if target and many else {})}
     done = [

@@ -1,4 +1,4 @@
-"""Bulk operations on what others share: whose messages they are, and which rights they take."""
+"""Rights that bulk operations need in shared mailboxes, and the owners of selected messages."""
 
 from collections.abc import Sequence
 
@@ -23,15 +23,15 @@ TO, SELECT = ["to"], ["select"]
 
 
 async def owner_of(ctx: Context, selection: Selection) -> int:
-    """Whose messages are selected: another's where they, or their folder, are shared.
+    """Return the owner of the selected messages, which can be a user that shares them.
 
-    Invalid where they are of several accounts.
+    Raises InvalidInput if they belong to several accounts.
     """
     if selection.ids is not None:
-        asked = select(col(Message.user_id)).where(
+        statement = select(col(Message.user_id)).where(
             col(Message.id).in_(selection.ids), shared(ctx, Message)
         )
-        owners = {row.user_id for row in await ctx.read(asked.distinct())}
+        owners = {row.user_id for row in await ctx.read(statement.distinct())}
         mine = select(col(Message.id)).where(
             col(Message.id).in_(selection.ids), col(Message.user_id) == own(ctx)
         )
@@ -42,35 +42,35 @@ async def owner_of(ctx: Context, selection: Selection) -> int:
             raise Invalid(text, constraint="exclusive", path=[*SELECT, "ids"])
         return owners.pop() if owners else own(ctx)
     key = folder_of(selection)
-    box = await ctx.load(mailbox_loaders.shared_by_ids, key) if key is not None else None
-    return int(box.user_id) if box else own(ctx)
+    mailbox = await ctx.load(mailbox_loaders.shared_by_ids, key) if key is not None else None
+    return int(mailbox.user_id) if mailbox else own(ctx)
 
 
 def folder_of(selection: Selection) -> int | None:
-    """The folder that a selection names by its id, or None."""
+    """Return the mailbox ID in a selector, or None."""
     name = selection.mailbox if selection.where is None else selection.where.mailbox
     return name.id if name is not None else None
 
 
 async def target(ctx: Context, to: Named, owner: int) -> tuple[Picked, Picked | None]:
-    """The folder that messages of this account go to, and its owner where that is another.
+    """Return the target mailbox, and its owner if that is another account.
 
-    By path or role it is the viewer's, by id it may be shared. Conflict where the accounts
-    share no storage.
+    A path or special use selects a mailbox of the viewer, an ID also a shared one. Raises NotFound,
+    Forbidden, or Conflict if the accounts share no storage.
     """
-    box = await find(ctx, to, ShareRight.INSERT, path=TO)
-    if box.user_id == owner:
-        return box, None
-    asked = select(*picked(User)).where(col(User.id).in_([box.user_id, owner]))
-    rows = {row.id: row for row in await ctx.read(asked)}
-    if rows[box.user_id].tenant_id != rows[owner].tenant_id:
+    mailbox = await find(ctx, to, ShareRight.INSERT, path=TO)
+    if mailbox.user_id == owner:
+        return mailbox, None
+    statement = select(*picked(User)).where(col(User.id).in_([mailbox.user_id, owner]))
+    rows = {row.id: row for row in await ctx.read(statement)}
+    if rows[mailbox.user_id].tenant_id != rows[owner].tenant_id:
         text = "accounts of different domains share no storage: nothing goes from one to the other"
         raise Conflict(text, path=TO)
-    return box, rows[box.user_id]
+    return mailbox, rows[mailbox.user_id]
 
 
 def for_changes(changes: Changes | None) -> Rights:
-    r"""What marking messages takes: SEEN for \Seen, DELETE for \Deleted, WRITE for all else."""
+    r"""Return the rights that changes need: SEEN for \Seen, DELETE for \Deleted, else WRITE."""
     if changes is None or changes.nothing:
         return NONE
     flags = set(changes.flags)
@@ -85,14 +85,16 @@ def for_changes(changes: Changes | None) -> Rights:
 async def lacking(
     ctx: Context, boxes: Sequence[int], needed: Rights
 ) -> dict[int, list[ShareRight]]:
-    """What the viewer lacks of these rights, by those of others' folders where it is so."""
+    """Return the rights that the viewer lacks, by mailbox ID, for mailboxes of others."""
     has = await mailbox_rights.of_boxes(ctx, boxes)
-    missing = {box: mailbox_rights.ordered(needed - has.get(box, NONE)) for box in boxes}
-    return {box: rights for box, rights in missing.items() if rights}
+    missing = {
+        mailbox: mailbox_rights.ordered(needed - has.get(mailbox, NONE)) for mailbox in boxes
+    }
+    return {mailbox: rights for mailbox, rights in missing.items() if rights}
 
 
 async def require(ctx: Context, boxes: Sequence[int], needed: Rights, path: Sequence[str]) -> None:
-    """Forbidden where the viewer lacks a right in one of these folders of others."""
+    """Raise Forbidden if the viewer lacks a right in one of these mailboxes of others."""
     missing = await lacking(ctx, boxes, needed)
     for rights in missing.values():
         text = f"this needs the right {rights[0]} in the folder"

@@ -1,7 +1,7 @@
-"""What is done to messages, a chunk at a time: flags, moves, the archive and back.
+"""Changes of message rows, a chunk at a time: moving, archiving, restoring and deleting.
 
-Each takes the rows as they are, with the columns of STATE, inside the caller's unit, whose
-streams are held. A chunk costs a number of statements that does not depend on its length.
+The functions take rows with STATE_COLUMNS, inside the caller's transaction, which has locked the
+streams. A chunk takes a number of statements that does not depend on its length.
 """
 
 from collections import defaultdict
@@ -48,13 +48,13 @@ STATE = frozenset(
     }
     | set(SYSTEM_FLAGS)
 )
-LONGEST = 128  # characters of a keyword
+LONGEST = 128  # characters
 _SYSTEM = {f"\\{name.capitalize()}": name for name in SYSTEM_FLAGS}
 
 
 @dataclass(slots=True)
 class Tally:
-    """By how much the counters of a folder change."""
+    """The change of a mailbox's counters."""
 
     total: int = 0
     unseen: int = 0
@@ -63,14 +63,14 @@ class Tally:
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """What to change on messages; None and absent leave as it is."""
+    """Changes of messages. None, and flags that are missing, change nothing."""
 
-    flags: Mapping[str, bool]  # of the system's, by column
+    flags: Mapping[str, bool]  # system flags by column name
     add: Sequence[str] = ()  # keywords
     remove: Sequence[str] = ()
-    replace: Sequence[str] | None = None  # all keywords
-    values: Mapping[str, Any] | None = None  # other columns: expires, meta_data
-    snooze: str | None = None  # until then, as ISO 8601 has it; "": back now
+    replace: Sequence[str] | None = None  # instead of all keywords
+    values: Mapping[str, Any] | None = None  # such as expires and meta_data
+    snooze: str | None = None  # ISO 8601; "" ends the snooze
 
     @classmethod
     def of(
@@ -82,7 +82,10 @@ class Changes:
         replaced: Sequence[str] | None = None,
         values: Mapping[str, Any] | None = None,
     ) -> "Changes":
-        r"""Sort out flags, as IMAP names them, from keywords: `\Seen` is a flag."""
+        r"""Build changes from IMAP names, which contain flags such as `\Seen` and keywords.
+
+        Raises InvalidInput.
+        """
         system = dict(flags)
         for path, names, on in (("addFlags", add, True), ("removeFlags", remove, False)):
             system |= {_SYSTEM[name]: on for name in _checked(names, path) if name in _SYSTEM}
@@ -99,19 +102,19 @@ class Changes:
 
     @property
     def touched(self) -> list[str]:
-        """The flags and keywords that are set or taken, as IMAP names them."""
+        """The IMAP names of the flags and keywords that are set or removed."""
         system = [name for name, column in _SYSTEM.items() if column in self.flags]
         return [*system, *self.add, *self.remove]
 
     @property
     def left(self) -> list[str]:
-        """Those of these that are set when it is done; of all flags, where all are replaced."""
+        """The IMAP names of the changed flags and keywords that are set afterwards."""
         system = [name for name, column in _SYSTEM.items() if self.flags.get(column)]
         return [*system, *self.add, *(self.replace or ())]
 
     @property
     def nothing(self) -> bool:
-        """Whether all stays as it is."""
+        """True if nothing changes."""
         sets = self.replace is not None or self.snooze is not None
         return not (sets or self.flags or self.add or self.remove or self.values)
 
@@ -121,14 +124,14 @@ def _keywords(names: Sequence[str], path: str) -> list[str]:
 
 
 def keyword_of(name: str) -> str:
-    """A keyword; Invalid for what is none, such as a flag of the system."""
+    """Return the keyword. Raises InvalidInput if it is malformed or a system flag."""
     if name[:1] == "\\" or not _word(name):
         raise Invalid("not a keyword", constraint="pattern", path=["keyword"])
     return name
 
 
 def is_flag(name: str) -> bool:
-    """Whether this is a flag that messages can have here, or a keyword."""
+    """True if this is a flag that messages can have here, or a keyword."""
     spelled = f"\\{name[1:].capitalize()}" if name[:1] == "\\" else name
     return spelled in _SYSTEM or (name[:1] != "\\" and _word(name))
 
@@ -138,7 +141,7 @@ def _word(name: str) -> bool:
 
 
 def _checked(names: Sequence[str], path: str) -> list[str]:
-    """Flags and keywords, the system's in one spelling; Invalid for what is neither."""
+    """Return the names with canonical spelling of flags. Raises InvalidInput for other texts."""
     found = []
     for index, given in enumerate(names):
         name = f"\\{given[1:].capitalize()}" if given[:1] == "\\" else given
@@ -153,7 +156,7 @@ def _checked(names: Sequence[str], path: str) -> list[str]:
 async def chosen(
     session: AsyncSession, ids: Sequence[int], *, also: frozenset[str] = frozenset()
 ) -> Sequence[Picked]:
-    """The rows of these messages as they are in the unit, by key; with other columns `also`."""
+    """Load these messages inside the transaction, by ID, with STATE_COLUMNS and `extra_columns`."""
     connection = await session.connection()
     asked = _chosen(connection.dialect.name, STATE | also)
     return await connection.run_sync(fetched, asked, {"ids": list(ids)})
@@ -166,7 +169,7 @@ def _chosen(dialect: str, columns: frozenset[str]) -> Select[*tuple[Any, ...]]:
 
 
 async def count(session: AsyncSession, last: int, tallies: Mapping[int, Tally]) -> None:
-    """Bring the counters of folders along, and their modseq to `last`."""
+    """Add to the counters of mailboxes, and set their MODSEQ."""
     if tallies:
         await (await session.connection()).run_sync(_count, last, tallies)
 
@@ -176,9 +179,9 @@ def _count(connection: Connection, last: int, tallies: Mapping[int, Tally]) -> N
 
 
 def counted(dialect: str, last: int, tallies: Mapping[int, Tally]) -> Sent:
-    """What brings the counters of folders along, and their modseq to `last`."""
-    boxes = [[key, one.total, one.unseen, one.size] for key, one in sorted(tallies.items())]
-    return _counters(dialect), {"last": last, "boxes": boxes}
+    """Build the statement that adds to the counters of mailboxes and sets their MODSEQ."""
+    mailboxes = [[key, one.total, one.unseen, one.size] for key, one in sorted(tallies.items())]
+    return _counters(dialect), {"last": last, "boxes": mailboxes}
 
 
 @prepared
@@ -192,7 +195,7 @@ def _counters(dialect: str) -> Update:
 
 
 def by_user(rows: Iterable[Picked]) -> dict[int, list[Picked]]:
-    """Rows sorted out by whose they are."""
+    """Group rows by user ID."""
     theirs: defaultdict[int, list[Picked]] = defaultdict(list)
     for row in rows:
         theirs[row.user_id].append(row)
@@ -213,9 +216,10 @@ def _tallies(rows: Iterable[Picked], sign: int) -> dict[int, Tally]:
 async def move(
     ctx: Context, session: AsyncSession, rows: Sequence[Picked], to: Picked
 ) -> dict[int, tuple[int, int]]:
-    """Move messages of one account into its folder `to`: new uids, in the order of the old.
+    """Move messages of one account into its mailbox, in the order of their UIDs.
 
-    Returns the old and the new uid of each. Those that are there already stay as they are.
+    Returns old and new UID by message ID. Messages that are already there keep their UID. Raises
+    NotFound.
     """
     moved = sorted(
         (row for row in rows if row.mailbox_id != to.id), key=lambda r: (r.mailbox_id or 0, r.uid)
@@ -244,13 +248,13 @@ async def move(
 
 
 def arriving(rows: Sequence[Picked]) -> Tally:
-    """What these messages add to the counters of the folder they come to."""
+    """Return what these messages add to the counters of their new mailbox."""
     unseen = sum(not row.seen for row in rows)
     return Tally(len(rows), unseen, sum(row.size for row in rows))
 
 
 async def numbers(session: AsyncSession, to: Picked, many: int) -> range:
-    """The next uids of a folder."""
+    """Reserve the next UIDs of a mailbox. Raises NotFound if it was deleted."""
     taken = await (await session.connection()).execute(
         update(Mailbox)
         .where(col(Mailbox.id) == to.id)
@@ -308,9 +312,9 @@ def _placed(dialect: str) -> Update:
 async def archive(
     ctx: Context, session: AsyncSession, rows: Sequence[Picked], paths: Mapping[int, str]
 ) -> None:
-    """Take messages out of their folders, recoverable until the archive lets them go.
+    """Move messages from their mailboxes to the archive of deleted messages.
 
-    Drafts are kept for as long as an undo is good, all else as long as the archive keeps.
+    Drafts are kept for the undo window, other messages for the retention of the archive.
     """
     at = ctx.world.now()
     options = ctx.world.options
@@ -347,7 +351,7 @@ def _update(connection: Connection, ids: Sequence[int], values: Mapping[str, Any
 
 
 async def remove(ctx: Context, session: AsyncSession, rows: Sequence[Picked]) -> None:
-    """Delete messages for good."""
+    """Delete messages permanently."""
     connection = await session.connection()
     for user_id, theirs in by_user(rows).items():
         await leaving(ctx, session, user_id, [row.id for row in theirs])
@@ -360,7 +364,7 @@ async def remove(ctx: Context, session: AsyncSession, rows: Sequence[Picked]) ->
 
 
 async def leaving(ctx: Context, session: AsyncSession, user_id: int, ids: Sequence[int]) -> None:
-    """Let audits have what goes for good, before it does."""
+    """Copy messages to running audits before they are deleted permanently."""
     await ctx.world.join(session, lambda turn: audit_copies.leaving(turn, user_id, ids))
 
 
@@ -380,7 +384,7 @@ async def _taken_out(
 
 
 async def restore(ctx: Context, session: AsyncSession, rows: Sequence[Picked], to: Picked) -> None:
-    """Bring archived messages of one account back, into its folder `to`. OverQuota."""
+    """Restore archived messages of one account into its mailbox. Raises OverQuota or NotFound."""
     user_id, size = to.user_id, sum(row.size for row in rows)
     take = partial(take_quota, user_id=user_id, size=size, many=len(rows))
     taken = await ctx.world.join(session, take)
@@ -402,7 +406,7 @@ async def restore(ctx: Context, session: AsyncSession, rows: Sequence[Picked], t
 
 
 async def _free(session: AsyncSession, user_id: int, rows: Sequence[Picked]) -> None:
-    """Count the bytes of these messages as free again."""
+    """Subtract these messages from the user's quota usage and message count."""
     size = sum(row.size for row in rows)
     less = {"used": User.used - size, "message_count": User.message_count - len(rows)}
     statement = update(User).where(col(User.id) == user_id).values(**less)
@@ -410,11 +414,11 @@ async def _free(session: AsyncSession, user_id: int, rows: Sequence[Picked]) -> 
 
 
 def flagged(names: Collection[str]) -> dict[str, Any]:
-    """The columns of these flags and keywords, as IMAP names them."""
+    """Return the column values for these IMAP names of flags and keywords."""
     system = {column: name in names for name, column in _SYSTEM.items()}
     return {**system, "keywords": [name for name in names if name not in _SYSTEM]}
 
 
 def when(text: str | None) -> datetime | None:
-    """The moment that `was` wrote."""
+    """Parse a time that `flags.undo_values` stored. None stays None."""
     return datetime.fromisoformat(text) if text else None

@@ -1,9 +1,8 @@
-"""Putting messages off: out of sight until a time, or until somebody brings them back.
+"""Snoozing of messages: hiding them until a time, or until the user ends it.
 
-What is snoozed lies in a folder of its own, so no other list has to leave it out, and mail
-programs see it too. Whoever moves or deletes it ends that; mail/maintenance/snooze_worker.py
-brings back what
-is due.
+Snoozed messages are in a mailbox of their own, so that no list must exclude them and mail programs
+see them. Moving or deleting a message ends its snooze; `mail/maintenance/snooze_worker.py` ends
+those that are due.
 """
 
 from collections import defaultdict
@@ -34,7 +33,7 @@ SNOOZED = SpecialMailbox(SpecialUse.SNOOZED, snoozed_in)
 
 
 def check(ctx: Context, changes: Changes | None, *, moving: bool) -> None:
-    """Invalid where messages are put off into the past, too far, or moved by the same call."""
+    """Raise InvalidInput if the time is past or too late, or the request also moves messages."""
     if changes is None or changes.snooze is None:
         return
     if moving:
@@ -49,7 +48,7 @@ def check(ctx: Context, changes: Changes | None, *, moving: bool) -> None:
 
 
 def check_owner(changes: Changes | None) -> None:
-    """Forbidden: the folder of what is snoozed is its owner's, and nobody else sees it."""
+    """Raise Forbidden if the changes snooze, since only owners can snooze."""
     if changes is not None and changes.snooze is not None:
         raise Forbidden("messages are for their owner to snooze", path=PATH)
 
@@ -57,7 +56,7 @@ def check_owner(changes: Changes | None) -> None:
 async def apply(
     ctx: Context, session: AsyncSession, rows: Sequence[Picked], changes: Changes | None
 ) -> None:
-    """Do what the changes say of these messages, inside the caller's unit."""
+    """Apply the snooze of the changes to these messages, inside the caller's transaction."""
     if changes is None or changes.snooze is None:
         return
     now = await row_changes.chosen(session, [row.id for row in rows])
@@ -91,17 +90,19 @@ async def _put_off(
 async def _bring_back(
     ctx: Context, session: AsyncSession, user_id: int, rows: Sequence[Picked]
 ) -> None:
-    """Put what is snoozed of these where it was, as if it never had been."""
+    """Move the snoozed ones of these messages to the mailboxes they came from, else to INBOX."""
     snoozed = [row for row in rows if row.snoozed_until is not None]
     if not snoozed:
         return
-    boxes = {box.id: box for box in await mailbox_loaders.all_of(ctx, user_id, HOME)}
-    inbox = next(box for box in boxes.values() if box.path == "INBOX")
+    mailboxes = {
+        mailbox.id: mailbox for mailbox in await mailbox_loaders.all_of(ctx, user_id, HOME)
+    }
+    inbox = next(mailbox for mailbox in mailboxes.values() if mailbox.path == "INBOX")
     homes: defaultdict[int, list[Picked]] = defaultdict(list)
     for row in snoozed:
-        homes[boxes.get(row.snoozed_from, inbox).id].append(row)
+        homes[mailboxes.get(row.snoozed_from, inbox).id].append(row)
     for home, theirs in homes.items():
-        await row_changes.move(ctx, session, theirs, boxes[home])
+        await row_changes.move(ctx, session, theirs, mailboxes[home])
 
 
 async def _folder(ctx: Context, user_id: int) -> Picked:

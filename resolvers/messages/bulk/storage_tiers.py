@@ -1,4 +1,4 @@
-"""Where the bodies of messages lie, and moving them."""
+"""Storage tiers of message bodies, and moving between them."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -23,22 +23,23 @@ from resolvers.messages.filters.filter_conditions import Selection
 
 KIND = "MESSAGE_TIER_MOVE"
 MUTATION = "messageTierMove"
-TOGETHER = 100  # messages of a request; more are a task's work
-CHUNK = 200  # messages of a task's unit
+TOGETHER = 100  # a request with more is run as a task
+CHUNK = 200  # per task step
 
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """How many messages were moved; or the task that does it."""
+    """The number of moved messages, or the task that moves them."""
 
     moved: int = 0
     task: Task | None = None
 
 
 async def move(ctx: Context, asked: Selection, tier: StorageTier) -> Done:
-    """Move the bodies of these messages to a tier; those that lie there already are not counted.
+    """Move the bodies of these messages to a tier.
 
-    A body that others share goes with them. Unavailable where there is no cold store.
+    Messages that are already there are not counted. A body that other messages share moves for them
+    too. Raises Unavailable if there is no cold store, Forbidden or NotFound.
     """
     if not isinstance(ctx.world.blobs, Tiers):
         raise Unavailable("there is one store only: see MERGANSER_COLD_BLOBS", component="blobs")
@@ -55,7 +56,9 @@ async def move(ctx: Context, asked: Selection, tier: StorageTier) -> Done:
     ids, many = [row.id for row in rows], Counter(row.user_id for row in rows)
     if not rows:
         return Done()
-    late = len(ids) > TOGETHER or ctx.writing  # nothing waits for a store while it holds the other
+    late = (
+        len(ids) > TOGETHER or ctx.writing
+    )  # the object store is not awaited inside a database transaction
     moved = [] if late or ctx.trial else await tier_move.bring(ctx.world, ids, cold=cold)
     ctx.world.fault("tier")
     async with ctx.write(PLATFORM) as session:
@@ -69,7 +72,7 @@ async def move(ctx: Context, asked: Selection, tier: StorageTier) -> Done:
 
 
 async def _check(ctx: Context, asked: Selection, found: Sequence[Any]) -> None:
-    """NotFound where a message that is named is not there."""
+    """Raise NotFound if a message given by ID does not exist."""
     if asked.ids is not None:
         there = {row.id for row in await ctx.read(select(col(Message.id)).where(*found))}
         for index, key in enumerate(asked.ids):
@@ -78,7 +81,7 @@ async def _check(ctx: Context, asked: Selection, found: Sequence[Any]) -> None:
 
 
 async def plan(ctx: Context, order: dict[str, Any], checkpoint: dict[str, Any]) -> Plan:
-    """Make the next bodies safe where they are to lie."""
+    """Copy the next bodies to their new tier."""
     ids = part(order, checkpoint, CHUNK)
     return Plan(ids=ids, made=await tier_move.bring(ctx.world, ids, cold=order["cold"]))
 
@@ -90,13 +93,13 @@ async def step(
     checkpoint: dict[str, Any],
     held: Plan,
 ) -> Step:
-    """Let the rows say so."""
+    """Update the rows of the copied bodies to their new tier."""
     await ctx.world.join(session, lambda turn: tier_move.name(turn, held.made))
     return past(held.ids, order, checkpoint, len(held.ids))
 
 
 async def of_blobs(ctx: Context, ids: list[int]) -> list[StorageTier]:
-    """Where these blobs lie, in this order."""
-    asked = select(col(Blob.id)).where(col(Blob.id).in_(ids), tier_move.lies(cold=True))
-    cold = {row.id for row in await ctx.read(asked)}
+    """Load the storage tiers of these blobs, in this order."""
+    statement = select(col(Blob.id)).where(col(Blob.id).in_(ids), tier_move.lies(cold=True))
+    cold = {row.id for row in await ctx.read(statement)}
     return [StorageTier.COLD if key in cold else StorageTier.HOT for key in ids]

@@ -1,4 +1,4 @@
-"""What is done to whole conversations."""
+"""Changes of whole threads."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,12 +19,12 @@ from resolvers.messages.bulk.row_changes import Changes
 from resolvers.messages.filters.filter_conditions import Selection
 from resolvers.messages.loaders import here
 
-IDS = 250  # conversations of one call
+IDS = 250  # per request
 
 
 @dataclass(frozen=True, slots=True)
 class ThreadOrder:
-    """What to do to conversations: to the messages they have in folders, and to themselves."""
+    """Changes of threads: of their messages in mailboxes, and of the mute state."""
 
     ids: Sequence[int]
     changes: Changes | None = None
@@ -32,9 +32,10 @@ class ThreadOrder:
 
 
 async def carry_out(ctx: Context, order: ThreadOrder) -> Done:
-    """Do it: all or none in one unit; to more messages than one holds by a task, without undo.
+    """Change threads: all or none in one transaction.
 
-    NotFound, with its index, for what the viewer has no messages of.
+    If they have many messages, a task changes them, without undo. Raises InvalidInput, and NotFound
+    with its index for a thread without visible messages.
     """
     changes = None if order.changes is None or order.changes.nothing else order.changes
     if changes is None and order.muted is None:
@@ -42,10 +43,10 @@ async def carry_out(ctx: Context, order: ThreadOrder) -> Done:
     user_id = own(ctx)
     async with ctx.write(user_id) as session:
         rows = await _rows(ctx, order.ids)
-        asked = select(col(Message.id)).where(
+        statement = select(col(Message.id)).where(
             without_index(visible(ctx, Message)), here(), col(Message.thread_id).in_(order.ids)
         )
-        ids = [row.id for row in await ctx.read(asked.order_by(col(Message.id)))]
+        ids = [row.id for row in await ctx.read(statement.order_by(col(Message.id)))]
         was: dict[int, bool] = {}
         if order.muted is not None:
             was = {row.id: row.muted for row in rows}
@@ -57,9 +58,9 @@ async def carry_out(ctx: Context, order: ThreadOrder) -> Done:
 
 async def _rows(ctx: Context, ids: Sequence[int]) -> Sequence[Picked]:
     some = select(col(Message.id)).where(col(Message.thread_id) == col(Thread.id), here())
-    asked = select(*picked(Thread)).where(
+    statement = select(*picked(Thread)).where(
         visible(ctx, Thread), col(Thread.id).in_(ids), some.exists()
     )
-    rows = {row.id: row for row in await ctx.read(asked)}
+    rows = {row.id: row for row in await ctx.read(statement)}
     all_found(ids, rows)
     return list(rows.values())

@@ -1,4 +1,4 @@
-"""Taking back what was done to messages, for ten minutes, by a token that is told once."""
+"""Undo of message changes and of held sending, by a token that is returned once."""
 
 from base64 import urlsafe_b64encode
 from collections import defaultdict
@@ -40,17 +40,17 @@ _NOTE = Prepared(insert(Undo).inline())
 
 @dataclass(frozen=True, slots=True)
 class Was:
-    """Messages, and conversations by whether they were muted, before work of this kind."""
+    """The state of messages and threads before a change."""
 
     kind: str
     changes: Changes
     rows: Sequence[Picked]
     muted: Mapping[int, bool] = field(default_factory=dict)
-    to: Mapping[int, int] | None = None  # where they go: the folder of each account
+    to: Mapping[int, int] | None = None  # target mailbox of each account
 
 
 async def remember(ctx: Context, session: AsyncSession, was: Was) -> tuple[str, datetime]:
-    """Write down what was, before the work is done; the token is told once."""
+    """Store the state before a change. Returns the undo token and its expiry."""
     before = _before(was)
     if "meta_data" in (was.changes.values or {}):
         also = frozenset({"meta_data"})
@@ -62,7 +62,10 @@ async def remember(ctx: Context, session: AsyncSession, was: Was) -> tuple[str, 
 
 
 def noted(ctx: Context, was: Was) -> tuple[str, datetime, Work]:
-    """What `remember` does, where no free data is changed, by what is returned to be sent."""
+    """Return an undo token, its expiry and the statement that stores it.
+
+    For changes of flags in one synchronous transaction, which don't touch `meta_data`.
+    """
     row, token = _token(ctx, _before(was))
     return token, row["expires_at"], (_NOTE, row)
 
@@ -70,7 +73,7 @@ def noted(ctx: Context, was: Was) -> tuple[str, datetime, Work]:
 async def send(
     ctx: Context, outgoing: Outgoing, problems: Problems, shown: Shown
 ) -> tuple[list[Sent], tuple[str, datetime] | None]:
-    """Send messages; where they are held, with a token that takes all back until they go."""
+    """Send messages. If they are held, also return a token that takes them back, and its expiry."""
     if not outgoing.undo_window:
         return await submission_create.send_all(ctx, outgoing, problems, shown), None
     async with ctx.together():
@@ -81,7 +84,10 @@ async def send(
 
 
 async def submit(ctx: Context, order: Order) -> tuple[Sent, tuple[str, datetime] | None]:
-    """Send a draft; where it is held, with a token that makes it a draft again."""
+    """Send a draft.
+
+    If it is held, also return a token that makes it a draft again, and its expiry.
+    """
     if not order.undo_window:
         sent, _ = await drafts.submit(ctx, order)
         return sent, None
@@ -93,9 +99,9 @@ async def submit(ctx: Context, order: Order) -> tuple[Sent, tuple[str, datetime]
 
 
 async def of_held(ctx: Context, held: Sequence[Picked], **more: Any) -> tuple[str, datetime] | None:
-    """A token that takes back these submissions, in the unit that holds them.
+    """Store an undo token for held submissions, in the transaction that holds them.
 
-    `more` is what else is to be known then.
+    `extra_values` are stored with it. Returns None if the submissions are not held.
     """
     until = held[0].undo_until if held else None
     if until is None:
@@ -108,7 +114,7 @@ async def of_held(ctx: Context, held: Sequence[Picked], **more: Any) -> tuple[st
 
 
 def _token(ctx: Context, before: dict[str, Any]) -> tuple[dict[str, Any], str]:
-    """A new token, and the row that remembers by it what was."""
+    """Return the row of a new undo token, and the token."""
     token = urlsafe_b64encode(ctx.world.random(24)).decode()
     row = {
         "id": ctx.world.key(),
@@ -121,13 +127,13 @@ def _token(ctx: Context, before: dict[str, Any]) -> tuple[dict[str, Any], str]:
 
 
 def _before(was: Was) -> dict[str, Any]:
-    """What was, what of it is changed, and how it is left.
+    """Return the stored form of the state before a change.
 
-    `flags` is None where all of them are changed; `left` are those that are set then.
+    `flags` is None if all flags change; `left` lists those that are set afterwards.
     """
     changes, rows = was.changes, was.rows
     values = changes.values or {}
-    kind = was.kind if changes.snooze is None else "MESSAGE_MOVE"  # to a folder, or out of it
+    kind = was.kind if changes.snooze is None else "MESSAGE_MOVE"  # snoozing moves messages
     before: dict[str, Any] = {
         "kind": kind,
         "owners": sorted(set(values_of(rows, "user_id"))),
@@ -144,12 +150,12 @@ def _before(was: Was) -> dict[str, Any]:
 
 
 async def undo(ctx: Context, token: str) -> int:
-    """Take back what this token was given for; returns how many messages are as they were.
+    """Undo the change of this token. Returns the number of messages that were reverted.
 
-    What has changed since stays as it is: a message that was moved on, or brought back, and a
-    flag that was set or taken again. Messages that are gone for good stay so; a folder that is
-    gone is replaced by INBOX. What was done to others is taken back only by who may still do it.
-    Conflict where a message that was held is on its way.
+    Later changes stay: of a message that was moved on or restored, and of a flag that was set or
+    removed again. Permanently deleted messages stay deleted; INBOX replaces a mailbox that no
+    longer exists. Changes of others' messages need the permission again. Raises NotFound,
+    Forbidden, or Conflict if a held message is already being sent.
     """
     user_id = own(ctx)
     mine = (
@@ -166,7 +172,7 @@ async def undo(ctx: Context, token: str) -> int:
 
 
 async def _used(session: AsyncSession, mine: Sequence[Any]) -> dict[str, Any]:
-    """What the token remembers, which is then good no longer. NotFound where it was not."""
+    """Delete the token and return its stored state. Raises NotFound."""
     kept = (await session.exec(instances(Undo).where(*mine))).first()
     if kept is None:
         raise NotFound("undo token", path=["token"])
@@ -176,10 +182,10 @@ async def _used(session: AsyncSession, mine: Sequence[Any]) -> dict[str, Any]:
 
 
 async def _unsend(ctx: Context, mine: Sequence[Any], back: Back | None) -> int:
-    """Cancel messages that are held. Their copies become drafts; what was a draft is as before."""
+    """Cancel held messages. Their copies become drafts; a former draft is restored."""
     async with ctx.write(own(ctx)) as session:
         before = await _used(session, mine)
-        # what was noted before there was mail merge is of one
+        # tokens from before mail merge have one submission
         held = before.get("submissions") or [before["submission"]]
         try:
             await submission_mutations.cancel(ctx, held, drafts=back is None)
@@ -191,7 +197,7 @@ async def _unsend(ctx: Context, mine: Sequence[Any], back: Back | None) -> int:
 
 
 async def _take_back(ctx: Context, session: AsyncSession, before: dict[str, Any]) -> int:
-    """Put back what was changed, and nothing else: the rest may have been changed since."""
+    """Revert what the change did, and leave later changes. Returns the number of messages."""
     was = {one[0]: one[1:] for one in before["messages"]}
     await mute.mute(ctx, session, dict(before.get("muted", ())))
     moved = before["kind"] != "MESSAGE_UPDATE"
@@ -208,13 +214,13 @@ async def _take_back(ctx: Context, session: AsyncSession, before: dict[str, Any]
     ]
     states = {}
     for row in rows:
-        # what was noted before there was snoozing ends with the expiry
+        # tokens from before snoozing end with the expiry
         home, named, expires, *snoozed = was[row.id]
         until, origin = snoozed or (None, None)
         states[row.id] = row_changes.flagged(_as_before(flags(row), named, before))
         if before["expires"]:
             states[row.id]["expires"] = row_changes.when(expires)
-        if moved:  # it is snoozed again where it was
+        if moved:  # a returned message is snoozed again
             there = row.mailbox_id == home
             states[row.id]["snoozed_until"] = row_changes.when(until) if there else None
             states[row.id]["snoozed_from"] = origin if there else None
@@ -225,7 +231,7 @@ async def _take_back(ctx: Context, session: AsyncSession, before: dict[str, Any]
 
 
 def _stayed(row: Picked, before: Mapping[str, Any]) -> bool:
-    """Whether a message is where it was brought; back from a snooze, it may be anywhere."""
+    """True if a message is still where the change put it. After a snooze it can be anywhere."""
     if before["kind"] != "MESSAGE_MOVE":
         return row.mailbox_id is None
     if "to" not in before:
@@ -234,8 +240,8 @@ def _stayed(row: Picked, before: Mapping[str, Any]) -> bool:
 
 
 def _as_before(now: list[str], was: list[str], before: Mapping[str, Any]) -> list[str]:
-    """The flags as they were, where they are as they were left; the others as they are now."""
-    left = before.get("left", now)  # a token of an earlier version does not say
+    """Return the flags with those reverted that are still as the change left them."""
+    left = before.get("left", now)  # missing in tokens of earlier versions
     touched = [*was, *left] if before["flags"] is None else before["flags"]
     back = {name for name in touched if (name in now) == (name in left)}
     return [n for n in now if n not in back] + [n for n in was if n in back]
@@ -244,17 +250,17 @@ def _as_before(now: list[str], was: list[str], before: Mapping[str, Any]) -> lis
 async def _bring_back(
     ctx: Context, session: AsyncSession, kind: str, homes: Mapping[int, int]
 ) -> None:
-    """What was deleted comes out of the archive, what was moved goes home; else to INBOX."""
+    """Return deleted or moved messages to their former mailboxes, else to INBOX."""
     rows = await row_changes.chosen(session, list(homes))
-    boxes, inboxes = await _homes(session, rows, homes)
+    mailboxes, inboxes = await _homes(session, rows, homes)
     deleted = kind != "MESSAGE_MOVE"
     back: defaultdict[int, list[Picked]] = defaultdict(list)
     for row in rows:
-        home = boxes.get(homes[row.id], inboxes[row.user_id])
+        home = mailboxes.get(homes[row.id], inboxes[row.user_id])
         if (row.mailbox_id is None) is deleted and row.mailbox_id != home.id:
             back[home.id].append(row)
     for theirs in back.values():
-        home = boxes.get(homes[theirs[0].id], inboxes[theirs[0].user_id])
+        home = mailboxes.get(homes[theirs[0].id], inboxes[theirs[0].user_id])
         if deleted:
             await row_changes.restore(ctx, session, theirs, home)
         else:
@@ -264,10 +270,10 @@ async def _bring_back(
 async def _homes(
     session: AsyncSession, rows: Sequence[Picked], homes: Mapping[int, int]
 ) -> tuple[dict[int, Picked], dict[int, Picked]]:
-    """Those folders that are there still, by key, and INBOX of each account."""
+    """Return the former mailboxes that still exist by ID, and INBOX by user ID."""
     keys, users = sorted(set(homes.values())), sorted({row.user_id for row in rows})
     wanted = col(Mailbox.id).in_(keys) | (col(Mailbox.path) == "INBOX")
-    asked = select(*picked(Mailbox)).where(col(Mailbox.user_id).in_(users), wanted)
-    found = (await (await session.connection()).execute(asked)).all()
+    statement = select(*picked(Mailbox)).where(col(Mailbox.user_id).in_(users), wanted)
+    found = (await (await session.connection()).execute(statement)).all()
     inboxes = {row.user_id: row for row in found if row.path == "INBOX"}
     return {row.id: row for row in found}, inboxes

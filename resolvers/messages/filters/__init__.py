@@ -1,1 +1,1 @@
-"""Filters of message lists."""
+"""Filter conditions of message lists and selections."""

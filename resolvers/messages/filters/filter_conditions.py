@@ -1,4 +1,4 @@
-"""Which messages: the filter of lists and the selection of bulk operations, as SQL."""
+"""SQL conditions of message filters and of the selections of bulk operations."""
 
 import json
 import re
@@ -46,13 +46,13 @@ from resolvers.search.index_query import matching, narrows, sought_by
 from resolvers.sql_text import within
 from resolvers.users.selection import MINE, Users
 
-TERMS = 250  # of a whole filter; SQLite takes no expression of more than 1000 levels
+TERMS = 250  # per filter; SQLite allows expressions of at most 1000 levels
 TOO_MANY = f"a filter has at most {TERMS} terms"
 GUIDS = 1000
 GUID = re.compile("[0-9a-fA-F]{32}")
-LARGEST = (1 << 63) - 1  # key
+LARGEST = (1 << 63) - 1  # of a 64-bit ID
 UNSEARCHED = (SpecialUse.JUNK, SpecialUse.TRASH)
-FILE = ("filename", "content_type")  # of an attachment, as it is stored
+FILE = ("filename", "content_type")  # the keys of a stored attachment
 FLAGS = ("seen", "flagged", "answered", "draft", "deleted")
 MARKS = (*FLAGS, "forwarded", "snoozed", "submission_states", "has_attachment", "tier")
 PEOPLE = {
@@ -68,38 +68,39 @@ TIMES = {
     "saved": col(Message.saved_at),
     "expires": col(Message.expires),
 }
-_NOT = custom_op[Any]("NOT")  # as the index of the unseen has it: SQLite compares the words
+_NOT = custom_op[Any]("NOT")  # as in the index of unseen messages: SQLite compares the SQL text
 
 
 @dataclass(frozen=True, slots=True)
 class Narrowed:
-    """A filter as SQL over messages of the accounts it was made for: once, for many lists.
+    """A filter as SQL over messages of the accounts it was made for. Several lists can use it.
 
-    `found` is what the index finds by `words`, which all of them have; None where there are none.
+    `index_matches` is what the search index finds by `search_words`, which all messages must have.
+    It is None if there are none.
     """
 
     seen: Looked
     words: Sought | None
     found: ColumnElement[bool] | None
     rest: Sequence[ColumnElement[bool]]
-    by_key: bool = False  # `rest` has numbers in a folder, or a conversation, that find the rows
+    by_key: bool = False  # a UID set or a thread finds the rows
 
     def with_terms(
         self, ctx: Context, terms: Sequence[ColumnElement[bool]]
     ) -> list[ColumnElement[bool]]:
-        """These terms and the filter's; what words find comes first."""
+        """Combine other conditions with those of the filter; the search index is asked first."""
         if self.found is None:
             return [*self.rest, without_index(*terms)] if self.by_key else [*terms, *self.rest]
         others = [*terms, *self.rest]
         if ctx.world.database.dialect != "sqlite":
             return [*others, self.found]
-        # Inside a CASE nothing names an index: SQLite would else go through a whole folder,
-        # and ask of each message whether it was found.
+        # A CASE hides columns from the planner: SQLite would otherwise scan a whole mailbox,
+        # and test for each message whether the index found it.
         return [self.found, case((and_(*others), 1), else_=0) == 1]
 
 
 async def looked_at(ctx: Context, place: Place) -> Looked:
-    """What the filter of this place needs to know."""
+    """Look up what the filter of this scope needs before its statement."""
     (seen,) = (
         await looked(ctx, [place], lambda where, seen: conditions(ctx, where, seen))
     ).values()
@@ -107,7 +108,7 @@ async def looked_at(ctx: Context, place: Place) -> Looked:
 
 
 async def narrowed(ctx: Context, places: list[Place]) -> list[Narrowed]:
-    """The filters of these places as SQL, those that are alike made once."""
+    """Build the filters of these scopes as SQL. Equal filters are built once."""
     seen = await looked(ctx, places, lambda where, seen: conditions(ctx, where, seen))
     made = {key: _narrowed(ctx, key[0], one) for key, one in seen.items()}
     return [made[place.where, place.archived] for place in places]
@@ -123,12 +124,15 @@ def _narrowed(ctx: Context, where: MessageWhere, seen: Looked) -> Narrowed:
 
 
 def conditions(ctx: Context, where: MessageWhere, seen: Looked) -> list[ColumnElement[bool]]:
-    """The filter as SQL over messages of the accounts that were looked at."""
+    """Build the SQL of a filter over messages of the accounts in `lookups`.
+
+    Raises InvalidInput for wrong values or too many conditions.
+    """
     return list(_Terms(ctx, seen).of(where))
 
 
 def check_values(where: MessageWhere) -> None:
-    """Check what `conditions` would refuse. Raises Invalid if a value or their number is wrong."""
+    """Raise InvalidInput if `build_conditions` would refuse a value or their number."""
     many = 0
     for one in parts(where):
         if one.query:
@@ -144,20 +148,20 @@ def check_values(where: MessageWhere) -> None:
 
 
 def words_of(where: MessageWhere) -> Sought | None:
-    """The words a filter asks for, where the index alone answers it; else None."""
-    list(parts(where))  # it is bounded
+    """Return the search words of a filter that the index alone can answer, else None."""
+    list(parts(where))  # checks the limits
     words, rest = divided(where)
     return words if words is not None and narrows(words) and rest.everything else None
 
 
 def has_no_values(where: MessageWhere) -> bool:
-    """Whether it asks for nothing but marks, which are there or not: its SQL is always the same."""
+    """True if the filter tests only flags, so that its SQL is always the same."""
     unmarked: dict[str, Any] = {**dict.fromkeys((*MARKS, "every", "some", "none"))}
     return all(one.everything or replace(one, **unmarked).everything for one in parts(where))
 
 
 def divided(where: MessageWhere) -> tuple[Sought | None, MessageWhere]:
-    """Words that all messages of a filter have, and what it asks for besides."""
+    """Split a filter into the search words all its messages have, and the other conditions."""
     words: list[Sought] = [sought_by(where.query)] if where.query else []
     every = []
     for one in where.every or ():
@@ -176,9 +180,11 @@ def divided(where: MessageWhere) -> tuple[Sought | None, MessageWhere]:
 
 @dataclass(slots=True)
 class _Terms:
+    """Builds the SQL of a filter, and counts its terms."""
+
     ctx: Context
     seen: Looked
-    many: int = field(default=0, init=False)  # terms made so far
+    many: int = field(default=0, init=False)  # conditions built so far
 
     def of(self, where: MessageWhere) -> list[ColumnElement[bool]]:
         terms = [*self._words(where), *_texts(where), *_marks(where), *_ranges(where)]
@@ -196,7 +202,7 @@ class _Terms:
             terms.append(false())
         if where.some is not None:
             terms.append(or_(false(), *(self._all(one) for one in where.some)))
-        if where.none is not None:  # what has no value is none of it either
+        if where.none is not None:  # a NULL condition counts as not fulfilled
             terms.append(func.coalesce(self._all(where.none), false()).is_(false()))
         return terms
 
@@ -216,17 +222,19 @@ class _Terms:
     def _places(self, where: MessageWhere) -> list[ColumnElement[bool]]:
         terms: list[ColumnElement[bool]] = []
         archived = self.seen.archived
-        box = col(Message.archived_mailbox_id if archived else Message.mailbox_id)
+        mailbox = col(Message.archived_mailbox_id if archived else Message.mailbox_id)
         if where.mailbox:
-            terms.append(box.in_(self._mailbox(where.mailbox)))
+            terms.append(mailbox.in_(self._mailbox(where.mailbox)))
         if where.mailboxes is not None:
-            terms.append(or_(false(), *(box.in_(self._mailbox(name)) for name in where.mailboxes)))
+            terms.append(
+                or_(false(), *(mailbox.in_(self._mailbox(name)) for name in where.mailboxes))
+            )
         if where.mailbox_masks is not None:
             keys = {key for mask in where.mailbox_masks for key in self.seen.boxes[mask]}
-            terms.append(box.in_(keys))
+            terms.append(mailbox.in_(keys))
         if where.searchable is not None:
             hidden = self._theirs().where(col(Mailbox.special_use).in_(UNSEARCHED))
-            terms.append(box.not_in(hidden) if where.searchable else box.in_(hidden))
+            terms.append(mailbox.not_in(hidden) if where.searchable else mailbox.in_(hidden))
         if where.thread_id is not None:
             terms.append(col(Message.thread_id) == where.thread_id)
         if where.uids is not None:
@@ -246,7 +254,10 @@ class _Terms:
         return self._theirs().where(col(Mailbox.special_use) == name.special_use)
 
     def _called(self, path: str) -> Select[int]:
-        """The folder with this path; if an account has none, those with the same folded path."""
+        """Select the mailbox with this path.
+
+        If an account has none, its mailboxes with the same folded path are selected.
+        """
         exact = table_of(Mailbox).alias("exact")
         there = exists(select(1).where(
             exact.c.user_id == col(Mailbox.user_id), exact.c.path == path,
@@ -259,7 +270,7 @@ class _Terms:
         )
 
     def _at(self, given: str, name: Named) -> ColumnElement[bool]:
-        """Messages at these places of their folder, the first of which is 1."""
+        """Build the condition on sequence numbers in a mailbox, counted from 1."""
         rows = table_of(Message).alias("placed")
         place = func.row_number().over(partition_by=rows.c.mailbox_id, order_by=rows.c.uid)
         many = func.count().over(partition_by=rows.c.mailbox_id)
@@ -272,7 +283,7 @@ class _Terms:
         return col(Message.id).in_(select(placed.c.id).where(chosen))
 
     def _attachment(self, filename: str | None, kind: str | None) -> ColumnElement[bool]:
-        """Messages with a file whose name and type hold these."""
+        """Build the condition that an attachment's name and type contain these texts."""
         files: Any = col(Message.attachments)
         if self.ctx.world.database.dialect == "sqlite":
             each = func.json_each(files).table_valued("value", name="file")
@@ -291,7 +302,7 @@ class _Terms:
 
 
 def people(*columns: Any) -> ColumnElement[str]:
-    """SQL: the people of these columns as one text; who has no name is not called "null"."""
+    """Build one SQL text of all people in these columns. A missing name is not the text "null"."""
     listed: list[Any] = [
         func.replace(cast(col(column), String), "[null,", "[", type_=String) for column in columns
     ]
@@ -325,6 +336,7 @@ def _texts(where: MessageWhere) -> list[ColumnElement[bool]]:
 
 
 def _guid(text: str, nth: int) -> int:
+    """Return the message ID that a GUID encodes. Raises InvalidInput."""
     if nth >= GUIDS:
         raise Invalid(f"at most {GUIDS} guids", constraint="max", path=["filter", "guids"])
     if not GUID.fullmatch(text):
@@ -334,7 +346,7 @@ def _guid(text: str, nth: int) -> int:
 
 
 def _written(part: str) -> str:
-    """The part of a text as JSON has it."""
+    """Return the text in its form inside a JSON string."""
     return json.dumps(part, ensure_ascii=False)[1:-1]
 
 
@@ -370,7 +382,7 @@ def _marks(where: MessageWhere) -> list[Any]:
 
 
 def files_there() -> ColumnElement[bool]:
-    """SQL: messages with attachments."""
+    """Build the condition that a message has attachments."""
     return col(Message.attachment_count) > 0
 
 
@@ -402,9 +414,9 @@ def _highest_uid() -> Any:
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Messages of accounts: exactly one of ids, a folder, and a filter; uids narrow a folder.
+    """Messages of accounts, by exactly one of IDs, mailbox and conditions.
 
-    A folder is that of each account.
+    UIDs narrow a mailbox. The mailbox is that of each account.
     """
 
     ids: Sequence[int] | None = None
@@ -415,7 +427,10 @@ class Selection:
     narrowed: Narrowed | None = None
 
     async def looked(self, ctx: Context, owners: Sequence[int]) -> "Selection":
-        """The selection with what must be looked at before it can be asked for, if it is one."""
+        """Return the selector with the SQL of its filter.
+
+        Raises InvalidInput unless one way is used.
+        """
         given = sum(part is not None for part in (self.ids, self.mailbox, self.where))
         if given != 1 or (self.uids is not None and self.mailbox is None):
             raise Invalid(
@@ -432,7 +447,7 @@ class Selection:
     def condition(
         self, ctx: Context, terms: Sequence[ColumnElement[bool]]
     ) -> list[ColumnElement[bool]]:
-        """The selection as SQL, of messages for which these terms hold."""
+        """Build the SQL of the selection, combined with these conditions."""
         if self.narrowed is None:
             return [*terms, col(Message.id).in_(self.ids or ())]
         return self.narrowed.with_terms(ctx, terms)

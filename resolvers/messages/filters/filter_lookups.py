@@ -1,6 +1,6 @@
-"""What a filter asks that no column answers: words, what is in texts and headers, masks of paths.
+"""What a filter asks that no column answers: search words, texts, header fields and path masks.
 
-It is looked at before the statement that asks for the messages, which is then told the answer.
+It is looked up before the statement that selects the messages.
 """
 
 from collections import defaultdict
@@ -31,25 +31,25 @@ from resolvers.messages.content_access import readable_boxes, refusal, witnessed
 from resolvers.messages.filters.message_filter import MessageWhere
 from resolvers.search.index_query import Waiting, waiting_of
 
-MOST = 2000  # messages whose texts or headers are read for one search
-READ = ("text", "body", "header")  # conditions of a filter that are answered by reading
+MOST = 2000  # messages that are read for one filter
+READ = ("text", "body", "header")  # conditions that need the message to be read
 
-Leaf = tuple[str, Any]  # one of READ, and what is asked
+Leaf = tuple[str, Any]  # one of READ_FIELDS, and its value
 
 
 class Place(NamedTuple):
-    """Where a filter looks: in an account, a folder or a conversation of it."""
+    """The scope of a filter: an account, or one of its mailboxes or threads."""
 
     where: MessageWhere
     user_id: int
     mailbox_id: int | None = None
     thread_id: int | None = None
-    archived: bool = False  # among deleted messages, and the folders they lay in
+    archived: bool = False  # searches deleted messages, by the mailboxes they were in
 
 
 @dataclass(frozen=True, slots=True)
 class Looked:
-    """What was seen."""
+    """The results of the lookups of a filter."""
 
     waiting: Waiting
     archived: bool = False
@@ -57,14 +57,17 @@ class Looked:
     boxes: Mapping[str, Sequence[int]] = field(default_factory=dict)  # folders by masks
 
 
-DEPTH = 8  # of and, or and not
+DEPTH = 8  # levels of and, or and not
 FILTERS = 250  # in a filter
 
 Terms = Callable[[MessageWhere, Looked], list[ColumnElement[bool]]]
 
 
 def parts(where: MessageWhere) -> Iterator[MessageWhere]:
-    """The filter and all filters in it. Invalid where they are too many, or too deep."""
+    """Yield the filter and all filters in it.
+
+    Raises InvalidInput if they are too many or too deep.
+    """
     waiting = [(where, 0)]
     for many, (one, depth) in enumerate(waiting, 1):
         if depth > DEPTH:
@@ -90,10 +93,10 @@ def _leaves(where: MessageWhere) -> set[Leaf]:
 async def looked(
     ctx: Context, places: Sequence[Place], terms: Terms
 ) -> dict[tuple[MessageWhere, bool], Looked]:
-    """What these filters need to know, in a number of statements that is theirs.
+    """Load the lookups of these filters, in a fixed number of statements per filter.
 
-    `terms` makes SQL of what columns answer. LimitReached where too many messages would have
-    to be read: other conditions narrow them.
+    `build_conditions` builds the SQL of the other conditions. Raises LimitReached if too many
+    messages would have to be read: other conditions must narrow them.
     """
     alike: defaultdict[tuple[MessageWhere, bool], list[Place]] = defaultdict(list)
     for place in places:
@@ -121,12 +124,15 @@ async def _looked(
 
 
 async def _opened(ctx: Context, places: Sequence[Place]) -> None:
-    """Forbidden where texts would be read that are not for the viewer; ROOT is noted."""
+    """Raise Forbidden if the viewer can't read the texts the filter asks for.
+
+    Reads by ROOT are logged.
+    """
     foreign = {place for place in places if place.user_id != ctx.viewer.user_id}
-    if not foreign or not administered(ctx):  # no more is found than what is shared
+    if not foreign or not administered(ctx):  # only shared messages can be found
         return
-    boxes = await readable_boxes(ctx, {place.mailbox_id for place in foreign})
-    closed = {place.user_id for place in foreign if place.mailbox_id not in boxes}
+    mailboxes = await readable_boxes(ctx, {place.mailbox_id for place in foreign})
+    closed = {place.user_id for place in foreign if place.mailbox_id not in mailboxes}
     if closed and ctx.viewer.role is not Role.ROOT:
         raise refusal()
     await witnessed(ctx, closed)
@@ -145,15 +151,15 @@ def _there(
 
 
 async def _boxes(ctx: Context, owners: Sequence[int], masks: Iterable[str]) -> dict[str, list[int]]:
-    asked = select(*picked(Mailbox, {"id", "path"}))
-    rows = await ctx.read(asked.where(records(ctx, Mailbox), col(Mailbox.user_id).in_(owners)))
+    statement = select(*picked(Mailbox, {"id", "path"}))
+    rows = await ctx.read(statement.where(records(ctx, Mailbox), col(Mailbox.user_id).in_(owners)))
     fits = {mask: paths.compiled(mask).fullmatch for mask in masks}
     folded = [(row.id, fold_text(row.path)) for row in rows]
     return {mask: [key for key, path in folded if fit(path)] for mask, fit in fits.items()}
 
 
 def _of_columns(where: MessageWhere) -> MessageWhere:
-    """A wider filter, which asks for nothing that must be read."""
+    """Return a wider filter, without the conditions that need a message to be read."""
     return replace(
         where,
         text=None,
@@ -168,12 +174,13 @@ def _of_columns(where: MessageWhere) -> MessageWhere:
 async def _read(
     ctx: Context, there: Sequence[ColumnElement[bool]], leaves: Iterable[Leaf]
 ) -> dict[Leaf, list[int]]:
-    asked = select(*picked(Message, {"id", "blob_id", "structure"})).where(*there)
-    rows = await ctx.read(asked.limit(MOST + 1))
+    """Find the messages that fulfill each condition by reading them. Raises LimitReached."""
+    statement = select(*picked(Message, {"id", "blob_id", "structure"})).where(*there)
+    rows = await ctx.read(statement.limit(MOST + 1))
     if len(rows) > MOST:
         raise LimitReached(
-            f"text, body and header are looked for in at most {MOST} messages: say more of them, "
-            "such as a folder or when they came, or search by words",
+            f"text, body and header are looked for in at most {MOST} messages: "
+            "say more of them, such as a folder or when they came, or search by words",
             limit=MOST,
             used=len(rows),
             path=["filter"],
@@ -192,7 +199,7 @@ async def _read(
 def _held(
     stored: Sequence[Stored], leaves: Iterable[Leaf], nth: int, source: Source | None
 ) -> list[Leaf]:
-    """Which of these a message has; a damaged one has none."""
+    """Return the conditions that a message fulfills. A damaged message fulfills none."""
     if source is None:
         return []
     read = _Texts(source, stored[nth].structure)
@@ -201,19 +208,19 @@ def _held(
 
 @dataclass
 class _Texts:
-    """A message whose text and headers are worked out once, for all that is looked for."""
+    """The text and header fields of a message, parsed once for all conditions."""
 
     source: Source
     structure: Part
 
     def holds(self, leaf: Leaf) -> bool:
-        """Whether it has what is looked for; what is damaged has nothing."""
-        name, asked = leaf
+        """True if the message fulfills the condition. A damaged message does not."""
+        name, statement = leaf
         try:
             if name == "header":
-                return self._has_header(*asked)
-            within = fold_text(asked) in self._body
-            return within or (name == "text" and fold_text(asked) in self._head)
+                return self._has_header(*statement)
+            within = fold_text(statement) in self._body
+            return within or (name == "text" and fold_text(statement) in self._head)
         except (Corrupt, Hole):  # damage was logged where it was read
             return False
 

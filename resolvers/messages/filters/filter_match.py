@@ -1,4 +1,4 @@
-"""Whether a message that is not stored yet fits a filter, and filters as plain values."""
+"""Matching of filters with messages that are not stored yet, and filters as JSON values."""
 
 import asyncio
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -27,7 +27,7 @@ from resolvers.messages.filters.message_filter import MessageWhere
 from resolvers.search.index_query import sought_by
 from resolvers.sql_text import LONGEST
 
-STORED = {  # what only messages have that are stored, as the API calls it
+STORED = {  # fields of stored messages only, with their API names
     "searchable": "searchable",
     "thread_id": "thread",
     "uids": "uids",
@@ -51,8 +51,8 @@ FORWARDED = "$forwarded"
 
 
 def check(where: MessageWhere) -> None:
-    """Invalid where a filter asks what only the store knows, or for too much."""
-    list(parts(where))  # it is bounded
+    """Raise InvalidInput if a filter is too large, or needs what only stored messages have."""
+    list(parts(where))  # checks the limits
     for path, index, one in _places(where, ("filter",), None):
         for name in _named(one):
             if len(getattr(one, name) or "") > LONGEST:
@@ -82,7 +82,7 @@ def _unsupported(one: MessageWhere) -> Iterator[str]:
 def _places(
     where: MessageWhere, path: Sequence[str], index: int | None
 ) -> Iterator[tuple[Sequence[str], int | None, MessageWhere]]:
-    """The filter and those in it, each with its place in the input."""
+    """Yield the filter and those in it, each with its path and index in the input."""
     yield path, index, where
     for name, some in (("and", where.every), ("or", where.some)):
         for nth, one in enumerate(some or ()):
@@ -91,11 +91,8 @@ def _places(
         yield from _places(where.none, (*path, "not"), None)
 
 
-# ---------------------------------------------------------------- as plain values
-
-
 def plain(where: MessageWhere) -> dict[str, Any]:
-    """The filter as JSON takes it."""
+    """Convert a filter to JSON values."""
     return {
         field.name: _plain(value)
         for field in fields(where)
@@ -121,7 +118,7 @@ def _plain(value: Any) -> Any:
 
 
 def where_of(given: Mapping[str, Any]) -> MessageWhere:
-    """The filter that `plain` made this of."""
+    """Rebuild a filter from the values of `json_from_conditions`."""
     made: dict[str, Any] = {}
     for name, value in given.items():
         if name in ("every", "some"):
@@ -149,13 +146,10 @@ def _name_of(given: Mapping[str, Any]) -> Named:
     return Named(**values)
 
 
-# ---------------------------------------------------------------- in memory
-
-
 async def fits(where: MessageWhere, found: Found, letter: Letter, now: datetime) -> bool:
-    """Whether a message that was found, and read, is one of the filter's.
+    """Return True if a fetched and parsed message matches the filter.
 
-    Folders are those of the source. What has no date of arrival arrives `now`.
+    Mailboxes are those of the source. A message without an arrival date arrives `now`.
     """
     message = _Message(found, letter, now)
     if letter.size < SMALL:
@@ -165,14 +159,14 @@ async def fits(where: MessageWhere, found: Found, letter: Letter, now: datetime)
 
 @dataclass
 class _Message:
-    """A message whose texts are worked out once, for all conditions."""
+    """A message that is not stored, with its texts parsed once for all conditions."""
 
     found: Found
     letter: Letter
     now: datetime
 
     def fits(self, where: MessageWhere) -> bool:
-        """Whether all conditions hold; what has no value holds none of it."""
+        """True if all conditions hold. A condition on a missing value does not hold."""
         return (
             (where.every is None or (bool(where.every) and all(map(self.fits, where.every))))
             and (where.some is None or any(map(self.fits, where.some)))
@@ -306,7 +300,7 @@ def _written(people: Iterable[MailAddress]) -> list[str]:
 
 
 def _holds(part: str, texts: Iterable[str]) -> bool:
-    """Return True if one of the texts has this part, as `texts.within` says it in SQL.
+    """True if one of the texts contains this part, like `texts.within` in SQL.
 
     An empty part is in each text; a part of invisible characters alone is in none.
     """

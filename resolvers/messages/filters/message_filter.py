@@ -1,4 +1,4 @@
-"""What a list of messages can be narrowed by."""
+"""The conditions of a message filter."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -10,7 +10,7 @@ from resolvers.mailboxes.loaders import Named
 
 @dataclass(frozen=True, slots=True)
 class MessageWhere:
-    """Conditions that must all hold. None asks for nothing; an empty list holds for no message."""
+    """Conditions that must all hold. None tests nothing; an empty list holds for no message."""
 
     every: tuple["MessageWhere", ...] | None = None
     some: tuple["MessageWhere", ...] | None = None
@@ -43,7 +43,7 @@ class MessageWhere:
     deleted: bool | None = None
     forwarded: bool | None = None
     keyword: str | None = None
-    tier: StorageTier | None = None  # of its body
+    tier: StorageTier | None = None  # the tier of the body
     received_since: datetime | None = None
     received_before: datetime | None = None
     sent_since: datetime | None = None
@@ -57,11 +57,13 @@ class MessageWhere:
     attachment: tuple[str | None, str | None] | None = None  # parts of file name and type
     modified_since: int | None = None
     snoozed: bool | None = None
-    submission_states: tuple[SubmissionState, ...] | None = None  # of the submission of the copy
+    submission_states: tuple[SubmissionState, ...] | None = (
+        None  # states of the submission that the message is a copy of
+    )
 
     @property
     def everything(self) -> bool:
-        """Whether nothing is asked for."""
+        """True if there are no conditions, so that all messages match."""
         return self == _ANY
 
 

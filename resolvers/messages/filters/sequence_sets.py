@@ -1,4 +1,4 @@
-"""Sets of numbers as IMAP writes them, such as "1,3:15,40:*", as SQL."""
+"""Number sets of IMAP, such as "1,3:15,40:*", as SQL (RFC 9051, sequence-set)."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,22 +7,26 @@ from sqlalchemy import ColumnElement, or_
 
 from models.errors import Invalid
 
-PARTS = 1000  # of one set
-RANGES = 250  # apart from each other, of one set
+PARTS = 1000  # per set
+RANGES = 250  # per set, after joining adjacent ranges
 LONGEST = 10  # digits of a number
-HIGHEST = 1 << 32  # above all uids (RFC 9051, section 2.3.1.1)
+HIGHEST = 1 << 32  # above all UIDs (RFC 9051, section 2.3.1.1)
 SMALL = 1000  # numbers
 
 
 def number_set(
     given: str, number: Any, highest: Callable[[], Any], *, name: str
 ) -> ColumnElement[bool]:
-    """Whether the number is in the set; "*" is the highest there is, which `highest` tells."""
+    """Build the condition that the number is in the set.
+
+    `highest_number` returns the SQL for "*". Raises InvalidInput if the set is malformed or has too
+    many parts.
+    """
     parts = [part.strip() for part in given.split(",", PARTS)]
     if len(parts) > PARTS:
         raise Invalid(f"a set has at most {PARTS} parts", constraint="max", path=[name])
     ranges: list[tuple[int, int]] = []
-    open_: list[int] = []  # where those begin that end with "*"
+    open_: list[int] = []  # the starts of ranges that end with "*"
     for part in parts:
         low, colon, high = part.partition(":")
         ends = [_end(end, name) for end in ((low, high) if colon else (low,))]
@@ -32,13 +36,13 @@ def number_set(
         else:
             ranges.append((min(known), max(known)))
     terms = _between(ranges, number, name)
-    if open_:  # the highest is in them even where it is below their beginning
+    if open_:  # "9:*" includes the highest number even if it is below 9
         terms += [number >= min(open_), number == highest()]
     return or_(*terms)
 
 
 def is_small_set(given: str) -> bool:
-    """True if the set has few numbers, whatever its folder has: then they lead to its rows."""
+    """True if the set has few numbers, so that an index lookup of each finds the rows."""
     many = 0
     for part in given.split(",", PARTS):
         ends = [end.strip() for end in part.split(":", 1)]
@@ -51,7 +55,7 @@ def is_small_set(given: str) -> bool:
 def _between(
     ranges: list[tuple[int, int]], number: ColumnElement[int], name: str
 ) -> list[ColumnElement[bool]]:
-    """Ranges as SQL, those that meet as one, single numbers as a list."""
+    """Build the SQL of ranges: adjacent ranges are joined, single numbers become a list."""
     joined: list[tuple[int, int]] = []
     for low, high in sorted(ranges):
         if joined and low <= joined[-1][1] + 1:
@@ -68,6 +72,7 @@ def _between(
 
 
 def _end(given: str, name: str) -> int | None:
+    """Return the number, or None for "*". Raises InvalidInput."""
     if given == "*":
         return None
     if given.isascii() and given.isdigit() and len(given) <= LONGEST and 0 < int(given) < HIGHEST:

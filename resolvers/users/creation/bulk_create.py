@@ -1,4 +1,4 @@
-"""Create many accounts: all or none of a list, or as many as possible of a part of a file."""
+"""Create many users: all or none of a list, or as many as possible of a part of a file."""
 
 import asyncio
 from collections.abc import Mapping, Sequence
@@ -14,8 +14,8 @@ from resolvers.users.creation import insert
 from resolvers.users.creation.create import CheckedUser, NewUser
 from resolvers.users.creation.insert import NotAdmitted, PreparedUser
 
-MOST = 250  # accounts of one call
-PASSWORDS = 20  # of those, with a password to hash: each takes a part of a second
+MOST = 250  # of one call
+PASSWORDS = 20  # passwords to hash in one call: each takes a part of a second
 HASHED_AT_ONCE = 4
 PATH = "users"
 
@@ -23,10 +23,10 @@ PATH = "users"
 async def create(
     ctx: Context, news: Sequence[NewUser], known: Mapping[int, Refused] | None = None
 ) -> list[User]:
-    """Create all of these accounts in one transaction, in this order.
+    """Create all of these users in one transaction, in this order.
 
-    Raises Several with all refusals: each has the index of its account. `known` are refusals found
-    before, by index.
+    Raises Several with all errors: each has the index of its user. `known` are errors found before,
+    by index.
     """
     known = known or {}
     rest = {nth: new for nth, new in enumerate(news) if nth not in known}
@@ -42,7 +42,7 @@ async def create(
         )
     except NotAdmitted as found:
         _settle(_each(found.refusals))
-    except IntegrityError as clash:  # somebody was quicker, on a store with several writers
+    except IntegrityError as clash:  # a concurrent request took it
         raise Conflict("a user name was taken meanwhile", path=[PATH]) from clash
     return [one.user for one in prepared.values()]
 
@@ -50,7 +50,10 @@ async def create(
 async def check(
     ctx: Context, news: Mapping[int, NewUser], problems: Mapping[int, Problems]
 ) -> tuple[dict[int, CheckedUser], dict[int, list[Refused]]]:
-    """Check the fields of each account; returns the valid ones, and what is wrong with others."""
+    """Validate the fields of each user.
+
+    Returns the valid users, and the errors of the others, by key.
+    """
     accounts, refused = dict[int, CheckedUser](), dict[int, list[Refused]]()
     for key, new in news.items():
         warned = len(ctx.warnings)
@@ -64,7 +67,7 @@ async def check(
 
 
 async def complete(ctx: Context, accounts: Mapping[int, CheckedUser]) -> dict[int, PreparedUser]:
-    """Hash the passwords of checked accounts, a few at once; returns them in the same order."""
+    """Hash the passwords of checked users, a few at a time; return them in the same order."""
     done, keys = dict[int, PreparedUser](), list(accounts)
     for start in range(0, len(keys), HASHED_AT_ONCE):
         part = keys[start : start + HASHED_AT_ONCE]
@@ -74,14 +77,14 @@ async def complete(ctx: Context, accounts: Mapping[int, CheckedUser]) -> dict[in
 
 
 class GivenUser(Protocol):
-    """What counts towards the limits of a call."""
+    """The fields of a new user that count towards the limits of a call."""
 
     password: str | None
     hashed_password: bool
 
 
 def check_count(news: Sequence[GivenUser]) -> None:
-    """Raise Invalid if these are too many accounts, or too many passwords to hash, for a call."""
+    """Raise Invalid for too many users, or too many passwords to hash, in one call."""
     if not 0 < len(news) <= MOST:
         raise Invalid(f"1 to {MOST} accounts", constraint="max", path=[PATH])
     hashed = sum(bool(new.password) and not new.hashed_password for new in news)
@@ -95,7 +98,7 @@ def _each(refusals: Mapping[int, Refused]) -> dict[int, list[Refused]]:
 
 
 def _settle(refused: Mapping[int, Sequence[Refused]]) -> None:
-    """Raise what is wrong, in the order of the accounts, with paths inside the list."""
+    """Raise the errors in the order of the users, with paths inside the list."""
     found = []
     for nth, refusals in sorted(refused.items()):
         for one in refusals:

@@ -1,4 +1,4 @@
-"""Making accounts."""
+"""Create a user."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,7 +27,7 @@ from resolvers.users.creation.insert import NotAdmitted, PreparedUser
 from resolvers.users.roles import check_charge, domains_there, values_of
 from resolvers.users.validation import SPAM_LEVEL, allow, allow_quota, camel, checked
 
-FACTS = (  # what is stored as it was given, once it is checked
+FACTS = (  # columns that are stored as given, once they are validated
     "name",
     "disabled",
     "suspended",
@@ -56,12 +56,12 @@ FACTS = (  # what is stored as it was given, once it is checked
 
 @dataclass(frozen=True, slots=True)
 class NewUser:
-    """An account to be made. What is None has its default."""
+    """A user to create. None is the default."""
 
     username: str | None = None
     name: str | None = None
     role: Role = Role.USER
-    administers: Sequence[int] = ()  # domains, of a DOMAIN_ADMIN
+    administers: Sequence[int] = ()  # domain ids, of a DOMAIN_ADMIN
     admin_permissions: Sequence[AdminPermission] = ()
     permissions: Sequence[UserPermission] | None = None  # None: all
     password: str | None = None
@@ -94,24 +94,24 @@ class NewUser:
     tls_enforce_out: bool = False
     smtp_allowed_networks: Sequence[str] = ()
     webmail_access: bool = True
-    meta_data: Any = None  # free data: an object, once that is checked
+    meta_data: Any = None  # must be an object
     internal_data: Any = None
     mailboxes: dict[SpecialUse, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class CheckedUser:
-    """An account whose fields are checked; its password is not hashed yet."""
+    """A new user with validated fields; the password is not hashed yet."""
 
     prepared: PreparedUser
     password: NewPassword | None
 
 
 async def create(ctx: Context, new: NewUser, problems: Problems | None = None) -> User:
-    """Create an account with its folders and main address, in one transaction.
+    """Create a user with mailboxes and main address, in one transaction.
 
-    Reports all problems of its fields at once, with the `problems` found before. Everything that
-    can refuse the account is checked before its password is hashed.
+    Raises all errors of the fields together with the `problems` found before. All checks that can
+    fail come before the password is hashed.
     """
     account = await check(ctx, new, problems or Problems())
     for refusal in (await insert.check(ctx, {0: account.prepared})).values():
@@ -121,13 +121,13 @@ async def create(ctx: Context, new: NewUser, problems: Problems | None = None) -
         await insert.store(ctx, {0: prepared}, mutation="userCreate")
     except NotAdmitted as refused:
         raise refused.refusals[0] from None
-    except IntegrityError as clash:  # somebody was quicker, on a store with several writers
+    except IntegrityError as clash:  # a concurrent request took it
         raise Conflict("the user name is taken", path=["username"]) from clash
     return prepared.user
 
 
 async def check(ctx: Context, new: NewUser, problems: Problems) -> CheckedUser:
-    """Check all fields of an account. Raises what is wrong, with the `problems` found before."""
+    """Validate all fields of a new user. Raises all errors, with the `problems` found before."""
     _allowed(ctx, new)
     username, address = _names(ctx, new, problems)
     facts = checked({name: getattr(new, name) for name in FACTS}, problems)
@@ -158,7 +158,7 @@ async def check(ctx: Context, new: NewUser, problems: Problems) -> CheckedUser:
 
 
 async def complete(ctx: Context, account: CheckedUser) -> PreparedUser:
-    """Hash the password of a checked account, and write its welcome messages."""
+    """Hash the password of a checked user, and build its welcome messages."""
     prepared, user = account.prepared, account.prepared.user
     if account.password:
         user.password = await new_passwords.stored(ctx, account.password)
@@ -170,7 +170,7 @@ async def complete(ctx: Context, account: CheckedUser) -> PreparedUser:
 
 
 def _row(ctx: Context, new: NewUser, facts: dict[str, Any]) -> User:
-    """The account as it is stored, but for its password and the words it is found by."""
+    """Return the row of a new user, without password hash and search words."""
     return User(
         username_key=address_syntax.username_key(facts["username"]),
         role=new.role,
@@ -185,13 +185,13 @@ def _row(ctx: Context, new: NewUser, facts: dict[str, Any]) -> User:
 
 
 def _wired(address: str) -> str:
-    """The address as a user name can be: its domain as it is on the wire."""
+    """Return an address as a username: its domain in ASCII (IDNA)."""
     local, at, domain = address.rpartition("@")
     return local + at + address_syntax.ascii_domain(domain)
 
 
 def _names(ctx: Context, new: NewUser, problems: Problems) -> tuple[str, str | None]:
-    """User name and main address as they are stored: either may come from the other."""
+    """Return username and main address in stored form: each can come from the other."""
     username, address = new.username, None
     with problems.caught():
         address = _address(ctx, new)
@@ -204,6 +204,7 @@ def _names(ctx: Context, new: NewUser, problems: Problems) -> tuple[str, str | N
 
 
 def _address(ctx: Context, new: NewUser) -> str | None:
+    """Return the validated main address; None if the user has none. Raises Invalid."""
     if new.empty_address:
         return None
     address = new.address or new.username or ""
@@ -233,7 +234,7 @@ def _check_role(new: NewUser, problems: Problems) -> None:
 
 
 def _allowed(ctx: Context, new: NewUser) -> None:
-    """Forbidden where the role does not reach so far, whatever else is said."""
+    """Raise Forbidden if the viewer can't give this role, or create a user without a domain."""
     viewer = ctx.viewer
     if not viewer.role.includes(new.role):
         raise Forbidden(f"to make a {new.role} needs that role", requires=new.role, path=["role"])
@@ -246,7 +247,7 @@ def _allowed(ctx: Context, new: NewUser) -> None:
 
 
 async def _check_rights(ctx: Context, new: NewUser, facts: Mapping[str, Any]) -> None:
-    """Refuse what the viewer may not give: nobody gives more than he has."""
+    """Raise Forbidden if the new user has rights or settings that the viewer can't give."""
     viewer = ctx.viewer
     usual = {
         "from_whitelist": [],
@@ -266,7 +267,10 @@ async def _check_rights(ctx: Context, new: NewUser, facts: Mapping[str, Any]) ->
 
 
 async def _key(ctx: Context, new: NewUser, problems: Problems) -> dict[str, Any]:
-    """The public key and what it says, by column."""
+    """Return the columns of the public key.
+
+    Adds a problem, or a warning if nothing needs the key.
+    """
     with problems.caught():
         if new.pub_key:
             try:
@@ -289,7 +293,10 @@ async def _key(ctx: Context, new: NewUser, problems: Problems) -> dict[str, Any]
 async def _password(
     ctx: Context, new: NewUser, address: str | None, problems: Problems
 ) -> NewPassword | None:
-    """The password, once it can be set; None where there is to be none."""
+    """Return the validated password.
+
+    None if the user has none. Adds a problem if it is unusable.
+    """
     with problems.caught():
         if not new.password and not new.password_disabled:
             raise Invalid(
@@ -308,7 +315,7 @@ async def _password(
 
 
 def _paths(new: NewUser, facts: Mapping[str, Any], problems: Problems) -> dict[SpecialUse, str]:
-    """The special folders, where the language says no other names."""
+    """Return the paths of the special mailboxes: given names, else those of the language."""
     paths = {SpecialUse.INBOX: "INBOX", **names_in(facts.get("language"))}
     names = Problems()
     for use, name in new.mailboxes.items():

@@ -1,4 +1,4 @@
-"""Create accounts from an uploaded CSV or JSON Lines file, by a task."""
+"""Create users from an uploaded CSV or JSON Lines file, in a task."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
@@ -44,28 +44,28 @@ from resolvers.users.creation.user_records import UserRecord
 
 KIND = "USERS_CREATE"
 MUTATION = "usersCreateFromFile"
-RUNNING = 2  # unfinished tasks of an account
-CHUNK = 100  # accounts of one transaction
-HEAD = 64 * 1024  # bytes that tell the format
-TOLD = 1000  # refusals that the result lists
+RUNNING = 2  # of a user
+CHUNK = 100  # of one transaction
+HEAD = 64 * 1024  # bytes
+TOLD = 1000  # errors or warnings in the result
 FILE = ["file"]
-TRIES = 2  # of a transaction that another process made collide
+TRIES = 2  # if a concurrent transaction took a name
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of some records."""
+    """The result of some records."""
 
     created: int
-    refused: list[dict[str, Any]]  # one item for each refusal: line, code, path, message
+    refused: list[dict[str, Any]]  # one item for each error: line, code, path, message
     warnings: list[dict[str, Any]]  # code, message
 
 
 async def create(ctx: Context, upload_id: int, form: UserFileFormat | None) -> Task:
-    """Queue a task that creates the accounts of an upload, which the task takes over.
+    """Queue a task that creates the users of an upload, and moves the upload to the task.
 
-    Raises Invalid if the header of a CSV file names a column that doesn't exist, LimitReached if
-    two such tasks of the viewer are unfinished, NotFound if the viewer has no such upload.
+    Raises Invalid if the header of a CSV file has an unknown column, LimitReached if two such tasks
+    of the viewer are unfinished, NotFound if the viewer has no such upload.
     """
     owner = own(ctx)
     upload: Picked = found(await ctx.load(uploads.by_ids, upload_id), str(upload_id), path=FILE)
@@ -109,7 +109,7 @@ async def create(ctx: Context, upload_id: int, form: UserFileFormat | None) -> T
 async def outcomes(
     ctx: Context, path: Path, head: bytes, form: UserFileFormat | None
 ) -> AsyncGenerator[Outcome]:
-    """Create the accounts of a local file part by part; yields what became of each part."""
+    """Create the users of a local file, part by part; yield the result of each part."""
     form = form or user_records.detect_format(head)
     user_records.check_head(head, form)
     with closing(user_records.read(path, form)) as records:
@@ -121,7 +121,10 @@ async def outcomes(
 async def begun(
     ctx: Context, order: dict[str, Any], checkpoint: Mapping[str, Any]
 ) -> AsyncGenerator[Planner]:
-    """The planner of a run, which has the file open and stands behind the finished records."""
+    """Keep the file open for a run of the task.
+
+    Yield the planner, placed after the finished records.
+    """
     form = UserFileFormat(order["format"])
     async with imports.lying(ctx, None, col(ImportArchive.id) == order["archive"]) as path:
         total = None if checkpoint else await asyncio.to_thread(_count, path, form)
@@ -150,7 +153,10 @@ def _skip(records: Iterable[UserRecord], count: int) -> None:
 
 
 async def _viewer(ctx: Context, order: Mapping[str, Any]) -> Viewer:
-    """Who asked for the task, with what that account may do now, at most what it might do then."""
+    """Return the viewer of the requester, with its present rights, but no more than when it asked.
+
+    Raises Invalid if the requester can no longer create users.
+    """
     asked = select(*picked(User)).where(
         col(User.id) == ctx.viewer.user_id, credential_status.open_users()
     )
@@ -182,17 +188,17 @@ def _permission(name: str) -> AdminPermission | UserPermission:
 
 @dataclass(slots=True)
 class Batch:
-    """Some records of a file, checked and hashed: what a transaction stores."""
+    """Some records of a file, validated and with hashed passwords, ready to be stored."""
 
     ctx: Context
-    lines: dict[int, int]  # by place in the part of the file
+    lines: dict[int, int]  # line numbers by index in the chunk
     prepared: dict[int, PreparedUser]
     refused: dict[int, list[Refused]]
     total: int | None = None
 
     @classmethod
     async def of(cls, ctx: Context, records: Sequence[UserRecord]) -> "Batch":
-        """Check these records and hash their passwords. Stores nothing."""
+        """Validate records and hash their passwords. Stores nothing."""
         refused, news, problems = dict[int, list[Refused]](), dict[int, NewUser](), {}
         for nth, record in enumerate(records):
             if record.problem:
@@ -213,14 +219,17 @@ class Batch:
         return cls(ctx, {nth: one.line for nth, one in enumerate(records)}, prepared, refused)
 
     async def store(self) -> Outcome:
-        """Store the accounts that can be stored, in one transaction or savepoint."""
+        """Store the users that can be stored, in one transaction or savepoint.
+
+        Raises IntegrityError if names collide at each try.
+        """
         for left in reversed(range(TRIES)):
             try:
                 late = await creation_insert.store(
                     self.ctx, self.prepared, mutation=MUTATION, partly=True
                 )
                 break
-            except IntegrityError:  # a name was taken meanwhile: the next try finds it
+            except IntegrityError:  # a concurrent transaction took a name: the next try finds it
                 if not left:
                     raise
         refused = {**self.refused, **{nth: one.each for nth, one in late.items()}}
@@ -240,6 +249,7 @@ class Batch:
 
 
 async def _new_user(ctx: Context, record: UserRecord, problems: Problems) -> NewUser:
+    """Return the new user of a record, with the ids of its domains. Raises NotFound."""
     new, charges = user_records.new_user(record, problems)
     if charges:
         refs = [Named(name=name) for name in charges]
@@ -249,7 +259,7 @@ async def _new_user(ctx: Context, record: UserRecord, problems: Problems) -> New
 
 
 async def _complete(ctx: Context, accounts: Mapping[int, Any]) -> dict[int, PreparedUser]:
-    """Hash passwords; waits if sign-ins keep all processes busy."""
+    """Hash passwords; wait if sign-ins keep all workers busy."""
     while True:
         try:
             return await bulk_create.complete(ctx, accounts)
@@ -258,7 +268,7 @@ async def _complete(ctx: Context, accounts: Mapping[int, Any]) -> dict[int, Prep
 
 
 async def plan(_ctx: Context, _order: dict[str, Any], _checkpoint: dict[str, Any]) -> Plan:
-    """Nothing: `begun` yields the planner."""
+    """Return an empty plan: `open_planner` yields the planner."""
     return Plan()
 
 
@@ -269,7 +279,7 @@ async def step(
     checkpoint: dict[str, Any],
     held: Plan,
 ) -> Step:
-    """Store the accounts of a part of the file."""
+    """Store the users of one batch; return the task step with the total counts."""
     batch: Batch = held.made
     before: dict[str, Any] = {"at": 0, "created": 0, "refused": 0, "errors": [], "warnings": []}
     before |= checkpoint

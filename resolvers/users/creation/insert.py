@@ -1,7 +1,7 @@
-"""Store new accounts: check names, addresses and limits of domains, then insert all rows at once.
+"""Store new users: check names, addresses and limits of domains, then insert all rows at once.
 
-The same checks run twice: before passwords are hashed, so that a refusal costs no hash, and again
-in the transaction that holds the domains.
+The same checks run twice: before passwords are hashed, so that an error costs no hash, and again in
+the transaction that locks the domains.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -33,35 +33,38 @@ from resolvers.users.creation import welcome_messages
 from resolvers.users.creation.welcome_messages import Welcome
 from resolvers.users.quota.quota_allocation import effective, give, seat
 
-MONTH = 30 * 86_400  # seconds that messages stay in Trash and Junk, at most
-PARAMETERS = 1000  # names in one SELECT
+MONTH = 30 * 86_400  # seconds
+PARAMETERS = 1000  # in one SELECT
 
 
 @dataclass(slots=True)
 class PreparedUser:
-    """A checked account that is ready to be stored."""
+    """A validated user that is ready to be stored."""
 
     user: User
     address: str | None  # main address, as shown
     local_part: str  # normalized
     domain_name: str | None  # normalized; None if there is no address
     paths: Mapping[SpecialUse, str]
-    administers: frozenset[int]  # domains
+    administers: frozenset[int]  # domain ids
     tag_address: bool  # the address has the tags of the user
     welcome: list[Welcome] = field(default_factory=list)
 
 
 @dataclass(slots=True)
 class Admission:
-    """What new accounts would collide with. Counts each admitted account, so order matters."""
+    """The names and counters that new users can collide with.
+
+    Each admitted user is counted, so the order of users matters.
+    """
 
     ctx: Context
     domains: Mapping[str, Domain | Refused]  # by name
     usernames: set[str]  # keys of those that exist
-    addresses: set[tuple[int, str]]  # domain and local part of those that exist
+    addresses: set[tuple[int, str]]  # domain id and local part of those that exist
 
     def admit(self, one: PreparedUser) -> None:
-        """Count this account in. Raises Conflict, LimitReached or NotFound."""
+        """Count a user in. Raises Conflict, LimitReached or NotFound if it can't be stored."""
         domain = self._domain(one)
         if one.user.username_key in self.usernames:
             raise Conflict("the user name is taken", path=["username"])
@@ -95,7 +98,7 @@ class Admission:
     def admit_all(
         self, prepared: Mapping[int, PreparedUser]
     ) -> tuple[dict[int, PreparedUser], dict[int, Refused]]:
-        """The accounts that can be stored, and why the others can't, by the same keys."""
+        """Return the users that can be stored, and the errors of the others, by the same keys."""
         admitted, refused = dict[int, PreparedUser](), dict[int, Refused]()
         for key, one in prepared.items():
             try:
@@ -108,7 +111,7 @@ class Admission:
 
 
 class NotAdmitted(Exception):
-    """Some accounts can't be stored; `refusals` says why, by the keys that the caller gave."""
+    """Some users can't be stored; `errors` has the reasons, by the keys of the caller."""
 
     def __init__(self, refusals: Mapping[int, Refused]) -> None:
         super().__init__("accounts are refused")
@@ -116,7 +119,10 @@ class NotAdmitted(Exception):
 
 
 async def check(ctx: Context, prepared: Mapping[int, PreparedUser]) -> dict[int, Refused]:
-    """Why accounts can't be stored as things are now, by the same keys. Stores nothing."""
+    """Return the errors of users that can't be stored at present, by the same keys.
+
+    Stores nothing.
+    """
     names = {one.domain_name for one in prepared.values() if one.domain_name}
     found = {row.name: Domain(**row._asdict()) for row in await _domain_rows(ctx, names)}
     known = await _resolve_domains(ctx, names, found)
@@ -132,11 +138,11 @@ async def store(
     partly: bool = False,
     within: Callable[[int], Sequence[str]] = lambda _: (),
 ) -> dict[int, Refused]:
-    """Store accounts in one transaction; returns why some are not stored, by the same keys.
+    """Store users in one transaction; return the errors of those not stored, by the same keys.
 
-    Raises NotAdmitted if there are any, unless `partly`: then nothing is stored. The
-    administrative log has one entry for each account, with this name of the `mutation`. `within`
-    gives the input path of an account, for warnings.
+    Raises NewUsersRefused if there are errors, unless `partly`: then no user is stored. The admin
+    log has one entry for each user, with the name of the `mutation`. `path_of` returns the input
+    path of a user, for warnings.
     """
     if not prepared:
         return {}
@@ -160,7 +166,7 @@ async def store(
 
 
 async def streams(ctx: Context, prepared: Iterable[PreparedUser]) -> list[int]:
-    """The streams that a transaction holds which stores these accounts."""
+    """Return the ids of the streams to lock for a transaction that stores these users."""
     prepared = list(prepared)
     names = {one.domain_name for one in prepared if one.domain_name}
     rows = await _domain_rows(ctx, names)
@@ -173,9 +179,9 @@ async def streams(ctx: Context, prepared: Iterable[PreparedUser]) -> list[int]:
 async def _held_domains(
     ctx: Context, session: AsyncSession, names: Iterable[str]
 ) -> dict[str, Domain]:
-    """The domains of these names, by name; their streams are held until the unit ends."""
+    """Lock the streams of the domains with these names; return the domains by name."""
     keys = [row.id for row in await _domain_rows(ctx, names)]
-    await journal.lock(session, sorted(keys))  # one may be new since the unit began
+    await journal.lock(session, sorted(keys))  # also domains created since the transaction began
     asked = instances(Domain).where(col(Domain.id).in_(keys), col(Domain.name).in_(names))
     again = asked.execution_options(populate_existing=True)
     return {one.name: one for one in (await session.exec(again)).all()}
@@ -190,7 +196,10 @@ async def _domain_rows(ctx: Context, names: Iterable[str]) -> Sequence[Any]:
 async def _resolve_domains(
     ctx: Context, names: Iterable[str], found: Mapping[str, Domain]
 ) -> dict[str, Domain | Refused]:
-    """The domain of each name as the viewer may use it, or why not."""
+    """Return the domain of each name that the viewer can use, or the error.
+
+    A missing domain is created if the viewer may create it.
+    """
     if not (names := list(names)):
         return {}
     viewer, free = ctx.viewer, ctx.viewer.role.includes(Role.ADMIN)
@@ -225,7 +234,7 @@ async def _resolve_domains(
 async def _admission(
     ctx: Context, prepared: Iterable[PreparedUser], known: Mapping[str, Domain | Refused]
 ) -> Admission:
-    """Read what exists of the names and addresses of these accounts."""
+    """Load the existing names and addresses that these users could collide with."""
     keys, locals_ = set[str](), dict[int, set[str]]()
     for one in prepared:
         keys.add(one.user.username_key)
@@ -258,7 +267,7 @@ def _parts(names: Iterable[str]) -> list[list[str]]:
 
 
 async def _insert(ctx: Context, session: AsyncSession, prepared: Sequence[PreparedUser]) -> None:
-    """Insert the rows of admitted accounts, with their entries in the journal."""
+    """Insert the rows of admitted users and their journal entries."""
     for one in prepared:
         session.add_all([one.user, Stream(id=one.user.id)])
     await session.flush()  # the rows below refer to these

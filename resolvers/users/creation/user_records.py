@@ -1,8 +1,8 @@
-"""Read accounts from CSV and JSON Lines files: one record for each account.
+"""Read users from CSV and JSON Lines files: one record for each user.
 
-Fields have the names of `NewUserInput` in the schema. In CSV an empty cell is a field that is not
-given, a list is separated by `;` or is a JSON array, and free data is a JSON object. The names of
-special folders are the columns `mailboxes.sent` and so on.
+Fields have the names of `NewUserInput` in the schema. In CSV an empty cell is a missing field, a
+list is separated by `;` or is a JSON array, and free data is a JSON object. The names of special
+mailboxes are the columns `mailboxes.sent` and so on.
 """
 
 import csv
@@ -24,9 +24,9 @@ from models.users.tables import DelimiterAction, ProtocolScope
 from resolvers.users.creation.create import NewUser
 from resolvers.users.validation import camel
 
-LONGEST = 1 << 20  # characters of a record
+LONGEST = 1 << 20  # characters
 MAILBOXES = "mailboxes"
-ADMINISTERS = "administers"  # names of domains
+ADMINISTERS = "administers"  # column with domain names
 YES, NO = {"true", "yes", "1"}, {"false", "no", "0"}
 NAMED_USES = ("sent", "junk", "drafts", "trash", "archive")
 
@@ -35,21 +35,21 @@ csv.field_size_limit(LONGEST)
 
 @dataclass(frozen=True, slots=True)
 class UserRecord:
-    """One account of a file, as it is written there."""
+    """One user of a file, as the file has it."""
 
-    line: int  # where it begins, from 1
+    line: int  # first line, from 1
     fields: dict[str, Any] = field(default_factory=dict)
     problem: Invalid | None = None  # the record can't be read
 
 
 def detect_format(head: bytes) -> UserFileFormat:
-    """JSON Lines if the first character is a brace, else CSV."""
+    """Return JSON Lines if the first character is a brace, else CSV."""
     is_json = head.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] == b"{"
     return UserFileFormat.JSON_LINES if is_json else UserFileFormat.CSV
 
 
 def read(path: Path, form: UserFileFormat) -> Generator[UserRecord]:
-    """The records of a file in order. Raises Invalid if the file can't be read as this format."""
+    """Yield the records of a file in order. Raises Invalid if the file is not in this format."""
     with path.open(
         encoding="utf-8-sig", newline="" if form is UserFileFormat.CSV else None
     ) as file:
@@ -101,7 +101,7 @@ def _read_csv(lines: Iterator[str]) -> Generator[UserRecord]:
 
 
 def check_head(head: bytes, form: UserFileFormat) -> None:
-    """Raise Invalid if these first bytes of a file have no header, or unknown columns."""
+    """Raise Invalid if the first bytes of a CSV file have no header, or unknown columns."""
     if form is UserFileFormat.CSV:
         first = head.removeprefix(b"\xef\xbb\xbf").decode(errors="replace").splitlines()[:1]
         _check_header([name.strip() for name in next(csv.reader(first), [])])
@@ -118,9 +118,9 @@ def _check_header(header: list[str]) -> None:
 
 
 def new_user(record: UserRecord, problems: Problems) -> tuple[NewUser, list[str]]:
-    """The account of a record, and the names of the domains it administers.
+    """Return the new user of a record, and the names of the domains it administers.
 
-    Adds what can't be read to `problems`.
+    Adds fields that can't be read to `problems`.
     """
     given, charges, boxes = dict[str, Any](), list[str](), dict[SpecialUse, str]()
     for name, value in record.fields.items():

@@ -1,8 +1,9 @@
-"""Messages that new accounts begin with, made of templates in a folder.
+"""Welcome messages of new users, made of templates in a folder.
 
-Each is a NAME.json with any of `from`, `subject`, `mailbox` (a path, or a role such as JUNK),
-`seen`, `flagged` and `attachments` (names of files beside it), and a NAME.html or NAME.txt.
-What stands in brackets is filled in: [NAME], [FNAME], [LNAME], [USERNAME], [EMAIL], [DOMAIN].
+Each template is a NAME.json with any of `from`, `subject`, `mailbox` (a path, or a special use such
+as JUNK), `seen`, `flagged` and `attachments` (names of files beside it), and a NAME.html or
+NAME.txt. Variables in brackets are filled in: [NAME], [FNAME], [LNAME], [USERNAME], [EMAIL],
+[DOMAIN].
 """
 
 import asyncio
@@ -40,7 +41,7 @@ _WORD = re.compile(r"\[(NAME|FNAME|LNAME|USERNAME|EMAIL|DOMAIN)\]")
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """A message for many, as it lies in the folder."""
+    """A welcome message as the folder has it, with unfilled variables."""
 
     name: str
     said: Mapping[str, Any]
@@ -51,18 +52,18 @@ class Template:
 
 @dataclass(frozen=True, slots=True)
 class Welcome:
-    """A message to begin with, and where it lies."""
+    """A welcome message for one user, with the mailbox it belongs in."""
 
     letter: Letter
-    mailbox: str  # path, or role
+    mailbox: str  # path, or special use
     seen: bool
     flagged: bool
 
 
 async def letters(world: World, facts: Mapping[str, str]) -> list[Welcome]:
-    """The messages for an account with this `name`, `username` and `address`.
+    """Build the welcome messages for a user with this `name`, `username` and `address`.
 
-    A template that cannot be used is left out, and the log says so.
+    An unusable template is left out and logged.
     """
     folder = world.options.welcome
     if folder is None:
@@ -79,25 +80,28 @@ async def letters(world: World, facts: Mapping[str, str]) -> list[Welcome]:
 async def put(
     ctx: Context, session: AsyncSession, user: User, boxes: Sequence[Mailbox], news: list[Welcome]
 ) -> None:
-    """Lay the messages into the folders of a new account, in the unit that makes it."""
+    """Store the messages in the mailboxes of a new user, in the transaction that creates it.
+
+    A message that can't be stored is left out and logged.
+    """
     names = {box.path: box for box in boxes}
     names |= {box.special_use: box for box in boxes if box.special_use}
     for one in news:
         box = names.get(one.mailbox) or names[SpecialUse.INBOX]
         there = Place(user.id, box.id, ctx.world.now(), seen=one.seen, flagged=one.flagged)
         try:
-            # Whose bytes they are is not known before: its domain may be as new as the account.
+            # The tenant is not known before: the domain can be as new as the user.
             kept = await stored(ctx.world, user.tenant_id, one.letter)
             async with session.begin_nested():
                 await ctx.world.join(
                     session, partial(place, letter=one.letter, kept=kept, to=there)
                 )
-        except Exception:  # whatever it is: nobody goes without an account for it
+        except Exception:  # a missing welcome message is no reason to refuse a user
             log.exception("a welcome message is left out")
 
 
 def _templates(folder: Path) -> list[Template]:
-    """All templates of the folder, by name."""
+    """Load all templates of the folder, sorted by name."""
     found = []
     try:
         for file in sorted(folder.glob("*.json"))[:MOST]:
@@ -118,7 +122,7 @@ def _template(file: Path) -> Template:
     bodies = {kind: _read(path).decode() for kind, path in texts.items() if path.is_file()}
     files = []
     for name in said.get("attachments", ()):
-        path = file.parent / Path(str(name)).name  # beside it, and nowhere else
+        path = file.parent / Path(str(name)).name  # only files of this folder
         files.append(Attachment(_read(path), path.name, mimetypes.guess_type(path.name)[0]))
     return Template(file.name, said, bodies.get("html"), bodies.get("txt"), tuple(files))
 

@@ -1,4 +1,4 @@
-"""What accounts may use, and what of it they have."""
+"""Limits of users, and how much of them is used."""
 
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -35,7 +35,7 @@ _LIMIT = Prepared(select(col(User.recipients)).where(col(User.id) == number("use
 
 @dataclass(frozen=True, slots=True)
 class Storage:
-    """Bytes; `allowed` 0 is any number."""
+    """Storage of a user in bytes; `allowed` 0 is unlimited."""
 
     allowed: int
     used: int
@@ -45,32 +45,33 @@ class Storage:
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """A counter that begins anew when its time is over; `allowed` 0 is any number."""
+    """A counter in a time window, with its limit; `allowed` 0 is unlimited."""
 
     allowed: int
     source: LimitSource
     used: int = 0
     level: UsageLevel = UsageLevel.NORMAL
-    ttl: timedelta | None = None  # None: no time is running
+    ttl: timedelta | None = None  # None: no window is open
     resets_at: datetime | None = None
 
 
 async def storage(ctx: Context, user: Picked) -> Storage:
-    """What this user may keep, and keeps; who has said so, and how full that is."""
+    """Return quota and storage in use, where the quota comes from, and the warning level."""
     allowed, source = await _allowed(ctx, user)
     used = max(user.used, 0)
     return Storage(allowed, used, source, level(ctx.world.options, used, allowed))
 
 
 async def allowed(ctx: Context, user: Picked) -> int:
-    """The bytes this user may keep: the user's, else the domain's, else the platform's."""
+    """Return the quota in bytes: the user's own, else the domain's, else the platform's."""
     found, _ = await _allowed(ctx, user)
     return found
 
 
 async def _allowed(ctx: Context, user: Picked) -> tuple[int, LimitSource]:
+    """Return the quota in bytes, and whether user, domain or platform sets it."""
     if user.quota is not None:
-        return int(user.quota), LimitSource.USER  # without a look at the domain
+        return int(user.quota), LimitSource.USER  # the domain need not be read
     domain = await ctx.load(domain_loaders.by_ids, user.domain_id) if user.domain_id else None
     of_domain = domain is not None and domain.default_user_quota is not None
     source = LimitSource.DOMAIN if of_domain else LimitSource.PLATFORM
@@ -78,7 +79,7 @@ async def _allowed(ctx: Context, user: Picked) -> tuple[int, LimitSource]:
 
 
 async def most(ctx: Context, user: Picked) -> int | None:
-    """The bytes this user could be given at most within the domain; None where nothing limits."""
+    """Return the highest quota that this user can be given within the domain; None for no limit."""
     domain = await ctx.load(domain_loaders.by_ids, user.domain_id) if user.domain_id else None
     if domain is None:
         return None
@@ -90,7 +91,7 @@ async def most(ctx: Context, user: Picked) -> int | None:
 
 
 async def usages(ctx: Context, keys: list[tuple[int, UsageKind]]) -> list[Picked | None]:
-    """The counters of these users whose time is running, in this order."""
+    """Load the open counters by (user id, kind), in this order; None if no window is open."""
     seen = select(col(User.id)).where(col(User.id) == col(Usage.user_id), visible_users(ctx))
     asked = select(*picked(Usage)).where(
         col(Usage.user_id).in_({user_id for user_id, _ in keys}),
@@ -102,32 +103,33 @@ async def usages(ctx: Context, keys: list[tuple[int, UsageKind]]) -> list[Picked
 
 
 async def recipients(ctx: Context, user: Picked) -> Window:
-    """Addresses written to, in 24 hours from the first."""
+    """Load the count of addresses written to, in 24 hours from the first."""
     row = await ctx.load(usages, (user.id, UsageKind.RECIPIENTS))
     used, until = (row.used, row.until) if row else (0, None)
     return _window(ctx.world, user.recipients, ctx.world.options.recipients_daily, (used, until))
 
 
 async def sent_on(ctx: Context, user: Picked) -> Window:
-    """Messages sent on to targets, in 24 hours from the first."""
+    """Load the count of messages forwarded to targets, in 24 hours from the first."""
     row = await ctx.load(usages, (user.id, UsageKind.FORWARDS))
     used, until = (row.used, row.until) if row else (0, None)
     return _window(ctx.world, user.forwards, ctx.world.options.forwards_daily, (used, until))
 
 
 def received(world: World, user: Picked) -> Window:
-    """Messages that came, in an hour from the first."""
+    """Return the count of received messages, in an hour from the first."""
     count = (user.received, user.received_until)
     return _window(world, user.received_max, world.options.received_hourly, count)
 
 
 def forwards(world: World, address: Picked) -> Window:
-    """Messages that an address has forwarded, in 24 hours from the first."""
+    """Return the count of messages that an address has forwarded, in 24 hours from the first."""
     count = (address.forwarded, address.forwarded_until)
     return _window(world, address.forwards_max, world.options.forwards_daily, count)
 
 
 def _window(world: World, own: int | None, usual: int, count: tuple[int, Any]) -> Window:
+    """Return a counter with its own limit, or else the default of the platform."""
     source = LimitSource.PLATFORM if own is None else LimitSource.USER
     limit = usual if own is None else own
     now, (used, until) = world.now(), count
@@ -137,7 +139,10 @@ def _window(world: World, own: int | None, usual: int, count: tuple[int, Any]) -
 
 
 async def may_write(ctx: Context, user: Picked) -> None:
-    """RateLimited where the account has sent, or written to, all it may: before one is built."""
+    """Raise RateLimited if the user has reached a limit of sending.
+
+    Call it before a message is built.
+    """
     await rate_limits.may_send(ctx, user.id)
     if not (limit := _limit(ctx.world, user.recipients)):
         return
@@ -149,7 +154,7 @@ async def may_write(ctx: Context, user: Picked) -> None:
 
 @prepared
 def _more(dialect: str) -> Any:
-    """To send: so many more `used` in the window that runs `now`, or in a new one."""
+    """SQL: add to `used` in the window that is open at `now`, or open a new one."""
     new = insert_or(dialect, Usage)
     running = col(Usage.until) > bindparam("now", type_=Instant)
     again = {
@@ -161,7 +166,7 @@ def _more(dialect: str) -> Any:
 
 
 class Overrun(RateLimited):
-    """More addresses would be written to than are left."""
+    """More recipients than the limit allows."""
 
     def __init__(self, limit: int, row: Picked, used: int) -> None:
         super().__init__("", retry_after=DAY)
@@ -170,7 +175,10 @@ class Overrun(RateLimited):
 
 @contextmanager
 def refusing(ctx: Context) -> Generator[None]:
-    """Refuse as RateLimited what overruns in a unit, whose thread may be none of ours."""
+    """Convert exceeded limits of a transaction to RateLimited.
+
+    A transaction can run in a thread, so it raises errors without a context.
+    """
     try:
         yield
     except rate_limits.Exceeded as over:
@@ -180,9 +188,9 @@ def refusing(ctx: Context) -> Generator[None]:
 
 
 def count_recipients(turn: Turn, user_id: int, many: int) -> None:
-    """Count addresses that are written to, in the unit that queues, inside `refusing`. Overrun.
+    """Count recipients in the transaction that queues them, inside `raise_rate_limited`.
 
-    Refused is what would go beyond the limit, be it one address. Who just reaches it is told.
+    Raises RecipientLimitExceeded beyond the limit. A user who just reaches it gets a message.
     """
     now = turn.world.now()
     given = {"user_id": user_id, "kind": UsageKind.RECIPIENTS, "used": many, "until": now + DAY}
@@ -200,11 +208,11 @@ def _limit(world: World, own: int | None) -> int:
 
 
 def _too_many(ctx: Context, limit: int, row: Picked, used: int) -> RateLimited:
-    """The refusal; the first of the time that is running is told to the account."""
+    """Return the error; the user gets a message about the first one of a window."""
     now = ctx.world.now()
     if not (ctx.trial or still(ctx.world, row.told_until)):
         reached = Reached(LimitKind.RECIPIENTS, used, limit, row.until, refused=True)
-        # behind the answer: the unit around us goes back with what is refused
+        # in the background: the error rolls the open transaction back
         memory_of(ctx.world.database).behind(refused(ctx.world, row.user_id, reached))
     words = f"{limit} recipients in 24 hours are all: {max(limit - used, 0)} are left"
     return RateLimited(words, retry_after=row.until - now)

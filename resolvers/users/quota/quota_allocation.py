@@ -1,4 +1,4 @@
-"""What is given away: what an account may use, and what its domain has left for accounts."""
+"""Allocation of a domain's quota to its users."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,7 +11,7 @@ from models.store.columns import Picked
 
 
 def effective(world: World, domain: Any, quota: int | None) -> int:
-    """The bytes an account of this domain, or of none, may use with this quota; 0: unlimited."""
+    """Return the quota of a user of this domain, or of none, in bytes; 0 is unlimited."""
     if quota is not None:
         return quota
     inherited = None if domain is None else domain.default_user_quota
@@ -19,7 +19,7 @@ def effective(world: World, domain: Any, quota: int | None) -> int:
 
 
 def seat(domain: Domain, *, path: Sequence[str]) -> None:
-    """LimitReached where the domain, which is held, has no place for one more account."""
+    """Raise LimitReached if the domain, which must be locked, has its highest number of users."""
     if domain.max_users and domain.user_count >= domain.max_users:
         raise LimitReached(
             "the domain has all its users",
@@ -30,9 +30,10 @@ def seat(domain: Domain, *, path: Sequence[str]) -> None:
 
 
 def room(domain: Domain, more: int, *, unlimited: bool, path: Sequence[str]) -> int:
-    """The bytes the domain has given away with so many more, of which some may be unlimited.
+    """Return the bytes a domain has allocated after an increase.
 
-    LimitReached where that is more than it has; what becomes no more is never refused.
+    Raises LimitReached if they exceed its quota, or if a user of a limited domain would be
+    unlimited. A decrease is never refused.
     """
     allocated = domain.quota_allocated + more
     if domain.quota and ((more > 0 and allocated > domain.quota) or unlimited):
@@ -53,10 +54,10 @@ def give(
     *,
     path: Sequence[str] = ("quota",),
 ) -> None:
-    """Give accounts of a domain these bytes instead of those, and keep its sum.
+    """Replace the quotas of users of a locked domain, and update its allocated bytes.
 
-    The domain is held. LimitReached where it, or an account of it, would have too much; what
-    becomes no more than it was is never refused.
+    Raises LimitReached if the domain or a user would exceed a limit. A decrease of the sum is never
+    refused.
     """
     before, after = list(before), list(after)
     most = domain.max_user_quota
@@ -81,7 +82,10 @@ def regive(
     *,
     path: Sequence[str],
 ) -> None:
-    """Give these accounts, each of one of these domains or of none, another quota."""
+    """Set the quota of these users, each of one of these locked domains or of none.
+
+    Raises LimitReached as `reallocate_quotas` does.
+    """
     theirs: defaultdict[int, list[Picked]] = defaultdict(list)
     for row in rows:
         if row.domain_id:

@@ -1,4 +1,4 @@
-"""What accounts store, counted afresh."""
+"""Recalculation of the storage in use, from the stored messages."""
 
 from collections import defaultdict
 from collections.abc import Collection, Sequence
@@ -20,21 +20,21 @@ from resolvers.context import Context, Needs
 from resolvers.users.selection import Users, chosen
 
 KIND = "QUOTA_RECALCULATE"
-TOGETHER = 100  # accounts of a unit; more are a task's work
+TOGETHER = 100  # of one transaction; more need a task
 
 
 @dataclass(frozen=True, slots=True)
 class Recounted:
-    """Accounts with what they stored by the counters, and what they do; or the task that looks."""
+    """The result of a recalculation, or the task that does it."""
 
     counts: Sequence[tuple[int, int, int]] = ()  # id, bytes before, bytes now
     task: Task | None = None
 
 
 async def recalculate(ctx: Context, users: Users) -> Recounted:
-    """Count anew what these accounts store: at once where they are few, else by a task.
+    """Count the bytes these users store: at once for up to 100 users, else in a task.
 
-    Each account is held meanwhile, so that the sum is exact however much is delivered.
+    Each user is locked during the count, so that the sum is exact. `all` needs the role ADMIN.
     """
     if users.all:
         ctx.viewer.require(Needs(role=Role.ADMIN))
@@ -58,14 +58,14 @@ async def _task(ctx: Context, ids: Sequence[int] | None) -> Task:
 
 
 async def _held(ctx: Context, ids: Sequence[int]) -> Plan:
-    """What is held while these are counted: they, and who hears of it."""
+    """Plan the transaction: it locks the users and the streams of their domains."""
     asked = select(col(User.domain_id)).where(col(User.id).in_(ids)).distinct()
     places = [row.domain_id or PLATFORM for row in await ctx.read(asked)]
     return Plan([*ids, *places], ids)
 
 
 async def plan(ctx: Context, order: dict[str, Any], checkpoint: dict[str, Any]) -> Plan:
-    """The next accounts, by id."""
+    """Plan the recalculation of the next users, by id."""
     after, ids = checkpoint.get("after", 0), order["ids"]
     if ids is not None:
         return await _held(ctx, [key for key in ids if key > after][:TOGETHER])
@@ -80,7 +80,7 @@ async def step(
     checkpoint: dict[str, Any],
     held: Plan,
 ) -> Step:
-    """Count these anew."""
+    """Recalculate the users of one transaction; return the task step."""
     counts = await recount(ctx, session, held.ids)
     wrong = checkpoint.get("corrected", 0) + sum(before != now for _, before, now in counts)
     after = held.ids[-1] if held.ids else checkpoint.get("after", 0)
@@ -91,7 +91,10 @@ async def step(
 async def recount(
     ctx: Context, session: AsyncSession, ids: Collection[int]
 ) -> list[tuple[int, int, int]]:
-    """Count accounts anew, which are held; id, bytes before and bytes now of each."""
+    """Count the messages of users, which are locked, and correct their counters.
+
+    Returns id, old bytes and new bytes of each user.
+    """
     asked = (
         select(col(Message.user_id), func.sum(col(Message.size)), func.count())
         .where(col(Message.user_id).in_(ids), col(Message.archived_at).is_(None))

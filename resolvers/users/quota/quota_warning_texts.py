@@ -1,20 +1,20 @@
-"""What is written to accounts whose storage is running out, by language."""
+"""Texts of storage warnings to users, by language."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
 class Words:
-    """Sentences; {percent}, {address}, {used} and {allowed} are filled in."""
+    """Texts of one language. {percent}, {address}, {used} and {allowed} are replaced."""
 
-    nearly: str  # subject
-    full: str  # subject
+    nearly: str  # subject while it is not full
+    full: str  # subject when it is full
     use: str
-    soon: str  # what happens when it is full
-    now: str  # what happens as it is full
+    soon: str  # the consequence, while it is not full
+    now: str  # the consequence, when it is full
     refused: str
     advice: str
-    point: str = ","  # between whole numbers and what is left
+    point: str = ","  # decimal separator
 
 
 ENGLISH = Words(

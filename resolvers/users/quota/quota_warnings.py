@@ -1,4 +1,4 @@
-"""Letters to accounts whose storage has passed a mark, written behind the delivery that did it."""
+"""Messages to users about storage above a warning level, sent after the delivery."""
 
 import logging
 from dataclasses import dataclass
@@ -37,7 +37,7 @@ ABOVE = list(UsageLevel)  # from the lowest
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """A letter whose bytes are safe, and where it goes."""
+    """A message with stored bytes, and its place in a mailbox."""
 
     letter: Letter
     kept: Kept
@@ -45,9 +45,9 @@ class Ready:
 
 
 async def plan(ctx: Context, order: dict[str, Any], checkpoint: dict[str, Any]) -> Plan:
-    """Write the letter, unless it was written, or storage is below the mark again.
+    """Build the message, unless it was built, or storage is below the level again.
 
-    Where it has passed the next mark meanwhile, the letter about that one says it all.
+    If storage has passed the next level, only the message about that one is sent.
     """
     row = None if checkpoint else await account_written_to(ctx)
     if row is None:
@@ -66,7 +66,7 @@ async def plan(ctx: Context, order: dict[str, Any], checkpoint: dict[str, Any]) 
 async def step(
     ctx: Context, session: AsyncSession, _order: dict[str, Any], _: dict[str, Any], held: Plan
 ) -> Step:
-    """Lay the letter into the INBOX, however full it is."""
+    """Insert the message into the INBOX, even if the mailbox is full."""
     if held.made is None:
         return Step({})
     ready: Ready = held.made
@@ -74,14 +74,14 @@ async def step(
     try:
         async with session.begin_nested():
             await ctx.world.join(session, put)
-    except NotFound:  # the account, or its INBOX, has gone meanwhile
+    except NotFound:  # the user or its INBOX was deleted
         log.warning("no INBOX for a letter", extra={"user": ready.place.user_id})
         return Step({})
     return Step({"written": True}, done=1)
 
 
 async def account_written_to(ctx: Context) -> Picked | None:
-    """The account of the viewer with its INBOX; None if it was deleted."""
+    """Load the user of the task with its INBOX; None if it was deleted."""
     asked = (
         select(
             *(getattr(User, name) for name in ("id", "tenant_id", "username", "name", "language")),

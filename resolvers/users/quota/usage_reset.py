@@ -1,4 +1,4 @@
-"""Counters of accounts that begin anew."""
+"""Reset of the counters of users."""
 
 from collections import defaultdict
 from collections.abc import Collection
@@ -17,9 +17,9 @@ NONE_CAME = {"received": 0, "received_until": None, "received_told_until": None}
 
 
 async def reset(ctx: Context, users: Users, kinds: Collection[UsageKind]) -> list[int]:
-    """Let these counters of accounts begin anew; returns the ids of the accounts.
+    """Reset these counters of users; return the user ids.
 
-    A DOMAIN_ADMIN does so for the users of the domains, and not for an own account elsewhere.
+    A DOMAIN_ADMIN can do so for users of administered domains only. Raises Forbidden otherwise.
     """
     now = ctx.world.now()
     async with changing(ctx, users, "usageReset") as held:
@@ -40,7 +40,7 @@ async def reset(ctx: Context, users: Users, kinds: Collection[UsageKind]) -> lis
 async def forget(
     held: Held, ids: Collection[int], kinds: Collection[UsageKind]
 ) -> Collection[Picked]:
-    """Let what these accounts, which are held, have used be counted anew; what was counted."""
+    """Delete counters of locked users; return the deleted rows."""
     theirs = col(Usage.user_id).in_(ids) & col(Usage.kind).in_(kinds)
     columns = (col(Usage.user_id), col(Usage.kind), col(Usage.used), col(Usage.until))
     gone = await (await held.session.connection()).execute(
